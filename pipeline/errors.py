@@ -1,0 +1,66 @@
+"""Everything the pipeline raises on purpose.
+
+::
+
+    CollapseError              one sentence: what was given, what was wanted, what to do next
+    +-- UsageError             the request itself is wrong; nothing was started      (exit 2)
+    |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
+    |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
+    +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
+    +-- ShardError             a shard is truncated, altered or of another schema    (redone)
+    +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)
+    +-- OutputError            the output folder cannot be written any more          (exit 1)
+
+Every class takes exactly one positional string, because exceptions whose constructors take anything else do
+not survive the trip back from a Ray worker (they arrive as ``UnserializableException``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CollapseError(Exception):
+    """Base of every error raised on purpose; ``str(error)`` is the whole message."""
+
+
+class UsageError(CollapseError):
+    """The request cannot be carried out as given. Nothing was started."""
+
+
+class StaleShardsError(UsageError):
+    """The output folder holds shards whose fingerprint differs from the request."""
+
+
+class FolderLockedError(UsageError):
+    """Another live driver holds the output folder."""
+
+
+class CheckpointError(CollapseError):
+    """One checkpoint is unusable (truncated, NaN, wrong shape, ...). Deterministic: never retried."""
+
+
+class ShardError(CollapseError):
+    """A shard cannot be trusted: unreadable, checksum mismatch, or another schema."""
+
+
+class IncompleteRunError(CollapseError):
+    """The reduction was asked for a complete run and keys are missing."""
+
+
+class OutputError(CollapseError):
+    """The output folder is unwritable, full or gone."""
+
+
+def unknown_name(kind: str, given: str, valid: Iterable[str]) -> UsageError:
+    """A ``UsageError`` for a name that is not in ``valid``: the three nearest first, then how many there are.
+
+    >>> str(unknown_name("suite", "pythia-160", ["pythia-160m", "tiny"]))
+    "unknown suite 'pythia-160'; did you mean 'pythia-160m'? (2 known: pythia-160m, tiny)"
+    """
+    names = list(valid)
+    near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return UsageError(f"unknown {kind} {given!r}{hint} ({len(names)} known: {shown})")

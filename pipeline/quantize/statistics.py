@@ -1,0 +1,75 @@
+"""What a weight looks like, and how well it fits a grid.
+
+Sums run in float64 over float32 elements, so the numbers do not depend on how a tensor is tiled beyond the
+last bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.quantize.affine import Grid, normalised
+
+BOUNDARY_WIDTH = 0.1
+"""A weight closer than this to a rounding boundary, in grid steps, counts as being at the boundary."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of one tensor's elements."""
+
+    n: int
+    mean: float
+    std: float
+    """Population standard deviation (divided by n)."""
+    absmax: float
+    kurtosis: float
+    """Excess kurtosis E[(x - mean)^4] / std^4 - 3: 0 for a normal law, -1.2 for a uniform one; NaN where
+    std is 0 (it is not defined there, and 0 would claim a normal law)."""
+
+
+@dataclass(frozen=True)
+class GridFit:
+    """How one tensor fits one grid."""
+
+    relative_error: float
+    """||w' - w|| / ||w|| (Frobenius); 0 for a tensor of zeros."""
+    boundary_fraction: float
+    """Share of weights whose w / scale lies within ``BOUNDARY_WIDTH`` of a rounding boundary (a half-integer).
+    Weights spread evenly over the grid's cells give 0.2; more means misaligned with the grid, where a small
+    change flips the rounding. Groups of zeros count as being at a grid point."""
+
+
+def moments(weight: Tensor) -> Moments:
+    """Moments of all elements of ``weight`` (any shape, float32), two passes in float64."""
+    values = weight.to(torch.float64).flatten()
+    mean = values.mean()
+    squares = (values - mean).square_()
+    variance = squares.mean()
+    fourth = squares.square_().mean()
+    kurtosis = fourth / variance.square() - 3.0
+    return Moments(
+        n=values.numel(),
+        mean=mean.item(),
+        std=variance.sqrt().item(),
+        absmax=weight.abs().max().item(),
+        kurtosis=kurtosis.item(),
+    )
+
+
+def grid_fit(weight: Tensor, quantized: Tensor, grid: Grid) -> GridFit:
+    """Fit of ``weight`` to ``grid``, given ``quantized`` = its round trip (both float32 (out, in))."""
+    norm = weight.to(torch.float64).square_().sum().sqrt()
+    error = (quantized - weight).to(torch.float64).square_().sum().sqrt()
+    steps_OGS = normalised(weight, grid)
+    distance_OGS = (steps_OGS - steps_OGS.floor()).sub_(0.5).abs_()
+    # The padding of a short last group sits at 0, half a step from any boundary: it is never counted here,
+    # and the divisor is the number of real weights.
+    at_boundary = (distance_OGS < BOUNDARY_WIDTH).sum()
+    return GridFit(
+        relative_error=(error / norm).item() if norm > 0 else 0.0,
+        boundary_fraction=at_boundary.item() / weight.numel(),
+    )

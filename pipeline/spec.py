@@ -164,6 +164,8 @@ class ProbeSpec:
     """How the evaluation tokens are cut."""
     tokens_sha256: str
     """Content hash of the evaluation tokens."""
+    vocab_rows: int | None = None
+    """Real rows of the output head; rows beyond pad the vocabulary and count in no weight statistic. None: all."""
     arithmetic: str = "ieee"
     """How products are computed: ``ieee`` = float32 throughout."""
     version: int = PROBE_VERSION

@@ -1,0 +1,100 @@
+"""Which layers are quantized, and a linear layer that holds one weight per variant.
+
+Quantized are the linear layers of the transformer blocks (``nn.Linear``, and GPT-2's ``Conv1D``, whose weight
+is stored transposed) and, for a ``+head`` variant, the output head. Both are found by structure, never by name:
+the blocks are the largest ``nn.ModuleList`` of the model, the head is what ``get_output_embeddings()`` returns.
+Embeddings, norms and biases keep their stored values.
+
+Legend of shapes: V = variants, N = sequences, T = tokens, I = in_features, O = out_features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class LinearSite:
+    """A quantizable linear layer and where it hangs in the model."""
+
+    name: str
+    """Dotted module path."""
+    module: nn.Module
+    is_head: bool
+
+    def weight(self) -> Tensor:
+        """The weight as (out_features, in_features), contiguous."""
+        weight: Tensor = self.module.weight  # type: ignore[assignment]
+        return (weight.T if isinstance(self.module, Conv1D) else weight).detach().contiguous()
+
+
+class VariantLinear(nn.Module):
+    """A linear layer that advances V variants at once: variant v's rows meet variant v's weight.
+
+    The input is (V * N, T, I), variants outermost; the output is (V * N, T, O).
+    """
+
+    def __init__(self, weight_VOI: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight_VOI = weight_VOI
+        self.bias = bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        n_variants, out_features, in_features = self.weight_VOI.shape
+        rows = x.reshape(n_variants, -1, in_features)
+        out = x.new_empty(n_variants, rows.shape[1], out_features)
+        for variant in range(n_variants):  # V products into one buffer: no concatenation afterwards
+            weight_IO = self.weight_VOI[variant].T
+            if self.bias is None:
+                torch.mm(rows[variant], weight_IO, out=out[variant])
+            else:
+                torch.addmm(self.bias, rows[variant], weight_IO, out=out[variant])
+        return out.view(*x.shape[:-1], out_features)
+
+
+def linear_sites(model: Any) -> list[LinearSite]:
+    """Every quantizable layer of ``model`` in depth order, the output head last.
+
+    Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
+    mixture-of-experts weights, state-space parameters), which would silently stay unquantized.
+    """
+    prefix, blocks = _blocks(model)
+    head = model.get_output_embeddings()
+    sites = [
+        LinearSite(f"{prefix}.{name}", module, is_head=False)
+        for name, module in blocks.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    covered = {id(site.module.weight) for site in sites}
+    left = [
+        f"{prefix}.{name}" for name, p in blocks.named_parameters() if p.dim() > 1 and id(p) not in covered
+    ]
+    if not sites or left:
+        shown = ", ".join(left[:3]) or "no linear layer at all"
+        raise CheckpointError(
+            f"{type(model).__name__} is not supported: its blocks hold weights outside linear layers ({shown})"
+        )
+    if head is None:
+        raise CheckpointError(f"{type(model).__name__} has no output head: wanted a causal language model")
+    head_name = next(name for name, module in model.named_modules() if module is head)
+    return [*sites, LinearSite(head_name, head, is_head=True)]
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts ``module`` at the dotted path ``name``."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise CheckpointError(f"{type(model).__name__} is not supported: it has no nn.ModuleList of blocks")
+    return max(lists, key=lambda item: sum(p.numel() for p in item[1].parameters()))

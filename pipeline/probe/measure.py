@@ -1,0 +1,147 @@
+"""One checkpoint measured: load, quantize, one forward of all variants, one row per variant."""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.probe.evaluate import TokenResults, evaluate
+from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.probe.quantized import TensorStatistics, expand
+from pipeline.spec import ProbeSpec, TokenShape
+
+CPU_CHUNK_ROWS = 2048
+"""Rows (variants x tokens) of a chunk on the CPU: small enough that activations stay in its caches."""
+GPU_CHUNK_ROWS = 65_536
+"""Rows of a chunk on a GPU: enough to fill it."""
+CHUNK_LOGIT_BYTES = 2**28
+"""Bound on the float32 logits of a chunk, whatever the rows; one sequence is the least."""
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """What one variant of one checkpoint scored; field for field a row of the shard."""
+
+    variant: str
+    nll_nats: float
+    """Mean over predicted tokens, accumulated in float64."""
+    perplexity: float
+    """exp(nll_nats)"""
+    n_tokens: int
+    """Predicted tokens: sequences x (seq_len - 1)."""
+    batch_nll_nats: tuple[float, ...]
+    """Mean nll of each batch; all batches hold equally many tokens."""
+    kl_nats_mean: float
+    kl_nats_p50: float
+    kl_nats_p99: float
+    top1_agreement: float
+    """Share of predictions where the most likely token is fp32's."""
+    delta_p_rms: float
+    """Root mean square change of the correct token's probability against fp32."""
+    tensors: tuple[TensorStatistics, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One checkpoint under all variants."""
+
+    results: tuple[VariantResult, ...]
+    weights_sha256: str
+    load_s: float
+    """Seconds from opening the files to a float32 model."""
+    probe_s: float
+    """Seconds from there to the last number."""
+    peak_bytes: int
+    """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
+    device: str
+    notes: tuple[str, ...]
+
+
+class Prober:
+    """Measures checkpoints of one suite with one set of tokens on one device."""
+
+    def __init__(self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu") -> None:
+        shape = spec.shape
+        if tokens.shape != (shape.batches, shape.batch_size, shape.seq_len) or tokens.dtype != np.int64:
+            raise ValueError(f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 {shape}")
+        self.spec = spec
+        self.device = torch.device(device)
+        self._sequences = tokens.reshape(-1, shape.seq_len)
+
+    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+        """Measures the checkpoint in ``folder``.
+
+        Raises CheckpointError where it cannot be used; the message does not repeat the checkpoint's name.
+        """
+        start = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+            torch.backends.cuda.matmul.allow_tf32 = False
+        weights = read_weights(folder, expected_sha256)
+        model = build_model(read_config(folder), weights).to(self.device)
+        sha256 = weights.sha256
+        del weights
+        loaded = time.perf_counter()
+        statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
+        tokens = evaluate(model, len(self.spec.variants), self._sequences, self._chunk(model), self.device)
+        results = tuple(
+            summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
+            for index, variant in enumerate(self.spec.variants)
+        )
+        return Measurement(
+            results=results,
+            weights_sha256=sha256,
+            load_s=loaded - start,
+            probe_s=time.perf_counter() - loaded,
+            peak_bytes=_peak_bytes(self.device),
+            device=_device_name(self.device),
+            notes=tuple(tokens.notes),
+        )
+
+    def _chunk(self, model: torch.nn.Module) -> int:
+        """Sequences per forward."""
+        rows_per_sequence = len(self.spec.variants) * self.spec.shape.seq_len
+        rows = GPU_CHUNK_ROWS if self.device.type == "cuda" else CPU_CHUNK_ROWS
+        vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
+        by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
+        return max(1, min(rows // rows_per_sequence, by_logits))
+
+
+def summarise(
+    variant: str, index: int, tokens: TokenResults, shape: TokenShape, tensors: tuple[TensorStatistics, ...]
+) -> VariantResult:
+    """The row of the variant at ``index`` from its per-token results."""
+    nll = tokens.nll_nats[index]
+    kl = tokens.kl_nats[index].astype(np.float64)
+    mean_nll = nll.mean()
+    with np.errstate(over="ignore"):  # a diverged checkpoint's perplexity may be inf
+        perplexity = np.exp(mean_nll)
+    median, p99 = np.quantile(kl, (0.5, 0.99))
+    return VariantResult(
+        variant=variant,
+        nll_nats=float(mean_nll),
+        perplexity=float(perplexity),
+        n_tokens=nll.size,
+        batch_nll_nats=tuple(nll.reshape(shape.batches, -1).mean(axis=1).tolist()),
+        kl_nats_mean=float(kl.mean()),
+        kl_nats_p50=float(median),
+        kl_nats_p99=float(p99),
+        top1_agreement=float(tokens.agrees[index].mean(dtype=np.float64)),
+        delta_p_rms=float(np.sqrt(np.square(tokens.delta_p[index], dtype=np.float64).mean())),
+        tensors=tensors,
+    )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

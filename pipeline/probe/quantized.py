@@ -63,7 +63,7 @@ def _expand_site(
     for index, variant in enumerate(variants):
         if variant.scheme is None or (site.is_head and not variant.head):
             stacked[index] = weight
-            if variant.scheme is None:
+            if not site.is_head:  # fp32 lists the block weights, whatever other variants were asked for
                 statistics[variant] = unquantized
             continue
         grid = choose_params(weight, variant.scheme)

@@ -228,3 +228,9 @@ class ProbeTask:
     """Output folder (or URL) that holds the tokens and receives the shard."""
     device: str = "cpu"
     """torch device; on a Ray GPU worker always ``cuda``."""
+    duplicates: tuple[str, ...] = ()
+    """Keys of later checkpoints with the same content; they are written from this one's shard."""
+
+    @property
+    def key(self) -> str:
+        return self.checkpoint.key

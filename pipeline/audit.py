@@ -91,11 +91,13 @@ def audit(
                 drive([replace(task, device=layout.device) for task in first], layout, ledger.record)
         for task in copies:  # their originals were done before this call
             ledger.copy(task)
+        wall_s = time.monotonic() - start
+        request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
     return RunSummary(
         measured=tuple(ledger.measured),
         already_done=len(found.done),
         failures=ledger.failures,
-        wall_s=time.monotonic() - start,
+        wall_s=wall_s,
     )
 
 
@@ -122,7 +124,8 @@ def _record_plan(request: AuditRequest) -> RunPlan:
         return plan
     asked = {checkpoint.key for checkpoint in plan.checkpoints}
     kept = [checkpoint for checkpoint in before.checkpoints if checkpoint.key not in asked]
-    return replace(plan, checkpoints=tuple(sorted([*plan.checkpoints, *kept], key=_order)))
+    checkpoints = tuple(sorted([*plan.checkpoints, *kept], key=_order))
+    return replace(plan, checkpoints=checkpoints, wall_s=before.wall_s)
 
 
 def _order(checkpoint: Checkpoint) -> tuple[str, int]:

@@ -88,6 +88,8 @@ class RunPlan:
     """What the suite says of its training (empty where it says nothing)."""
     skipped: tuple[str, ...] = ()
     """Names in the suite's folder or repository that are not checkpoints."""
+    wall_s: float = 0.0
+    """Seconds spent by all finished calls of the audit in this folder."""
 
 
 @dataclass(frozen=True)

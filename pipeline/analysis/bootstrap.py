@@ -33,7 +33,8 @@ def paired_replicates(
 ) -> tuple[FloatArray, FloatArray]:
     """FP32 loss and gap on resampled batches, each (n, size); the same batches for both, at every step.
 
-    fp32_batches, variant_batches: (n, n_batches) nats per token of equally long batches; weights: (n_batches, size).
+    fp32_batches, variant_batches: (n, n_batches) nats per token of equally long batches; weights: (n_batches,
+    size).
     """
     fp32 = fp32_batches @ weights
     return fp32, gap_from_nll(variant_batches @ weights, fp32)

@@ -17,6 +17,7 @@ from pipeline.errors import UsageError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 MIN_ROWS = 3
 NLL_SUFFIX = "_nll_nats"
@@ -49,7 +50,7 @@ class Curve:
     kurtosis: FloatArray | None = None
     """Excess kurtosis of the quantized weights, shape (n,)."""
     fp32_batch_nll_nats: FloatArray | None = None
-    """Loss per evaluation batch, shape (n, n_batches); the same batches at every step, equally many tokens."""
+    """Loss per evaluation batch, shape (n, n_batches); the same equally long batches at every step."""
     variant_batch_nll_nats: Mapping[str, FloatArray] = field(default_factory=dict)
     """Variant name -> loss per evaluation batch, shape (n, n_batches), paired with `fp32_batch_nll_nats`."""
     name: str = "trajectory"
@@ -105,16 +106,19 @@ class Curve:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, *, name: str = "table") -> Curve:
-        """Read `step`, `fp32_nll_nats`, `<variant>_nll_nats` and, where there, `learning_rate` and `kurtosis`.
+        """Read `step`, `fp32_nll_nats`, `<variant>_nll_nats` and, if there, `learning_rate`, `kurtosis`.
 
-        Other columns are ignored. A null loss is an error: a missing number is not a diverged one (NaN).
-        Raises UsageError for missing or non-numeric columns, unsorted or repeated steps, fewer than 3 rows.
+        Other columns are ignored. An empty cell becomes NaN, so that its row enters no fit and is counted as
+        left out (writers of csv often leave diverged losses empty); an empty step is an error. Raises
+        UsageError for missing or non-numeric columns, unsorted or repeated steps, fewer than 3 rows.
         """
         for column in ("step", "fp32_nll_nats"):
             if column not in frame.columns:
                 near = difflib.get_close_matches(column, frame.columns, n=1)
                 hint = f" (nearest: {near[0]})" if near else ""
-                raise UsageError(f"{name}: column {column} is missing{hint}; found {', '.join(frame.columns)}")
+                raise UsageError(
+                    f"{name}: column {column} is missing{hint}; found {', '.join(frame.columns)}"
+                )
         variants = [
             c.removesuffix(NLL_SUFFIX)
             for c in frame.columns
@@ -135,22 +139,23 @@ class Curve:
         )
 
 
+_EMPTY = frozenset({"", "na", "n/a", "null", "none"})
+
+
 def _numbers(frame: pl.DataFrame, column: str, name: str) -> FloatArray:
     series = frame[column]
-    if series.null_count():
-        row = int(series.is_null().arg_true()[0])
-        raise UsageError(f"{name}: column {column} has no value in row {row}; write NaN where the run diverged")
-    if series.dtype == pl.String:  # one `nan` or `NaN` spelling makes a csv reader call the column text
+    if series.dtype == pl.String:  # one `nan` or `NA` spelling makes a csv reader call the whole column text
+        texts = ["" if x is None else str(x).strip() for x in series]
         try:
-            return np.array([float(x) for x in series], dtype=np.float64)
+            return np.array([np.nan if t.lower() in _EMPTY else float(t) for t in texts], dtype=np.float64)
         except ValueError as error:
             raise UsageError(f"{name}: column {column} is not numeric ({error})") from None
-    if not series.dtype.is_numeric():
+    if not (series.dtype.is_numeric() or series.dtype == pl.Null):
         raise UsageError(f"{name}: column {column} is {series.dtype}, not a number")
-    return series.cast(pl.Float64).to_numpy().astype(np.float64)
+    return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64)
 
 
 def _optional(frame: pl.DataFrame, column: str, name: str) -> FloatArray | None:
     if column not in frame.columns or frame[column].null_count() == frame.height:
         return None
-    return _numbers(frame.with_columns(pl.col(column).fill_null(float("nan"))), column, name)
+    return _numbers(frame, column, name)

@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Predictor:
-    """One event against the onset. Steps; intervals at the report's level; None where there is nothing to say."""
+    """One event against the onset, in steps, intervals at the report's level; None = nothing to say."""
 
     event: str
     step: int | None
@@ -58,7 +58,9 @@ class Predictor:
             "step": self.step,
             "step_ci": None if self.step_ci is None else list(self.step_ci),
             "onset_minus_event": self.onset_minus_event,
-            "onset_minus_event_ci": None if self.onset_minus_event_ci is None else list(self.onset_minus_event_ci),
+            "onset_minus_event_ci": None
+            if self.onset_minus_event_ci is None
+            else list(self.onset_minus_event_ci),
             "coincides": self.coincides,
             "reason": self.reason,
         }
@@ -67,7 +69,8 @@ class Predictor:
 def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> list[Event]:
     """End of warm-up, half of the peak and the minimum, from the rates recorded at the checkpoints (n,).
 
-    A rate is known only at checkpoints: an event lies between the checkpoint before and the one that shows it.
+    A rate is known only at checkpoints: an event lies between the checkpoint before and the one that shows
+    it.
     """
     names = (WARMUP_END, HALF_PEAK_LR, MIN_LR)
     if learning_rate is None or not np.any(np.isfinite(learning_rate)):
@@ -96,7 +99,9 @@ def _between(name: str, step: IntArray, index: int) -> Event:
     return Event(name, float(step[index]), np.linspace(before, float(step[index]), 11))
 
 
-def compare(onset: float | None, onset_draws: FloatArray, event: Event, level: float, spacing: float) -> Predictor:
+def compare(
+    onset: float | None, onset_draws: FloatArray, event: Event, level: float, spacing: float
+) -> Predictor:
     """Onset minus one event, with an interval from independent draws, widened by one checkpoint spacing.
 
     onset: step or None; onset_draws: (m,) steps; spacing: typical steps between checkpoints.
@@ -115,7 +120,9 @@ def compare(onset: float | None, onset_draws: FloatArray, event: Event, level: f
     )
 
 
-def interval(draws: FloatArray, level: float, pad_low: float = 0.0, pad_high: float = 0.0) -> tuple[int, int] | None:
+def interval(
+    draws: FloatArray, level: float, pad_low: float = 0.0, pad_high: float = 0.0
+) -> tuple[int, int] | None:
     """Equal-tailed interval of draws, whole steps; None where a tail never happens (infinite)."""
     if not len(draws):
         return None

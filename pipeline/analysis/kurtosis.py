@@ -1,9 +1,10 @@
 """Does kurtosis move with the INT4 gap once the damage grows? Correlations over phase 3.
 
-Neighbouring checkpoints are nearly the same model, so n checkpoints are far fewer than n observations: two series
-that merely trend correlate strongly by accident (Yule, J. R. Stat. Soc. 1926). The test therefore reports n, the
-effective n under first-order memory, n_eff = n (1 - r_x r_y) / (1 + r_x r_y) (Bartlett 1935; Bretherton et al., J.
-Climate 1999), p-values that use it, and intervals that are the wider of Fisher's with n_eff and a block bootstrap.
+Neighbouring checkpoints are nearly the same model, so n checkpoints are far fewer than n observations: two
+series that merely trend correlate strongly by accident (Yule, J. R. Stat. Soc. 1926). The test therefore
+reports n, the effective n under first-order memory, n_eff = n (1 - r_x r_y) / (1 + r_x r_y) (Bartlett 1935;
+Bretherton et al., J. Climate 1999), p-values that use it, and intervals that are the wider of Fisher's with
+n_eff and a block bootstrap.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class KurtosisTest:
 def kurtosis_test(
     kurtosis: FloatArray | None, gap: FloatArray, *, seed: int = 0, level: float = 0.95
 ) -> KurtosisTest:
-    """Correlate kurtosis (n,) with the gap (n,) over the checkpoints of phase 3; non-finite pairs are left out."""
+    """Correlate kurtosis (n,) with the gap (n,) of phase 3; non-finite pairs are left out."""
     if kurtosis is None:
         return KurtosisTest(0, reason="no kurtosis was measured")
     keep = np.isfinite(kurtosis) & np.isfinite(gap)
@@ -75,7 +76,9 @@ def kurtosis_test(
         pearson_ci=_interval(r, n_eff, _rows(x[index], y[index]), level),
         spearman_r=rho,
         spearman_p=_p_value(rho, n_eff),
-        spearman_ci=_interval(rho, n_eff, _rows(stats.rankdata(x[index], axis=1), stats.rankdata(y[index], axis=1)), level),
+        spearman_ci=_interval(
+            rho, n_eff, _rows(stats.rankdata(x[index], axis=1), stats.rankdata(y[index], axis=1)), level
+        ),
         pearson_p_naive=_p_value(r, n),
         spearman_p_naive=_p_value(rho, n),
     )

@@ -1,8 +1,8 @@
 """Noise of a trajectory, from the trajectory itself: level, shape and memory.
 
-Neighbouring checkpoints differ by batch order and rounding luck; what is left of a point after the straight line
-through its two neighbours measures that luck without assuming any shape of the curve (the difference-based
-estimator of Gasser, Sroka and Jennen-Steinmetz, Biometrika 1986).
+Neighbouring checkpoints differ by batch order and rounding luck; what is left of a point after the straight
+line through its two neighbours measures that luck without assuming any shape of the curve (the
+difference-based estimator of Gasser, Sroka and Jennen-Steinmetz, Biometrika 1986).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pipeline.analysis.curves import FloatArray
 FLOOR = 1e-5
 """Noise is never taken to be smaller than this (relative gap, or nats): below it is float32 rounding."""
 OUTLIER_SDS = 5.0
-"""A point further than this from its neighbours' line is pulled back to it (loss spikes, evaluation glitches)."""
+"""A point further than this from its neighbours is pulled back to it (loss spikes, evaluation glitches)."""
 
 
 def pseudo_residuals(x: FloatArray, y: FloatArray) -> FloatArray:
-    """y minus the line through its two neighbours, scaled so that white noise keeps its variance; shape (n-2,)."""
+    """Each point minus the line through its neighbours, keeping the variance of noise; shape (n-2,)."""
     left = (x[2:] - x[1:-1]) / (x[2:] - x[:-2])
     right = 1.0 - left
     raw = y[1:-1] - left * y[:-2] - right * y[2:]
@@ -31,7 +31,7 @@ def robust_sd(residual: FloatArray) -> float:
 
 
 def tame_outliers(x: FloatArray, y: FloatArray) -> FloatArray:
-    """y with isolated spikes pulled to OUTLIER_SDS from the median of their five neighbours; shape (n,)."""
+    """The curve with isolated spikes pulled to OUTLIER_SDS from the median of five neighbours; shape (n,)."""
     if len(y) < 9:
         return y
     window = np.lib.stride_tricks.sliding_window_view(np.pad(y, 2, mode="edge"), 5)
@@ -52,7 +52,7 @@ def local_sd(x: FloatArray, y: FloatArray, half_width: int = 12) -> FloatArray:
 
 
 def smoother(x: FloatArray, neighbours: int) -> FloatArray:
-    """Matrix S (n, n) of a local-linear tricube smoother over the nearest `neighbours` points: smooth = S @ y."""
+    """Matrix S (n, n) of a local-linear tricube smoother over `neighbours` points: smooth = S @ y."""
     n = len(x)
     k = min(max(neighbours, 3), n)
     distance = np.abs(x[:, None] - x[None, :])
@@ -74,7 +74,8 @@ def noise_shape(x: FloatArray, y: FloatArray, level: FloatArray) -> FloatArray:
     """
     e = pseudo_residuals(x, y)
     best, best_score = np.ones_like(y), -np.inf
-    for shape in (np.ones_like(y), 1.0 + level, level):
+    shapes: tuple[FloatArray, ...] = (np.ones_like(y), 1.0 + level, level)
+    for shape in shapes:
         inner = shape[1:-1]
         sd = float(np.sqrt(np.mean((e / inner) ** 2) + (FLOOR / inner.max()) ** 2))
         score = -len(e) * np.log(sd) - float(np.log(inner).sum())
@@ -86,11 +87,11 @@ def noise_shape(x: FloatArray, y: FloatArray, level: FloatArray) -> FloatArray:
 def memory(residual: FloatArray, n_parameters: int) -> float:
     """Lag-1 autocorrelation of fitted residuals, corrected upwards for the fit, within [0, 0.9].
 
-    The correction is Marriott and Pope's (Biometrika 1954), (1 + 3 r) / n, with one more 1 / n for each further
-    fitted parameter: a least-squares fit removes slow variation and so hides part of the memory.
+    The correction is Marriott and Pope's (Biometrika 1954), (1 + 3 r) / n, with one more 1 / n for each
+    further fitted parameter: a least-squares fit removes slow variation and so hides part of the memory.
     """
     n = len(residual)
-    r = float(residual[1:] @ residual[:-1] / max(residual @ residual, 1e-300))
+    r = float(residual[1:] @ residual[:-1]) / max(float(residual @ residual), 1e-300)
     return float(np.clip(r + (n_parameters + 3 * r) / n, 0.0, 0.9))
 
 

@@ -6,16 +6,14 @@ RULES (fixed before any result; every threshold is a named constant)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from pipeline.analysis import bootstrap, events
 from pipeline.analysis.convergence import TOLERANCE_NATS, ConvergenceFit, fit_convergence
-from pipeline.analysis.curves import Curve, FloatArray, IntArray
+from pipeline.analysis.curves import BoolArray, Curve, FloatArray, IntArray
+from pipeline.analysis.findings import OnsetEvidence, Phase, PhaseReport
 from pipeline.analysis.onset import OnsetFit, fit_onset
 
-Json = dict[str, object]
 INITIAL_SHARE = 0.01
 """Checkpoints before this share of the run are not used: nearly untrained weights follow other laws."""
 MIN_CHECKPOINTS = 8
@@ -32,92 +30,11 @@ BATCH_REPLICATES = 100
 """Block-bootstrap replicates over evaluation batches."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """Checkpoints `first_step` to `last_step`, both included, belong to phase 1, 2 or 3."""
-
-    phase: int
-    first_step: int
-    last_step: int
-
-
-@dataclass(frozen=True)
-class OnsetEvidence:
-    """The numbers behind the onset decision."""
-
-    p_value: float
-    growth_ratio: float | None
-    """Growth after the onset over growth before it; None where there was none before."""
-    growth_scale: str
-    """`gap`, `nats` or `log`: what grows in straight lines."""
-    rise: float
-    """Rise of the gap from the onset to the end, unitless."""
-    noise_sd: float
-    """Standard deviation of one checkpoint's gap about the fitted curve, unitless."""
-    noise_memory: float
-    """Lag-1 autocorrelation of that noise."""
-
-    def to_json(self) -> Json:
-        """All fields, by name."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class PhaseReport:
-    """What one trajectory shows. None = it does not; the matching reason says why."""
-
-    variant: str
-    level: float
-    convergence_step: int | None
-    convergence_ci: tuple[int, int] | None
-    convergence_reason: str | None
-    onset_step: int | None
-    onset_ci: tuple[int, int] | None
-    onset_reason: str | None
-    phases: tuple[Phase, ...]
-    predictors: events.Predictors
-    fp32_best_step: int | None
-    fp32_late_rise_nats: float | None
-    """Smooth FP32 loss at the end minus its minimum."""
-    onset_evidence: OnsetEvidence | None
-    n_used: int
-    """Checkpoints that entered the fits."""
-    n_not_finite: int
-    """Checkpoints left out because a loss is NaN or infinite."""
-
-    def to_json(self) -> Json:
-        """The keys of report.json that this report answers; no NaN, null for what does not exist."""
-        return {
-            "variant": self.variant,
-            "level": self.level,
-            "convergence_step": self.convergence_step,
-            "convergence_ci": None if self.convergence_ci is None else list(self.convergence_ci),
-            "convergence_reason": self.convergence_reason,
-            "onset_step": self.onset_step,
-            "onset_ci": None if self.onset_ci is None else list(self.onset_ci),
-            "onset_reason": self.onset_reason,
-            "phases": [dict(vars(p)) for p in self.phases],
-            "predictors": self.predictors.to_json(),
-            "fp32_best_step": self.fp32_best_step,
-            "fp32_late_rise_nats": self.fp32_late_rise_nats,
-            "onset_evidence": None if self.onset_evidence is None else self.onset_evidence.to_json(),
-            "n_used": self.n_used,
-            "n_not_finite": self.n_not_finite,
-        }
-
-    def phase_of(self, step: IntArray) -> list[int | None]:
-        """Phase of each step (None outside the finite part of the run); step: (n,)."""
-        out: list[int | None] = []
-        for s in step:
-            out.append(next((p.phase for p in self.phases if p.first_step <= s <= p.last_step), None))
-        return out
-
-
 def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95) -> PhaseReport:
     """Apply the rules of this module to one trajectory.
 
-    variant: whose gap is searched for an onset. seed: of every resampling; the same seed gives the same report.
-    level: of all intervals. Raises UsageError for an unknown variant.
+    variant: whose gap is searched for an onset. seed: of every resampling; the same seed gives the same
+    report. level: of all intervals. Raises UsageError for an unknown variant.
     """
     gap = curve.gap(variant)
     finite = np.isfinite(gap) & np.isfinite(curve.fp32_nll_nats)
@@ -129,13 +46,26 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
     if len(step) < MIN_CHECKPOINTS:
         reason = f"{len(step)} usable checkpoints, at least {MIN_CHECKPOINTS} are needed"
         phases = _phases(steps_all, None, None)
-        nothing = events.judge(None, [])
         return PhaseReport(
-            variant, level, None, None, reason, None, None, reason, phases, nothing, None, None, None, len(step), n_bad
+            variant=variant,
+            level=level,
+            convergence_step=None,
+            convergence_ci=None,
+            convergence_reason=f"not converged: {reason}",
+            onset_step=None,
+            onset_ci=None,
+            onset_reason=f"no onset: {reason}",
+            phases=phases,
+            predictors=events.judge(None, []),
+            fp32_best_step=None,
+            fp32_late_rise_nats=None,
+            onset_evidence=None,
+            n_used=len(step),
+            n_not_finite=n_bad,
         )
     rng = np.random.default_rng(seed)
     x = step / last
-    fp32_b, gap_b = _batch_replicates(curve, variant, used, gap, rng)
+    fp32_b, gap_b = _batch_replicates(curve, variant, used, rng)
     convergence = fit_convergence(x, curve.fp32_nll_nats[used], rng, replicates=fp32_b)
     fit = fit_onset(x, gap[used], rng, replicates=gap_b)
     conv_step, conv_ci, conv_reason = _convergence(convergence, step, last, level)
@@ -172,7 +102,7 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
 
 
 def _batch_replicates(
-    curve: Curve, variant: str, used: FloatArray, gap: FloatArray, rng: np.random.Generator
+    curve: Curve, variant: str, used: BoolArray, rng: np.random.Generator
 ) -> tuple[FloatArray | None, FloatArray | None]:
     variant_batches = curve.variant_batch_nll_nats.get(variant)
     if curve.fp32_batch_nll_nats is None or variant_batches is None:
@@ -189,7 +119,11 @@ def _convergence(
 ) -> tuple[int | None, tuple[int, int] | None, str | None]:
     settled = float(np.mean(np.isfinite(fit.plateau_draws)))
     if fit.plateau is None or settled < 0.5:
-        return None, None, f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run"
+        return (
+            None,
+            None,
+            f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run",
+        )
     at = int(step[np.argmin(np.abs(step - fit.plateau * last))])
     draws = np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0) * last
     return at, _outward(draws, at, step, level), None
@@ -198,11 +132,13 @@ def _convergence(
 def _why_no_onset(fit: OnsetFit | None) -> str | None:
     """The first rule that the best candidate breaks, None when it keeps them all."""
     if fit is None:
-        return "no onset: too few checkpoints after the first ones"
+        return "no onset: too few checkpoints, or growth that nowhere speeds up"
     if fit.p_value > ALPHA:
         return f"no onset: curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
     if fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):
-        return f"no onset: the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
+        return (
+            f"no onset: the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
+        )
     if fit.rate_after < MIN_GROWTH_RATIO * max(fit.rate_before, 0.0):
         ratio = fit.rate_after / fit.rate_before
         return f"no onset: growth changes only {ratio:.2f}-fold, less than {MIN_GROWTH_RATIO:g}-fold"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.analysis.curves import Curve, FloatArray
+from pipeline.analysis.findings import PhaseReport
 from pipeline.analysis.kurtosis import KurtosisTest, kurtosis_test
-from pipeline.analysis.phases import PhaseReport, detect_phases
+from pipeline.analysis.phases import detect_phases
 from pipeline.analysis.words import verdict
 
 Json = dict[str, object]
@@ -16,7 +17,7 @@ Json = dict[str, object]
 
 @dataclass(frozen=True)
 class GapSummary:
-    """Gaps (unitless, 0.11 = 11 %) over the finite checkpoints; None where the variant is not in the table."""
+    """Gaps (unitless, 0.11 = 11 %) over the finite checkpoints; None for a variant not in the table."""
 
     int4_gap_first: float | None
     int4_gap_last: float | None
@@ -27,13 +28,18 @@ class GapSummary:
 
 
 def summarise_gaps(curve: Curve, *, variant: str = "int4") -> GapSummary:
-    """First, last and largest gap of `variant` (reported under the int4 keys), and of int8 where it is there."""
+    """First, last and largest gap of `variant` (under the int4 keys), and the largest of int8."""
     finite = _finite(curve.gap(variant))
     int8 = _finite(curve.gap("int8")) if "int8" in curve.variants else np.empty(0)
     nll = curve.nll(variant)
-    best = int(curve.step[np.nanargmin(np.where(np.isfinite(nll), nll, np.nan))]) if len(finite) else None
-    ends = (float(finite[0]), float(finite[-1]), float(finite.max())) if len(finite) else (None, None, None)
-    return GapSummary(*ends, float(int8.max()) if len(int8) else None, best)
+    known = np.flatnonzero(np.isfinite(nll))
+    return GapSummary(
+        int4_gap_first=float(finite[0]) if len(finite) else None,
+        int4_gap_last=float(finite[-1]) if len(finite) else None,
+        int4_gap_max=float(finite.max()) if len(finite) else None,
+        int8_gap_max=float(int8.max()) if len(int8) else None,
+        best_checkpoint_for_int4=int(curve.step[known[np.argmin(nll[known])]]) if len(known) else None,
+    )
 
 
 def _finite(values: FloatArray) -> FloatArray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pipeline.analysis.events import EVENT_WORDS
-from pipeline.analysis.phases import PhaseReport
+from pipeline.analysis.findings import PhaseReport
+
+NOTABLE_RISE_NATS = 0.01
+"""A late rise of the FP32 loss smaller than this is not worth a sentence."""
 
 
 def verdict(report: PhaseReport) -> list[str]:
@@ -23,11 +26,12 @@ def _range(ci: tuple[int, int] | None, level: float) -> str:
 def _convergence(report: PhaseReport) -> str:
     if report.convergence_step is None:
         return f"Full precision: {report.convergence_reason}."
-    text = f"Full precision converges at step {report.convergence_step:,}{_range(report.convergence_ci, report.level)}"
+    where = f"step {report.convergence_step:,}{_range(report.convergence_ci, report.level)}"
     rise = report.fp32_late_rise_nats or 0.0
-    if rise > 0.01 and report.fp32_best_step is not None:
-        return f"{text}; after its best at step {report.fp32_best_step:,} its loss rises again by {rise:.2f} nats."
-    return f"{text}."
+    if rise > NOTABLE_RISE_NATS and report.fp32_best_step is not None:
+        after = f"after its best at step {report.fp32_best_step:,} its loss rises again by {rise:.2f} nats"
+        return f"Full precision converges at {where}; {after}."
+    return f"Full precision converges at {where}."
 
 
 def _onset(report: PhaseReport) -> str:
@@ -42,8 +46,8 @@ def _onset(report: PhaseReport) -> str:
     else:
         pace = f"{seen.growth_ratio:.1f} times as fast as before"
     return (
-        f"{name} damage takes off at step {report.onset_step:,}{_range(report.onset_ci, report.level)}: the gap then "
-        f"grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {seen.p_value:.3f})."
+        f"{name} damage takes off at step {report.onset_step:,}{_range(report.onset_ci, report.level)}: "
+        f"the gap then grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {seen.p_value:.3f})."
     )
 
 
@@ -60,4 +64,5 @@ def _follows(report: PhaseReport) -> str:
         return "The onset comes before every candidate event, so it follows none of them."
     near = min(before, key=lambda e: e.onset_minus_event or 0)
     name = EVENT_WORDS.get(near.event, near.event)
-    return f"No candidate event coincides with the onset; the nearest before it is {name}, {near.onset_minus_event:,} steps."
+    lag = f"{near.onset_minus_event:,} steps"
+    return f"No candidate event coincides with the onset; the nearest before it is {name}, by {lag}."

@@ -1,10 +1,11 @@
 """Labelled curves with a known answer, and the rates that `detect_phases` reaches on them.
 
 `python -m tests.analysis.simulate [N]` prints, per kind of curve, the share with an onset claimed and, where
-there is one, the median error in checkpoints and the coverage of the 95 % interval, from N curves of each kind.
+there is one, the median error in checkpoints and the coverage of the 95 % interval, from N curves of each
+kind.
 
-Noise: NOISE = 0.0033 is the standard deviation of the INT4 gap about a local line in the measured 3 M parameter
-trajectory (second differences; 0.0029 to 0.0041 over its parts, no trend with the gap's level).
+Noise: NOISE = 0.0033 is the standard deviation of the INT4 gap about a local line in the measured 3 M
+parameter trajectory (second differences; 0.0029 to 0.0041 over its parts, no trend with the gap's level).
 """
 
 from __future__ import annotations
@@ -121,6 +122,8 @@ def _null(name: str, rng: Rng) -> Labelled:
         "exponential": lambda: lo * np.exp(np.log(u(0.04, 0.10) / lo) * x),
         "nats_linear": lambda: np.expm1(u(0.3, 1.8) * x + 0.1),
         "steep_exponential": lambda: 0.11 * np.exp(np.log(u(3, 47)) * x),
+        "accelerating": lambda: lo + (hi - lo) * x**2,
+        "falling": lambda: hi - (hi - lo) * x,
         "decay": lambda: 0.02 + 0.06 * np.exp(-x / u(0.02, 0.15)),
         "transient": lambda: lo + 0.03 * (1 - np.exp(-x / u(0.02, 0.08))) + u(0, 0.04) * x,
         "bump": lambda: lo + 0.02 * x + 0.05 * (x / 0.02) * np.exp(1 - x / 0.02),
@@ -139,9 +142,30 @@ def _null(name: str, rng: Rng) -> Labelled:
 
 
 NULL_KINDS = (
-    "flat linear saturating sqrt log concave_knot exponential nats_linear steep_exponential decay transient bump "
-    "linear_ar flat_ar linear_hetero linear_rise linear_tails linear_nan short_flat short_linear short_saturating"
-).split()
+    "flat",
+    "linear",
+    "saturating",
+    "sqrt",
+    "log",
+    "concave_knot",
+    "exponential",
+    "nats_linear",
+    "steep_exponential",
+    "accelerating",
+    "falling",
+    "decay",
+    "transient",
+    "bump",
+    "linear_ar",
+    "flat_ar",
+    "linear_hetero",
+    "linear_rise",
+    "linear_tails",
+    "linear_nan",
+    "short_flat",
+    "short_linear",
+    "short_saturating",
+)
 
 
 def _onset(name: str, rng: Rng) -> Labelled:
@@ -193,9 +217,30 @@ def _onset(name: str, rng: Rng) -> Labelled:
 
 
 ONSET_KINDS = (
-    "ratio_3 ratio_5 ratio_10 ratio_50 from_flat flat_8_to_17 nats log_3 log paper_gap paper_nats paper_log paper_3 "
-    "transient soft paper_soft ar hetero tails nan even short fp32_rise"
-).split()
+    "ratio_3",
+    "ratio_5",
+    "ratio_10",
+    "ratio_50",
+    "from_flat",
+    "flat_8_to_17",
+    "nats",
+    "log_3",
+    "log",
+    "paper_gap",
+    "paper_nats",
+    "paper_log",
+    "paper_3",
+    "transient",
+    "soft",
+    "paper_soft",
+    "ar",
+    "hetero",
+    "tails",
+    "nan",
+    "even",
+    "short",
+    "fp32_rise",
+)
 
 
 def simulate(kind: str, seed: int) -> Labelled:
@@ -207,7 +252,7 @@ def simulate(kind: str, seed: int) -> Labelled:
 
 @dataclass(frozen=True)
 class Rates:
-    """What happened over n curves of one kind; error in checkpoints, misses counted as infinite and uncovered."""
+    """What happened over n curves of one kind; errors in checkpoints, a miss is infinite and not covered."""
 
     n: int
     claimed: float
@@ -230,7 +275,11 @@ def measure(kind: str, n: int, *, seed: int = 0) -> Rates:
         if report.onset_step is None or report.onset_ci is None:
             errors.append(np.inf)
             continue
-        index = np.interp([report.onset_step, case.onset, *report.onset_ci], case.curve.step, np.arange(len(case.curve.step)))
+        index = np.interp(
+            [report.onset_step, case.onset, *report.onset_ci],
+            case.curve.step,
+            np.arange(len(case.curve.step)),
+        )
         errors.append(abs(index[0] - index[1]))
         covered += bool(report.onset_ci[0] <= case.onset <= report.onset_ci[1])
         widths.append(index[3] - index[2])
@@ -247,7 +296,9 @@ def main(n: int, only: str = "") -> None:
         start = time.perf_counter()
         r = measure(kind, n)
         seconds = (time.perf_counter() - start) / n
-        row = f"{kind:24} {n:4d} {r.claimed:8.3f} {r.median_error:6.2f} {r.covered:8.3f} {r.median_width:6.1f}"
+        row = (
+            f"{kind:24} {n:4d} {r.claimed:8.3f} {r.median_error:6.2f} {r.covered:8.3f} {r.median_width:6.1f}"
+        )
         print(f"{row} {seconds:6.2f}", flush=True)
 
 

@@ -14,7 +14,10 @@ def test_no_kind_of_curve_without_an_onset_is_often_given_one() -> None:
 
 
 def test_an_onset_whose_growth_rate_triples_is_found_and_covered() -> None:
-    rates = [measure(f"onset/{kind}", 4, seed=11) for kind in ("ratio_5", "ratio_10", "from_flat", "nats", "paper_nats")]
+    rates = [
+        measure(f"onset/{kind}", 4, seed=11)
+        for kind in ("ratio_5", "ratio_10", "from_flat", "nats", "paper_nats")
+    ]
     assert np.median([r.median_error for r in rates]) <= 2
     assert np.mean([r.covered for r in rates]) >= 0.9
 

@@ -1,7 +1,7 @@
 """Evaluation and training text: where it comes from, and how it becomes fixed tokens.
 
-``parse_corpus`` reads the grammar, ``evaluation_tokens`` cuts a corpus into the (batches, batch_size, seq_len)
-array that every checkpoint of a run is measured on. Importing this needs numpy only.
+``parse_corpus`` reads the grammar, ``evaluation_tokens`` cuts a corpus into the (batches, batch_size,
+seq_len) array that every checkpoint of a run is measured on. Importing this needs numpy only.
 """
 
 from pipeline.corpus.documents import corpus_sha256, documents, held_out, training_and_held_out

@@ -26,7 +26,9 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @functools.cache
 def docstrings() -> tuple[str, ...]:
-    """Every docstring of over 200 characters, without repeats, by package and path. About 5 s, once per process."""
+    """Every docstring of over 200 characters, without repeats, by package and path. About 5 s, once per
+    process.
+    """
     return tuple(dict.fromkeys(text for package in PACKAGES for text in _of_package(package)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,8 @@ HELD_OUT_ONE_IN = 10
 def documents(corpus: Corpus) -> Iterator[str]:
     """Every non-empty document of ``corpus`` in a fixed order. ``UsageError`` where there is none.
 
-    A file is one document, a row of a data set is one document. A token file has no documents: ``UsageError``.
+    A file is one document, a row of a data set is one document. A token file has no documents:
+    ``UsageError``.
     """
     if isinstance(corpus, Docstrings):
         return iter(docstrings())
@@ -61,8 +61,9 @@ def corpus_sha256(texts: Iterable[str]) -> str:
 
 
 def _file_documents(corpus: Files) -> Iterator[str]:
-    pattern = os.path.expanduser(corpus.pattern)
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    pattern = str(Path(corpus.pattern).expanduser())
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    paths = sorted(path for path in map(Path, found) if path.is_file())
     if not paths:
         raise UsageError(
             f"corpus {corpus}: no file matches it; check the path, or quote a glob from the shell"
@@ -70,11 +71,11 @@ def _file_documents(corpus: Files) -> Iterator[str]:
     return (text for text in map(_read_text, paths) if text.strip())
 
 
-def _read_text(path: str) -> str:
-    if path.endswith(".npy"):
-        raise UsageError(f"{path} is not text: for token ids write {TokenFile(path)}")
+def _read_text(path: Path) -> str:
+    if path.suffix == ".npy":
+        raise UsageError(f"{path} is not text: for token ids write {TokenFile(str(path))}")
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The corpus grammar as frozen types: ``docstrings``, ``file:GLOB``, ``tokens:FILE.npy``, ``hf:DATASET...``."""
+"""The corpus grammar as frozen types: ``docstrings``, ``file:``, ``tokens:`` and ``hf:``."""
 
 from __future__ import annotations
 

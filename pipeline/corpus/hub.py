@@ -53,15 +53,12 @@ def _open(corpus: HubDataset) -> Any:
     for arguments in _readings(corpus.dataset):
         try:
             return _load(*arguments)
-        except (
-            Exception
-        ) as error:  # the hub client raises a dozen unrelated types; all mean "cannot be opened"
-            failures.append(
-                f"{'/'.join(arguments)}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            )
+        except Exception as error:  # noqa: BLE001 (the client raises a dozen unrelated types)
+            first_line = (str(error).splitlines() or [""])[0][:200]
+            failures.append(f"{'/'.join(arguments)}: {type(error).__name__}: {first_line}")
     raise UsageError(
-        f"corpus {corpus}: the data set cannot be opened ({'; '.join(failures)}); check its name and the network, "
-        "or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
+        f"corpus {corpus}: the data set cannot be opened ({'; '.join(failures)}); check its name and "
+        "the network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
     )
 
 
@@ -75,7 +72,7 @@ def _load(*arguments: str) -> Any:
 
 
 def _readings(text: str) -> list[tuple[str, ...]]:
-    """``a/b`` may be an organisation's data set or a data set and its configuration: try both, in that order."""
+    """``a/b`` may be an organisation's data set, or a data set and its configuration: try both."""
     parts = text.split("/")
     if Path(text).exists() or len(parts) == 1:
         return [(text,)]

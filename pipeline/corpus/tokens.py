@@ -1,7 +1,7 @@
 """Evaluation tokens: fixed once per run, hashed, identical for every checkpoint.
 
-Sequence k is ``stream[k*seq_len:(k+1)*seq_len]``; the stream is a token file as it is, or documents tokenized one
-by one, each followed by the end-of-sequence token where the tokenizer has one.
+Sequence k is ``stream[k*seq_len:(k+1)*seq_len]``; the stream is a token file as it is, or documents tokenized
+one by one, each followed by the end-of-sequence token where the tokenizer has one.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def evaluation_tokens(
 ) -> EvaluationTokens:
     """The first ``shape.n_tokens`` tokens of ``corpus`` in order.
 
-    ``docstrings`` yields its held-out documents only. ``vocab_size`` is the number of embedding rows: ids at or
-    above it are refused. ``UsageError`` for everything that is wrong with the corpus, before any work.
+    ``docstrings`` yields its held-out documents only. ``vocab_size`` is the number of embedding rows: ids at
+    or above it are refused. ``UsageError`` for everything that is wrong with the corpus, before any work.
     """
     wanted = shape.n_tokens
     if isinstance(corpus, TokenFile):
@@ -112,8 +112,8 @@ def _too_few(corpus: Corpus, shape: TokenShape, available: int) -> str:
     batches = available // (shape.batch_size * shape.seq_len)
     fits = f"--batches {batches} fits" if batches else "ask for a smaller --batch-size or --seq-len"
     return (
-        f"corpus {corpus} has {available:,} tokens; {shape.batches} batches of {shape.batch_size} x {shape.seq_len} "
-        f"need {shape.n_tokens:,}: {fits}, or give a larger corpus"
+        f"corpus {corpus} has {available:,} tokens; {shape.batches} batches of "
+        f"{shape.batch_size} x {shape.seq_len} need {shape.n_tokens:,}: {fits}, or give a larger corpus"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where trajectories come from: local folders, hub repositories, registered names. Needs no torch to import."""
+"""Where trajectories come from: folders, hub repositories, registered names. Needs no torch."""
 
 from pipeline.suites.content import content_id, find_duplicates, weights_sha256
 from pipeline.suites.files import weight_files

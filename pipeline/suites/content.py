@@ -1,9 +1,10 @@
 """Identity of weights without loading them: content ids, duplicates, and the hash a hub would show.
 
-An id must be cheap (154 checkpoints of 2.8 B parameters are 860 GB) and must differ whenever training moved the
-weights. Files up to 64 MiB are hashed whole. Of a larger file the size, both ends and 256 evenly spaced blocks of
-64 KiB are hashed (16 MiB): an optimizer step changes every tensor, so a difference cannot hide between them, but a
-single flipped byte can. Hence equal ids of large files are only a suspicion, confirmed by hashing them whole.
+An id must be cheap (154 checkpoints of 2.8 B parameters are 860 GB) and must differ whenever training moved
+the weights. Files up to 64 MiB are hashed whole. Of a larger file the size, both ends and 256 evenly spaced
+blocks of 64 KiB are hashed (16 MiB): an optimizer step changes every tensor, so a difference cannot hide
+between them, but a single flipped byte can. Hence equal ids of large files are only a suspicion, confirmed by
+hashing them whole.
 """
 
 from __future__ import annotations
@@ -56,14 +57,15 @@ def combined_sha256(hashes: dict[str, str]) -> str:
 
 def file_sha256(path: Path) -> str:
     """sha256 (hex) of a file's bytes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def local_content_ids(folders: Sequence[Path]) -> list[str]:
     """:func:`content_id` of each folder, hashed in parallel (hashlib releases the GIL).
 
-    Empty for a folder without complete weights: it is listed all the same and fails by name when it is measured.
+    Empty for a folder without complete weights: it is listed all the same and fails by name when it is
+    measured.
     """
 
     def identify(folder: Path) -> str:
@@ -111,7 +113,7 @@ def _sample(path: Path) -> bytes:
     if size <= WHOLE_BYTES:
         return bytes.fromhex(file_sha256(path))
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         for index in range(BLOCKS + 2):  # the first and the last are the ends of the file
             file.seek((size - BLOCK_BYTES) * index // (BLOCKS + 1))
             digest.update(file.read(BLOCK_BYTES))

@@ -1,8 +1,7 @@
-"""Which files of a checkpoint folder hold its weights, and writing files so that they are whole or absent."""
+"""Which files of a checkpoint folder hold its weights, and making a folder that is whole or absent."""
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import json
 import os
@@ -10,9 +9,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-from pipeline.errors import CheckpointError, FolderLockedError, OutputError
+from pipeline.errors import CheckpointError, OutputError
 
 WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 """In order of preference. ``.bin`` is a pickle: whoever loads it must pass ``weights_only=True``."""
@@ -28,12 +26,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 
-TEMPORARY = ".tmp-"
-"""Prefix of everything that is not finished; matches no checkpoint pattern."""
-
 
 def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
-    """The weight files among ``names`` (sorted): safetensors if there are any, else ``pytorch_model*.bin``."""
+    """The weight files among ``names``, sorted: safetensors if any, else ``pytorch_model*.bin``."""
     present = sorted(names)
     for pattern in WEIGHT_PATTERNS:
         chosen = fnmatch.filter(present, pattern)
@@ -45,8 +40,8 @@ def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold the weights of a checkpoint folder, in name order.
 
-    ``CheckpointError`` if there is no config.json, no weight file, or if the index of a sharded checkpoint names
-    one that is missing.
+    ``CheckpointError`` if there is no config.json, no weight file, or if the index of a sharded checkpoint
+    names one that is missing.
     """
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist (any more)")
@@ -84,61 +79,27 @@ def has_tokenizer(names: Iterable[str]) -> bool:
     )
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path`` so that it holds the old or the new content, never something in between."""
-    with new_file(path) as file:
-        file.write(data)
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A temporary sibling to write; becomes ``path`` when the block ends, after it is synced."""
-    sibling = path.with_name(f"{TEMPORARY}{path.name}")
-    with _output_errors(path):
-        with open(sibling, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(sibling, path)
-        _sync(path.parent)
-
-
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; becomes ``path`` when the block ends, after every file in it is synced.
+    """A temporary sibling to fill; becomes ``path`` when the block ends, after everything in it is synced.
 
-    An exception in the block leaves no trace at ``path``. A folder already there is replaced.
+    An exception in the block leaves nothing at ``path``, which must not exist yet. ``OutputError`` where
+    the disk or its permissions are in the way. The sibling's name is hidden.
     """
-    sibling = path.with_name(f"{TEMPORARY}{path.name}")
-    with _output_errors(path):
-        shutil.rmtree(sibling, ignore_errors=True)
+    sibling = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.rmtree(sibling, ignore_errors=True)  # what a killed process left
         sibling.mkdir(parents=True)
         yield sibling
-        for file in sibling.rglob("*"):
-            _sync(file)
-        _sync(sibling)
-        if path.exists():
-            shutil.rmtree(path)
-        os.rename(sibling, path)
+        for each in (*sibling.rglob("*"), sibling):
+            _sync(each)
+        sibling.rename(path)
         _sync(path.parent)
-
-
-@contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
-    """Makes ``folder`` if need be and holds it for this process; a dead process does not leave it locked.
-
-    ``FolderLockedError`` while another process holds it.
-    """
-    with _output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise FolderLockedError(f"another process is working in {folder}: wait for it or stop it") from error
-    finally:
-        os.close(descriptor)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; what was written before is intact: make the "
+            "folder writable (or free space there) and run the same command again"
+        ) from error
 
 
 def _sync(path: Path) -> None:
@@ -147,13 +108,3 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _output_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free space or fix its permissions, then run again"
-        ) from error

@@ -152,7 +152,7 @@ def _list_all(repository: str, revisions: Sequence[str]) -> list[Listing]:
     def listing(revision: str) -> Listing:
         try:
             return list_files(repository, revision)
-        except Exception:  # this checkpoint then fails by name when it is fetched; the others go on
+        except Exception:  # noqa: BLE001 (it then fails by name when it is fetched; the others go on)
             return Listing((), None, "")
 
     with ThreadPoolExecutor(max_workers=LISTINGS_AT_ONCE) as pool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +21,8 @@ _T = TypeVar("_T")
 def open_folder(folder: Path) -> Suite:
     """The suite in ``folder``. Weights are hashed, not loaded.
 
-    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, so that it fails by name
-    instead of vanishing. ``UsageError`` for a folder without checkpoints and for a broken suite.json.
+    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, so that it fails by
+    name instead of vanishing. ``UsageError`` for a folder without checkpoints and for a broken suite.json.
     """
     folder = folder.expanduser().resolve()
     manifest = read_manifest(folder)
@@ -98,7 +96,7 @@ def _first(*values: _T | None) -> _T | None:
 
 def _tokenizer(folder: Path, revisions: list[Revision]) -> str | None:
     candidates = [folder, *(folder / revision.name for revision in reversed(revisions))]
-    return next((str(path) for path in candidates if has_tokenizer(os.listdir(path))), None)
+    return next((str(path) for path in candidates if has_tokenizer(_names(path))), None)
 
 
 def _resolve(folder: Path, corpus: str | None) -> str | None:
@@ -109,8 +107,12 @@ def _resolve(folder: Path, corpus: str | None) -> str | None:
     return f"{kind}:{folder / Path(path).expanduser()}"
 
 
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def _none_found(folder: Path, names: list[str]) -> str:
-    if choose_weights(os.listdir(folder)):
+    if choose_weights(_names(folder)):
         return (
             f"{folder} is itself one checkpoint: wanted the folder above it, with sub-folders named {FORMS}"
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UsageError
+from pipeline.files import write_atomically
 from pipeline.spec import TokenShape
-from pipeline.suites.files import write_atomically
 
 MANIFEST = "suite.json"
 
@@ -44,7 +44,8 @@ class Manifest:
     corpus_sha256: str | None = None
     """Hash of the training documents or tokens."""
     evaluation_corpus: str | None = None
-    """Default evaluation corpus; a relative ``tokens:`` or ``file:`` path is relative to the suite's folder."""
+    """Default evaluation corpus; a relative ``tokens:`` or ``file:`` path is relative to the suite's folder.
+    """
     evaluation_shape: TokenShape | None = None
 
 
@@ -63,7 +64,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """``folder/suite.json``, or None if there is none. ``UsageError`` if it is broken, naming file and field."""
+    """``folder/suite.json``, or None if there is none. ``UsageError`` if it is broken: file and field."""
     path = folder / MANIFEST
     if not path.is_file():
         return None
@@ -96,10 +97,10 @@ class _Fields:
         self.path, self.prefix, self.value = path, prefix, value
 
     def get(self, name: str, kind: type[_T]) -> _T | None:
-        value = self.value.get(name)
+        value: Any = self.value.get(name)
         accepted = (int, float) if kind is float else (kind,)
         if value is None or (isinstance(value, accepted) and not isinstance(value, bool)):
-            return value
+            return value  # type: ignore[return-value]
         raise _broken(self.path, f"{self.prefix}{name} is {value!r:.80}, wanted {kind.__name__}")
 
     def need(self, name: str, kind: type[_T]) -> _T:

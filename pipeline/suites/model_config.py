@@ -12,8 +12,8 @@ from pipeline.suites.suite import HUB, Suite
 def model_config(suite: Suite) -> dict[str, Any]:
     """The first readable ``config.json`` of the suite's checkpoints as a dict; empty where none can be read.
 
-    Settings of a text model inside a larger one are returned for ``text_config``. A checkpoint whose config is
-    missing or damaged fails by name when it is measured; here the others speak for it.
+    Settings of a text model inside a larger one are returned for ``text_config``. A checkpoint whose config
+    is missing or damaged fails by name when it is measured; here the others speak for it.
     """
     for checkpoint in suite.checkpoints:
         try:

@@ -24,16 +24,16 @@ def open_suite(name: str) -> Suite:
     """The suite called ``name``: a registered name, else a folder, else a hub repository ``org/name``.
 
     Hashes local weights (seconds for gigabytes) but loads none. Needs neither torch nor transformers.
-    ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that cannot
-    be listed, and for a registered recipe, which has to be trained first.
+    ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
+    cannot be listed, and for a registered recipe, which has to be trained first.
     """
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
         return _open_hub(registered)
     if isinstance(registered, RecipeSuite):
         raise UsageError(
-            f"suite {name!r} is trained at first use: run `int4-collapse pretrain {registered.recipe} --out DIR`, "
-            "then give that folder"
+            f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
+            "and give that folder"
         )
     path = Path(name).expanduser()
     if path.is_dir():
@@ -48,9 +48,11 @@ def open_suite(name: str) -> Suite:
 
 
 def fetch(checkpoint: Checkpoint) -> Path:
-    """The local folder with config.json, weights and (if it has one) tokenizer; downloads it if it is on a hub.
+    """The local folder with config.json, weights and (if it has one) tokenizer; downloads it if it is on a
+    hub.
 
-    ``CheckpointError`` with the reason where the folder is missing or incomplete, or the hub does not give it.
+    ``CheckpointError`` with the reason where the folder is missing or incomplete, or the hub does not give
+    it.
     """
     if checkpoint.location.startswith(HUB):
         from pipeline.suites.hub import download
@@ -63,7 +65,9 @@ def fetch(checkpoint: Checkpoint) -> Path:
 
 
 def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
-    """The suite's tokenizer. ``UsageError`` if it has none or it cannot be read. Imports transformers (seconds)."""
+    """The suite's tokenizer. ``UsageError`` if it has none or it cannot be read. Imports transformers
+    (seconds).
+    """
     if suite.tokenizer is None:
         raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
     if suite.tokenizer.startswith(HUB):

@@ -1,8 +1,10 @@
-"""Suites known by name, as data. A hub repository needs no entry to be used; an entry adds what its files lack."""
+"""Suites known by name, as data. A hub repository needs no entry to be used; an entry adds what its files
+lack.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.suites.settings import TrainingSettings, clipped_cosine
 
@@ -13,7 +15,7 @@ class HubSuite:
 
     name: str
     repository: str
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = field(default_factory=TrainingSettings)
 
     def tokens_seen(self, step: int) -> int | None:
         """Training tokens at ``step``, if the run's batch size is known."""
@@ -23,15 +25,12 @@ class HubSuite:
     def learning_rate(self, step: int) -> float | None:
         """Learning rate of the update that led to ``step`` (the first update's is 0), if known."""
         run = self.training
-        if run.schedule != "pythia" or None in (run.steps, run.peak_lr, run.min_lr, run.warmup_steps):
+        rates = (run.peak_lr, run.min_lr)
+        if run.schedule != "pythia" or run.steps is None or run.warmup_steps is None or None in rates:
             return None
-        assert run.steps and run.peak_lr and run.min_lr and run.warmup_steps
+        peak_lr, min_lr = (rate or 0.0 for rate in rates)
         return clipped_cosine(
-            max(step - 1, 0),
-            steps=run.steps,
-            peak_lr=run.peak_lr,
-            min_lr=run.min_lr,
-            warmup_steps=run.warmup_steps,
+            max(step - 1, 0), steps=run.steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=run.warmup_steps
         )
 
 

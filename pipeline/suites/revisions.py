@@ -1,7 +1,7 @@
 """Names of checkpoint folders and branches, and their order: by number, never by text.
 
-Sources: the naming of Pythia, PolyPythias, OLMo, OLMo-2, Apertus, SmolLM3, Amber and open-sci on the hub, of the
-Hugging Face Trainer, and of DeepSpeed and Megatron.
+Sources: the naming of Pythia, PolyPythias, OLMo, OLMo-2, Apertus, SmolLM3, Amber and open-sci on the hub, of
+the Hugging Face Trainer, and of DeepSpeed and Megatron.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Revision:
 def parse_revision(name: str) -> Revision | None:
     """The step, stage and tokens that ``name`` states, or None if it is no checkpoint's name.
 
-    >>> parse_revision("stage2-ingredient1-step1000-tokens3B")
-    Revision(name='stage2-ingredient1-step1000-tokens3B', step=1000, stage='stage2-ingredient1', tokens=3000000000)
+    >>> parse_revision("stage1-step1000-tokens3B")
+    Revision(name='stage1-step1000-tokens3B', step=1000, stage='stage1', tokens=3000000000)
     >>> parse_revision("main") is None
     True
     """

@@ -30,7 +30,7 @@ class Suite:
     default_shape: TokenShape | None = None
     tokenizer: str | None = None
     """Folder or ``hf://org/name`` of its tokenizer; None = it has none and takes ``tokens:`` corpora only."""
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = field(default_factory=TrainingSettings)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the run as its suite.json gives them; empty where it does not."""
     train_corpus: str | None = None
@@ -41,8 +41,8 @@ class Suite:
     def select(self, steps: Sequence[int] | None = None, limit: int | None = None) -> Suite:
         """The same suite with only the given steps, and of those only the first ``limit``.
 
-        ``UsageError`` naming the nearest steps where one is missing. A duplicate whose first copy is not selected
-        stands for itself.
+        ``UsageError`` naming the nearest steps where one is missing. A duplicate whose first copy is not
+        selected stands for itself.
         """
         chosen = self.checkpoints
         if steps is not None:
@@ -88,6 +88,6 @@ def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
         other = seen.setdefault((stage, revision.step), revision.name)
         if other != revision.name:
             raise UsageError(
-                f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one of them away"
+                f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one away"
             )
     return stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ def read_trainer_state(folder: Path, step: int) -> TrainerState:
         if isinstance(entry, dict) and _number(entry.get("step")) and _number(entry.get("learning_rate"))
     ]
     before = [item for item in logged if item[0] <= step]
-    tokens = value.get("num_input_tokens_seen")
+    counted = value.get("num_input_tokens_seen")
+    tokens = int(counted) if _number(counted) else 0
     return TrainerState(
         learning_rate=max(before, key=lambda item: item[0])[1] if before else None,
-        tokens_seen=int(tokens) if _number(tokens) and tokens > 0 else None,
+        tokens_seen=tokens if tokens > 0 else None,
     )
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

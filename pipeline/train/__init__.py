@@ -1,9 +1,31 @@
-"""Training: recipes, schedules, the loop, and pretraining a suite.
-
-``pipeline.train`` itself imports no torch (recipes are listed without it); ``pipeline.train.pretrain`` does.
+"""Training: recipes, schedules, the loop, and pretraining a suite. Recipes are listed without importing
+torch.
 """
 
-from pipeline.train.recipes import RECIPES, Recipe, get_recipe, known_recipes
+from typing import TYPE_CHECKING, Any
+
+from pipeline.train.recipes import RECIPES, Recipe, find_recipe, known_recipes
 from pipeline.train.schedules import SCHEDULES, Schedule, make_schedule
 
-__all__ = ["RECIPES", "SCHEDULES", "Recipe", "Schedule", "get_recipe", "known_recipes", "make_schedule"]
+if TYPE_CHECKING:
+    from pipeline.train.pretraining import pretrain
+
+__all__ = [
+    "RECIPES",
+    "SCHEDULES",
+    "Recipe",
+    "Schedule",
+    "find_recipe",
+    "known_recipes",
+    "make_schedule",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``pretrain`` at first use, because it imports torch (seconds)."""
+    if name == "pretrain":
+        from pipeline.train.pretraining import pretrain
+
+        return pretrain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

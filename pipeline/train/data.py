@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus import (
-    Tokenizer,
     TokenFile,
+    Tokenizer,
     corpus_sha256,
     documents,
     open_token_file,

@@ -1,4 +1,6 @@
-"""One optimizer step after another: what pretraining and forking share. No files, no progress, no checkpoints."""
+"""One optimizer step after another: what pretraining and forking share. No files, no progress, no
+checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipeline.errors import UsageError
 from pipeline.train.schedules import Schedule
@@ -31,8 +32,8 @@ class OptimizerSettings:
 class Trainer:
     """A model, its optimizer and the number of updates made.
 
-    float32 on a CPU, bfloat16 autocast on a GPU. With batches that depend on the step only, the state dict is all
-    that a run needs to continue exactly (bit for bit on a CPU).
+    float32 on a CPU, bfloat16 autocast on a GPU. With batches that depend on the step only, the state dict is
+    all that a run needs to continue exactly (bit for bit on a CPU).
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Trainer:
             group["lr"] = self.schedule(self.step)
         with self._autocast():
             logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)

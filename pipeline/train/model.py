@@ -48,10 +48,17 @@ def build_model(recipe: Recipe) -> GPTNeoXForCausalLM:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """config.json and model.safetensors with float16 weights, as Pythia's are stored. The model is not changed."""
+    """config.json and model.safetensors with float16 weights, as Pythia's are stored. The model is not
+    changed.
+    """
     half = copy.deepcopy(model).to(device="cpu", dtype=torch.float16)
+    from safetensors import SafetensorError
+
     with _quiet():
-        half.save_pretrained(folder)
+        try:
+            half.save_pretrained(folder)
+        except SafetensorError as error:  # a full disk, among others; callers know what an OSError means
+            raise OSError(str(error)) from error
 
 
 @contextmanager

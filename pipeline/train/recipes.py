@@ -71,7 +71,7 @@ class Recipe:
             )
         if int(self.width // self.heads * 0.25) < 2:
             raise UsageError(
-                f"recipe {self.name}: heads of {self.width // self.heads} are too small; a quarter is rotated, wanted 8"
+                f"recipe {self.name}: heads of {self.width // self.heads} are too small: wanted 8 or more"
             )
         if self.vocab_size < 257 and not self.corpus.startswith("tokens:"):
             raise UsageError(
@@ -154,11 +154,11 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, MICRO)}
 
 
 def known_recipes() -> list[str]:
-    """Names that :func:`get_recipe` knows."""
+    """Names that :func:`find_recipe` knows."""
     return list(RECIPES)
 
 
-def get_recipe(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """The recipe called ``name``. ``UsageError`` naming the nearest if there is none."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

@@ -1,8 +1,9 @@
 """Learning-rate schedules: pure functions of the step.
 
-``step`` counts the updates already made, so ``schedule(step)`` is the learning rate of the next update, and the
-rate that led to checkpoint N is ``schedule(N - 1)``. Every schedule warms up linearly from 0, so the first update
-has learning rate 0 and moves nothing: the checkpoints of steps 0 and 1 are equal, as Pythia's are.
+``step`` counts the updates already made, so ``schedule(step)`` is the learning rate of the next update, and
+the rate that led to checkpoint N is ``schedule(N - 1)``. Every schedule warms up linearly from 0, so the
+first update has learning rate 0 and moves nothing: the checkpoints of steps 0 and 1 are equal, as Pythia's
+are.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Pythia:
 class Cosine:
     """Cosine from ``peak_lr`` to ``min_lr``, reached at ``steps``.
 
-    min + (peak - min)/2 * (1 + cos(pi * t)), t = (step - warmup)/(steps - warmup). Source: Hoffmann et al. 2022
-    (arXiv 2203.15556), with min = peak/10; Loshchilov & Hutter 2016 (arXiv 1608.03983), eq. 5, for one cycle.
+    min + (peak - min)/2 * (1 + cos(pi * t)), t = (step - warmup)/(steps - warmup). Source: Hoffmann et al.
+    2022 (arXiv 2203.15556), with min = peak/10; Loshchilov & Hutter 2016 (arXiv 1608.03983), eq. 5, for one
+    cycle.
 
     >>> [f"{Cosine(110, 1.0, 0.1, 10)(step):.3f}" for step in (0, 5, 10, 60, 110)]
     ['0.000', '0.500', '1.000', '0.550', '0.100']
@@ -110,7 +112,7 @@ SCHEDULES: dict[str, type[Pythia | Cosine | Constant | WarmupStableDecay]] = {
 
 
 def make_schedule(name: str, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int) -> Schedule:
-    """The schedule called ``name``. ``UsageError`` for an unknown name or rates and steps that make no sense."""
+    """The schedule called ``name``. ``UsageError`` for an unknown name and for senseless rates or steps."""
     if name not in SCHEDULES:
         raise unknown_name("schedule", name, SCHEDULES)
     if not 0 <= min_lr <= peak_lr or not math.isfinite(peak_lr):

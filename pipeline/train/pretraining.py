@@ -1,9 +1,10 @@
-"""Training a suite from scratch: checkpoints in ordinary folders, resumable when killed, one suite.json at the end.
+"""Training a suite from scratch: checkpoints in ordinary folders, resumable when killed, one suite.json at
+the end.
 
-While it trains, ``OUT/.state`` holds the recipe, the tokens and the newest optimizer state; every checkpoint folder
-appears whole by a rename. A killed run repeats at most ``state_every`` steps: batches depend on the step only, so
-on a CPU the repeated steps and everything after them are bit-equal. At the end suite.json is written and the state
-removed.
+While it trains, ``OUT/.state`` holds the recipe, the tokens and the newest optimizer state; every checkpoint
+folder appears whole by a rename. A killed run repeats at most ``state_every`` steps: batches depend on the
+step only, so on a CPU the repeated steps and everything after them are bit-equal. At the end suite.json is
+written and the state removed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +21,24 @@ import numpy as np
 import torch
 
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.files import exclusive, make_folder, write_atomically
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
-from pipeline.suites.files import folder_lock, new_file, new_folder, write_atomically
+from pipeline.suites.files import new_folder
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
 from pipeline.train.loop import OptimizerSettings, Trainer, choose_device
 from pipeline.train.model import build_model, save_model
 from pipeline.train.recipes import Recipe
 
 STATE = ".state"
+LOCK = ".lock"
 EVAL_TOKENS = "eval_tokens.npy"
 STATE_EVERY = 200
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is, after one of its checkpoints."""
-
-    step: int
-    steps: int
-    """Of the whole run."""
-    loss: float
-    """Training loss of the last update, nats per token; NaN before the first."""
-    learning_rate: float
-    """Of the last update."""
-    tokens_per_s: float
-    """Since this process began to train."""
+Report = Callable[[int, int, float | None, str], None]
+"""Called at every checkpoint with updates made, updates in all, seconds left (None: not known yet) and the
+loss.
+"""
 
 
 def pretrain(
@@ -53,43 +46,49 @@ def pretrain(
     out: Path,
     *,
     device: str = "auto",
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Report | None = None,
     state_every: int = STATE_EVERY,
 ) -> None:
-    """Trains ``recipe`` into the suite folder ``out``; continues what a killed run left; returns at once if done.
+    """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
 
-    ``state_every``: updates between two saves of the optimizer state. ``UsageError`` for a folder made by another
-    recipe or not made here; ``FolderLockedError`` while another process trains into it; ``OutputError`` when it
-    cannot be written; ``CheckpointError`` when the loss becomes NaN.
+    Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
+
+    ``state_every``: updates between two saves of the optimizer state. ``UsageError`` for a folder made by
+    another recipe or not made here; ``FolderLockedError`` while another process trains into it;
+    ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
     """
     chosen = choose_device(device)
-    with folder_lock(out):
+    make_folder(out)
+    with exclusive(out / LOCK):
         _claim(recipe, out)
         if not _finished(out):
-            _train(recipe, out, chosen, on_progress or (lambda progress: None), state_every)
+            try:
+                _train(recipe, out, chosen, on_progress, state_every)
+            except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
+                if not any(out.glob("step*")):
+                    shutil.rmtree(out / STATE, ignore_errors=True)
+                raise
         shutil.rmtree(out / STATE, ignore_errors=True)
 
 
-def _train(
-    recipe: Recipe, out: Path, device: torch.device, report: Callable[[Progress], None], state_every: int
-) -> None:
+def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, state_every: int) -> None:
     data = prepare_data(recipe, out / STATE / "data")
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
     due = set(recipe.checkpoint_steps)
-    loss = torch.tensor(float("nan"))
+    loss: torch.Tensor | None = None
     first, began = trainer.step, time.perf_counter()
     while True:
-        if trainer.step in due:
-            folder = out / f"step{trainer.step}"
-            if not folder.is_dir():
-                _save_checkpoint(trainer, data, folder)
-            if trainer.step > first and not torch.isfinite(loss):
-                raise CheckpointError(f"training diverged at step {trainer.step}: loss {loss}; lower peak_lr")
-            rate = (trainer.step - first) * recipe.tokens_per_step / (time.perf_counter() - began)
-            last_lr = recipe.learning_rate(max(trainer.step - 1, 0))
-            report(Progress(trainer.step, recipe.steps, float(loss), last_lr, rate))
-        if trainer.step == recipe.steps:
+        step = trainer.step
+        if step in due:
+            if loss is not None and not torch.isfinite(loss):
+                raise CheckpointError(f"training diverged: loss {loss.item()} at step {step}; lower peak_lr")
+            if not (out / f"step{step}").is_dir():
+                _save_checkpoint(trainer, data, out / f"step{step}")
+            if report is not None and loss is not None:
+                eta_s = (time.perf_counter() - began) / (step - first) * (recipe.steps - step)
+                report(step, recipe.steps, eta_s, f"loss {loss.item():.3f}")
+        if step == recipe.steps:
             break
         loss = trainer.advance()
         if trainer.step % state_every == 0 and trainer.step < recipe.steps:
@@ -118,7 +117,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
     elif note.is_file():
         made_by = json.loads(note.read_text(encoding="utf-8"))
     else:
-        foreign = sorted(path.name for path in out.iterdir() if path.name != STATE)
+        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if foreign:
             raise UsageError(
                 f"{out} was not made by pretrain (it holds {', '.join(foreign[:3])}): choose a new folder"
@@ -151,7 +150,7 @@ def _save_state(trainer: Trainer, out: Path) -> None:
 
 
 def _restore(trainer: Trainer, recipe: Recipe, out: Path) -> None:
-    """Continues from the saved state, unless a checkpoint before it has since been lost: then from the start."""
+    """Continues from the saved state, unless a checkpoint before it was lost: then from the start."""
     path = out / STATE / "trainer.pt"
     if not path.is_file():
         return
@@ -161,8 +160,9 @@ def _restore(trainer: Trainer, recipe: Recipe, out: Path) -> None:
 
 
 def _write_suite(recipe: Recipe, data: TrainingData, out: Path) -> None:
-    with new_file(out / EVAL_TOKENS) as fresh:
-        np.save(fresh, data.held_out)
+    buffer = io.BytesIO()
+    np.save(buffer, data.held_out)
+    write_atomically(out / EVAL_TOKENS, buffer.getvalue())
     entries = tuple(
         Entry(
             step=step,

@@ -16,7 +16,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -45,7 +45,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+        with suppress(OSError):
+            temporary.unlink()
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}; what was written before is intact: "
             "make the folder writable (or free space there) and run the same command again"
@@ -70,8 +71,7 @@ def seal(table: pa.Table) -> bytes:
     """``table`` as an Arrow IPC file that can tell whether it was altered."""
     blank = _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: _BLANK}))
     digest = hashlib.sha256(blank).hexdigest().encode()
-    sealed = _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
-    return sealed
+    return _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
 
 
 def unseal(path: Path) -> pa.Table:

@@ -84,7 +84,7 @@ def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> li
         flat = "the learning rate never decays"
         return [_between(WARMUP_END, s, top)] + [Event(n, None, np.empty(0), flat) for n in names[1:]]
     half = np.flatnonzero(lr[top:] <= 0.5 * peak) + top
-    low = np.flatnonzero(lr[top:] <= lowest + 1e-3 * peak) + top
+    low = np.flatnonzero(lr[top:] <= lowest * (1 + 1e-3) + 1e-9 * peak) + top
     return [
         _between(WARMUP_END, s, top),
         _between(HALF_PEAK_LR, s, int(half[0]))

@@ -41,7 +41,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **settings: Any) -> Any:
-    """A random float32 model of ``architecture``, the same for the same seed; ``settings`` override its config."""
+    """A random float32 model, the same for the same seed; ``settings`` override its config."""
     config = AutoConfig.for_model(architecture, **{**ARCHITECTURES[architecture], **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

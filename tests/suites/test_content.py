@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from pipeline.spec import Checkpoint
 from pipeline.suites import content, content_id, find_duplicates, weights_sha256
 

@@ -2,9 +2,18 @@ import json
 import shutil
 
 import pytest
+
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.suites import Entry, Manifest, fetch, load_tokenizer, open_suite, read_manifest, weights_sha256
-from pipeline.suites import write_manifest
+from pipeline.suites import (
+    Entry,
+    Manifest,
+    fetch,
+    load_tokenizer,
+    open_suite,
+    read_manifest,
+    weights_sha256,
+    write_manifest,
+)
 from tests.models import ARCHITECTURES, save_tiny_model, save_tiny_suite
 
 

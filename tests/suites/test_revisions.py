@@ -1,4 +1,5 @@
 import pytest
+
 from pipeline.suites.revisions import parse_revision, sort_revisions
 
 

@@ -29,17 +29,19 @@ def build_report(
 ) -> str:
     """The report as one self-contained HTML document (about 1.1 MB) that opens without a network.
 
-    trajectory: one row per step, columns as in DESIGN section 5. tensors: one row per step, variant and quantized
-    tensor (``step, variant, name, relative_error``); may be empty. report: ``report.json``. provenance: versions,
-    fingerprint, settings, commands, as nested JSON values; credentials in it are hidden.
-    Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
+    trajectory: one row per step, columns as in DESIGN section 5. tensors: one row per step, variant and
+    quantized tensor (``step, variant, name, relative_error``); may be empty. report: ``report.json``.
+    provenance: versions, fingerprint, settings, commands, as nested JSON values; credentials in it are
+    hidden. Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
     """
     frame = _frame(trajectory, report)
     return page_html(frame, make_heatmap(tensors, frame), report, provenance)
 
 
-def build_figures(trajectory: pl.DataFrame, tensors: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """The same charts as PNG (light, 2x): file name -> bytes, ``trajectory.png`` first. Raises as ``build_report``."""
+def build_figures(
+    trajectory: pl.DataFrame, tensors: pl.DataFrame, report: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The same charts as PNG (light, 2x): file name -> bytes. Raises as ``build_report``."""
     frame = _frame(trajectory, report)
     return draw_figures(frame, make_heatmap(tensors, frame), report)
 
@@ -47,7 +49,7 @@ def build_figures(trajectory: pl.DataFrame, tensors: pl.DataFrame, report: Mappi
 def _frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
     if "step" not in trajectory.columns or trajectory.is_empty():
         raise UsageError(
-            f"a trajectory of {trajectory.height} rows and columns {', '.join(trajectory.columns) or 'none'}: "
-            "wanted at least one row and a column 'step'"
+            f"a trajectory of {trajectory.height} rows and columns {', '.join(trajectory.columns) or 'none'}"
+            ": wanted at least one row and a column 'step'"
         )
     return make_frame(trajectory, report)

@@ -14,7 +14,7 @@ RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kurtosis")
 
 
 def chart_columns(frame: Frame) -> dict[str, list[Any]]:
-    """Column name -> values by row: what is measured, plus ``prev``/``next`` step and ``<variant>_lone`` flags."""
+    """Column name -> values by row; with ``prev`` and ``next`` step, and ``<variant>_lone`` flags."""
     wanted = [name for name in RUN_COLUMNS if frame.has(name)]
     for series in frame.series:
         names = ("perplexity", "gap", "gap_lo", "gap_hi", *PER_VARIANT)

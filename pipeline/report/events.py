@@ -1,4 +1,4 @@
-"""What happened when: the dated events of a run, read from ``report.json`` for the chart and for the sentences."""
+"""What happened when: the dated events of a run, read from ``report.json``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABELS = {
     "warmup_end": "End of warm-up",
     "fp32_plateau": "FP32 plateau (convergence)",
     "fp32_best": "Best FP32 loss",
-    "half_peak_learning_rate": "Half of the peak learning rate",
+    "half_peak_learning_rate": "Half of peak learning rate",
     "min_learning_rate": "Minimum learning rate",
 }
 

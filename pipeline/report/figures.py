@@ -1,4 +1,4 @@
-"""The charts as PNG, drawn without a browser: light, twice the pixels, the whole run on a linear step axis."""
+"""The charts as PNG, drawn without a browser: light, twice the pixels, the whole run, linear in steps."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LEGEND = {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeW
 
 
 def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """File name -> PNG: ``trajectory.png`` (all curves on one step axis), each chart alone, and the heat map."""
+    """File name -> PNG: ``trajectory.png`` (all curves on one axis), each chart alone, the heat map."""
     values = figure_tokens(frame)
-    shared = {**shared_data(frame, report), "events": timeline_data(frame, report)}
+    shared = {**shared_data(report), "events": timeline_data(report)}
     data = {
         "rows": chart_rows(chart_columns(frame)),
         "diverged": diverged_points(frame),
@@ -85,7 +85,11 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
 
 def _alone(spec: Spec, title: str, note: str = "") -> Spec:
     """A chart of fixed width with its heading inside."""
-    kept = {key: copy.deepcopy(value) for key, value in spec.items() if key not in ("$schema", "autosize", "padding")}
+    kept = {
+        key: copy.deepcopy(value)
+        for key, value in spec.items()
+        if key not in ("$schema", "autosize", "padding")
+    }
     heading = {"text": title, "subtitle": note} if note else {"text": title}
     # The names of the phases stand between heading and plot.
     return {**kept, "width": WIDTH, "title": {**heading, "offset": 18 if "top" in _names(spec) else 6}}
@@ -103,6 +107,11 @@ def _bare(spec: Any) -> Any:
 
 
 def _png(spec: Spec, values: Mapping[str, Any], data: Mapping[str, Any]) -> bytes:
-    whole = {**paint(spec, values), "config": {**config(values), "background": values["$paper"], "padding": 14}}
-    png: bytes = vl_convert.vegalite_to_png({**whole, "datasets": dict(data)}, vl_version=VL_VERSION, scale=SCALE)
+    whole = {
+        **paint(spec, values),
+        "config": {**config(values), "background": values["$paper"], "padding": 14},
+    }
+    png: bytes = vl_convert.vegalite_to_png(
+        {**whole, "datasets": dict(data)}, vl_version=VL_VERSION, scale=SCALE
+    )
     return png

@@ -1,7 +1,8 @@
-"""The trajectory table as the report needs it: sorted, complete in its steps, with what was not measured left out.
+"""The trajectory table as the report needs it: sorted, and complete in its steps.
 
-Two kinds of absence are kept apart everywhere below. *Missing* (null) was not measured: the line has a gap there.
-*Diverged* (NaN or infinite) was measured and is broken: it is drawn as a cross and written as a word.
+Two kinds of absence are kept apart everywhere below. *Missing* (null) was not measured: the line has a gap
+there. *Diverged* (NaN or infinite) was measured and is broken: it is drawn as a cross and written as a
+word.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Frame:
 
 
 def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
-    """The frame of ``trajectory`` (columns as in DESIGN section 5; all but ``step`` and the nll are optional)."""
+    """The frame of ``trajectory`` (DESIGN section 5; all columns but ``step`` and the nll are optional)."""
     gone = tuple(sorted(set(_missing_steps(report.get("missing"))) - set(trajectory["step"].to_list())))
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:

@@ -1,7 +1,8 @@
 """Relative error of every quantized tensor at every checkpoint: which layers lose, and when.
 
-Rows are grouped by module, ordered by layer within it, so that a trend over depth is a gradient and a module that
-behaves differently is a block. Values travel as 16-bit integers in base64: 150 tensors x 154 checkpoints are 60 kB.
+Rows are grouped by module, ordered by layer within it, so that a trend over depth is a gradient and a
+module that behaves differently is a block. Values travel as 16-bit integers in base64: 150 tensors x 154
+checkpoints are 60 kB.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ def make_heatmap(tensors: pl.DataFrame, frame: Frame) -> HeatMap | None:
         return None
     variants = sorted(kept["variant"].unique().to_list(), key=lambda name: (_preference(name, frame), name))
     names = kept["name"].unique(maintain_order=True).to_list()
-    all_steps = [step for step in frame.rows["step"].unique().sort().to_list() if step not in frame.missing_steps]
+    all_steps = [
+        step for step in frame.rows["step"].unique().sort().to_list() if step not in frame.missing_steps
+    ]
     every = max(1, math.ceil(len(all_steps) * len(names) * len(variants) / MAX_CELLS))
     steps = all_steps[::every]
     rows, headings, height = _layout(names)
@@ -97,7 +100,8 @@ def make_heatmap(tensors: pl.DataFrame, frame: Frame) -> HeatMap | None:
         for variant, name, step, value in kept.select("variant", "name", "step", "relative_error").iter_rows()
     }
     values = {
-        variant: [[at.get((variant, row.name, step)) for step in steps] for row in rows] for variant in variants
+        variant: [[at.get((variant, row.name, step)) for step in steps] for row in rows]
+        for variant in variants
     }
     edges = _edges(steps, frame)
     return HeatMap(rows, headings, height, tuple(steps), edges, every, values)
@@ -135,10 +139,10 @@ def _layout(names: list[str]) -> tuple[tuple[Row, ...], tuple[tuple[str, float],
         module = name[match.end() :] if match else name.removeprefix(prefix)
         module = re.sub(r"\.weight$", "", module) or name
         groups.setdefault(module, []).append((int(match[1]) if match else -1, name))
-    thick = min(16.0, max(4.0, 300.0 / len(names)))
+    thick = float(min(16, max(4, 300 // len(names))))
     y, rows, headings = 0.0, [], []
     for module, members in groups.items():
-        headings.append((module, y + _HEADING - 5))
+        headings.append((module, y + _HEADING - 6))
         y += _HEADING
         for layer, name in sorted(members):
             rows.append(Row(name, module, layer if layer >= 0 else None, y, y + thick))
@@ -156,28 +160,37 @@ def _common_prefix(names: list[str]) -> str:
 
 
 def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
-    """The chart over data sets ``cells``, ``rows`` (layer labels) and ``headings``; one unit of y is one pixel."""
-    y = {"type": "quantitative", "scale": {"domain": [0, heat.height], "reverse": True, "nice": False}, "axis": None}
+    """The chart over data sets ``cells``, ``layers``, ``headings``, ``marks``; a unit of y is a pixel."""
+    y = {"type": "quantitative", "scale": {"domain": [0, heat.height], "reverse": True, "nice": False},
+         "axis": {"title": None, "labels": False, "grid": False}}  # fmt: skip
     legend = {
-        "orient": "top", "title": "relative error", "gradientLength": 180, "gradientThickness": 9, "offset": 4,
-        "tickCount": 4, "format": "~g", "titleOrient": "left", "titleAnchor": "middle", "titleLimit": 200,
+        "orient": "top", "title": "relative error", "gradientLength": 180, "gradientThickness": 9,
+        "offset": 6, "tickCount": 4, "format": "~g", "titleOrient": "left",
+        "titleAnchor": "middle", "titleLimit": 200,
     }  # fmt: skip
-    labels = {"type": "text", "align": "right", "x": -6, "color": "$soft", "fontSize": 10, "baseline": "middle"}
+    labels = {
+        "type": "text",
+        "align": "right",
+        "x": -6,
+        "color": "$soft",
+        "fontSize": 10,
+        "baseline": "middle",
+    }
     return {
         "$schema": SCHEMA,
         "width": "container",
         "height": heat.height,
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "padding": {"left": 46, "top": 0, "right": 0, "bottom": 0},
         "params": step_params(frame),
         "layer": [
             {
                 "data": {"name": "cells"},
                 "transform": [{"filter": "datum.b >= x0 && datum.a <= x1"}],
-                # Cells overlap by half a pixel: edges that only touch are blended with the paper and show as seams.
+                # Cells overlap: edges that only touch are blended with the paper and show as seams.
                 "mark": {"type": "rect", "clip": True, "strokeWidth": 0, "x2Offset": 0.6},
                 "encoding": {
-                    "x": {**X, "field": "a"}, "x2": {"field": "b"}, "y": {**y, "field": "y"}, "y2": {"field": "y2"},
+                    "x": {**X, "field": "a"}, "x2": {"field": "b"},
+                    "y": {**y, "field": "y"}, "y2": {"field": "y2"},
                     "color": {"field": "v", "type": "quantitative", "legend": legend,
                               "scale": {"scheme": "cividis", "zero": False, "nice": False}},
                 },
@@ -196,7 +209,7 @@ def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
                 {
                     "data": {"name": "marks"},
                     "transform": [{"filter": f"datum.kind == '{kind}'"}],
-                    "mark": {"type": "rule", "clip": True, "strokeWidth": 1.4, "strokeDash": [5, 3], "color": ink},
+                    "mark": {"type": "rule", "clip": True, "strokeDash": [5, 3], "color": ink},
                     "encoding": {"x": X},
                 }
                 for kind, ink in (("convergence", "$converged"), ("onset", "$onset"))

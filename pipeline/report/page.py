@@ -1,7 +1,7 @@
 """Puts the page together: template, style, script, charts and data in one file that loads nothing.
 
-A content security policy inside the page forbids every request and every script but the page's own (by hash), so that
-a name that slipped through the escaping could still not do anything.
+A content security policy inside the page forbids every request and every script but the page's own (by
+hash), so that a name that slipped through the escaping could still not do anything.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import base64
 import functools
 import hashlib
 from collections.abc import Mapping
-from importlib import resources
 from string import Template
 from typing import Any
 
 import vl_convert
 
-from pipeline.report import sections
+from pipeline.report import places, sections
+from pipeline.report.assets import asset
 from pipeline.report.axes import VL_VERSION, Spec, shared_data, step_params, step_tokens
 from pipeline.report.columns import chart_columns, diverged_points
 from pipeline.report.curves import MEASURES, damage_scale, variant_scale
@@ -25,39 +25,48 @@ from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.panels import Panel, make_panels, measures
 from pipeline.report.table import table_html
 from pipeline.report.text import esc, json_for_script
-from pipeline.report.theme import config, css_name, css_tokens, dash, paint, signal_params, signal_tokens, tokens
+from pipeline.report.theme import (
+    config,
+    css_name,
+    css_tokens,
+    paint,
+    signal_params,
+    signal_tokens,
+    tokens,
+)
 from pipeline.report.timeline import timeline_data
 from pipeline.report.verdict import make_verdict
 
 SCRIPTS = ("state.js", "draw.js", "readout.js", "zoom.js", "heat.js", "table.js", "start.js")
-AXIS_HEIGHT = 22
-"""Pixels below a plot that its step axis takes."""
-NAMES_HEIGHT = 14
-"""Pixels above the plot that the phases' names take."""
 
 
-def page_html(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+def page_html(
+    frame: Frame, heat: HeatMap | None, report: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> str:
     """The whole report."""
-    shared = {**shared_data(frame, report), "events": timeline_data(frame, report)}
+    shared = {**shared_data(report), "events": timeline_data(report)}
     panels = make_panels(frame, len(shared["events"]))
     verdict = make_verdict(report)
-    script = "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();"
+    script = "(() => {\n'use strict';\n" + "\n".join(asset(name) for name in SCRIPTS) + "\n})();"
     library = vega_bundle()
     suite = str(report.get("suite", "trajectory"))
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         policy=_policy(library, script),
         suite=esc(suite),
         description=esc(verdict.headline),
-        style=_style(frame) + _asset("report.css"),
+        style=_style(frame) + asset("report.css"),
         warning=f'<p class="warning" role="alert">{esc(verdict.warning)}</p>' if verdict.warning else "",
         verdict=sections.verdict_html(verdict),
         tiles=sections.tiles_html(report, frame),
-        legend=_legend_html(frame),
-        measures="".join(f'<option value="{one.column}">{esc(one.label)}</option>' for one in measures(frame)),
-        panels="".join(_panel_html(panel) for panel in panels),
+        legend=places.legend_html(frame),
+        chip=places.chip_width(frame),
+        measures="".join(
+            f'<option value="{one.column}">{esc(one.label)}</option>' for one in measures(frame)
+        ),
+        panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report),
-        heat=_heat_html(heat),
+        heat=places.heat_html(heat),
         table=table_html(frame),
         problems=sections.problems_html(report),
         provenance=sections.provenance_html(provenance, report),
@@ -90,7 +99,9 @@ def _payload(frame: Frame, heat: HeatMap | None, panels: tuple[Panel, ...], shar
         "steps": {kind: step_tokens(kind, frame) for kind in ("linear", "symlog")},
         "damage": {
             kind: {
-                one.column: dict(zip(("$damagescale", "$damageaxis"), damage_scale(kind, one, frame), strict=True))
+                one.column: dict(
+                    zip(("$damagescale", "$damageaxis"), damage_scale(kind, one, frame), strict=True)
+                )
                 for one in MEASURES
             }
             for kind in ("log", "linear")
@@ -121,35 +132,6 @@ def _heat_payload(heat: HeatMap | None, frame: Frame) -> Spec | None:
     }
 
 
-def _panel_html(panel: Panel) -> str:
-    extra = NAMES_HEIGHT if panel.name == "perplexity" else 0
-    return (
-        f'<figure class="panel" id="panel-{panel.name}"><figcaption><h3>{esc(panel.title)}</h3>'
-        f'<span class="note" data-note="{panel.name}">{esc(panel.note)}</span></figcaption>'
-        f'<div class="plot" data-panel="{panel.name}" style="height:{panel.height + AXIS_HEIGHT + extra}px" '
-        f'role="slider" tabindex="0" aria-label="{esc(panel.title)} by training step" aria-valuemin="0" '
-        'aria-valuenow="0" aria-valuemax="0"></div></figure>'
-    )
-
-
-def _legend_html(frame: Frame) -> str:
-    return "".join(
-        f'<button type="button" class="chip" aria-pressed="true" data-v="{esc(one.key)}" title="{esc(one.spec)}" '
-        f'style="--of:var(--v-{esc(one.key)})"><svg width="22" height="8" aria-hidden="true"><line x1="0" x2="22" y1="4" '
-        f'y2="4" stroke-dasharray="{" ".join(map(str, dash(one.key, frame.series)))}"/></svg><b>{esc(one.label)}</b>'
-        '<span class="value"></span></button>'
-        for one in frame.series
-    )
-
-
-def _heat_html(heat: HeatMap | None) -> str:
-    if heat is None:
-        return ""
-    options = "".join(f"<option>{esc(variant)}</option>" for variant in heat.values)
-    thinned = f" Every {heat.every}th checkpoint is drawn." if heat.every > 1 else ""
-    return Template(_asset("heat.html")).substitute(options=options, thinned=thinned, height=heat.height + 68)
-
-
 def _style(frame: Frame) -> str:
     """The palette as CSS variables: the system's choice, unless the reader chose."""
 
@@ -166,10 +148,8 @@ def _style(frame: Frame) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts)
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(one.encode()).digest()).decode()}'" for one in scripts
+    )
     # Vega compiles its expressions with Function(), hence unsafe-eval; nothing can be fetched in any case.
     return f"default-src 'none'; script-src {hashes} 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
-
-
-def _asset(name: str) -> str:
-    return (resources.files("pipeline.report") / "static" / name).read_text(encoding="utf-8")

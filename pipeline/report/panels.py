@@ -38,7 +38,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
             Panel(
                 "events",
                 "What happened when",
-                "Dots with 95 % intervals; the bands run on through the charts below.",
+                "Dots with 95 % intervals. Shading: the phases.",
                 timeline(frame, n_events),
             )
         )
@@ -64,7 +64,9 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
         )
     if frame.finite("learning_rate"):
         panels.append(
-            Panel("learning_rate", "Learning rate", "", curves.single(frame, "learning_rate", ".1~e", zero=True))
+            Panel(
+                "learning_rate", "Learning rate", "", curves.single(frame, "learning_rate", ".1~e", zero=True)
+            )
         )
     if frame.finite("kurtosis"):
         panels.append(

@@ -14,23 +14,34 @@ from pipeline.report.verdict import Verdict
 
 def verdict_html(verdict: Verdict) -> str:
     """Headline, sentences, and what they rest on."""
-    sentences = " ".join(esc(sentence) for sentence in verdict.sentences)
-    grounds = "".join(f"<div><dt>{esc(claim)}</dt><dd>{esc(basis)}</dd></div>" for claim, basis in verdict.grounds)
+    paragraphs = "".join(
+        f'<p class="lead">{" ".join(_flow(sentence) for sentence in part)}</p>'
+        for part in (verdict.findings, verdict.magnitudes)
+        if part
+    )
+    grounds = "".join(
+        f"<div><dt>{esc(claim)}</dt><dd>{_flow(basis)}</dd></div>" for claim, basis in verdict.grounds
+    )
     how_sure = f'<h2 class="quiet">How sure</h2><dl class="grounds">{grounds}</dl>' if grounds else ""
-    return f'<h1>{esc(verdict.headline)}</h1><p class="lead">{sentences}</p>{how_sure}'
+    return f"<h1>{esc(verdict.headline)}</h1>{paragraphs}{how_sure}"
+
+
+def _flow(sentence: str) -> str:
+    """Escaped, with numbers kept on one line with their units."""
+    return esc(sentence).replace(" = ", "&nbsp;=&nbsp;").replace(" %", "&nbsp;%")
 
 
 def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
     """Key numbers; one that is not known has no tile, but "none found" is an answer."""
     name = esc(subject(report))
     tiles = [("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame))]
-    for what, label, none in (("convergence", "FP32 converged", "not converged"), ("onset", f"{name} onset", "none")):
+    for what, label, none in (("convergence", "FP32 converged", "no"), ("onset", f"{name} onset", "none")):
         at, ci = report.get(f"{what}_step"), text.interval(report.get(f"{what}_ci"))
         if at is not None:
             note = f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
             tiles.append((label, text.step(at), note))
         elif f"{what}_step" in report:
-            tiles.append((label, none, "see below" if report.get(f"{what}_reason") else ""))
+            tiles.append((label, none, "within this run"))
     first, last = report.get("int4_gap_first"), report.get("int4_gap_last")
     if last is not None:
         tiles.append((f"{name} gap, last", text.percent(last), f"first {text.percent(first)}"))
@@ -57,10 +68,11 @@ def events_html(report: Mapping[str, Any]) -> str:
     rows = "".join(_event_row(event, report.get("onset_step") is not None) for event in events)
     return (
         '<section aria-labelledby="h-events"><h2 id="h-events">Which event does the onset follow?</h2>'
-        '<p class="note">An event coincides with the onset when the interval of the difference holds 0. One run cannot '
-        "separate two events that coincide, and coincidence is not yet a cause.</p>"
-        '<div class="scroll"><table class="plain"><thead><tr><th scope="col">Event</th><th scope="col">Step</th>'
-        '<th scope="col">Onset minus event</th><th scope="col">Coincides</th></tr></thead>'
+        '<p class="note">An event coincides with the onset when the interval of the difference holds 0. '
+        "One run cannot separate two events that coincide, and coincidence is not yet a cause.</p>"
+        '<div class="scroll"><table class="plain"><thead><tr><th scope="col">Event</th>'
+        '<th scope="col">Step</th><th scope="col">Onset minus event</th>'
+        '<th scope="col">Coincides</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -85,8 +97,14 @@ def problems_html(report: Mapping[str, Any]) -> str:
     parts = []
     for key, title, none in (
         ("failures", "Failed checkpoints", "None failed."),
-        ("duplicates", "Checkpoints with the same weights", "No two checkpoints have the same weights."),
+        (
+            "duplicates",
+            "Checkpoints with the weights of another",
+            "No two checkpoints have the same weights.",
+        ),
         ("missing", "Missing checkpoints", ""),
+        ("skipped", "Skipped folders", ""),
+        ("notes", "Notes of the measurement", ""),
     ):
         lines = list(_lines(text.redact(report.get(key))))
         if lines:
@@ -96,17 +114,21 @@ def problems_html(report: Mapping[str, Any]) -> str:
             parts.append(f'<p class="note">{none}</p>')
     if not parts:
         return ""
-    return f'<section aria-labelledby="h-odd"><h2 id="h-odd">Failures and duplicates</h2>{"".join(parts)}</section>'
+    heading = '<h2 id="h-odd">Failures and duplicates</h2>'
+    return f'<section aria-labelledby="h-odd">{heading}{"".join(parts)}</section>'
 
 
 def _lines(entries: Any) -> Iterable[str]:
     """One escaped line per entry of a list of names or records, or of a mapping."""
     if isinstance(entries, Mapping):
-        entries = [{"key": key, "is": value} for key, value in entries.items()]
+        yield from (f"<b>{esc(key)}</b> {esc(_flat(value))}" for key, value in entries.items())
+        return
     for entry in entries or []:
         if isinstance(entry, Mapping):
             named = [(str(key), value) for key, value in entry.items() if value not in (None, "")]
-            yield ", ".join(f"{esc(key.replace('_', ' '))} <b>{esc(_flat(value))}</b>" for key, value in named)
+            yield ", ".join(
+                f"{esc(key.replace('_', ' '))} <b>{esc(_flat(value))}</b>" for key, value in named
+            )
         else:
             yield f"<b>{esc(_flat(entry))}</b>"
 
@@ -118,7 +140,8 @@ def provenance_html(provenance: Mapping[str, Any], report: Mapping[str, Any]) ->
         if key in report and key not in merged:
             merged[key] = report[key]
     rows = "".join(
-        f"<div><dt>{esc(key.replace('_', ' '))}</dt><dd>{value}</dd></div>" for key, value in _facts(text.redact(merged))
+        f"<div><dt>{esc(key.replace('_', ' '))}</dt><dd>{value}</dd></div>"
+        for key, value in _facts(text.redact(merged))
     )
     if not rows:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class Column:
     group: str = ""
     """Variant key whose colour marks the column."""
     kind: str = "number"
-    """How a value is written: number, percent, signed, step, big or word."""
+    """How a value is written: number, short, rate, gap, share, step, big or word."""
 
 
 def table_columns(frame: Frame) -> list[Column]:
@@ -28,17 +29,20 @@ def table_columns(frame: Frame) -> list[Column]:
         Column("step", "Step", kind="step"),
         Column("phase", "Phase", kind="word"),
         Column("tokens_seen", "Tokens", kind="big"),
-        Column("learning_rate", "Learning rate"),
+        Column("learning_rate", "Learning rate", kind="rate"),
         Column("fp32_perplexity", "FP32 ppl", "fp32"),
     ]
     for series in frame.quantized:
         wanted += [
             Column(f"{series.key}_perplexity", f"{series.label} ppl", series.key),
-            Column(f"{series.key}_gap", f"{series.label} gap", series.key, "signed"),
-            Column(f"{series.key}_kl_nats_mean", f"{series.label} KL", series.key),
-            Column(f"{series.key}_top1_agreement", f"{series.label} top-1", series.key, "percent"),
+            Column(f"{series.key}_gap", f"{series.label} gap", series.key, "gap"),
+            Column(f"{series.key}_kl_nats_mean", f"{series.label} KL", series.key, "short"),
+            Column(f"{series.key}_top1_agreement", f"{series.label} top-1", series.key, "share"),
         ]
-    wanted += [Column("kurtosis", "Kurtosis"), Column("duplicate_of", "Same weights as", kind="word")]
+    wanted += [
+        Column("kurtosis", "Kurtosis", kind="short"),
+        Column("duplicate_of", "Same weights as", kind="word"),
+    ]
     return [column for column in wanted if frame.has(column.name)]
 
 
@@ -46,31 +50,42 @@ def write(value: Any, kind: str) -> str:
     """One cell's text."""
     if value is None:
         return "" if kind == "word" else "\u2013"
-    if kind == "word":
-        return str(value)
-    if kind == "step":
-        return text.step(value)
-    if kind == "big":
-        return text.big(value)
-    return text.number(value, 4) if kind == "number" else text.percent(value, sign=kind == "signed")
+    return _WRITERS[kind](value)
+
+
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "word": str,
+    "step": text.step,
+    "big": text.big,
+    "rate": text.rate,
+    "number": lambda value: text.number(value, 4),
+    "short": lambda value: text.number(value, 3),
+    "gap": lambda value: text.percent(value, 3, sign=True),
+    "share": lambda value: text.percent(value, 4),
+}
 
 
 def table_html(frame: Frame) -> str:
-    """The whole table; a row knows its place in the trajectory (``data-i``), a heading its column (``data-c``)."""
+    """The whole table; a row knows its place (``data-i``), a heading its column (``data-c``)."""
     columns = table_columns(frame)
     heads = "".join(
         f'<th scope="col" aria-sort="{"ascending" if column.name == "step" else "none"}">'
-        f'<button type="button" data-c="{text.esc(column.name)}"{_mark(column)}>{text.esc(column.heading)}</button></th>'
+        f'<button type="button" data-c="{text.esc(column.name)}"{_mark(column)}>{text.esc(column.heading)}'
+        "</button></th>"
         for column in columns
     )
     body = []
     for place, row in enumerate(frame.rows.select([column.name for column in columns]).iter_rows()):
         cells = [
             f"<td{_note(shown)}>{text.esc(shown)}</td>"
-            for shown in (write(value, column.kind) for column, value in zip(columns[1:], row[1:], strict=True))
+            for shown in (
+                write(value, column.kind) for column, value in zip(columns[1:], row[1:], strict=True)
+            )
         ]
         gone = ' class="gone"' if row[0] in frame.missing_steps else ""
-        body.append(f'<tr data-i="{place}"{gone}><th scope="row">{text.step(row[0])}</th>{"".join(cells)}</tr>')
+        body.append(
+            f'<tr data-i="{place}"{gone}><th scope="row">{text.step(row[0])}</th>{"".join(cells)}</tr>'
+        )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{chr(10).join(body)}</tbody></table>"
 
 

@@ -12,7 +12,8 @@ MINUS = "\u2212"
 HIDDEN = "[hidden]"
 
 _SECRET_KEY = re.compile(
-    r"(^|_)(token|secret|password|passwd|credentials?|authorization|cookie|(api|access|private|secret)_?key)$", re.I
+    r"(^|_)(token|secret|password|passwd|credentials?|authorization|cookie|(api|access|private|secret)_?key)$",
+    re.IGNORECASE,
 )
 _SECRET_VALUE = (
     re.compile(r"\b(hf_|sk-|gh[pousr]_|github_pat_|xox[abprs]-|glpat-)[A-Za-z0-9_-]{10,}"),
@@ -75,22 +76,33 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace("-", MINUS) if value < 0 else text
 
 
-def percent(value: float | None, *, sign: bool = False) -> str:
-    """A fraction in percent with about two significant digits.
+def rate(value: float | None) -> str:
+    """A learning rate, in powers of ten throughout.
 
-    >>> percent(5.17), percent(0.0971), percent(0.00042, sign=True)
-    ('517 %', '9.7 %', '+0.042 %')
+    >>> rate(0.002), rate(6.05e-05)
+    ('2.00e-3', '6.05e-5')
+    """
+    if value is None or value == 0:
+        return "\u2013" if value is None else "0"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
+    """A fraction in percent with ``digits`` significant digits, at most three decimals.
+
+    >>> percent(5.17), percent(0.0971), percent(0.46), percent(0.00042, sign=True)
+    ('517 %', '9.7 %', '46 %', '+0.042 %')
     """
     if value is None:
         return "\u2013"
     if not math.isfinite(value):
         return "diverged"
     hundred = 100 * value
-    size = abs(hundred)
-    decimals = 0 if size >= 99.5 or size == 0 else 1 if size >= 0.995 else 2 if size >= 0.0995 else 3
-    text = f"{hundred:,.{decimals}f}"
+    magnitude = math.floor(math.log10(abs(hundred))) if hundred else 0
+    text = f"{hundred:,.{min(3, max(0, digits - 1 - magnitude))}f}"
     if float(text.replace(",", "")) == 0:
-        text = text.lstrip("-")
+        text = "0"
     elif sign and value > 0:
         text = f"+{text}"
     return text.replace("-", MINUS) + " %"

@@ -1,10 +1,10 @@
 """Colours, once, for the page and for every chart, light and dark.
 
-A chart specification names colours (and axes) by tokens such as ``"$ink"``; :func:`paint` puts the values in: plain
-colours for a figure, ``var(--ink)`` for the page's SVG charts, which then follow the page's palette (system, button or
-print) without being drawn again, and signals for the heat map, whose canvas knows no CSS.
-Variant colours are those of Okabe and Ito, which stay apart for colour-blind readers; a variant has one colour
-everywhere. Lines also differ in dash, for black-and-white print.
+A chart specification names colours (and axes) by tokens such as ``"$ink"``; :func:`paint` puts the values
+in: plain colours for a figure, ``var(--ink)`` for the page's SVG charts, which then follow the page's
+palette (system, button or print) without being drawn again, and signals for the heat map, whose canvas
+knows no CSS. Variant colours are those of Okabe and Ito, which stay apart for colour-blind readers; a
+variant has one colour everywhere. Lines also differ in dash, for black-and-white print.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def dash(key: str, series: tuple[Series, ...]) -> list[int]:
 
 
 def paint(spec: Any, values: Mapping[str, Any]) -> Any:
-    """``spec`` with every string that starts with ``$`` replaced by its value (``KeyError`` if it has none)."""
+    """``spec`` with every string that starts with ``$`` replaced by its value (``KeyError`` without one)."""
     if isinstance(spec, str):
         return values[spec] if spec.startswith("$") else spec
     if isinstance(spec, dict):
@@ -85,14 +85,16 @@ def paint(spec: Any, values: Mapping[str, Any]) -> Any:
 
 def config(values: Mapping[str, Any]) -> dict[str, Any]:
     """Vega-Lite config that every chart shares."""
-    font = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+    font = (
+        "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', sans-serif"
+    )
     wanted = {
         "background": None, "font": font, "aria": False, "padding": 0,
         "view": {"stroke": None},
         "axis": {
             "labelColor": "$soft", "labelFontSize": 11, "titleColor": "$soft", "titleFontSize": 11,
-            "titleFontWeight": "normal", "domain": False, "tickColor": "$line", "tickSize": 4, "labelPadding": 4,
-            "gridColor": "$grid", "gridWidth": 1,
+            "titleFontWeight": "normal", "domain": False, "tickColor": "$line", "tickSize": 4,
+            "labelPadding": 4, "gridColor": "$grid", "gridWidth": 1,
         },
         "axisY": {"minExtent": 46, "maxExtent": 46, "ticks": False},
         "axisX": {"grid": False, "domain": True, "domainColor": "$faint", "labelFlush": True},

@@ -1,7 +1,7 @@
 """The strip above the curves: every dated event with its interval, on the same step axis.
 
-The onset's interval runs through it as a band: an event inside the band coincides with the onset as far as the
-data can tell, an event left of it came earlier.
+What the onset follows is read off here before any number: an event whose whisker overlaps the onset's
+cannot be told from it, an event left of both came earlier.
 """
 
 from __future__ import annotations
@@ -17,25 +17,21 @@ ROW = 26
 """Pixels per event: its name above, its mark below."""
 
 
-def timeline_data(frame: Frame, report: Mapping[str, Any]) -> list[Spec]:
+def timeline_data(report: Mapping[str, Any]) -> list[Spec]:
     """Data set ``events``: one entry per row of the strip, in step order, the onset last."""
     dated = [(event.step, event) for event in read_events(report) if event.step is not None]
     known = {step for step, _ in dated}
     stones = [(event.step, event) for event in milestones(report) if event.step is not None]
     dated += [(step, event) for step, event in stones if event.name == "convergence" and step not in known]
     rows = sorted(dated, key=lambda pair: pair[0]) + [pair for pair in stones if pair[1].name == "onset"]
-    span = max(frame.last_step - frame.first_step, 1)
     data = []
     for place, (step, event) in enumerate(rows):
         lo, hi = event.ci or (step, step)
-        ink = {"onset": "$onset", "convergence": "$converged", "fp32_plateau": "$converged"}.get(event.name, "$ink")
-        late = (step - frame.first_step) / span > 0.5
-        data.append(
-            {
-                "label": event.label, "step": step, "lo": lo, "hi": hi, "ink": ink,
-                "y": ROW * place + ROW / 2, "side": "right" if late else "left", "edge": lo if late else hi,
-            }
-        )  # fmt: skip
+        ink = {"onset": "$onset", "convergence": "$converged", "fp32_plateau": "$converged"}.get(
+            event.name, "$ink"
+        )
+        y = ROW * place + ROW / 2
+        data.append({"label": event.label, "step": step, "lo": lo, "hi": hi, "ink": ink, "y": y})
     return data
 
 
@@ -62,11 +58,11 @@ def timeline(frame: Frame, n_rows: int) -> Spec:
     names = [
         {
             "data": {"name": "events"},
-            "transform": [{"filter": f"datum.side == '{side}'"}],
+            "transform": [{"calculate": "$place", "as": "place"}, {"filter": f"datum.place {test} 0.5"}],
             "mark": {"type": "text", "align": side, "dx": 9 if side == "left" else -9, "baseline": "middle",
                      "clip": True},
-            "encoding": {"x": {**X, "field": "edge"}, "y": y, "text": {"field": "label"}, "fill": ink},
+            "encoding": {"x": {**X, "field": edge}, "y": y, "text": {"field": "label"}, "fill": ink},
         }
-        for side in ("left", "right")
+        for side, edge, test in (("left", "hi", "<="), ("right", "lo", ">"))
     ]  # fmt: skip
     return chart([*backdrop(), whisker, dot, *names, cursor_rule()], frame, height)

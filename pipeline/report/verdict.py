@@ -1,7 +1,8 @@
 """The answer in words: a headline, the sentences under it, and what the certainty rests on.
 
-Only numbers of ``report.json`` are used. The rules behind them, and the sentences on convergence, onset and its
-likely cause, are those of ``pipeline.analysis``; here they are put in order and the magnitudes are added.
+Only numbers of ``report.json`` are used. The rules behind them, and the sentences on convergence, onset and
+its likely cause, are those of ``pipeline.analysis``; here they are put in order and the magnitudes are
+added.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ class Verdict:
     """First line of the page when checkpoints are missing; else empty."""
     headline: str
     """The finding in one sentence."""
-    sentences: tuple[str, ...]
-    """What was found, in reading order."""
+    findings: tuple[str, ...]
+    """Convergence, onset and what the onset follows, as the analysis says it."""
+    magnitudes: tuple[str, ...]
+    """How large the damage is, and what to do with it."""
     grounds: tuple[tuple[str, str], ...]
     """(claim, what it rests on)."""
 
 
 def make_verdict(report: Mapping[str, Any]) -> Verdict:
     """The verdict on ``report``; a key that is not there is not spoken of."""
-    found = [str(sentence) for sentence in report.get("verdict") or []]
-    said = [*found, _gaps(report), _int8(report), _best(report), _kurtosis(report)]
-    return Verdict(_warning(report), _headline(report), tuple(filter(None, said)), tuple(_grounds(report)))
+    findings = tuple(str(sentence) for sentence in report.get("verdict") or [])
+    magnitudes = tuple(filter(None, (_gaps(report), _int8(report), _best(report), _kurtosis(report))))
+    return Verdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
 
 
 def _warning(report: Mapping[str, Any]) -> str:
@@ -46,12 +49,12 @@ def _warning(report: Mapping[str, Any]) -> str:
 
 def _headline(report: Mapping[str, Any]) -> str:
     name, onset, converged = subject(report), report.get("onset_step"), report.get("convergence_step")
-    if report.get("int4_gap_last") is None and onset is None:
-        return f"Cannot tell: no {name} gap was measured."
     if onset is None:
-        if converged is None and report.get("onset_evidence") is None and report.get("onset_reason"):
-            return "Cannot tell: there are too few usable checkpoints for an answer."
-        tail = "" if converged is None else f", although full precision converges at step {text.step(converged)}"
+        if report.get("onset_evidence") is None:
+            return f"Cannot tell whether {name} damage takes off."
+        tail = (
+            "" if converged is None else f", although full precision converges at step {text.step(converged)}"
+        )
         return f"No onset: {name} damage does not take off in this run{tail}."
     start = f"{name} damage takes off at step {text.step(onset)}"
     if converged is None:
@@ -69,8 +72,8 @@ def _gaps(report: Mapping[str, Any]) -> str:
         return ""
     peak = f", at most {text.percent(most)}" if most is not None and most > last * 1.02 else ""
     return (
-        f"Perplexity under {subject(report)} is {text.percent(first)} above full precision at the first checkpoint and "
-        f"{text.percent(last)} at the last{peak}."
+        f"Perplexity under {subject(report)} is {text.percent(first)} above full precision at the first "
+        f"checkpoint and {text.percent(last)} at the last{peak}."
     )
 
 
@@ -78,12 +81,18 @@ def _int8(report: Mapping[str, Any]) -> str:
     most = report.get("int8_gap_max")
     if most is None:
         return ""
-    return f"INT8 never costs more than {text.percent(most)}." if most > 0 else "INT8 costs nothing measurable."
+    return (
+        f"INT8 never costs more than {text.percent(most)}." if most > 0 else "INT8 costs nothing measurable."
+    )
 
 
 def _best(report: Mapping[str, Any]) -> str:
     best = report.get("best_checkpoint_for_int4")
-    return "" if best is None else f"The best checkpoint to quantize is step {text.step(best)} (lowest {subject(report)} loss)."
+    return (
+        ""
+        if best is None
+        else f"The best checkpoint to quantize is step {text.step(best)} (lowest {subject(report)} loss)."
+    )
 
 
 def _kurtosis(report: Mapping[str, Any]) -> str:
@@ -111,20 +120,18 @@ def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     if report.get("onset_step") is not None:
         parts = [f"{level} interval {text.step(onset_ci[0])} to {text.step(onset_ci[1])}"] if onset_ci else []
         if seen.get("p_value") is not None:
-            parts.append(f"p = {text.number(seen['p_value'], 2)} that a curve without an onset looks like this")
+            parts.append(
+                f"p = {text.number(seen['p_value'], 2)} that a curve without an onset looks like this"
+            )
         if seen.get("growth_ratio") is not None:
             parts.append(f"growth {text.number(seen['growth_ratio'], 2)} times that before")
         if seen.get("rise") is not None and seen.get("noise_sd"):
             rise = text.number(seen["rise"] / seen["noise_sd"], 2)
             parts.append(f"the rise is {rise} times the scatter of one checkpoint")
         found.append(("Onset", "; ".join(parts)))
-    elif report.get("onset_reason"):
-        found.append(("Onset", str(report["onset_reason"])))
     ci = text.interval(report.get("convergence_ci"))
     if report.get("convergence_step") is not None and ci:
         found.append(("Convergence", f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}"))
-    elif report.get("convergence_reason"):
-        found.append(("Convergence", str(report["convergence_reason"])))
     reason = (report.get("kurtosis_test") or {}).get("reason")
     if reason:
         found.append(("Kurtosis", f"not tested: {reason}"))

@@ -11,12 +11,13 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 
 
@@ -34,15 +35,19 @@ class Browser:
         self._read, child_write = os.pipe()
 
         def wire() -> None:
-            # Chromium reads commands at descriptor 3 and answers at 4; the copies keep the two apart while moving.
+            # Chromium reads commands at descriptor 3 and answers at 4; copies keep the two apart.
             a, b = os.dup(child_read), os.dup(child_write)
             os.dup2(a, 3)
             os.dup2(b, 4)
 
         self._process = subprocess.Popen(
             [CHROMIUM, *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
-            preexec_fn=wire, close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            preexec_fn=wire,  # noqa: PLW1509 (no other thread is started before it)
+            close_fds=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(child_read)
         os.close(child_write)
         self._buffer, self._count, self._session = b"", 0, None
@@ -51,10 +56,12 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
-    def __enter__(self) -> Browser:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._process.terminate()
         self._process.wait(20)
         os.close(self._read)
@@ -106,12 +113,18 @@ class Browser:
         self.problems, self.requests = [], []
         mobile = width < 600
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if mobile else 1, mobile=mobile
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if mobile else 1,
+            mobile=mobile,
         )
         self.prefer(dark=dark)
         self.call("Page.navigate", url=page.resolve().as_uri())
         deadline = time.monotonic() + 10
-        while not self.js("document.readyState === 'complete' && document.documentElement.dataset.drawn || ''"):
+        while not self.js(
+            "document.readyState === 'complete' && document.documentElement.dataset.drawn || ''"
+        ):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{page.name}: no chart after 10 s; {self.problems}")
             time.sleep(0.05)
@@ -126,12 +139,17 @@ class Browser:
         """Value of a JavaScript expression (awaited if it is a promise)."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
-            raise RuntimeError(answer["exceptionDetails"].get("exception", {}).get("description", "JavaScript error"))
+            raise RuntimeError(
+                answer["exceptionDetails"].get("exception", {}).get("description", "JavaScript error")
+            )
         return answer["result"].get("value")
 
     def frame(self) -> None:
         """Waits for two animation frames, so that what a signal changed is on the screen."""
-        self.js("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 30))))")
+        self.js(
+            "new Promise(done => requestAnimationFrame(() => requestAnimationFrame("
+            "() => setTimeout(done, 30))))"
+        )
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         """Saves the page as PNG."""

@@ -13,7 +13,11 @@ ONSET, CONVERGED = 900, 780
 
 def steps(last: int = 1430) -> list[int]:
     """Pythia's spacing at 1/100: 154 steps up to 1430."""
-    return [0, *(2**power for power in range(10)), *range(520, last + 1, 10)] if last > 520 else list(range(0, last, 10))
+    return (
+        [0, *(2**power for power in range(10)), *range(520, last + 1, 10)]
+        if last > 520
+        else list(range(0, last, 10))
+    )
 
 
 def trajectory(at: list[int] | None = None, variants: tuple[str, ...] = ("int8", "int4")) -> pl.DataFrame:
@@ -27,7 +31,9 @@ def trajectory(at: list[int] | None = None, variants: tuple[str, ...] = ("int8",
             "step": step,
             "revision": f"step{step}",
             "tokens_seen": step * 65536,
-            "learning_rate": 2e-3 * min(1.0, (step + 1) / 15) * max(0.1, 0.5 + 0.5 * math.cos(step / 1150 * math.pi)),
+            "learning_rate": 2e-3
+            * min(1.0, (step + 1) / 15)
+            * max(0.1, 0.5 + 0.5 * math.cos(step / 1150 * math.pi)),
             "phase": 1 if step < CONVERGED else 2 if step < ONSET else 3,
             "weights_sha256": f"{step:064x}",
             "duplicate_of": None,
@@ -57,7 +63,9 @@ def trajectory(at: list[int] | None = None, variants: tuple[str, ...] = ("int8",
     return pl.DataFrame(rows)
 
 
-def tensors(at: list[int], layers: int = 4, variants: tuple[str, ...] = ("int8-channel-sym", "int4-g128-asym")) -> pl.DataFrame:
+def tensors(
+    at: list[int], layers: int = 4, variants: tuple[str, ...] = ("int8-channel-sym", "int4-g128-asym")
+) -> pl.DataFrame:
     """One row per step, variant and quantized tensor."""
     modules = ("attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
     return pl.DataFrame(
@@ -97,25 +105,66 @@ def report(**changes: Any) -> dict[str, Any]:
             {"phase": 2, "first_step": 780, "last_step": 890},
             {"phase": 3, "first_step": 900, "last_step": 1430},
         ],
+        "onset_evidence": {
+            "p_value": 0.005,
+            "growth_ratio": 12.0,
+            "growth_scale": "gap",
+            "rise": 0.41,
+            "noise_sd": 0.01,
+            "noise_memory": 0.2,
+        },
+        "onset_reason": None,
+        "convergence_reason": None,
+        "verdict": ["Full precision converges at step 780.", "INT4 damage takes off at step 900."],
+        "variant": "int4",
+        "level": 0.95,
+        "n_used": 96,
+        "n_not_finite": 0,
         "predictors": {
             "follows": "fp32_plateau",
             "events": [
-                {"event": "warmup_end", "step": 14, "step_ci": None, "onset_minus_event": 886,
-                 "onset_minus_event_ci": [866, 911]},
-                {"event": "half_peak_learning_rate", "step": 575, "step_ci": None, "onset_minus_event": 325,
-                 "onset_minus_event_ci": [305, 350]},
-                {"event": "fp32_plateau", "step": CONVERGED, "step_ci": [700, 850], "onset_minus_event": 120,
-                 "onset_minus_event_ci": [40, 190]},
-                {"event": "min_learning_rate", "step": 1150, "step_ci": None, "onset_minus_event": -250,
-                 "onset_minus_event_ci": [-270, -225]},
+                {
+                    "event": "warmup_end",
+                    "step": 14,
+                    "step_ci": None,
+                    "onset_minus_event": 886,
+                    "onset_minus_event_ci": [866, 911],
+                },
+                {
+                    "event": "half_peak_learning_rate",
+                    "step": 575,
+                    "step_ci": None,
+                    "onset_minus_event": 325,
+                    "onset_minus_event_ci": [305, 350],
+                },
+                {
+                    "event": "fp32_plateau",
+                    "step": CONVERGED,
+                    "step_ci": [700, 850],
+                    "onset_minus_event": 120,
+                    "onset_minus_event_ci": [40, 190],
+                },
+                {
+                    "event": "min_learning_rate",
+                    "step": 1150,
+                    "step_ci": None,
+                    "onset_minus_event": -250,
+                    "onset_minus_event_ci": [-270, -225],
+                },
             ],
         },
         "int4_gap_first": 0.03,
         "int4_gap_last": 0.46,
         "int4_gap_max": 0.47,
         "int8_gap_max": 0.0005,
-        "kurtosis_test": {"pearson_r": 0.93, "pearson_p": 1e-9, "pearson_ci": [0.88, 0.96], "spearman_r": 0.94,
-                          "spearman_p": 1e-9, "n": 54},
+        "kurtosis_test": {
+            "pearson_r": 0.93,
+            "pearson_p": 1e-9,
+            "pearson_ci": [0.88, 0.96],
+            "spearman_r": 0.94,
+            "spearman_p": 1e-9,
+            "n": 54,
+        },
         "duplicates": [],
         "failures": [],
         "missing": [],
@@ -123,14 +172,17 @@ def report(**changes: Any) -> dict[str, Any]:
         "wall_s": 83.2,
         "versions": {"pipeline": "0.1.0", "torch": "2.13.0", "polars": "2.1.0"},
         **changes,
-    }  # fmt: skip
+    }
 
 
 def provenance() -> dict[str, Any]:
     """What the page says about where its numbers come from."""
     return {
         "fingerprint": "c0ffee" * 10,
-        "config": {"shape": {"batches": 32, "batch_size": 4, "seq_len": 512}, "variants": ["fp32", "int4-g128-asym"]},
+        "config": {
+            "shape": {"batches": 32, "batch_size": 4, "seq_len": 512},
+            "variants": ["fp32", "int4-g128-asym"],
+        },
         "corpus_sha256": "ab" * 32,
         "command": "int4-collapse run tiny --out outputs/demo",
     }

@@ -4,7 +4,7 @@ function words(i) {
   const parts = [];
   if (row.phase !== undefined && row.phase !== null) parts.push('phase ' + row.phase);
   if (row.tokens_seen) parts.push(big(row.tokens_seen) + ' tokens');
-  if (row.learning_rate !== undefined && row.learning_rate !== null) parts.push('learning rate ' + number(row.learning_rate, 2));
+  if (row.learning_rate !== undefined && row.learning_rate !== null) parts.push('learning rate ' + rate(row.learning_rate));
   if (row.kurtosis !== undefined && row.kurtosis !== null) parts.push('kurtosis ' + number(row.kurtosis, 3));
   if (row.duplicate_of) parts.push('same weights as ' + row.duplicate_of);
   return parts;
@@ -15,17 +15,17 @@ function damageText(row, key) {
   const value = row[key + '_' + measure];
   if (key === 'fp32' || value === undefined) return '';
   if (value === null) return '';
-  if (measure === 'gap') return percent(value, true);
-  return measure === 'top1_agreement' ? percent(value) : number(value, 3);
+  if (measure === 'gap') return percent(value, 3, true);
+  return measure === 'top1_agreement' ? percent(value, 4) : number(value, 3);
 }
 
-function valueText(i, key) {
+// [perplexity, damage] of one variant; a phone has room for one of them.
+function valueTexts(i, key) {
   const row = ROWS[i];
-  if (R.diverged.some((one) => one.key === key && one.step === row.step)) return 'diverged';
+  if (R.diverged.some((one) => one.key === key && one.step === row.step)) return ['diverged', ''];
   const perplexity = row[key + '_perplexity'];
-  if (perplexity === null || perplexity === undefined) return 'not measured';
-  const damage = damageText(row, key);
-  return 'ppl ' + number(perplexity, 4) + (damage ? ' \u00b7 ' + damage : '');
+  if (perplexity === null || perplexity === undefined) return ['not measured', ''];
+  return ['ppl ' + number(perplexity, 4), damageText(row, key)];
 }
 
 function readout() {
@@ -36,9 +36,10 @@ function readout() {
   where.replaceChildren(name, ' ' + [state.at === null ? 'last' : '', ...words(i)].filter(Boolean).join(' \u00b7 '));
   const said = [];
   for (const chip of document.querySelectorAll('.chip')) {
-    const value = valueText(i, chip.dataset.v);
-    chip.querySelector('.value').textContent = value;
-    said.push(chip.querySelector('b').textContent + ' ' + value);
+    const [perplexity, damage] = valueTexts(i, chip.dataset.v);
+    chip.querySelector('.ppl').textContent = perplexity;
+    chip.querySelector('.gap').textContent = damage;
+    said.push([chip.querySelector('b').textContent, perplexity, damage].join(' '));
   }
   for (const plot of document.querySelectorAll('.plot[role=slider]')) {
     plot.setAttribute('aria-valuemin', STEPS[0]);

@@ -30,13 +30,14 @@ function number(value, digits = 3) {
   const decimals = Math.max(0, digits - 1 - (size ? Math.floor(Math.log10(size)) : 0));
   return value.toLocaleString('en-US', { minimumFractionDigits: decimals, maximumFractionDigits: decimals }).replace('-', MINUS);
 }
-function percent(value, sign = false) {
+const rate = (value) => (value ? value.toExponential(2).replace(/\.?0*e/, 'e').replace('e+', 'e') : '0');
+function percent(value, digits = 3, sign = false) {
   if (value === null || value === undefined) return '\u2013';
   const hundred = 100 * value;
-  const size = Math.abs(hundred);
-  const decimals = size >= 99.5 || size === 0 ? 0 : size >= 0.995 ? 1 : size >= 0.0995 ? 2 : 3;
+  const magnitude = hundred ? Math.floor(Math.log10(Math.abs(hundred))) : 0;
+  const decimals = Math.min(3, Math.max(0, digits - 1 - magnitude));
   const text = hundred.toLocaleString('en-US', { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
-  if (Number(text.replace(/,/g, '')) === 0) return text.replace('-', '') + '\u00a0%';
+  if (Number(text.replace(/,/g, '')) === 0) return '0\u00a0%';
   return (sign && value > 0 ? '+' : '') + text.replace('-', MINUS) + '\u00a0%';
 }
 function big(value) {

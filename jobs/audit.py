@@ -6,7 +6,11 @@ import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.options import (
-    absolute_out, measurement_options, out_option, parse_steps, resource_options, selection_options, stale_option,
+    measurement_options,
+    out_option,
+    resource_options,
+    selection_options,
+    stale_option,
 )  # fmt: skip
 from jobs.request import AuditOptions, build_request
 

@@ -29,7 +29,9 @@ class Group(click.Group):
         command: click.Command = importlib.import_module(f"jobs.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(str(unknown_name("command", args[0], COMMANDS)))
         return super().resolve_command(ctx, args)
@@ -38,17 +40,23 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            raise _Stop(str(error), exit_code=2) from error
+            raise _Misuse(str(error)) from error
         except CollapseError as error:
-            raise _Stop(str(error), exit_code=1) from error
+            raise _Failure(str(error)) from error
         except KeyboardInterrupt:
-            raise _Stop("interrupted; the same command resumes where this one stopped", exit_code=130) from None
+            raise _Interrupted("interrupted; the same command resumes where this one stopped") from None
 
 
-class _Stop(click.ClickException):
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+class _Failure(click.ClickException):
+    exit_code = 1
+
+
+class _Misuse(click.ClickException):
+    exit_code = 2
+
+
+class _Interrupted(click.ClickException):
+    exit_code = 130
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -52,17 +52,23 @@ measurement_options = _stack(
 )
 
 resource_options = _stack(
-    click.option("--address", metavar="ADDRESS", help="Ray cluster to use. Default: start one on this machine."),
+    click.option(
+        "--address", metavar="ADDRESS", help="Ray cluster to use. Default: start one on this machine."
+    ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
     click.option("--workers", type=int, help="Most workers. Default: every GPU slot or CPU core."),
-    click.option("--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."),
+    click.option(
+        "--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."
+    ),
 )
 
 stale_option = click.option(
     "--replace-stale", is_flag=True, help="Discard shards in DIR that belong to another measurement."
 )
 missing_option = click.option(
-    "--allow-missing", is_flag=True, help="Report without the checkpoints that have no shard; the report says so."
+    "--allow-missing",
+    is_flag=True,
+    help="Report without the checkpoints that have no shard; the report says so.",
 )
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every resampling.")
 
@@ -78,7 +84,9 @@ def parse_steps(text: str | None) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--steps {text}: wanted whole numbers separated by commas, such as 0,1000,2000") from None
+        raise UsageError(
+            f"--steps {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
+        ) from None
 
 
 def absolute_out(text: str) -> Path:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs.console import console
 from jobs.options import seed_option
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.analysis.curves import Curve
+
 
 @click.command()
 @click.argument("tables", metavar="TABLE...", nargs=-1, required=True)
 @click.option("--variant", default="int4", show_default=True, help="Column prefix of the variant to analyse.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per table and line, keys as in report.json.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object per table and line, keys as in report.json."
+)
 @seed_option
 def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> None:
     """Find convergence and onset in csv, parquet or arrow tables.
@@ -34,13 +42,13 @@ def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> 
             console.print(f"  {sentence}", markup=False)
 
 
-def _read(table: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - the type needs polars, imported late
+def _read(table: str) -> Curve:
     import polars as pl
 
     from pipeline.analysis.curves import Curve
     from pipeline.errors import UsageError
 
-    readers = {
+    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
         ".csv": pl.read_csv,
         ".parquet": pl.read_parquet,
         ".arrow": pl.read_ipc,

@@ -29,10 +29,14 @@ def run_report(directory: str) -> None:
     wanted = (folder.report_json, folder.tables / "trajectory.parquet", folder.tables / "tensors.parquet")
     missing = [str(path) for path in wanted if not path.is_file()]
     if missing:
-        raise UsageError(f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`")
+        raise UsageError(
+            f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
+        )
     report = json.loads(folder.report_json.read_text())
     trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
-    provenance = {name: report[name] for name in ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")}
+    provenance = {
+        name: report[name] for name in ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
+    }
     folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance))
     for name, png in build_figures(trajectory, tensors, report).items():
         folder.write_figure(name, png)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import absolute_out, parse_steps
@@ -89,10 +87,14 @@ def _tokens(suite: Suite, corpus: Any, shape: TokenShape) -> tuple[EvaluationTok
     config = model_config(suite)
     context = config.get("max_position_embeddings") or config.get("n_positions")
     if isinstance(context, int) and shape.seq_len > context:
-        raise UsageError(f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens")
+        raise UsageError(
+            f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"
+        )
     tokenizer = None if suite.tokenizer is None else load_tokenizer(suite)
     if tokenizer is None and not isinstance(corpus, TokenFile):
-        raise UsageError(f"suite {suite.name} has no tokenizer, so it cannot read text: give --corpus tokens:FILE.npy")
+        raise UsageError(
+            f"suite {suite.name} has no tokenizer, so it cannot read text: give --corpus tokens:FILE.npy"
+        )
     vocab_size = config.get("vocab_size")
     tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)
     rows = None if tokenizer is None else len(tokenizer)

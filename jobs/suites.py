@@ -32,7 +32,9 @@ def command(suite: str | None, verify: bool) -> None:
             "-" if checkpoint.tokens_seen is None else f"{checkpoint.tokens_seen:,}",
             "-" if checkpoint.learning_rate is None else f"{checkpoint.learning_rate:.4g}",
             checkpoint.content_id[:12] or "-",
-            "" if checkpoint.duplicate_of is None else names.get(checkpoint.duplicate_of, checkpoint.duplicate_of),
+            ""
+            if checkpoint.duplicate_of is None
+            else names.get(checkpoint.duplicate_of, checkpoint.duplicate_of),
         )
     if not verify:
         console.print(table)

@@ -19,7 +19,9 @@ def summary_table(trajectory: pl.DataFrame) -> Table:
     heads = ["step", "learning rate", "fp32 perplexity", *(f"{gap.removesuffix('_gap')} gap" for gap in gaps)]
     for head in [*heads, "kurtosis", "phase"]:
         table.add_column(head, justify="right")
-    chosen = np.unique(np.linspace(0, trajectory.height - 1, min(ROWS, trajectory.height)).round().astype(int))
+    chosen = np.unique(
+        np.linspace(0, trajectory.height - 1, min(ROWS, trajectory.height)).round().astype(int)
+    )
     for row in trajectory[chosen.tolist()].iter_rows(named=True):
         table.add_row(
             f"{row['step']:,}",

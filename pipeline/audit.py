@@ -26,7 +26,7 @@ class AuditRequest:
     corpus: str
     """The evaluation corpus as the user named it."""
     out: RunFolder
-    resources: Resources = Resources()
+    resources: Resources
     replace_stale: bool = False
 
 

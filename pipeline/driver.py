@@ -19,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -37,8 +38,7 @@ same core, so it holds one, and none waits behind a slow one at the end."""
 
 @dataclass(frozen=True)
 class Resources:
-    """What the work may use. Nothing here changes a number on the GPU; on the CPU the threads per worker may
-    change the last bits."""
+    """What the work may use. On the CPU the threads per worker may change the last bits of a number."""
 
     address: str | None = None
     """Ray cluster to connect to; None starts a local one (or joins the one a submitted job runs in)."""
@@ -102,7 +102,9 @@ def cluster(resources: Resources) -> Iterator[Layout]:
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}") from error
+            raise UsageError(
+                f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}"
+            ) from error
     try:
         yield plan_layout(resources, ray.cluster_resources())
     finally:
@@ -120,14 +122,20 @@ def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
     device = resources.device if resources.device != "auto" else ("cuda" if gpus >= 1 else "cpu")
     if device == "cuda":
         if gpus < 1:
-            raise UsageError(f"--device cuda: the cluster has {gpus:g} GPUs; use --device cpu, or add a GPU node")
+            raise UsageError(
+                f"--device cuda: the cluster has {gpus:g} GPUs; use --device cpu, or add a GPU node"
+            )
         slots = int(gpus) * resources.workers_per_gpu
         if cpus < 1:
-            raise UsageError("the cluster offers no CPU core to its GPU workers; start it with at least --num-cpus 1")
+            raise UsageError(
+                "the cluster offers no CPU core to its GPU workers; start it with at least --num-cpus 1"
+            )
         return Layout("cuda", min(resources.workers or slots, slots), 1, 1 / resources.workers_per_gpu)
     wanted = resources.workers or cpus
     if cpus < 1 or wanted > cpus:
-        raise UsageError(f"{max(wanted, 1)} CPU workers do not fit a cluster of {cpus} cores; use --workers {cpus}")
+        raise UsageError(
+            f"{max(wanted, 1)} CPU workers do not fit a cluster of {cpus} cores; use --workers {cpus}"
+        )
     return Layout("cpu", wanted, cpus // wanted, 0)
 
 
@@ -156,7 +164,9 @@ def drive(tasks: Sequence[ProbeTask], layout: Layout, on_outcome: Callable[[Outc
                 if deaths[suspect.key] < MAX_ATTEMPTS:
                     waiting.appendleft(suspect)
                     continue
-                outcome = Outcome(suspect.key, f"its worker died {MAX_ATTEMPTS} times, the last time: {error}")
+                outcome = Outcome(
+                    suspect.key, f"its worker died {MAX_ATTEMPTS} times, the last time: {error}"
+                )
             on_outcome(replace(outcome, deaths=deaths[outcome.key]))
     finally:
         fleet.stop()
@@ -183,9 +193,9 @@ class ProbeWorker:
             raise  # no other task could write either: the driver stops
         except CheckpointError as error:
             return Outcome(task.key, str(error))
-        except Exception as error:  # a defect of ours: reported with its place, the other checkpoints go on
+        except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
             place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{os.path.basename(place.filename)}:{place.lineno}"
+            where = f"{Path(place.filename).name}:{place.lineno}"
             return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
         return Outcome(task.key, seconds=done.seconds, notes=done.notes)
 
@@ -209,7 +219,9 @@ class _Worker:
                 raise CollapseError(f"a worker cannot start: {error}") from None
             raise WorkerLostError(str(error).strip().splitlines()[0]) from error
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, CollapseError) else CollapseError(str(error))) from None
+            raise (
+                error.cause if isinstance(error.cause, CollapseError) else CollapseError(str(error))
+            ) from None
         del self.held[reference]
         return outcome
 

@@ -87,7 +87,10 @@ def unseal(path: Path) -> pa.Table:
         raise ShardError(f"{path} is truncated or not an Arrow file: {error}") from error
     metadata = dict(table.schema.metadata or {})
     digest = metadata.pop(_SEAL, b"")
-    if len(digest) != len(_BLANK) or hashlib.sha256(data.replace(digest, _BLANK)).hexdigest().encode() != digest:
+    if (
+        len(digest) != len(_BLANK)
+        or hashlib.sha256(data.replace(digest, _BLANK)).hexdigest().encode() != digest
+    ):
         raise ShardError(f"{path} does not match its checksum: it was altered after it was written")
     return table.replace_schema_metadata(metadata)
 
@@ -96,7 +99,7 @@ def _ipc_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return sink.getvalue().to_pybytes()
 
 
 @contextmanager

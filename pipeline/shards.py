@@ -154,7 +154,9 @@ class RunFolder:
             skipped = tuple(fields.pop("skipped"))
             return RunPlan(checkpoints=checkpoints, skipped=skipped, **fields)
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{self._plan} is damaged ({error}): run the audit again to rewrite it") from error
+            raise UsageError(
+                f"{self._plan} is damaged ({error}): run the audit again to rewrite it"
+            ) from error
 
     def write_tokens(self, tokens: np.ndarray) -> None:
         buffer = io.BytesIO()
@@ -165,7 +167,9 @@ class RunFolder:
         try:
             tokens: np.ndarray = np.load(self._tokens, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise UsageError(f"{self._tokens} cannot be read ({error}): run the audit again to rewrite it") from error
+            raise UsageError(
+                f"{self._tokens} cannot be read ({error}): run the audit again to rewrite it"
+            ) from error
         return tokens
 
     # --- shards -----------------------------------------------------------------------------------------
@@ -187,7 +191,9 @@ class RunFolder:
         """
         for row in rows:
             if row.keys() != set(AUDIT_SCHEMA.names):
-                raise ValueError(f"row of {task.key}: columns differ: {sorted(row.keys() ^ set(AUDIT_SCHEMA.names))}")
+                raise ValueError(
+                    f"row of {task.key}: columns differ: {sorted(row.keys() ^ set(AUDIT_SCHEMA.names))}"
+                )
         metadata = {
             "fingerprint": task.probe.fingerprint(),
             "config": canonical_json(task.probe.config()),

@@ -111,7 +111,9 @@ class Variant:
             return cls(None)
         match = _VARIANT.fullmatch(full)
         if match is None:
-            raise UsageError(f"unknown variant {text!r}: wanted {GRAMMAR} (such as {', '.join(ALIASES.values())})")
+            raise UsageError(
+                f"unknown variant {text!r}: wanted {GRAMMAR} (such as {', '.join(ALIASES.values())})"
+            )
         group = int(match["group"]) if match["group"] else None
         return cls(Scheme(int(match["bits"]), group, match["kind"] == "sym"), bool(match["head"]))
 

@@ -6,7 +6,17 @@ import platform
 from functools import cache
 from importlib import metadata
 
-_PACKAGES = ("int4-collapse", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "polars", "scipy", "ray")
+_PACKAGES = (
+    "int4-collapse",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "pyarrow",
+    "polars",
+    "scipy",
+    "ray",
+)
 
 
 @cache

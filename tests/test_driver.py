@@ -34,7 +34,9 @@ def test_layout_uses_everything_without_oversubscription(
         (Resources(), {"memory": 1e9}),
     ],
 )
-def test_sizes_that_can_never_fit_are_refused_at_once(resources: Resources, offered: dict[str, float]) -> None:
+def test_sizes_that_can_never_fit_are_refused_at_once(
+    resources: Resources, offered: dict[str, float]
+) -> None:
     with pytest.raises(UsageError, match=r"--device cpu|--workers|cores"):
         plan_layout(resources, offered)
 

@@ -19,7 +19,9 @@ from pipeline.files import exclusive, seal, sweep_temporaries, unseal, write_ato
 @pytest.fixture
 def table() -> pa.Table:
     metadata = {"fingerprint": "abc", "notes": "[]"}
-    return pa.table({"step": [0, 1], "nll": [1.5, float("nan")], "name": ["a", None]}).replace_schema_metadata(metadata)
+    return pa.table(
+        {"step": [0, 1], "nll": [1.5, float("nan")], "name": ["a", None]}
+    ).replace_schema_metadata(metadata)
 
 
 def test_a_sealed_table_comes_back_with_its_metadata(table: pa.Table, tmp_path: Path) -> None:
@@ -59,7 +61,9 @@ def test_an_arrow_file_without_a_seal_is_refused(table: pa.Table, tmp_path: Path
         unseal(path)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.arrow"
     write_atomically(path, b"old")
 

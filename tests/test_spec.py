@@ -31,7 +31,9 @@ def test_the_default_variants_have_short_columns() -> None:
     assert Variant.parse("int3-g64-sym+head").column == "int3_g64_sym_head"
 
 
-@pytest.mark.parametrize("text", ["int9-g128-asym", "int1-channel-sym", "int4-g0-sym", "int4", "fp32+head", "fp16", ""])
+@pytest.mark.parametrize(
+    "text", ["int9-g128-asym", "int1-channel-sym", "int4-g0-sym", "int4", "fp32+head", "fp16", ""]
+)
 def test_other_names_are_refused_with_the_grammar(text: str) -> None:
     if text == "int4":
         assert str(Variant.parse(text)) == "int4-g128-asym"

@@ -88,7 +88,9 @@ def headline_variant(trajectory: pl.DataFrame) -> str | None:
     return "int4" if "int4" in prefixes else next(iter(prefixes), None)
 
 
-def _analyse(trajectory: pl.DataFrame, shards: list[Shard], seed: int) -> tuple[dict[str, Any], list[int | None]]:
+def _analyse(
+    trajectory: pl.DataFrame, shards: list[Shard], seed: int
+) -> tuple[dict[str, Any], list[int | None]]:
     """The analysis keys of the report, and the phase of each row."""
     variant = headline_variant(trajectory)
     steps = trajectory["step"].to_numpy()

@@ -16,7 +16,15 @@ from pipeline.analysis.curves import Curve, FloatArray, gap_from_nll
 from pipeline.shards import Shard
 from pipeline.spec import Checkpoint, Variant
 
-METRICS = ("nll_nats", "perplexity", "kl_nats_mean", "kl_nats_p50", "kl_nats_p99", "top1_agreement", "delta_p_rms")
+METRICS = (
+    "nll_nats",
+    "perplexity",
+    "kl_nats_mean",
+    "kl_nats_p50",
+    "kl_nats_p99",
+    "top1_agreement",
+    "delta_p_rms",
+)
 """Columns of a shard that become ``<variant>_<metric>`` of a quantized variant."""
 
 FP32 = "fp32"
@@ -47,7 +55,9 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     """
     rows = pl.DataFrame(
         pa.concat_tables(
-            shard.table.drop_columns(["tensors"]).append_column("key", pa.array([shard.key] * len(shard.table)))
+            shard.table.drop_columns(["tensors"]).append_column(
+                "key", pa.array([shard.key] * len(shard.table))
+            )
             for shard in shards
         )
     )

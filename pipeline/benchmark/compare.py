@@ -44,12 +44,18 @@ def compare(request: AuditRequest, on_step: Callable[[str, int, int], None] = la
 
     ``on_step`` is called with the side (``naive`` or ``pipeline``), checkpoints done and checkpoints in all.
     """
-    checkpoints = [dataclasses.replace(c, duplicate_of=None) for c in request.suite.checkpoints if not c.duplicate_of]
+    checkpoints = [
+        dataclasses.replace(c, duplicate_of=None) for c in request.suite.checkpoints if not c.duplicate_of
+    ]
     workers = request.resources.workers or os.cpu_count() or 1
     if len(checkpoints) <= workers + 1:
-        raise CollapseError(f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on")
+        raise CollapseError(
+            f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on"
+        )
     suite = dataclasses.replace(request.suite, checkpoints=tuple(checkpoints))
-    pipeline_s, total_s, measured = _time_pipeline(dataclasses.replace(request, suite=suite), workers, on_step)
+    pipeline_s, total_s, measured = _time_pipeline(
+        dataclasses.replace(request, suite=suite), workers, on_step
+    )
     naive_s, expected = _time_naive(dataclasses.replace(request, suite=suite), measured[1], on_step)
     differences = [abs(measured[0][key] - value) for key, value in expected.items()]
     return Comparison(
@@ -74,7 +80,9 @@ def _time_naive(
     naive_losses(folders[0][1], request.probe.variants, request.tokens.array[:1], torch_device)
     start = time.perf_counter()
     for done, (key, folder) in enumerate(folders, start=1):
-        for variant, loss in naive_losses(folder, request.probe.variants, request.tokens.array, torch_device).items():
+        for variant, loss in naive_losses(
+            folder, request.probe.variants, request.tokens.array, torch_device
+        ).items():
             losses[key, variant] = loss
         on_step("naive", done, len(folders))
     return (time.perf_counter() - start) / len(folders), losses

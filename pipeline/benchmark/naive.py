@@ -19,7 +19,9 @@ from pipeline.quantize import choose_params, round_trip
 from pipeline.spec import Scheme, Variant
 
 
-def naive_losses(folder: Path, variants: tuple[Variant, ...], tokens: np.ndarray, device: str) -> dict[str, float]:
+def naive_losses(
+    folder: Path, variants: tuple[Variant, ...], tokens: np.ndarray, device: str
+) -> dict[str, float]:
     """Mean nll in nats of every variant over ``tokens`` (int64 (batches, batch_size, seq_len))."""
     losses: dict[str, float] = {}
     for variant in variants:
@@ -39,7 +41,9 @@ def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
         transposed = isinstance(module, Conv1D)
         weight = module.weight.T.contiguous() if transposed else module.weight
         quantized = round_trip(weight, choose_params(weight, scheme))
-        module.weight = nn.Parameter(quantized.T.contiguous() if transposed else quantized, requires_grad=False)
+        module.weight = nn.Parameter(
+            quantized.T.contiguous() if transposed else quantized, requires_grad=False
+        )
 
 
 @torch.inference_mode()

@@ -40,7 +40,9 @@ class TokenResults:
 
 
 @torch.inference_mode()
-def evaluate(model: Any, n_variants: int, tokens: np.ndarray, chunk: int, device: torch.device) -> TokenResults:
+def evaluate(
+    model: Any, n_variants: int, tokens: np.ndarray, chunk: int, device: torch.device
+) -> TokenResults:
     """Runs ``tokens`` (int64 (N, T)) through all ``n_variants`` of ``model``, ``chunk`` sequences at a time.
 
     On a GPU that runs out of memory the chunk is halved and the same sequences are tried again; CheckpointError
@@ -48,9 +50,8 @@ def evaluate(model: Any, n_variants: int, tokens: np.ndarray, chunk: int, device
     """
     n_sequences, n_predictions = tokens.shape[0], tokens.shape[1] - 1
     shape = (n_variants, n_sequences, n_predictions)
-    results = TokenResults(
-        np.empty(shape), *(np.empty(shape, dtype=np.float32) for _ in ("kl_nats", "agrees", "delta_p"))
-    )
+    single = np.empty((3, *shape), dtype=np.float32)
+    results = TokenResults(nll_nats=np.empty(shape), kl_nats=single[0], agrees=single[1], delta_p=single[2])
     start = 0
     while start < n_sequences:
         stop = min(start + chunk, n_sequences)
@@ -91,7 +92,9 @@ def compare(logits_VPK: Tensor, targets_P: Tensor) -> tuple[Tensor, Tensor, Tens
     Variant 0 is the baseline of the last three. Where logits are not finite, all four are NaN.
     """
     blocks = [
-        _compare_block(logits_VPK[:, start : start + ROWS_PER_BLOCK], targets_P[start : start + ROWS_PER_BLOCK])
+        _compare_block(
+            logits_VPK[:, start : start + ROWS_PER_BLOCK], targets_P[start : start + ROWS_PER_BLOCK]
+        )
         for start in range(0, targets_P.shape[0], ROWS_PER_BLOCK)
     ]
     nll, kl, agrees, delta_p = (torch.cat(parts, dim=1) for parts in zip(*blocks, strict=True))

@@ -34,7 +34,7 @@ class Suite:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the run as its suite.json gives them; empty where it does not."""
     train_corpus: str | None = None
-    """Corpus it was trained on, if its suite.json says."""
+    """Corpus it was trained on, if its suite.json says, as it was given there."""
     skipped: tuple[str, ...] = ()
     """Sub-folders or branches whose names match no checkpoint pattern."""
 

@@ -6,6 +6,7 @@ import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.options import (
+    cache_option,
     measurement_options,
     out_option,
     resource_options,
@@ -21,6 +22,7 @@ from jobs.request import AuditOptions, build_request
 @selection_options
 @measurement_options
 @resource_options
+@cache_option
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
@@ -33,6 +35,8 @@ def run_audit(options: AuditOptions) -> int:
     from pipeline.survey import Survey
 
     request = build_request(options)
+    for warning in request.suite.warnings:
+        errors.print(f"warning: {warning}", markup=False)
 
     def on_survey(found: Survey) -> None:
         if found.done:
@@ -62,4 +66,6 @@ def run_audit(options: AuditOptions) -> int:
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
         markup=False,
     )
+    if summary.waiting_share is not None:
+        console.print(f"workers waited for downloads {summary.waiting_share:.0%} of their time", markup=False)
     return summary.exit_code

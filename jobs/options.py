@@ -30,6 +30,18 @@ out_option = click.option(
 selection_options = _stack(
     click.option("--steps", metavar="0,1000,...", help="Only these steps."),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N checkpoints."),
+    click.option(
+        "--revisions",
+        metavar="REGEX",
+        help="Only folders or branches whose whole name matches; a group (?P<step>...) reads unusual names.",
+    ),
+)
+
+cache_option = click.option(
+    "--cache-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Disk for downloaded weights on each node (10^9 bytes). Default: half of what is free.",
 )
 
 measurement_options = _stack(

@@ -26,6 +26,7 @@ class AuditOptions:
     out: str
     steps: str | None = None
     limit: int | None = None
+    revisions: str | None = None
     corpus: str | None = None
     variants: tuple[str, ...] = ()
     batches: int | None = None
@@ -36,6 +37,7 @@ class AuditOptions:
     workers: int | None = None
     workers_per_gpu: int = 1
     replace_stale: bool = False
+    cache_gb: float | None = None
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> AuditOptions:
@@ -54,7 +56,7 @@ def build_request(options: AuditOptions) -> AuditRequest:
     steps = parse_steps(options.steps)
     resources = Resources(options.address, options.device, options.workers_per_gpu, options.workers)
     corpus = parse_corpus(options.corpus) if options.corpus else None
-    suite = resolve_suite(options.suite).select(steps, options.limit)
+    suite = resolve_suite(options.suite, options.revisions).select(steps, options.limit)
     corpus_text = options.corpus or suite.default_corpus or DEFAULT_CORPUS
     shape = _shape(options, suite)
     tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
@@ -67,6 +69,7 @@ def build_request(options: AuditOptions) -> AuditRequest:
         out=out,
         resources=resources,
         replace_stale=options.replace_stale,
+        cache_gb=options.cache_gb,
     )
 
 

@@ -6,6 +6,7 @@ import click
 
 from jobs.audit import run_audit
 from jobs.options import (
+    cache_option,
     measurement_options,
     missing_option,
     out_option,
@@ -25,6 +26,7 @@ from jobs.request import AuditOptions
 @selection_options
 @measurement_options
 @resource_options
+@cache_option
 @stale_option
 @missing_option
 @seed_option

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Outcome, Resources, cluster, drive
+from pipeline.driver import Layout, Outcome, Resources, cluster, drive
 from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
 from pipeline.survey import Survey, survey
 from pipeline.tasks import copy_probe
 from pipeline.versions import versions
+
+AHEAD = 8
+"""Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class AuditRequest:
     out: RunFolder
     resources: Resources
     replace_stale: bool = False
+    cache_gb: float | None = None
+    """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class RunSummary:
     failures: dict[str, str]
     """Reason by key of every expected shard that is not there."""
     wall_s: float
+    waiting_share: float | None = None
+    """Share of the workers' time spent waiting for downloads; None where nothing had to be fetched."""
 
     @property
     def exit_code(self) -> int:
@@ -88,7 +95,7 @@ def audit(
         if first:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                drive([replace(task, device=layout.device) for task in first], layout, ledger.record)
+                drive(_ordered(first, layout, request.cache_gb), layout, ledger.record)
         for task in copies:  # their originals were done before this call
             ledger.copy(task)
         wall_s = time.monotonic() - start
@@ -98,7 +105,25 @@ def audit(
         already_done=len(found.done),
         failures=ledger.failures,
         wall_s=wall_s,
+        waiting_share=ledger.waiting_share(),
     )
+
+
+def _ordered(tasks: list[ProbeTask], layout: Layout, cache_gb: float | None) -> list[ProbeTask]:
+    """``tasks`` for the layout's device, each with what its worker fetches meanwhile.
+
+    Every W-th of the following ones, for W workers: together the workers of a node fetch them all, and on several
+    nodes each fetches mostly what it will measure.
+    """
+    return [
+        replace(
+            task,
+            device=layout.device,
+            cache_gb=cache_gb,
+            ahead=tuple(each.checkpoint for each in tasks[i + layout.workers :: layout.workers][:AHEAD]),
+        )
+        for i, task in enumerate(tasks)
+    ]
 
 
 def _record_plan(request: AuditRequest) -> RunPlan:
@@ -140,6 +165,8 @@ class _Ledger:
     ) -> None:
         self.measured: list[str] = []
         self.failures: dict[str, str] = {}
+        self._waited_s = self._busy_s = 0.0
+        self._on_hub = any(checkpoint.commit for checkpoint in plan.checkpoints)
         self._out = request.out
         self._on_progress = on_progress
         self._total = len(plan.checkpoints)
@@ -170,6 +197,8 @@ class _Ledger:
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome and settles the duplicates of its checkpoint."""
+        self._waited_s += outcome.waited_s
+        self._busy_s += outcome.seconds
         task = self._tasks[outcome.key]
         copies = [self._tasks[key] for key in task.duplicates if key in self._tasks]
         if outcome.failure is None:
@@ -185,6 +214,11 @@ class _Ledger:
         """Writes a duplicate's shard from its original's."""
         copy_probe(task)
         self._finish(Outcome(task.key))
+
+    def waiting_share(self) -> float | None:
+        """Of the time of finished tasks, the share in which their workers waited for files."""
+        total = self._waited_s + self._busy_s
+        return self._waited_s / total if self._on_hub and total > 0 else None
 
     def progress(self, last: Outcome | None) -> Progress:
         ended = len(self.measured) + len(self.failures)

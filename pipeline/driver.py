@@ -84,6 +84,8 @@ class Outcome:
     """Workers that died on it."""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    waited_s: float = 0.0
+    """Seconds its worker waited for its files."""
 
 
 class WorkerLostError(Exception):
@@ -185,15 +187,19 @@ class ProbeWorker:
 
         torch.set_num_threads(threads)
         self._prober: Any = None
+        self._fetcher: Any = None
 
     def run(self, task: ProbeTask) -> Outcome:
         """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""
         from pipeline import tasks
+        from pipeline.suites import Fetcher
 
         try:
             if self._prober is None or self._prober.spec != task.probe:
                 self._prober = tasks.make_prober(task)
-            done = tasks.run_probe(task, self._prober)
+            if self._fetcher is None and task.ahead:
+                self._fetcher = Fetcher(task.cache_gb)
+            done = tasks.run_probe(task, self._prober, self._fetcher)
         except OutputError:
             raise  # no other task could write either: the driver stops
         except CheckpointError as error:
@@ -202,7 +208,7 @@ class ProbeWorker:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
             return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
-        return Outcome(task.key, seconds=done.seconds, notes=done.notes)
+        return Outcome(task.key, seconds=done.seconds, notes=done.notes, waited_s=done.waited_s)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
 from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint, ProbeTask
-from pipeline.suites import fetch
+from pipeline.suites import Fetcher, checkout
 from pipeline.versions import versions
 
 
@@ -21,6 +22,8 @@ class TaskDone:
     key: str
     seconds: float
     notes: tuple[str, ...] = ()
+    waited_s: float = 0.0
+    """Seconds spent waiting for the checkpoint's files before anything could be computed."""
 
 
 def make_prober(task: ProbeTask) -> Prober:
@@ -29,17 +32,23 @@ def make_prober(task: ProbeTask) -> Prober:
     return Prober(task.probe, tokens, task.device)
 
 
-def run_probe(task: ProbeTask, prober: Prober | None = None) -> TaskDone:
+def run_probe(task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None) -> TaskDone:
     """Measures one checkpoint and writes its shard.
 
-    ``prober`` is reused where given. Raises CheckpointError for a checkpoint that cannot be used and OutputError
-    where the shard cannot be written.
+    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next.
+    Raises CheckpointError for a checkpoint that cannot be used and OutputError where the shard cannot be written.
     """
     prober = prober or make_prober(task)
-    measured = prober.measure(fetch(task.checkpoint), task.checkpoint.weights_sha256)
-    rows = shard_rows(task.suite, task.checkpoint, measured)
-    RunFolder(task.out).write_shard(task, rows, versions(), measured.notes)
-    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes)
+    folder = RunFolder(task.out)
+    if fetcher is not None:
+        fetcher.ahead(task.ahead, lambda checkpoint: folder.shard_path(checkpoint.key).exists())
+    asked = time.perf_counter()
+    with checkout(task.checkpoint, task.cache_gb) as weights:
+        waited_s = time.perf_counter() - asked
+        measured = prober.measure(weights, task.checkpoint.weights_sha256)
+        rows = shard_rows(task.suite, task.checkpoint, measured)
+        folder.write_shard(task, rows, versions(), measured.notes)
+    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, waited_s)
 
 
 def copy_probe(task: ProbeTask) -> TaskDone:

@@ -63,6 +63,7 @@ class Fetcher:
         self._waiting: deque[Checkpoint] = deque()
         self._done: Callable[[Checkpoint], bool] = lambda _: False
         self._changed = threading.Condition()
+        self._turn = threading.Lock()
         self._threads: list[threading.Thread] = []
 
     def ahead(self, checkpoints: Sequence[Checkpoint], done: Callable[[Checkpoint], bool]) -> None:
@@ -83,15 +84,24 @@ class Fetcher:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting))
-                checkpoint = self._waiting.popleft()
-                done = self._done
-            with suppress(CollapseError):
-                while not done(checkpoint) and not self._store.fetch_ahead(*_listed(checkpoint)):
-                    if self._superseded(checkpoint):
-                        break
-                    time.sleep(ROOM_POLL_S)
+            with self._turn:  # room goes to the soonest first; only the downloads run side by side
+                with self._changed:
+                    self._changed.wait_for(lambda: bool(self._waiting))
+                    checkpoint = self._waiting.popleft()
+                place = self._place_with_room(checkpoint)
+            if place is not None:
+                with suppress(CollapseError):
+                    self._store.fetch_ahead(*place)
+
+    def _place_with_room(self, checkpoint: Checkpoint) -> tuple[str, str, Listing] | None:
+        """Where it is, once there is room for it; None where it need not be fetched any more, or not yet."""
+        with suppress(CollapseError):
+            place = _listed(checkpoint)
+            while not self._done(checkpoint) and not self._superseded(checkpoint):
+                if self._store.reserve_ahead(*place):
+                    return place
+                time.sleep(ROOM_POLL_S)
+        return None
 
     def _superseded(self, checkpoint: Checkpoint) -> bool:
         """Whether a newer request names something else first: that is then fetched first."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError
@@ -56,52 +56,53 @@ class Store:
             return
         folder = self._folder(repository, commit)
         with FileLock(folder.with_name(f"{commit}.lock")) as lock:
-            while True:
-                lock.take(shared=False)
-                self._fill(repository, commit, listing, folder, ahead=False)
-                lock.take(shared=True)  # taking a weaker lock lets others in between
-                if _complete(folder, listing):
-                    break
             try:
+                while True:
+                    lock.take(shared=False)
+                    self._fill(repository, commit, listing, folder, ahead=False)
+                    lock.take(shared=True)  # taking a weaker lock lets others in between
+                    if _complete(folder, listing):
+                        break
                 yield folder
-            finally:
-                (folder / _MEASURED).touch()
+            finally:  # a failed download as well: its parts stay for a later run, until their room is needed
+                with suppress(OSError):
+                    (folder / _MEASURED).touch()
 
-    def fetch_ahead(self, repository: str, commit: str, listing: Listing) -> bool:
-        """Downloads a checkpoint that will be wanted soon; False where there is no room for it now.
-
-        Somebody else at work on it is as good as done.
-        """
+    def reserve_ahead(self, repository: str, commit: str, listing: Listing) -> bool:
+        """Gives room to a checkpoint that will be wanted soon; False where there is none for it now."""
         if _in_hub_cache(repository, commit, listing) is not None:
             return True
+        return self._reserve(self._folder(repository, commit), _size(listing), ahead=True)
+
+    def fetch_ahead(self, repository: str, commit: str, listing: Listing) -> None:
+        """Downloads a checkpoint that has room; somebody else at work on it is as good as done."""
+        if _in_hub_cache(repository, commit, listing) is not None:
+            return
         folder = self._folder(repository, commit)
         with FileLock(folder.with_name(f"{commit}.lock")) as lock:
-            return not lock.take(shared=False, wait=False) or self._fill(
-                repository, commit, listing, folder, ahead=True
-            )
+            if lock.take(shared=False, wait=False):
+                self._fill(repository, commit, listing, folder, ahead=True)
 
     def _folder(self, repository: str, commit: str) -> Path:
         folder = repository_folder(repository) / "checkpoints" / commit
         make_folder(folder.parent)
         return folder
 
-    def _fill(self, repository: str, commit: str, listing: Listing, folder: Path, *, ahead: bool) -> bool:
-        """Brings ``folder``, which the caller holds alone, to the listed files; False: no room (only if ahead)."""
+    def _fill(self, repository: str, commit: str, listing: Listing, folder: Path, *, ahead: bool) -> None:
+        """Brings ``folder``, which the caller holds alone, to the listed files."""
         if _complete(folder, listing):
             (folder / _MEASURED).unlink(missing_ok=True)
-            return True
+            return
         if offline():
             raise CheckpointError(
                 f"it is not in {self._root} nor in the hub's cache, and offline mode is on (HF_HUB_OFFLINE)"
             )
-        size = sum(file.size for file in listing.wanted)
-        while not self._reserve(folder, size, ahead=ahead):
+        while not self._reserve(folder, _size(listing), ahead=ahead):
             if ahead:
-                return False
+                return  # it was taken back for a checkpoint that a worker needs at once
             time.sleep(POLL_S)  # the others are being read: their readers finish
         for file in listing.wanted:
             download_file(repository, commit, file, folder, self._backoff)
-        return True
 
     def _reserve(self, folder: Path, size: int, *, ahead: bool) -> bool:
         """Charges ``size`` bytes for ``folder``, removing others to make room; False where that is not enough."""
@@ -151,6 +152,10 @@ def _in_hub_cache(repository: str, commit: str, listing: Listing) -> Path | None
         if not isinstance(path, str) or Path(path).stat().st_size != file.size:
             return None
     return Path(str(paths[0])).parent if paths else None
+
+
+def _size(listing: Listing) -> int:
+    return sum(file.size for file in listing.wanted)
 
 
 def _complete(folder: Path, listing: Listing) -> bool:

@@ -98,18 +98,22 @@ class Prober:
             weights_sha256=sha256,
             load_s=loaded - start,
             probe_s=time.perf_counter() - loaded,
-            peak_bytes=_peak_bytes(self.device),
-            device=_device_name(self.device),
+            peak_bytes=peak_bytes(self.device),
+            device=device_name(self.device),
             notes=tuple(tokens.notes),
         )
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""
-        rows_per_sequence = len(self.spec.variants) * self.spec.shape.seq_len
-        rows = GPU_CHUNK_ROWS if self.device.type == "cuda" else CPU_CHUNK_ROWS
-        vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
-        by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
-        return max(1, min(rows // rows_per_sequence, by_logits))
+        return sequences_per_chunk(self.spec, model.config.vocab_size, self.device)  # type: ignore[union-attr, arg-type]
+
+
+def sequences_per_chunk(spec: ProbeSpec, vocabulary: int, device: torch.device) -> int:
+    """Sequences that go through a model of ``vocabulary`` logits at a time."""
+    rows_per_sequence = len(spec.variants) * spec.shape.seq_len
+    rows = GPU_CHUNK_ROWS if device.type == "cuda" else CPU_CHUNK_ROWS
+    by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
+    return max(1, min(rows // rows_per_sequence, by_logits))
 
 
 def summarise(
@@ -137,11 +141,11 @@ def summarise(
     )
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

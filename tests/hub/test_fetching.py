@@ -32,7 +32,8 @@ def attempt(name, **settings):
         return f"{type(error).__name__}: {error}"
 def held():
     from huggingface_hub import constants
-    there = {path.parent.name for path in Path(constants.HF_HOME).glob("int4-collapse/*/checkpoints/*/model.safetensors")}
+    found = Path(constants.HF_HOME).glob("int4-collapse/*/checkpoints/*/model.safetensors")
+    there = {path.parent.name for path in found}
     return sorted(c.revision for c in suite.checkpoints if c.commit in there)
 """
 NAMES = ["config.json", "model.safetensors"]

@@ -6,11 +6,11 @@ import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.options import (
-    cache_option,
     measurement_options,
     out_option,
     resource_options,
     selection_options,
+    size_options,
     stale_option,
 )  # fmt: skip
 from jobs.request import AuditOptions, build_request
@@ -22,7 +22,7 @@ from jobs.request import AuditOptions, build_request
 @selection_options
 @measurement_options
 @resource_options
-@cache_option
+@size_options
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""

@@ -37,11 +37,16 @@ selection_options = _stack(
     ),
 )
 
-cache_option = click.option(
-    "--cache-gb",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GB",
-    help="Disk for downloaded weights on each node (10^9 bytes). Default: half of what is free.",
+size_options = _stack(
+    click.option(
+        "--cache-gb",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB",
+        help="Disk for downloaded weights on each node (10^9 bytes). Default: half of what is free.",
+    ),
+    click.option(
+        "--stream", is_flag=True, help="Measure layer by layer even where the whole model fits the memory."
+    ),
 )
 
 measurement_options = _stack(

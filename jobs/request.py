@@ -38,6 +38,7 @@ class AuditOptions:
     workers_per_gpu: int = 1
     replace_stale: bool = False
     cache_gb: float | None = None
+    stream: bool = False
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> AuditOptions:
@@ -70,6 +71,7 @@ def build_request(options: AuditOptions) -> AuditRequest:
         resources=resources,
         replace_stale=options.replace_stale,
         cache_gb=options.cache_gb,
+        stream=options.stream,
     )
 
 

@@ -6,13 +6,13 @@ import click
 
 from jobs.audit import run_audit
 from jobs.options import (
-    cache_option,
     measurement_options,
     missing_option,
     out_option,
     resource_options,
     seed_option,
     selection_options,
+    size_options,
     stale_option,
 )
 from jobs.reduce import run_reduce
@@ -26,7 +26,7 @@ from jobs.request import AuditOptions
 @selection_options
 @measurement_options
 @resource_options
-@cache_option
+@size_options
 @stale_option
 @missing_option
 @seed_option

@@ -33,6 +33,8 @@ class AuditRequest:
     replace_stale: bool = False
     cache_gb: float | None = None
     """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
+    stream: bool = False
+    """Measure layer by layer even where the whole model fits."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def audit(
         if first:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                drive(_ordered(first, layout, request.cache_gb), layout, ledger.record)
+                drive(_ordered(first, layout), layout, ledger.record)
         for task in copies:  # their originals were done before this call
             ledger.copy(task)
         wall_s = time.monotonic() - start
@@ -109,7 +111,7 @@ def audit(
     )
 
 
-def _ordered(tasks: list[ProbeTask], layout: Layout, cache_gb: float | None) -> list[ProbeTask]:
+def _ordered(tasks: list[ProbeTask], layout: Layout) -> list[ProbeTask]:
     """``tasks`` for the layout's device, each with what its worker fetches meanwhile.
 
     Every W-th of the following ones, for W workers: together the workers of a node fetch them all, and on several
@@ -119,7 +121,6 @@ def _ordered(tasks: list[ProbeTask], layout: Layout, cache_gb: float | None) -> 
         replace(
             task,
             device=layout.device,
-            cache_gb=cache_gb,
             ahead=tuple(each.checkpoint for each in tasks[i + layout.workers :: layout.workers][:AHEAD]),
         )
         for i, task in enumerate(tasks)
@@ -184,6 +185,8 @@ class _Ledger:
                 probe=request.probe,
                 out=str(request.out.path.absolute()),
                 duplicates=tuple(copies.get(checkpoint.key, ())),
+                cache_gb=request.cache_gb,
+                stream=request.stream,
             )
             for checkpoint in plan.checkpoints
             if checkpoint.key in missing

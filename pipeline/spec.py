@@ -238,6 +238,8 @@ class ProbeTask:
     """What will be measured after this one on the same node, soonest first: fetched while this one computes."""
     cache_gb: float | None = None
     """Disk that downloaded weights may take on a node, in 10^9 bytes; None = half of what is free there."""
+    stream: bool = False
+    """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
 
     @property
     def key(self) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
+from pipeline.probe.fit import fits_whole
+from pipeline.probe.streaming import StreamingProber
 from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint, ProbeTask
 from pipeline.suites import Fetcher, checkout
@@ -45,10 +48,17 @@ def run_probe(task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | 
     asked = time.perf_counter()
     with checkout(task.checkpoint, task.cache_gb) as weights:
         waited_s = time.perf_counter() - asked
-        measured = prober.measure(weights, task.checkpoint.weights_sha256)
+        measured = suited(prober, task, weights).measure(weights, task.checkpoint.weights_sha256)
         rows = shard_rows(task.suite, task.checkpoint, measured)
         folder.write_shard(task, rows, versions(), measured.notes)
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, waited_s)
+
+
+def suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
+    """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
+    if not task.stream and fits_whole(weights, len(task.probe.variants), prober.device):
+        return prober
+    return StreamingProber(task.probe, RunFolder(task.out).read_tokens(), task.device)
 
 
 def copy_probe(task: ProbeTask) -> TaskDone:

@@ -13,7 +13,7 @@ import click
 from pipeline import __version__
 from pipeline.errors import CollapseError, UsageError, unknown_name
 
-COMMANDS = ("run", "audit", "reduce", "report", "status", "phases", "pretrain", "suites", "benchmark")
+COMMANDS = ("run", "audit", "reduce", "report", "status", "phases", "fork", "pretrain", "suites", "benchmark")
 """Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""
 
 

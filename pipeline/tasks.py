@@ -79,7 +79,11 @@ def run_fork(task: ForkTask) -> TaskDone:
     state = folder.read_state(task.key)
     notes = []
     if state is not None:
-        notes = ["continued from its saved state" if run.resume(state) else "its saved state is unusable: started over"]
+        notes = [
+            "continued from its saved state"
+            if run.resume(state)
+            else "its saved state is unusable: started over"
+        ]
     with termination() as asked_to_stop:
         run.start()
         while not run.done:

@@ -88,7 +88,9 @@ class Prober:
         del weights
         return self.measure_model(model, weights_sha256=sha256, load_s=time.perf_counter() - start)
 
-    def measure_model(self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0) -> Measurement:
+    def measure_model(
+        self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0
+    ) -> Measurement:
         """Measures ``model``, float32 in eval mode on this prober's device, and uses it up: its layers are replaced.
 
         The numbers are those of :meth:`measure` on a checkpoint that holds the same values.

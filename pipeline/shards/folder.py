@@ -24,6 +24,7 @@ from pipeline.train.fork_spec import ForkTask
 SUITES_FOLDER = Path("outputs/suites")
 """Where suites trained at first use are kept."""
 
+
 @dataclass(frozen=True)
 class Shard:
     """One shard as read: its rows and what its metadata says of their origin."""
@@ -93,16 +94,25 @@ class RunFolder:
             ) from error
 
     def write_tokens(self, tokens: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, tokens)
-        write_atomically(self._tokens, buffer.getvalue())
+        """Writes the evaluation tokens."""
+        _write_array(self._tokens, tokens)
 
     def read_tokens(self) -> np.ndarray:
+        return self._read_array(self._tokens)
+
+    def write_training_tokens(self, tokens: np.ndarray) -> None:
+        """Writes the 1-D training tokens of a fork experiment."""
+        _write_array(self._train, tokens)
+
+    def read_training_tokens(self) -> np.ndarray:
+        return self._read_array(self._train)
+
+    def _read_array(self, path: Path) -> np.ndarray:
         try:
-            tokens: np.ndarray = np.load(self._tokens, allow_pickle=False)
+            tokens: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{self._tokens} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
+                f"{path} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
             ) from error
         return tokens
 
@@ -136,7 +146,9 @@ class RunFolder:
             "fingerprint": spec.fingerprint(),
             "config": canonical_json(spec.config()),
             "versions": canonical_json(versions),
-            "corpus_sha256": task.spec.probe.tokens_sha256 if isinstance(task, ForkTask) else task.probe.tokens_sha256,
+            "corpus_sha256": task.spec.probe.tokens_sha256
+            if isinstance(task, ForkTask)
+            else task.probe.tokens_sha256,
             "notes": canonical_json(list(notes)),
         }
         if isinstance(task, ForkTask):
@@ -226,3 +238,9 @@ def _identity(metadata: dict[bytes, bytes]) -> dict[str, Any]:
         identity: dict[str, Any] = json.loads(metadata[b"identity"])
         return identity
     return {"weights": metadata[b"content_id"].decode()}
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())

@@ -91,4 +91,7 @@ class ForkPlan:
 def _planned_run(fields: dict[str, Any]) -> PlannedRun:
     arm = fields["arm"]
     parameters = tuple((name, float(value)) for name, value in arm["parameters"])
-    return PlannedRun(dataclasses.replace(Arm(arm["schedule"], parameters, arm["optimizer"]), label=arm["label"]), fields["seed"])
+    return PlannedRun(
+        dataclasses.replace(Arm(arm["schedule"], parameters, arm["optimizer"]), label=arm["label"]),
+        fields["seed"],
+    )

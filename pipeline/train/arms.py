@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError, unknown_name
-from pipeline.train.schedules import Constant, Cosine, LockIn, Noop, Pythia, Rewarmed, Schedule, WarmRestarts, WarmupStableDecay
+from pipeline.train.schedules import (
+    Constant,
+    Cosine,
+    LockIn,
+    Noop,
+    Pythia,
+    Rewarmed,
+    Schedule,
+    WarmRestarts,
+    WarmupStableDecay,
+)
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "cosine": ("final",),
@@ -103,7 +113,9 @@ def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "a
     arms = _swept(plain, sweep) if sweep else plain
     names = optimizers.split(",")
     if "adamw" not in names:
-        raise UsageError(f"--optimizers {optimizers}: wanted adamw among them, every other is compared with it")
+        raise UsageError(
+            f"--optimizers {optimizers}: wanted adamw among them, every other is compared with it"
+        )
     arms += [replace(plain[0], optimizer=name, label="") for name in names if name != "adamw"]
     labels = [arm.label for arm in arms]
     repeats = sorted({label for label in labels if labels.count(label) > 1})
@@ -131,7 +143,9 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
         if name in values and not 0 < values[name] <= 1 - (name == "bump_fraction") * 1e-9:
             raise UsageError(f"{arm.label}: {name} {values[name]:g}; wanted more than 0 and at most 1")
     if values.get("final", 0.0) > 1:
-        raise UsageError(f"{arm.label}: final {values['final']:g}; wanted at most 1, a multiple of the rate at the fork")
+        raise UsageError(
+            f"{arm.label}: final {values['final']:g}; wanted at most 1, a multiple of the rate at the fork"
+        )
     return replace(arm, parameters=tuple(sorted(values.items())))
 
 
@@ -152,7 +166,10 @@ def make_arm_schedule(arm: Arm, rates: ForkRates) -> Schedule:
         case "sgdr":
             inner = WarmRestarts(values["eta_max"], low, int(values["period"]), int(values["t_mult"]))
         case "oli":
-            shape = {name: values[name] for name in ("amplitude", "cool_factor", "bump_fraction", "settled_fraction")}
+            shape = {
+                name: values[name]
+                for name in ("amplitude", "cool_factor", "bump_fraction", "settled_fraction")
+            }
             inner = LockIn(Cosine(steps, base, low, 0), int(values["period"]), **shape)
         case _:
             inner = Noop()
@@ -171,7 +188,9 @@ def _parse_setting(word: str, text: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if not _WORD.fullmatch(name) or math.isnan(number):
-        raise UsageError(f"schedule {word!r}: wanted NAME:parameter=number:..., such as oli:period=40:amplitude=1")
+        raise UsageError(
+            f"schedule {word!r}: wanted NAME:parameter=number:..., such as oli:period=40:amplitude=1"
+        )
     return name, number
 
 
@@ -180,7 +199,9 @@ def _swept(arms: Sequence[Arm], sweep: str) -> list[Arm]:
     numbers = [_parse_setting(f"--sweep {sweep}", f"{name}={value}")[1] for value in values.split(",")]
     if not any(name in PARAMETERS[arm.schedule] for arm in arms):
         having = [schedule for schedule, names in PARAMETERS.items() if name in names]
-        hint = f"add one of {', '.join(having)} to --schedules" if having else "no schedule has such a parameter"
+        hint = (
+            f"add one of {', '.join(having)} to --schedules" if having else "no schedule has such a parameter"
+        )
         raise UsageError(f"--sweep {sweep}: none of the schedules takes {name!r}; {hint}")
     swept: list[Arm] = []
     for arm in arms:

@@ -57,7 +57,9 @@ class ForkSpec:
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision {self.precision!r}: wanted fp32 or bf16")
         if self.probe_every > self.rates.steps:
-            raise UsageError(f"a probe every {self.probe_every} steps in a run of {self.rates.steps}: wanted at most the run")
+            raise UsageError(
+                f"a probe every {self.probe_every} steps in a run of {self.rates.steps}: wanted at most the run"
+            )
 
     @property
     def tokens_per_step(self) -> int:

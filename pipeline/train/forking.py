@@ -27,9 +27,7 @@ from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkTask
 from pipeline.train.loop import Trainer
 from pipeline.train.optimizers import load_moments
-
-MOMENTS_FILE = "moments.pt"
-"""Beside the weights of a checkpoint: Adam's state by parameter name (``pretrain --keep-optimizer-at``)."""
+from pipeline.train.start import MOMENTS_FILE
 
 Row = dict[str, Any]
 
@@ -175,7 +173,11 @@ def score_rows(measured: Measurement, common: Row) -> list[Row]:
     baseline = measured.results[0].nll_nats
     rows = []
     for result in measured.results:
-        scores = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "tensors"}
+        scores = {
+            field.name: getattr(result, field.name)
+            for field in dataclasses.fields(result)
+            if field.name != "tensors"
+        }
         with np.errstate(over="ignore", invalid="ignore"):
             gap = float(np.expm1(result.nll_nats - baseline))
         errors = [each.relative_error for each in result.tensors if each.relative_error is not None]
@@ -198,6 +200,23 @@ def _nan_rows(before: list[Row], common: Row) -> list[Row]:
     """Rows of a run whose loss is not finite: every score of the probe before, as NaN."""
     step = before[-1]["step"]
     template = [row for row in before if row["step"] == step]
-    scores = ("nll_nats", "perplexity", "kl_nats_mean", "kl_nats_p50", "kl_nats_p99", "top1_agreement", "delta_p_rms", "gap")
-    nothing: Row = {**dict.fromkeys(scores, math.nan), "kurtosis": None, "relative_error": None, "probe_s": 0.0}
-    return [{**row, **nothing, **common, "batch_nll_nats": [math.nan] * len(row["batch_nll_nats"])} for row in template]
+    scores = (
+        "nll_nats",
+        "perplexity",
+        "kl_nats_mean",
+        "kl_nats_p50",
+        "kl_nats_p99",
+        "top1_agreement",
+        "delta_p_rms",
+        "gap",
+    )
+    nothing: Row = {
+        **dict.fromkeys(scores, math.nan),
+        "kurtosis": None,
+        "relative_error": None,
+        "probe_s": 0.0,
+    }
+    return [
+        {**row, **nothing, **common, "batch_nll_nats": [math.nan] * len(row["batch_nll_nats"])}
+        for row in template
+    ]

@@ -106,8 +106,11 @@ def load_moments(
     for name, parameter in model.named_parameters():
         state = moments.get(name)
         if state is None or state["exp_avg"].shape != parameter.shape:
-            raise CheckpointError(f"the optimizer state of the suite does not fit its weights: {name} is missing or misshapen")
+            raise CheckpointError(
+                f"the optimizer state of the suite does not fit its weights: {name} is missing or misshapen"
+            )
         optimizer.state[parameter] = {
             # AdamW's fused kernel wants the step count beside the weights
-            key: value.to(device=parameter.device, dtype=torch.float32).clone() for key, value in state.items()
+            key: value.to(device=parameter.device, dtype=torch.float32).clone()
+            for key, value in state.items()
         }

@@ -230,7 +230,9 @@ class Rewarmed:
     ramp_steps: int
 
     def __call__(self, step: int) -> float:
-        return self.inner(step) * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.inner(step)
+        return (
+            self.inner(step) * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.inner(step)
+        )
 
     def phase(self, step: int) -> str:
         return "rewarm" if step < self.ramp_steps else self.inner.phase(step)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -97,12 +98,14 @@ def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
         "diverged": runs.filter(pl.col("status") == "diverged")["run_id"].to_list(),
         "n_runs": runs.height,
         "comparisons": [],
+        "wins": [],
         "averages": [],
         "sweeps": [],
     }
     if variant is not None:
         for weights in WEIGHTS:
             report["comparisons"] += _comparisons(table, arms, baseline, variant, weights, seed)
+        report["wins"] = _wins(table, arms, variant)
         report["averages"] = [
             _average(table, arm, variant, weights) for arm in arms for weights in WEIGHTS if weights != "live"
         ]
@@ -146,6 +149,17 @@ def _comparisons(
         )
     adjusted = holm([row["difference"]["p_value"] for row in rows])
     return [{**row, "p_holm": p_value} for row, p_value in zip(rows, adjusted, strict=True)]
+
+
+def _wins(table: pl.DataFrame, arms: list[str], variant: str) -> list[dict[str, Any]]:
+    """Of every ordered pair of arms: in how many pairs of runs the first has the lower gap, on the first's probes."""
+    runs = {arm: arm_runs(table, arm, variant, "live") for arm in arms}
+    found = []
+    for arm, other in itertools.permutations(arms, 2):
+        chosen = compared_steps(runs[arm])
+        result = contrast(runs[arm].gap[:, chosen], runs[other].gap[:, chosen])
+        found.append({"arm": arm, "other": other, "wins": result.wins, "pairs": result.pairs})
+    return found
 
 
 def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> dict[str, Any]:

@@ -87,7 +87,7 @@ class Kind:
     name: str
     """Of the sub-folder of its shards, failures and states, and of the command that makes them."""
     schema: pa.Schema
-    plan_type: type[RunPlan] | type[ForkPlan]
+    plan_type: type[RunPlan | ForkPlan]
     plan_file: str
     tokens_file: str
 

@@ -107,7 +107,7 @@ class ForkTask:
 
 
 def run_id(arm: Arm, seed: int) -> str:
-    """``oli-amplitude0.3-seed2``"""
+    """Name of a run and of its shard, such as ``oli-amplitude0.3-seed2``."""
     return f"{arm.label}-seed{seed}"
 
 

@@ -20,8 +20,8 @@ from pipeline.train.settings import OptimizerSettings
 class Trainer:
     """A model, its optimizer and the number of updates made.
 
-    float32 on a CPU, bfloat16 autocast on a GPU, unless ``precision`` says otherwise. With
-    batches that depend on the step only, the state dict is all that a run needs to continue exactly (bit for bit on a CPU).
+    float32 on a CPU, bfloat16 autocast on a GPU, unless ``precision`` says otherwise. With batches that depend on
+    the step only, the state dict is all that a run needs to continue exactly (bit for bit on a CPU).
     """
 
     def __init__(

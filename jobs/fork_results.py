@@ -8,12 +8,24 @@ from rich.table import Table
 
 from jobs.console import console
 from jobs.options import absolute_out
+from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
 
 
 def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None:
     """Reduces the experiment in ``directory``, draws it and prints the comparison."""
     reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
+    report_fork_folder(directory)
+
+
+def holds_fork(directory: str) -> bool:
+    """Whether ``directory`` holds a fork experiment."""
+    return RunFolder(absolute_out(directory), FORK).has_plan()
+
+
+def holds_audit(directory: str) -> bool:
+    """Whether ``directory`` holds an audit."""
+    return RunFolder(absolute_out(directory)).has_plan()
 
 
 def reduce_fork_folder(directory: str, *, allow_missing: bool, seed: int) -> None:
@@ -27,6 +39,27 @@ def reduce_fork_folder(directory: str, *, allow_missing: bool, seed: int) -> Non
     for sentence in reduction.report["sentences"]:
         console.print(sentence, markup=False)
     console.print(f"tables: {folder.tables}", markup=False)
+
+
+def report_fork_folder(directory: str) -> None:
+    """Draws fork.html and figures/fork_*.png from the tables."""
+    import json
+
+    import polars as pl
+
+    from pipeline.report.fork import fork_figures, fork_page
+
+    folder = RunFolder(absolute_out(directory), FORK)
+    if not folder.schedules_json.is_file():
+        raise UsageError(
+            f"nothing to report: {folder.schedules_json} is not there; run `int4-collapse reduce {folder}`"
+        )
+    report = json.loads(folder.schedules_json.read_text())
+    table = pl.read_parquet(folder.tables / "fork.parquet")
+    folder.write_result(folder.fork_html, fork_page(table, report))
+    for name, png in fork_figures(table, report).items():
+        folder.write_figure(name, png)
+    console.print(f"report: {folder.fork_html}\nfigures: {folder.figures}", markup=False)
 
 
 def comparison_table(report: dict[str, Any]) -> Table:

@@ -26,11 +26,11 @@ from jobs.options import absolute_out, out_option, parse_steps
 @click.option("--seed", type=int, help="Of the initial weights and the data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
-    "--keep-optimizer-at", metavar="STEP,...", help="Checkpoints that keep Adam's moments, for `fork` to start from."
+    "--keep-optimizer-at",
+    metavar="STEP,...",
+    help="Checkpoints that keep Adam's moments, for `fork` to start from.",
 )
-def command(
-    recipe: str, out: str, device: str, keep_optimizer_at: str | None, **overrides: object
-) -> None:
+def command(recipe: str, out: str, device: str, keep_optimizer_at: str | None, **overrides: object) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
     from pipeline.train import find_recipe, pretrain
 

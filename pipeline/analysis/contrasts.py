@@ -74,7 +74,6 @@ def contrast(treated: FloatArray, baseline: FloatArray, *, seed: int = 0, level:
     """
     ours, theirs = treated.mean(axis=1), baseline.mean(axis=1)
     a, b = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
-    wins = int(np.sum(_losing(ours)[:, None] < _losing(theirs)[None, :]))
     floor = 2 / math.comb(max(len(a) + len(b), 2), max(len(a), 1))
     welch, boot = _welch(a, b, level), _bootstrap(a, b, seed, level)
     return Contrast(
@@ -84,11 +83,17 @@ def contrast(treated: FloatArray, baseline: FloatArray, *, seed: int = 0, level:
         naive=naive_t(treated, baseline),
         wilcoxon_p=_rank_sum(a, b),
         wilcoxon_p_floor=min(1.0, floor),
-        wins=wins,
+        wins=wins(treated, baseline),
         pairs=len(ours) * len(theirs),
         effect_size=hedges_g(a, b),
         detectable=detectable_difference(a, b, alpha=1 - level),
     )
+
+
+def wins(treated: FloatArray, baseline: FloatArray) -> int:
+    """Pairs of one run of each, (runs, probes), of which the treated has the lower mean; a run with a NaN loses."""
+    ours, theirs = _losing(treated.mean(axis=1)), _losing(baseline.mean(axis=1))
+    return int(np.sum(ours[:, None] < theirs[None, :]))
 
 
 def welch_estimate(a: FloatArray, b: FloatArray, level: float = 0.95) -> Estimate:
@@ -134,11 +139,13 @@ def detectable_difference(a: FloatArray, b: FloatArray, *, alpha: float = 0.05) 
         return None
     critical = stats.t.ppf(1 - alpha / 2, df)
 
-    def excess(shift: float) -> float:
-        found = stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift)
-        return float(found - POWER)
+    def excess(shift: float) -> float:  # the tail on the other side is far below the digits that matter
+        return float(stats.nct.sf(critical, df, shift)) - POWER
 
-    shift = optimize.brentq(excess, 0.0, critical + 20.0)
+    upper = critical
+    while excess(upper) < 0:
+        upper *= 1.25
+    shift = optimize.brentq(excess, 0.0, upper)
     return float(shift * pooled * math.sqrt(1 / len(a) + 1 / len(b)))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from pipeline.analysis.contrasts import Contrast, contrast, holm, paired_estimate, welch_estimate
+from pipeline.analysis.contrasts import contrast, holm, paired_estimate, welch_estimate, wins
 from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
 from pipeline.analysis.fork_words import sentences
 from pipeline.errors import IncompleteRunError
@@ -130,7 +130,7 @@ def _comparisons(
             continue
         runs = arm_runs(table, arm, variant, weights)
         chosen = compared_steps(runs)
-        found: Contrast = contrast(runs.gap[:, chosen] * POINTS, reference.gap[:, chosen] * POINTS, seed=seed)
+        found = contrast(runs.gap[:, chosen] * POINTS, reference.gap[:, chosen] * POINTS, seed=seed)
         price = welch_estimate(
             runs.fp32_nll_nats[:, chosen].mean(axis=1), reference.fp32_nll_nats[:, chosen].mean(axis=1)
         )
@@ -157,8 +157,9 @@ def _wins(table: pl.DataFrame, arms: list[str], variant: str) -> list[dict[str, 
     found = []
     for arm, other in itertools.permutations(arms, 2):
         chosen = compared_steps(runs[arm])
-        result = contrast(runs[arm].gap[:, chosen], runs[other].gap[:, chosen])
-        found.append({"arm": arm, "other": other, "wins": result.wins, "pairs": result.pairs})
+        won = wins(runs[arm].gap[:, chosen], runs[other].gap[:, chosen])
+        pairs = len(runs[arm].seeds) * len(runs[other].seeds)
+        found.append({"arm": arm, "other": other, "wins": won, "pairs": pairs})
     return found
 
 

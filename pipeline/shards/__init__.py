@@ -9,7 +9,7 @@
     DIR/fork.json fork_tokens.npy fork_train.npy   the same of a fork experiment, and its training tokens
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights
     DIR/state/fork/oli-seed2.pt            where an unfinished run stands (gone once it has a shard)
-    DIR/tables/ report.json report.html figures/   what the reduction makes of them
+    DIR/tables/ report.json report.html fork.html figures/   what the reduction makes of them
     DIR/.lock                              held by the one driver of the folder
 
 A shard is done when its file is there and sealed (``pipeline.files``); there is no marker and no database.

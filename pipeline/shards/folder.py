@@ -48,6 +48,7 @@ class RunFolder:
         self.figures = self.path / "figures"
         self.report_json = self.path / "report.json"
         self.report_html = self.path / "report.html"
+        self.fork_html = self.path / "fork.html"
         self.schedules_json = self.tables / "schedules.json"
         self._plan = self.path / kind.plan_file
         self._tokens = self.path / kind.tokens_file

@@ -35,6 +35,10 @@ class RunPlan:
         """Of every shard that a complete run has: what its contents must be of."""
         return {checkpoint.key: {"weights": checkpoint.content_id} for checkpoint in self.checkpoints}
 
+    def duplicates(self) -> dict[str, str]:
+        """The earlier checkpoint with the same content, by key."""
+        return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
+
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> RunPlan:
         """From what ``dataclasses.asdict`` gave; KeyError or TypeError where it is not that."""
@@ -79,6 +83,10 @@ class ForkPlan:
     def expected(self) -> dict[str, dict[str, Any]]:
         """Of every shard that a complete experiment has: what its contents must be of."""
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
+
+    def duplicates(self) -> dict[str, str]:
+        """No two runs are the same."""
+        return {}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> ForkPlan:

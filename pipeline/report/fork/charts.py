@@ -90,7 +90,10 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
         "axis": {"minExtent": 0, "maxExtent": 400, "grid": False},
     }  # fmt: skip
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
-    axis = {"title": f"difference to {report['baseline']} in percentage points (left: less damage)", "grid": True}
+    axis = {
+        "title": f"difference to {report['baseline']} in percentage points (left: less damage)",
+        "grid": True,
+    }
     return _whole(
         {
             "data": {"values": rows},

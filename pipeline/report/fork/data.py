@@ -45,7 +45,12 @@ def gap_rows(table: pl.DataFrame, report: Mapping[str, Any], arm: str) -> tuple[
         (pl.col("arm") == arm) & (pl.col("weights") == "live") & (pl.col("variant") == report["variant"])
     ).sort("step")
     runs = [
-        {"step": row["step"], "run": f"seed {row['seed']}", "gap": 100 * row["gap"], "phase": row["phase_label"]}
+        {
+            "step": row["step"],
+            "run": f"seed {row['seed']}",
+            "gap": 100 * row["gap"],
+            "phase": row["phase_label"],
+        }
         for row in rows.iter_rows(named=True)
         if math.isfinite(row["gap"])
     ]

@@ -41,7 +41,10 @@ def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, by
     values = _tokens(dark=False)
     found = {}
     for name, spec in _specs(table, report).items():
-        whole = {**paint(spec, values), "config": {**config(values), "background": values["$paper"], "padding": 14}}
+        whole = {
+            **paint(spec, values),
+            "config": {**config(values), "background": values["$paper"], "padding": 14},
+        }
         found[f"{name}.png"] = vl_convert.vegalite_to_png(whole, vl_version=VL_VERSION, scale=SCALE)
     return found
 
@@ -52,7 +55,11 @@ def fork_section(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
     words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report["sentences"])
     rule = f"{report['n_runs']} runs from step {report['from_step']:,}: {report['start_rule']}."
     missing = report["missing"]
-    warning = f'<p class="warning" role="alert">{len(missing)} runs are missing: {esc(", ".join(missing))}</p>' if missing else ""
+    warning = (
+        f'<p class="warning" role="alert">{len(missing)} runs are missing: {esc(", ".join(missing))}</p>'
+        if missing
+        else ""
+    )
     return (
         f'<section id="fork" aria-labelledby="h-fork">{warning}<h2 id="h-fork">The fork experiment</h2>'
         f'<p class="note">{esc(rule)}</p><div class="fork-words">{words}</div>{figures}{comparison_html(report)}'

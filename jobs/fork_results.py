@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 from rich.table import Table
@@ -43,8 +45,6 @@ def reduce_fork_folder(directory: str, *, allow_missing: bool, seed: int) -> Non
 
 def report_fork_folder(directory: str) -> None:
     """Draws fork.html and figures/fork_*.png from the tables."""
-    import json
-
     import polars as pl
 
     from pipeline.report.fork import fork_figures, fork_page
@@ -63,39 +63,32 @@ def report_fork_folder(directory: str) -> None:
 
 
 def comparison_table(report: dict[str, Any]) -> Table:
-    """One row per arm: its last gap, and its difference to the baseline on the live weights."""
-    table = Table(title=f"{report['n_runs']} runs from step {report['from_step']:,}", title_justify="left")
-    heads = (
-        "arm",
-        "final gap",
-        "final fp32 nll",
-        "difference (points)",
-        "95% interval",
-        "wins",
-        "p (Holm)",
-        "fp32 price (nats)",
-    )
-    for head in heads:
-        table.add_column(head, justify="left" if head == "arm" else "right")
+    """One row per arm: its gap at the end, and its difference to the baseline on the live weights."""
+    title = f"{report['n_runs']} runs from step {report['from_step']:,}; differences in percentage points"
+    table = Table(title=title, title_justify="left")
+    for head in ("arm", "final gap", "difference", "95% interval", "wins", "p (Holm)", "fp32 nats"):
+        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=head != "arm")
     compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
     for arm, facts in report["arms"].items():
-        ends = (_number(facts["final_gap"], "+.2%"), _number(facts["final_fp32_nll_nats"], ".4f"))
+        final = _number(facts["final_gap"], "+.2%")
         if arm not in compared:
-            table.add_row(arm, *ends, "baseline" if arm == report["baseline"] else "-", *["-"] * 4)
+            table.add_row(arm, final, "baseline" if arm == report["baseline"] else "-", *["-"] * 4)
             continue
         row = compared[arm]
-        difference = row["difference"]
-        interval = (
-            "-"
-            if difference["lower"] is None
-            else f"{difference['lower']:+.2f} to {difference['upper']:+.2f}"
-        )
+        low, high = row["difference"]["lower"], row["difference"]["upper"]
         table.add_row(
-            arm, *ends, _number(difference["estimate"], "+.2f"), interval, f"{row['wins']} of {row['pairs']}",
-            _number(row["p_holm"], ".3f"), _number(row["fp32_price_nats"]["estimate"], "+.4f"),
-        )  # fmt: skip
+            arm,
+            final,
+            _number(row["difference"]["estimate"], "+.2f"),
+            "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+            f"{row['wins']} of {row['pairs']}",
+            _number(row["p_holm"], ".3f"),
+            _number(row["fp32_price_nats"]["estimate"], "+.4f"),
+        )
     return table
 
 
 def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else "diverged" if value != value else format(value, form)  # noqa: PLR0124 - NaN
+    if value is None:
+        return "-"
+    return "diverged" if math.isnan(value) else format(value, form)

@@ -1,12 +1,14 @@
 """Two groups of runs compared: the t test as the paper does it, and tests that know that a run is one observation.
 
 Probes of one run share its weights: forty probes of three runs are three observations, not a hundred and twenty. The
-naive t test counts probes and finds differences that are not there (measured on simulated runs without any
-difference, three runs against three, 12 probes with correlation 0.8: it claims one at the 5 % level in over half of
-the cases, the run-level test in under 5 %; ``tests/analysis/test_contrasts.py``). The run-level test is Welch's t
-test on run means. For equally many probes per run it is what a mixed model with a random intercept per run comes to,
-with its degrees of freedom counted over runs. Beside it stands a bootstrap that draws whole runs; of the two the
-smaller claim is kept: the larger p value, the wider interval.
+naive t test counts probes and finds differences that are not there. The run-level test is Welch's t test on run means;
+for equally many probes per run it is what a mixed model with a random intercept per run comes to, with its degrees of
+freedom counted over runs. Beside it stands a bootstrap that draws whole runs; of the two the smaller claim is kept:
+the larger p value, the wider interval.
+
+Measured on 1,500 simulated experiments without any difference (12 probes per run, correlation 0.8 within a run), share
+of differences claimed at the 5 % level: three runs against three: naive t 63 %, bootstrap alone 20 %, the smaller
+claim 3.4 %; nine against nine: 55 %, 8 %, 4.7 % (``tests/analysis/test_contrasts.py``).
 """
 
 from __future__ import annotations

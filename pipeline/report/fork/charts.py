@@ -17,15 +17,15 @@ COLUMNS = 3
 PANEL = 250
 """Width of an arm's panel in CSS pixels."""
 ARM_COLOURS = ("soft", "v_int4", "v_int8", "converged", "onset", "accent", "warn", "measure")
+SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
 WEIGHT_COLOURS = {"live": "$v_int4", "ema": "$v_int8", "lawa": "$converged"}
 
 
 def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
-    """Per arm: the learning rate above, the gap of every run, their mean and its interval below; one scale for all."""
+    """Per arm: the learning rate above, the gap of every run, their mean and its interval below, on one scale for all."""
     arms = list(report["arms"])
     curves = {arm: gap_rows(table, report, arm) for arm in arms}
     rates = {arm: rate_rows(report, arm) for arm in arms}
-    top = max((row["rate"] for rows in rates.values() for row in rows), default=1.0)
     gaps = [row["gap"] for runs, _ in curves.values() for row in runs]
     gaps += [row[edge] for _, means in curves.values() for row in means for edge in ("low", "high")]
     spread = (max(gaps) - min(gaps)) or 1.0 if gaps else 1.0
@@ -36,7 +36,7 @@ def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
             "title": {"text": arm, "offset": 6},
             "spacing": 4,
             "vconcat": [
-                _rate_view(rates[arm], shade_rows(report, arm), top or 1.0, first=index % COLUMNS == 0),
+                _rate_view(rates[arm], shade_rows(report, arm), first=index % COLUMNS == 0),
                 _gap_view(
                     *curves[arm],
                     shade_rows(report, arm),
@@ -63,13 +63,15 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
         "encoding": {
             "x": {"field": "column", "type": "nominal", "sort": arms, "scale": {"domain": arms}, "title": "... than this one",
                   "axis": {"orient": "top", "labelAngle": -30, "domain": False, "ticks": False}},
-            "y": {"field": "row", "type": "nominal", "sort": arms, "scale": {"domain": arms}, "title": "runs of this arm have the lower gap ...",
-                  "axis": {"minExtent": 0, "maxExtent": 400, "domain": False}},
+            "y": {"field": "row", "type": "nominal", "sort": arms, "scale": {"domain": arms}, "title": "this arm is lower ...",
+                  "axis": {"minExtent": 0, "maxExtent": 400, "domain": False, "titlePadding": 14}},
         },
         "layer": [
             {"mark": {"type": "rect", "stroke": "$paper", "strokeWidth": 2},
-             "encoding": {"color": {"field": "share", "type": "quantitative", "legend": None,
-                                    "scale": {"domain": [0, 0.5, 1], "range": ["$phase3", "$wash", "$phase1"]}}}},
+             "encoding": {"color": {"field": "side", "type": "nominal", "legend": None,
+                                    "scale": {"domain": list(SIDES), "range": list(SIDES.values())}},
+                          "opacity": {"field": "weight", "type": "quantitative", "legend": None,
+                                      "scale": {"domain": [0, 1], "range": [0.25, 1]}}}},
             {"mark": {"type": "text", "fontSize": 12, "color": "$ink"}, "encoding": {"text": {"field": "text"}}},
         ],
     }  # fmt: skip
@@ -112,7 +114,8 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
     )  # fmt: skip
 
 
-def _rate_view(rates: Rows, shades: Rows, top: float, *, first: bool) -> Spec:
+def _rate_view(rates: Rows, shades: Rows, *, first: bool) -> Spec:
+    top = max(row["rate"] for row in rates) or 1.0
     return {
         "width": PANEL,
         "height": 64,

@@ -69,16 +69,14 @@ def gap_rows(table: pl.DataFrame, report: Mapping[str, Any], arm: str) -> tuple[
 
 
 def win_rows(report: Mapping[str, Any]) -> Rows:
-    """One row per ordered pair of arms: ``row`` beats ``column`` in ``share`` of the pairs of runs, ``text`` = k/n."""
-    return [
-        {
-            "row": each["arm"],
-            "column": each["other"],
-            "share": each["wins"] / each["pairs"],
-            "text": f"{each['wins']}/{each['pairs']}",
-        }
-        for each in report["wins"]
-    ]
+    """One row per ordered pair of arms: how ``row`` fares against ``column``, how clearly, and ``text`` = k/n."""
+    found = []
+    for each in report["wins"]:
+        lead = 2 * each["wins"] / each["pairs"] - 1
+        side = "wins" if lead > 0 else "loses" if lead < 0 else "even"
+        text = f"{each['wins']}/{each['pairs']}"
+        found.append({"row": each["arm"], "column": each["other"], "side": side, "weight": abs(lead), "text": text})
+    return found
 
 
 def forest_rows(report: Mapping[str, Any]) -> Rows:

@@ -99,7 +99,7 @@ def _specs(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, Spec]:
 def _figure(name: str, spec: Spec) -> str:
     """A chart as SVG whose colours are the page's CSS variables."""
     css = {token: f"var(--{token[1:].replace('v_', 'v-')})" for token in _tokens(dark=False)}
-    whole = {**paint(spec, css), "config": config(css)}
+    whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
     svg: str = vl_convert.vegalite_to_svg(whole, vl_version=VL_VERSION)
     title, note = CAPTIONS[name]
     return (

@@ -53,12 +53,17 @@ def _comparison(row: Mapping[str, Any]) -> str:
     )
     cells = (
         row["arm"], row["weights"], f"{row['n_runs']} v {row['n_baseline_runs']}", f"{row['n_probes']} {row['probes']}",
-        number(difference["estimate"], "+.2f"), interval, number(difference["p_value"], ".4f"), number(row["p_holm"], ".4f"),
-        f"{number(naive['t'], '.2f')} ({naive['n']})", number(naive["p_value"], ".4f"), number(row["wilcoxon_p"], ".3f"),
+        number(difference["estimate"], "+.2f"), interval, p_text(difference["p_value"]), p_text(row["p_holm"]),
+        f"{number(naive['t'], '.2f')} ({naive['n']})", p_text(naive["p_value"]), p_text(row["wilcoxon_p"]),
         f"{row['wins']} of {row['pairs']}", number(row["effect_size"], "+.2f"), number(row["detectable"], ".2f"),
         number(row["fp32_price_nats"]["estimate"], "+.4f"),
     )  # fmt: skip
     return "<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def p_text(value: float | None) -> str:
+    """A p value with four digits, or how small it is."""
+    return "< 0.0001" if value is not None and value < 1e-4 else number(value, ".4f")
 
 
 def number(value: float | None, form: str) -> str:

@@ -99,7 +99,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
 
     def on_survey(found: Survey) -> None:
         if found.done:
-            console.print(f"{len(found.done)} runs are there already; {len(found.missing)} to do")
+            console.print(f"{len(found.done)} runs are there already; {len(found.to_measure)} to do")
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
 

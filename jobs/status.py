@@ -45,10 +45,9 @@ def _state(directory: str, kind: Kind) -> dict[str, Any]:
 
 
 def _show(state: dict[str, Any], label: str) -> None:
-    untried = [key for key in state["missing"] if key not in state["failed"] and key not in state["corrupt"]]
     console.print(
-        f"{state['suite']}{label}: {len(state['done'])} done, {len(state['failed'])} failed, {len(state['stale'])} stale, "
-        f"{len(state['missing'])} missing of {state['expected']}",
+        f"{state['suite']}{label}: {len(state['done'])} done, {len(state['failed'])} failed, "
+        f"{len(state['stale'])} stale, {len(state['missing'])} missing of {state['expected']}",
         markup=False,
     )
     for word, reasons in (
@@ -59,5 +58,6 @@ def _show(state: dict[str, Any], label: str) -> None:
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
-    if untried:
-        console.print(f"  not measured yet: {', '.join(untried[:8])}{', ...' if len(untried) > 8 else ''}")
+    if state["missing"]:
+        more = ", ..." if len(state["missing"]) > 8 else ""
+        console.print(f"  not measured yet: {', '.join(state['missing'][:8])}{more}", markup=False)

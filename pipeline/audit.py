@@ -106,7 +106,7 @@ class _Ledger(Ledger):
         self, request: AuditRequest, plan: RunPlan, found: Survey, on_progress: Callable[[Progress], None]
     ) -> None:
         super().__init__(request.out, found, len(plan.checkpoints), on_progress)
-        missing = set(found.missing)
+        missing = set(found.to_measure)
         copies: dict[str, list[str]] = {}
         for checkpoint in plan.checkpoints:
             if checkpoint.duplicate_of is not None:

@@ -113,7 +113,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
 
 
 def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
-    missing = set(found.missing)
+    missing = set(found.to_measure)
     return [
         ForkTask(
             suite=plan.suite,

@@ -54,7 +54,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     plan: ForkPlan = folder.read_plan()
     found = survey(folder, plan)
     found.refuse_stale(folder)
-    if not found.done or (found.missing and not allow_missing):
+    if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
     table = fork_table([folder.read_shard(run.key) for run in plan.runs if run.key in done])
@@ -64,7 +64,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
         "start_rule": plan.start_rule,
         **compare_arms(table, seed=seed),
         "failures": found.failed,
-        "missing": list(found.missing),
+        "missing": list(found.to_measure),
         "notes": list(plan.notes),
         "corpus": plan.corpus,
         "train_corpus": plan.train_corpus,
@@ -233,9 +233,9 @@ def _run_means(table: pl.DataFrame, arm: str, variant: str) -> list[float]:
 
 
 def _missing_message(folder: RunFolder, plan: ForkPlan, found: Survey) -> str:
-    shown = ", ".join(found.missing[:8]) + (", ..." if len(found.missing) > 8 else "")
+    shown = ", ".join(found.to_measure[:8]) + (", ..." if len(found.to_measure) > 8 else "")
     return (
-        f"{folder}: {len(found.missing)} of {len(plan.runs)} runs have no shard ({shown}); run the fork again to finish "
+        f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork again to finish "
         "them, or pass --allow-missing to report without them"
     )
 

@@ -20,7 +20,9 @@ from pipeline.train.settings import OptimizerSettings
 RATES = ForkRates(base_lr=2e-3, peak_lr=4e-3, steps=12, rewarm_steps=2)
 
 
-def fork_task(suite_folder: Path, out: Path, *, step: int = 20, arm: str = "cosine", **changes: Any) -> ForkTask:
+def fork_task(
+    suite_folder: Path, out: Path, *, step: int = 20, arm: str = "cosine", **changes: Any
+) -> ForkTask:
     """A task of twelve updates with a probe every three, ready to run; ``changes`` are to the spec or the task."""
     suite = open_suite(str(suite_folder))
     tokenizer = load_tokenizer(suite)

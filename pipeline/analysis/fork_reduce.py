@@ -104,7 +104,7 @@ def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     }
     if variant is not None:
         for weights in WEIGHTS:
-            report["comparisons"] += _comparisons(table, arms, baseline, variant, weights, seed)
+            report["comparisons"] += _comparisons(table, (baseline, *arms), variant, weights, seed)
         report["wins"] = _wins(table, arms, variant)
         report["averages"] = [
             _average(table, arm, variant, weights) for arm in arms for weights in WEIGHTS if weights != "live"
@@ -121,8 +121,10 @@ def headline(table: pl.DataFrame) -> str | None:
 
 
 def _comparisons(
-    table: pl.DataFrame, arms: list[str], baseline: str, variant: str, weights: str, seed: int
+    table: pl.DataFrame, named: tuple[str, ...], variant: str, weights: str, seed: int
 ) -> list[dict[str, Any]]:
+    """Every arm against the baseline, which ``named`` names first."""
+    baseline, *arms = named
     reference = arm_runs(table, baseline, variant, weights)
     rows = []
     for arm in arms:
@@ -195,7 +197,7 @@ def _average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> dict[
 
 
 def _sweeps(table: pl.DataFrame, variant: str) -> list[dict[str, Any]]:
-    """For arms of one schedule that differ in one parameter alone: does the gap rise or fall with it, over runs?"""
+    """Rank correlation, over runs, of the gap with the parameter in which arms of one schedule differ."""
     arms = table.select("arm", "schedule", "parameters", "optimizer").unique(maintain_order=True)
     found = []
     for (schedule, _), group in arms.group_by("schedule", "optimizer", maintain_order=True):
@@ -235,8 +237,8 @@ def _run_means(table: pl.DataFrame, arm: str, variant: str) -> list[float]:
 def _missing_message(folder: RunFolder, plan: ForkPlan, found: Survey) -> str:
     shown = ", ".join(found.to_measure[:8]) + (", ..." if len(found.to_measure) > 8 else "")
     return (
-        f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork again to finish "
-        "them, or pass --allow-missing to report without them"
+        f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork "
+        "again to finish them, or pass --allow-missing to report without them"
     )
 
 

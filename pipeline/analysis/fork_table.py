@@ -82,7 +82,7 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
 
 
 def compared_steps(runs: ArmRuns) -> FloatArray:
-    """Which probes of an arm are compared, (steps,) bool: of OLI the settled cool ones, of others all after the start."""
+    """Probes of an arm that are compared, (steps,) bool: of OLI the settled cool ones, else all after the start."""
     labels = np.array(runs.phases)
     if "settled" in runs.phases:
         return np.asarray(labels == "settled")

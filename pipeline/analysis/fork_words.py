@@ -39,15 +39,18 @@ def _comparison(row: Mapping[str, Any], variant: str) -> str:
     if difference["p_value"] is None:
         return (
             f"{row['arm']}: {variant} gap {estimate:+.2f} points against {row['baseline']} {where} ({wins}); with "
-            f"{row['n_runs']} run against {row['n_baseline_runs']} the spread between runs is unknown, so nothing can be claimed."
+            f"{row['n_runs']} run against {row['n_baseline_runs']} the spread between runs is unknown, so nothing "
+            "can be claimed."
         )
-    interval = f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f}, Holm-adjusted {_p(row['p_holm'])}"
+    interval = f"{_interval(difference)}, Holm-adjusted {_p(row['p_holm'])}"
+    against = f"{estimate:+.2f} points {where}"
     if row["p_holm"] is not None and row["p_holm"] < ALPHA:
         claim = "lowers" if estimate < 0 else "raises"
-        head = f"{row['arm']} {claim} the {variant} gap by {abs(estimate):.2f} points against {row['baseline']} {where}"
+        by = f"{abs(estimate):.2f} points against {row['baseline']} {where}"
+        head = f"{row['arm']} {claim} the {variant} gap by {by}"
         tail = ""
     else:
-        head = f"{row['arm']} does not differ detectably from {row['baseline']}: {variant} gap {estimate:+.2f} points {where}"
+        head = f"{row['arm']} does not differ detectably from {row['baseline']}: {variant} gap {against}"
         tail = (
             ""
             if row["detectable"] is None
@@ -62,8 +65,8 @@ def _naive(row: Mapping[str, Any]) -> str:
     if naive is None or naive >= ALPHA or (row["p_holm"] is not None and row["p_holm"] < ALPHA):
         return ""
     return (
-        f" A t test that takes the {row['naive']['n']} pairs of probes for independent would have claimed a difference "
-        f"(t = {row['naive']['t']:.2f}, {_p(naive)})."
+        f" A t test that takes the {row['naive']['n']} pairs of probes for independent would have claimed a "
+        f"difference (t = {row['naive']['t']:.2f}, {_p(naive)})."
     )
 
 
@@ -75,23 +78,24 @@ def _average(row: Mapping[str, Any], variant: str) -> str:
     difference, price = row["difference"], row["fp32_price_nats"]
     if difference["estimate"] is None or math.isnan(difference["estimate"]):
         return f"{name}: no run to compare."
-    interval = (
-        "one run, no interval"
-        if difference["lower"] is None
-        else f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f}"
-    )
+    interval = "one run, no interval" if difference["lower"] is None else _interval(difference)
     return (
-        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}) and the "
-        f"FP32 loss by {price['estimate']:+.4f} nats."
+        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}) "
+        f"and the FP32 loss by {price['estimate']:+.4f} nats."
     )
+
+
+def _interval(difference: Mapping[str, Any]) -> str:
+    return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f}"
 
 
 def _sweep(row: Mapping[str, Any]) -> str:
     values = ", ".join(f"{value:g}" for value in row["values"])
     head = f"Over {row['parameter']} of {row['schedule']} ({values}; {row['n_runs']} runs) the gap"
-    if row["p_value"] is None or not row["p_value"] < ALPHA:
-        return f"{head} shows no trend (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])})."
-    return f"{head} {'rises' if row['spearman_r'] > 0 else 'falls'} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])})."
+    if row["p_value"] is None or math.isnan(row["p_value"]):
+        return f"{head} does not vary."
+    trend = "shows no trend" if row["p_value"] >= ALPHA else "rises" if row["spearman_r"] > 0 else "falls"
+    return f"{head} {trend} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])})."
 
 
 def _p(value: float | None) -> str:

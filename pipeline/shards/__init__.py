@@ -20,5 +20,6 @@ from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, AUDIT_SCHEMA, FORK, FORK_SCHEMA, Kind
 
 __all__ = [
-    "AUDIT", "AUDIT_SCHEMA", "FORK", "FORK_SCHEMA", "SUITES_FOLDER", "ForkPlan", "Kind", "RunFolder", "RunPlan", "Shard",
+    "AUDIT", "AUDIT_SCHEMA", "FORK", "FORK_SCHEMA", "SUITES_FOLDER", "ForkPlan", "Kind", "RunFolder", "RunPlan",
+    "Shard",
 ]  # fmt: skip

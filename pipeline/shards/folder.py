@@ -85,7 +85,8 @@ class RunFolder:
         """The plan of the run in this folder (a RunPlan or a ForkPlan); UsageError where there is none."""
         if not self._plan.is_file():
             raise UsageError(
-                f"no run in {self.path}: wanted a folder that `int4-collapse {self.kind.name}` wrote ({self._plan.name} in it)"
+                f"no run in {self.path}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
+                f"({self._plan.name} in it)"
             )
         try:
             return self.kind.plan_type.from_json(json.loads(self._plan.read_text()))

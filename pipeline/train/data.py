@@ -72,7 +72,7 @@ def copy_tokenizer(data: TrainingData, folder: Path) -> None:
 
 
 def training_tokens(text: str, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[Any]:
-    """The training part of the corpus ``text`` names, 1-D: what a recipe on it would train on, never the held-out tenth.
+    """The training part of the corpus that ``text`` names, 1-D: all but the tenth that is held out.
 
     ``UsageError`` where it is unusable: text without a tokenizer, ids outside the vocabulary.
     """

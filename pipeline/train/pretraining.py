@@ -14,6 +14,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ loss.
 """
 
 
+@dataclass(frozen=True)
+class _Keeping:
+    """What of the optimizer is saved, and when."""
+
+    state_every: int
+    """Updates between two saves of the whole state, which go when the suite is done."""
+    moments_at: set[int]
+    """Checkpoints that keep Adam's moments for good."""
+
+
 def pretrain(
     recipe: Recipe,
     out: Path,
@@ -69,7 +80,7 @@ def pretrain(
         _claim(recipe, out)
         if not _finished(out):
             try:
-                _train(recipe, out, chosen, on_progress, state_every, keep)
+                _train(recipe, out, chosen, on_progress, _Keeping(state_every, keep))
             except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
@@ -78,9 +89,7 @@ def pretrain(
         shutil.rmtree(out / STATE, ignore_errors=True)
 
 
-def _train(
-    recipe: Recipe, out: Path, device: torch.device, report: Report | None, state_every: int, keep: set[int]
-) -> None:
+def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, keeping: _Keeping) -> None:
     data = prepare_data(recipe, out / STATE / "data")
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
@@ -93,14 +102,14 @@ def _train(
             if loss is not None and not torch.isfinite(loss):
                 raise CheckpointError(f"training diverged: loss {loss.item()} at step {step}; lower peak_lr")
             if not (out / f"step{step}").is_dir():
-                _save_checkpoint(trainer, data, out / f"step{step}", moments=step in keep)
+                _save_checkpoint(trainer, data, out / f"step{step}", moments=step in keeping.moments_at)
             if report is not None and loss is not None:
                 eta_s = (time.perf_counter() - began) / (step - first) * (recipe.steps - step)
                 report(step, recipe.steps, eta_s, f"loss {loss.item():.3f}")
         if step == recipe.steps:
             break
         loss = trainer.advance()
-        if trainer.step % state_every == 0 and trainer.step < recipe.steps:
+        if trainer.step % keeping.state_every == 0 and trainer.step < recipe.steps:
             _save_state(trainer, out)
     _write_suite(recipe, data, out)
 

@@ -31,7 +31,10 @@ def test_without_an_effect_the_run_level_test_holds_five_percent_and_the_naive_o
 
 def test_the_interval_covers_the_true_effect_at_least_nineteen_times_in_twenty():
     rng = np.random.default_rng(5)
-    found = [contrast(simulated(rng, 5, shift=-1.0), simulated(rng, 5), seed=seed).difference for seed in range(500)]
+    found = [
+        contrast(simulated(rng, 5, shift=-1.0), simulated(rng, 5), seed=seed).difference
+        for seed in range(500)
+    ]
     covered = np.mean([each.lower <= -1.0 <= each.upper for each in found])
     assert covered >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / 500)
 
@@ -43,7 +46,8 @@ def test_the_detectable_difference_is_found_four_times_in_five():
     unit = np.array([-1.0, 1.0] * (runs // 2)) * spread * math.sqrt((runs - 1) / runs)
     shift = detectable_difference(unit, unit)
     found = [
-        stats.ttest_ind(simulated(rng, runs, shift).mean(axis=1), simulated(rng, runs).mean(axis=1)).pvalue < 0.05
+        stats.ttest_ind(simulated(rng, runs, shift).mean(axis=1), simulated(rng, runs).mean(axis=1)).pvalue
+        < 0.05
         for _ in range(2000)
     ]
     assert np.mean(found) == pytest.approx(0.8, abs=0.03)
@@ -74,7 +78,9 @@ def test_each_test_is_the_one_that_scipy_computes():
     naive = stats.ttest_rel(treated.ravel(), baseline[:4].ravel())
     assert (found.naive.t, found.naive.p_value) == pytest.approx((naive.statistic, naive.pvalue))
     pooled = math.sqrt((3 * a.var(ddof=1) + 4 * b.var(ddof=1)) / 7)
-    exact = math.gamma(3.5) / (math.sqrt(3.5) * math.gamma(3.0))  # Hedges' own correction for 7 degrees of freedom
+    exact = math.gamma(3.5) / (
+        math.sqrt(3.5) * math.gamma(3.0)
+    )  # Hedges' own correction for 7 degrees of freedom
     assert hedges_g(a, b) == pytest.approx((a.mean() - b.mean()) / pooled * exact, rel=2e-3)
 
 
@@ -94,7 +100,9 @@ def test_a_diverged_run_loses_every_pair_and_is_in_no_mean():
 def test_one_run_per_arm_claims_nothing():
     found = contrast(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]))
     assert found.difference.estimate == -2.0
-    assert (found.difference.p_value, found.difference.lower, found.effect_size, found.detectable) == (None,) * 4
+    assert (found.difference.p_value, found.difference.lower, found.effect_size, found.detectable) == (
+        None,
+    ) * 4
 
 
 def test_runs_that_do_not_differ_at_all_differ_by_zero():

@@ -46,7 +46,9 @@ def test_warm_restarts_are_torchs(period, t_mult):
 
 def test_the_arms_of_the_paper_hang_on_the_rate_at_the_fork():
     theirs = torch_rates(
-        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=80, eta_min=1e-4), 1e-3, 80
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=80, eta_min=1e-4),
+        1e-3,
+        80,
     )
     assert rates_of("cosine") == pytest.approx(theirs, rel=1e-6)
     sgdr = rates_of("sgdr")  # back to the training's peak every quarter of the run

@@ -156,7 +156,9 @@ def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name,
     assert died.returncode == -getattr(signal, name)
     state = tmp_path / "out" / "state" / "fork" / "cosine-seed0.pt"
     kept = torch.load(state, weights_only=True)
-    assert kept["trainer"]["step"] == (5 if name == "SIGKILL" else 7)  # SIGTERM saves, SIGKILL leaves the last
+    assert kept["trainer"]["step"] == (
+        5 if name == "SIGKILL" else 7
+    )  # SIGTERM saves, SIGKILL leaves the last
     done = run_fork(task)
     assert done.notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
@@ -168,7 +170,12 @@ def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
     task = fork_task(suite, tmp_path / "out")
     folder = RunFolder(task.out, FORK)
     other = fork_task(suite, tmp_path / "out", seed=4)
-    run = ForkRun(other, fetch(other.checkpoint), folder.read_training_tokens(), Prober(task.spec.probe, folder.read_tokens()))
+    run = ForkRun(
+        other,
+        fetch(other.checkpoint),
+        folder.read_training_tokens(),
+        Prober(task.spec.probe, folder.read_tokens()),
+    )
     run.start()
     run.advance()
     folder.write_state(task.key, run.state() if damage == "other" else run.state()[:999])

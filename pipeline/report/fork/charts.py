@@ -22,7 +22,7 @@ WEIGHT_COLOURS = {"live": "$v_int4", "ema": "$v_int8", "lawa": "$converged"}
 
 
 def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
-    """Per arm: the learning rate above, the gap of every run, their mean and its interval below, on one scale for all."""
+    """Per arm the learning rate above and the gap below: every run, their mean and its interval, on one scale."""
     arms = list(report["arms"])
     curves = {arm: gap_rows(table, report, arm) for arm in arms}
     rates = {arm: rate_rows(report, arm) for arm in arms}
@@ -61,9 +61,9 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
         "width": cell * len(arms),
         "height": cell * len(arms),
         "encoding": {
-            "x": {"field": "column", "type": "nominal", "sort": arms, "scale": {"domain": arms}, "title": "... than this one",
+            "x": {**_ARM, "field": "column", "sort": arms, "scale": {"domain": arms}, "title": "... than this one",
                   "axis": {"orient": "top", "labelAngle": -30, "domain": False, "ticks": False}},
-            "y": {"field": "row", "type": "nominal", "sort": arms, "scale": {"domain": arms}, "title": "this arm is lower ...",
+            "y": {**_ARM, "field": "row", "sort": arms, "scale": {"domain": arms}, "title": "this arm is lower ...",
                   "axis": {"minExtent": 0, "maxExtent": 400, "domain": False, "titlePadding": 14}},
         },
         "layer": [
@@ -88,10 +88,11 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
         "legend": {"orient": "top"},
     }  # fmt: skip
     y = {
-        "field": "arm", "type": "nominal", "sort": arms, "title": None, "scale": {"domain": arms, "paddingInner": 0.3},
+        **_ARM, "field": "arm", "sort": arms, "title": None, "scale": {"domain": arms, "paddingInner": 0.3},
         "axis": {"minExtent": 0, "maxExtent": 400, "grid": False},
     }  # fmt: skip
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
+    place = {"y": y, "yOffset": offset, "color": colour}
     axis = {
         "title": f"difference to {report['baseline']} in percentage points (left: less damage)",
         "grid": True,
@@ -105,10 +106,9 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
                 {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "color": "$faint", "strokeDash": [4, 3]},
                  "encoding": {"x": {"field": "zero", "type": "quantitative"}}},
                 {"mark": {"type": "rule", "strokeWidth": 2.2},
-                 "encoding": {"y": y, "yOffset": offset, "color": colour, "x": {"field": "low", "type": "quantitative", "axis": axis},
-                              "x2": {"field": "high"}}},
+                 "encoding": {**place, "x": {"field": "low", "type": "quantitative", "axis": axis}, "x2": {"field": "high"}}},
                 {"mark": {"type": "point", "filled": True, "size": 62, "opacity": 1},
-                 "encoding": {"y": y, "yOffset": offset, "color": colour, "x": {"field": "estimate", "type": "quantitative"}}},
+                 "encoding": {**place, "x": {"field": "estimate", "type": "quantitative"}}},
             ],
         }
     )  # fmt: skip
@@ -135,10 +135,9 @@ def _gap_view(
     x = {**_X, "axis": _STEPS}
     layers: list[Spec] = [_shading(shades)]
     if reference:
-        layers.append(
-            {"data": {"values": reference}, "mark": {"type": "line", "color": "$faint", "strokeDash": [5, 3], "strokeWidth": 1.4},
-             "encoding": {"x": x, "y": _y("mean", domain, title, "~g")}}
-        )  # fmt: skip
+        dashed = {"type": "line", "color": "$faint", "strokeDash": [5, 3], "strokeWidth": 1.4}
+        encoding = {"x": x, "y": _y("mean", domain, title, "~g")}
+        layers.append({"data": {"values": reference}, "mark": dashed, "encoding": encoding})
     layers += [
         {"data": {"values": means}, "mark": {"type": "area", "color": colour, "opacity": 0.18, "clip": True},
          "encoding": {"x": x, "y": _y("low", domain, title, "~g"), "y2": {"field": "high"}}},
@@ -158,6 +157,7 @@ def _shading(shades: Rows) -> Spec:
     }
 
 
+_ARM: Spec = {"type": "nominal"}
 _X: Spec = {"field": "step", "type": "quantitative"}
 _STEPS: Spec = {"title": "updates since the fork", "tickCount": 5}
 

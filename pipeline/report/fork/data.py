@@ -75,7 +75,9 @@ def win_rows(report: Mapping[str, Any]) -> Rows:
         lead = 2 * each["wins"] / each["pairs"] - 1
         side = "wins" if lead > 0 else "loses" if lead < 0 else "even"
         text = f"{each['wins']}/{each['pairs']}"
-        found.append({"row": each["arm"], "column": each["other"], "side": side, "weight": abs(lead), "text": text})
+        found.append(
+            {"row": each["arm"], "column": each["other"], "side": side, "weight": abs(lead), "text": text}
+        )
     return found
 
 

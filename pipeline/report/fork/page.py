@@ -37,7 +37,7 @@ CAPTIONS = {
 
 
 def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """File name -> PNG (light, 2x): ``fork_runs.png``, and where arms are compared ``fork_forest.png``, ``fork_wins.png``."""
+    """File name -> PNG (light, 2x): ``fork_runs.png``, of compared arms also ``fork_forest`` and ``fork_wins``."""
     values = _tokens(dark=False)
     found = {}
     for name, spec in _specs(table, report).items():
@@ -75,7 +75,8 @@ def fork_page(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
         f"<title>{suite}: schedules after the fork</title>\n<style>{style}</style>\n</head>\n<body>\n"
         f'<header><p class="eyebrow"><span>Schedules after the fork</span> <b>{suite}</b></p></header>\n'
         f"<main>{fork_section(table, report)}</main>\n</body>\n</html>\n"

@@ -22,7 +22,8 @@ def comparison_html(report: Mapping[str, Any]) -> str:
     body = "".join(_comparison(row) for row in report["comparisons"])
     return (
         f'<h2 class="quiet">Every comparison with {esc(report["baseline"])}</h2><div class="scroll" tabindex="0" '
-        f'role="region" aria-label="Comparisons"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'role="region" aria-label="Comparisons"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
     )
 
 

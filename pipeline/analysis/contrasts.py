@@ -109,10 +109,7 @@ def paired_estimate(differences: FloatArray, level: float = 0.95) -> Estimate:
     mean = float(kept.mean()) if len(kept) else math.nan
     if len(kept) < 2:
         return Estimate(mean, None, None, None)
-    half = stats.t.ppf((1 + level) / 2, len(kept) - 1) * kept.std(ddof=1) / math.sqrt(len(kept))
-    if half == 0:
-        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0)
-    return Estimate(mean, mean - half, mean + half, float(stats.ttest_1samp(kept, 0.0).pvalue))
+    return _student(mean, float(kept.std(ddof=1)) / math.sqrt(len(kept)), len(kept) - 1, level)
 
 
 def naive_t(treated: FloatArray, baseline: FloatArray) -> NaiveTest:
@@ -120,10 +117,11 @@ def naive_t(treated: FloatArray, baseline: FloatArray) -> NaiveTest:
     n_runs = min(len(treated), len(baseline))
     differences = (treated[:n_runs] - baseline[:n_runs]).ravel()
     differences = differences[np.isfinite(differences)]
-    if len(differences) < 2 or np.ptp(differences) == 0:
-        return NaiveTest(None, len(differences), None)
-    test = stats.ttest_1samp(differences, 0.0)
-    return NaiveTest(float(test.statistic), len(differences), float(test.pvalue))
+    n = len(differences)
+    if n < 2 or np.ptp(differences) == 0:
+        return NaiveTest(None, n, None)
+    t = float(differences.mean() / (differences.std(ddof=1) / math.sqrt(n)))
+    return NaiveTest(t, n, float(2 * stats.t.sf(abs(t), n - 1)))
 
 
 def hedges_g(a: FloatArray, b: FloatArray) -> float | None:
@@ -185,11 +183,19 @@ def _welch(a: FloatArray, b: FloatArray, level: float) -> Estimate:
     difference = float(a.mean() - b.mean())
     if len(a) < 2 or len(b) < 2:
         return Estimate(difference, None, None, None)
-    if np.ptp(a) == 0 and np.ptp(b) == 0:  # runs that do not differ at all: noop against noop
-        return Estimate(difference, difference, difference, 1.0 if difference == 0 else 0.0)
-    test = stats.ttest_ind(a, b, equal_var=False)
-    interval = test.confidence_interval(level)
-    return Estimate(difference, float(interval.low), float(interval.high), float(test.pvalue))
+    parts = (a.var(ddof=1) / len(a), b.var(ddof=1) / len(b))
+    if sum(parts) == 0:  # no spread at all: noop against noop
+        return _student(difference, 0.0, 1.0, level)
+    df = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+    return _student(difference, math.sqrt(sum(parts)), df, level)
+
+
+def _student(mean: float, se: float, df: float, level: float) -> Estimate:
+    """Interval and two-sided p of a mean with its standard error; runs without any spread are all equal or all apart."""
+    if se == 0:
+        return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0)
+    half = float(stats.t.ppf((1 + level) / 2, df)) * se
+    return Estimate(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / se, df)))
 
 
 def _bootstrap(a: FloatArray, b: FloatArray, seed: int, level: float) -> Estimate:

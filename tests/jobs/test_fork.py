@@ -124,12 +124,12 @@ def test_killed_and_resumed_equals_undisturbed(
         process.communicate(timeout=60)
     done = {path.stem for path in out.glob("shards/fork/*.arrow")}
     assert len(done) < len(RUNS), "it was meant to be killed in the middle"
-    if kill == signal.SIGTERM:
-        assert any(out.glob("state/fork/*.pt"))
+    saved = any(out.glob("state/fork/*.pt"))
+    assert saved or kill == signal.SIGKILL  # an orphaned worker lives for seconds, in which its run may end
     resumed = run(*command)
     assert resumed.exit_code == 0, resumed.output
     assert f"{len(RUNS) - len(done)} runs done, {len(done)} were there" in resumed.output
-    assert "continued from its saved state" in resumed.output
+    assert ("continued from its saved state" in resumed.output) == saved or kill == signal.SIGKILL
     assert tables(out)[0].equals(tables(undisturbed)[0])
     assert tables(out)[1] == tables(undisturbed)[1]
     assert not any(out.glob("state/fork/*"))
@@ -148,7 +148,7 @@ def test_a_run_that_diverges_is_kept_and_the_others_go_on(run: Run, suite: Path,
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--from", "23"], r"no step 23: the nearest are 20, 25"),
+        (["--from", "23"], r"no step 23: the nearest are 16, 20, 25"),
         (["--from", "soon"], r"--from soon: wanted a step number, or auto"),
         (["--from", "auto"], r"--from auto needs an audit of micro, and .* holds none: run `int4-collapse run"),
         (["--from", "1"], r"learning rate at step1 is 0"),
@@ -191,7 +191,7 @@ def test_auto_is_the_last_checkpoint_before_the_onset(run: Run, suite: Path, tmp
     audit.mkdir()
     for report, checkpoint, rule in (
         ({"onset_step": 17, "convergence_step": 5}, "step16", "before the onset that the audit found at step 17"),
-        ({"onset_step": None, "convergence_step": None}, "step10", "starts half-way (step 15 or before)"),
+        ({"onset_step": None, "convergence_step": None}, "step15", "starts half-way (step 15 or before)"),
     ):
         (audit / "report.json").write_text(json.dumps({"suite": "micro", **report}))
         arms = ("--schedules", "noop", "--seeds", "1", "--device", "cpu", "--steps", "2", "--probe-every", "2")

@@ -31,7 +31,8 @@ def command(**options: object) -> None:
 
 def run_audit(options: AuditOptions) -> int:
     """Audits, reports as it goes, names every failure on stderr; returns the exit code."""
-    from pipeline.audit import Progress, audit
+    from pipeline.audit import audit
+    from pipeline.ledger import Progress
     from pipeline.survey import Survey
 
     request = build_request(options)
@@ -40,7 +41,7 @@ def run_audit(options: AuditOptions) -> int:
 
     def on_survey(found: Survey) -> None:
         if found.done:
-            console.print(f"{len(found.done)} shards are there already; {len(found.missing)} to measure")
+            console.print(f"{len(found.done)} shards are there already; {len(found.to_measure)} to measure")
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
 

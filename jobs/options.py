@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.spec import DEFAULT_VARIANTS, GRAMMAR
+
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job's entry point."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,8 +94,8 @@ missing_option = click.option(
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every resampling.")
 
 
-def parse_steps(text: str | None) -> tuple[int, ...] | None:
-    """The numbers of ``--steps``.
+def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | None:
+    """The numbers of ``--steps`` (or of the ``option`` that an error names).
 
     >>> parse_steps("0,1000")
     (0, 1000)
@@ -102,7 +106,7 @@ def parse_steps(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--steps {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
+            f"{option} {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
         ) from None
 
 
@@ -110,7 +114,13 @@ def absolute_out(text: str) -> Path:
     """The output folder as an absolute path; UsageError for a URL (none is supported yet)."""
     if "://" in text:
         raise UsageError(f"--out {text}: object stores are not supported yet; wanted a folder")
-    path = Path(text).expanduser().absolute()
+    path = Path(text).expanduser()
+    if SUBMITTED_JOB in os.environ and not path.is_absolute():
+        raise UsageError(
+            f"--out {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
+            "wanted an absolute path on storage that every node shares"
+        )
+    path = path.absolute()
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {text} is a file: wanted a folder")
     return path

@@ -86,6 +86,17 @@ class Prober:
         model = build_model(read_config(folder), weights).to(self.device)
         sha256 = weights.sha256
         del weights
+        return self.measure_model(model, weights_sha256=sha256, load_s=time.perf_counter() - start)
+
+    def measure_model(
+        self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0
+    ) -> Measurement:
+        """Measures ``model``, float32 in eval mode on this prober's device, and uses it up: its layers are replaced.
+
+        The numbers are those of :meth:`measure` on a checkpoint that holds the same values.
+        """
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = False
         loaded = time.perf_counter()
         statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
         tokens = evaluate(model, len(self.spec.variants), self._sequences, self._chunk(model), self.device)
@@ -95,8 +106,8 @@ class Prober:
         )
         return Measurement(
             results=results,
-            weights_sha256=sha256,
-            load_s=loaded - start,
+            weights_sha256=weights_sha256,
+            load_s=load_s,
             probe_s=time.perf_counter() - loaded,
             peak_bytes=peak_bytes(self.device),
             device=device_name(self.device),

@@ -233,6 +233,15 @@ def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_submitted_job_refuses_a_relative_out(
+    run: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
+    assert result.exit_code == 2
+    assert "thrown away" in result.stderr
+
+
 def test_token_ids_outside_the_vocabulary_are_refused_before_any_work(
     run: Run, llama_suite: Path, tmp_path: Path
 ) -> None:

@@ -65,11 +65,17 @@ def test_a_folder_without_weights_is_listed_and_fails_by_name(suite):
 
 
 def test_a_sharded_checkpoint_needs_every_shard(tmp_path):
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     save_tiny_model("llama", tmp_path / "step1")
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "step1" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors"):
+    (tmp_path / "step1" / "model.safetensors").rename(tmp_path / "step1" / names[0])
+    index = tmp_path / "step1" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002\.safetensors, which"):
         fetch(open_suite(str(tmp_path)).checkpoints[0])
+    for broken in ("{", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": [1]}}'):
+        index.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"index\.json (is not a readable|names no weight)"):
+            fetch(open_suite(str(tmp_path)).checkpoints[0])
 
 
 def test_equal_content_is_flagged_in_step_order(suite):

@@ -1,3 +1,3 @@
-"""int4-collapse: when does training ruin a model for 4-bit deployment, and what keeps it deployable?"""
+"""When training ruins a language model for 4-bit deployment, and what keeps it deployable."""
 
 __version__ = "0.1.0"

@@ -111,7 +111,9 @@ class Variant:
             return cls(None)
         match = _VARIANT.fullmatch(full)
         if match is None:
-            raise UsageError(f"unknown variant {text!r}: wanted {GRAMMAR} (such as {', '.join(ALIASES.values())})")
+            raise UsageError(
+                f"unknown variant {text!r}: wanted {GRAMMAR} (such as {', '.join(ALIASES.values())})"
+            )
         group = int(match["group"]) if match["group"] else None
         return cls(Scheme(int(match["bits"]), group, match["kind"] == "sym"), bool(match["head"]))
 
@@ -228,3 +230,9 @@ class ProbeTask:
     """Output folder (or URL) that holds the tokens and receives the shard."""
     device: str = "cpu"
     """torch device; on a Ray GPU worker always ``cuda``."""
+    duplicates: tuple[str, ...] = ()
+    """Keys of later checkpoints with the same content; they are written from this one's shard."""
+
+    @property
+    def key(self) -> str:
+        return self.checkpoint.key

@@ -55,7 +55,9 @@ def weight_files(folder: Path) -> list[Path]:
             if missing:
                 raise CheckpointError(f"{folder} lacks weight shards named in {index}: {', '.join(missing)}")
             return [folder / name for name in sorted(names)]
-    raise CheckpointError(f"no weights in {folder}: wanted model.safetensors or pytorch_model.bin (or their index)")
+    raise CheckpointError(
+        f"no weights in {folder}: wanted model.safetensors or pytorch_model.bin (or their index)"
+    )
 
 
 def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeights:
@@ -91,11 +93,15 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"no config.json in {folder}: wanted a Hugging Face checkpoint folder")
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be used: {_first_line(error)}") from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise CheckpointError(f"{folder / 'config.json'} is of a {config.model_type!r} model: wanted a causal LM")
+        raise CheckpointError(
+            f"{folder / 'config.json'} is of a {config.model_type!r} model: wanted a causal LM"
+        )
     return config
 
 
@@ -117,7 +123,9 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
             ignore_mismatched_sizes=True,
         )
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the weights do not load as {model_class.__name__}: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"the weights do not load as {model_class.__name__}: {_first_line(error)}"
+        ) from error
     superfluous = {name for name in info["unexpected_keys"] if not name.endswith(_BUFFER_SUFFIXES)}
     for problem, names in (
         ("of another shape than config.json says", {_name_of(key) for key in info["mismatched_keys"]}),
@@ -129,7 +137,7 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
             raise CheckpointError(f"{len(names)} tensors are {problem}: {shown}")
     model.eval()
     model.requires_grad_(False)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:
@@ -142,7 +150,9 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
-        raise CheckpointError(f"{file} cannot be loaded with weights_only=True: {_first_line(error)}") from error
+        raise CheckpointError(
+            f"{file} cannot be loaded with weights_only=True: {_first_line(error)}"
+        ) from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file} is not a state dict: wanted names mapped to tensors")
     return loaded

@@ -57,7 +57,9 @@ def _expand_site(
     weight = site.weight()
     counted = weight[:vocab_rows] if site.is_head else weight
     moment = moments(counted)
-    unquantized = TensorStatistics(site.name, **dataclasses.asdict(moment), relative_error=None, boundary_fraction=None)
+    unquantized = TensorStatistics(
+        site.name, **dataclasses.asdict(moment), relative_error=None, boundary_fraction=None
+    )
     stacked = weight.new_empty(len(variants), *weight.shape)
     statistics: dict[Variant, TensorStatistics] = {}
     for index, variant in enumerate(variants):

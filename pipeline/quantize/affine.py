@@ -54,7 +54,9 @@ class Grid:
 def choose_params(weight: Tensor, scheme: Scheme) -> Grid:
     """The grid of ``weight`` (float32, (out_features, in_features)) under ``scheme``."""
     if weight.dim() != 2 or weight.dtype != torch.float32:
-        raise ValueError(f"a weight of {weight.dtype} {tuple(weight.shape)}: wanted a float32 matrix (out, in)")
+        raise ValueError(
+            f"a weight of {weight.dtype} {tuple(weight.shape)}: wanted a float32 matrix (out, in)"
+        )
     in_features = weight.shape[1]
     size = in_features if scheme.group_size is None else min(scheme.group_size, in_features)
     weight_OGS = _grouped(weight, size)

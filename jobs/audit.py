@@ -1,0 +1,65 @@
+"""``audit``: probe every checkpoint of a suite into shards."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.console import console, duration, errors, progress
+from jobs.options import (
+    measurement_options,
+    out_option,
+    resource_options,
+    selection_options,
+    stale_option,
+)  # fmt: skip
+from jobs.request import AuditOptions, build_request
+
+
+@click.command()
+@click.argument("suite")
+@out_option
+@selection_options
+@measurement_options
+@resource_options
+@stale_option
+def command(**options: object) -> None:
+    """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
+    raise SystemExit(run_audit(AuditOptions.from_command(options)))
+
+
+def run_audit(options: AuditOptions) -> int:
+    """Audits, reports as it goes, names every failure on stderr; returns the exit code."""
+    from pipeline.audit import Progress, audit
+    from pipeline.survey import Survey
+
+    request = build_request(options)
+
+    def on_survey(found: Survey) -> None:
+        if found.done:
+            console.print(f"{len(found.done)} shards are there already; {len(found.missing)} to measure")
+        for reason in found.corrupt.values():
+            errors.print(f"redone: {reason}", markup=False)
+
+    with progress("audit") as show:
+
+        def on_progress(state: Progress) -> None:
+            note = "" if state.last is None else names.get(state.last.key, state.last.key)
+            show(state.done + state.failed, state.total, state.eta_s, note)
+            if state.last is not None:
+                for each in state.last.notes:
+                    errors.print(f"{note}: {each}", markup=False)
+
+        names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
+        summary = audit(request, on_survey, on_progress)
+    for key, reason in summary.failures.items():
+        errors.print(f"failed: {names.get(key, key)}: {reason}", markup=False)
+    for checkpoint in request.suite.checkpoints:
+        if checkpoint.duplicate_of is not None:
+            original = names.get(checkpoint.duplicate_of, checkpoint.duplicate_of)
+            errors.print(f"duplicate: {checkpoint.revision} has the same content as {original}", markup=False)
+    console.print(
+        f"audit: {len(summary.measured)} measured, {summary.already_done} were there, "
+        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
+        markup=False,
+    )
+    return summary.exit_code

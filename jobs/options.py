@@ -1,0 +1,99 @@
+"""Options that several commands share, and how their values become requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pipeline.errors import UsageError
+from pipeline.spec import DEFAULT_VARIANTS, GRAMMAR
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+out_option = click.option(
+    "--out", required=True, metavar="DIR", help="Folder that receives shards, tables and the report."
+)
+
+selection_options = _stack(
+    click.option("--steps", metavar="0,1000,...", help="Only these steps."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N checkpoints."),
+)
+
+measurement_options = _stack(
+    click.option(
+        "--corpus",
+        metavar="CORPUS",
+        help="Evaluation text: docstrings, file:GLOB, tokens:FILE.npy or hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]. "
+        "Default: the suite's own, else docstrings.",
+    ),
+    click.option(
+        "--variant",
+        "variants",
+        multiple=True,
+        metavar="VARIANT",
+        help=f"{GRAMMAR}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}.",
+    ),
+    click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
+    click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),
+    click.option("--seq-len", type=int, help="Tokens per sequence. Default: the suite's own, else 512."),
+)
+
+resource_options = _stack(
+    click.option(
+        "--address", metavar="ADDRESS", help="Ray cluster to use. Default: start one on this machine."
+    ),
+    click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+    click.option("--workers", type=int, help="Most workers. Default: every GPU slot or CPU core."),
+    click.option(
+        "--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."
+    ),
+)
+
+stale_option = click.option(
+    "--replace-stale", is_flag=True, help="Discard shards in DIR that belong to another measurement."
+)
+missing_option = click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Report without the checkpoints that have no shard; the report says so.",
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every resampling.")
+
+
+def parse_steps(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of ``--steps``.
+
+    >>> parse_steps("0,1000")
+    (0, 1000)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--steps {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
+        ) from None
+
+
+def absolute_out(text: str) -> Path:
+    """The output folder as an absolute path; UsageError for a URL (none is supported yet)."""
+    if "://" in text:
+        raise UsageError(f"--out {text}: object stores are not supported yet; wanted a folder")
+    path = Path(text).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"--out {text} is a file: wanted a folder")
+    return path

@@ -1,0 +1,37 @@
+"""``pretrain``: train a suite with Pythia's checkpoint spacing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from jobs.console import console, progress
+from jobs.options import absolute_out, out_option
+
+
+@click.command()
+@click.argument("recipe")
+@out_option
+@click.option("--corpus", help="Training text (same forms as elsewhere). Default: the recipe's.")
+@click.option("--schedule", help="Learning-rate schedule. Default: the recipe's.")
+@click.option("--steps", type=int, help="Optimizer steps.")
+@click.option("--width", type=int, help="Hidden size.")
+@click.option("--depth", "layers", type=int, help="Transformer blocks.")
+@click.option("--heads", type=int, help="Attention heads.")
+@click.option("--peak-lr", type=float, help="Highest learning rate.")
+@click.option("--min-lr", type=float, help="Learning rate that the schedule does not fall below.")
+@click.option("--warmup-steps", type=int, help="Steps of linear warm-up.")
+@click.option("--checkpoint-every", type=int, help="Spacing of the checkpoints after step 512.")
+@click.option("--seed", type=int, help="Of the initial weights and the data order.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def command(recipe: str, out: str, device: str, **overrides: object) -> None:
+    """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
+    from pipeline.train import find_recipe, pretrain
+
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    chosen = dataclasses.replace(find_recipe(recipe), **changes)  # type: ignore[arg-type]
+    folder = absolute_out(out)
+    with progress(f"pretrain {recipe}") as show:
+        pretrain(chosen, folder, device=device, on_progress=show)
+    console.print(f"suite: {folder}", markup=False)

@@ -1,0 +1,32 @@
+"""``reduce``: shards -> tables and report.json."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.console import console
+from jobs.options import absolute_out, missing_option, seed_option
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@missing_option
+@seed_option
+def command(directory: str, allow_missing: bool, seed: int) -> None:
+    """Join the shards in DIR into DIR/tables/ and DIR/report.json."""
+    run_reduce(directory, allow_missing=allow_missing, seed=seed)
+
+
+def run_reduce(directory: str, *, allow_missing: bool, seed: int) -> None:
+    """Reduces and prints the summary table."""
+    from jobs.summary import summary_table
+    from pipeline.analysis.reduce import reduce_run, write_reduction
+    from pipeline.shards import RunFolder
+
+    folder = RunFolder(absolute_out(directory))
+    reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
+    write_reduction(folder, reduction)
+    console.print(summary_table(reduction.trajectory))
+    for sentence in reduction.report["verdict"]:
+        console.print(sentence, markup=False)
+    console.print(f"tables: {folder.tables}\nnumbers: {folder.report_json}", markup=False)

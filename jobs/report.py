@@ -1,0 +1,43 @@
+"""``report``: tables -> report.html and figures."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from jobs.console import console
+from jobs.options import absolute_out
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+def command(directory: str) -> None:
+    """Draw DIR/report.html and DIR/figures/*.png from the tables that `reduce` wrote."""
+    run_report(directory)
+
+
+def run_report(directory: str) -> None:
+    """Draws everything and prints where it is."""
+    import polars as pl
+
+    from pipeline.errors import UsageError
+    from pipeline.report import build_figures, build_report
+    from pipeline.shards import RunFolder
+
+    folder = RunFolder(absolute_out(directory))
+    wanted = (folder.report_json, folder.tables / "trajectory.parquet", folder.tables / "tensors.parquet")
+    missing = [str(path) for path in wanted if not path.is_file()]
+    if missing:
+        raise UsageError(
+            f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
+        )
+    report = json.loads(folder.report_json.read_text())
+    trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
+    provenance = {
+        name: report[name] for name in ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
+    }
+    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance))
+    for name, png in build_figures(trajectory, tensors, report).items():
+        folder.write_figure(name, png)
+    console.print(f"report: {folder.report_html}\nfigures: {folder.figures}", markup=False)

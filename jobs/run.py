@@ -1,0 +1,37 @@
+"""``run``: the main job, audit + reduce + report."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.audit import run_audit
+from jobs.options import (
+    measurement_options,
+    missing_option,
+    out_option,
+    resource_options,
+    seed_option,
+    selection_options,
+    stale_option,
+)
+from jobs.reduce import run_reduce
+from jobs.report import run_report
+from jobs.request import AuditOptions
+
+
+@click.command()
+@click.argument("suite")
+@out_option
+@selection_options
+@measurement_options
+@resource_options
+@stale_option
+@missing_option
+@seed_option
+def command(allow_missing: bool, seed: int, **options: object) -> None:
+    """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
+    audit = AuditOptions.from_command(options)
+    code = run_audit(audit)
+    run_reduce(audit.out, allow_missing=allow_missing, seed=seed)
+    run_report(audit.out)
+    raise SystemExit(code)

@@ -1,0 +1,1 @@
+"""What a trajectory shows: convergence, onset, phases, statistics; from tables only, no torch, no ray."""

@@ -1,0 +1,96 @@
+"""When full precision stops getting better: the FP32 plateau and the FP32 best.
+
+The plateau begins at the first checkpoint after which no later tenth of the run averages more than
+TOLERANCE_NATS below it. A later rise does not undo it, a later fall does. Noise makes the lowest later level
+look lower than it is and so the plateau later; the bootstrap measures that bias and it is subtracted. The
+uncertainty comes from refitting: noise with the local level and the memory of the residuals is added to the
+smooth curve and the rule applied again, and where batches are known their block bootstrap replaces the curve
+as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.analysis.curves import FloatArray
+from pipeline.analysis.noise import ar1_noise, local_sd, memory, smoother, tame_outliers
+
+TOLERANCE_NATS = 0.005
+"""Improvement that no longer counts: half a per cent of perplexity."""
+PLATEAU_SHARE = 0.15
+"""The plateau must be seen for this share of the run."""
+LEVEL_SHARE = 0.1
+"""Later levels are averages over this share of the run."""
+SMOOTH_SHARE = 0.08
+"""Share of the checkpoints in the smoother's window (at least 5)."""
+N_REPLICATES = 400
+"""Bootstrap replicates of the curve."""
+
+
+@dataclass(frozen=True)
+class ConvergenceFit:
+    """Positions in units of x; infinite where a replicate never converges."""
+
+    plateau: float | None
+    """First point of the plateau, None = still improving."""
+    plateau_draws: FloatArray
+    """Shape (N_REPLICATES,)."""
+    best: float
+    """Minimum of the smooth curve."""
+    best_draws: FloatArray
+    """Shape (N_REPLICATES,)."""
+    remaining_nats: float
+    """Improvement still made over the last PLATEAU_SHARE of the run (smoothed; negative = it rose)."""
+    late_rise_nats: float
+    """Smooth loss at the end minus its minimum."""
+
+
+def plateau_start(x: FloatArray, y_nb: FloatArray, smooth_nb: FloatArray) -> FloatArray:
+    """The rule of the module for each column: position of the first plateau point, inf = none; shape (B,)."""
+    starts = np.flatnonzero(x <= x[-1] - LEVEL_SHARE * 0.999)
+    ends = np.minimum(np.searchsorted(x, x[starts] + LEVEL_SHARE * 0.999) + 1, len(x))
+    total = np.concatenate([np.zeros((1, y_nb.shape[1])), np.cumsum(y_nb, axis=0)])
+    means = (total[ends] - total[starts]) / (ends - starts)[:, None]
+    lowest_later = np.minimum.accumulate(means[::-1], axis=0)[::-1]
+    settled = (smooth_nb[starts] - lowest_later <= TOLERANCE_NATS)[x[starts] <= x[-1] - PLATEAU_SHARE * 0.999]
+    return np.where(settled.any(0), x[np.argmax(settled, axis=0)], np.inf)
+
+
+def fit_convergence(
+    x: FloatArray, nll_nats: FloatArray, rng: np.random.Generator, *, replicates: FloatArray | None = None
+) -> ConvergenceFit:
+    """Apply the rule to one FP32 loss curve.
+
+    x: (n,) positions in [0, 1]; nll_nats: (n,) finite; replicates: (n, B) the curve on resampled batches.
+    """
+    n = len(x)
+    y = tame_outliers(x, nll_nats)
+    smooth_by = smoother(x, max(5, round(SMOOTH_SHARE * n)))
+    smooth = smooth_by @ y
+    sd = local_sd(x, y)
+    phi = memory((y - smooth) / sd, 1)
+    noise = sd[:, None] * ar1_noise(rng, n, N_REPLICATES, phi)
+    centre = smooth[:, None]
+    if replicates is not None:
+        pick = np.arange(N_REPLICATES) % replicates.shape[1]
+        centre = smooth_by @ replicates[:, pick]
+    y_nb = centre + noise
+    smooth_nb = smooth_by @ y_nb
+    raw = float(plateau_start(x, y[:, None], smooth[:, None])[0])
+    draws = plateau_start(x, y_nb, smooth_nb)
+    plateau = None
+    if np.isfinite(raw) and np.mean(np.isfinite(draws)) >= 0.5:
+        bias = float(np.median(draws)) - raw
+        plateau = float(np.clip(raw - bias, x[0], x[-1]))
+        draws = np.maximum(draws - 2 * bias, x[0])
+    tail = x >= x[-1] - PLATEAU_SHARE
+    return ConvergenceFit(
+        plateau=plateau,
+        plateau_draws=draws,
+        best=float(x[np.argmin(smooth)]),
+        best_draws=x[np.argmin(smooth_nb, axis=0)],
+        remaining_nats=float(smooth[tail][0] - smooth[-1]),
+        late_rise_nats=float(smooth[-1] - smooth.min()),
+    )

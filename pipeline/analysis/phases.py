@@ -1,0 +1,173 @@
+"""Convergence, onset and phases of one trajectory: the rules, the same for every run.
+
+RULES (fixed before any result; every threshold is a named constant)
+...
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline.analysis import bootstrap, events
+from pipeline.analysis.convergence import TOLERANCE_NATS, ConvergenceFit, fit_convergence
+from pipeline.analysis.curves import BoolArray, Curve, FloatArray, IntArray
+from pipeline.analysis.findings import OnsetEvidence, Phase, PhaseReport
+from pipeline.analysis.onset import OnsetFit, fit_onset
+
+INITIAL_SHARE = 0.01
+"""Checkpoints before this share of the run are not used: nearly untrained weights follow other laws."""
+MIN_CHECKPOINTS = 8
+"""Fewer usable checkpoints give no answer."""
+ALPHA = 0.03
+"""An onset needs a smaller p-value than this (the rest of the 5 % is left to misfit)."""
+MIN_GROWTH_RATIO = 2.0
+"""An onset needs growth after it of at least this multiple of the growth before it."""
+MIN_RISE = 0.002
+"""An onset needs the gap to rise by at least this afterwards: 0.2 points of perplexity."""
+MIN_RISE_SES = 3.0
+"""... and by at least this many standard errors."""
+BATCH_REPLICATES = 100
+"""Block-bootstrap replicates over evaluation batches."""
+
+
+def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95) -> PhaseReport:
+    """Apply the rules of this module to one trajectory.
+
+    variant: whose gap is searched for an onset. seed: of every resampling; the same seed gives the same
+    report. level: of all intervals. Raises UsageError for an unknown variant.
+    """
+    gap = curve.gap(variant)
+    finite = np.isfinite(gap) & np.isfinite(curve.fp32_nll_nats)
+    steps_all = curve.step[finite]
+    last = float(steps_all[-1]) if len(steps_all) else 0.0
+    used = finite & (curve.step >= INITIAL_SHARE * last)
+    step = curve.step[used]
+    n_bad = int(np.sum(~finite))
+    if len(step) < MIN_CHECKPOINTS:
+        reason = f"{len(step)} usable checkpoints, at least {MIN_CHECKPOINTS} are needed"
+        phases = _phases(steps_all, None, None)
+        return PhaseReport(
+            variant=variant,
+            level=level,
+            convergence_step=None,
+            convergence_ci=None,
+            convergence_reason=f"not converged: {reason}",
+            onset_step=None,
+            onset_ci=None,
+            onset_reason=f"no onset: {reason}",
+            phases=phases,
+            predictors=events.judge(None, []),
+            fp32_best_step=None,
+            fp32_late_rise_nats=None,
+            onset_evidence=None,
+            n_used=len(step),
+            n_not_finite=n_bad,
+        )
+    rng = np.random.default_rng(seed)
+    x = step / last
+    fp32_b, gap_b = _batch_replicates(curve, variant, used, rng)
+    convergence = fit_convergence(x, curve.fp32_nll_nats[used], rng, replicates=fp32_b)
+    fit = fit_onset(x, gap[used], rng, replicates=gap_b)
+    conv_step, conv_ci, conv_reason = _convergence(convergence, step, last, level)
+    onset_reason = _why_no_onset(fit)
+    onset_step, onset_ci, draws = None, None, np.empty(0)
+    if fit is not None and onset_reason is None:
+        draws = fit.draws * last
+        onset_step = int(step[np.argmin(np.abs(step - fit.step * last))])
+        onset_ci = _outward(draws, onset_step, step, level)
+    spacing = float(np.median(np.diff(step)))
+    candidates = [
+        events.Event(events.FP32_PLATEAU, conv_step, convergence.plateau_draws * last, conv_reason),
+        events.Event(events.FP32_BEST, convergence.best * last, convergence.best_draws * last),
+        *events.learning_rate_events(curve.step, curve.learning_rate),
+    ]
+    predictors = [events.compare(onset_step, draws, e, level, spacing) for e in candidates]
+    return PhaseReport(
+        variant=variant,
+        level=level,
+        convergence_step=conv_step,
+        convergence_ci=conv_ci,
+        convergence_reason=conv_reason,
+        onset_step=onset_step,
+        onset_ci=onset_ci,
+        onset_reason=onset_reason,
+        phases=_phases(steps_all, conv_step, onset_step),
+        predictors=events.judge(onset_step, predictors),
+        fp32_best_step=int(step[np.argmin(np.abs(x - convergence.best))]),
+        fp32_late_rise_nats=convergence.late_rise_nats,
+        onset_evidence=_evidence(fit),
+        n_used=len(step),
+        n_not_finite=n_bad,
+    )
+
+
+def _batch_replicates(
+    curve: Curve, variant: str, used: BoolArray, rng: np.random.Generator
+) -> tuple[FloatArray | None, FloatArray | None]:
+    variant_batches = curve.variant_batch_nll_nats.get(variant)
+    if curve.fp32_batch_nll_nats is None or variant_batches is None:
+        return None, None
+    fp32, quantized = curve.fp32_batch_nll_nats[used], variant_batches[used]
+    if fp32.shape[1] < 2 or not (np.all(np.isfinite(fp32)) and np.all(np.isfinite(quantized))):
+        return None, None
+    weights = bootstrap.batch_weights(rng, fp32.shape[1], BATCH_REPLICATES)
+    return bootstrap.paired_replicates(fp32, quantized, weights)
+
+
+def _convergence(
+    fit: ConvergenceFit, step: IntArray, last: float, level: float
+) -> tuple[int | None, tuple[int, int] | None, str | None]:
+    settled = float(np.mean(np.isfinite(fit.plateau_draws)))
+    if fit.plateau is None or settled < 0.5:
+        return (
+            None,
+            None,
+            f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run",
+        )
+    at = int(step[np.argmin(np.abs(step - fit.plateau * last))])
+    draws = np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0) * last
+    return at, _outward(draws, at, step, level), None
+
+
+def _why_no_onset(fit: OnsetFit | None) -> str | None:
+    """The first rule that the best candidate breaks, None when it keeps them all."""
+    if fit is None:
+        return "no onset: too few checkpoints, or growth that nowhere speeds up"
+    if fit.p_value > ALPHA:
+        return f"no onset: curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
+    if fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):
+        return (
+            f"no onset: the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
+        )
+    if fit.rate_after < MIN_GROWTH_RATIO * max(fit.rate_before, 0.0):
+        ratio = fit.rate_after / fit.rate_before
+        return f"no onset: growth changes only {ratio:.2f}-fold, less than {MIN_GROWTH_RATIO:g}-fold"
+    return None
+
+
+def _evidence(fit: OnsetFit | None) -> OnsetEvidence | None:
+    if fit is None:
+        return None
+    ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
+    return OnsetEvidence(fit.p_value, ratio, fit.scale, fit.rise, fit.noise_sd, fit.noise_memory)
+
+
+def _outward(draws: FloatArray, point: int, step: IntArray, level: float) -> tuple[int, int]:
+    """Equal-tailed interval rounded outward to checkpoints, always holding the point."""
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    first = max(int(np.searchsorted(step, low, side="right")) - 1, 0)
+    end = min(int(np.searchsorted(step, high, side="left")), len(step) - 1)
+    return min(int(step[first]), point), max(int(step[end]), point)
+
+
+def _phases(step: IntArray, convergence: int | None, onset: int | None) -> tuple[Phase, ...]:
+    """Phase 1 until the first of the two events, 2 from convergence to a later onset, 3 from the onset on."""
+    if not len(step):
+        return ()
+    end = np.iinfo(np.int64).max
+    third = end if onset is None else onset
+    second = third if convergence is None else min(convergence, third)
+    label = np.where(step >= third, 3, np.where(step >= second, 2, 1))
+    return tuple(
+        Phase(k, int(step[label == k][0]), int(step[label == k][-1])) for k in (1, 2, 3) if np.any(label == k)
+    )

@@ -1,0 +1,128 @@
+"""The reduction: a folder of shards -> tables and ``report.json``."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.curves import MIN_ROWS
+from pipeline.analysis.summary import summarise
+from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
+from pipeline.errors import IncompleteRunError
+from pipeline.shards import RunFolder, RunPlan, Shard
+from pipeline.survey import Survey, survey
+from pipeline.versions import versions
+
+ANALYSIS_KEYS = (
+    "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors", "int4_gap_first",
+    "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
+)  # fmt: skip
+"""Keys of report.json that a curve answers; null where there is no curve to ask."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a run comes to."""
+
+    trajectory: pl.DataFrame
+    """One row per checkpoint (``analysis.trajectory``) with its ``phase``."""
+    tensors: pl.DataFrame
+    """One row per checkpoint, variant and quantized tensor."""
+    report: dict[str, Any]
+    """The contents of report.json."""
+
+
+def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> Reduction:
+    """Joins the shards of ``folder`` and analyses them; writes nothing.
+
+    Raises UsageError where there is no run, StaleShardsError where shards are of another measurement, and
+    IncompleteRunError, naming them, where expected shards are missing and ``allow_missing`` is not set.
+    """
+    plan = folder.read_plan()
+    found = survey(folder, plan)
+    found.refuse_stale(folder)
+    if not found.done or (found.missing and not allow_missing):
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    done = set(found.done)
+    shards = [folder.read_shard(c.key) for c in plan.checkpoints if c.key in done]
+    trajectory = trajectory_table(shards, plan.checkpoints)
+    analysis, phases = _analyse(trajectory, shards, seed)
+    trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
+    report = {
+        "suite": plan.suite,
+        "n_checkpoints": len(shards),
+        **analysis,
+        "duplicates": {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of},
+        "failures": found.failed,
+        "missing": list(found.missing),
+        "skipped": list(plan.skipped),
+        "notes": {shard.key: list(shard.notes) for shard in shards if shard.notes},
+        "corpus": plan.corpus,
+        "config": plan.config,
+        "fingerprint": plan.fingerprint,
+        "wall_s": plan.wall_s,
+        "versions": versions(),
+    }
+    return Reduction(trajectory, tensor_table(shards), report)
+
+
+def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
+    """Writes ``tables/trajectory.parquet`` and ``.csv``, ``tables/tensors.parquet`` and ``report.json``."""
+    for name, frame in (("trajectory", reduction.trajectory), ("tensors", reduction.tensors)):
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        folder.write_table(f"{name}.parquet", buffer.getvalue())
+    folder.write_table("trajectory.csv", reduction.trajectory.write_csv().encode())
+    folder.write_result(folder.report_json, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+
+
+def headline_variant(trajectory: pl.DataFrame) -> str | None:
+    """Column prefix of the variant whose onset is looked for: int4 where there is one, else the first given."""
+    prefixes = [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
+    return "int4" if "int4" in prefixes else next(iter(prefixes), None)
+
+
+def _analyse(
+    trajectory: pl.DataFrame, shards: list[Shard], seed: int
+) -> tuple[dict[str, Any], list[int | None]]:
+    """The analysis keys of the report, and the phase of each row."""
+    variant = headline_variant(trajectory)
+    steps = trajectory["step"].to_numpy()
+    reason = None
+    if variant is None:
+        reason = "only fp32 was measured: there is no gap to analyse"
+    elif len(steps) < MIN_ROWS:
+        reason = f"{len(steps)} checkpoints are too few: at least {MIN_ROWS} are needed"
+    elif np.any(np.diff(steps) <= 0):
+        reason = "step numbers restart between stages: audit one stage at a time to find its phases"
+    if variant is None or reason is not None:
+        nothing: dict[str, Any] = dict.fromkeys(ANALYSIS_KEYS)
+        return {**nothing, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
+    summary = summarise(batch_curve(trajectory, shards), variant=variant, seed=seed)
+    return dict(summary.to_json()), summary.phases.phase_of(steps)
+
+
+def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
+    names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
+    shown = ", ".join(names[key] for key in found.missing[:8]) + (", ..." if len(found.missing) > 8 else "")
+    return (
+        f"{folder}: {len(found.missing)} of {len(plan.checkpoints)} checkpoints have no shard ({shown}); "
+        "run the audit again to measure them, or pass --allow-missing to report without them"
+    )
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with every NaN and infinity as null: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

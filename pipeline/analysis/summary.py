@@ -1,0 +1,78 @@
+"""Everything that report.json says about one trajectory's curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.analysis.curves import Curve, FloatArray
+from pipeline.analysis.findings import PhaseReport
+from pipeline.analysis.kurtosis import KurtosisTest, kurtosis_test
+from pipeline.analysis.phases import detect_phases
+from pipeline.analysis.words import verdict
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class GapSummary:
+    """Gaps (unitless, 0.11 = 11 %) over the finite checkpoints; None for a variant not in the table."""
+
+    int4_gap_first: float | None
+    int4_gap_last: float | None
+    int4_gap_max: float | None
+    int8_gap_max: float | None
+    best_checkpoint_for_int4: int | None
+    """Step with the lowest INT4 loss."""
+
+
+def summarise_gaps(curve: Curve, *, variant: str = "int4") -> GapSummary:
+    """First, last and largest gap of `variant` (under the int4 keys), and the largest of int8."""
+    finite = _finite(curve.gap(variant))
+    int8 = _finite(curve.gap("int8")) if "int8" in curve.variants else np.empty(0)
+    nll = curve.nll(variant)
+    known = np.flatnonzero(np.isfinite(nll))
+    return GapSummary(
+        int4_gap_first=float(finite[0]) if len(finite) else None,
+        int4_gap_last=float(finite[-1]) if len(finite) else None,
+        int4_gap_max=float(finite.max()) if len(finite) else None,
+        int8_gap_max=float(int8.max()) if len(int8) else None,
+        best_checkpoint_for_int4=int(curve.step[known[np.argmin(nll[known])]]) if len(known) else None,
+    )
+
+
+def _finite(values: FloatArray) -> FloatArray:
+    return values[np.isfinite(values)]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Phases, gaps and the kurtosis test of one trajectory."""
+
+    n_checkpoints: int
+    phases: PhaseReport
+    gaps: GapSummary
+    kurtosis_test: KurtosisTest
+
+    def to_json(self) -> Json:
+        """The analysis keys of report.json, with `verdict`: the same in sentences."""
+        return {
+            "n_checkpoints": self.n_checkpoints,
+            **self.phases.to_json(),
+            **vars(self.gaps),
+            "kurtosis_test": self.kurtosis_test.to_json(),
+            "verdict": verdict(self.phases),
+        }
+
+
+def summarise(curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95) -> Summary:
+    """Run every analysis on one curve. Raises UsageError for an unknown variant."""
+    report = detect_phases(curve, variant=variant, seed=seed, level=level)
+    third = np.array([p == 3 for p in report.phase_of(curve.step)])
+    if report.onset_step is None:
+        test = KurtosisTest(0, reason="no onset, hence no phase 3")
+    else:
+        kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
+        test = kurtosis_test(kurtosis, curve.gap(variant)[third], seed=seed, level=level)
+    return Summary(len(curve.step), report, summarise_gaps(curve, variant=variant), test)

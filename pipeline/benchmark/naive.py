@@ -1,0 +1,58 @@
+"""The loop one would write first: load with transformers, evaluate; load again, quantize in place, evaluate; ...
+
+It measures the losses alone: no divergences, no weight statistics, no resume. It shares nothing with the probe but
+the definition of the grid, so its losses also check the probe's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.quantize import choose_params, round_trip
+from pipeline.spec import Scheme, Variant
+
+
+def naive_losses(
+    folder: Path, variants: tuple[Variant, ...], tokens: np.ndarray, device: str
+) -> dict[str, float]:
+    """Mean nll in nats of every variant over ``tokens`` (int64 (batches, batch_size, seq_len))."""
+    losses: dict[str, float] = {}
+    for variant in variants:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        if variant.scheme is not None:
+            _quantize_in_place(model, variant.scheme, head=variant.head)
+        losses[str(variant)] = _evaluate(model, tokens, device)
+    return losses
+
+
+@torch.no_grad()
+def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
+    output = model.get_output_embeddings()
+    for module in model.modules():
+        if not isinstance(module, nn.Linear | Conv1D) or (module is output and not head):
+            continue
+        transposed = isinstance(module, Conv1D)
+        weight = module.weight.T.contiguous() if transposed else module.weight
+        quantized = round_trip(weight, choose_params(weight, scheme))
+        module.weight = nn.Parameter(
+            quantized.T.contiguous() if transposed else quantized, requires_grad=False
+        )
+
+
+@torch.inference_mode()
+def _evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
+    total, count = 0.0, 0
+    for batch in tokens:
+        ids = torch.from_numpy(batch).to(device)
+        logits = model(input_ids=ids).logits[:, :-1]
+        losses = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        total += losses.to(torch.float64).sum().item()
+        count += losses.numel()
+    return total / count

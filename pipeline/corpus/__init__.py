@@ -1,0 +1,34 @@
+"""Evaluation and training text: where it comes from, and how it becomes fixed tokens.
+
+``parse_corpus`` reads the grammar, ``evaluation_tokens`` cuts a corpus into the (batches, batch_size,
+seq_len) array that every checkpoint of a run is measured on. Importing this needs numpy only.
+"""
+
+from pipeline.corpus.documents import corpus_sha256, documents, held_out, training_and_held_out
+from pipeline.corpus.grammar import GRAMMAR, Corpus, Docstrings, Files, HubDataset, TokenFile, parse_corpus
+from pipeline.corpus.tokens import (
+    EvaluationTokens,
+    Tokenizer,
+    evaluation_tokens,
+    open_token_file,
+    tokens_sha256,
+)
+
+__all__ = [
+    "GRAMMAR",
+    "Corpus",
+    "Docstrings",
+    "EvaluationTokens",
+    "Files",
+    "HubDataset",
+    "TokenFile",
+    "Tokenizer",
+    "corpus_sha256",
+    "documents",
+    "evaluation_tokens",
+    "held_out",
+    "open_token_file",
+    "parse_corpus",
+    "tokens_sha256",
+    "training_and_held_out",
+]

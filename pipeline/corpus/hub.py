@@ -1,0 +1,81 @@
+"""Documents of a data set through ``datasets.load_dataset``: a hub name or a local folder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.grammar import HubDataset
+from pipeline.errors import UsageError
+
+SPLITS = ("validation", "test", "train")
+"""Where no split is named, the first of these that the data set has."""
+
+
+def dataset_documents(corpus: HubDataset) -> Iterator[str]:
+    """The non-empty strings of one column of one split, in the data set's order, read as they are needed.
+
+    ``UsageError`` for an unknown data set, split or column, naming those there are.
+    """
+    splits = _open(corpus)
+    split = corpus.split or next((name for name in SPLITS if name in splits), None)
+    if split is None or split not in splits:
+        raise UsageError(f"corpus {corpus}: wanted a split out of {', '.join(map(str, splits))}")
+    rows = iter(splits[split])
+    first = next(rows, None)
+    if first is None:
+        raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
+    column = _column(corpus, first)
+    return _texts(column, itertools.chain([first], rows))
+
+
+def _texts(column: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    return (row[column] for row in rows if (row[column] or "").strip())
+
+
+def _column(corpus: HubDataset, row: dict[str, Any]) -> str:
+    strings = [name for name, value in row.items() if isinstance(value, str)]
+    if corpus.column is not None and corpus.column in strings:
+        return corpus.column
+    if corpus.column is None and "text" in strings:
+        return "text"
+    if corpus.column is None and len(strings) == 1:
+        return strings[0]
+    wanted = ", ".join(strings) or "none there is: this data set has no text"
+    raise UsageError(f"corpus {corpus}: wanted a column of strings as :SPLIT:COLUMN, out of {wanted}")
+
+
+def _open(corpus: HubDataset) -> Any:
+    """A mapping from split to rows: streamed, so that a large data set is not downloaded whole."""
+    failures = []
+    for arguments in _readings(corpus.dataset):
+        try:
+            return _load(*arguments)
+        except Exception as error:  # noqa: BLE001 (the client raises a dozen unrelated types)
+            first_line = (str(error).splitlines() or [""])[0][:200]
+            failures.append(f"{'/'.join(arguments)}: {type(error).__name__}: {first_line}")
+    raise UsageError(
+        f"corpus {corpus}: the data set cannot be opened ({'; '.join(failures)}); check its name and "
+        "the network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
+    )
+
+
+def _load(*arguments: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_dataset(*arguments, streaming=True)
+    except ConnectionError:
+        return datasets.load_dataset(*arguments)  # a complete copy in the local cache needs no network
+
+
+def _readings(text: str) -> list[tuple[str, ...]]:
+    """``a/b`` may be an organisation's data set, or a data set and its configuration: try both."""
+    parts = text.split("/")
+    if Path(text).exists() or len(parts) == 1:
+        return [(text,)]
+    if len(parts) == 2:
+        return [(text,), (parts[0], parts[1])]
+    return [("/".join(parts[:-1]), parts[-1])]

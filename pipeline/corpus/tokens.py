@@ -1,0 +1,127 @@
+"""Evaluation tokens: fixed once per run, hashed, identical for every checkpoint.
+
+Sequence k is ``stream[k*seq_len:(k+1)*seq_len]``; the stream is a token file as it is, or documents tokenized
+one by one, each followed by the end-of-sequence token where the tokenizer has one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus.documents import evaluation_documents
+from pipeline.corpus.grammar import Corpus, TokenFile
+from pipeline.errors import UsageError
+from pipeline.spec import TokenShape
+
+DOCUMENTS_AT_ONCE = 256
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    eos_token_id: int | None
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool = ...) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationTokens:
+    """What every checkpoint of a run is measured on."""
+
+    array: NDArray[np.int64]
+    """Token ids, shape (batches, batch_size, seq_len)."""
+    sha256: str
+    """Content hash of ``array`` (:func:`tokens_sha256`)."""
+
+
+def evaluation_tokens(
+    corpus: Corpus, shape: TokenShape, tokenizer: Tokenizer | None = None, *, vocab_size: int | None = None
+) -> EvaluationTokens:
+    """The first ``shape.n_tokens`` tokens of ``corpus`` in order.
+
+    ``docstrings`` yields its held-out documents only. ``vocab_size`` is the number of embedding rows: ids at
+    or above it are refused. ``UsageError`` for everything that is wrong with the corpus, before any work.
+    """
+    wanted = shape.n_tokens
+    if isinstance(corpus, TokenFile):
+        file = open_token_file(corpus)
+        stream, available = np.asarray(file[:wanted], dtype=np.int64), len(file)
+    else:
+        if tokenizer is None:
+            raise UsageError(f"this suite has no tokenizer, so it cannot read {corpus}: use tokens:FILE.npy")
+        stream = _first_tokens(evaluation_documents(corpus), tokenizer, wanted)
+        available = len(stream)
+    if available < wanted:
+        raise UsageError(_too_few(corpus, shape, available))
+    _check_ids(corpus, stream, vocab_size)
+    array = stream.reshape(shape.batches, shape.batch_size, shape.seq_len)
+    return EvaluationTokens(array, tokens_sha256(array))
+
+
+def tokens_sha256(array: NDArray[np.int64]) -> str:
+    """sha256 (hex) of the ids as little-endian int64 in C order; the shape is not part of it."""
+    return hashlib.sha256(np.ascontiguousarray(array, dtype="<i8").tobytes()).hexdigest()
+
+
+def open_token_file(corpus: TokenFile) -> NDArray[Any]:
+    """The ids of a ``tokens:`` corpus as a 1-D integer array that is read as it is used (memory map)."""
+    path = Path(corpus.path).expanduser()
+    if not path.is_file():
+        raise UsageError(
+            f"corpus {corpus}: there is no such file; wanted a 1-D integer array saved with numpy.save"
+        )
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UsageError(
+            f"corpus {corpus}: not a readable .npy file ({error}); wanted numpy.save of ids"
+        ) from error
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+        given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
+        raise UsageError(f"corpus {corpus} is {given}: wanted a 1-D integer array of token ids")
+    return array
+
+
+def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
+    """Token ids of the documents, some hundred documents at a time, each document followed by EOS."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    remaining = iter(texts)
+    while chunk := list(itertools.islice(remaining, DOCUMENTS_AT_ONCE)):
+        ids = tokenizer(chunk, add_special_tokens=False)["input_ids"]
+        yield np.fromiter(itertools.chain.from_iterable([*row, *end] for row in ids), dtype=np.int64)
+
+
+def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, wanted: int) -> NDArray[np.int64]:
+    parts: list[NDArray[np.int64]] = []
+    for part in token_stream(texts, tokenizer):
+        parts.append(part)
+        if sum(map(len, parts)) >= wanted:
+            break
+    return np.concatenate(parts)[:wanted] if parts else np.empty(0, dtype=np.int64)
+
+
+def _too_few(corpus: Corpus, shape: TokenShape, available: int) -> str:
+    batches = available // (shape.batch_size * shape.seq_len)
+    fits = f"--batches {batches} fits" if batches else "ask for a smaller --batch-size or --seq-len"
+    return (
+        f"corpus {corpus} has {available:,} tokens; {shape.batches} batches of "
+        f"{shape.batch_size} x {shape.seq_len} need {shape.n_tokens:,}: {fits}, or give a larger corpus"
+    )
+
+
+def _check_ids(corpus: Corpus, stream: NDArray[np.int64], vocab_size: int | None) -> None:
+    low, high = int(stream.min()), int(stream.max())
+    if low < 0 or (vocab_size is not None and high >= vocab_size):
+        worst = low if low < 0 else high
+        limit = f"0 to {vocab_size - 1} (the model has {vocab_size} ids)" if vocab_size else "ids from 0 on"
+        raise UsageError(
+            f"corpus {corpus} holds token id {worst}: wanted {limit}; was it made with another tokenizer?"
+        )

@@ -1,0 +1,259 @@
+"""Runs tasks on Ray: the only module that imports it.
+
+Actors, not tasks, do the work: an actor keeps its GPU, its model skeleton and its tokens, where a reused GPU task
+worker may be handed another ``CUDA_VISIBLE_DEVICES`` after CUDA has initialised. Each actor holds a bounded
+number of tasks, and results are taken in order of completion.
+
+A worker that dies (killed, out of memory) is replaced and the task it was on tried again, at most ``MAX_ATTEMPTS``
+times in all; Ray's own retries are off, because they would go on for ever. An error that a task raises itself is
+deterministic and never retried. Sizes that the cluster can never offer are refused before any work: Ray would
+wait for them for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+
+from pipeline.errors import CheckpointError, CollapseError, OutputError, UsageError
+from pipeline.spec import ProbeTask
+
+MAX_ATTEMPTS = 3
+"""Tries of one task whose worker dies."""
+
+GPU_QUEUE = 2
+"""Tasks handed to a GPU worker at a time: one computing, one being read. A CPU worker reads and computes on the
+same core, so it holds one, and none waits behind a slow one at the end."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the work may use. On the CPU the threads per worker may change the last bits of a number."""
+
+    address: str | None = None
+    """Ray cluster to connect to; None starts a local one (or joins the one a submitted job runs in)."""
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto`` = cuda where the cluster has a GPU."""
+    workers_per_gpu: int = 1
+    """Workers that share a GPU."""
+    workers: int | None = None
+    """Most workers at a time; None = every GPU slot, or every CPU core."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"unknown device {self.device!r}: wanted auto, cpu or cuda")
+        if self.workers_per_gpu < 1 or (self.workers is not None and self.workers < 1):
+            raise UsageError("workers and workers per GPU must be at least 1")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many workers of which size the cluster takes."""
+
+    device: str
+    workers: int
+    cpus: float
+    """CPU cores, and so torch threads, of each worker."""
+    gpus: float
+    """Share of a GPU of each worker."""
+
+    @property
+    def queue(self) -> int:
+        """Tasks that a worker holds at a time."""
+        return GPU_QUEUE if self.device == "cuda" else 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task ended."""
+
+    key: str
+    failure: str | None = None
+    """The reason, None if it is done."""
+    deaths: int = 0
+    """Workers that died on it."""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class WorkerLostError(Exception):
+    """The process that ran a task is gone."""
+
+
+@contextmanager
+def cluster(resources: Resources) -> Iterator[Layout]:
+    """Connects to Ray (or starts it on this machine) for the length of the block."""
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ours = not ray.is_initialized()
+    if ours:
+        local = resources.address is None and "RAY_ADDRESS" not in os.environ
+        options: dict[str, Any] = {"include_dashboard": False} if local else {"address": resources.address}
+        try:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}"
+            ) from error
+    try:
+        yield plan_layout(resources, ray.cluster_resources())
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
+    """Workers for what the cluster offers (Ray's names, ``CPU`` and ``GPU``); UsageError where it cannot be.
+
+    >>> plan_layout(Resources(workers_per_gpu=2), {"CPU": 16.0, "GPU": 2.0})
+    Layout(device='cuda', workers=4, cpus=1, gpus=0.5)
+    """
+    gpus, cpus = offered.get("GPU", 0.0), int(offered.get("CPU", 0.0))
+    device = resources.device if resources.device != "auto" else ("cuda" if gpus >= 1 else "cpu")
+    if device == "cuda":
+        if gpus < 1:
+            raise UsageError(
+                f"--device cuda: the cluster has {gpus:g} GPUs; use --device cpu, or add a GPU node"
+            )
+        slots = int(gpus) * resources.workers_per_gpu
+        if cpus < 1:
+            raise UsageError(
+                "the cluster offers no CPU core to its GPU workers; start it with at least --num-cpus 1"
+            )
+        return Layout("cuda", min(resources.workers or slots, slots), 1, 1 / resources.workers_per_gpu)
+    wanted = resources.workers or cpus
+    if cpus < 1 or wanted > cpus:
+        raise UsageError(
+            f"{max(wanted, 1)} CPU workers do not fit a cluster of {cpus} cores; use --workers {cpus}"
+        )
+    return Layout("cpu", wanted, cpus // wanted, 0)
+
+
+def drive(tasks: Sequence[ProbeTask], layout: Layout, on_outcome: Callable[[Outcome], None]) -> None:
+    """Runs every task, reporting each as it ends.
+
+    Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
+    ``on_outcome`` or Ctrl-C stops the workers and passes through.
+    """
+    fleet = _Fleet(layout, n_workers=min(layout.workers, len(tasks)))
+    waiting = deque(tasks)
+    deaths: Counter[str] = Counter()
+    try:
+        while waiting or fleet.busy():
+            while waiting and (worker := fleet.free()) is not None:
+                worker.submit(waiting.popleft())
+            worker, reference = fleet.next_finished()
+            try:
+                outcome = worker.take(reference)
+            except WorkerLostError as error:
+                # The oldest task is the one it was on; those queued behind were not tried.
+                suspect, *queued = worker.held.values()
+                fleet.replace(worker)
+                waiting.extendleft(reversed(queued))
+                deaths[suspect.key] += 1
+                if deaths[suspect.key] < MAX_ATTEMPTS:
+                    waiting.appendleft(suspect)
+                    continue
+                outcome = Outcome(
+                    suspect.key, f"its worker died {MAX_ATTEMPTS} times, the last time: {error}"
+                )
+            on_outcome(replace(outcome, deaths=deaths[outcome.key]))
+    finally:
+        fleet.stop()
+
+
+class ProbeWorker:
+    """The actor: warm state and one task at a time."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._prober: Any = None
+
+    def run(self, task: ProbeTask) -> Outcome:
+        """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""
+        from pipeline import tasks
+
+        try:
+            if self._prober is None or self._prober.spec != task.probe:
+                self._prober = tasks.make_prober(task)
+            done = tasks.run_probe(task, self._prober)
+        except OutputError:
+            raise  # no other task could write either: the driver stops
+        except CheckpointError as error:
+            return Outcome(task.key, str(error))
+        except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
+        return Outcome(task.key, seconds=done.seconds, notes=done.notes)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """An actor and the tasks it holds, oldest first."""
+
+    actor: Any
+    held: dict[Any, ProbeTask] = field(default_factory=dict)
+
+    def submit(self, task: ProbeTask) -> None:
+        self.held[self.actor.run.options(name=task.key).remote(task)] = task
+
+    def take(self, reference: Any) -> Outcome:
+        """The outcome behind ``reference``, which the worker then no longer holds; WorkerLostError if it died."""
+        try:
+            outcome: Outcome = ray.get(reference)
+        except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
+            if getattr(error, "actor_init_failed", False):
+                raise CollapseError(f"a worker cannot start: {error}") from None
+            raise WorkerLostError(str(error).strip().splitlines()[0]) from error
+        except RayTaskError as error:
+            raise (
+                error.cause if isinstance(error.cause, CollapseError) else CollapseError(str(error))
+            ) from None
+        del self.held[reference]
+        return outcome
+
+
+class _Fleet:
+    """The workers, replaced one for one as they die."""
+
+    def __init__(self, layout: Layout, n_workers: int) -> None:
+        remote = ray.remote(ProbeWorker)
+        self._queue = layout.queue
+        self._start = lambda: remote.options(
+            num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0
+        ).remote(threads=int(layout.cpus))
+        self._workers = [_Worker(self._start()) for _ in range(n_workers)]
+
+    def busy(self) -> bool:
+        return any(worker.held for worker in self._workers)
+
+    def free(self) -> _Worker | None:
+        """The worker that holds the fewest tasks, if it has room."""
+        worker = min(self._workers, key=lambda worker: len(worker.held))
+        return worker if len(worker.held) < self._queue else None
+
+    def next_finished(self) -> tuple[_Worker, Any]:
+        """Waits for a task to end, well or with its worker."""
+        owner = {reference: worker for worker in self._workers for reference in worker.held}
+        ready, _ = ray.wait(list(owner), num_returns=1)
+        return owner[ready[0]], ready[0]
+
+    def replace(self, worker: _Worker) -> None:
+        self._workers[self._workers.index(worker)] = _Worker(self._start())
+
+    def stop(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker.actor)

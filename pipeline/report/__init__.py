@@ -1,0 +1,55 @@
+"""Figures and the HTML report of one audited trajectory, from tables only.
+
+``build_report`` and ``build_figures`` take what the reduction wrote (``tables/trajectory.parquet``,
+``tables/tensors.parquet``, ``report.json``) and return text and bytes; the caller decides where they go.
+Columns and keys that are not there leave out what they would have fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from pipeline.errors import UsageError
+from pipeline.report.figures import draw_figures
+from pipeline.report.frame import Frame, make_frame
+from pipeline.report.heatmap import make_heatmap
+from pipeline.report.page import page_html
+
+__all__ = ["build_figures", "build_report"]
+
+
+def build_report(
+    trajectory: pl.DataFrame,
+    tensors: pl.DataFrame,
+    report: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> str:
+    """The report as one self-contained HTML document (about 1.1 MB) that opens without a network.
+
+    trajectory: one row per step, columns as in DESIGN section 5. tensors: one row per step, variant and
+    quantized tensor (``step, variant, name, relative_error``); may be empty. report: ``report.json``.
+    provenance: versions, fingerprint, settings, commands, as nested JSON values; credentials in it are
+    hidden. Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
+    """
+    frame = _frame(trajectory, report)
+    return page_html(frame, make_heatmap(tensors, frame), report, provenance)
+
+
+def build_figures(
+    trajectory: pl.DataFrame, tensors: pl.DataFrame, report: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The same charts as PNG (light, 2x): file name -> bytes. Raises as ``build_report``."""
+    frame = _frame(trajectory, report)
+    return draw_figures(frame, make_heatmap(tensors, frame), report)
+
+
+def _frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
+    if "step" not in trajectory.columns or trajectory.is_empty():
+        raise UsageError(
+            f"a trajectory of {trajectory.height} rows and columns {', '.join(trajectory.columns) or 'none'}"
+            ": wanted at least one row and a column 'step'"
+        )
+    return make_frame(trajectory, report)

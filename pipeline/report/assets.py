@@ -1,0 +1,10 @@
+"""The files of the page that are no Python: template, style and script."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+
+def asset(name: str) -> str:
+    """Text of ``static/<name>`` of this package."""
+    return (resources.files("pipeline.report") / "static" / name).read_text(encoding="utf-8")

@@ -1,0 +1,177 @@
+"""What all charts share: the step axis, the phases behind the curves, the marks and the cursor.
+
+Every chart is a single view whose step axis runs from signal ``x0`` to signal ``x1`` and whose ``at``
+signal is a step or null. The page sets the three in all charts at once; that is how zoom, pan and hover are
+linked while each chart keeps a width of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.events import milestones
+from pipeline.report.frame import Frame
+
+Spec = dict[str, Any]
+
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+VL_VERSION = "6.4"
+PHASES = {1: "1 learning", 2: "2 plateau", 3: "3 after onset"}
+PLACE = {"calculate": "$place", "as": "place"}
+X = {"field": "step", "type": "quantitative", "scale": "$xscale", "axis": "$xaxis"}
+
+
+def step_tokens(kind: str, frame: Frame) -> Spec:
+    """Tokens of the step axis; ``kind`` is ``linear``, or ``symlog`` to spread the early steps."""
+    scale: Spec = {"type": kind, "domain": [{"expr": "x0"}, {"expr": "x1"}], "nice": False, "zero": False}
+    axis: Spec = {
+        "title": None,
+        "labelExpr": "format(datum.value, '~s')",
+        "tickCount": {"expr": "max(3, floor(width / 90))"},
+    }
+    if kind == "symlog":
+        scale["constant"] = 1
+        # d3 has no ticks of its own for this scale: it would put them as on a linear one.
+        decades = [10**power for power in range(len(str(max(frame.last_step, 1))) + 1)]
+        del axis["tickCount"]
+        axis["values"] = [0, *(factor * decade for decade in decades for factor in (1, 2, 5))]
+        axis["labelOverlap"] = "greedy"
+        axis["labelSeparation"] = 6
+    return {
+        "$xscale": scale,
+        "$xaxis": axis,
+        "$xaxis_bare": {**axis, "labels": False},
+        "$place": _place("datum.step", kind),
+        "$wide": f"({_place('min(datum.to, x1)', kind)} - {_place('datum.step', kind)}) * width",
+    }
+
+
+def _place(value: str, kind: str) -> str:
+    """Expression of where ``value`` lies in view, 0 = left edge to 1 = right edge."""
+    if kind == "linear":
+        return f"({value} - x0) / (x1 - x0)"
+    return f"(log(1 + {value}) - log(1 + x0)) / (log(1 + x1) - log(1 + x0))"
+
+
+def step_params(frame: Frame) -> list[Spec]:
+    """The signals, at their values for the whole run."""
+    last = frame.last_step if frame.last_step > frame.first_step else frame.first_step + 1
+    return [
+        {"name": "x0", "value": frame.first_step},
+        {"name": "x1", "value": last},
+        {"name": "at", "value": None},
+    ]
+
+
+def shared_data(report: Mapping[str, Any]) -> Spec:
+    """The small data sets behind every chart: ``phases`` and ``marks`` (colours as tokens)."""
+    phases = [
+        {
+            "from": entry["first_step"],
+            "to": entry["last_step"],
+            "fill": f"$phase{entry['phase']}",
+            "name": PHASES[entry["phase"]],
+        }
+        for entry in report.get("phases") or []
+        if entry.get("phase") in PHASES
+        and entry.get("first_step") is not None
+        and entry.get("last_step") is not None
+    ]
+    # Without gaps in the shading: each phase is drawn up to where the next begins.
+    for one, after in itertools.pairwise(phases):
+        one["to"] = after["from"]
+    marks: list[Spec] = []
+    for event in milestones(report):
+        lo, hi = event.ci or (event.step, event.step)
+        ink = "$converged" if event.name == "convergence" else "$onset"
+        marks.append(
+            {"kind": event.name, "label": event.label, "step": event.step, "lo": lo, "hi": hi, "ink": ink}
+        )
+    ordered = sorted(marks, key=lambda mark: mark["step"])
+    for row, mark in enumerate(ordered):
+        # Of two labels the earlier stands left of its line and the later below it, so that they never meet.
+        mark |= {"row": row, "turn": 0.3 if len(ordered) == 2 and row == 0 else 0.75}
+    return {"phases": phases, "marks": marks}
+
+
+def backdrop(*, labels: bool = False) -> list[Spec]:
+    """Layers below the curves: phase shading, convergence and onset as lines, their intervals as strips."""
+
+    def literal(field: str) -> Spec:
+        return {"field": field, "type": "nominal", "scale": None, "legend": None}
+
+    def span(lo: str, hi: str) -> Spec:
+        return {"x": {**X, "field": lo}, "x2": {"field": hi}}
+
+    layers: list[Spec] = [
+        {
+            "data": {"name": "phases"},
+            "mark": {"type": "rect", "clip": True, "opacity": 0.6},
+            "encoding": {**span("from", "to"), "fill": literal("fill")},
+        },
+        {
+            "data": {"name": "marks"},
+            # A strip at the top edge: an interval can be wide, and a full-height band would drown the phases.
+            "mark": {"type": "rect", "clip": True, "opacity": 0.6, "y": 0, "y2": 5},
+            "encoding": {**span("lo", "hi"), "fill": literal("ink")},
+        },
+        {
+            "data": {"name": "marks"},
+            "mark": {"type": "rule", "clip": True, "strokeWidth": 1.4, "strokeDash": [5, 3]},
+            "encoding": {"x": X, "stroke": literal("ink")},
+        },
+    ]
+    for side, test in (("left", "<="), ("right", ">")) if labels else ():
+        layers.append(
+            {
+                "data": {"name": "marks"},
+                "transform": [PLACE, {"filter": f"datum.place {test} datum.turn"}],
+                "mark": {
+                    "type": "text", "align": side, "dx": 6 if side == "left" else -6, "baseline": "top",
+                    "fontWeight": 600, "clip": True, "y": {"expr": "9 + 15 * datum.row"},
+                },
+                "encoding": {"x": X, "text": {"field": "label"}, "fill": literal("ink")},
+            }
+        )  # fmt: skip
+    return layers
+
+
+def phase_names() -> list[Spec]:
+    """The phases' names above the plot, each where its part of the view begins, if there is room."""
+    begin = {"calculate": "max(datum.from, x0)", "as": "step"}
+    return [
+        {
+            "data": {"name": "phases"},
+            "transform": [begin, {"calculate": "$wide", "as": "wide"}, {"filter": "datum.wide > 70"}],
+            "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": "$soft", "fontSize": 10,
+                     "dx": 1, "y": {"expr": "-3"}},
+            "encoding": {"x": X, "text": {"field": "name", "type": "nominal"}},
+        }
+    ]  # fmt: skip
+
+
+def cursor_rule() -> Spec:
+    """The vertical line at the step under the pointer."""
+    return {
+        "data": {"values": [{}]},
+        "transform": [{"calculate": "at", "as": "step"}, {"filter": "isValid(datum.step)"}],
+        "mark": {"type": "rule", "color": "$soft", "strokeWidth": 1, "clip": True},
+        "encoding": {"x": X},
+    }
+
+
+def chart(layers: list[Spec], frame: Frame, height: int, *, params: list[Spec] | None = None) -> Spec:
+    """A responsive single-view chart over the data set ``rows``."""
+    return {
+        "$schema": SCHEMA,
+        "width": "container",
+        "height": height,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "params": [*step_params(frame), *(params or [])],
+        "data": {"name": "rows"},
+        # A y axis fits what is in view: other rows are dropped, but for one neighbour on each side.
+        "transform": [{"filter": "datum.next >= x0 && datum.prev <= x1"}],
+        "layer": layers,
+    }

@@ -1,0 +1,207 @@
+"""The line charts over training steps: perplexity, damage, learning rate, kurtosis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule, phase_names
+from pipeline.report.frame import Frame, Series
+from pipeline.report.theme import dash
+
+EARLY = 0.03
+"""Share of the run whose steep initial fall may run off the top of the perplexity chart."""
+GAP_LINEAR = 0.001
+"""The gap axis is linear within +-0.1 % and logarithmic outside: a gap can be zero or negative."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One way of measuring damage, a choice of the damage chart."""
+
+    column: str
+    """Column name after the variant's prefix."""
+    label: str
+    """In the menu."""
+    note: str
+    """Below the heading."""
+    format: str = "~g"
+    """d3 format of the axis."""
+
+
+MEASURES = (
+    Measure(
+        "gap", "Perplexity gap", "Perplexity against FP32, minus 1. Bands: 95 % (paired over batches).", "~%"
+    ),
+    Measure("kl_nats_mean", "Mean KL (nats)", "Kullback-Leibler divergence from FP32, mean over tokens."),
+    Measure(
+        "kl_nats_p99",
+        "99th percentile KL (nats)",
+        "Divergence from FP32 of the worst hundredth of the tokens.",
+    ),
+    Measure(
+        "top1_agreement", "Top-1 agreement", "Share of tokens whose most likely successor is FP32's.", "~%"
+    ),
+    Measure(
+        "delta_p_rms", "Change of p (rms)", "Root mean square change of the correct token's probability."
+    ),
+)
+
+
+def damage_scale(kind: str, measure: Measure, frame: Frame) -> tuple[Spec, Spec]:
+    """(scale, axis) of the damage chart; ``kind`` is ``log`` or ``linear``."""
+    axis: Spec = {"title": None, "tickCount": 5, "labelExpr": f"format(datum.value, '{measure.format}')"}
+    if kind == "linear" or measure.column == "top1_agreement":
+        return {"type": "linear", "zero": measure.column == "gap", "nice": True}, axis
+    if measure.column != "gap":
+        return {"type": "log", "nice": False, "padding": 5}, axis
+    largest = max(
+        (abs(value) for one in frame.quantized for _, value in frame.finite(f"{one.key}_gap")), default=1.0
+    )
+    # d3 has no ticks of its own for this scale. More than five decades have room for powers of ten only.
+    positive = [
+        digit * 10.0**power for power in range(-3, 9) for digit in ((1, 3) if largest < 100 else (1,))
+    ]
+    # Vega would thin the values out to any tick count given.
+    del axis["tickCount"]
+    axis |= {"values": [-value for value in reversed(positive)] + [0, *positive], "labelOverlap": False}
+    return {"type": "symlog", "constant": GAP_LINEAR, "nice": False, "padding": 5}, axis
+
+
+def perplexity(frame: Frame) -> Spec:
+    """Perplexity of every variant on a log axis that ends at signal ``top``."""
+    y = {
+        "type": "quantitative",
+        "scale": {"type": "log", "nice": False, "domainMax": {"expr": "top"}, "padding": 4},
+        "axis": {"title": None, "labelExpr": _log_labels(frame), "labelOverlap": "greedy"},
+    }
+    layers = [*backdrop(labels=True), *phase_names()]
+    for series in _back_to_front(frame.series):
+        layers += _line(series, frame, "perplexity", y)
+    return chart(
+        [*layers, cursor_rule()], frame, 190, params=[{"name": "top", "value": perplexity_top(frame)}]
+    )
+
+
+def _log_labels(frame: Frame) -> str:
+    """Label expression: every digit within a decade, beyond that 1, 2 and 5, beyond that powers of ten."""
+    lowest = min(
+        (value for one in frame.series for _, value in frame.finite(f"{one.key}_perplexity")), default=1.0
+    )
+    digit = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+    span = f"top / {lowest:.6g}"
+    hidden = f"{span} > 3000 && {digit} !== 1 || {span} > 12 && indexof([1, 2, 5], {digit}) < 0"
+    return f"{hidden} ? '' : format(datum.value, ',.6~g')"
+
+
+def perplexity_top(frame: Frame) -> float:
+    """Where the perplexity axis ends for the whole run: below the initial fall, if that is most of it.
+
+    The page applies the same rule to the part in view when it is zoomed (``topOf`` in draw.js).
+    """
+    points = [pair for one in frame.series for pair in frame.finite(f"{one.key}_perplexity")]
+    if not points:
+        return 1.0
+    cut = frame.first_step + EARLY * (frame.last_step - frame.first_step)
+    full = max(value for _, value in points)
+    late = [value for step, value in points if step >= cut]
+    top = 1.05 * max(late, default=full)
+    return top if len(late) >= len(points) / 2 and full > 3 * top else 1.02 * full
+
+
+def damage(frame: Frame, measure: Measure) -> Spec:
+    """Damage of every quantized variant, on the axis of token ``$damagescale``."""
+    y = {"type": "quantitative", "scale": "$damagescale", "axis": "$damageaxis"}
+    layers = backdrop()
+    if measure.column == "gap":
+        layers.append(
+            {
+                "data": {"values": [{}]},
+                "mark": {"type": "rule", "color": "$faint", "strokeWidth": 1},
+                "encoding": {"y": {**y, "datum": 0}},
+            }
+        )
+    shown = [one for one in frame.quantized if frame.has(f"{one.key}_{measure.column}")]
+    for series in _back_to_front(tuple(shown)):
+        layers += _line(series, frame, measure.column, y)
+    return chart([*layers, cursor_rule()], frame, 220)
+
+
+def single(frame: Frame, column: str, number_format: str, *, zero: bool, height: int = 96) -> Spec:
+    """One quantity of the run itself (learning rate, kurtosis)."""
+    y = {
+        "field": column,
+        "type": "quantitative",
+        "scale": {"zero": zero, "nice": False, "padding": 6},
+        "axis": {
+            "title": None,
+            "tickCount": 3,
+            "labelExpr": f"datum.value ? format(datum.value, '{number_format}') : '0'",
+        },
+    }
+    line = {"mark": {"type": "line", "color": "$measure", "clip": True}, "encoding": {"x": X, "y": y}}
+    dot = {
+        "transform": [{"filter": "datum.step === at"}],
+        "mark": {
+            "type": "point",
+            "filled": True,
+            "size": 45,
+            "color": "$measure",
+            "opacity": 1,
+            "clip": True,
+        },
+        "encoding": {"x": X, "y": y},
+    }
+    return chart([*backdrop(), line, dot, cursor_rule()], frame, height)
+
+
+def _back_to_front(series: tuple[Series, ...]) -> list[Series]:
+    """INT8 lies on FP32 within a line's width: the solid FP32 goes below, the dashed INT8 above it."""
+    order = {"fp32": 0, "int4": 1, "int8": 2}
+    return sorted(series, key=lambda one: order.get(one.key, 1))
+
+
+def _line(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
+    """Band (for a gap with a standard error), line, single points, cursor dot and crosses of one variant."""
+    field = f"{series.key}_{column}"
+    if not frame.has(field):
+        return []
+    ink = f"$v_{series.key}"
+    colour = {"datum": series.label, "type": "nominal", "scale": "$vscale", "legend": "$legend"}
+    encoding = {"x": X, "y": {**y, "field": field}}
+    layers: list[Spec] = []
+    if column == "gap" and frame.has(f"{field}_lo"):
+        edges = {"x": X, "y": {**y, "field": f"{field}_lo"}, "y2": {"field": f"{field}_hi"}}
+        layers.append(
+            {"mark": {"type": "area", "color": ink, "opacity": 0.2, "clip": True}, "encoding": edges}
+        )
+    layers.append(
+        {
+            "mark": {"type": "line", "clip": True, "strokeDash": dash(series.key, frame.series)},
+            "encoding": {**encoding, "color": colour},
+        }
+    )
+    dot = {"type": "point", "filled": True, "color": ink, "opacity": 1, "clip": True}
+    layers.append(
+        {
+            # A value between two gaps has no line through it: without a dot it would not be seen at all.
+            "transform": [{"filter": f"datum.step === at || datum.{series.key}_lone"}],
+            "mark": {**dot, "size": 45},
+            "encoding": encoding,
+        }
+    )
+    if frame.diverged(field):
+        layers.append(
+            {
+                "data": {"name": "diverged"},
+                "transform": [{"filter": f"datum.key === '{series.key}'"}],
+                "mark": {**dot, "shape": "cross", "angle": 45, "size": 60, "y": {"expr": "9"}},
+                "encoding": {"x": X},
+            }
+        )  # fmt: skip
+    # The page leaves out the layers of a variant that the reader hides.
+    return [{"variant": series.key, **layer} for layer in layers]
+
+
+def variant_scale(frame: Frame) -> Spec:
+    """Colour scale that legends are made from."""
+    return {"domain": [one.label for one in frame.series], "range": [f"$v_{one.key}" for one in frame.series]}

@@ -1,0 +1,117 @@
+"""The charts as PNG, drawn without a browser: light, twice the pixels, the whole run, linear in steps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import vl_convert
+
+from pipeline.report.axes import SCHEMA, VL_VERSION, Spec, shared_data, step_tokens
+from pipeline.report.columns import chart_columns, chart_rows, diverged_points
+from pipeline.report.curves import MEASURES, damage_scale, variant_scale
+from pipeline.report.frame import Frame
+from pipeline.report.heatmap import HeatMap, heat_spec, side_data
+from pipeline.report.panels import Panel, make_panels
+from pipeline.report.theme import config, paint, tokens
+from pipeline.report.timeline import timeline_data
+
+WIDTH = 760
+"""Of the plotting area, in CSS pixels."""
+SCALE = 2.0
+LEGEND = {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 2.5, "symbolSize": 220}
+
+
+def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """File name -> PNG: ``trajectory.png`` (all curves on one axis), each chart alone, the heat map."""
+    values = figure_tokens(frame)
+    shared = {**shared_data(report), "events": timeline_data(report)}
+    data = {
+        "rows": chart_rows(chart_columns(frame)),
+        "diverged": diverged_points(frame),
+        **paint(shared, values),
+    }
+    panels = make_panels(frame, len(shared["events"]))
+    suite = str(report.get("suite", ""))
+    specs: dict[str, Spec] = {}
+    if panels:
+        specs["trajectory"] = _stack(panels, suite)
+    for panel in panels:
+        if panel.name == "events":
+            continue
+        specs["gap" if panel.name == "damage" else panel.name] = _stack((panel,), suite)
+    if heat is not None:
+        variant = next(iter(heat.values))
+        data |= {"cells": heat.cells(variant), **side_data(heat)}
+        specs["heatmap"] = _alone(heat_spec(heat, frame), f"Relative weight error of {variant}")
+    return {f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}
+
+
+def figure_tokens(frame: Frame) -> dict[str, Any]:
+    """Tokens of the static figures."""
+    colours = tokens(frame.series, dark=False)
+    scale, axis = damage_scale("log", MEASURES[0], frame)
+    return {
+        **colours,
+        **step_tokens("linear", frame),
+        "$damagescale": scale,
+        "$damageaxis": axis,
+        "$vscale": paint(variant_scale(frame), colours),
+        "$legend": LEGEND,
+    }
+
+
+def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
+    """Panels above each other on one step axis, which is labelled once."""
+    views = []
+    for panel in panels:
+        view = _alone(panel.spec, panel.title, panel.note)
+        params = view.pop("params")
+        if panel is not panels[-1]:
+            view = _bare(view)
+        views.append((view, params))
+    # Signals are the same in all views but for those of one chart alone, and belong to the whole.
+    joined = {param["name"]: param for _, params in views for param in params}
+    return {
+        "$schema": SCHEMA,
+        "title": {"text": suite, "fontSize": 15, "offset": 10} if suite and len(panels) > 1 else "",
+        "params": list(joined.values()),
+        "vconcat": [view for view, _ in views],
+        "spacing": 16,
+        "resolve": {"scale": {"color": "shared"}, "legend": {"color": "shared"}},
+    }
+
+
+def _alone(spec: Spec, title: str, note: str = "") -> Spec:
+    """A chart of fixed width with its heading inside."""
+    kept = {
+        key: copy.deepcopy(value)
+        for key, value in spec.items()
+        if key not in ("$schema", "autosize", "padding")
+    }
+    heading = {"text": title, "subtitle": note} if note else {"text": title}
+    # The names of the phases stand between heading and plot.
+    return {**kept, "width": WIDTH, "title": {**heading, "offset": 18 if "top" in _names(spec) else 6}}
+
+
+def _names(spec: Spec) -> set[str]:
+    return {param["name"] for param in spec["params"]}
+
+
+def _bare(spec: Any) -> Any:
+    """``spec`` without the labels of its step axis."""
+    if isinstance(spec, dict):
+        return {key: "$xaxis_bare" if value == "$xaxis" else _bare(value) for key, value in spec.items()}
+    return [_bare(value) for value in spec] if isinstance(spec, list) else spec
+
+
+def _png(spec: Spec, values: Mapping[str, Any], data: Mapping[str, Any]) -> bytes:
+    whole = {
+        **paint(spec, values),
+        "config": {**config(values), "background": values["$paper"], "padding": 14},
+    }
+    png: bytes = vl_convert.vegalite_to_png(
+        {**whole, "datasets": dict(data)}, vl_version=VL_VERSION, scale=SCALE
+    )
+    return png

@@ -1,0 +1,137 @@
+"""The trajectory table as the report needs it: sorted, and complete in its steps.
+
+Two kinds of absence are kept apart everywhere below. *Missing* (null) was not measured: the line has a gap
+there. *Diverged* (NaN or infinite) was measured and is broken: it is drawn as a cross and written as a
+word.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from pipeline.spec import ALIASES
+
+BAND_SE = 1.96
+"""Half width of an error band in standard errors: a 95 % interval of a normal mean."""
+
+PER_VARIANT = ("kl_nats_mean", "kl_nats_p99", "top1_agreement", "delta_p_rms", "relative_error")
+"""Columns taken over as they are, beside perplexity and gap."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One variant of the trajectory: its column prefix and what readers see."""
+
+    key: str
+    """Column prefix, such as ``int4``."""
+    spec: str
+    """Full variant name, such as ``int4-g128-asym``."""
+    label: str
+    """Short name in legends."""
+
+    @property
+    def bits(self) -> str:
+        return self.spec.split("-")[0]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A trajectory that is ready to draw."""
+
+    rows: pl.DataFrame
+    """Sorted by step; a step known to be missing is a row of nulls, so that no line crosses it."""
+    series: tuple[Series, ...]
+    """fp32 first, then the default two, then the others by name."""
+    missing_steps: tuple[int, ...] = ()
+    """Steps whose shard is absent (from ``report["missing"]``)."""
+
+    @property
+    def quantized(self) -> tuple[Series, ...]:
+        return tuple(one for one in self.series if one.key != "fp32")
+
+    @property
+    def first_step(self) -> int:
+        return int(self.rows["step"][0])
+
+    @property
+    def last_step(self) -> int:
+        return int(self.rows["step"][-1])
+
+    def has(self, column: str) -> bool:
+        """Whether ``column`` holds at least one measured value."""
+        return column in self.rows.columns and self.rows[column].null_count() < self.rows.height
+
+    def finite(self, column: str) -> list[tuple[int, float]]:
+        """(step, value) of the finite values of ``column``, in step order; empty when there are none."""
+        if not self.has(column):
+            return []
+        pairs = self.rows.select("step", column).iter_rows()
+        return [(step, value) for step, value in pairs if value is not None and math.isfinite(value)]
+
+    def diverged(self, column: str) -> list[int]:
+        """Steps where ``column`` was measured and is not a finite number."""
+        if not self.has(column) or not self.rows[column].dtype.is_float():
+            return []
+        return self.rows.filter(pl.col(column).is_not_null() & ~pl.col(column).is_finite())["step"].to_list()
+
+
+def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
+    """The frame of ``trajectory`` (DESIGN section 5; all columns but ``step`` and the nll are optional)."""
+    gone = tuple(sorted(set(_missing_steps(report.get("missing"))) - set(trajectory["step"].to_list())))
+    rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
+    if gone:
+        rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
+    rows = rows.sort("step", maintain_order=True)
+    keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
+    series = _name(sorted(keys, key=_rank))
+    return Frame(_derive(rows, keys), series, gone)
+
+
+def _derive(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """Perplexity, gap and its band, wherever the table has only the nll they are defined by."""
+    for key in keys:
+        nll = pl.col(f"{key}_nll_nats")
+        if f"{key}_perplexity" not in rows.columns:
+            rows = rows.with_columns(nll.exp().alias(f"{key}_perplexity"))
+        if key != "fp32" and "fp32" in keys and f"{key}_gap" not in rows.columns:
+            rows = rows.with_columns((nll - pl.col("fp32_nll_nats")).exp().sub(1).alias(f"{key}_gap"))
+        if f"{key}_gap_se" in rows.columns:
+            gap, half = pl.col(f"{key}_gap"), BAND_SE * pl.col(f"{key}_gap_se")
+            rows = rows.with_columns((gap - half).alias(f"{key}_gap_lo"), (gap + half).alias(f"{key}_gap_hi"))
+    return rows
+
+
+def _rank(key: str) -> tuple[int, str]:
+    order = ("fp32", "int8", "int4")
+    return (order.index(key) if key in order else len(order), key)
+
+
+def _name(keys: Iterable[str]) -> tuple[Series, ...]:
+    specs = {key: _spec(key) for key in keys}
+    bits = Counter(spec.split("-")[0] for spec in specs.values())
+    named = []
+    for key, spec in specs.items():
+        first, *rest = spec.split("-")
+        # A bare "INT4" would be ambiguous as soon as two 4-bit variants are in one chart.
+        plain = bits[first] == 1 and (key in ALIASES or not rest)
+        named.append(Series(key, spec, first.upper() if plain else " ".join([first.upper(), *rest])))
+    return tuple(named)
+
+
+def _spec(key: str) -> str:
+    if key in ALIASES:
+        return ALIASES[key]
+    return re.sub(r"-head$", "+head", key.replace("_", "-"))
+
+
+def _missing_steps(missing: Any) -> list[int]:
+    """Step numbers at the end of missing keys such as ``step000001000``."""
+    found = [re.search(r"(\d+)$", str(key)) for key in missing or ()]
+    return [int(match[1]) for match in found if match]

@@ -1,0 +1,89 @@
+"""Which charts a trajectory has, in reading order; a chart without data is not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.report import curves
+from pipeline.report.axes import Spec
+from pipeline.report.frame import Frame
+from pipeline.report.timeline import timeline
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart and the words around it."""
+
+    name: str
+    """Identifier in the page and of the figure."""
+    title: str
+    """Heading."""
+    note: str
+    """What is drawn, and how to read it."""
+    spec: Spec
+    """Vega-Lite with tokens."""
+    choices: dict[str, Spec] = field(default_factory=dict)
+    """Other measures of the same thing: name -> specification."""
+
+    @property
+    def height(self) -> int:
+        return int(self.spec["height"])
+
+
+def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
+    """Events, perplexity, damage, learning rate and kurtosis, as far as they are known."""
+    panels = []
+    if n_events:
+        panels.append(
+            Panel(
+                "events",
+                "What happened when",
+                "Dots with 95 % intervals. Shading: the phases.",
+                timeline(frame, n_events),
+            )
+        )
+    if frame.series:
+        panels.append(
+            Panel(
+                "perplexity",
+                "Perplexity",
+                "Lower is better. Logarithmic axis.",
+                curves.perplexity(frame),
+            )
+        )
+    measured = measures(frame)
+    if measured:
+        panels.append(
+            Panel(
+                "damage",
+                "Damage by quantization",
+                measured[0].note,
+                curves.damage(frame, measured[0]),
+                {measure.column: curves.damage(frame, measure) for measure in measured},
+            )
+        )
+    if frame.finite("learning_rate"):
+        panels.append(
+            Panel(
+                "learning_rate", "Learning rate", "", curves.single(frame, "learning_rate", ".1~e", zero=True)
+            )
+        )
+    if frame.finite("kurtosis"):
+        panels.append(
+            Panel(
+                "kurtosis",
+                "Excess kurtosis of the weights",
+                "0 = normal distribution; higher = heavier tails.",
+                curves.single(frame, "kurtosis", ",.4~g", zero=False),
+            )
+        )
+    return tuple(panels)
+
+
+def measures(frame: Frame) -> tuple[curves.Measure, ...]:
+    """The damage measures that at least one quantized variant has a finite value of."""
+    return tuple(
+        measure
+        for measure in curves.MEASURES
+        if any(frame.finite(f"{one.key}_{measure.column}") for one in frame.quantized)
+    )

@@ -1,0 +1,63 @@
+"""The places that charts are drawn into, and their legend. Everything returned is escaped HTML."""
+
+from __future__ import annotations
+
+from string import Template
+
+from pipeline.report.assets import asset
+from pipeline.report.frame import Frame, Series
+from pipeline.report.heatmap import HeatMap
+from pipeline.report.panels import Panel
+from pipeline.report.text import esc
+from pipeline.report.theme import dash
+
+AXIS_HEIGHT = 28
+"""Pixels below a plot that its step axis takes."""
+NAMES_HEIGHT = 20
+"""Pixels above the plot that the phases' names take."""
+LEGEND_HEIGHT = 42
+"""Pixels above the heat map that its colour scale takes."""
+
+
+def panel_html(panel: Panel) -> str:
+    """Heading, note and an empty plot of the right height: nothing moves when the chart is drawn."""
+    extra = NAMES_HEIGHT if panel.name == "perplexity" else 0
+    return (
+        f'<figure class="panel" id="panel-{panel.name}"><figcaption><h3>{esc(panel.title)}</h3>'
+        f'<span class="note" data-note="{panel.name}">{esc(panel.note)}</span></figcaption>'
+        f'<div class="plot" data-panel="{panel.name}" style="height:{panel.height + AXIS_HEIGHT + extra}px" '
+        f'role="slider" tabindex="0" aria-label="{esc(panel.title)} by training step" aria-valuemin="0" '
+        'aria-valuenow="0" aria-valuemax="0"></div></figure>'
+    )
+
+
+def legend_html(frame: Frame) -> str:
+    """One button per variant: legend, read-out and switch in one."""
+    return "".join(_chip(one, frame) for one in frame.series)
+
+
+def _chip(series: Series, frame: Frame) -> str:
+    pattern = " ".join(map(str, dash(series.key, frame.series)))
+    return (
+        f'<button type="button" class="chip" aria-pressed="true" data-v="{esc(series.key)}" '
+        f'title="{esc(series.spec)}" style="--of:var(--v-{esc(series.key)})">'
+        f'<svg width="22" height="8" aria-hidden="true"><line x1="0" x2="22" y1="4" y2="4" '
+        f'stroke-dasharray="{pattern}"/></svg><b>{esc(series.label)}</b>'
+        '<span class="value"><span class="ppl"></span><span class="gap"></span></span></button>'
+    )
+
+
+def chip_width(frame: Frame) -> int:
+    """Pixels that a legend button needs for the longest label and its values."""
+    return 150 + 9 * max((len(one.label) for one in frame.series), default=0)
+
+
+def heat_html(heat: HeatMap | None) -> str:
+    """The section of the heat map; empty without one."""
+    if heat is None:
+        return ""
+    options = "".join(f"<option>{esc(variant)}</option>" for variant in heat.values)
+    thinned = f" Every {heat.every}th checkpoint is drawn." if heat.every > 1 else ""
+    return Template(asset("heat.html")).substitute(
+        options=options, thinned=thinned, height=heat.height + LEGEND_HEIGHT + AXIS_HEIGHT
+    )

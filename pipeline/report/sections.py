@@ -1,0 +1,171 @@
+"""The parts of the page that are words and small tables. Everything returned is escaped HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.report import text
+from pipeline.report.events import Event, read_events, subject
+from pipeline.report.frame import Frame
+from pipeline.report.text import esc
+from pipeline.report.verdict import Verdict
+
+
+def verdict_html(verdict: Verdict) -> str:
+    """Headline, sentences, and what they rest on."""
+    paragraphs = "".join(
+        f'<p class="lead">{" ".join(_flow(sentence) for sentence in part)}</p>'
+        for part in (verdict.findings, verdict.magnitudes)
+        if part
+    )
+    grounds = "".join(
+        f"<div><dt>{esc(claim)}</dt><dd>{_flow(basis)}</dd></div>" for claim, basis in verdict.grounds
+    )
+    how_sure = f'<h2 class="quiet">How sure</h2><dl class="grounds">{grounds}</dl>' if grounds else ""
+    return f"<h1>{esc(verdict.headline)}</h1>{paragraphs}{how_sure}"
+
+
+def _flow(sentence: str) -> str:
+    """Escaped, with numbers kept on one line with their units."""
+    return esc(sentence).replace(" = ", "&nbsp;=&nbsp;").replace(" %", "&nbsp;%")
+
+
+def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
+    """Key numbers; one that is not known has no tile, but "none found" is an answer."""
+    name = esc(subject(report))
+    tiles = [("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame))]
+    for what, label, none in (("convergence", "FP32 converged", "no"), ("onset", f"{name} onset", "none")):
+        at, ci = report.get(f"{what}_step"), text.interval(report.get(f"{what}_ci"))
+        if at is not None:
+            note = f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
+            tiles.append((label, text.step(at), note))
+        elif f"{what}_step" in report:
+            tiles.append((label, none, "within this run"))
+    first, last = report.get("int4_gap_first"), report.get("int4_gap_last")
+    if last is not None:
+        tiles.append((f"{name} gap, last", text.percent(last), f"first {text.percent(first)}"))
+    if report.get("int8_gap_max") is not None:
+        tiles.append(("INT8 gap, largest", text.percent(report["int8_gap_max"]), ""))
+    best = report.get("best_checkpoint_for_int4")
+    if best is not None:
+        tiles.append((f"Best for {name}", text.step(best), "step to quantize"))
+    return "".join(
+        f'<div class="tile"><dt>{label}</dt><dd>{esc(value)}</dd><dd class="note">{esc(note)}</dd></div>'
+        for label, value, note in tiles
+    )
+
+
+def _span(frame: Frame) -> str:
+    return f"step {text.step(frame.first_step)} to {text.step(frame.last_step)}"
+
+
+def events_html(report: Mapping[str, Any]) -> str:
+    """The candidate events against the onset; empty without any."""
+    events = read_events(report)
+    if not events:
+        return ""
+    rows = "".join(_event_row(event, report.get("onset_step") is not None) for event in events)
+    return (
+        '<section aria-labelledby="h-events"><h2 id="h-events">Which event does the onset follow?</h2>'
+        '<p class="note">An event coincides with the onset when the interval of the difference holds 0. '
+        "One run cannot separate two events that coincide, and coincidence is not yet a cause.</p>"
+        '<div class="scroll"><table class="plain"><thead><tr><th scope="col">Event</th>'
+        '<th scope="col">Step</th><th scope="col">Onset minus event</th>'
+        '<th scope="col">Coincides</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _event_row(event: Event, onset: bool) -> str:
+    when = "\u2013" if event.step is None else text.step(event.step)
+    if event.ci and event.ci[0] != event.ci[1]:
+        when += f" <small>({text.step(event.ci[0])} to {text.step(event.ci[1])})</small>"
+    lag, verdict = esc(event.reason) or "\u2013", "\u2013"
+    if event.lag is not None:
+        lag = text.signed(event.lag)
+        if event.lag_ci:
+            lag += f" <small>({text.signed(event.lag_ci[0])} to {text.signed(event.lag_ci[1])})</small>"
+            verdict = "yes" if event.lag_ci[0] <= 0 <= event.lag_ci[1] else "no"
+    elif not onset and not event.reason:
+        lag = "no onset"
+    return f'<tr><th scope="row">{esc(event.label)}</th><td>{when}</td><td>{lag}</td><td>{verdict}</td></tr>'
+
+
+def problems_html(report: Mapping[str, Any]) -> str:
+    """Duplicates, failures and missing checkpoints; says so when there are none."""
+    parts = []
+    for key, title, none in (
+        ("failures", "Failed checkpoints", "None failed."),
+        (
+            "duplicates",
+            "Checkpoints with the weights of another",
+            "No two checkpoints have the same weights.",
+        ),
+        ("missing", "Missing checkpoints", ""),
+        ("skipped", "Skipped folders", ""),
+        ("notes", "Notes of the measurement", ""),
+    ):
+        lines = list(_lines(text.redact(report.get(key))))
+        if lines:
+            items = "".join(f"<li>{line}</li>" for line in lines)
+            parts.append(f'<h3>{title} ({len(lines)})</h3><ul class="items">{items}</ul>')
+        elif none and key in report:
+            parts.append(f'<p class="note">{none}</p>')
+    if not parts:
+        return ""
+    heading = '<h2 id="h-odd">Failures and duplicates</h2>'
+    return f'<section aria-labelledby="h-odd">{heading}{"".join(parts)}</section>'
+
+
+def _lines(entries: Any) -> Iterable[str]:
+    """One escaped line per entry of a list of names or records, or of a mapping."""
+    if isinstance(entries, Mapping):
+        yield from (f"<b>{esc(key)}</b> {esc(_flat(value))}" for key, value in entries.items())
+        return
+    for entry in entries or []:
+        if isinstance(entry, Mapping):
+            named = [(str(key), value) for key, value in entry.items() if value not in (None, "")]
+            yield ", ".join(
+                f"{esc(key.replace('_', ' '))} <b>{esc(_flat(value))}</b>" for key, value in named
+            )
+        else:
+            yield f"<b>{esc(_flat(entry))}</b>"
+
+
+def provenance_html(provenance: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Everything known about where the numbers come from, without anything that looks like a credential."""
+    merged = {**provenance}
+    for key in ("versions", "wall_s"):
+        if key in report and key not in merged:
+            merged[key] = report[key]
+    rows = "".join(
+        f"<div><dt>{esc(key.replace('_', ' '))}</dt><dd>{value}</dd></div>"
+        for key, value in _facts(text.redact(merged))
+    )
+    if not rows:
+        return ""
+    return (
+        '<section aria-labelledby="h-from"><h2 id="h-from">Where these numbers come from</h2>'
+        f'<dl class="facts">{rows}</dl></section>'
+    )
+
+
+def _facts(facts: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in facts.items():
+        if isinstance(value, Mapping) and value:
+            if all(not isinstance(item, Mapping | list) for item in value.values()):
+                pairs = ", ".join(f"{esc(name)}&nbsp;{esc(_flat(item))}" for name, item in value.items())
+                yield prefix + str(key), pairs
+            else:
+                yield from _facts(value, f"{prefix}{key} / ")
+        elif value not in (None, "", [], {}):
+            yield prefix + str(key), f"<code>{esc(_flat(value))}</code>"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_flat(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_flat(item)}" for key, item in value.items())
+    return text.number(value, 4) if isinstance(value, float) else str(value)

@@ -1,0 +1,97 @@
+"""The table of checkpoints: plain HTML that reads without scripts; the page's script sorts and filters it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report import text
+from pipeline.report.frame import Frame
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table."""
+
+    name: str
+    """Of the trajectory table."""
+    heading: str
+    group: str = ""
+    """Variant key whose colour marks the column."""
+    kind: str = "number"
+    """How a value is written: number, short, rate, gap, share, step, big or word."""
+
+
+def table_columns(frame: Frame) -> list[Column]:
+    """Columns with at least one value, in reading order."""
+    wanted = [
+        Column("step", "Step", kind="step"),
+        Column("phase", "Phase", kind="word"),
+        Column("tokens_seen", "Tokens", kind="big"),
+        Column("learning_rate", "Learning rate", kind="rate"),
+        Column("fp32_perplexity", "FP32 ppl", "fp32"),
+    ]
+    for series in frame.quantized:
+        wanted += [
+            Column(f"{series.key}_perplexity", f"{series.label} ppl", series.key),
+            Column(f"{series.key}_gap", f"{series.label} gap", series.key, "gap"),
+            Column(f"{series.key}_kl_nats_mean", f"{series.label} KL", series.key, "short"),
+            Column(f"{series.key}_top1_agreement", f"{series.label} top-1", series.key, "share"),
+        ]
+    wanted += [
+        Column("kurtosis", "Kurtosis", kind="short"),
+        Column("duplicate_of", "Same weights as", kind="word"),
+    ]
+    return [column for column in wanted if frame.has(column.name)]
+
+
+def write(value: Any, kind: str) -> str:
+    """One cell's text."""
+    if value is None:
+        return "" if kind == "word" else "\u2013"
+    return _WRITERS[kind](value)
+
+
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "word": str,
+    "step": text.step,
+    "big": text.big,
+    "rate": text.rate,
+    "number": lambda value: text.number(value, 4),
+    "short": lambda value: text.number(value, 3),
+    "gap": lambda value: text.percent(value, 3, sign=True),
+    "share": lambda value: text.percent(value, 4),
+}
+
+
+def table_html(frame: Frame) -> str:
+    """The whole table; a row knows its place (``data-i``), a heading its column (``data-c``)."""
+    columns = table_columns(frame)
+    heads = "".join(
+        f'<th scope="col" aria-sort="{"ascending" if column.name == "step" else "none"}">'
+        f'<button type="button" data-c="{text.esc(column.name)}"{_mark(column)}>{text.esc(column.heading)}'
+        "</button></th>"
+        for column in columns
+    )
+    body = []
+    for place, row in enumerate(frame.rows.select([column.name for column in columns]).iter_rows()):
+        cells = [
+            f"<td{_note(shown)}>{text.esc(shown)}</td>"
+            for shown in (
+                write(value, column.kind) for column, value in zip(columns[1:], row[1:], strict=True)
+            )
+        ]
+        gone = ' class="gone"' if row[0] in frame.missing_steps else ""
+        body.append(
+            f'<tr data-i="{place}"{gone}><th scope="row">{text.step(row[0])}</th>{"".join(cells)}</tr>'
+        )
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{chr(10).join(body)}</tbody></table>"
+
+
+def _mark(column: Column) -> str:
+    return f' class="of" style="--of:var(--v-{text.esc(column.group)})"' if column.group else ""
+
+
+def _note(shown: str) -> str:
+    return ' class="bad"' if shown == "diverged" else ""

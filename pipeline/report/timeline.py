@@ -1,0 +1,68 @@
+"""The strip above the curves: every dated event with its interval, on the same step axis.
+
+What the onset follows is read off here before any number: an event whose whisker overlaps the onset's
+cannot be told from it, an event left of both came earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule
+from pipeline.report.events import milestones, read_events
+from pipeline.report.frame import Frame
+
+ROW = 26
+"""Pixels per event: its name above, its mark below."""
+
+
+def timeline_data(report: Mapping[str, Any]) -> list[Spec]:
+    """Data set ``events``: one entry per row of the strip, in step order, the onset last."""
+    dated = [(event.step, event) for event in read_events(report) if event.step is not None]
+    known = {step for step, _ in dated}
+    stones = [(event.step, event) for event in milestones(report) if event.step is not None]
+    dated += [(step, event) for step, event in stones if event.name == "convergence" and step not in known]
+    rows = sorted(dated, key=lambda pair: pair[0]) + [pair for pair in stones if pair[1].name == "onset"]
+    data = []
+    for place, (step, event) in enumerate(rows):
+        lo, hi = event.ci or (step, step)
+        ink = {"onset": "$onset", "convergence": "$converged", "fp32_plateau": "$converged"}.get(
+            event.name, "$ink"
+        )
+        y = ROW * place + ROW / 2
+        data.append({"label": event.label, "step": step, "lo": lo, "hi": hi, "ink": ink, "y": y})
+    return data
+
+
+def timeline(frame: Frame, n_rows: int) -> Spec:
+    """The chart over data set ``events``."""
+    height = ROW * n_rows
+    y = {
+        "field": "y",
+        "type": "quantitative",
+        "scale": {"domain": [0, height], "reverse": True, "nice": False},
+        "axis": {"title": None, "labels": False, "grid": False},
+    }
+    ink = {"field": "ink", "type": "nominal", "scale": None, "legend": None}
+    whisker = {
+        "data": {"name": "events"},
+        "mark": {"type": "rule", "strokeWidth": 2, "clip": True},
+        "encoding": {"x": {**X, "field": "lo"}, "x2": {"field": "hi"}, "y": y, "stroke": ink},
+    }
+    dot = {
+        "data": {"name": "events"},
+        "mark": {"type": "point", "filled": True, "size": 55, "opacity": 1, "clip": True},
+        "encoding": {"x": X, "y": y, "fill": ink},
+    }
+    names = [
+        {
+            "data": {"name": "events"},
+            "transform": [{"calculate": "$place", "as": "place"}, {"filter": f"datum.place {test} 0.5"}],
+            "mark": {"type": "text", "align": side, "dx": 9 if side == "left" else -9, "baseline": "middle",
+                     "clip": True},
+            "encoding": {"x": {**X, "field": edge}, "y": y, "text": {"field": "label"}, "fill": ink},
+        }
+        for side, edge, test in (("left", "hi", "<="), ("right", "lo", ">"))
+    ]  # fmt: skip
+    return chart([*backdrop(), whisker, dot, *names, cursor_rule()], frame, height)

@@ -1,0 +1,142 @@
+"""The answer in words: a headline, the sentences under it, and what the certainty rests on.
+
+Only numbers of ``report.json`` are used. The rules behind them, and the sentences on convergence, onset and
+its likely cause, are those of ``pipeline.analysis``; here they are put in order and the magnitudes are
+added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.report import text
+from pipeline.report.events import subject
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Plain sentences, not yet escaped."""
+
+    warning: str
+    """First line of the page when checkpoints are missing; else empty."""
+    headline: str
+    """The finding in one sentence."""
+    findings: tuple[str, ...]
+    """Convergence, onset and what the onset follows, as the analysis says it."""
+    magnitudes: tuple[str, ...]
+    """How large the damage is, and what to do with it."""
+    grounds: tuple[tuple[str, str], ...]
+    """(claim, what it rests on)."""
+
+
+def make_verdict(report: Mapping[str, Any]) -> Verdict:
+    """The verdict on ``report``; a key that is not there is not spoken of."""
+    findings = tuple(str(sentence) for sentence in report.get("verdict") or [])
+    magnitudes = tuple(filter(None, (_gaps(report), _int8(report), _best(report), _kurtosis(report))))
+    return Verdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
+
+
+def _warning(report: Mapping[str, Any]) -> str:
+    missing = [str(key) for key in report.get("missing") or []]
+    if not missing:
+        return ""
+    named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
+    plural = "checkpoint is" if len(missing) == 1 else "checkpoints are"
+    return f"Incomplete: {len(missing)} expected {plural} missing from this report ({named})."
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    name, onset, converged = subject(report), report.get("onset_step"), report.get("convergence_step")
+    if onset is None:
+        if report.get("onset_evidence") is None:
+            return f"Cannot tell whether {name} damage takes off."
+        tail = (
+            "" if converged is None else f", although full precision converges at step {text.step(converged)}"
+        )
+        return f"No onset: {name} damage does not take off in this run{tail}."
+    start = f"{name} damage takes off at step {text.step(onset)}"
+    if converged is None:
+        return f"{start}; full precision has not converged."
+    apart = onset - converged
+    if apart == 0:
+        return f"{start}, where full precision converges."
+    where = "after" if apart > 0 else "before"
+    return f"{start}, {text.step(abs(apart))} steps {where} full precision converges."
+
+
+def _gaps(report: Mapping[str, Any]) -> str:
+    first, last, most = (report.get(f"int4_gap_{which}") for which in ("first", "last", "max"))
+    if first is None or last is None:
+        return ""
+    peak = f", at most {text.percent(most)}" if most is not None and most > last * 1.02 else ""
+    return (
+        f"Perplexity under {subject(report)} is {text.percent(first)} above full precision at the first "
+        f"checkpoint and {text.percent(last)} at the last{peak}."
+    )
+
+
+def _int8(report: Mapping[str, Any]) -> str:
+    most = report.get("int8_gap_max")
+    if most is None:
+        return ""
+    return (
+        f"INT8 never costs more than {text.percent(most)}." if most > 0 else "INT8 costs nothing measurable."
+    )
+
+
+def _best(report: Mapping[str, Any]) -> str:
+    best = report.get("best_checkpoint_for_int4")
+    return (
+        ""
+        if best is None
+        else f"The best checkpoint to quantize is step {text.step(best)} (lowest {subject(report)} loss)."
+    )
+
+
+def _kurtosis(report: Mapping[str, Any]) -> str:
+    test = report.get("kurtosis_test") or {}
+    r, n = test.get("pearson_r"), test.get("n")
+    if r is None:
+        return ""
+    ci, p = text.interval(test.get("pearson_ci")), test.get("pearson_p")
+    if ci is None:
+        meaning = "correlates"
+    elif ci[0] <= 0 <= ci[1]:
+        meaning = "shows no clear relation"
+    else:
+        meaning = "rises with the gap" if r > 0 else "falls as the gap grows"
+    span = "" if ci is None else f", 95 % interval {text.decimals(ci[0])} to {text.decimals(ci[1])}"
+    chance = "" if p is None else f", p = {text.number(p, 2)}"
+    return f"After the onset, weight kurtosis {meaning} (r = {text.decimals(r)}{span}{chance}, n = {n})."
+
+
+def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How sure each claim is, from the evidence that the analysis kept."""
+    level = f"{100 * float(report.get('level') or 0.95):.0f} %"
+    found = []
+    seen, onset_ci = report.get("onset_evidence") or {}, text.interval(report.get("onset_ci"))
+    if report.get("onset_step") is not None:
+        parts = [f"{level} interval {text.step(onset_ci[0])} to {text.step(onset_ci[1])}"] if onset_ci else []
+        if seen.get("p_value") is not None:
+            parts.append(
+                f"p = {text.number(seen['p_value'], 2)} that a curve without an onset looks like this"
+            )
+        if seen.get("growth_ratio") is not None:
+            parts.append(f"growth {text.number(seen['growth_ratio'], 2)} times that before")
+        if seen.get("rise") is not None and seen.get("noise_sd"):
+            rise = text.number(seen["rise"] / seen["noise_sd"], 2)
+            parts.append(f"the rise is {rise} times the scatter of one checkpoint")
+        found.append(("Onset", "; ".join(parts)))
+    ci = text.interval(report.get("convergence_ci"))
+    if report.get("convergence_step") is not None and ci:
+        found.append(("Convergence", f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}"))
+    reason = (report.get("kurtosis_test") or {}).get("reason")
+    if reason:
+        found.append(("Kurtosis", f"not tested: {reason}"))
+    used, left_out = report.get("n_used"), report.get("n_not_finite")
+    if used is not None:
+        broken = f"; {left_out} diverged and left out" if left_out else ""
+        found.append(("Checkpoints", f"{text.step(used)} entered the fits{broken}"))
+    return [(claim, basis) for claim, basis in found if basis]

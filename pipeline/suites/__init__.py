@@ -1,0 +1,30 @@
+"""Where trajectories come from: folders, hub repositories, registered names. Needs no torch."""
+
+from pipeline.suites.content import content_id, find_duplicates, weights_sha256
+from pipeline.suites.files import weight_files
+from pipeline.suites.manifest import Entry, Manifest, read_manifest, write_manifest
+from pipeline.suites.opening import fetch, load_tokenizer, open_suite
+from pipeline.suites.registry import HubSuite, RecipeSuite, known_suites, registered_suite
+from pipeline.suites.settings import TrainingSettings, clipped_cosine
+from pipeline.suites.suite import Suite
+
+__all__ = [
+    "Entry",
+    "HubSuite",
+    "Manifest",
+    "RecipeSuite",
+    "Suite",
+    "TrainingSettings",
+    "clipped_cosine",
+    "content_id",
+    "fetch",
+    "find_duplicates",
+    "known_suites",
+    "load_tokenizer",
+    "open_suite",
+    "read_manifest",
+    "registered_suite",
+    "weight_files",
+    "weights_sha256",
+    "write_manifest",
+]

@@ -1,0 +1,120 @@
+"""Suites that are folders: one sub-folder per checkpoint, with or without a suite.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint
+from pipeline.suites.content import confirm_local, find_duplicates, local_content_ids
+from pipeline.suites.files import choose_weights, has_tokenizer
+from pipeline.suites.manifest import MANIFEST, Entry, Manifest, read_manifest
+from pipeline.suites.revisions import FORMS, Revision, sort_revisions
+from pipeline.suites.settings import TrainingSettings
+from pipeline.suites.suite import Suite, keyed_stages
+from pipeline.suites.trainer_state import read_trainer_state
+
+_T = TypeVar("_T")
+
+
+def open_folder(folder: Path) -> Suite:
+    """The suite in ``folder``. Weights are hashed, not loaded.
+
+    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, so that it fails by
+    name instead of vanishing. ``UsageError`` for a folder without checkpoints and for a broken suite.json.
+    """
+    folder = folder.expanduser().resolve()
+    manifest = read_manifest(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    revisions, skipped = sort_revisions(names)
+    entries = _entries(folder, manifest, names)
+    if not revisions:
+        raise UsageError(_none_found(folder, names))
+    name = manifest.name if manifest else folder.name
+    return Suite(
+        name=name,
+        location=str(folder),
+        checkpoints=_checkpoints(folder, name, revisions, entries),
+        default_corpus=_resolve(folder, manifest.evaluation_corpus) if manifest else None,
+        default_shape=manifest.evaluation_shape if manifest else None,
+        tokenizer=_tokenizer(folder, revisions),
+        training=TrainingSettings.from_recipe(manifest.recipe) if manifest else TrainingSettings(),
+        recipe=manifest.recipe if manifest else {},
+        train_corpus=_resolve(folder, manifest.corpus) if manifest else None,
+        skipped=tuple(skipped),
+    )
+
+
+def _checkpoints(
+    folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry]
+) -> tuple[Checkpoint, ...]:
+    stages = keyed_stages(name, revisions)
+    folders = [folder / revision.name for revision in revisions]
+    found = []
+    for revision, stage, path, identity in zip(
+        revisions, stages, folders, local_content_ids(folders), strict=True
+    ):
+        entry = entries.get(revision.name) or Entry(revision.step, revision.name)
+        state = read_trainer_state(path, revision.step)
+        found.append(
+            Checkpoint(
+                step=revision.step,
+                revision=revision.name,
+                location=str(path),
+                content_id=identity,
+                stage=stage,
+                tokens_seen=_first(entry.tokens_seen, state.tokens_seen, revision.tokens),
+                learning_rate=_first(entry.learning_rate, state.learning_rate),
+                weights_sha256=entry.sha256,
+            )
+        )
+    return find_duplicates(found, confirm_local)
+
+
+def _entries(folder: Path, manifest: Manifest | None, names: list[str]) -> dict[str, Entry]:
+    entries = {entry.revision: entry for entry in manifest.checkpoints} if manifest else {}
+    path = folder / MANIFEST
+    missing = [revision for revision in entries if revision not in set(names)]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UsageError(
+            f"{path} is broken: it names {', '.join(missing[:3])}{more}, which {folder} does not hold"
+        )
+    for entry in entries.values():
+        revision = sort_revisions([entry.revision])[0]
+        if not revision or revision[0].step != entry.step:
+            raise UsageError(
+                f"{path} is broken: it calls folder {entry.revision} step {entry.step}; wanted {FORMS}"
+            )
+    return entries
+
+
+def _first(*values: _T | None) -> _T | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _tokenizer(folder: Path, revisions: list[Revision]) -> str | None:
+    candidates = [folder, *(folder / revision.name for revision in reversed(revisions))]
+    return next((str(path) for path in candidates if has_tokenizer(_names(path))), None)
+
+
+def _resolve(folder: Path, corpus: str | None) -> str | None:
+    """A ``tokens:`` or ``file:`` corpus with its path made absolute; any other corpus as it is."""
+    kind, _, path = (corpus or "").partition(":")
+    if kind not in ("tokens", "file") or not path:
+        return corpus
+    return f"{kind}:{folder / Path(path).expanduser()}"
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _none_found(folder: Path, names: list[str]) -> str:
+    if choose_weights(_names(folder)):
+        return (
+            f"{folder} is itself one checkpoint: wanted the folder above it, with sub-folders named {FORMS}"
+        )
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no sub-folders"
+    return f"no checkpoints in {folder}: wanted sub-folders named {FORMS}; found {shown}"

@@ -1,0 +1,104 @@
+"""From the name a user gives to a suite, from a checkpoint to its folder, from a suite to its tokenizer."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UsageError, unknown_name
+from pipeline.spec import Checkpoint
+from pipeline.suites.files import weight_files
+from pipeline.suites.local import open_folder
+from pipeline.suites.registry import HubSuite, RecipeSuite, known_suites, registered_suite
+from pipeline.suites.suite import HUB, Suite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def open_suite(name: str) -> Suite:
+    """The suite called ``name``: a registered name, else a folder, else a hub repository ``org/name``.
+
+    Hashes local weights (seconds for gigabytes) but loads none. Needs neither torch nor transformers.
+    ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
+    cannot be listed, and for a registered recipe, which has to be trained first.
+    """
+    registered = registered_suite(name)
+    if isinstance(registered, HubSuite):
+        return _open_hub(registered)
+    if isinstance(registered, RecipeSuite):
+        raise UsageError(
+            f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
+            "and give that folder"
+        )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return open_folder(path)
+    if path.exists():
+        raise UsageError(f"suite {name!r} is a file: wanted a folder with one sub-folder per checkpoint")
+    if _REPOSITORY.fullmatch(name) and not name.startswith("."):
+        return _open_hub(HubSuite(name, name))
+    if "/" in name or name.startswith((".", "~")):
+        raise UsageError(f"suite folder {name!r} does not exist{_nearest(path)}")
+    raise unknown_name("suite", name, known_suites())
+
+
+def fetch(checkpoint: Checkpoint) -> Path:
+    """The local folder with config.json, weights and (if it has one) tokenizer; downloads it if it is on a
+    hub.
+
+    ``CheckpointError`` with the reason where the folder is missing or incomplete, or the hub does not give
+    it.
+    """
+    if checkpoint.location.startswith(HUB):
+        from pipeline.suites.hub import download
+
+        folder = download(checkpoint.location.removeprefix(HUB), checkpoint.revision)
+    else:
+        folder = Path(checkpoint.location)
+    weight_files(folder)
+    return folder
+
+
+def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
+    """The suite's tokenizer. ``UsageError`` if it has none or it cannot be read. Imports transformers
+    (seconds).
+    """
+    if suite.tokenizer is None:
+        raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
+    if suite.tokenizer.startswith(HUB):
+        from pipeline.suites.hub import download_tokenizer
+
+        folder = str(download_tokenizer(suite.tokenizer.removeprefix(HUB)))
+    else:
+        folder = suite.tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a damaged tokenizer raises whatever its parser raises
+        first_line = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"the tokenizer of suite {suite.name} in {folder} cannot be read: {first_line}"
+        ) from error
+    return tokenizer
+
+
+def _open_hub(suite: HubSuite) -> Suite:
+    from pipeline.suites.hub import open_hub
+
+    return open_hub(suite)
+
+
+def _nearest(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"; neither does {parent}"
+    near = difflib.get_close_matches(
+        path.name, [each.name for each in parent.iterdir() if each.is_dir()], n=3
+    )
+    return f"; did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""

@@ -1,0 +1,48 @@
+"""What is known about the training run behind a suite, for the events that an onset may follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Settings of a run; None = not known."""
+
+    steps: int | None = None
+    """Optimizer steps of the whole run."""
+    tokens_per_step: int | None = None
+    schedule: str | None = None
+    """Name in ``pipeline.train.schedules``."""
+    peak_lr: float | None = None
+    min_lr: float | None = None
+    warmup_steps: int | None = None
+    """Updates after which the learning rate is at its peak."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainingSettings:
+        """The settings that the recipe of a suite.json states, in the names of ``pipeline.train.Recipe``."""
+        return cls(**{name: recipe[name] for name in cls.__dataclass_fields__ if _simple(recipe.get(name))})
+
+
+def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int) -> float:
+    """Pythia's learning rate for the update after ``step`` updates.
+
+    Linear warm-up from 0, then peak/2 * (1 + cos(pi * (step - warmup) / steps)), never below ``min_lr``: the
+    cosine goes to zero over ``steps`` (not ``steps - warmup``) and is clipped. Source: gpt-neox v1.0
+    ``learning_rates.py``, ``AnnealingLR.get_lr``; gpt-neox#1008.
+
+    >>> pythia = dict(steps=143_000, peak_lr=6e-4, min_lr=6e-5, warmup_steps=1430)
+    >>> [f"{clipped_cosine(step, **pythia):.3g}" for step in (0, 1430, 60_000, 100_000, 115_000, 143_000)]
+    ['0', '0.0006', '0.000384', '0.000132', '6.05e-05', '6e-05']
+    """
+    if step < warmup_steps:
+        return peak_lr * step / warmup_steps
+    return max(min_lr, peak_lr / 2 * (1 + math.cos(math.pi * (step - warmup_steps) / steps)))
+
+
+def _simple(value: Any) -> bool:
+    return isinstance(value, int | float | str) and not isinstance(value, bool)

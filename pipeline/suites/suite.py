@@ -1,0 +1,93 @@
+"""A trajectory: its checkpoints in order, and what is known about the run. Nothing of it is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint, TokenShape
+from pipeline.suites.revisions import Revision
+from pipeline.suites.settings import TrainingSettings
+
+HUB = "hf://"
+"""Prefix of the location of a hub repository; any other location is an absolute folder."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The checkpoints of one training run."""
+
+    name: str
+    location: str
+    """An absolute folder, or ``hf://org/name``."""
+    checkpoints: tuple[Checkpoint, ...]
+    """By stage, then by step, as numbers."""
+    default_corpus: str | None = None
+    """Evaluation corpus that comes with the suite (corpus grammar, paths absolute)."""
+    default_shape: TokenShape | None = None
+    tokenizer: str | None = None
+    """Folder or ``hf://org/name`` of its tokenizer; None = it has none and takes ``tokens:`` corpora only."""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the run as its suite.json gives them; empty where it does not."""
+    train_corpus: str | None = None
+    """Corpus it was trained on, if its suite.json says."""
+    skipped: tuple[str, ...] = ()
+    """Sub-folders or branches whose names match no checkpoint pattern."""
+
+    def select(self, steps: Sequence[int] | None = None, limit: int | None = None) -> Suite:
+        """The same suite with only the given steps, and of those only the first ``limit``.
+
+        ``UsageError`` naming the nearest steps where one is missing. A duplicate whose first copy is not
+        selected stands for itself.
+        """
+        chosen = self.checkpoints
+        if steps is not None:
+            for step in steps:
+                if not any(checkpoint.step == step for checkpoint in chosen):
+                    raise UsageError(
+                        f"suite {self.name} has no step {step}: the nearest are {self._nearest(step)}"
+                    )
+            chosen = tuple(checkpoint for checkpoint in chosen if checkpoint.step in set(steps))
+        if limit is not None:
+            if limit < 1:
+                raise UsageError(f"limit {limit}: wanted at least 1 checkpoint")
+            chosen = chosen[:limit]
+        first = {c.duplicate_of or c.key: c.key for c in reversed(chosen)}
+        relinked = tuple(
+            dataclasses.replace(
+                c,
+                duplicate_of=None
+                if first[c.duplicate_of or c.key] == c.key
+                else first[c.duplicate_of or c.key],
+            )
+            for c in chosen
+        )
+        return dataclasses.replace(self, checkpoints=relinked)
+
+    def _nearest(self, step: int) -> str:
+        there = sorted(
+            {checkpoint.step for checkpoint in self.checkpoints}, key=lambda each: abs(each - step)
+        )
+        return ", ".join(map(str, sorted(there[:3])))
+
+
+def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
+    """The stage of each revision's key: empty unless some step number repeats within the suite.
+
+    ``UsageError`` where two revisions would still have the same key.
+    """
+    steps = [revision.step for revision in revisions]
+    repeats = len(set(steps)) < len(steps)
+    stages = [revision.stage if repeats else "" for revision in revisions]
+    seen: dict[tuple[str, int], str] = {}
+    for stage, revision in zip(stages, revisions, strict=True):
+        other = seen.setdefault((stage, revision.step), revision.name)
+        if other != revision.name:
+            raise UsageError(
+                f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one away"
+            )
+    return stages

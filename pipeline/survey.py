@@ -1,0 +1,88 @@
+"""What an output folder holds, held against what was asked for. Reads files only; changes nothing.
+
+A rerun is: survey, then submit what is not done. ``status`` prints the same survey.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import ShardError, StaleShardsError
+from pipeline.shards import RunFolder, RunPlan
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Keys by state; every expected key is in exactly one of done, stale and missing."""
+
+    done: tuple[str, ...]
+    """Sealed shards of this measurement and of these weights."""
+    stale: dict[str, tuple[str, ...]]
+    """Shards of another measurement or of other weights: the fields that differ, as ``name: there -> wanted``."""
+    missing: tuple[str, ...]
+    """No shard that can be trusted: to be measured."""
+    corrupt: dict[str, str]
+    """The missing ones whose file is there but truncated or altered, with the reason."""
+    failed: dict[str, str]
+    """The missing ones that were tried and failed, with the reason."""
+
+    def refuse_stale(self, folder: RunFolder) -> None:
+        """StaleShardsError naming what differs and the ways out, if anything is stale."""
+        if not self.stale:
+            return
+        key, fields = next(iter(self.stale.items()))
+        raise StaleShardsError(
+            f"{len(self.stale)} shards in {folder} belong to another measurement (first: {key}): "
+            f"{'; '.join(fields)}. Write elsewhere with --out, or discard them with --replace-stale"
+        )
+
+
+def survey(folder: RunFolder, plan: RunPlan) -> Survey:
+    """Reads and checks every shard in ``folder``, whether ``plan`` expects it or not."""
+    wanted = {checkpoint.key: checkpoint for checkpoint in plan.checkpoints}
+    failures = folder.read_failures()
+    done: list[str] = []
+    stale: dict[str, tuple[str, ...]] = {}
+    corrupt: dict[str, str] = {}
+    for key in folder.shard_keys():
+        try:
+            shard = folder.read_shard(key)
+        except ShardError as error:
+            corrupt[key] = str(error)
+            continue
+        if shard.fingerprint != plan.fingerprint:
+            stale[key] = differing_fields(shard.config, plan.config)
+        elif key in wanted and shard.content_id != wanted[key].content_id:
+            stale[key] = (f"weights: {shard.content_id[:12]} -> {wanted[key].content_id[:12]}",)
+        elif key in wanted:
+            done.append(key)
+    missing = tuple(key for key in wanted if key not in set(done) and key not in stale)
+    return Survey(
+        done=tuple(done),
+        stale=stale,
+        missing=missing,
+        corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
+        failed={key: failures[key] for key in missing if key in failures},
+    )
+
+
+def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """The settings in which two measurements differ, nested ones by dotted name."""
+    flat_there, flat_wanted = _flat(there), _flat(wanted)
+    names = sorted(flat_there.keys() | flat_wanted.keys())
+    return tuple(
+        f"{name}: {flat_there.get(name)} -> {flat_wanted.get(name)}"
+        for name in names
+        if flat_there.get(name) != flat_wanted.get(name)
+    )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

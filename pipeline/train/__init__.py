@@ -1,0 +1,31 @@
+"""Training: recipes, schedules, the loop, and pretraining a suite. Recipes are listed without importing
+torch.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.train.recipes import RECIPES, Recipe, find_recipe, known_recipes
+from pipeline.train.schedules import SCHEDULES, Schedule, make_schedule
+
+if TYPE_CHECKING:
+    from pipeline.train.pretraining import pretrain
+
+__all__ = [
+    "RECIPES",
+    "SCHEDULES",
+    "Recipe",
+    "Schedule",
+    "find_recipe",
+    "known_recipes",
+    "make_schedule",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """``pretrain`` at first use, because it imports torch (seconds)."""
+    if name == "pretrain":
+        from pipeline.train.pretraining import pretrain
+
+        return pretrain
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,149 @@
+"""Training data: token streams from a corpus, and batches that depend on (seed, step) only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.corpus import (
+    TokenFile,
+    Tokenizer,
+    corpus_sha256,
+    documents,
+    open_token_file,
+    parse_corpus,
+    tokens_sha256,
+    training_and_held_out,
+)
+from pipeline.corpus.tokens import token_stream
+from pipeline.errors import UsageError
+from pipeline.suites.files import new_folder
+from pipeline.train.recipes import Recipe
+from pipeline.train.tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """Tokens of a recipe, prepared once per suite and kept beside it while it trains."""
+
+    train: NDArray[Any]
+    """1-D token ids."""
+    held_out: NDArray[Any]
+    """1-D token ids that training never sees."""
+    corpus_sha256: str
+    """Hash of the training documents (or of the training tokens of a ``tokens:`` corpus)."""
+    tokenizer: Path | None
+    """Folder with the tokenizer's files; None for a ``tokens:`` corpus."""
+
+
+def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
+    """The recipe's data, made in ``folder`` (whole or not at all) unless it is already there.
+
+    ``UsageError`` where the corpus is unusable or too small for one evaluation or one epoch of one batch.
+    """
+    if not folder.is_dir():
+        with new_folder(folder) as fresh:
+            _make(recipe, fresh)
+    tokenizer = folder / TOKENIZER_FOLDER
+    return TrainingData(
+        train=np.load(folder / "train.npy", mmap_mode="r"),
+        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        corpus_sha256=json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["sha256"],
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+    )
+
+
+def copy_tokenizer(data: TrainingData, folder: Path) -> None:
+    """Puts the tokenizer's files, if any, beside the weights in ``folder``."""
+    if data.tokenizer is not None:
+        for file in data.tokenizer.iterdir():
+            shutil.copyfile(file, folder / file.name)
+
+
+class Batches:
+    """Batches of windows of ``seq_len + 1`` tokens, without replacement within an epoch.
+
+    The windows of epoch e are permuted by a generator seeded with (seed, e), so the batch of a step does not
+    depend on what was drawn before: a resumed run sees the same.
+    """
+
+    def __init__(self, tokens: torch.Tensor, *, seq_len: int, sequences: int, seed: int) -> None:
+        """``tokens``: 1-D int64 on the device of the training."""
+        import torch
+
+        self.tokens, self.seq_len, self.sequences, self.seed = tokens, seq_len, sequences, seed
+        self.windows = (len(tokens) - 1) // seq_len
+        self.per_epoch = self.windows // sequences
+        if self.per_epoch < 1:
+            raise UsageError(
+                f"the training text has {len(tokens):,} tokens, one batch needs {sequences * seq_len + 1:,}: "
+                "give more text or smaller batches"
+            )
+        self._offsets = torch.arange(seq_len + 1, device=tokens.device)
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __call__(self, step: int) -> torch.Tensor:
+        """The batch of the update after ``step`` updates, int64 of shape (sequences, seq_len + 1)."""
+        epoch, index = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            import torch
+
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.windows)
+            self._epoch, self._order = epoch, torch.from_numpy(order).to(self.tokens.device)
+        starts = self._order[index * self.sequences : (index + 1) * self.sequences] * self.seq_len
+        return self.tokens[starts[:, None] + self._offsets]
+
+
+def _make(recipe: Recipe, folder: Path) -> None:
+    corpus = parse_corpus(recipe.corpus)
+    if isinstance(corpus, TokenFile):
+        train, held_out = _split_tokens(open_token_file(corpus), recipe)
+        digest = tokens_sha256(train)
+    else:
+        texts, kept = training_and_held_out(documents(corpus))
+        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+        train, held_out = (_encode(part, tokenizer, recipe.vocab_size) for part in (texts, kept))
+        digest = corpus_sha256(texts)
+        tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
+    wanted = recipe.evaluation_shape.n_tokens
+    if len(held_out) < wanted:
+        raise UsageError(
+            f"corpus {corpus}: its held-out tenth has {len(held_out):,} tokens, the suite's evaluation needs "
+            f"{wanted:,}: give more text, or fewer eval_batches"
+        )
+    np.save(folder / "train.npy", train)
+    np.save(folder / "held_out.npy", held_out)
+    (folder / "corpus.json").write_text(json.dumps({"spec": recipe.corpus, "sha256": digest}) + "\n")
+
+
+def _split_tokens(tokens: NDArray[Any], recipe: Recipe) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Nine tenths for training, the last tenth held out; a token file has no documents to split by."""
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < recipe.vocab_size:
+        raise UsageError(
+            f"corpus {recipe.corpus} holds token ids from {tokens.min()} to {tokens.max()}: "
+            f"wanted 0 to {recipe.vocab_size - 1}; set vocab_size to {int(tokens.max()) + 1} or more"
+        )
+    cut = len(tokens) * 9 // 10
+    kind = _integer_type(recipe.vocab_size)
+    return tokens[:cut].astype(kind), tokens[cut:].astype(kind)
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> NDArray[Any]:
+    parts = list(token_stream(texts, tokenizer))
+    kind = _integer_type(vocab_size)
+    return np.concatenate(parts).astype(kind) if parts else np.empty(0, dtype=kind)
+
+
+def _integer_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint16 if vocab_size <= 2**16 else np.uint32

@@ -1,0 +1,185 @@
+"""Training a suite from scratch: checkpoints in ordinary folders, resumable when killed, one suite.json at
+the end.
+
+While it trains, ``OUT/.state`` holds the recipe, the tokens and the newest optimizer state; every checkpoint
+folder appears whole by a rename. A killed run repeats at most ``state_every`` steps: batches depend on the
+step only, so on a CPU the repeated steps and everything after them are bit-equal. At the end suite.json is
+written and the state removed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.files import exclusive, make_folder, write_atomically
+from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
+from pipeline.suites.files import new_folder
+from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
+from pipeline.train.loop import OptimizerSettings, Trainer, choose_device
+from pipeline.train.model import build_model, save_model
+from pipeline.train.recipes import Recipe
+
+STATE = ".state"
+LOCK = ".lock"
+EVAL_TOKENS = "eval_tokens.npy"
+STATE_EVERY = 200
+
+
+Report = Callable[[int, int, float | None, str], None]
+"""Called at every checkpoint with updates made, updates in all, seconds left (None: not known yet) and the
+loss.
+"""
+
+
+def pretrain(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    on_progress: Report | None = None,
+    state_every: int = STATE_EVERY,
+) -> None:
+    """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
+
+    Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
+
+    ``state_every``: updates between two saves of the optimizer state. ``UsageError`` for a folder made by
+    another recipe or not made here; ``FolderLockedError`` while another process trains into it;
+    ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
+    """
+    chosen = choose_device(device)
+    make_folder(out)
+    with exclusive(out / LOCK):
+        _claim(recipe, out)
+        if not _finished(out):
+            try:
+                _train(recipe, out, chosen, on_progress, state_every)
+            except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
+                if not any(out.glob("step*")):
+                    shutil.rmtree(out / STATE, ignore_errors=True)
+                raise
+        shutil.rmtree(out / STATE, ignore_errors=True)
+
+
+def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, state_every: int) -> None:
+    data = prepare_data(recipe, out / STATE / "data")
+    trainer = _trainer(recipe, data, device)
+    _restore(trainer, recipe, out)
+    due = set(recipe.checkpoint_steps)
+    loss: torch.Tensor | None = None
+    first, began = trainer.step, time.perf_counter()
+    while True:
+        step = trainer.step
+        if step in due:
+            if loss is not None and not torch.isfinite(loss):
+                raise CheckpointError(f"training diverged: loss {loss.item()} at step {step}; lower peak_lr")
+            if not (out / f"step{step}").is_dir():
+                _save_checkpoint(trainer, data, out / f"step{step}")
+            if report is not None and loss is not None:
+                eta_s = (time.perf_counter() - began) / (step - first) * (recipe.steps - step)
+                report(step, recipe.steps, eta_s, f"loss {loss.item():.3f}")
+        if step == recipe.steps:
+            break
+        loss = trainer.advance()
+        if trainer.step % state_every == 0 and trainer.step < recipe.steps:
+            _save_state(trainer, out)
+    _write_suite(recipe, data, out)
+
+
+def _trainer(recipe: Recipe, data: TrainingData, device: torch.device) -> Trainer:
+    tokens = torch.from_numpy(np.asarray(data.train, dtype=np.int64)).to(device)
+    return Trainer(
+        build_model(recipe),
+        batches=Batches(tokens, seq_len=recipe.seq_len, sequences=recipe.batch_sequences, seed=recipe.seed),
+        schedule=recipe.learning_rate,
+        settings=OptimizerSettings(
+            recipe.weight_decay, recipe.beta1, recipe.beta2, recipe.eps, recipe.clip_norm
+        ),
+        device=device,
+    )
+
+
+def _claim(recipe: Recipe, out: Path) -> None:
+    """Records the recipe in a new folder; ``UsageError`` if the folder belongs to another one."""
+    manifest, note = read_manifest(out), out / STATE / "recipe.json"
+    if manifest is not None:
+        made_by: dict[str, Any] = dict(manifest.recipe)
+    elif note.is_file():
+        made_by = json.loads(note.read_text(encoding="utf-8"))
+    else:
+        foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        if foreign:
+            raise UsageError(
+                f"{out} was not made by pretrain (it holds {', '.join(foreign[:3])}): choose a new folder"
+            )
+        note.parent.mkdir(exist_ok=True)
+        write_atomically(note, json.dumps(recipe.plain()).encode())
+        return
+    plain = recipe.plain()
+    names = sorted(name for name in {*plain, *made_by} if plain.get(name) != made_by.get(name))
+    if names:
+        told = "; ".join(f"{name} {made_by.get(name)!r}, now {plain.get(name)!r}" for name in names)
+        raise UsageError(f"{out} was made by another recipe ({told}): choose a new folder or delete this one")
+
+
+def _finished(out: Path) -> bool:
+    manifest = read_manifest(out)
+    return manifest is not None and all((out / entry.revision).is_dir() for entry in manifest.checkpoints)
+
+
+def _save_checkpoint(trainer: Trainer, data: TrainingData, folder: Path) -> None:
+    with new_folder(folder) as fresh:
+        save_model(trainer.model, fresh)
+        copy_tokenizer(data, fresh)
+
+
+def _save_state(trainer: Trainer, out: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(trainer.state_dict(), buffer)
+    write_atomically(out / STATE / "trainer.pt", buffer.getvalue())
+
+
+def _restore(trainer: Trainer, recipe: Recipe, out: Path) -> None:
+    """Continues from the saved state, unless a checkpoint before it was lost: then from the start."""
+    path = out / STATE / "trainer.pt"
+    if not path.is_file():
+        return
+    state = torch.load(path, map_location=trainer.device, weights_only=True)
+    if all((out / f"step{step}").is_dir() for step in recipe.checkpoint_steps if step <= state["step"]):
+        trainer.load_state_dict(state)
+
+
+def _write_suite(recipe: Recipe, data: TrainingData, out: Path) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, data.held_out)
+    write_atomically(out / EVAL_TOKENS, buffer.getvalue())
+    entries = tuple(
+        Entry(
+            step=step,
+            revision=f"step{step}",
+            tokens_seen=step * recipe.tokens_per_step,
+            learning_rate=recipe.learning_rate(max(step - 1, 0)),
+            sha256=weights_sha256(out / f"step{step}"),
+        )
+        for step in recipe.checkpoint_steps
+    )
+    manifest = Manifest(
+        name=recipe.name,
+        checkpoints=entries,
+        recipe=recipe.plain(),
+        corpus=recipe.corpus,
+        corpus_sha256=data.corpus_sha256,
+        evaluation_corpus=f"tokens:{EVAL_TOKENS}",
+        evaluation_shape=recipe.evaluation_shape,
+    )
+    write_manifest(out, manifest)

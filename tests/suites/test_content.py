@@ -1,0 +1,83 @@
+import hashlib
+import random
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.spec import Checkpoint
+from pipeline.suites import content, content_id, find_duplicates, weights_sha256
+
+
+def make(folder, *files):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    for name, data in files:
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_every_byte_of_a_small_file_counts(tmp_path):
+    data = bytearray(random.Random(0).randbytes(100_000))
+    first = make(tmp_path / "a", ("model.safetensors", bytes(data)))
+    data[54_321] ^= 1
+    second = make(tmp_path / "b", ("model.safetensors", bytes(data)))
+    assert content_id(first) != content_id(second)
+    assert content_id(first) == content_id(
+        make(tmp_path / "c", ("model.safetensors", (first / "model.safetensors").read_bytes()))
+    )
+
+
+def test_config_counts_and_optimizer_does_not(tmp_path):
+    folder = make(tmp_path / "a", ("model.safetensors", b"x" * 100))
+    before = content_id(folder)
+    (folder / "optimizer.pt").write_bytes(b"o")
+    (folder / "training_args.bin").write_bytes(b"t")
+    assert content_id(folder) == before
+    (folder / "config.json").write_text('{"n": 1}')
+    assert content_id(folder) != before
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """Files over 64 KiB count as large: 8 blocks of 1 KiB and both ends are read."""
+    monkeypatch.setattr(content, "WHOLE_BYTES", 64 * 2**10)
+    monkeypatch.setattr(content, "BLOCK_BYTES", 2**10)
+    monkeypatch.setattr(content, "BLOCKS", 8)
+
+
+def test_large_files_are_sampled_and_suspicions_confirmed(tmp_path, sampled):
+    data = bytearray(random.Random(1).randbytes(200_000))
+    folders = [make(tmp_path / "step1", ("model.safetensors", bytes(data)))]
+    hidden = bytearray(data)
+    hidden[3_000] ^= 1  # between two sampled blocks
+    folders.append(make(tmp_path / "step2", ("model.safetensors", bytes(hidden))))
+    folders.append(make(tmp_path / "step3", ("model.safetensors", bytes(data))))
+    ids = content.local_content_ids(folders)
+    assert len(set(ids)) == 1
+    found = [Checkpoint(n + 1, f.name, str(f), ids[n]) for n, f in enumerate(folders)]
+    confirmed = find_duplicates(found, content.confirm_local)
+    assert [c.duplicate_of for c in confirmed] == [None, None, "step000000001"]
+    for position in (0, len(data) - 1):
+        moved = bytearray(data)
+        moved[position] ^= 1
+        (folders[1] / "model.safetensors").write_bytes(moved)
+        assert content_id(folders[1]) != ids[0]
+
+
+def test_weights_hash_is_the_files_or_of_the_sorted_list(tmp_path):
+    one = make(tmp_path / "one", ("model.safetensors", b"abc"), ("pytorch_model.bin", b"ignored"))
+    assert weights_sha256(one) == hashlib.sha256(b"abc").hexdigest()
+    names = ["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"]
+    two = make(tmp_path / "two", *[(name, name.encode()) for name in names])
+    lines = "".join(f"{name} {hashlib.sha256(name.encode()).hexdigest()}\n" for name in sorted(names))
+    assert weights_sha256(two) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_listing_imports_no_torch(tmp_path):
+    make(tmp_path / "step1", ("model.safetensors", b"abc"))
+    code = (
+        "import sys; from pipeline.suites import open_suite, known_suites; known_suites();"
+        "open_suite(sys.argv[1]); assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)

@@ -1,0 +1,188 @@
+import json
+import shutil
+
+import pytest
+
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.suites import (
+    Entry,
+    Manifest,
+    fetch,
+    load_tokenizer,
+    open_suite,
+    read_manifest,
+    weights_sha256,
+    write_manifest,
+)
+from tests.models import ARCHITECTURES, save_tiny_model, save_tiny_suite
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return save_tiny_suite("llama", tmp_path_factory.mktemp("llama"), ["step9", "step10", "step1000"])
+
+
+@pytest.fixture
+def suite(llama, tmp_path):
+    return shutil.copytree(llama, tmp_path / "run")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_any_architecture_is_listed_and_fetched(architecture, tmp_path):
+    save_tiny_suite(architecture, tmp_path, ["checkpoint-10", "checkpoint-9"])
+    found = open_suite(str(tmp_path))
+    assert [checkpoint.step for checkpoint in found.checkpoints] == [9, 10]
+    assert all((fetch(checkpoint) / "model.safetensors").is_file() for checkpoint in found.checkpoints)
+    assert all(checkpoint.duplicate_of is None and checkpoint.content_id for checkpoint in found.checkpoints)
+
+
+@pytest.mark.parametrize("form", ["step{}", "checkpoint-{}", "iter_{:07d}", "global_step{}"])
+def test_folders_are_sorted_by_number_and_others_are_named(form, tmp_path):
+    for step in (100, 20, 3):
+        (tmp_path / form.format(step)).mkdir()
+    (tmp_path / "logs").mkdir()
+    (tmp_path / ".step7.tmp").mkdir()
+    found = open_suite(str(tmp_path))
+    assert [checkpoint.step for checkpoint in found.checkpoints] == [3, 20, 100]
+    assert found.skipped == ("logs",)
+    assert found.name == tmp_path.name
+    assert found.tokenizer is None
+
+
+def test_a_folder_without_weights_is_listed_and_fails_by_name(suite):
+    (suite / "step10" / "model.safetensors").unlink()
+    (suite / "step1000" / "config.json").unlink()
+    found = open_suite(str(suite))
+    assert [checkpoint.step for checkpoint in found.checkpoints] == [9, 10, 1000]
+    assert fetch(found.checkpoints[0]).name == "step9"
+    with pytest.raises(CheckpointError, match=r"step10 holds no weights"):
+        fetch(found.checkpoints[1])
+    with pytest.raises(CheckpointError, match=r"step1000 holds no config\.json"):
+        fetch(found.checkpoints[2])
+    shutil.rmtree(suite / "step9")
+    with pytest.raises(CheckpointError, match=r"step9 does not exist"):
+        fetch(found.checkpoints[0])
+
+
+def test_a_sharded_checkpoint_needs_every_shard(tmp_path):
+    save_tiny_model("llama", tmp_path / "step1")
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "step1" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors"):
+        fetch(open_suite(str(tmp_path)).checkpoints[0])
+
+
+def test_equal_content_is_flagged_in_step_order(suite):
+    shutil.copytree(suite / "step10", suite / "step20")
+    shutil.copytree(suite / "step10", suite / "step2000")
+    found = open_suite(str(suite))
+    assert {c.revision: c.duplicate_of for c in found.checkpoints if c.duplicate_of} == {
+        "step20": "step000000010",
+        "step2000": "step000000010",
+    }
+
+
+def test_selecting_keeps_duplicates_honest(suite):
+    shutil.copytree(suite / "step10", suite / "step20")
+    shutil.copytree(suite / "step10", suite / "step2000")
+    found = open_suite(str(suite))
+    chosen = found.select(steps=[20, 2000])
+    assert [c.duplicate_of for c in chosen.checkpoints] == [None, "step000000020"]
+    assert [c.step for c in found.select(limit=2).checkpoints] == [9, 10]
+    with pytest.raises(UsageError, match=r"no step 15: the nearest are 9, 10, 20"):
+        found.select(steps=[15])
+    with pytest.raises(UsageError, match=r"limit 0"):
+        found.select(limit=0)
+
+
+def test_the_trainer_state_gives_rates_and_tokens(tmp_path):
+    for step in (20, 100):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    state = {
+        "log_history": [
+            {"step": 50, "learning_rate": 3e-4, "loss": 2.0},
+            {"step": 100, "learning_rate": 1e-4, "loss": 1.9},
+            {"step": 100, "eval_loss": 1.9},
+            {"step": 150, "learning_rate": 5e-5},
+        ],
+        "num_input_tokens_seen": 4096,
+    }
+    (tmp_path / "checkpoint-100" / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{not json")
+    first, second = open_suite(str(tmp_path)).checkpoints
+    assert (first.learning_rate, first.tokens_seen) == (None, None)
+    assert (second.learning_rate, second.tokens_seen) == (1e-4, 4096)
+
+
+def test_stages_are_in_the_key_where_steps_repeat(tmp_path):
+    for name in ("stage1-step10-tokens1B", "stage1-step20-tokens2B", "stage2-ingredient1-step10-tokens1B"):
+        (tmp_path / name).mkdir()
+    found = open_suite(str(tmp_path))
+    assert [c.key for c in found.checkpoints] == [
+        "stage1-step000000010",
+        "stage1-step000000020",
+        "stage2-ingredient1-step000000010",
+    ]
+    assert found.checkpoints[1].tokens_seen == 2 * 10**9
+    shutil.rmtree(tmp_path / "stage2-ingredient1-step10-tokens1B")
+    assert [c.key for c in open_suite(str(tmp_path)).checkpoints] == ["step000000010", "step000000020"]
+    (tmp_path / "step010").mkdir()
+    (tmp_path / "step10").mkdir()
+    with pytest.raises(UsageError, match=r"both step 10"):
+        open_suite(str(tmp_path))
+
+
+def test_the_manifest_is_read_back_and_its_corpus_found_beside_it(suite):
+    sha = weights_sha256(suite / "step10")
+    entries = (Entry(9, "step9"), Entry(10, "step10", 640, 1e-3, sha))
+    write_manifest(suite, Manifest("mine", entries, evaluation_corpus="tokens:eval.npy"))
+    assert read_manifest(suite).checkpoints == entries
+    found = open_suite(str(suite))
+    assert found.name == "mine"
+    assert found.default_corpus == f"tokens:{suite / 'eval.npy'}"
+    assert [c.step for c in found.checkpoints] == [9, 10, 1000]
+    assert (found.checkpoints[1].tokens_seen, found.checkpoints[1].weights_sha256) == (640, sha)
+    assert found.checkpoints[2].tokens_seen is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{", "not readable JSON"),
+        ("[]", "wanted an object"),
+        ('{"checkpoints": {}}', "checkpoints is {}, wanted list"),
+        ('{"checkpoints": [3]}', r"checkpoints\[0\] is 3"),
+        ('{"checkpoints": [{"revision": "step9"}]}', r"checkpoints\[0\].step is missing"),
+        (
+            '{"checkpoints": [{"step": "9", "revision": "step9"}]}',
+            r"checkpoints\[0\].step is '9', wanted int",
+        ),
+        ('{"checkpoints": [{"step": 7, "revision": "step7"}]}', "names step7, which"),
+        ('{"checkpoints": [{"step": 7, "revision": "step9"}]}', "calls folder step9 step 7"),
+        ('{"evaluation": {"batches": 3}}', "evaluation.batch_size is missing"),
+        ('{"evaluation": {"batches": 0, "batch_size": 1, "seq_len": 8}}', "batches 0"),
+    ],
+)
+def test_a_broken_manifest_is_named(suite, text, complaint):
+    (suite / "suite.json").write_text(text)
+    with pytest.raises(UsageError, match=complaint) as caught:
+        open_suite(str(suite))
+    assert str(suite / "suite.json") in str(caught.value)
+
+
+def test_unknown_suites_say_what_is_near(suite, tmp_path):
+    with pytest.raises(UsageError, match=r"did you mean 'pythia-160m'"):
+        open_suite("pythia-160")
+    with pytest.raises(UsageError, match=r"did you mean .*run\?"):
+        open_suite(str(tmp_path / "ru"))
+    with pytest.raises(UsageError, match=r"is a file"):
+        open_suite(str(suite / "step9" / "config.json"))
+    with pytest.raises(UsageError, match=r"itself one checkpoint"):
+        open_suite(str(suite / "step9"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"no checkpoints in .*empty"):
+        open_suite(str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match=r"pretrain tiny"):
+        open_suite("tiny")
+    with pytest.raises(UsageError, match=r"has no tokenizer"):
+        load_tokenizer(open_suite(str(suite)))

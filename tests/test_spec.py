@@ -1,0 +1,80 @@
+"""Names of variants, and fingerprints that change exactly when a number could."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint, ProbeSpec, Scheme, TokenShape, Variant, canonical_json, parse_variants
+
+SPEC = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
+
+schemes = st.builds(Scheme, st.integers(2, 8), st.none() | st.integers(1, 4096), st.booleans())
+
+
+@given(st.builds(Variant, schemes, st.booleans()))
+def test_every_variant_reads_back_from_its_name(variant: Variant) -> None:
+    assert Variant.parse(str(variant)) == variant
+
+
+@given(st.lists(st.builds(Variant, schemes, st.booleans()), unique=True))
+def test_columns_of_different_variants_differ(variants: list[Variant]) -> None:
+    assert len({variant.column for variant in variants}) == len(variants)
+
+
+def test_the_default_variants_have_short_columns() -> None:
+    assert [Variant.parse(v).column for v in ("int8-channel-sym", "int4-g128-asym")] == ["int8", "int4"]
+    assert Variant.parse("int3-g64-sym+head").column == "int3_g64_sym_head"
+
+
+@pytest.mark.parametrize(
+    "text", ["int9-g128-asym", "int1-channel-sym", "int4-g0-sym", "int4", "fp32+head", "fp16", ""]
+)
+def test_other_names_are_refused_with_the_grammar(text: str) -> None:
+    if text == "int4":
+        assert str(Variant.parse(text)) == "int4-g128-asym"
+        return
+    with pytest.raises(UsageError, match="variant"):
+        Variant.parse(text)
+
+
+def test_fp32_is_always_there_and_first() -> None:
+    assert [str(v) for v in parse_variants(("int4", "int4-g128-asym"))] == ["fp32", "int4-g128-asym"]
+
+
+def test_the_fingerprint_sees_every_setting_and_no_repeat_of_it() -> None:
+    same = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
+    assert same.fingerprint() == SPEC.fingerprint()
+    others = [
+        dataclasses.replace(SPEC, variants=parse_variants(("int4",))),
+        dataclasses.replace(SPEC, variants=parse_variants(("int8", "int4-g128-asym+head"))),
+        dataclasses.replace(SPEC, shape=TokenShape(batches=16)),
+        dataclasses.replace(SPEC, shape=TokenShape(batch_size=8)),
+        dataclasses.replace(SPEC, shape=TokenShape(seq_len=256)),
+        dataclasses.replace(SPEC, tokens_sha256="b" * 64),
+        dataclasses.replace(SPEC, vocab_rows=50277),
+        dataclasses.replace(SPEC, arithmetic="tf32"),
+        dataclasses.replace(SPEC, version=SPEC.version + 1),
+    ]
+    assert len({SPEC.fingerprint(), *(other.fingerprint() for other in others)}) == len(others) + 1
+
+
+@pytest.mark.parametrize("value", [print, object(), float("nan"), {1: 2}, {"x": {3, 4}}])
+def test_what_cannot_be_pinned_is_an_error(value: object) -> None:
+    with pytest.raises(TypeError, match="cannot pin"):
+        canonical_json(value)
+
+
+def test_keys_sort_like_steps() -> None:
+    keys = [Checkpoint(step, f"step{step}", "x").key for step in (0, 2, 10, 1000, 143_000)]
+    assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 512), (32, 0, 512), (32, 4, 1)])
+def test_empty_token_shapes_are_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="wanted at least"):
+        TokenShape(*shape)

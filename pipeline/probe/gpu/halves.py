@@ -18,7 +18,8 @@ def split_halves(value):
 def store_operand(row_ptr, column, value, inside, width, three):
     """Stores ``value`` at ``column`` of the operand rows [hi | lo | hi]; the first block only where ``three``."""
     hi, lo = split_halves(value)
-    tl.store(row_ptr + column, hi, mask=inside & three)
+    if three:
+        tl.store(row_ptr + column, hi, mask=inside)
     tl.store(row_ptr + width + column, lo, mask=inside)
     tl.store(row_ptr + 2 * width + column, hi, mask=inside)
 

@@ -1,7 +1,7 @@
 """Everything that a prediction is scored by, from one pass over the logits of all variants.
 
 One program reads the V rows of logits that belong to one prediction, block by block, and keeps running sums: per
-variant the maximum, its index and the sum of exponentials, and against the baseline two sums that give the
+variant the maximum and the sum of exponentials, and against the baseline two sums that give the
 Kullback-Leibler divergence without cancellation. With y = (l_0 - l_v) - c for any constant c per row,
 
     KL(p_0 || p_v) = E_0[y] + log E_0[exp(-y)] = E_0[h] + (log1p(z) - z)
@@ -32,15 +32,12 @@ def _exp_residue(y):
 
 
 @triton.jit
-def _advance(logit, column, top, total, best, axis: tl.constexpr):
-    """(maximum, sum of exponentials, first index of the maximum) after one more block; and the old sum's factor."""
-    block_top = tl.max(logit, axis=axis, keep_dims=True)
-    first = tl.min(tl.where(logit == block_top, column, 2147483647), axis=axis, keep_dims=True)
-    best = tl.where(block_top > top, first, best)
-    new_top = tl.maximum(top, block_top)
+def _advance(logit, top, total):
+    """(maximum, sum of exponentials) after one more block; the old sum's factor and the block's exponentials."""
+    new_top = tl.maximum(top, tl.max(logit, axis=1, keep_dims=True))
     shrink = tl.exp(top - new_top)
     p = tl.exp(logit - new_top)
-    return new_top, total * shrink + tl.sum(p, axis=axis, keep_dims=True), best, shrink, p
+    return new_top, total * shrink + tl.sum(p, axis=1, keep_dims=True), shrink, p
 
 
 @triton.jit
@@ -48,8 +45,7 @@ def loss_kernel(
     logits_ptr,  # float32 (V, P, K); raw products where SCALED
     scale_ptr,  # float32 (V, K): what a raw product is multiplied by
     target_ptr,  # int64 (P)
-    sums_ptr,  # float32 (5, V, P): log-sum, target's logit, E_0[y], E_0[h], c
-    best_ptr,  # int32 (V, P): index of the first largest logit
+    sums_ptr,  # float32 (6, V, P): log-sum, target's logit, E_0[y], E_0[h], c, 1 where the baseline's top is the top
     predictions,  # P
     vocabulary,  # K
     V: tl.constexpr,
@@ -79,7 +75,6 @@ def loss_kernel(
     best_0 = zero
     top = tl.full((OTHERS, 1), -3e38, dtype=tl.float32)
     total = tl.zeros((OTHERS, 1), dtype=tl.float32)
-    best = tl.zeros((OTHERS, 1), dtype=tl.int32)
     sum_y = tl.zeros((OTHERS, 1), dtype=tl.float32)
     sum_h = tl.zeros((OTHERS, 1), dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -88,12 +83,17 @@ def loss_kernel(
         logit_0 = tl.load(row_0 + column, mask=inside, other=-3e38)
         if SCALED:
             logit_0 *= tl.load(scale_ptr + column, mask=inside, other=1.0)
-        top_0, total_0, best_0, shrink, p_0 = _advance(logit_0, column, top_0, total_0, best_0, 1)
+        first = tl.min(
+            tl.where(logit_0 == tl.max(logit_0, axis=1, keep_dims=True), column, 2147483647), axis=1, keep_dims=True
+        )
+        old_top_0 = top_0
+        top_0, total_0, shrink, p_0 = _advance(logit_0, top_0, total_0)
+        best_0 = tl.where(top_0 > old_top_0, first, best_0)
         if V > 1:
             logit = tl.load(rows + column, mask=inside & present, other=-3e38)
             if SCALED:
                 logit *= tl.load(scales + column, mask=inside & present, other=1.0)
-            top, total, best, _, _ = _advance(logit, column, top, total, best, 1)
+            top, total, _, _ = _advance(logit, top, total)
             y = tl.where(inside & present, logit_0 - logit - c, 0.0)
             sum_y = sum_y * shrink + tl.sum(p_0 * y, axis=1, keep_dims=True)
             sum_h = sum_h * shrink + tl.sum(p_0 * _exp_residue(y), axis=1, keep_dims=True)
@@ -101,9 +101,9 @@ def loss_kernel(
     height = V * predictions
     tl.store(out_0, top_0 + tl.log(total_0))
     tl.store(out_0 + height, at_target_0)
-    tl.store(best_ptr + prediction + zero, best_0)
     for i in tl.static_range(2, 5):
         tl.store(out_0 + i * height, tl.zeros((1, 1), dtype=tl.float32))
+    tl.store(out_0 + 5 * height, zero + 1.0)
     if V > 1:
         out = sums_ptr + v * predictions + prediction
         tl.store(out, top + tl.log(total), mask=present)
@@ -111,4 +111,7 @@ def loss_kernel(
         tl.store(out + 2 * height, sum_y / total_0, mask=present)
         tl.store(out + 3 * height, sum_h / total_0, mask=present)
         tl.store(out + 4 * height, c, mask=present)
-        tl.store(best_ptr + v * predictions + prediction, best, mask=present)
+        at_best = tl.load(rows + best_0)
+        if SCALED:
+            at_best *= tl.load(scales + best_0)
+        tl.store(out + 5 * height, tl.where(at_best == top, 1.0, 0.0), mask=present)

@@ -120,25 +120,24 @@ def score(
     ``evaluate.compare``.
     """
     variants, predictions, vocabulary = logits.shape
-    sums = torch.empty(5, variants, predictions, dtype=torch.float32, device=logits.device)
-    best = torch.empty(variants, predictions, dtype=torch.int32, device=logits.device)
+    sums = torch.empty(6, variants, predictions, dtype=torch.float32, device=logits.device)
     loss_kernel[(predictions,)](
-        logits, sums if scale is None else scale, targets, sums, best, predictions, vocabulary,
+        logits, sums if scale is None else scale, targets, sums, predictions, vocabulary,
         V=variants, OTHERS=triton.next_power_of_2(max(1, variants - 1)), SCALED=scale is not None,
         BLOCK=min(1024, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
-    log_sum, at_target, mean_y, mean_h, c = sums.double()
+    log_sum, at_target, mean_y, mean_h, c, agrees = sums.double()
     log_p = at_target - log_sum
     p = log_p.exp()
     small = mean_h - mean_y
-    shift = log_sum - log_sum[:1] + c
-    kl = torch.where(shift.abs() < 0.25, mean_h + (torch.log1p(small) - small), mean_y + shift)
+    shift = log_sum - log_sum[:1] + c  # log E_0[exp(-y)], as is log1p(small) unless a y was cut off
+    near = (shift.abs() < 0.25) & ((small - torch.expm1(shift)).abs() < 1e-4)
+    kl = torch.where(near, mean_h + (torch.log1p(small) - small), mean_y + shift)
     kl[0] = 0.0
-    agrees = (best == best[:1]).float()
     broken = ~(torch.isfinite(log_p) & torch.isfinite(log_p[:1]))
     kl.masked_fill_(broken, torch.nan)
     agrees.masked_fill_(broken, torch.nan)
-    return -log_p.float(), kl.float(), agrees, (p - p[:1]).float()
+    return -log_p.float(), kl.float(), agrees.float(), (p - p[:1]).float()
 
 
 def _raw(raw: Raw | None, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -139,13 +139,18 @@ def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
     return Layout("cpu", wanted, cpus // wanted, 0)
 
 
-def drive(tasks: Sequence[ProbeTask], layout: Layout, on_outcome: Callable[[Outcome], None]) -> None:
-    """Runs every task, reporting each as it ends.
+def drive(
+    tasks: Sequence[ProbeTask],
+    layout: Layout,
+    on_outcome: Callable[[Outcome], None],
+    worker_class: type | None = None,
+) -> None:
+    """Runs every task, reporting each as it ends. ``worker_class`` replaces :class:`ProbeWorker`.
 
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    fleet = _Fleet(layout, n_workers=min(layout.workers, len(tasks)))
+    fleet = _Fleet(worker_class or ProbeWorker, layout, n_workers=min(layout.workers, len(tasks)))
     waiting = deque(tasks)
     deaths: Counter[str] = Counter()
     try:
@@ -229,8 +234,8 @@ class _Worker:
 class _Fleet:
     """The workers, replaced one for one as they die."""
 
-    def __init__(self, layout: Layout, n_workers: int) -> None:
-        remote = ray.remote(ProbeWorker)
+    def __init__(self, worker_class: type, layout: Layout, n_workers: int) -> None:
+        remote = ray.remote(worker_class)
         self._queue = layout.queue
         self._start = lambda: remote.options(
             num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0

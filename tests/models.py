@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,12 @@ def save_tiny_suite(architecture: str, folder: Path, names: list[str], **setting
     for seed, name in enumerate(names):
         save_tiny_model(architecture, folder / name, seed, **settings)
     return folder
+
+
+def write_text_corpus(folder: Path) -> str:
+    """Writes 200 documents of made-up words (60 kB) and returns them as a ``file:`` corpus."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 7))) for _ in range(300)]
+    for number in range(200):
+        (folder / f"{number:03d}.txt").write_text(" ".join(draw.choices(words, k=60)) + ".\n")
+    return f"file:{folder}/*.txt"

@@ -1,7 +1,31 @@
 """Convergence, onset and phases of one trajectory: the rules, the same for every run.
 
-RULES (fixed before any result; every threshold is a named constant)
-...
+Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss enter no fit and are counted; so
+are, silently, rows in the first 1 % of the run (nearly untrained weights follow other laws).
+
+Rules, written before any result:
+
+1. Convergence: the first checkpoint after which no later tenth of the run averages more than 0.005 nats below
+   the smooth FP32 loss there, if at least 15 % of the run is left. A late rise does not undo it, a later lower
+   plateau does. Otherwise: not converged. (`convergence`)
+2. Onset: the knot at which the gap's growth rate jumps up, under a family of models with one knot: a line, an
+   early transient or saturating growth, a sharp or a soft start, growth that slows again later; on the scale of
+   the gap, of nats or of the log gap, whichever fits. The point is the median and the interval the equal-tailed
+   one of the knot's posterior, rounded outward to checkpoints. (`onset`, `hinges`)
+3. It is an onset only if (a) curves without one, simulated from the best of them (flat, straight, saturating,
+   transient, steadily accelerating, exponential) with this curve's noise, show evidence as strong in at most 3 %
+   of cases; (b) growth after it is at least twice the growth just before, on the fitted scale; (c) the gap rises
+   afterwards by at least 0.002 and three standard errors. Otherwise: no onset, and the reason.
+   Hence growth that accelerates at a constant pace (exponential, quadratic) is not an onset by itself: there is
+   no step after which it takes off.
+4. Phase 1 runs until convergence, 2 from there until the onset, 3 from the onset on. An onset before convergence
+   (or without) ends phase 1 and leaves no phase 2; without an onset there is no phase 3.
+5. The onset follows an event when that event alone lies within the interval of their difference, widened by one
+   checkpoint; if several do, the data cannot tell; if none does, none. (`events`)
+
+Uncertainty: the noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its own
+residuals. Where losses per batch are known, fits are repeated on a paired block bootstrap over batches (the same
+batches for all steps and variants) and the posteriors pooled, which adds the spread between texts.
 """
 
 from __future__ import annotations
@@ -26,6 +50,12 @@ MIN_RISE = 0.002
 """An onset needs the gap to rise by at least this afterwards: 0.2 points of perplexity."""
 MIN_RISE_SES = 3.0
 """... and by at least this many standard errors."""
+MAX_GAP = 1e9
+"""Larger gaps (20 nats, far beyond a uniform guess) count as diverged."""
+MAX_POINTS = 400
+"""Longer tables are averaged over neighbouring checkpoints to at most this many points before the fits."""
+END_SHARE = 0.02
+"""A best FP32 loss this close to the end of the run is not counted as reached."""
 BATCH_REPLICATES = 100
 """Block-bootstrap replicates over evaluation batches."""
 
@@ -37,7 +67,7 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
     report. level: of all intervals. Raises UsageError for an unknown variant.
     """
     gap = curve.gap(variant)
-    finite = np.isfinite(gap) & np.isfinite(curve.fp32_nll_nats)
+    finite = np.isfinite(gap) & (gap < MAX_GAP) & np.isfinite(curve.fp32_nll_nats)
     steps_all = curve.step[finite]
     last = float(steps_all[-1]) if len(steps_all) else 0.0
     used = finite & (curve.step >= INITIAL_SHARE * last)
@@ -64,10 +94,10 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
             n_not_finite=n_bad,
         )
     rng = np.random.default_rng(seed)
-    x = step / last
+    x = _thin(step / last)
     fp32_b, gap_b = _batch_replicates(curve, variant, used, rng)
-    convergence = fit_convergence(x, curve.fp32_nll_nats[used], rng, replicates=fp32_b)
-    fit = fit_onset(x, gap[used], rng, replicates=gap_b)
+    convergence = fit_convergence(x, _thin(curve.fp32_nll_nats[used]), rng, replicates=fp32_b)
+    fit = fit_onset(x, _thin(gap[used]), rng, replicates=gap_b)
     conv_step, conv_ci, conv_reason = _convergence(convergence, step, last, level)
     onset_reason = _why_no_onset(fit)
     onset_step, onset_ci, draws = None, None, np.empty(0)
@@ -78,7 +108,7 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
     spacing = float(np.median(np.diff(step)))
     candidates = [
         events.Event(events.FP32_PLATEAU, conv_step, convergence.plateau_draws * last, conv_reason),
-        events.Event(events.FP32_BEST, convergence.best * last, convergence.best_draws * last),
+        _best(convergence, last),
         *events.learning_rate_events(curve.step, curve.learning_rate),
     ]
     predictors = [events.compare(onset_step, draws, e, level, spacing) for e in candidates]
@@ -93,7 +123,7 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
         onset_reason=onset_reason,
         phases=_phases(steps_all, conv_step, onset_step),
         predictors=events.judge(onset_step, predictors),
-        fp32_best_step=int(step[np.argmin(np.abs(x - convergence.best))]),
+        fp32_best_step=int(step[np.argmin(np.abs(step - convergence.best * last))]),
         fp32_late_rise_nats=convergence.late_rise_nats,
         onset_evidence=_evidence(fit),
         n_used=len(step),
@@ -111,7 +141,24 @@ def _batch_replicates(
     if fp32.shape[1] < 2 or not (np.all(np.isfinite(fp32)) and np.all(np.isfinite(quantized))):
         return None, None
     weights = bootstrap.batch_weights(rng, fp32.shape[1], BATCH_REPLICATES)
-    return bootstrap.paired_replicates(fp32, quantized, weights)
+    fp32_b, gap_b = bootstrap.paired_replicates(fp32, quantized, weights)
+    return _thin(fp32_b), _thin(gap_b)
+
+
+def _best(fit: ConvergenceFit, last: float) -> events.Event:
+    """The FP32 best, unless it is the end of the run: then the true best is still to come."""
+    if fit.best >= 1 - END_SHARE:
+        return events.Event(
+            events.FP32_BEST, None, np.empty(0), "the FP32 loss is lowest at the end of the run"
+        )
+    return events.Event(events.FP32_BEST, fit.best * last, fit.best_draws * last)
+
+
+def _thin(values: FloatArray) -> FloatArray:
+    """Means over equal runs of rows, as few as bring the first axis down to MAX_POINTS."""
+    starts = np.arange(0, len(values), -(-len(values) // MAX_POINTS))
+    counts = np.diff(np.append(starts, len(values))).reshape(-1, *[1] * (values.ndim - 1))
+    return np.add.reduceat(values, starts, axis=0) / counts
 
 
 def _convergence(

@@ -28,11 +28,16 @@ def dataset_documents(corpus: HubDataset) -> Iterator[str]:
     if first is None:
         raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
     column = _column(corpus, first)
-    return _texts(column, itertools.chain([first], rows))
+    return _texts(corpus, column, itertools.chain([first], rows))
 
 
-def _texts(column: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    return (row[column] for row in rows if (row[column] or "").strip())
+def _texts(corpus: HubDataset, column: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    try:
+        for row in rows:
+            if (row[column] or "").strip():
+                yield row[column]
+    except Exception as error:  # the client raises a dozen unrelated types
+        raise _unusable(corpus, "stopped while it was read", error) from error
 
 
 def _column(corpus: HubDataset, row: dict[str, Any]) -> str:
@@ -49,30 +54,32 @@ def _column(corpus: HubDataset, row: dict[str, Any]) -> str:
 
 def _open(corpus: HubDataset) -> Any:
     """A mapping from split to rows: streamed, so that a large data set is not downloaded whole."""
-    failures = []
+    import datasets
+    from huggingface_hub import constants
+
+    failure: Exception | None = None
     for arguments in _readings(corpus.dataset):
         try:
-            return _load(*arguments)
+            # offline, only a complete copy in the local cache can be read, and that is not a stream
+            return datasets.load_dataset(*arguments, streaming=not constants.HF_HUB_OFFLINE)
+        except ConnectionError as error:  # after the client's own retries; another reading would fail as well
+            raise _unusable(corpus, "cannot be reached", error) from error
         except Exception as error:  # noqa: BLE001 (the client raises a dozen unrelated types)
-            first_line = (str(error).splitlines() or [""])[0][:200]
-            failures.append(f"{'/'.join(arguments)}: {type(error).__name__}: {first_line}")
-    raise UsageError(
-        f"corpus {corpus}: the data set cannot be opened ({'; '.join(failures)}); check its name and "
-        "the network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
+            failure = failure or error
+    assert failure is not None
+    raise _unusable(corpus, "cannot be opened", failure) from failure
+
+
+def _unusable(corpus: HubDataset, what: str, error: Exception) -> UsageError:
+    first_line = (str(error).splitlines() or [""])[0][:200]
+    return UsageError(
+        f"corpus {corpus}: the data set {what} ({type(error).__name__}: {first_line}); check its name and the "
+        "network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
     )
 
 
-def _load(*arguments: str) -> Any:
-    import datasets
-
-    try:
-        return datasets.load_dataset(*arguments, streaming=True)
-    except ConnectionError:
-        return datasets.load_dataset(*arguments)  # a complete copy in the local cache needs no network
-
-
 def _readings(text: str) -> list[tuple[str, ...]]:
-    """``a/b`` may be an organisation's data set, or a data set and its configuration: try both."""
+    """``a/b`` may be an organisation's data set, or a data set and a configuration: both are tried."""
     parts = text.split("/")
     if Path(text).exists() or len(parts) == 1:
         return [(text,)]

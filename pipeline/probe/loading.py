@@ -73,19 +73,29 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
         for file in files:
             tensors |= _read_file(file)
         hashes = [job.result() for job in hashing]
-    sha256 = hashes[0]
-    if len(files) > 1:
-        lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, hashes, strict=True))
-        sha256 = hashlib.sha256(lines.encode()).hexdigest()
-    if expected_sha256 is not None and sha256 != expected_sha256:
-        raise CheckpointError(
-            f"the weights in {folder} hash to {sha256[:12]}..., the suite says {expected_sha256[:12]}...: "
-            "the files were changed or damaged; fetch them again"
-        )
+    sha256 = combined_sha256(files, hashes)
+    check_sha256(folder, sha256, expected_sha256)
     if not tensors:
         raise CheckpointError(f"the weight files in {folder} hold no tensors")
-    _refuse_non_finite(tensors)
+    refuse_non_finite(tensors)
     return StoredWeights(tensors, sha256, max(tensors.values(), key=Tensor.numel).dtype)
+
+
+def combined_sha256(files: list[Path], hashes: list[str]) -> str:
+    """The hash that stands for a checkpoint: its file's, or that of its files' sorted ``name sha256`` lines."""
+    if len(files) == 1:
+        return hashes[0]
+    lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, hashes, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def check_sha256(folder: Path, found: str, expected: str | None) -> None:
+    """Raises CheckpointError where a hash is ``expected`` and another was ``found``."""
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"the weights in {folder} hash to {found[:12]}..., the suite says {expected[:12]}...: "
+            "the files were changed or damaged; fetch them again"
+        )
 
 
 def read_config(folder: Path) -> transformers.PretrainedConfig:
@@ -158,7 +168,8 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+    """Raises CheckpointError naming the first tensor that holds a NaN or Inf."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())

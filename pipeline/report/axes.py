@@ -96,7 +96,7 @@ def shared_data(report: Mapping[str, Any]) -> Spec:
     return {"phases": phases, "marks": marks}
 
 
-def backdrop(*, labels: bool = False) -> list[Spec]:
+def backdrop(*, labels: bool = False, strips: bool = True) -> list[Spec]:
     """Layers below the curves: phase shading, convergence and onset as lines, their intervals as strips."""
 
     def literal(field: str) -> Spec:
@@ -123,6 +123,8 @@ def backdrop(*, labels: bool = False) -> list[Spec]:
             "encoding": {"x": X, "stroke": literal("ink")},
         },
     ]
+    if not strips:
+        del layers[1]
     for side, test in (("left", "<="), ("right", ">")) if labels else ():
         layers.append(
             {

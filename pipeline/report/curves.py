@@ -29,9 +29,7 @@ class Measure:
 
 
 MEASURES = (
-    Measure(
-        "gap", "Perplexity gap", "Perplexity against FP32, minus 1. Bands: 95 % (paired over batches).", "~%"
-    ),
+    Measure("gap", "Perplexity gap", "Perplexity against FP32, minus 1.", "~%"),
     Measure("kl_nats_mean", "Mean KL (nats)", "Kullback-Leibler divergence from FP32, mean over tokens."),
     Measure(
         "kl_nats_p99",

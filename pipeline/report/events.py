@@ -54,7 +54,9 @@ def read_events(report: Mapping[str, Any]) -> tuple[Event, ...]:
                 name,
                 label_of(name),
                 _number(entry.get("step")),
-                interval(entry.get("step_ci")),
+                interval(
+                    entry.get("step_ci") or (report.get("convergence_ci") if name == "fp32_plateau" else None)
+                ),
                 _number(entry.get("onset_minus_event")),
                 interval(entry.get("onset_minus_event_ci")),
                 str(entry.get("reason") or ""),

@@ -187,7 +187,7 @@ def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
                 "data": {"name": "cells"},
                 "transform": [{"filter": "datum.b >= x0 && datum.a <= x1"}],
                 # Cells overlap: edges that only touch are blended with the paper and show as seams.
-                "mark": {"type": "rect", "clip": True, "strokeWidth": 0, "x2Offset": 0.6},
+                "mark": {"type": "rect", "clip": True, "strokeWidth": 0, "x2Offset": 1.3},
                 "encoding": {
                     "x": {**X, "field": "a"}, "x2": {"field": "b"},
                     "y": {**y, "field": "y"}, "y2": {"field": "y2"},

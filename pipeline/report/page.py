@@ -22,7 +22,7 @@ from pipeline.report.columns import chart_columns, diverged_points
 from pipeline.report.curves import MEASURES, damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
-from pipeline.report.panels import Panel, make_panels, measures
+from pipeline.report.panels import Panel, damage_note, make_panels, measures
 from pipeline.report.table import table_html
 from pipeline.report.text import esc, json_for_script
 from pipeline.report.theme import (
@@ -106,7 +106,7 @@ def _payload(frame: Frame, heat: HeatMap | None, panels: tuple[Panel, ...], shar
             }
             for kind in ("log", "linear")
         },
-        "notes": {one.column: one.note for one in MEASURES},
+        "notes": {one.column: damage_note(frame, one) for one in MEASURES},
         "panels": [{"name": panel.name, "spec": panel.spec, "choices": panel.choices} for panel in panels],
         "series": [{"key": one.key, "label": one.label} for one in frame.series],
         "heat": _heat_payload(heat, frame),

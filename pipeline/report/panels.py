@@ -47,7 +47,8 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
             Panel(
                 "perplexity",
                 "Perplexity",
-                "Lower is better. Logarithmic axis.",
+                "Lower is better. Logarithmic axis."
+                + (" The initial fall runs off the top." if _cut(frame) else ""),
                 curves.perplexity(frame),
             )
         )
@@ -57,7 +58,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
             Panel(
                 "damage",
                 "Damage by quantization",
-                measured[0].note,
+                damage_note(frame, measured[0]),
                 curves.damage(frame, measured[0]),
                 {measure.column: curves.damage(frame, measure) for measure in measured},
             )
@@ -78,6 +79,17 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
             )
         )
     return tuple(panels)
+
+
+def _cut(frame: Frame) -> bool:
+    top = curves.perplexity_top(frame)
+    return any(value > top for one in frame.series for _, value in frame.finite(f"{one.key}_perplexity"))
+
+
+def damage_note(frame: Frame, measure: curves.Measure) -> str:
+    """The words under the damage chart's heading."""
+    banded = measure.column == "gap" and any(frame.has(f"{one.key}_gap_lo") for one in frame.quantized)
+    return f"{measure.note} Bands: 95 %, paired over batches." if banded else measure.note
 
 
 def measures(frame: Frame) -> tuple[curves.Measure, ...]:

@@ -49,7 +49,7 @@ def _chip(series: Series, frame: Frame) -> str:
 
 def chip_width(frame: Frame) -> int:
     """Pixels that a legend button needs for the longest label and its values."""
-    return 150 + 9 * max((len(one.label) for one in frame.series), default=0)
+    return 210 + 9 * max((len(one.label) for one in frame.series), default=0)
 
 
 def heat_html(heat: HeatMap | None) -> str:

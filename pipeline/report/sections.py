@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipeline.report.events import Event, read_events, subject
 from pipeline.report.frame import Frame
 from pipeline.report.text import esc
 from pipeline.report.verdict import Verdict
+
+NONE = "\u2013"
 
 
 def verdict_html(verdict: Verdict) -> str:
@@ -61,35 +64,44 @@ def _span(frame: Frame) -> str:
 
 
 def events_html(report: Mapping[str, Any]) -> str:
-    """The candidate events against the onset; empty without any."""
+    """The candidate events, against the onset where there is one; empty without any."""
     events = read_events(report)
     if not events:
         return ""
-    rows = "".join(_event_row(event, report.get("onset_step") is not None) for event in events)
+    onset = report.get("onset_step") is not None
+    title = "Which event does the onset follow?" if onset else "Events of the run"
+    note = (
+        "An event coincides with the onset when the interval of the difference holds 0. One run cannot separate two "
+        "events that coincide, and coincidence is not yet a cause."
+        if onset
+        else "Without an onset there is nothing to compare them with."
+    )
+    heads = ["Event", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
+    rows = "".join(_event_row(event, onset=onset) for event in events)
     return (
-        '<section aria-labelledby="h-events"><h2 id="h-events">Which event does the onset follow?</h2>'
-        '<p class="note">An event coincides with the onset when the interval of the difference holds 0. '
-        "One run cannot separate two events that coincide, and coincidence is not yet a cause.</p>"
-        '<div class="scroll"><table class="plain"><thead><tr><th scope="col">Event</th>'
-        '<th scope="col">Step</th><th scope="col">Onset minus event</th>'
-        '<th scope="col">Coincides</th></tr></thead>'
+        f'<section aria-labelledby="h-events"><h2 id="h-events">{title}</h2><p class="note">{note}</p>'
+        '<div class="scroll"><table class="plain"><thead><tr>'
+        f"{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 
-def _event_row(event: Event, onset: bool) -> str:
-    when = "\u2013" if event.step is None else text.step(event.step)
-    if event.ci and event.ci[0] != event.ci[1]:
-        when += f" <small>({text.step(event.ci[0])} to {text.step(event.ci[1])})</small>"
-    lag, verdict = esc(event.reason) or "\u2013", "\u2013"
-    if event.lag is not None:
-        lag = text.signed(event.lag)
-        if event.lag_ci:
-            lag += f" <small>({text.signed(event.lag_ci[0])} to {text.signed(event.lag_ci[1])})</small>"
-            verdict = "yes" if event.lag_ci[0] <= 0 <= event.lag_ci[1] else "no"
-    elif not onset and not event.reason:
-        lag = "no onset"
-    return f'<tr><th scope="row">{esc(event.label)}</th><td>{when}</td><td>{lag}</td><td>{verdict}</td></tr>'
+def _event_row(event: Event, *, onset: bool) -> str:
+    when = esc(event.reason) if event.step is None else text.step(event.step) + _range(event.ci)
+    cells = [when or NONE]
+    if onset:
+        lag = NONE if event.lag is None else text.signed(event.lag) + _range(event.lag_ci)
+        coincides = (
+            NONE if event.lag_ci is None else "yes" if event.lag_ci[0] <= 0 <= event.lag_ci[1] else "no"
+        )
+        cells += [lag, coincides]
+    return f'<tr><th scope="row">{esc(event.label)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _range(pair: tuple[float, float] | None) -> str:
+    if pair is None or pair[0] == pair[1]:
+        return ""
+    return f" <small>({text.signed(pair[0])} to {text.signed(pair[1])})</small>"
 
 
 def problems_html(report: Mapping[str, Any]) -> str:
@@ -140,7 +152,7 @@ def provenance_html(provenance: Mapping[str, Any], report: Mapping[str, Any]) ->
         if key in report and key not in merged:
             merged[key] = report[key]
     rows = "".join(
-        f"<div><dt>{esc(key.replace('_', ' '))}</dt><dd>{value}</dd></div>"
+        f"<div><dt>{esc(re.sub('_s$', ' (s)', key).replace('_', ' '))}</dt><dd>{value}</dd></div>"
         for key, value in _facts(text.redact(merged))
     )
     if not rows:

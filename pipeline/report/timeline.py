@@ -65,4 +65,4 @@ def timeline(frame: Frame, n_rows: int) -> Spec:
         }
         for side, edge, test in (("left", "hi", "<="), ("right", "lo", ">"))
     ]  # fmt: skip
-    return chart([*backdrop(), whisker, dot, *names, cursor_rule()], frame, height)
+    return chart([*backdrop(strips=False), whisker, dot, *names, cursor_rule()], frame, height)

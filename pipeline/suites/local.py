@@ -41,7 +41,7 @@ def open_folder(folder: Path) -> Suite:
         tokenizer=_tokenizer(folder, revisions),
         training=TrainingSettings.from_recipe(manifest.recipe) if manifest else TrainingSettings(),
         recipe=manifest.recipe if manifest else {},
-        train_corpus=_resolve(folder, manifest.corpus) if manifest else None,
+        train_corpus=manifest.corpus if manifest else None,
         skipped=tuple(skipped),
     )
 

@@ -43,21 +43,21 @@ class RecipeSuite:
     """Name in ``pipeline.train.recipes``."""
 
 
-def _pythia(size: str, peak_lr: float) -> HubSuite:
+def _pythia(size: str, peak_lr: float, min_lr: float) -> HubSuite:
     """Source: Biderman et al. 2023 (arXiv 2304.01373), appendix E; the configs in EleutherAI/pythia."""
     run = TrainingSettings(
         steps=143_000,
         tokens_per_step=2_097_152,
         schedule="pythia",
         peak_lr=peak_lr,
-        min_lr=peak_lr / 10,
+        min_lr=min_lr,
         warmup_steps=1430,
     )
     return HubSuite(f"pythia-{size}", f"EleutherAI/pythia-{size}", run)
 
 
 REGISTRY: dict[str, HubSuite | RecipeSuite] = {
-    suite.name: suite for suite in (RecipeSuite("tiny", "tiny"), _pythia("160m", 6e-4))
+    suite.name: suite for suite in (RecipeSuite("tiny", "tiny"), _pythia("160m", 6e-4, 6e-5))
 }
 
 

@@ -37,7 +37,7 @@ def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warm
 
     >>> pythia = dict(steps=143_000, peak_lr=6e-4, min_lr=6e-5, warmup_steps=1430)
     >>> [f"{clipped_cosine(step, **pythia):.3g}" for step in (0, 1430, 60_000, 100_000, 115_000, 143_000)]
-    ['0', '0.0006', '0.000384', '0.000132', '6.05e-05', '6e-05']
+    ['0', '0.0006', '0.000384', '0.000132', '6.06e-05', '6e-05']
     """
     if step < warmup_steps:
         return peak_lr * step / warmup_steps

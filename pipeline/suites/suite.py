@@ -34,7 +34,7 @@ class Suite:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the run as its suite.json gives them; empty where it does not."""
     train_corpus: str | None = None
-    """Corpus it was trained on, if its suite.json says."""
+    """Corpus it was trained on, if its suite.json says, as it was given there."""
     skipped: tuple[str, ...] = ()
     """Sub-folders or branches whose names match no checkpoint pattern."""
 
@@ -56,17 +56,13 @@ class Suite:
             if limit < 1:
                 raise UsageError(f"limit {limit}: wanted at least 1 checkpoint")
             chosen = chosen[:limit]
-        first = {c.duplicate_of or c.key: c.key for c in reversed(chosen)}
-        relinked = tuple(
-            dataclasses.replace(
-                c,
-                duplicate_of=None
-                if first[c.duplicate_of or c.key] == c.key
-                else first[c.duplicate_of or c.key],
-            )
-            for c in chosen
-        )
-        return dataclasses.replace(self, checkpoints=relinked)
+        first: dict[str, str] = {}
+        relinked = []
+        for checkpoint in chosen:
+            original = first.setdefault(checkpoint.duplicate_of or checkpoint.key, checkpoint.key)
+            same = None if original == checkpoint.key else original
+            relinked.append(dataclasses.replace(checkpoint, duplicate_of=same))
+        return dataclasses.replace(self, checkpoints=tuple(relinked))
 
     def _nearest(self, step: int) -> str:
         there = sorted(

@@ -161,3 +161,25 @@ def test_batches_that_disagree_about_the_onset_widen_its_interval() -> None:
     assert alone is not None
     assert both is not None
     assert both[1] - both[0] > alone[1] - alone[0]
+
+
+def test_a_loss_that_falls_to_the_end_has_no_best_to_follow() -> None:
+    curve = like_the_paper(onset=120_000)
+    falling = -0.4 * X
+    nll = {k: v + falling for k, v in curve.variant_nll_nats.items()}
+    report = detect_phases(replace(curve, fp32_nll_nats=curve.fp32_nll_nats + falling, variant_nll_nats=nll))
+    assert report.convergence_step is None
+    assert [p.phase for p in report.phases] == [1, 3]
+    best = next(e for e in report.predictors.events if e.event == "fp32_best")
+    assert best.step is None
+    assert "end of the run" in str(best.reason)
+
+
+def test_long_tables_are_thinned_and_answered_at_checkpoints() -> None:
+    step = even_steps(3000, last=150_000)
+    case = build(np.random.default_rng(1), step, kinked(step / step[-1], 0.6, 5, 0.02, 0.09))
+    report = detect_phases(case.curve)
+    assert report.onset_step in set(step.tolist())
+    assert report.onset_ci is not None
+    assert report.onset_ci[0] <= 90_000 <= report.onset_ci[1]
+    assert report.onset_ci[1] - report.onset_ci[0] < 10_000

@@ -43,6 +43,6 @@ def test_error_and_coverage_of_every_kind_of_onset() -> None:
 
 
 def test_simulated_noise_is_that_of_the_measured_trajectory() -> None:
-    """0.0029 to 0.0041 over the parts of the measured run; second differences of white noise have variance 6."""
+    """The measured run has 0.0029 to 0.0041; second differences of white noise have variance 6."""
     gaps = [simulate("null/linear", seed).curve.gap("int4")[-100:] for seed in range(20)]
     assert 0.0029 < np.median([np.diff(g, 2).std() / np.sqrt(6) for g in gaps]) < 0.0041

@@ -45,9 +45,11 @@ def loss_kernel(
     logits_ptr,  # float32 (V, P, K); raw products where SCALED
     scale_ptr,  # float32 (V, K): what a raw product is multiplied by
     target_ptr,  # int64 (P)
-    sums_ptr,  # float32 (6, V, P): log-sum, target's logit, E_0[y], E_0[h], c, 1 where the baseline's top is the top
+    sums_ptr,  # float32 (6, V, total), from column `offset` on: log-sum, target's logit, E_0[y], E_0[h], c, 1 where the baseline's top is the top
     predictions,  # P
     vocabulary,  # K
+    offset,
+    total_predictions,
     V: tl.constexpr,
     OTHERS: tl.constexpr,  # V - 1 rounded up to a power of two
     SCALED: tl.constexpr,
@@ -97,15 +99,15 @@ def loss_kernel(
             y = tl.where(inside & present, logit_0 - logit - c, 0.0)
             sum_y = sum_y * shrink + tl.sum(p_0 * y, axis=1, keep_dims=True)
             sum_h = sum_h * shrink + tl.sum(p_0 * _exp_residue(y), axis=1, keep_dims=True)
-    out_0 = sums_ptr + prediction + zero
-    height = V * predictions
+    out_0 = sums_ptr + offset + prediction + zero
+    height = V * total_predictions.to(tl.int64)
     tl.store(out_0, top_0 + tl.log(total_0))
     tl.store(out_0 + height, at_target_0)
     for i in tl.static_range(2, 5):
         tl.store(out_0 + i * height, tl.zeros((1, 1), dtype=tl.float32))
     tl.store(out_0 + 5 * height, zero + 1.0)
     if V > 1:
-        out = sums_ptr + v * predictions + prediction
+        out = sums_ptr + v * total_predictions + offset + prediction
         tl.store(out, top + tl.log(total), mask=present)
         tl.store(out + height, at_target, mask=present)
         tl.store(out + 2 * height, sum_y / total_0, mask=present)

@@ -54,7 +54,8 @@ def add_norm(
         norm.gain, norm.shift, norm.power, outs[0],
         norm2.gain, norm2.shift, norm2.power, outs[-1],
         rows // variants, three, width, eps,
-        ADDS=len(adds), NORMS=len(norms), BIAS=bool(adds) and adds[0].bias is not None,
+        ADDS=len(adds), NORMS=len(norms), BIAS=first is not None and first.bias is not None,
+        BIAS2=second is not None and second.bias is not None,
         BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8,
     )  # fmt: skip
 
@@ -110,22 +111,29 @@ def attention(
     )  # fmt: skip
 
 
-def score(
-    logits: Tensor, targets: Tensor, scale: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """nll, KL, top-1 agreement and change of the target's probability, each float32 (V, P).
+def empty_sums(variants: int, predictions: int, device: torch.device) -> Tensor:
+    """What :func:`score` fills and :func:`scores` reads."""
+    return torch.empty(6, variants, predictions, dtype=torch.float32, device=device)
 
-    ``logits`` is float32 (V, P, vocabulary), ``targets`` int64 (P); with ``scale`` (float32 (V, vocabulary)) they are
-    raw. Variant 0 is the baseline of the last three. Where logits are not finite, all four are NaN: the definitions of
-    ``evaluate.compare``.
+
+def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: Tensor | None = None) -> None:
+    """Reduces ``logits`` (float32 (V, P, vocabulary)) against ``targets`` (int64 (P)) to columns ``first`` to first + P
+    of ``sums``. With ``scale`` (float32 (V, vocabulary)) the logits are raw.
     """
     variants, predictions, vocabulary = logits.shape
-    sums = torch.empty(6, variants, predictions, dtype=torch.float32, device=logits.device)
     loss_kernel[(predictions,)](
-        logits, sums if scale is None else scale, targets, sums, predictions, vocabulary,
+        logits, sums if scale is None else scale, targets, sums, predictions, vocabulary, first, sums.shape[2],
         V=variants, OTHERS=triton.next_power_of_2(max(1, variants - 1)), SCALED=scale is not None,
         BLOCK=min(1024, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
+
+
+def scores(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """nll (float64), KL, top-1 agreement and change of the target's probability (float32), each (V, P).
+
+    Variant 0 is the baseline of the last three. Where logits are not finite, all four are NaN: the definitions of
+    ``evaluate.compare``.
+    """
     log_sum, at_target, mean_y, mean_h, c, agrees = sums.double()
     log_p = at_target - log_sum
     p = log_p.exp()
@@ -137,7 +145,7 @@ def score(
     broken = ~(torch.isfinite(log_p) & torch.isfinite(log_p[:1]))
     kl.masked_fill_(broken, torch.nan)
     agrees.masked_fill_(broken, torch.nan)
-    return -log_p.float(), kl.float(), agrees.float(), (p - p[:1]).float()
+    return -log_p, kl.float(), agrees.float(), (p - p[:1]).float()
 
 
 def _raw(raw: Raw | None, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:

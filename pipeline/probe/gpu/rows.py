@@ -46,6 +46,7 @@ def add_norm_kernel(
     ADDS: tl.constexpr,
     NORMS: tl.constexpr,
     BIAS: tl.constexpr,
+    BIAS2: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
@@ -56,7 +57,7 @@ def add_norm_kernel(
     if ADDS > 0:
         x += _true(raw_ptr, scale_ptr, bias_ptr, row, variant, column, inside, width, BIAS)
     if ADDS > 1:
-        x += _true(raw2_ptr, scale2_ptr, bias2_ptr, row, variant, column, inside, width, BIAS)
+        x += _true(raw2_ptr, scale2_ptr, bias2_ptr, row, variant, column, inside, width, BIAS2)
     if ADDS > 0:
         tl.store(x_ptr + row * width + column, x, mask=inside)
     centred = tl.where(inside, x - tl.sum(x, axis=0) / width, 0.0)

@@ -1,0 +1,12 @@
+import doctest
+import importlib
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "name", ["suites.revisions", "suites.settings", "corpus.grammar", "train.schedules", "spec", "errors"]
+)
+def test_examples_in_docstrings_hold(name):
+    result = doctest.testmod(importlib.import_module(f"pipeline.{name}"))
+    assert (result.failed, result.attempted > 0) == (0, True)

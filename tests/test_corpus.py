@@ -1,0 +1,240 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from pipeline.corpus import (
+    Docstrings,
+    Files,
+    HubDataset,
+    TokenFile,
+    documents,
+    evaluation_tokens,
+    held_out,
+    parse_corpus,
+    training_and_held_out,
+)
+from pipeline.corpus.docstrings import docstrings
+from pipeline.errors import UsageError
+from pipeline.spec import TokenShape
+
+SHAPE = TokenShape(batches=2, batch_size=3, seq_len=4)
+
+
+class Letters:
+    """One token per byte; the end of a document is 256."""
+
+    eos_token_id: int | None = 256
+
+    def __call__(self, text, *, add_special_tokens=True):
+        assert not add_special_tokens
+        return {"input_ids": [list(each.encode()) for each in text]}
+
+
+class Endless(Letters):
+    eos_token_id = None
+
+
+def save(folder, array):
+    np.save(folder / "ids.npy", array)
+    return TokenFile(str(folder / "ids.npy"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["docstrings", "file:a/**/*.txt", "tokens:/x/ids.npy", "hf:wikitext", "hf:org/set/config:test:body"],
+)
+def test_the_grammar_is_read_and_written_back(text):
+    assert str(parse_corpus(text)) == text
+
+
+def test_each_form_has_its_type():
+    assert parse_corpus("docstrings") == Docstrings()
+    assert parse_corpus("file:*.txt") == Files("*.txt")
+    assert parse_corpus("tokens:a.npy") == TokenFile("a.npy")
+    assert parse_corpus("hf:a/b:test:col") == HubDataset("a/b", "test", "col")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("docstring", "did you mean 'docstrings'"),
+        ("wikitext", "unknown corpus 'wikitext'"),
+        ("token:ids.npy", "did you mean 'tokens'"),
+        ("file:", "names nothing after 'file:'"),
+        ("tokens:", "names nothing"),
+        ("hf:a:b:c:d", "wanted hf:"),
+        ("hf:a::c", "wanted hf:"),
+        ("", "unknown corpus ''"),
+    ],
+)
+def test_a_corpus_outside_the_grammar_is_named(text, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        parse_corpus(text)
+
+
+def test_a_bare_path_gets_its_prefix_suggested(tmp_path):
+    path = tmp_path / "ids.npy"
+    path.touch()
+    with pytest.raises(UsageError, match=f"write 'tokens:{path}'"):
+        parse_corpus(str(path))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64])
+def test_tokens_are_taken_in_order(tmp_path, dtype):
+    found = evaluation_tokens(save(tmp_path, np.arange(100, dtype=dtype)), SHAPE, vocab_size=100)
+    assert found.array.dtype == np.int64
+    assert found.array.shape == (2, 3, 4)
+    assert found.array.flatten().tolist() == list(range(24))
+    assert found.sha256 == evaluation_tokens(save(tmp_path, np.arange(24)), SHAPE).sha256
+    assert found.sha256 != evaluation_tokens(save(tmp_path, np.arange(1, 25)), SHAPE).sha256
+
+
+def test_documents_are_joined_in_the_order_of_their_paths(tmp_path):
+    (tmp_path / "b.txt").write_text("second document, long enough")
+    (tmp_path / "a.txt").write_text("first")
+    (tmp_path / "empty.txt").write_text(" \n")
+    corpus = parse_corpus(f"file:{tmp_path}/*.txt")
+    ids = evaluation_tokens(corpus, SHAPE, Letters()).array.flatten().tolist()
+    assert ids == [*b"first", 256, *b"second document, l"]
+    ids = evaluation_tokens(corpus, SHAPE, Endless()).array.flatten().tolist()
+    assert ids == [*b"firstsecond document, lo"]
+
+
+def test_too_few_tokens_say_how_many_and_what_fits(tmp_path):
+    with pytest.raises(UsageError, match=r"has 13 tokens.*need 24: --batches 1 fits"):
+        evaluation_tokens(save(tmp_path, np.arange(13)), SHAPE)
+    with pytest.raises(UsageError, match=r"has 5 tokens.*smaller --batch-size or --seq-len"):
+        evaluation_tokens(save(tmp_path, np.arange(5)), SHAPE)
+    (tmp_path / "a.txt").write_text("short")
+    with pytest.raises(UsageError, match=r"has 6 tokens"):
+        evaluation_tokens(parse_corpus(f"file:{tmp_path}/a.txt"), SHAPE, Letters())
+
+
+@pytest.mark.parametrize(
+    ("array", "complaint"),
+    [
+        (np.arange(24.0), "float64 of shape"),
+        (np.zeros((6, 4), dtype=int), r"shape \(6, 4\): wanted a 1-D integer array"),
+        (np.arange(24) > 3, "bool of shape"),
+        (np.arange(24) - 1, "token id -1"),
+        (np.arange(24) + 300, r"token id 323: wanted 0 to 319"),
+    ],
+)
+def test_unusable_arrays_are_refused(tmp_path, array, complaint):
+    with pytest.raises(UsageError, match=complaint):
+        evaluation_tokens(save(tmp_path, array), SHAPE, vocab_size=320)
+
+
+def test_files_that_are_no_arrays_are_refused(tmp_path):
+    path = tmp_path / "ids.npy"
+    with pytest.raises(UsageError, match="no such file"):
+        evaluation_tokens(TokenFile(str(path)), SHAPE)
+    for content in (b"", b"not an array", b"\x93NUMPY\x01\x00"):
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="not a readable"):
+            evaluation_tokens(TokenFile(str(path)), SHAPE)
+    np.save(path, np.array([{"a": 1}]), allow_pickle=True)
+    with pytest.raises(UsageError, match="not a readable"):
+        evaluation_tokens(TokenFile(str(path)), SHAPE)
+
+
+def test_unusable_text_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no file matches"):
+        documents(parse_corpus(f"file:{tmp_path}/*.txt"))
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"a\.txt is not UTF-8"):
+        list(documents(parse_corpus(f"file:{tmp_path}/a.txt")))
+    np.save(tmp_path / "a.npy", np.arange(3))
+    with pytest.raises(UsageError, match=r"for token ids write tokens:"):
+        list(documents(parse_corpus(f"file:{tmp_path}/a.npy")))
+    with pytest.raises(UsageError, match=r"has no tokenizer.*tokens:FILE"):
+        evaluation_tokens(parse_corpus(f"file:{tmp_path}/a.txt"), SHAPE)
+    with pytest.raises(UsageError, match="holds token ids, not text"):
+        documents(TokenFile("x.npy"))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for split in ("train", "test"):
+        rows = [{"id": i, "title": f"t{i}", "body": f"{split} row {i}"} for i in range(5)] + [
+            {"id": 5, "title": "t", "body": ""}
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_data_set_is_read_by_split_and_column(dataset):
+    assert list(documents(HubDataset(str(dataset), "train", "body"))) == [f"train row {i}" for i in range(5)]
+    assert next(documents(HubDataset(str(dataset), None, "title"))) == "t0"
+    assert next(documents(HubDataset(str(dataset), None, "body"))) == "test row 0"
+    with pytest.raises(UsageError, match=r"wanted a split out of .*train"):
+        documents(HubDataset(str(dataset), "dev", "body"))
+    with pytest.raises(UsageError, match=r"wanted a column of strings .*title, body"):
+        documents(HubDataset(str(dataset), "train"))
+    with pytest.raises(UsageError, match=r"out of title, body"):
+        documents(HubDataset(str(dataset), "train", "id"))
+
+
+def test_an_unreachable_data_set_is_named(monkeypatch):
+    import datasets
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Couldn't reach it")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(UsageError, match=r"corpus hf:no/such: the data set cannot be reached"):
+        documents(HubDataset("no/such"))
+
+
+def test_one_part_of_a_name_may_be_the_configuration(monkeypatch):
+    import datasets
+
+    asked = []
+
+    def load(*arguments, **_):
+        asked.append(arguments)
+        if len(arguments) == 1:
+            raise ValueError("no such data set")
+        return {"test": [{"text": "hello"}]}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(documents(parse_corpus("hf:wikitext/raw"))) == ["hello"]
+    assert list(documents(parse_corpus("hf:org/set/raw:test"))) == ["hello"]
+    assert asked == [("wikitext/raw",), ("wikitext", "raw"), ("org/set", "raw")]
+
+
+def test_docstrings_evaluate_on_text_that_training_never_sees():
+    train, kept = training_and_held_out(documents(Docstrings()))
+    assert not set(train) & set(kept)
+    assert len(set(train)) == len(train)
+    share = sum(map(len, kept)) / sum(map(len, [*train, *kept]))
+    assert 0.07 < share < 0.13
+    assert sum(map(len, train)) > 5_000_000
+    ids = evaluation_tokens(Docstrings(), TokenShape(4, 4, 512), Letters()).array.flatten()
+    first = bytes(ids[: list(ids).index(256)].astype(np.uint8)).decode()
+    assert first == kept[0]
+    assert held_out(first)
+
+
+def test_docstrings_are_the_same_in_another_process():
+    code = (
+        "import hashlib, sys; from pipeline.corpus import corpus_sha256, documents, Docstrings;"
+        "sys.stdout.write(corpus_sha256(documents(Docstrings())));"
+        "assert not {'torch', 'scipy', 'polars'} & set(sys.modules)"
+    )
+    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    from pipeline.corpus import corpus_sha256
+
+    assert other == corpus_sha256(docstrings())
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    from pipeline.corpus import docstrings as module
+
+    monkeypatch.setattr(module.importlib, "util", SimpleNamespace(find_spec=lambda name: None))
+    with pytest.raises(UsageError, match="needs numpy, which is not installed"):
+        module.docstrings.__wrapped__()

@@ -36,7 +36,7 @@ def run_audit(options: AuditOptions) -> int:
 
     def on_survey(found: Survey) -> None:
         if found.done:
-            console.print(f"{len(found.done)} shards are there already; {len(found.missing)} to measure")
+            console.print(f"{len(found.done)} shards are there already; {len(found.to_measure)} to measure")
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
 

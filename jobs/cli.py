@@ -6,12 +6,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 import click
 
 from pipeline import __version__
 from pipeline.errors import CollapseError, UsageError, unknown_name
+
+# Threads of a parallel region that wait for the slowest must sleep, not spin: on a machine that does anything
+# else, spinning makes training several times slower. OpenMP reads this when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS = ("run", "audit", "reduce", "report", "status", "phases", "pretrain", "suites", "benchmark")
 """Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""

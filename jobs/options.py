@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,9 @@ import click
 
 from pipeline.errors import UsageError
 from pipeline.spec import DEFAULT_VARIANTS, GRAMMAR
+
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job's entry point."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -93,7 +97,13 @@ def absolute_out(text: str) -> Path:
     """The output folder as an absolute path; UsageError for a URL (none is supported yet)."""
     if "://" in text:
         raise UsageError(f"--out {text}: object stores are not supported yet; wanted a folder")
-    path = Path(text).expanduser().absolute()
+    path = Path(text).expanduser()
+    if SUBMITTED_JOB in os.environ and not path.is_absolute():
+        raise UsageError(
+            f"--out {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
+            "wanted an absolute path on storage that every node shares"
+        )
+    path = path.absolute()
     if path.exists() and not path.is_dir():
         raise UsageError(f"--out {text} is a file: wanted a folder")
     return path

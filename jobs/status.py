@@ -27,7 +27,6 @@ def command(directory: str, as_json: bool) -> None:
         state = {"suite": plan.suite, "expected": len(plan.checkpoints), **dataclasses.asdict(found)}
         click.echo(json.dumps(state | {"duplicates": duplicates}))
         return
-    untried = [key for key in found.missing if key not in found.failed and key not in found.corrupt]
     console.print(
         f"{plan.suite}: {len(found.done)} done, {len(found.failed)} failed, {len(found.stale)} stale, "
         f"{len(found.missing)} missing of {len(plan.checkpoints)}",
@@ -41,5 +40,6 @@ def command(directory: str, as_json: bool) -> None:
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
-    if untried:
-        console.print(f"  not measured yet: {', '.join(untried[:8])}{', ...' if len(untried) > 8 else ''}")
+    if found.missing:
+        more = ", ..." if len(found.missing) > 8 else ""
+        console.print(f"  not measured yet: {', '.join(found.missing[:8])}{more}", markup=False)

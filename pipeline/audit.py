@@ -145,7 +145,7 @@ class _Ledger:
         self._total = len(plan.checkpoints)
         self._done = set(found.done)
         self._started = time.monotonic()
-        missing = set(found.missing)
+        missing = set(found.to_measure)
         copies: dict[str, list[str]] = {}
         for checkpoint in plan.checkpoints:
             if checkpoint.duplicate_of is not None:

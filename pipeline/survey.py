@@ -14,18 +14,23 @@ from pipeline.shards import RunFolder, RunPlan
 
 @dataclass(frozen=True)
 class Survey:
-    """Keys by state; every expected key is in exactly one of done, stale and missing."""
+    """Keys by state; every expected key is in exactly one of done, stale, failed and missing."""
 
     done: tuple[str, ...]
     """Sealed shards of this measurement and of these weights."""
     stale: dict[str, tuple[str, ...]]
     """Shards of another measurement or of other weights: the fields that differ, as ``name: there -> wanted``."""
-    missing: tuple[str, ...]
-    """No shard that can be trusted: to be measured."""
-    corrupt: dict[str, str]
-    """The missing ones whose file is there but truncated or altered, with the reason."""
     failed: dict[str, str]
-    """The missing ones that were tried and failed, with the reason."""
+    """Tried, without a shard: the reason."""
+    missing: tuple[str, ...]
+    """No shard that can be trusted, and no reason why."""
+    corrupt: dict[str, str]
+    """Those of the failed and missing whose file is there but truncated or altered: what is wrong with it."""
+
+    @property
+    def to_measure(self) -> tuple[str, ...]:
+        """Keys without a shard that can be trusted, in the order of their names."""
+        return tuple(sorted([*self.failed, *self.missing]))
 
     def refuse_stale(self, folder: RunFolder) -> None:
         """StaleShardsError naming what differs and the ways out, if anything is stale."""
@@ -57,13 +62,13 @@ def survey(folder: RunFolder, plan: RunPlan) -> Survey:
             stale[key] = (f"weights: {shard.content_id[:12]} -> {wanted[key].content_id[:12]}",)
         elif key in wanted:
             done.append(key)
-    missing = tuple(key for key in wanted if key not in set(done) and key not in stale)
+    absent = wanted.keys() - set(done) - stale.keys()
     return Survey(
         done=tuple(done),
         stale=stale,
-        missing=missing,
+        failed={key: failures[key] for key in wanted if key in absent and key in failures},
+        missing=tuple(key for key in wanted if key in absent and key not in failures),
         corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
-        failed={key: failures[key] for key in missing if key in failures},
     )
 
 

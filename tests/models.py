@@ -66,6 +66,7 @@ def save_tiny_suite(architecture: str, folder: Path, names: list[str], **setting
 
 def write_text_corpus(folder: Path) -> str:
     """Writes 200 documents of made-up words (60 kB) and returns them as a ``file:`` corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghij", k=draw.randint(2, 7))) for _ in range(300)]
     for number in range(200):

@@ -1,6 +1,6 @@
 """One run's losses over its checkpoints: the only input that the phase rules read.
 
-gap = exp(nll_variant - nll_fp32) - 1, the relative perplexity increase (DESIGN section 4).
+gap = exp(nll_variant - nll_fp32) - 1, the relative perplexity increase.
 """
 
 from __future__ import annotations

@@ -1,31 +1,55 @@
-"""Convergence, onset and phases of one trajectory: the rules, the same for every run.
+"""Convergence, onset and phases of one trajectory: the rules.
 
-Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss enter no fit and are counted; so
-are, silently, rows in the first 1 % of the run (nearly untrained weights follow other laws).
+Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss enter no fit and are
+counted; rows in the first 1 % of the run enter none either (nearly untrained weights follow other laws).
 
-Rules, written before any result:
+Rules and thresholds, the same for every run; they were chosen on simulated curves alone:
 
-1. Convergence: the first checkpoint after which no later tenth of the run averages more than 0.005 nats below
-   the smooth FP32 loss there, if at least 15 % of the run is left. A late rise does not undo it, a later lower
-   plateau does. Otherwise: not converged. (`convergence`)
-2. Onset: the knot at which the gap's growth rate jumps up, under a family of models with one knot: a line, an
-   early transient or saturating growth, a sharp or a soft start, growth that slows again later; on the scale of
-   the gap, of nats or of the log gap, whichever fits. The point is the median and the interval the equal-tailed
-   one of the knot's posterior, rounded outward to checkpoints. (`onset`, `hinges`)
-3. It is an onset only if (a) curves without one, simulated from the best of them (flat, straight, saturating,
-   transient, steadily accelerating, exponential) with this curve's noise, show evidence as strong in at most 3 %
-   of cases; (b) growth after it is at least twice the growth just before, on the fitted scale; (c) the gap rises
-   afterwards by at least 0.002 and three standard errors. Otherwise: no onset, and the reason.
-   Hence growth that accelerates at a constant pace (exponential, quadratic) is not an onset by itself: there is
-   no step after which it takes off.
-4. Phase 1 runs until convergence, 2 from there until the onset, 3 from the onset on. An onset before convergence
-   (or without) ends phase 1 and leaves no phase 2; without an onset there is no phase 3.
-5. The onset follows an event when that event alone lies within the interval of their difference, widened by one
-   checkpoint; if several do, the data cannot tell; if none does, none. (`events`)
+1. Convergence: the first checkpoint after which no later tenth of the run averages more than 0.005 nats
+   below the smooth FP32 loss there, if at least 15 % of the run is left. A late rise does not undo it, a
+   later lower plateau does. Otherwise: not converged. (`convergence`)
+2. Onset: the knot at which the gap's growth rate jumps up, under a family of models with one knot: a line,
+   an early transient or saturating growth, a sharp or a soft start, growth that slows again later; on the
+   scale of the gap, of nats or of the log gap, whichever fits. The point is the median and the interval the
+   equal-tailed one of the knot's posterior, rounded outward to checkpoints. (`onset`, `hinges`)
+3. It is an onset only if (a) curves without one, simulated from the best of them (flat, straight,
+   saturating, transient, steadily accelerating, exponential) with this curve's noise, show evidence as
+   strong in at most 3 % of cases; (b) growth after it is at least twice the growth just before, on the
+   fitted scale; (c) the gap rises afterwards by at least 0.002 and three standard errors. Otherwise: no
+   onset, and the reason. Hence growth that accelerates at a constant pace (exponential, quadratic) is not
+   an onset by itself: there is no step after which it takes off.
+4. Phase 1 runs until convergence, 2 from there until the onset, 3 from the onset on. An onset before
+   convergence (or without) ends phase 1 and leaves no phase 2; without an onset there is no phase 3.
+5. The onset follows an event when that event alone lies within the interval of their difference, widened by
+   one checkpoint; if several do, the data cannot tell; if none does, none. (`events`)
 
-Uncertainty: the noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its own
-residuals. Where losses per batch are known, fits are repeated on a paired block bootstrap over batches (the same
-batches for all steps and variants) and the posteriors pooled, which adds the spread between texts.
+Uncertainty: the noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its
+own residuals. Where losses per batch are known, fits are repeated on a paired block bootstrap over batches
+(the same batches for all steps and variants) and the posteriors pooled, which adds the spread between
+texts.
+
+Measured on simulated curves, 100 of each kind, noise 0.0033 as in the measured 3 M parameter trajectory
+(its gap's second differences), 154 checkpoints unless short; `python -m tests.analysis.simulate 100`
+repeats it:
+
+- Without an onset, 23 kinds: an onset is claimed in 0.8 % of all 2,300 curves; at most 4 % of a kind
+  (accelerating as step^2), 3 % exponential, 2 % flat with memory 0.3 to 0.6, 2 % straight with 10 to 40
+  rows.
+- Gap 2 % to 9 %, onset anywhere from 25 % to 85 % of the run. Growth times 3: found in 97 %, median error
+  1.5 checkpoints, interval covers in 93 % of all curves (a miss counts as not covering). Times 5, 10, 50,
+  from zero: found in 99 % or more, error 0.7 to 1.1, covers 99 %. Gap 8 % to 17 %: 100 %, 0.7, 100 %.
+- Gap 11 % to 517 %, straight or exponential pieces, sharp or soft, times 3 to infinity: 100 %, 0.2 to 0.3,
+  100 %.
+- With an early transient 93 %, 1.0, 89 % (the misses start before 30 % of the run); memory 0.3 96 %, 1.2,
+  93 %; noise in proportion to the gap, heavy tails, NaN tail, late FP32 rise: 99 % or more, 0.5 to 1.0, 98
+  % or more; 40 rows: 90 %, 0.6, 89 %.
+- Too faint at this noise: gap 2 % to 9 % whose exponential rate changes, times 3: found in 73 %, error 2.8;
+  times 5 and more: 81 %, error 2.0; of the 154 intervals given 153 cover. A curve like that differs from a
+  steady acceleration by less than the noise when it starts early.
+
+Known weaknesses, also measured: noise with memory 0.8 (4 % claimed) is borne, a gap that wanders like a
+random walk is not (43 % claimed). Short tables lose power: of onsets times 10, 68 % are found with 24
+rows, 60 % with 16, where three intervals in four cover; under 12 rows none is looked for.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     plan = folder.read_plan()
     found = survey(folder, plan)
     found.refuse_stale(folder)
-    if not found.done or (found.missing and not allow_missing):
+    if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
     shards = [folder.read_shard(c.key) for c in plan.checkpoints if c.key in done]
@@ -60,7 +60,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         **analysis,
         "duplicates": {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of},
         "failures": found.failed,
-        "missing": list(found.missing),
+        "missing": list(found.to_measure),
         "skipped": list(plan.skipped),
         "notes": {shard.key: list(shard.notes) for shard in shards if shard.notes},
         "corpus": plan.corpus,
@@ -110,9 +110,10 @@ def _analyse(
 
 def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
     names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
-    shown = ", ".join(names[key] for key in found.missing[:8]) + (", ..." if len(found.missing) > 8 else "")
+    absent = found.to_measure
+    shown = ", ".join(names[key] for key in absent[:8]) + (", ..." if len(absent) > 8 else "")
     return (
-        f"{folder}: {len(found.missing)} of {len(plan.checkpoints)} checkpoints have no shard ({shown}); "
+        f"{folder}: {len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({shown}); "
         "run the audit again to measure them, or pass --allow-missing to report without them"
     )
 

@@ -29,7 +29,7 @@ def build_report(
 ) -> str:
     """The report as one self-contained HTML document (about 1.1 MB) that opens without a network.
 
-    trajectory: one row per step, columns as in DESIGN section 5. tensors: one row per step, variant and
+    trajectory: one row per step, columns as the reduction writes them. tensors: one row per step, variant and
     quantized tensor (``step, variant, name, relative_error``); may be empty. report: ``report.json``.
     provenance: versions, fingerprint, settings, commands, as nested JSON values; credentials in it are
     hidden. Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.

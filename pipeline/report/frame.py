@@ -83,7 +83,7 @@ class Frame:
 
 
 def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
-    """The frame of ``trajectory`` (DESIGN section 5; all columns but ``step`` and the nll are optional)."""
+    """The frame of ``trajectory`` (all columns but ``step`` and the nll are optional)."""
     gone = tuple(sorted(set(_missing_steps(report.get("missing"))) - set(trajectory["step"].to_list())))
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:

@@ -58,7 +58,9 @@ def block_weights(model: Any, architecture: str) -> list[torch.nn.Parameter]:
     return [
         parameter
         for name, parameter in model.named_parameters()
-        if name.endswith(".weight") and parameter.dim() == 2 and any(part in names for part in name.split("."))
+        if name.endswith(".weight")
+        and parameter.dim() == 2
+        and any(part in names for part in name.split("."))
     ]
 
 
@@ -81,7 +83,11 @@ def reference_nll(folder: Path, architecture: str, variant: Variant, tokens: np.
     for batch in torch.from_numpy(tokens):
         with torch.no_grad():
             log_p = torch.log_softmax(model(input_ids=batch).logits[:, :-1], dim=-1)
-        picked = [log_p[i, j, batch[i, j + 1]].item() for i in range(batch.shape[0]) for j in range(batch.shape[1] - 1)]
+        picked = [
+            log_p[i, j, batch[i, j + 1]].item()
+            for i in range(batch.shape[0])
+            for j in range(batch.shape[1] - 1)
+        ]
         losses.append(-math.fsum(picked) / len(picked))
     return losses
 
@@ -107,7 +113,9 @@ def test_divergences_agree_with_their_definitions(architecture: str, tmp_path: P
     tokens = random_tokens()
     measured = probe(folder, tokens)
     ids = torch.from_numpy(tokens.reshape(-1, SHAPE.seq_len))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager"
+    ).eval()
     base = torch.log_softmax(model(input_ids=ids).logits[:, :-1], -1).detach()
     for weight in block_weights(model, architecture):
         transposed = architecture == "gpt2"
@@ -162,7 +170,9 @@ def test_a_tied_head_is_quantized_as_a_copy(tmp_path: Path) -> None:
     measured = probe(folder, tokens).results[3]
     assert measured.batch_nll_nats == pytest.approx(reference_nll(folder, "qwen3", head, tokens), abs=2e-6)
     assert measured.tensors[-1].name == "lm_head"
-    assert [t.name for t in measured.tensors[:-1]] == [t.name for t in probe(folder, tokens).results[1].tensors]
+    assert [t.name for t in measured.tensors[:-1]] == [
+        t.name for t in probe(folder, tokens).results[1].tensors
+    ]
 
 
 def test_padding_rows_of_the_vocabulary_count_in_no_statistic(tmp_path: Path) -> None:

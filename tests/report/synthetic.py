@@ -21,7 +21,7 @@ def steps(last: int = 1430) -> list[int]:
 
 
 def trajectory(at: list[int] | None = None, variants: tuple[str, ...] = ("int8", "int4")) -> pl.DataFrame:
-    """One row per step, columns as in DESIGN section 5."""
+    """One row per step, with the columns of a reduction."""
     rng = np.random.default_rng(0)
     at = steps() if at is None else at
     rows = []

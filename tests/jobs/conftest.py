@@ -1,0 +1,57 @@
+"""Small suites and commands for the tests of the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+from tests.models import VOCAB, save_tiny_suite
+
+MEASURE = ("--batches", "4", "--batch-size", "2", "--seq-len", "32", "--workers", "1")
+"""A quarter of a thousand tokens on one worker: what a test pays is mostly a worker's imports."""
+
+
+@pytest.fixture
+def run(ray_cluster: None) -> Callable[..., Result]:
+    """Runs a command in this process, on the session's Ray cluster."""
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tokens_file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A ``tokens:`` corpus of random ids."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.npy"
+    np.save(path, np.random.default_rng(0).integers(0, VOCAB, 4096))
+    return f"tokens:{path}"
+
+
+@pytest.fixture
+def llama_suite(tmp_path: Path) -> Path:
+    """Six distinct random Llama checkpoints, steps 0 to 50."""
+    return save_tiny_suite("llama", tmp_path / "llama", [f"step{step}" for step in range(0, 60, 10)])
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """Starts a command as a process of its own, in its own session, with its own Ray cluster."""
+    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+
+
+def trajectory(out: Path) -> pl.DataFrame:
+    return pl.read_parquet(out / "tables" / "trajectory.parquet")

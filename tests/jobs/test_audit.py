@@ -1,0 +1,254 @@
+"""The audit of local folders: what is measured, what fails, what exits how."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import Result
+
+from pipeline.files import unseal
+from tests.jobs.conftest import MEASURE, trajectory
+from tests.models import VOCAB, save_tiny_model
+
+Run = Callable[..., Result]
+
+
+def damage(suite: Path) -> None:
+    """Truncates step10, puts a NaN into step20 and makes step50 a copy of step40."""
+    truncated = suite / "step10" / "model.safetensors"
+    truncated.write_bytes(truncated.read_bytes()[:5000])
+    path = suite / "step20" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.nan
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    shutil.rmtree(suite / "step50")
+    shutil.copytree(suite / "step40", suite / "step50")
+
+
+def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    damage(llama_suite)
+    out = tmp_path / "out"
+    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert result.exit_code == 1
+    failed = [line for line in result.stderr.splitlines() if line.startswith("failed:")]
+    assert len(failed) == 2
+    assert "step10: " in failed[0]
+    assert "truncated" in failed[0]
+    assert "step20: tensor model.layers.0.mlp.up_proj.weight holds 1 NaN" in failed[1]
+    assert "duplicate: step50 has the same content as step40" in result.stderr
+    steps = [0, 30, 40, 50]
+    assert sorted(p.stem for p in (out / "shards" / "audit").glob("*.arrow")) == [
+        f"step{s:09d}" for s in steps
+    ]
+
+    status = json.loads(run("status", out, "--json").stdout)
+    assert sorted(status["failed"]) == ["step000000010", "step000000020"]
+    assert status["duplicates"] == {"step000000050": "step000000040"}
+
+    refused = run("reduce", out)
+    assert refused.exit_code == 1
+    assert "step10, step20" in refused.stderr
+    assert not (out / "tables").exists()
+
+    allowed = run("reduce", out, "--allow-missing")
+    assert allowed.exit_code == 0, allowed.output
+    report = json.loads((out / "report.json").read_text())
+    assert report["missing"] == ["step000000010", "step000000020"]
+    assert set(report["failures"]) == {"step000000010", "step000000020"}
+    assert trajectory(out)["duplicate_of"].to_list() == [None, None, None, "step000000040"]
+
+
+def test_a_duplicate_repeats_the_numbers_of_its_original(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    damage(llama_suite)
+    out = tmp_path / "out"
+    run("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
+    original, copy = (unseal(out / "shards" / "audit" / f"step{s:09d}.arrow") for s in (40, 50))
+    same = [name for name in original.column_names if name not in ("revision", "step", "duplicate_of")]
+    assert original.select(same).equals(copy.select(same))
+    assert set(copy["duplicate_of"].to_pylist()) == {"step000000040"}
+    assert json.loads(original.schema.metadata[b"duplicates"]) == ["step000000050"]
+
+
+def test_the_failed_ones_are_measured_once_they_are_mended(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    good = (llama_suite / "step10" / "model.safetensors").read_bytes()
+    damage(llama_suite)
+    audit = (
+        "audit",
+        llama_suite,
+        "--corpus",
+        tokens_file,
+        "--out",
+        tmp_path / "out",
+        "--limit",
+        "2",
+        *MEASURE,
+    )
+    assert run(*audit).exit_code == 1
+    (llama_suite / "step10" / "model.safetensors").write_bytes(good)
+    again = run(*audit)
+    assert again.exit_code == 0, again.output
+    assert "1 shards are there already; 1 to measure" in again.stdout
+    assert json.loads(run("status", tmp_path / "out", "--json").stdout)["failed"] == {}
+
+
+def test_another_measurement_in_the_same_folder_is_refused_until_replaced(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    audit = (
+        "audit",
+        llama_suite,
+        "--corpus",
+        tokens_file,
+        "--out",
+        tmp_path / "out",
+        "--limit",
+        "2",
+        *MEASURE,
+    )
+    assert run(*audit).exit_code == 0
+    other = (*audit, "--variant", "int3-g32-sym", "--batches", "2")
+    refused = run(*other)
+    assert refused.exit_code == 2
+    for part in ("shape.batches: 4 -> 2", "int3-g32-sym", "--out", "--replace-stale"):
+        assert part in refused.stderr
+    assert run(*audit).exit_code == 0, "the refused request must leave the folder as it was"
+    replaced = run(*other, "--replace-stale")
+    assert replaced.exit_code == 0, replaced.output
+    assert run("reduce", tmp_path / "out", "--allow-missing").exit_code == 0
+    assert "int3_g32_sym_gap" in trajectory(tmp_path / "out").columns
+
+    save_tiny_model("llama", llama_suite / "step10", seed=99)
+    refused = run(*other)
+    assert refused.exit_code == 2, "other weights under an old name must not pass for measured"
+    assert "step000000010" in refused.stderr
+    assert "weights:" in refused.stderr
+
+
+def test_damaged_shards_are_measured_again_and_said_so(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    audit = (
+        "audit",
+        llama_suite,
+        "--corpus",
+        tokens_file,
+        "--out",
+        tmp_path / "out",
+        "--limit",
+        "4",
+        *MEASURE,
+    )
+    assert run(*audit).exit_code == 0
+    run("reduce", tmp_path / "out")
+    before = trajectory(tmp_path / "out")
+    shards = sorted((tmp_path / "out" / "shards" / "audit").iterdir())
+    whole = shards[0].read_bytes()
+    shards[0].write_bytes(whole[:-100])
+    shards[1].write_bytes(b"")
+    flipped = bytearray(shards[2].read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    shards[2].write_bytes(flipped)
+    assert run("reduce", tmp_path / "out").exit_code == 1, "a damaged shard must never be reduced"
+    again = run(*audit)
+    assert again.exit_code == 0
+    assert "3 measured, 1 were there" in again.stdout
+    for shard in shards[:3]:
+        assert re.search(f"redone: .*{shard.name}", again.stderr)
+    assert run("reduce", tmp_path / "out").exit_code == 0
+    assert trajectory(tmp_path / "out").equals(before)
+
+
+def test_a_first_look_and_the_whole_run_share_a_folder(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", tmp_path / "out", *MEASURE)
+    assert run(*audit, "--limit", "2").exit_code == 0
+    assert "4 measured, 2 were there" in run(*audit).stdout
+    nothing_to_do = run(*audit, "--steps", "30")
+    assert nothing_to_do.exit_code == 0
+    assert "0 measured" in nothing_to_do.stdout
+    assert run("reduce", tmp_path / "out").exit_code == 0
+    assert trajectory(tmp_path / "out")["step"].to_list() == [0, 10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("audit", "tinny", "--out", "{out}"), "did you mean 'tiny'"),
+        (("audit", "{tmp}/lama", "--out", "{out}"), "llama"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--steps", "11", "--out", "{out}"), "0, 10, 20"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--steps", "a", "--out", "{out}"), "whole numbers"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--variant", "int9", "--out", "{out}"), "int{2..8}"),
+        (("audit", "{suite}", "--corpus", "docstring", "--out", "{out}"), "docstrings"),
+        (("audit", "{suite}", "--corpus", "docstrings", "--seq-len", "32", "--out", "{out}"), "no tokenizer"),
+        (("audit", "{suite}", "--seq-len", "32", "--out", "{out}"), "no tokenizer"),
+        (
+            ("audit", "{suite}", "--corpus", "tokens:nowhere.npy", "--seq-len", "32", "--out", "{out}"),
+            "nowhere.npy",
+        ),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--seq-len", "64", "--out", "{out}"), "8192|8,192"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--seq-len", "65", "--out", "{out}"), "at most 64"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--batches", "0", "--out", "{out}"), "at least 1"),
+        (
+            ("audit", "{suite}", "--corpus", "{tokens}", "--device", "gpu", "--out", "{out}"),
+            "auto, cpu or cuda",
+        ),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--out", "{tokens_path}"), "is a file"),
+        (("reduce", "{tmp}"), "no run in"),
+        (("reduce", "{out}"), "no run in"),
+        (("report", "{tmp}"), "reduce"),
+        (("status", "{tmp}"), "no run in"),
+        (("phases", "{tmp}/nowhere.csv"), "does not exist"),
+        (("phases", "{suite}"), r"\.csv"),
+        (("pretrain", "tinny", "--out", "{out}"), "tiny"),
+        (("suites", "nowhere"), "unknown suite"),
+        (("audot",), "did you mean 'audit'"),
+    ],
+)
+def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    names = {
+        "out": tmp_path / "out", "tmp": tmp_path, "suite": llama_suite, "tokens": tokens_file,
+        "tokens_path": tokens_file.removeprefix("tokens:"),
+    }  # fmt: skip
+    result = run(*(argument.replace("{2..8}", "").format(**names) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert re.search(message, result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_submitted_job_refuses_a_relative_out(
+    run: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
+    assert result.exit_code == 2
+    assert "thrown away" in result.stderr
+
+
+def test_token_ids_outside_the_vocabulary_are_refused_before_any_work(
+    run: Run, llama_suite: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "t.npy", np.full(4096, VOCAB))
+    result = run(
+        "audit", llama_suite, "--corpus", f"tokens:{tmp_path}/t.npy", "--out", tmp_path / "out", *MEASURE
+    )
+    assert result.exit_code == 2
+    assert str(VOCAB) in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,212 @@
+"""Real processes killed in the middle: nothing measured is lost, and the numbers come out the same, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from pipeline.driver import MAX_ATTEMPTS, Layout, Outcome, drive
+from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from tests.jobs.conftest import start, trajectory
+from tests.models import save_tiny_suite
+from tests.workers import PoisonWorker
+
+Run = Callable[..., Result]
+SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "1")
+N_CHECKPOINTS = 12
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults") / "suite"
+    return save_tiny_suite("gpt_neox", folder, [f"step{n}" for n in range(N_CHECKPOINTS)])
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output of a run that nothing happened to."""
+    from click.testing import CliRunner
+
+    from jobs.cli import main
+
+    out = tmp_path_factory.mktemp("undisturbed")
+    for arguments in (["audit", suite, "--corpus", tokens_file, "--out", out, *SIZE], ["reduce", out]):
+        assert CliRunner().invoke(main, [str(argument) for argument in arguments]).exit_code == 0
+    return out
+
+
+def wait_for(
+    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def shards(out: Path) -> list[Path]:
+    return sorted((out / "shards" / "audit").glob("*.arrow"))
+
+
+def probe_workers() -> Iterator[int]:
+    """Process ids of this machine's busy probe workers (Ray titles them by the task they are on)."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if title.startswith(b"ray::step"):
+                yield int(entry.name)
+
+
+def in_background(action: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_interrupted_killed_and_resumed_equals_undisturbed(
+    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    with start(*audit) as first:
+        wait_for(lambda: len(shards(out)) >= 1, first)
+        refused = run(*audit)
+        assert refused.exit_code == 2
+        assert f"in use by process {first.pid} on" in refused.stderr
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 130, said
+    assert "the same command resumes" in said
+    done = len(shards(out))
+    assert done < N_CHECKPOINTS, "it was meant to be interrupted in the middle"
+    with start(*audit) as second:
+        wait_for(lambda: len(shards(out)) > done, second)
+        second.kill()
+        second.wait()
+    kept = {path.name: path.read_bytes() for path in shards(out)}
+    assert len(kept) < N_CHECKPOINTS
+    resumed = run(*audit)
+    assert resumed.exit_code == 0, resumed.output
+    for name, content in kept.items():
+        assert (out / "shards" / "audit" / name).read_bytes() == content, "a finished shard was touched"
+    assert not list(out.rglob(".*.tmp"))
+    assert run("reduce", out).exit_code == 0
+    assert trajectory(out).equals(trajectory(undisturbed))
+
+
+def test_a_killed_worker_costs_nothing_but_time(
+    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: len(shards(out)) >= 2)
+        wait_for(lambda: any(True for _ in probe_workers()))
+        killed.append(next(probe_workers()))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = in_background(kill)
+    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    killer.join(timeout=10)
+    assert killed
+    assert result.exit_code == 0, result.output
+    assert f"{N_CHECKPOINTS} measured" in result.stdout
+    assert run("reduce", out).exit_code == 0
+    assert trajectory(out).equals(trajectory(undisturbed))
+
+
+def tasks(n: int) -> list[ProbeTask]:
+    probe = ProbeSpec(parse_variants(()), TokenShape(1, 1, 2), "x")
+    return [ProbeTask("s", Checkpoint(step, f"step{step}", "x"), probe, "x") for step in range(n)]
+
+
+@pytest.mark.parametrize(
+    "layout", [Layout("cpu", 2, 1, 0), Layout("cuda", 1, 1, 0)], ids=["one each", "two queued"]
+)
+def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, layout: Layout) -> None:
+    outcomes: list[Outcome] = []
+    drive(tasks(6), layout, outcomes.append, PoisonWorker)
+    assert sorted(outcome.key[-1] for outcome in outcomes) == list("012345"), (
+        "each once, none lost, none twice"
+    )
+    (failed,) = [outcome for outcome in outcomes if outcome.failure]
+    assert failed.key.endswith("3")
+    assert failed.deaths == MAX_ATTEMPTS
+    assert f"died {MAX_ATTEMPTS} times" in str(failed.failure)
+
+
+def test_a_vanished_output_folder_stops_the_run_with_its_path(
+    run: Run, suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def vanish() -> None:
+        wait_for(lambda: len(shards(out)) >= 1)
+        shutil.move(out / "shards", tmp_path / "gone")
+
+    mover = in_background(vanish)
+    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    mover.join(timeout=10)
+    assert result.exit_code == 1
+    assert re.search(r"cannot write .*out/shards/audit/step\d+\.arrow", result.stderr), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
+    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        out = disk / "out"
+        filler = disk / "filler"
+        audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+
+        def fill() -> None:
+            wait_for(lambda: len(shards(out)) >= 2)
+            with filler.open("wb") as file:
+                while True:
+                    file.write(b"\0" * 4096)
+                    file.flush()
+
+        in_background(lambda: _ignore_full(fill)).join(0)
+        full = run(*audit)
+        assert full.exit_code == 1
+        assert "No space left on device" in full.stderr
+        assert str(out) in full.stderr
+        kept = len(shards(out))
+        assert 2 <= kept < N_CHECKPOINTS
+        filler.unlink()
+        resumed = run(*audit)
+        assert resumed.exit_code == 0, resumed.output
+        assert f"{kept} were there" in resumed.stdout
+        assert run("reduce", out).exit_code == 0
+        assert trajectory(out).equals(trajectory(undisturbed))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def _ignore_full(fill: Callable[[], None]) -> None:
+    try:
+        fill()
+    except OSError:
+        return

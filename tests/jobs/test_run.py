@@ -1,0 +1,129 @@
+"""The main job, from a recipe to a report, on a model trained in seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+from pipeline.files import unseal
+from tests.jobs.conftest import trajectory
+from tests.models import write_text_corpus
+
+Run = Callable[..., Result]
+
+REPORT_KEYS = {
+    "suite", "n_checkpoints", "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors",
+    "int4_gap_first", "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "duplicates", "failures",
+    "best_checkpoint_for_int4", "wall_s", "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pretrained ``micro`` suite in ``suite`` and a finished run in ``out``."""
+    folder = tmp_path_factory.mktemp("run")
+    corpus = write_text_corpus(folder / "text")
+    for arguments in (
+        ["pretrain", "micro", "--corpus", corpus, "--device", "cpu", "--out", folder / "suite"],
+        ["run", folder / "suite", "--out", folder / "out"],
+    ):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_run_leaves_tables_numbers_report_and_figures(trained: Path) -> None:
+    out = trained / "out"
+    report = json.loads((out / "report.json").read_text())
+    assert report.keys() >= REPORT_KEYS
+    suite = json.loads((trained / "suite" / "suite.json").read_text())
+    steps = [entry["step"] for entry in suite["checkpoints"]]
+    table = trajectory(out)
+    assert table["step"].to_list() == steps
+    assert report["n_checkpoints"] == len(steps)
+    assert table["learning_rate"].to_list() == [entry["learning_rate"] for entry in suite["checkpoints"]]
+    assert table["weights_sha256"].to_list() == [entry["sha256"] for entry in suite["checkpoints"]]
+    assert report["duplicates"] == {"step000000001": "step000000000"}, "the first update has learning rate 0"
+    assert (out / "report.html").stat().st_size > 500_000
+    assert (out / "figures" / "trajectory.png").read_bytes().startswith(b"\x89PNG")
+    assert pl.read_csv(out / "tables" / "trajectory.csv").height == len(steps)
+
+
+def test_the_table_repeats_what_the_shards_say(trained: Path) -> None:
+    out = trained / "out"
+    for row in trajectory(out).iter_rows(named=True):
+        shard = unseal(out / "shards" / "audit" / f"step{row['step']:09d}.arrow").to_pylist()
+        by_variant = {each["variant"]: each for each in shard}
+        fp32, int4 = by_variant["fp32"], by_variant["int4-g128-asym"]
+        assert row["fp32_nll_nats"] == fp32["nll_nats"]
+        assert row["int4_gap"] == pytest.approx(int4["perplexity"] / fp32["perplexity"] - 1, abs=1e-12)
+        difference = np.subtract(int4["batch_nll_nats"], fp32["batch_nll_nats"])
+        error = difference.std(ddof=1) / np.sqrt(len(difference)) * np.exp(difference.mean())
+        assert row["int4_gap_se"] == pytest.approx(error, rel=1e-12)
+        assert row["kurtosis"] == pytest.approx(np.mean([t["kurtosis"] for t in fp32["tensors"]]), rel=1e-12)
+        errors = [t["relative_error"] for t in int4["tensors"]]
+        assert row["int4_relative_error"] == pytest.approx(np.mean(errors), rel=1e-12)
+        n = [t["n"] for t in int4["tensors"]]
+        shares = [t["boundary_fraction"] for t in int4["tensors"]]
+        assert row["int4_boundary_fraction"] == pytest.approx(np.average(shares, weights=n), rel=1e-12)
+
+
+def test_reducing_again_gives_the_same_bytes(trained: Path, run: Run) -> None:
+    out = trained / "out"
+    before = {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
+    assert run("reduce", out).exit_code == 0
+    assert {path.name: path.read_bytes() for path in (out / "tables").iterdir()} == before
+
+
+def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, run: Run) -> None:
+    table = trained / "out" / "tables" / "trajectory.csv"
+    result = run("phases", table, table.with_suffix(".parquet"), "--json")
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(lines) == 2
+    report = json.loads((trained / "out" / "report.json").read_text())
+    for line in lines:
+        for key in ("convergence_step", "onset_step", "int4_gap_last", "best_checkpoint_for_int4"):
+            assert line[key] == report[key]
+
+
+def test_suites_lists_checkpoints_in_numeric_order_with_their_duplicates(trained: Path, run: Run) -> None:
+    result = run("suites", trained / "suite")
+    assert result.exit_code == 0
+    assert result.stdout.index("step2 ") < result.stdout.index("step10 ")
+    assert "same content: step0, step1" in result.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_finds_the_same_losses_as_the_naive_loop(trained: Path, run: Run) -> None:
+    result = run("benchmark", trained / "suite", "--workers", "1", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["max_nll_difference_nats"] < 1e-6
+    assert found["naive_s"] > 0
+    assert found["pipeline_s"] > 0
+
+
+def test_a_nan_loss_is_kept_and_a_missing_column_of_learning_rates_is_not_invented(
+    tmp_path: Path, run: Run
+) -> None:
+    steps = np.arange(40) * 10
+    rng = np.random.default_rng(0)
+    fp32 = 2 + np.exp(-steps / 60) + rng.normal(0, 0.002, 40)
+    int4 = fp32 + 0.03 + rng.normal(0, 0.002, 40)
+    int4[-3:] = np.nan
+    path = tmp_path / "t.csv"
+    pl.DataFrame({"step": steps, "fp32_nll_nats": fp32, "int4_nll_nats": int4}).write_csv(path)
+    result = run("phases", path, "--json")
+    assert result.exit_code == 0, result.output
+    (line,) = [json.loads(text) for text in result.stdout.splitlines()]
+    assert line["n_not_finite"] == 3
+    rates = [event["step"] for event in line["predictors"]["events"] if "learning" in event["event"]]
+    assert set(rates) <= {None}

@@ -1,0 +1,159 @@
+"""Checkpoints that cannot be measured, each with its reason; nothing of them is ever run or guessed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.probe import Prober
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from tests.models import save_tiny_model
+
+SHAPE = TokenShape(2, 1, 16)
+PROBER = Prober(ProbeSpec(parse_variants(("int4",)), SHAPE, "x"), np.ones((2, 1, 16), dtype=np.int64))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    change(tensors)
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def other_shape(folder: Path) -> None:
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 80', '"intermediate_size": 96'))
+
+
+def missing_tensor(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+
+
+def extra_layer(folder: Path) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.2.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"].clone()
+
+    rewrite(folder, add)
+
+
+def infinity(folder: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"][3, 4] = torch.inf
+
+    rewrite(folder, spoil)
+
+
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def broken_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": ')
+
+
+def remote_code(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "custom", "auto_map": {"AutoConfig": "evil.Config"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text("open('boom', 'w')")
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+class Bomb:
+    """Writes a file when it is unpickled without care."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return (open, ("boom", "w"))
+
+
+def pickle_with_code(folder: Path) -> None:
+    no_weights(folder)
+    torch.save({"x": Bomb()}, folder / "pytorch_model.bin")
+
+
+def missing_part(folder: Path) -> None:
+    no_weights(folder)
+    index = {"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (other_shape, "of another shape than config.json says: .*up_proj|of another shape"),
+        (missing_tensor, r"1 tensors are missing: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (extra_layer, "unknown to config.json's model: model.layers.2"),
+        (infinity, r"tensor lm_head\.weight holds 0 NaN and 1 Inf"),
+        (truncated, r"model\.safetensors is truncated"),
+        (no_config, r"no config\.json"),
+        (broken_config, r"config\.json"),
+        (remote_code, r"config\.json"),
+        (no_weights, "no weights"),
+        (pickle_with_code, "weights_only=True"),
+        (missing_part, r"lacks weight shards .*model-00002-of-00002\.safetensors"),
+    ],
+)
+def test_an_unusable_checkpoint_is_refused_with_its_reason(
+    harm: Callable[[Path], None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = save_tiny_model("llama", tmp_path / "step10")
+    harm(folder)
+    with pytest.raises(CheckpointError) as caught:
+        PROBER.measure(folder)
+    assert re.search(reason, str(caught.value)), str(caught.value)
+    assert not Path("boom").exists(), "code of a checkpoint was run"
+
+
+def test_weights_that_do_not_hash_to_what_the_suite_says_are_refused(tmp_path: Path) -> None:
+    folder = save_tiny_model("llama", tmp_path)
+    with pytest.raises(CheckpointError, match="the suite says 000000000000"):
+        PROBER.measure(folder, "0" * 64)
+
+
+def test_state_space_and_expert_weights_are_refused_rather_than_left_unquantized(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    config = MixtralConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        num_local_experts=2, vocab_size=64,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="weights outside linear layers"):
+        PROBER.measure(tmp_path)
+
+
+def test_bin_weights_measure_like_safetensors(tmp_path: Path) -> None:
+    folder = save_tiny_model("llama", tmp_path)
+    expected = PROBER.measure(folder)
+    torch.save(safetensors.torch.load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    no_weights(folder)
+    assert PROBER.measure(folder).results == expected.results
+
+
+def test_sharded_weights_measure_like_one_file(tmp_path: Path) -> None:
+    from tests.models import tiny_model
+
+    model = tiny_model("llama").half()
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    expected, parts = PROBER.measure(tmp_path / "whole"), PROBER.measure(tmp_path / "parts")
+    assert parts.results == expected.results
+    assert parts.weights_sha256 != expected.weights_sha256

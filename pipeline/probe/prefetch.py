@@ -16,25 +16,19 @@ class Prefetcher(Generic[Loaded]):
     def __init__(self, load: Callable[[Path, str | None], Loaded]) -> None:
         self._load = load
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._key: tuple[Path, str | None] | None = None
-        self._future: Future[Loaded] | None = None
+        self._begun: dict[tuple[Path, str | None], Future[Loaded]] = {}
 
     def start(self, folder: Path, expected_sha256: str | None) -> None:
-        """Begins to load; what was prefetched before and not taken is dropped."""
-        self.drop()
-        self._key = (folder, expected_sha256)
-        self._future = self._thread.submit(self._load, folder, expected_sha256)
+        """Begins to load ``folder``. Two at most are kept, the one about to be taken and its successor: before a
+        third, the oldest is forgotten."""
+        key = (folder, expected_sha256)
+        if key in self._begun:
+            return
+        while len(self._begun) >= 2:
+            self._begun.pop(next(iter(self._begun))).cancel()
+        self._begun[key] = self._thread.submit(self._load, folder, expected_sha256)
 
     def take(self, folder: Path, expected_sha256: str | None) -> Loaded:
-        """What ``load`` returns or raises for ``folder``, from the background where that is what was begun."""
-        if self._key != (folder, expected_sha256):
-            self.start(folder, expected_sha256)
-        assert self._future is not None
-        future, self._future, self._key = self._future, None, None
-        return future.result()
-
-    def drop(self) -> None:
-        """Forgets what was begun."""
-        if self._future is not None:
-            self._future.cancel()
-        self._future, self._key = None, None
+        """What ``load`` returns or raises for ``folder``, from the background where that has been started."""
+        self.start(folder, expected_sha256)
+        return self._begun.pop((folder, expected_sha256)).result()

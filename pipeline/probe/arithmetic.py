@@ -40,7 +40,9 @@ def require_arithmetic(arithmetic: str, device: str) -> None:
     """Raises UsageError where ``device`` cannot compute in ``arithmetic``."""
     offered = available_arithmetics(device)
     if arithmetic not in offered:
-        raise UsageError(f"arithmetic {arithmetic!r} is not available on {device}: wanted {', '.join(offered)}")
+        raise UsageError(
+            f"arithmetic {arithmetic!r} is not available on {device}: wanted {', '.join(offered)}"
+        )
 
 
 def has_triton() -> bool:

@@ -20,7 +20,8 @@ class Prefetcher(Generic[Loaded]):
 
     def start(self, folder: Path, expected_sha256: str | None) -> None:
         """Begins to load ``folder``. Two at most are kept, the one about to be taken and its successor: before a
-        third, the oldest is forgotten."""
+        third, the oldest is forgotten.
+        """
         key = (folder, expected_sha256)
         if key in self._begun:
             return

@@ -25,17 +25,17 @@ WIDEST = 32_768
 class PackedWeight:
     """One weight under S schemes; None among the schemes stands for the stored weight."""
 
-    operand_SOI: Tensor
+    operand: Tensor
     """float16 (S, O, 3 I): per row [low | high | high]. Empty where packed as float32."""
-    full_SOI: Tensor
+    full: Tensor
     """float32 (S, O, I) where packed as float32, else empty."""
-    scale_SO: Tensor
+    scale: Tensor
     """float32 (S, O): what a product with the operand is multiplied by."""
     three: tuple[bool, ...]
     """Per scheme whether the low block counts; without, high is exact."""
-    moments_O: Tensor
+    moments: Tensor
     """float64 (O, ROW_SUMS)"""
-    fit_SO: Tensor
+    fit: Tensor
     """float64 (S, O, FIT_SUMS)"""
 
 
@@ -46,7 +46,9 @@ def pack(weight: Tensor, schemes: tuple[Scheme | None, ...], full: bool = False)
     """
     rows, width = weight.shape
     if width > WIDEST:
-        raise CheckpointError(f"a weight with {width} in_features: the GPU path takes {WIDEST} at most, use --device cpu")
+        raise CheckpointError(
+            f"a weight with {width} in_features: the GPU path takes {WIDEST} at most, use --device cpu"
+        )
     modes = tuple(FULL if full else _mode(scheme, weight) for scheme in schemes)
     groups = [width if scheme is None else min(scheme.group_size or width, width) for scheme in schemes]
 
@@ -55,16 +57,16 @@ def pack(weight: Tensor, schemes: tuple[Scheme | None, ...], full: bool = False)
 
     count = len(schemes)
     packed = PackedWeight(
-        operand_SOI=empty(count, 0 if full else rows, 3 * width, dtype=torch.float16),
-        full_SOI=empty(count, rows if full else 0, width, dtype=torch.float32),
-        scale_SO=empty(count, rows, dtype=torch.float32),
+        operand=empty(count, 0 if full else rows, 3 * width, dtype=torch.float16),
+        full=empty(count, rows if full else 0, width, dtype=torch.float32),
+        scale=empty(count, rows, dtype=torch.float32),
         three=tuple(mode == PAIR for mode in modes),
-        moments_O=empty(rows, ROW_SUMS, dtype=torch.float64),
-        fit_SO=empty(count, rows, FIT_SUMS, dtype=torch.float64),
+        moments=empty(rows, ROW_SUMS, dtype=torch.float64),
+        fit=empty(count, rows, FIT_SUMS, dtype=torch.float64),
     )
     block = triton.next_power_of_2(width)
     quantize_kernel[(rows,)](
-        weight, packed.operand_SOI, packed.full_SOI, packed.scale_SO, packed.moments_O, packed.fit_SO,
+        weight, packed.operand, packed.full, packed.scale, packed.moments, packed.fit,
         weight.stride(0), weight.stride(1), width,
         SCHEMES=count,
         BITS=tuple(0 if scheme is None else scheme.bits for scheme in schemes),
@@ -94,20 +96,24 @@ def summarise(packed: PackedWeight, rows: int | None = None) -> Tensor:
     Rows are merged in float64: with u the deviation from a row's mean and d the row mean's from the whole's,
     E (u + d)^4 = E u^4 + 4 d E u^3 + 6 d^2 E u^2 + d^4.
     """
-    count = packed.operand_SOI.shape[2] // 3 if packed.operand_SOI.numel() else packed.full_SOI.shape[2]
-    mean_O, second_O, third_O, fourth_O, absmax_O = packed.moments_O[:rows].unbind(1)
+    count = packed.operand.shape[2] // 3 if packed.operand.numel() else packed.full.shape[2]
+    mean_O, second_O, third_O, fourth_O, absmax_O = packed.moments[:rows].unbind(1)
     mean = mean_O.mean()
     d_O = mean_O - mean
     variance = (second_O / count + d_O.square()).mean()
-    fourth = ((fourth_O + 4 * d_O * third_O + 6 * d_O.square() * second_O) / count + d_O.square().square()).mean()
+    fourth = (
+        (fourth_O + 4 * d_O * third_O + 6 * d_O.square() * second_O) / count + d_O.square().square()
+    ).mean()
     kurtosis = fourth / variance.square() - 3.0
-    error_S, square_S, boundary_S, _ = packed.fit_SO[:, :rows].sum(dim=1).unbind(1)
+    error_S, square_S, boundary_S, _ = packed.fit[:, :rows].sum(dim=1).unbind(1)
     relative_S = torch.where(square_S > 0, (error_S / square_S).sqrt(), 0.0)
-    n = count * mean_O.shape[0]
-    fits = torch.stack([relative_S, boundary_S / n], dim=1).flatten()
+    n_S = torch.full_like(
+        boundary_S, count * mean_O.shape[0]
+    )  # by a constant, a GPU would multiply by its reciprocal
+    fits = torch.stack([relative_S, boundary_S / n_S], dim=1).flatten()
     return torch.cat([torch.stack([mean, variance.sqrt(), absmax_O.max(), kurtosis]), fits])
 
 
 def row_norms(packed: PackedWeight) -> Tensor:
     """float32 (S, O): an upper bound of the Euclidean norm of every packed row."""
-    return packed.fit_SO[..., 3].sqrt().float() * (1.0 + 1e-6)
+    return packed.fit[..., 3].sqrt().float() * (1.0 + 1e-6)

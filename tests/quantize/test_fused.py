@@ -30,9 +30,9 @@ def weight_of(width: int, dtype: torch.dtype) -> Tensor:
 
 def values(packed: PackedWeight, scheme: int) -> Tensor:
     """float64 (O, I) that the operand of ``scheme`` stands for."""
-    low, high, again = packed.operand_SOI[scheme].double().chunk(3, dim=1)
+    low, high, again = packed.operand[scheme].double().chunk(3, dim=1)
     assert torch.equal(high, again)
-    return ((high + low if packed.three[scheme] else high) * packed.scale_SO[scheme].double()[:, None]).cpu()
+    return ((high + low if packed.three[scheme] else high) * packed.scale[scheme].double()[:, None]).cpu()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -42,7 +42,7 @@ def test_float32_values_are_bit_equal_to_the_verbs(width: int, dtype: torch.dtyp
     packed = pack(weight.to(DEVICE), SCHEMES, full=True)
     for index, scheme in enumerate(SCHEMES):
         exact = round_trip(weight.float(), choose_params(weight.float(), scheme))
-        assert torch.equal(packed.full_SOI[index].cpu(), exact), scheme
+        assert torch.equal(packed.full[index].cpu(), exact), scheme
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -65,7 +65,7 @@ def test_operands_hold_the_weights(width: int, dtype: torch.dtype) -> None:
 def test_whole_row_grids_are_packed_as_exact_integers() -> None:
     packed = pack(weight_of(300, torch.float16).to(DEVICE), (Scheme(8, None, True),))
     assert packed.three == (False,)
-    high = packed.operand_SOI[0, :, 300:600].float()
+    high = packed.operand[0, :, 300:600].float()
     assert torch.equal(high, high.round())
     assert high.abs().max() == 127
 
@@ -89,7 +89,9 @@ def test_statistics_are_those_of_the_verbs(width: int) -> None:
 
 
 def test_kurtosis_does_not_cancel_where_rows_differ_in_mean() -> None:
-    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(1)) * 1e-3 + torch.arange(16.0)[:, None]
+    weight = (
+        torch.randn(16, 64, generator=torch.Generator().manual_seed(1)) * 1e-3 + torch.arange(16.0)[:, None]
+    )
     found = summarise(pack(weight.to(DEVICE), (SCHEMES[0],)))[3].item()
     assert found == pytest.approx(moments(weight).kurtosis, rel=1e-9)
 
@@ -97,7 +99,9 @@ def test_kurtosis_does_not_cancel_where_rows_differ_in_mean() -> None:
 def test_a_transposed_weight_is_read_in_place() -> None:
     weight = weight_of(64, torch.float16)
     turned = weight.T.contiguous().T.to(DEVICE)
-    assert torch.equal(pack(turned, SCHEMES, full=True).full_SOI, pack(weight.to(DEVICE), SCHEMES, full=True).full_SOI)
+    assert torch.equal(
+        pack(turned, SCHEMES, full=True).full, pack(weight.to(DEVICE), SCHEMES, full=True).full
+    )
 
 
 def test_row_norms_bound_the_packed_rows() -> None:

@@ -122,4 +122,6 @@ def attention_kernel(
 
     out = out_ptr + (sequence * T + m)[:, None] * (3 * H * D)
     stored = (m < T)[:, None] & (d < D)[None, :]
-    store_operand(out, head * D + d[None, :], acc / total[:, None], stored, H * D, variant_bit(three, variant))
+    store_operand(
+        out, head * D + d[None, :], acc / total[:, None], stored, H * D, variant_bit(three, variant)
+    )

@@ -85,7 +85,8 @@ class Engine:
             self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
             torch.cuda.empty_cache()
         numbers = [
-            number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy() for number in ops.scores(sums)
+            number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
+            for number in ops.scores(sums)
         ]
         return TokenResults(*numbers, notes=self._notes)
 
@@ -103,9 +104,11 @@ class Engine:
         return sums
 
     def _module_logits(self, skeleton: Skeleton, tokens: Tensor) -> Tensor:
-        """float32 (V, N * T, vocabulary)"""
+        """Logits of the whole model, float32 (V, N * T, vocabulary)."""
         variants = len(self.spec.variants)
-        logits = skeleton.model(input_ids=tokens.repeat(variants, 1), use_cache=False, return_dict=True).logits
+        logits = skeleton.model(
+            input_ids=tokens.repeat(variants, 1), use_cache=False, return_dict=True
+        ).logits
         return logits.reshape(variants, tokens.numel(), -1)
 
     def _use_walk(self, skeleton: Skeleton) -> bool:
@@ -119,7 +122,9 @@ class Engine:
             found = torch.cat([logits * scale[:, None] for logits, scale in blocks], dim=1)
             off = ((found - exact).abs().max() / exact.abs().max()).item()
             if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
-                self._notes.append("modules path taken: logits are not finite, so the fused path cannot be checked")
+                self._notes.append(
+                    "modules path taken: logits are not finite, so the fused path cannot be checked"
+                )
                 return False
             self._walks = off <= AGREEMENT
             self._off = off

@@ -78,17 +78,17 @@ class ProbeLinear(nn.Module):
         packed = self.packed()
         variants, features = len(self.slots), x.shape[-1]
         rows = x.reshape(variants, -1, features)
-        outs = packed.scale_SO.shape[1]
+        outs = packed.scale.shape[1]
         out = x.new_empty(variants, rows.shape[1], outs)
         if self._plan.spec.arithmetic == "split":
             operand, unit = ops.split(rows.reshape(-1, features))
             operand, unit = operand.view(variants, -1, 3 * features), unit.view(variants, -1)
             for v, slot in enumerate(self.slots):
-                multiply(operand[v], packed.operand_SOI[slot], packed.three[slot], out[v])
-                ops.finish(out[v], unit[v], packed.scale_SO[slot], self.bias)
+                multiply(operand[v], packed.operand[slot], packed.three[slot], out[v])
+                ops.finish(out[v], unit[v], packed.scale[slot], self.bias)
         else:
             for v, slot in enumerate(self.slots):
-                weight_IO = packed.full_SOI[slot].T
+                weight_IO = packed.full[slot].T
                 if self.bias is None:
                     torch.mm(rows[v], weight_IO, out=out[v])
                 else:

@@ -45,11 +45,13 @@ def loss_kernel(
     logits_ptr,  # float32 (V, P, K); raw products where SCALED
     scale_ptr,  # float32 (V, K): what a raw product is multiplied by
     target_ptr,  # int64 (P)
-    sums_ptr,  # float32 (6, V, total), from column `offset` on: log-sum, target's logit, E_0[y], E_0[h], c, 1 where the baseline's top is the top
-    predictions,  # P
+    # float32 (6, V, total), from column `offset` on: log-sum, target's logit, E_0[y], E_0[h], c, and 1 where the
+    # baseline's most likely token is this variant's
+    sums_ptr,
     vocabulary,  # K
+    plane,  # P * K
     offset,
-    total_predictions,
+    total,
     V: tl.constexpr,
     OTHERS: tl.constexpr,  # V - 1 rounded up to a power of two
     SCALED: tl.constexpr,
@@ -57,7 +59,6 @@ def loss_kernel(
 ):
     prediction = tl.program_id(0).to(tl.int64)
     target = tl.load(target_ptr + prediction)
-    plane = predictions.to(tl.int64) * vocabulary
     v = 1 + tl.arange(0, OTHERS)[:, None]
     present = v < V
     v = tl.minimum(v, V - 1).to(tl.int64)
@@ -73,10 +74,10 @@ def loss_kernel(
     c = at_target_0 - at_target
     at = tl.arange(0, BLOCK)[None, :]
     top_0 = tl.full((1, 1), -3e38, dtype=tl.float32)
-    total_0 = tl.zeros((1, 1), dtype=tl.float32)
+    sum_p_0 = tl.zeros((1, 1), dtype=tl.float32)
     best_0 = zero
     top = tl.full((OTHERS, 1), -3e38, dtype=tl.float32)
-    total = tl.zeros((OTHERS, 1), dtype=tl.float32)
+    sum_p = tl.zeros((OTHERS, 1), dtype=tl.float32)
     sum_y = tl.zeros((OTHERS, 1), dtype=tl.float32)
     sum_h = tl.zeros((OTHERS, 1), dtype=tl.float32)
     for start in range(0, vocabulary, BLOCK):
@@ -86,32 +87,34 @@ def loss_kernel(
         if SCALED:
             logit_0 *= tl.load(scale_ptr + column, mask=inside, other=1.0)
         first = tl.min(
-            tl.where(logit_0 == tl.max(logit_0, axis=1, keep_dims=True), column, 2147483647), axis=1, keep_dims=True
+            tl.where(logit_0 == tl.max(logit_0, axis=1, keep_dims=True), column, 2147483647),
+            axis=1,
+            keep_dims=True,
         )
         old_top_0 = top_0
-        top_0, total_0, shrink, p_0 = _advance(logit_0, top_0, total_0)
+        top_0, sum_p_0, shrink, p_0 = _advance(logit_0, top_0, sum_p_0)
         best_0 = tl.where(top_0 > old_top_0, first, best_0)
         if V > 1:
             logit = tl.load(rows + column, mask=inside & present, other=-3e38)
             if SCALED:
                 logit *= tl.load(scales + column, mask=inside & present, other=1.0)
-            top, total, _, _ = _advance(logit, top, total)
+            top, sum_p, _, _ = _advance(logit, top, sum_p)
             y = tl.where(inside & present, logit_0 - logit - c, 0.0)
             sum_y = sum_y * shrink + tl.sum(p_0 * y, axis=1, keep_dims=True)
             sum_h = sum_h * shrink + tl.sum(p_0 * _exp_residue(y), axis=1, keep_dims=True)
     out_0 = sums_ptr + offset + prediction + zero
-    height = V * total_predictions.to(tl.int64)
-    tl.store(out_0, top_0 + tl.log(total_0))
+    height = V * total
+    tl.store(out_0, top_0 + tl.log(sum_p_0))
     tl.store(out_0 + height, at_target_0)
     for i in tl.static_range(2, 5):
         tl.store(out_0 + i * height, tl.zeros((1, 1), dtype=tl.float32))
     tl.store(out_0 + 5 * height, zero + 1.0)
     if V > 1:
-        out = sums_ptr + v * total_predictions + offset + prediction
-        tl.store(out, top + tl.log(total), mask=present)
+        out = sums_ptr + v * total + offset + prediction
+        tl.store(out, top + tl.log(sum_p), mask=present)
         tl.store(out + height, at_target, mask=present)
-        tl.store(out + 2 * height, sum_y / total_0, mask=present)
-        tl.store(out + 3 * height, sum_h / total_0, mask=present)
+        tl.store(out + 2 * height, sum_y / sum_p_0, mask=present)
+        tl.store(out + 3 * height, sum_h / sum_p_0, mask=present)
         tl.store(out + 4 * height, c, mask=present)
         at_best = tl.load(rows + best_0)
         if SCALED:

@@ -89,7 +89,7 @@ class _Weights:
 
     def scale(self, power: Tensor) -> Tensor:
         """float32 (V, out): what raw products are multiplied by, for operands multiplied by ``power`` (V or 1)."""
-        return self._per_variant(self.packed.scale_SO) / power[:, None]
+        return self._per_variant(self.packed.scale) / power[:, None]
 
     def largest(self, norm: Tensor) -> Tensor:
         """float32 (V): a bound on every output for inputs of Euclidean norm ``norm``."""
@@ -109,7 +109,7 @@ class _Weights:
         factors = []
         for v, slot in enumerate(self.linear.slots):
             rows = operand.view(len(raws), -1, 3 * features)[v, :SAMPLE_ROWS].float()
-            weight = self.packed.operand_SOI[slot, :SAMPLE_OUTS].float()
+            weight = self.packed.operand[slot, :SAMPLE_OUTS].float()
             high = weight[:, features : 2 * features]
             if self.packed.three[slot]:
                 high = high + weight[:, :features]
@@ -121,10 +121,12 @@ class _Weights:
 
     def product(self, operand: Tensor, power: Tensor) -> Raw:
         """The raw products of all variants with ``operand`` (M, 3 in)."""
-        variants, outs = len(self.linear.slots), self.packed.scale_SO.shape[1]
-        out = torch.empty(variants, operand.shape[0] // variants, outs, dtype=torch.float32, device=operand.device)
+        variants, outs = len(self.linear.slots), self.packed.scale.shape[1]
+        out = torch.empty(
+            variants, operand.shape[0] // variants, outs, dtype=torch.float32, device=operand.device
+        )
         for v, (rows, slot) in enumerate(zip(operand.chunk(variants), self.linear.slots, strict=True)):
-            multiply(rows, self.packed.operand_SOI[slot], self.packed.three[slot], out[v])
+            multiply(rows, self.packed.operand[slot], self.packed.three[slot], out[v])
         if self.true_scale is None:
             self.true_scale = self.grown(operand, out, self.scale(power))
         return Raw(out.view(-1, outs), self.true_scale, self.linear.bias)
@@ -144,7 +146,8 @@ class Walk:
 
     def sums(self, chunk: int) -> Tensor:
         """``ops.score``'s sums (6, V, sequences * T), ``chunk`` sequences at a time; the last token of every
-        sequence is scored against token 0 and means nothing."""
+        sequence is scored against token 0 and means nothing.
+        """
         targets = self.tokens.roll(-1, dims=1).clone()
         targets[:, -1] = 0
         sums = ops.empty_sums(self.variants, self.tokens.numel(), self.tokens.device)
@@ -169,10 +172,10 @@ class Walk:
             by_variant = operand.view(self.variants, -1, operand.shape[1])
             for start in range(0, by_variant.shape[1], HEAD_ROWS):
                 rows = by_variant[:, start : start + HEAD_ROWS]
-                vocabulary = head.packed.scale_SO.shape[1]
+                vocabulary = head.packed.scale.shape[1]
                 logits = torch.empty(*rows.shape[:2], vocabulary, dtype=torch.float32, device=operand.device)
                 for v, slot in enumerate(head.linear.slots):
-                    multiply(rows[v], head.packed.operand_SOI[slot], head.packed.three[slot], logits[v])
+                    multiply(rows[v], head.packed.operand[slot], head.packed.three[slot], logits[v])
                 if scale is None:
                     scale = head.grown(operand, logits, head.scale(norm.power))
                 yield logits, scale
@@ -202,7 +205,9 @@ class Walk:
                 self._add_norm(piece, (norm1,), (first,), qkv.three)
             raw = qkv.product(first, norm1.power)
             attended = first  # of the same shape, and read for the last time
-            ops.attention(raw, self.cos, self.sin, attention_power, self.heads, attended, dense.three)
+            ops.attention(
+                raw, self.cos, self.sin, attention_power, self.heads, out=attended, three=dense.three
+            )
             del raw
             attention = dense.product(attended, attention_power)
             if not self.parallel:

@@ -40,11 +40,18 @@ class Norm:
 
 
 def add_norm(
-    x: Tensor, adds: tuple[Raw, ...], norms: tuple[Norm, ...], outs: tuple[Tensor, ...],
-    *, variants: int, three: int, eps: float,
+    x: Tensor,
+    adds: tuple[Raw, ...],
+    norms: tuple[Norm, ...],
+    outs: tuple[Tensor, ...],
+    *,
+    variants: int,
+    three: int,
+    eps: float,
 ) -> None:
     """Adds up to two raw products to float32 ``x`` (M, K) in place, and puts one or two LayerNorms of the sum into
-    the operands ``outs``."""  # fmt: skip
+    the operands ``outs``.
+    """  # fmt: skip
     rows, width = x.shape
     first, second = (*adds, None, None)[:2]
     norm, norm2 = norms[0], norms[-1]
@@ -65,7 +72,14 @@ def gelu(raw: Raw, power: Tensor, out: Tensor, three: int) -> None:
     rows, width = raw.value.shape
     block = min(1024, triton.next_power_of_2(width))
     gelu_kernel[(rows, triton.cdiv(width, block))](
-        *_raw(raw, out), power, out, rows // power.numel(), three, width, BIAS=raw.bias is not None, BLOCK=block
+        *_raw(raw, out),
+        power,
+        out,
+        rows // power.numel(),
+        three,
+        width,
+        BIAS=raw.bias is not None,
+        BLOCK=block,
     )
 
 
@@ -79,7 +93,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def finish(raw: Tensor, unit: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-    """raw * unit[row] * scale[column] + bias, in place."""
+    """Raw * unit[row] * scale[column] + bias, in place."""
     rows, width = raw.shape
     block = min(1024, triton.next_power_of_2(width))
     finish_kernel[(rows, triton.cdiv(width, block))](
@@ -88,7 +102,14 @@ def finish(raw: Tensor, unit: Tensor, scale: Tensor, bias: Tensor | None) -> Non
 
 
 def attention(
-    raw: Raw, cos: Tensor, sin: Tensor, power: Tensor, heads: int, out: Tensor, three: int,
+    raw: Raw,
+    cos: Tensor,
+    sin: Tensor,
+    power: Tensor,
+    heads: int,
+    *,
+    out: Tensor,
+    three: int,
     blocks: tuple[int, int] | None = None,
 ) -> None:
     """Causal attention of ``raw`` (V * S * T, H * 3 * D) into the operand ``out`` (V * S * T, 3 H D).
@@ -122,14 +143,15 @@ def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: 
     """
     variants, predictions, vocabulary = logits.shape
     loss_kernel[(predictions,)](
-        logits, sums if scale is None else scale, targets, sums, predictions, vocabulary, first, sums.shape[2],
+        logits, sums if scale is None else scale, targets, sums,
+        vocabulary, predictions * vocabulary, first, sums.shape[2],
         V=variants, OTHERS=triton.next_power_of_2(max(1, variants - 1)), SCALED=scale is not None,
         BLOCK=min(1024, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
 
 
 def scores(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """nll (float64), KL, top-1 agreement and change of the target's probability (float32), each (V, P).
+    """Nll (float64), KL, top-1 agreement and change of the target's probability (float32), each (V, P).
 
     Variant 0 is the baseline of the last three. Where logits are not finite, all four are NaN: the definitions of
     ``evaluate.compare``.

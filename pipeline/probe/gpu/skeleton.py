@@ -1,7 +1,7 @@
 """A model without its weights, kept between checkpoints, and where each of its weights lies in their files.
 
-transformers maps a file's names to a module's (``embed_out.weight`` becomes ``lm_head.weight``) while it loads, and it may
-also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per skeleton the model is
+transformers maps a file's names to a module's (``embed_out.weight`` becomes ``lm_head.weight``) while it loads, and
+may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per skeleton the model is
 loaded by the ordinary path from *markers*, tensors whose every element says which tensor and which place of it this is.
 A parameter that comes out holding marker i untouched is a copy of tensor i for every checkpoint of the same names,
 shapes and dtypes. Where one does not, every checkpoint goes through transformers, and the probe notes it.
@@ -69,14 +69,20 @@ class Skeleton:
     def notes(self) -> tuple[str, ...]:
         if self._sources is not None:
             return ()
-        return ("weights are converted by transformers for every checkpoint: their layout differs from the files'",)
+        return (
+            "weights are converted by transformers for every checkpoint: their layout differs from the files'",
+        )
 
     @torch.inference_mode()
     def fill(self, tensors: dict[str, Tensor]) -> None:
         """Puts the weights of one checkpoint (on the device, by the file's names) into the model."""
         if self._sources is None:
-            on_cpu = StoredWeights({name: tensor.cpu() for name, tensor in tensors.items()}, "", torch.float32)
-            stored = {name: tensor.to(self.device) for name, tensor in _state(build_model(self.config, on_cpu))}
+            on_cpu = StoredWeights(
+                {name: tensor.cpu() for name, tensor in tensors.items()}, "", torch.float32
+            )
+            stored = {
+                name: tensor.to(self.device) for name, tensor in _state(build_model(self.config, on_cpu))
+            }
         else:
             stored = {name: tensors[key] for name, key in self._sources.items()}
         for name, target in self._direct.items():
@@ -106,4 +112,3 @@ def _learn(model: nn.Module, markers: dict[str, Tensor], names: list[str]) -> di
             return None
         sources[name] = names[index]
     return sources
-

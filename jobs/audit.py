@@ -29,7 +29,8 @@ def command(**options: object) -> None:
 
 def run_audit(options: AuditOptions) -> int:
     """Audits, reports as it goes, names every failure on stderr; returns the exit code."""
-    from pipeline.audit import Progress, audit
+    from pipeline.audit import audit
+    from pipeline.ledger import Progress
     from pipeline.survey import Survey
 
     request = build_request(options)

@@ -77,8 +77,8 @@ missing_option = click.option(
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every resampling.")
 
 
-def parse_steps(text: str | None) -> tuple[int, ...] | None:
-    """The numbers of ``--steps``.
+def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | None:
+    """The numbers of ``--steps`` (or of the ``option`` that an error names).
 
     >>> parse_steps("0,1000")
     (0, 1000)
@@ -89,7 +89,7 @@ def parse_steps(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"--steps {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
+            f"{option} {text}: wanted whole numbers separated by commas, such as 0,1000,2000"
         ) from None
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import click
 
 from jobs.console import console, progress
-from jobs.options import absolute_out, out_option
+from jobs.options import absolute_out, out_option, parse_steps
 
 
 @click.command()
@@ -25,13 +25,19 @@ from jobs.options import absolute_out, out_option
 @click.option("--checkpoint-every", type=int, help="Spacing of the checkpoints after step 512.")
 @click.option("--seed", type=int, help="Of the initial weights and the data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-def command(recipe: str, out: str, device: str, **overrides: object) -> None:
+@click.option(
+    "--keep-optimizer-at",
+    metavar="STEP,...",
+    help="Checkpoints that keep Adam's moments, for `fork` to start from.",
+)
+def command(recipe: str, out: str, device: str, keep_optimizer_at: str | None, **overrides: object) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
     from pipeline.train import find_recipe, pretrain
 
     changes = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(find_recipe(recipe), **changes)  # type: ignore[arg-type]
     folder = absolute_out(out)
+    keep = parse_steps(keep_optimizer_at, option="--keep-optimizer-at") or ()
     with progress(f"pretrain {recipe}") as show:
-        pretrain(chosen, folder, device=device, on_progress=show)
+        pretrain(chosen, folder, device=device, on_progress=show, keep_optimizer_at=keep)
     console.print(f"suite: {folder}", markup=False)

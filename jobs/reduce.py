@@ -13,8 +13,13 @@ from jobs.options import absolute_out, missing_option, seed_option
 @missing_option
 @seed_option
 def command(directory: str, allow_missing: bool, seed: int) -> None:
-    """Join the shards in DIR into DIR/tables/ and DIR/report.json."""
-    run_reduce(directory, allow_missing=allow_missing, seed=seed)
+    """Join the shards in DIR into DIR/tables/ and DIR/report.json (of a fork, DIR/tables/schedules.json)."""
+    from jobs.fork_results import holds_audit, holds_fork, reduce_fork_folder
+
+    if holds_audit(directory) or not holds_fork(directory):
+        run_reduce(directory, allow_missing=allow_missing, seed=seed)
+    if holds_fork(directory):
+        reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
 
 
 def run_reduce(directory: str, *, allow_missing: bool, seed: int) -> None:

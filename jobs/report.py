@@ -13,8 +13,13 @@ from jobs.options import absolute_out
 @click.command()
 @click.argument("directory", metavar="DIR")
 def command(directory: str) -> None:
-    """Draw DIR/report.html and DIR/figures/*.png from the tables that `reduce` wrote."""
-    run_report(directory)
+    """Draw DIR/report.html (of a fork, DIR/fork.html) and DIR/figures/*.png from the tables that `reduce` wrote."""
+    from jobs.fork_results import holds_audit, holds_fork, report_fork_folder
+
+    if holds_audit(directory) or not holds_fork(directory):
+        run_report(directory)
+    if holds_fork(directory):
+        report_fork_folder(directory)
 
 
 def run_report(directory: str) -> None:

@@ -4,42 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.console import console
 from jobs.options import absolute_out
 
+if TYPE_CHECKING:
+    from pipeline.shards import Kind
+
 
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(directory: str, as_json: bool) -> None:
-    """Say which checkpoints of DIR are done, failed, stale or missing."""
+    """Say which checkpoints of DIR, and which runs of its fork experiment, are done, failed, stale or missing."""
+    from jobs.fork_results import holds_audit, holds_fork
+    from pipeline.shards import AUDIT, FORK
+
+    kinds = [kind for kind, there in ((AUDIT, holds_audit), (FORK, holds_fork)) if there(directory)]
+    states = {kind.name: _state(directory, kind) for kind in kinds or [AUDIT]}
+    if as_json:
+        first, *others = states.items()
+        click.echo(json.dumps({**first[1], "kind": first[0], **dict(others)}))
+        return
+    for name, state in states.items():
+        _show(state, "" if name == "audit" else f" {name}")
+
+
+def _state(directory: str, kind: Kind) -> dict[str, Any]:
+    """The survey of one kind of work in ``directory``."""
     from pipeline.shards import RunFolder
     from pipeline.survey import survey
 
-    folder = RunFolder(absolute_out(directory))
+    folder = RunFolder(absolute_out(directory), kind)
     plan = folder.read_plan()
-    found = survey(folder, plan)
-    duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.duplicate_of is not None}
-    if as_json:
-        state = {"suite": plan.suite, "expected": len(plan.checkpoints), **dataclasses.asdict(found)}
-        click.echo(json.dumps(state | {"duplicates": duplicates}))
-        return
+    found = dataclasses.asdict(survey(folder, plan))
+    return {"suite": plan.suite, "expected": len(plan.expected()), **found, "duplicates": plan.duplicates()}
+
+
+def _show(state: dict[str, Any], label: str) -> None:
     console.print(
-        f"{plan.suite}: {len(found.done)} done, {len(found.failed)} failed, {len(found.stale)} stale, "
-        f"{len(found.missing)} missing of {len(plan.checkpoints)}",
+        f"{state['suite']}{label}: {len(state['done'])} done, {len(state['failed'])} failed, "
+        f"{len(state['stale'])} stale, {len(state['missing'])} missing of {state['expected']}",
         markup=False,
     )
     for word, reasons in (
-        ("failed", found.failed),
-        ("corrupt", found.corrupt),
-        ("stale", {key: "; ".join(fields) for key, fields in found.stale.items()}),
-        ("duplicate", {key: f"same content as {original}" for key, original in duplicates.items()}),
+        ("failed", state["failed"]),
+        ("corrupt", state["corrupt"]),
+        ("stale", {key: "; ".join(fields) for key, fields in state["stale"].items()}),
+        ("duplicate", {key: f"same content as {original}" for key, original in state["duplicates"].items()}),
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
-    if found.missing:
-        more = ", ..." if len(found.missing) > 8 else ""
-        console.print(f"  not measured yet: {', '.join(found.missing[:8])}{more}", markup=False)
+    if state["missing"]:
+        more = ", ..." if len(state["missing"]) > 8 else ""
+        console.print(f"  not measured yet: {', '.join(state['missing'][:8])}{more}", markup=False)

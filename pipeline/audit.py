@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Outcome, Resources, cluster, drive
+from pipeline.driver import Resources, cluster, drive
+from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
 from pipeline.survey import Survey, survey
 from pipeline.tasks import copy_probe
 from pipeline.versions import versions
+from pipeline.worker import Outcome
 
 
 @dataclass(frozen=True)
@@ -28,36 +30,6 @@ class AuditRequest:
     out: RunFolder
     resources: Resources
     replace_stale: bool = False
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """How an audit ended."""
-
-    measured: tuple[str, ...]
-    """Keys measured by this call (duplicates repeated from them included)."""
-    already_done: int
-    """Shards that were there."""
-    failures: dict[str, str]
-    """Reason by key of every expected shard that is not there."""
-    wall_s: float
-
-    @property
-    def exit_code(self) -> int:
-        return 1 if self.failures else 0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where an audit stands, after each checkpoint."""
-
-    done: int
-    """Shards there now, those of earlier runs included."""
-    failed: int
-    total: int
-    eta_s: float | None
-    last: Outcome | None
-    """What ended just now; None at the start."""
 
 
 def audit(
@@ -93,12 +65,7 @@ def audit(
             ledger.copy(task)
         wall_s = time.monotonic() - start
         request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
-    return RunSummary(
-        measured=tuple(ledger.measured),
-        already_done=len(found.done),
-        failures=ledger.failures,
-        wall_s=wall_s,
-    )
+    return ledger.summary(wall_s)
 
 
 def _record_plan(request: AuditRequest) -> RunPlan:
@@ -132,19 +99,13 @@ def _order(checkpoint: Checkpoint) -> tuple[str, int]:
     return checkpoint.stage, checkpoint.step
 
 
-class _Ledger:
-    """Turns missing keys into tasks and outcomes into records."""
+class _Ledger(Ledger):
+    """Turns missing keys into tasks, and settles duplicates with their originals."""
 
     def __init__(
         self, request: AuditRequest, plan: RunPlan, found: Survey, on_progress: Callable[[Progress], None]
     ) -> None:
-        self.measured: list[str] = []
-        self.failures: dict[str, str] = {}
-        self._out = request.out
-        self._on_progress = on_progress
-        self._total = len(plan.checkpoints)
-        self._done = set(found.done)
-        self._started = time.monotonic()
+        super().__init__(request.out, found, len(plan.checkpoints), on_progress)
         missing = set(found.to_measure)
         copies: dict[str, list[str]] = {}
         for checkpoint in plan.checkpoints:
@@ -166,38 +127,21 @@ class _Ledger:
         """Tasks to measure, and duplicates whose original has a shard already."""
         tasks = self._tasks.values()
         first = [task for task in tasks if task.checkpoint.duplicate_of is None]
-        return first, [task for task in tasks if task.checkpoint.duplicate_of in self._done]
+        return first, [task for task in tasks if task.checkpoint.duplicate_of in self.done]
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome and settles the duplicates of its checkpoint."""
-        task = self._tasks[outcome.key]
-        copies = [self._tasks[key] for key in task.duplicates if key in self._tasks]
-        if outcome.failure is None:
-            self._finish(outcome)
-            for copy in copies:
-                self.copy(copy)
-            return
-        self._fail(outcome)
-        for copy in copies:
-            self._fail(Outcome(copy.key, f"same content as {outcome.key}, which failed: {outcome.failure}"))
+        super().record(outcome)
+        for key in self._tasks[outcome.key].duplicates:
+            if key not in self._tasks:
+                continue
+            if outcome.failure is None:
+                self.copy(self._tasks[key])
+            else:
+                reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
+                super().record(Outcome(key, reason))
 
     def copy(self, task: ProbeTask) -> None:
         """Writes a duplicate's shard from its original's."""
         copy_probe(task)
-        self._finish(Outcome(task.key))
-
-    def progress(self, last: Outcome | None) -> Progress:
-        ended = len(self.measured) + len(self.failures)
-        left = self._total - len(self._done) - len(self.failures)
-        eta_s = (time.monotonic() - self._started) / ended * left if ended else None
-        return Progress(len(self._done), len(self.failures), self._total, eta_s, last)
-
-    def _finish(self, outcome: Outcome) -> None:
-        self._done.add(outcome.key)
-        self.measured.append(outcome.key)
-        self._on_progress(self.progress(outcome))
-
-    def _fail(self, outcome: Outcome) -> None:
-        self.failures[outcome.key] = outcome.failure or ""
-        self._out.write_failure(outcome.key, outcome.failure or "", outcome.deaths)
-        self._on_progress(self.progress(outcome))
+        super().record(Outcome(task.key))

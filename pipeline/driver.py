@@ -14,22 +14,25 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
+import signal
+import socket
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
-from pipeline.errors import CheckpointError, CollapseError, OutputError, UsageError
-from pipeline.spec import ProbeTask
+from pipeline.errors import CollapseError, UsageError
+from pipeline.worker import AnyTask, Outcome, TaskWorker
 
 MAX_ATTEMPTS = 3
 """Tries of one task whose worker dies."""
+
+STOP_WAIT_S = 10.0
+"""Longest wait for workers that were asked to stop to save their runs."""
 
 GPU_QUEUE = 2
 """Tasks handed to a GPU worker at a time: one computing, one being read. A CPU worker reads and computes on the
@@ -66,24 +69,13 @@ class Layout:
     """CPU cores, and so torch threads, of each worker."""
     gpus: float
     """Share of a GPU of each worker."""
+    read_ahead: bool = True
+    """Whether a GPU worker takes its next task early; long tasks had better wait for whoever is free."""
 
     @property
     def queue(self) -> int:
         """Tasks that a worker holds at a time."""
-        return GPU_QUEUE if self.device == "cuda" else 1
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one task ended."""
-
-    key: str
-    failure: str | None = None
-    """The reason, None if it is done."""
-    deaths: int = 0
-    """Workers that died on it."""
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
+        return GPU_QUEUE if self.device == "cuda" and self.read_ahead else 1
 
 
 class WorkerLostError(Exception):
@@ -140,17 +132,17 @@ def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
 
 
 def drive(
-    tasks: Sequence[ProbeTask],
+    tasks: Sequence[AnyTask],
     layout: Layout,
     on_outcome: Callable[[Outcome], None],
     worker_class: type | None = None,
 ) -> None:
-    """Runs every task, reporting each as it ends. ``worker_class`` replaces :class:`ProbeWorker`.
+    """Runs every task, reporting each as it ends. ``worker_class`` replaces :class:`TaskWorker`.
 
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    fleet = _Fleet(worker_class or ProbeWorker, layout, n_workers=min(layout.workers, len(tasks)))
+    fleet = _Fleet(worker_class or TaskWorker, layout, n_workers=min(layout.workers, len(tasks)))
     waiting = deque(tasks)
     deaths: Counter[str] = Counter()
     try:
@@ -177,42 +169,16 @@ def drive(
         fleet.stop()
 
 
-class ProbeWorker:
-    """The actor: warm state and one task at a time."""
-
-    def __init__(self, threads: int) -> None:
-        import torch
-
-        torch.set_num_threads(threads)
-        self._prober: Any = None
-
-    def run(self, task: ProbeTask) -> Outcome:
-        """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""
-        from pipeline import tasks
-
-        try:
-            if self._prober is None or self._prober.spec != task.probe:
-                self._prober = tasks.make_prober(task)
-            done = tasks.run_probe(task, self._prober)
-        except OutputError:
-            raise  # no other task could write either: the driver stops
-        except CheckpointError as error:
-            return Outcome(task.key, str(error))
-        except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
-        return Outcome(task.key, seconds=done.seconds, notes=done.notes)
-
-
 @dataclass(eq=False)
 class _Worker:
     """An actor and the tasks it holds, oldest first."""
 
     actor: Any
-    held: dict[Any, ProbeTask] = field(default_factory=dict)
+    process: Any
+    """Reference to the host and process id of the actor."""
+    held: dict[Any, AnyTask] = field(default_factory=dict)
 
-    def submit(self, task: ProbeTask) -> None:
+    def submit(self, task: AnyTask) -> None:
         self.held[self.actor.run.options(name=task.key).remote(task)] = task
 
     def take(self, reference: Any) -> Outcome:
@@ -230,6 +196,18 @@ class _Worker:
         del self.held[reference]
         return outcome
 
+    def ask_to_stop(self) -> bool:
+        """Sends SIGTERM to the worker's process; False where that is not possible (another host, not started)."""
+        try:
+            host, pid = ray.get(self.process, timeout=0.1)
+        except (ray.exceptions.RayError, TimeoutError):
+            return False
+        if host != socket.gethostname():
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        return True
+
 
 class _Fleet:
     """The workers, replaced one for one as they die."""
@@ -237,10 +215,11 @@ class _Fleet:
     def __init__(self, worker_class: type, layout: Layout, n_workers: int) -> None:
         remote = ray.remote(worker_class)
         self._queue = layout.queue
-        self._start = lambda: remote.options(
+        self._remote = remote.options(
             num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0
-        ).remote(threads=int(layout.cpus))
-        self._workers = [_Worker(self._start()) for _ in range(n_workers)]
+        )
+        self._threads = int(layout.cpus)
+        self._workers = [self._start() for _ in range(n_workers)]
 
     def busy(self) -> bool:
         return any(worker.held for worker in self._workers)
@@ -257,8 +236,21 @@ class _Fleet:
         return owner[ready[0]], ready[0]
 
     def replace(self, worker: _Worker) -> None:
-        self._workers[self._workers.index(worker)] = _Worker(self._start())
+        self._workers[self._workers.index(worker)] = self._start()
 
     def stop(self) -> None:
+        """Ends the workers; one that is at work is asked first, so that a run can save where it stands."""
+        asked = [
+            reference
+            for worker in self._workers
+            if worker.held and worker.ask_to_stop()
+            for reference in worker.held
+        ]
+        if asked:
+            ray.wait(asked, num_returns=len(asked), timeout=STOP_WAIT_S, fetch_local=False)
         for worker in self._workers:
             ray.kill(worker.actor)
+
+    def _start(self) -> _Worker:
+        actor = self._remote.remote(threads=self._threads)
+        return _Worker(actor, actor.process.remote())

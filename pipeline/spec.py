@@ -242,3 +242,7 @@ class ProbeTask:
     @property
     def key(self) -> str:
         return self.checkpoint.key
+
+    def identity(self) -> dict[str, Any]:
+        """What the shard's contents are of; a shard with another one is stale."""
+        return {"weights": self.checkpoint.content_id}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ShardError, StaleShardsError
-from pipeline.shards import RunFolder, RunPlan
+from pipeline.shards import ForkPlan, RunFolder, RunPlan
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Survey:
         )
 
 
-def survey(folder: RunFolder, plan: RunPlan) -> Survey:
+def survey(folder: RunFolder, plan: RunPlan | ForkPlan) -> Survey:
     """Reads and checks every shard in ``folder``, whether ``plan`` expects it or not."""
-    wanted = {checkpoint.key: checkpoint for checkpoint in plan.checkpoints}
+    wanted = plan.expected()
     failures = folder.read_failures()
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
@@ -58,8 +58,8 @@ def survey(folder: RunFolder, plan: RunPlan) -> Survey:
             continue
         if shard.fingerprint != plan.fingerprint:
             stale[key] = differing_fields(shard.config, plan.config)
-        elif key in wanted and shard.content_id != wanted[key].content_id:
-            stale[key] = (f"weights: {shard.content_id[:12]} -> {wanted[key].content_id[:12]}",)
+        elif key in wanted and shard.identity != wanted[key]:
+            stale[key] = differing_fields(shard.identity, wanted[key])
         elif key in wanted:
             done.append(key)
     absent = wanted.keys() - set(done) - stale.keys()

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
-from pipeline.shards import RunFolder
-from pipeline.spec import Checkpoint, ProbeTask
+from pipeline.shards import FORK, RunFolder
+from pipeline.signals import termination
+from pipeline.spec import Checkpoint, ProbeTask, canonical_json
 from pipeline.suites import fetch
+from pipeline.train.fork_spec import ForkTask
 from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from pipeline.train.forking import ForkRun
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,21 @@ class TaskDone:
     key: str
     seconds: float
     notes: tuple[str, ...] = ()
+
+
+class Runner:
+    """Runs tasks of any kind one after the other, keeping what the next can use."""
+
+    def __init__(self) -> None:
+        self._prober: Prober | None = None
+
+    def run(self, task: ProbeTask | ForkTask) -> TaskDone:
+        """As ``run_probe`` or ``run_fork``."""
+        if isinstance(task, ForkTask):
+            return run_fork(task)
+        if self._prober is None or self._prober.spec != task.probe:
+            self._prober = make_prober(task)
+        return run_probe(task, self._prober)
 
 
 def make_prober(task: ProbeTask) -> Prober:
@@ -42,6 +63,58 @@ def run_probe(task: ProbeTask, prober: Prober | None = None) -> TaskDone:
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes)
 
 
+def run_fork(task: ForkTask) -> TaskDone:
+    """Trains one run of the fork experiment, probing on the way, and writes its shard.
+
+    Continues from the state that a killed run left, and leaves one every ``state_every`` updates and on SIGTERM, which
+    then ends the process. Raises CheckpointError for a checkpoint that cannot be used and OutputError where the
+    folder cannot be written; a run that diverges is written like any other.
+    """
+    from pipeline.train.forking import ForkRun
+
+    start = time.perf_counter()
+    folder = RunFolder(task.out, FORK)
+    prober = Prober(task.spec.probe, folder.read_tokens(), task.device)
+    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    state = folder.read_state(task.key)
+    notes = []
+    if state is not None:
+        notes = [
+            "continued from its saved state"
+            if run.resume(state)
+            else "its saved state is unusable: started over"
+        ]
+    with termination() as asked_to_stop:
+        run.start()
+        while not run.done:
+            run.advance()
+            if asked_to_stop() or (run.step % task.state_every == 0 and not run.done):
+                folder.write_state(task.key, run.state())
+            if asked_to_stop():
+                break
+    if not run.done:
+        raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
+    folder.write_shard(task, fork_rows(task, run), versions(), run.notes)
+    folder.remove_state(task.key)
+    return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
+
+
+def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
+    """The rows of a finished run with exactly the columns of the shard."""
+    common = {
+        "suite": task.suite,
+        "revision": task.checkpoint.revision,
+        "run_id": task.key,
+        "arm": task.arm.label,
+        "schedule": task.arm.schedule,
+        "parameters": canonical_json(task.arm.settings()),
+        "optimizer": task.arm.optimizer,
+        "seed": task.seed,
+        "status": "diverged" if run.diverged else "ok",
+    }
+    return [common | row for row in run.rows]
+
+
 def copy_probe(task: ProbeTask) -> TaskDone:
     """Writes the shard of a duplicate from the shard of the checkpoint it duplicates: the same numbers."""
     checkpoint = task.checkpoint
@@ -49,7 +122,7 @@ def copy_probe(task: ProbeTask) -> TaskDone:
         raise ValueError(f"{checkpoint.key} duplicates nothing")
     folder = RunFolder(task.out)
     source = folder.read_shard(checkpoint.duplicate_of)
-    if source.fingerprint != task.probe.fingerprint() or source.content_id != checkpoint.content_id:
+    if source.fingerprint != task.probe.fingerprint() or source.identity != task.identity():
         raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
     folder.write_shard(task, rows, versions(), source.notes)

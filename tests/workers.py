@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from pipeline.driver import Outcome, ProbeWorker
 from pipeline.spec import ProbeTask
+from pipeline.worker import Outcome, TaskWorker
 
 
-class PoisonWorker(ProbeWorker):
+class PoisonWorker(TaskWorker):
     """Dies on step 3, does the others at once."""
 
     def __init__(self, threads: int) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.audit import AuditRequest, Progress, audit
+from pipeline.audit import AuditRequest, audit
 from pipeline.errors import CollapseError
+from pipeline.ledger import Progress
 from pipeline.shards import RunFolder
 from pipeline.suites import fetch
 

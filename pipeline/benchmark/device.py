@@ -175,7 +175,7 @@ def _reference(
     model = build_model(read_config(folder), read_weights(folder))
     sites = linear_sites(model)
     stored = [site.weight().clone() for site in sites]
-    transposed = [site.weight().shape != site.module.weight.shape for site in sites]  # type: ignore[union-attr]
+    transposed = [site.weight().shape != site.module.weight.shape for site in sites]
     model = model.double().to(device)
     found = {}
     for variant in variants:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from pipeline.errors import UsageError
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.loading import StoredWeights, build_model, read_config, read_weights
@@ -107,13 +108,25 @@ class Prober:
         model = build_model(read_config(folder), weights).to(self.device)
         sha256 = weights.sha256
         del weights
+        load_s = read_s + time.perf_counter() - start
+        return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
+
+    def measure_model(
+        self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0
+    ) -> Measurement:
+        """Measures ``model``, float32 in eval mode on this prober's device, and uses it up: its layers are replaced.
+
+        The numbers are those of :meth:`measure` on a checkpoint that holds the same values.
+        """
+        if self.spec.arithmetic == "split":
+            raise UsageError("a model in memory is measured in arithmetic 'ieee' or 'tf32', not 'split'")
         loaded = time.perf_counter()
         with _float32_products(tf32=self.spec.arithmetic == "tf32"):
             statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
             tokens = evaluate(
                 model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
             )
-        return self._result(tokens, statistics, sha256, read_s + loaded - start, loaded)
+        return self._result(tokens, statistics, weights_sha256, load_s, loaded)
 
     def _result(
         self,

@@ -71,6 +71,22 @@ def copy_tokenizer(data: TrainingData, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
+def training_tokens(text: str, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[Any]:
+    """The training part of the corpus that ``text`` names, 1-D: all but the tenth that is held out.
+
+    ``UsageError`` where it is unusable: text without a tokenizer, ids outside the vocabulary.
+    """
+    corpus = parse_corpus(text)
+    if isinstance(corpus, TokenFile):
+        return _split_tokens(open_token_file(corpus), text, vocab_size)[0]
+    if tokenizer is None:
+        raise UsageError(
+            f"this suite has no tokenizer, so it cannot train on {corpus}: give --train-corpus tokens:FILE.npy"
+        )
+    texts, _ = training_and_held_out(documents(corpus))
+    return _encode(texts, tokenizer, vocab_size)
+
+
 class Batches:
     """Batches of windows of ``seq_len + 1`` tokens, without replacement within an epoch.
 
@@ -108,7 +124,7 @@ class Batches:
 def _make(recipe: Recipe, folder: Path) -> None:
     corpus = parse_corpus(recipe.corpus)
     if isinstance(corpus, TokenFile):
-        train, held_out = _split_tokens(open_token_file(corpus), recipe)
+        train, held_out = _split_tokens(open_token_file(corpus), recipe.corpus, recipe.vocab_size)
         digest = tokens_sha256(train)
     else:
         texts, kept = training_and_held_out(documents(corpus))
@@ -127,15 +143,15 @@ def _make(recipe: Recipe, folder: Path) -> None:
     (folder / "corpus.json").write_text(json.dumps({"spec": recipe.corpus, "sha256": digest}) + "\n")
 
 
-def _split_tokens(tokens: NDArray[Any], recipe: Recipe) -> tuple[NDArray[Any], NDArray[Any]]:
+def _split_tokens(tokens: NDArray[Any], name: str, vocab_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Nine tenths for training, the last tenth held out; a token file has no documents to split by."""
-    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < recipe.vocab_size:
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise UsageError(
-            f"corpus {recipe.corpus} holds token ids from {tokens.min()} to {tokens.max()}: "
-            f"wanted 0 to {recipe.vocab_size - 1}; set vocab_size to {int(tokens.max()) + 1} or more"
+            f"corpus {name} holds token ids from {tokens.min()} to {tokens.max()}: "
+            f"wanted 0 to {vocab_size - 1}; set vocab_size to {int(tokens.max()) + 1} or more"
         )
     cut = len(tokens) * 9 // 10
-    kind = _integer_type(recipe.vocab_size)
+    kind = _integer_type(vocab_size)
     return tokens[:cut].astype(kind), tokens[cut:].astype(kind)
 
 

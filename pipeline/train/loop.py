@@ -6,34 +6,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill
 from pipeline.train.schedules import Schedule
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """AdamW as Pythia uses it."""
-
-    weight_decay: float = 0.1
-    """Decoupled, on parameters of at least two dimensions only (not on biases and norms)."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    clip_norm: float = 1.0
-    """Largest global gradient norm."""
+from pipeline.train.settings import OptimizerSettings
 
 
 class Trainer:
     """A model, its optimizer and the number of updates made.
 
-    float32 on a CPU, bfloat16 autocast on a GPU. With batches that depend on the step only, the state dict is
-    all that a run needs to continue exactly (bit for bit on a CPU).
+    float32 on a CPU, bfloat16 autocast on a GPU, unless ``precision`` says otherwise. With batches that depend on
+    the step only, the state dict is all that a run needs to continue exactly (bit for bit on a CPU).
     """
 
     def __init__(
@@ -44,27 +32,35 @@ class Trainer:
         schedule: Schedule,
         settings: OptimizerSettings,
         device: torch.device,
+        optimizer: str = "adamw",
+        precision: str | None = None,
     ) -> None:
-        """``batches(step)``: token ids (sequences, seq_len + 1), int64, on ``device``."""
+        """``batches(step)``: token ids (sequences, seq_len + 1), int64, on ``device``.
+
+        optimizer: ``adamw``, ``sam`` (AdamW at the gradient of the point uphill) or ``muon``. precision: ``fp32``
+        or ``bf16`` (autocast); None = bf16 on a GPU, fp32 elsewhere.
+        """
         self.model = model.to(device).train()
         self.batches, self.schedule, self.settings, self.device = batches, schedule, settings, device
         self.step = 0
-        self.optimizer = make_optimizer(model, settings)
+        self.optimizer: Any = (make_muon if optimizer == "muon" else make_optimizer)(model, settings)
+        self._radius = SAM_RADIUS if optimizer == "sam" else None
+        self._bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def advance(self) -> Tensor:
         """Makes one update; returns its training loss in nats per token, a detached scalar on the device."""
         tokens = self.batches(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.step)
-        with self._autocast():
-            logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        loss = self._backward(tokens)
+        if self._radius is not None:
+            with uphill(self._parameters, self._radius):
+                self._backward(tokens)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
         self.optimizer.step()
         self.step += 1
-        return loss.detach()
+        return loss
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, moments and step, for ``torch.save`` (loads with ``weights_only=True``)."""
@@ -76,19 +72,17 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
 
+    def _backward(self, tokens: Tensor) -> Tensor:
+        """Gradients of ``tokens`` at the weights as they are; returns the loss, detached."""
+        with self._autocast():
+            logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
+        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast("cuda", dtype=torch.bfloat16) if self.device.type == "cuda" else nullcontext()
-
-
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over all parameters, decaying the matrices only. The learning rate is set at every step."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    betas = (settings.beta1, settings.beta2)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=settings.eps, fused=True)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
 
 
 def choose_device(name: str) -> torch.device:

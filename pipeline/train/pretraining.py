@@ -13,7 +13,8 @@ import io
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from pipeline.files import exclusive, make_folder, write_atomically
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.suites.files import new_folder
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
-from pipeline.train.loop import OptimizerSettings, Trainer, choose_device
+from pipeline.train.loop import Trainer, choose_device
 from pipeline.train.model import build_model, save_model
+from pipeline.train.optimizers import moments_by_name
 from pipeline.train.recipes import Recipe
+from pipeline.train.settings import OptimizerSettings
+from pipeline.train.start import MOMENTS_FILE
 
 STATE = ".state"
 LOCK = ".lock"
@@ -41,6 +45,16 @@ loss.
 """
 
 
+@dataclass(frozen=True)
+class _Keeping:
+    """What of the optimizer is saved, and when."""
+
+    state_every: int
+    """Updates between two saves of the whole state, which go when the suite is done."""
+    moments_at: set[int]
+    """Checkpoints that keep Adam's moments for good."""
+
+
 def pretrain(
     recipe: Recipe,
     out: Path,
@@ -48,30 +62,34 @@ def pretrain(
     device: str = "auto",
     on_progress: Report | None = None,
     state_every: int = STATE_EVERY,
+    keep_optimizer_at: Collection[int] = (),
 ) -> None:
     """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
 
     Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
 
-    ``state_every``: updates between two saves of the optimizer state. ``UsageError`` for a folder made by
+    ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
+    Adam's moments beside their weights, for forks to start from. ``UsageError`` for a folder made by
     another recipe or not made here; ``FolderLockedError`` while another process trains into it;
     ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
     """
     chosen = choose_device(device)
+    keep = _keepable(recipe, keep_optimizer_at)
     make_folder(out)
     with exclusive(out / LOCK):
         _claim(recipe, out)
         if not _finished(out):
             try:
-                _train(recipe, out, chosen, on_progress, state_every)
+                _train(recipe, out, chosen, on_progress, _Keeping(state_every, keep))
             except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
                 raise
+        _refuse_lost_moments(out, keep)
         shutil.rmtree(out / STATE, ignore_errors=True)
 
 
-def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, state_every: int) -> None:
+def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, keeping: _Keeping) -> None:
     data = prepare_data(recipe, out / STATE / "data")
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
@@ -84,14 +102,14 @@ def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | Non
             if loss is not None and not torch.isfinite(loss):
                 raise CheckpointError(f"training diverged: loss {loss.item()} at step {step}; lower peak_lr")
             if not (out / f"step{step}").is_dir():
-                _save_checkpoint(trainer, data, out / f"step{step}")
+                _save_checkpoint(trainer, data, out / f"step{step}", moments=step in keeping.moments_at)
             if report is not None and loss is not None:
                 eta_s = (time.perf_counter() - began) / (step - first) * (recipe.steps - step)
                 report(step, recipe.steps, eta_s, f"loss {loss.item():.3f}")
         if step == recipe.steps:
             break
         loss = trainer.advance()
-        if trainer.step % state_every == 0 and trainer.step < recipe.steps:
+        if trainer.step % keeping.state_every == 0 and trainer.step < recipe.steps:
             _save_state(trainer, out)
     _write_suite(recipe, data, out)
 
@@ -137,10 +155,34 @@ def _finished(out: Path) -> bool:
     return manifest is not None and all((out / entry.revision).is_dir() for entry in manifest.checkpoints)
 
 
-def _save_checkpoint(trainer: Trainer, data: TrainingData, folder: Path) -> None:
+def _save_checkpoint(trainer: Trainer, data: TrainingData, folder: Path, *, moments: bool) -> None:
     with new_folder(folder) as fresh:
         save_model(trainer.model, fresh)
         copy_tokenizer(data, fresh)
+        if moments:
+            torch.save(moments_by_name(trainer.model, trainer.optimizer), fresh / MOMENTS_FILE)
+
+
+def _keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
+    """``steps`` as a set; ``UsageError`` for one that is no checkpoint or comes before the first update."""
+    there = [step for step in recipe.checkpoint_steps if step]
+    for step in steps:
+        if step not in there:
+            near = sorted(sorted(there, key=lambda each: abs(each - step))[:3])
+            raise UsageError(
+                f"no optimizer state to keep at step {step}: the nearest checkpoints of {recipe.name} that have one "
+                f"are {', '.join(map(str, near))}"
+            )
+    return set(steps)
+
+
+def _refuse_lost_moments(out: Path, keep: set[int]) -> None:
+    lost = sorted(step for step in keep if not (out / f"step{step}" / MOMENTS_FILE).is_file())
+    if lost:
+        raise UsageError(
+            f"{out} passed step {lost[0]} before its optimizer state was asked for, and it cannot be had afterwards: "
+            "train into a new folder"
+        )
 
 
 def _save_state(trainer: Trainer, out: Path) -> None:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import UsageError, unknown_name
-from pipeline.suites import clipped_cosine
+from pipeline.suites.settings import clipped_cosine
 
 
 class Schedule(Protocol):
     """A learning rate as a function of the step."""
 
     def __call__(self, step: int) -> float: ...
+
+    def phase(self, step: int) -> str:
+        """Which part of the schedule the update after ``step`` updates belongs to."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,11 @@ class Pythia:
         return clipped_cosine(
             step, steps=self.steps, peak_lr=self.peak_lr, min_lr=self.min_lr, warmup_steps=self.warmup_steps
         )
+
+    def phase(self, step: int) -> str:
+        if step < self.warmup_steps:
+            return "warmup"
+        return "decay" if self(step) > self.min_lr else "minimum"
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ class Cosine:
         done = min(1.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
         return self.min_lr + (self.peak_lr - self.min_lr) / 2 * (1 + math.cos(math.pi * done))
 
+    def phase(self, step: int) -> str:
+        return "warmup" if step < self.warmup_steps else "decay"
+
 
 @dataclass(frozen=True)
 class Constant:
@@ -76,6 +88,9 @@ class Constant:
 
     def __call__(self, step: int) -> float:
         return self.peak_lr * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.peak_lr
+
+    def phase(self, step: int) -> str:
+        return "warmup" if step < self.warmup_steps else "stable"
 
 
 @dataclass(frozen=True)
@@ -101,6 +116,126 @@ class WarmupStableDecay:
         decay_steps = max(1.0, self.decay_fraction * self.steps)
         left = min(1.0, max(0.0, (self.steps - step) / decay_steps))
         return self.min_lr + (self.peak_lr - self.min_lr) * left
+
+    def phase(self, step: int) -> str:
+        if step < self.warmup_steps:
+            return "warmup"
+        return "stable" if step <= self.steps - max(1.0, self.decay_fraction * self.steps) else "decay"
+
+
+@dataclass(frozen=True)
+class WarmRestarts:
+    """SGDR: cosine from ``eta_max`` to ``eta_min`` in cycles of period, period * t_mult, period * t_mult^2, ...
+
+    eta_min + (eta_max - eta_min)/2 * (1 + cos(pi * T_cur / T_i)). Source: Loshchilov & Hutter 2016 (arXiv
+    1608.03983), eq. 5; T_0 = ``period``, T_mult = ``t_mult``. The first half of a cycle is its ``restart``, the
+    second half its ``anneal``.
+
+    >>> sgdr = WarmRestarts(eta_max=1.0, eta_min=0.0, period=10, t_mult=2)
+    >>> [f"{sgdr(step):.2f}" for step in (0, 5, 9, 10, 20, 30)], sgdr.phase(4), sgdr.phase(5)
+    (['1.00', '0.50', '0.02', '1.00', '0.50', '1.00'], 'restart', 'anneal')
+    """
+
+    eta_max: float
+    eta_min: float
+    period: int
+    """Updates of the first cycle."""
+    t_mult: int = 1
+    """Each cycle is this many times as long as the one before."""
+
+    def __call__(self, step: int) -> float:
+        done, length = self._cycle(step)
+        return self.eta_min + (self.eta_max - self.eta_min) / 2 * (1 + math.cos(math.pi * done / length))
+
+    def phase(self, step: int) -> str:
+        done, length = self._cycle(step)
+        return "restart" if 2 * done < length else "anneal"
+
+    def _cycle(self, step: int) -> tuple[int, int]:
+        """Updates since the last restart, and the length of this cycle."""
+        length = self.period
+        while step >= length:
+            step -= length
+            if self.t_mult == 1:
+                return step % length, length
+            length *= self.t_mult
+        return step, length
+
+
+@dataclass(frozen=True)
+class LockIn:
+    """Oscillatory Lock-In (OLI) as WE read it: cycles of a bump and a cool phase on top of a base schedule.
+
+    In the first ``bump_fraction`` of a cycle the rate is base * (1 + amplitude * sin^2(pi * u)), u from 0 to 1:
+    raised smoothly to (1 + amplitude) times the base and back. In the rest, the cool phase, it is base *
+    cool_factor; the last ``settled_fraction`` of the cool phase is ``settled``, and only probes of settled weights
+    are compared. Source: arXiv 2604.15167 names the phases and says that the amplitude is calibrated; it gives no
+    formula, period or amplitude, so these are ours.
+
+    >>> oli = LockIn(Constant(80, 1.0, 0.0, 0), period=20, amplitude=0.5, cool_factor=0.5)
+    >>> [round(oli(step), 3) for step in (0, 5, 10, 19, 25)], [oli.phase(step) for step in (9, 10, 15)]
+    ([1.0, 1.5, 0.5, 0.5, 1.5], ['bump', 'cool', 'settled'])
+    """
+
+    base: Schedule
+    period: int
+    """Updates of a cycle."""
+    amplitude: float
+    """Height of the bump as a multiple of the base rate."""
+    cool_factor: float
+    """Rate of the cool phase as a multiple of the base rate."""
+    bump_fraction: float = 0.5
+    settled_fraction: float = 0.5
+
+    def __call__(self, step: int) -> float:
+        within, bump = step % self.period, self.bump_fraction * self.period
+        if within < bump:
+            return self.base(step) * (1 + self.amplitude * math.sin(math.pi * within / bump) ** 2)
+        return self.base(step) * self.cool_factor
+
+    def phase(self, step: int) -> str:
+        within, bump = step % self.period, self.bump_fraction * self.period
+        if within < bump:
+            return "bump"
+        return "settled" if within >= self.period - self.settled_fraction * (self.period - bump) else "cool"
+
+
+@dataclass(frozen=True)
+class Noop:
+    """Learning rate 0: nothing may move (decoupled weight decay is scaled by the rate, so it rests too).
+
+    >>> Noop()(7)
+    0.0
+    """
+
+    def __call__(self, step: int) -> float:  # noqa: ARG002 - the protocol's argument
+        return 0.0
+
+    def phase(self, step: int) -> str:  # noqa: ARG002
+        return "noop"
+
+
+@dataclass(frozen=True)
+class Rewarmed:
+    """``inner`` times a linear ramp over the first ``ramp_steps`` updates, while cold Adam moments fill.
+
+    Without it the first updates, whose second moments rest on a handful of gradients, are larger than any that the
+    schedule means.
+
+    >>> [Rewarmed(Constant(10, 1.0, 0.0, 0), 4)(step) for step in (0, 1, 3, 4)]
+    [0.25, 0.5, 1.0, 1.0]
+    """
+
+    inner: Schedule
+    ramp_steps: int
+
+    def __call__(self, step: int) -> float:
+        return (
+            self.inner(step) * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.inner(step)
+        )
+
+    def phase(self, step: int) -> str:
+        return "rewarm" if step < self.ramp_steps else self.inner.phase(step)
 
 
 SCHEDULES: dict[str, type[Pythia | Cosine | Constant | WarmupStableDecay]] = {

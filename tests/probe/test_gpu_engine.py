@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import save_tiny_model, tiny_model
 
 pytest.importorskip("triton")
 
@@ -20,6 +19,7 @@ from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.loading import read_weights
 from pipeline.probe.measure import Measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB, LENGTH = 48, 5

@@ -84,11 +84,11 @@ class Engine:
             chunk //= 2
             self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
             torch.cuda.empty_cache()
-        numbers = [
+        nll, kl, agrees, delta_p = (
             number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
             for number in ops.scores(sums)
-        ]
-        return TokenResults(*numbers, notes=self._notes)
+        )
+        return TokenResults(nll, kl, agrees, delta_p, self._notes)
 
     def _sums(self, skeleton: Skeleton, walks: bool, chunk: int) -> Tensor:
         variants = len(self.spec.variants)

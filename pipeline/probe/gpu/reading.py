@@ -128,7 +128,7 @@ class Reader:
                     job.result()
                 if event is not None:
                     event.synchronize()
-                view = memoryview(piece.numpy())[: target.numel() - offset]
+                view = memoryview(piece.numpy().data)[: target.numel() - offset]
                 count = opened.readinto(view)
                 if not count:
                     raise CheckpointError(f"{file} became shorter while it was read")

@@ -1,16 +1,4 @@
-"""The output folder of a run: the only module that knows its paths and the schema of its shards.
-
-::
-
-    DIR/run.json                        what was asked for: suite, checkpoints, settings, fingerprint
-    DIR/tokens.npy                      the evaluation tokens, int64 (batches, batch_size, seq_len)
-    DIR/shards/audit/step000001000.arrow   one checkpoint, one row per variant
-    DIR/failures/audit/step000001000.json  why a checkpoint has no shard (gone once it has one)
-    DIR/tables/ report.json report.html figures/   what the reduction makes of them
-    DIR/.lock                           held by the one driver of the folder
-
-A shard is done when its file is there and sealed (``pipeline.files``); there is no marker and no database.
-"""
+"""Paths, reads and writes of one output folder (its layout: ``pipeline.shards``)."""
 
 from __future__ import annotations
 
@@ -28,68 +16,13 @@ import pyarrow as pa
 
 from pipeline.errors import ShardError, UsageError
 from pipeline.files import exclusive, make_folder, seal, sweep_temporaries, unseal, write_atomically
-from pipeline.spec import Checkpoint, ProbeTask, canonical_json
+from pipeline.shards.plans import ForkPlan, RunPlan
+from pipeline.shards.schemas import AUDIT, Kind
+from pipeline.spec import ProbeTask, canonical_json
+from pipeline.train.fork_spec import ForkTask
 
 SUITES_FOLDER = Path("outputs/suites")
 """Where suites trained at first use are kept."""
-
-_TENSOR = pa.struct(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("n", pa.int64(), nullable=False),
-        *(pa.field(name, pa.float64()) for name in ("mean", "std", "absmax", "kurtosis")),
-        pa.field("relative_error", pa.float64()),
-        pa.field("boundary_fraction", pa.float64()),
-    ]
-)
-
-AUDIT_SCHEMA = pa.schema(
-    [
-        pa.field("suite", pa.string(), nullable=False),
-        pa.field("revision", pa.string(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("tokens_seen", pa.int64()),
-        pa.field("learning_rate", pa.float64()),
-        pa.field("weights_sha256", pa.string(), nullable=False),
-        pa.field("duplicate_of", pa.string()),
-        pa.field("variant", pa.string(), nullable=False),
-        pa.field("nll_nats", pa.float64(), nullable=False),
-        pa.field("perplexity", pa.float64(), nullable=False),
-        pa.field("n_tokens", pa.int64(), nullable=False),
-        pa.field("batch_nll_nats", pa.list_(pa.float64()), nullable=False),
-        pa.field("kl_nats_mean", pa.float64(), nullable=False),
-        pa.field("kl_nats_p50", pa.float64(), nullable=False),
-        pa.field("kl_nats_p99", pa.float64(), nullable=False),
-        pa.field("top1_agreement", pa.float64(), nullable=False),
-        pa.field("delta_p_rms", pa.float64(), nullable=False),
-        pa.field("tensors", pa.list_(_TENSOR), nullable=False),
-        pa.field("load_s", pa.float64(), nullable=False),
-        pa.field("probe_s", pa.float64(), nullable=False),
-        pa.field("peak_bytes", pa.int64(), nullable=False),
-        pa.field("device", pa.string(), nullable=False),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What was asked of a run: the contents of ``run.json``."""
-
-    suite: str
-    checkpoints: tuple[Checkpoint, ...]
-    """Every checkpoint that a complete run has a shard of, in order of step."""
-    config: dict[str, Any]
-    """The probe's resolved settings (``ProbeSpec.config``)."""
-    fingerprint: str
-    corpus: str
-    """The evaluation corpus as the user named it."""
-    versions: dict[str, str]
-    recipe: dict[str, Any]
-    """What the suite says of its training (empty where it says nothing)."""
-    skipped: tuple[str, ...] = ()
-    """Names in the suite's folder or repository that are not checkpoints."""
-    wall_s: float = 0.0
-    """Seconds spent by all finished calls of the audit in this folder."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +33,29 @@ class Shard:
     table: pa.Table
     fingerprint: str
     config: dict[str, Any]
-    content_id: str
+    identity: dict[str, Any]
+    """What its contents are of: the weights of a checkpoint, or the arm and seed of a run."""
     notes: tuple[str, ...]
 
 
 class RunFolder:
-    """Paths, reads and writes of one output folder. Making one touches nothing on disk."""
+    """Paths, reads and writes of one kind of work in one output folder. Making one touches nothing on disk."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, kind: Kind = AUDIT) -> None:
         self.path = Path(path)
+        self.kind = kind
         self.tables = self.path / "tables"
         self.figures = self.path / "figures"
         self.report_json = self.path / "report.json"
         self.report_html = self.path / "report.html"
-        self._plan = self.path / "run.json"
-        self._tokens = self.path / "tokens.npy"
-        self._shards = self.path / "shards" / "audit"
-        self._failures = self.path / "failures" / "audit"
+        self.fork_html = self.path / "fork.html"
+        self.schedules_json = self.tables / "schedules.json"
+        self._plan = self.path / kind.plan_file
+        self._tokens = self.path / kind.tokens_file
+        self._train = self.path / "fork_train.npy"
+        self._shards = self.path / "shards" / kind.name
+        self._failures = self.path / "failures" / kind.name
+        self._states = self.path / "state" / kind.name
 
     def __str__(self) -> str:
         return str(self.path)
@@ -128,47 +67,54 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Makes the folders that shards and failures go to, and removes what killed writers left."""
-        for folder in (self._shards, self._failures):
+        for folder in (self._shards, self._failures, self._states):
             make_folder(folder)
             sweep_temporaries(folder)
         sweep_temporaries(self.path)
 
     # --- what was asked ---------------------------------------------------------------------------------
 
-    def write_plan(self, plan: RunPlan) -> None:
+    def write_plan(self, plan: RunPlan | ForkPlan) -> None:
         text = json.dumps(dataclasses.asdict(plan), indent=1, allow_nan=False)
         write_atomically(self._plan, text.encode())
 
     def has_plan(self) -> bool:
         return self._plan.is_file()
 
-    def read_plan(self) -> RunPlan:
-        """The plan of the run in this folder; UsageError where there is none."""
+    def read_plan(self) -> Any:
+        """The plan of the run in this folder (a RunPlan or a ForkPlan); UsageError where there is none."""
         if not self._plan.is_file():
             raise UsageError(
-                f"no run in {self.path}: wanted a folder that `int4-collapse audit` wrote ({self._plan.name} in it)"
+                f"no run in {self.path}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
+                f"({self._plan.name} in it)"
             )
         try:
-            fields = json.loads(self._plan.read_text())
-            checkpoints = tuple(Checkpoint(**fields) for fields in fields.pop("checkpoints"))
-            skipped = tuple(fields.pop("skipped"))
-            return RunPlan(checkpoints=checkpoints, skipped=skipped, **fields)
+            return self.kind.plan_type.from_json(json.loads(self._plan.read_text()))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{self._plan} is damaged ({error}): run the audit again to rewrite it"
+                f"{self._plan} is damaged ({error}): run the {self.kind.name} again to rewrite it"
             ) from error
 
     def write_tokens(self, tokens: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, tokens)
-        write_atomically(self._tokens, buffer.getvalue())
+        """Writes the evaluation tokens."""
+        _write_array(self._tokens, tokens)
 
     def read_tokens(self) -> np.ndarray:
+        return self._read_array(self._tokens)
+
+    def write_training_tokens(self, tokens: np.ndarray) -> None:
+        """Writes the 1-D training tokens of a fork experiment."""
+        _write_array(self._train, tokens)
+
+    def read_training_tokens(self) -> np.ndarray:
+        return self._read_array(self._train)
+
+    def _read_array(self, path: Path) -> np.ndarray:
         try:
-            tokens: np.ndarray = np.load(self._tokens, allow_pickle=False)
+            tokens: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{self._tokens} cannot be read ({error}): run the audit again to rewrite it"
+                f"{path} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
             ) from error
         return tokens
 
@@ -182,28 +128,37 @@ class RunFolder:
         return sorted(path.stem for path in self._shards.glob("*.arrow"))
 
     def write_shard(
-        self, task: ProbeTask, rows: list[dict[str, Any]], versions: dict[str, str], notes: Iterable[str] = ()
+        self,
+        task: ProbeTask | ForkTask,
+        rows: list[dict[str, Any]],
+        versions: dict[str, str],
+        notes: Iterable[str] = (),
     ) -> None:
         """Writes the shard of ``task`` and removes its failure record.
 
         ``rows`` must have exactly the schema's keys: Arrow itself drops unknown ones and fills missing ones with
         null, silently.
         """
+        names = set(self.kind.schema.names)
         for row in rows:
-            if row.keys() != set(AUDIT_SCHEMA.names):
-                raise ValueError(
-                    f"row of {task.key}: columns differ: {sorted(row.keys() ^ set(AUDIT_SCHEMA.names))}"
-                )
+            if row.keys() != names:
+                raise ValueError(f"row of {task.key}: columns differ: {sorted(row.keys() ^ names)}")
+        spec = task.spec if isinstance(task, ForkTask) else task.probe
         metadata = {
-            "fingerprint": task.probe.fingerprint(),
-            "config": canonical_json(task.probe.config()),
+            "fingerprint": spec.fingerprint(),
+            "config": canonical_json(spec.config()),
             "versions": canonical_json(versions),
-            "corpus_sha256": task.probe.tokens_sha256,
-            "content_id": task.checkpoint.content_id,
-            "duplicates": canonical_json(task.duplicates),
+            "corpus_sha256": task.spec.probe.tokens_sha256
+            if isinstance(task, ForkTask)
+            else task.probe.tokens_sha256,
             "notes": canonical_json(list(notes)),
         }
-        table = pa.Table.from_pylist(rows, schema=AUDIT_SCHEMA.with_metadata(metadata))
+        if isinstance(task, ForkTask):
+            metadata["identity"] = canonical_json(task.identity())
+        else:
+            metadata["content_id"] = task.checkpoint.content_id
+            metadata["duplicates"] = canonical_json(task.duplicates)
+        table = pa.Table.from_pylist(rows, schema=self.kind.schema.with_metadata(metadata))
         table.validate(full=True)
         write_atomically(self.shard_path(task.key), seal(table))
         self._failure_path(task.key).unlink(missing_ok=True)
@@ -213,19 +168,37 @@ class RunFolder:
         path = self.shard_path(key)
         table = unseal(path)
         metadata = table.schema.metadata
-        if not table.schema.remove_metadata().equals(AUDIT_SCHEMA):
+        if not table.schema.remove_metadata().equals(self.kind.schema):
             raise ShardError(f"{path} has another schema: it was written by another version")
         return Shard(
             key=key,
             table=table,
             fingerprint=metadata[b"fingerprint"].decode(),
             config=json.loads(metadata[b"config"]),
-            content_id=metadata[b"content_id"].decode(),
+            identity=_identity(metadata),
             notes=tuple(json.loads(metadata[b"notes"])),
         )
 
     def remove_shard(self, key: str) -> None:
         self.shard_path(key).unlink(missing_ok=True)
+
+    # --- unfinished runs --------------------------------------------------------------------------------
+
+    def write_state(self, key: str, data: bytes) -> None:
+        """Keeps where the run ``key`` stands; makes the folder for a task that runs without a driver."""
+        make_folder(self._states)
+        write_atomically(self._state_path(key), data)
+
+    def read_state(self, key: str) -> bytes | None:
+        """What :meth:`write_state` kept last, or None."""
+        path = self._state_path(key)
+        return path.read_bytes() if path.is_file() else None
+
+    def remove_state(self, key: str) -> None:
+        self._state_path(key).unlink(missing_ok=True)
+
+    def _state_path(self, key: str) -> Path:
+        return self._states / f"{key}.pt"
 
     # --- failures ---------------------------------------------------------------------------------------
 
@@ -259,3 +232,17 @@ class RunFolder:
         make_folder(folder)
         write_atomically(folder / name, data)
         return folder / name
+
+
+def _identity(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """As a task's ``identity()``; an audit's shard keeps the id of its weights alone."""
+    if b"identity" in metadata:
+        identity: dict[str, Any] = json.loads(metadata[b"identity"])
+        return identity
+    return {"weights": metadata[b"content_id"].decode()}
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())

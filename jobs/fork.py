@@ -1,0 +1,123 @@
+"""``fork``: the schedule experiment, from one checkpoint under several schedules and seeds."""
+
+from __future__ import annotations
+
+import click
+
+from jobs.console import console, duration, errors, progress
+from jobs.fork_request import ForkOptions, build_fork_request
+from jobs.options import measurement_options, out_option, resource_options, seed_option, stale_option
+
+
+@click.command()
+@click.argument("suite")
+@out_option
+@click.option(
+    "--from",
+    "start",
+    default="auto",
+    show_default=True,
+    metavar="STEP|auto",
+    help="Checkpoint to start from; auto = the last one before the onset that an audit found.",
+)
+@click.option(
+    "--audit", "audit_dir", metavar="DIR", help="Audit that --from auto asks. Default: the one in --out."
+)
+@click.option(
+    "--schedules",
+    default="cosine,sgdr,oli",
+    show_default=True,
+    help="Of cosine, pythia, sgdr, oli, constant, wsd, noop; parameters as in oli:period=40:amplitude=1.",
+)
+@click.option("--seeds", type=int, default=3, show_default=True, help="Runs per schedule.")
+@click.option("--steps", "n_steps", type=int, help="Updates of a run. Default: a tenth of the suite's own.")
+@click.option("--probe-every", type=int, help="Updates between probes. Default: a tenth of the run.")
+@click.option("--tokens-per-step", type=int, help="Default: 8192, or the suite's own where that is fewer.")
+@click.option(
+    "--train-corpus",
+    metavar="CORPUS",
+    help="Training text; its held-out tenth is left out. Default: the suite's own.",
+)
+@click.option(
+    "--sweep",
+    metavar="NAME=V,V,...",
+    help="One arm per value of a schedule's parameter: amplitude=0.1,0.3,1,3.",
+)
+@click.option(
+    "--optimizers",
+    default="adamw",
+    show_default=True,
+    help="Also sam, muon: further arms under the first schedule.",
+)
+@click.option("--allow-epochs", is_flag=True, help="Allow runs that see the training text more than once.")
+@click.option("--learning-rate", type=float, help="Rate at the fork. Default: the suite's at that step.")
+@click.option(
+    "--rewarm-steps",
+    type=int,
+    help="Ramp for cold moments. Default: 1/(1 - beta2), at most a tenth of the run.",
+)
+@click.option(
+    "--ema-decay", type=float, help="Of the averaged weights. Default: remembers two probe intervals."
+)
+@click.option(
+    "--lawa-window", type=int, default=5, show_default=True, help="Probes whose weights are averaged."
+)
+@click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
+@click.option("--state-every", type=int, help="Updates between saved states. Default: as --probe-every.")
+@measurement_options
+@resource_options
+@stale_option
+@seed_option
+def command(seed: int, **options: object) -> None:
+    """Continue training SUITE from one checkpoint under several schedules, and test which keeps it quantizable.
+
+    Default: the paper's nine runs, three schedules times three seeds. Run it again to resume, or with more
+    seeds or schedules to add to it.
+    """
+    code = run_fork_experiment(ForkOptions.from_command(options))
+    from jobs.fork_results import reduce_and_report
+
+    reduce_and_report(str(options["out"]), allow_missing=code != 0, seed=seed)
+    raise SystemExit(code)
+
+
+def run_fork_experiment(options: ForkOptions) -> int:
+    """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
+    from pipeline.fork import fork
+    from pipeline.ledger import Progress
+    from pipeline.survey import Survey
+
+    request = build_fork_request(options)
+    console.print(
+        f"fork of {request.suite} at {request.checkpoint.revision}: {request.start_rule}\n"
+        f"{len(request.arms)} arms x {request.seeds} seeds, {request.spec.rates.steps:,} steps of "
+        f"{request.spec.tokens_per_step:,} tokens, a probe every {request.spec.probe_every}",
+        markup=False,
+    )
+    for note in request.notes:
+        console.print(f"note: {note}", markup=False)
+
+    def on_survey(found: Survey) -> None:
+        if found.done:
+            console.print(f"{len(found.done)} runs are there already; {len(found.to_measure)} to do")
+        for reason in found.corrupt.values():
+            errors.print(f"redone: {reason}", markup=False)
+
+    with progress("fork") as show:
+
+        def on_progress(state: Progress) -> None:
+            note = "" if state.last is None else state.last.key
+            show(state.done + state.failed, state.total, state.eta_s, note)
+            if state.last is not None:
+                for each in state.last.notes:
+                    errors.print(f"{note}: {each}", markup=False)
+
+        summary = fork(request, on_survey, on_progress)
+    for key, reason in summary.failures.items():
+        errors.print(f"failed: {key}: {reason}", markup=False)
+    console.print(
+        f"fork: {len(summary.measured)} runs done, {summary.already_done} were there, "
+        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
+        markup=False,
+    )
+    return summary.exit_code

@@ -1,0 +1,244 @@
+"""From the options of ``fork`` to a :class:`ForkRequest`: everything wrong with them is found here, before work."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from jobs.options import absolute_out
+from jobs.request import AuditOptions, build_request
+from pipeline.errors import UsageError
+from pipeline.shards import FORK, RunFolder
+
+if TYPE_CHECKING:
+    from pipeline.audit import AuditRequest
+    from pipeline.fork import ForkRequest
+    from pipeline.suites import Suite
+    from pipeline.train.arms import Arm
+    from pipeline.train.start import Start
+
+DEFAULT_TOKENS_PER_STEP = 8192
+"""As the paper's forks."""
+RUN_SHARE = 10
+"""A run has by default a tenth of the steps of its suite's own training, in as many probes."""
+
+
+@dataclass(frozen=True)
+class ForkOptions:
+    """The options of ``fork`` as typed; those that it shares with ``audit`` are in ``audit``."""
+
+    audit: AuditOptions
+    start: str = "auto"
+    audit_dir: str | None = None
+    schedules: str = "cosine,sgdr,oli"
+    seeds: int = 3
+    n_steps: int | None = None
+    probe_every: int | None = None
+    tokens_per_step: int | None = None
+    train_corpus: str | None = None
+    sweep: str | None = None
+    optimizers: str = "adamw"
+    allow_epochs: bool = False
+    learning_rate: float | None = None
+    rewarm_steps: int | None = None
+    ema_decay: float | None = None
+    lawa_window: int = 5
+    precision: str = "auto"
+    state_every: int | None = None
+
+    @classmethod
+    def from_command(cls, options: dict[str, Any]) -> ForkOptions:
+        own = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+        return cls(audit=AuditOptions.from_command(options), **own)
+
+
+def build_fork_request(options: ForkOptions) -> ForkRequest:
+    """The request of ``options``; UsageError for whatever cannot be carried out."""
+    from pipeline.fork import ForkRequest
+    from pipeline.train.arms import ForkRates, parse_arms, resolve
+    from pipeline.train.fork_spec import ForkSpec
+
+    if options.seeds < 1:
+        raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
+    arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
+    audit = build_request(options.audit)
+    suite = audit.suite
+    start = _start(options, suite)
+    steps, probe_every = _lengths(options, suite)
+    moments = _moments(start, arms)
+    settings = _optimizer(suite)
+    rewarm = 0
+    if moments == "cold":  # the memory of the second moment, but never more than a tenth of the run
+        rewarm = (
+            min(round(1 / (1 - settings.beta2)), steps // 10)
+            if options.rewarm_steps is None
+            else options.rewarm_steps
+        )
+    base_lr = _base_rate(options, start)
+    rates = ForkRates(base_lr=base_lr, peak_lr=_peak_rate(suite, base_lr), steps=steps, rewarm_steps=rewarm)
+    resolved = tuple(resolve(arm, rates) for arm in arms)
+    seq_len = suite.recipe.get("seq_len") or audit.probe.shape.seq_len
+    tokens_per_step = options.tokens_per_step or _default_tokens_per_step(suite)
+    if tokens_per_step % seq_len:
+        raise UsageError(
+            f"--tokens-per-step {tokens_per_step}: wanted a multiple of the {seq_len} tokens of a sequence"
+        )
+    train_corpus, train = _training(options, audit)
+    notes = _epochs(options, len(train), steps, tokens_per_step)
+    spec = ForkSpec(
+        content_id=start.checkpoint.content_id,
+        rates=rates,
+        probe=audit.probe,
+        probe_every=probe_every,
+        sequences=tokens_per_step // seq_len,
+        seq_len=seq_len,
+        train_sha256=_sha256(train),
+        optimizer=settings,
+        moments=moments,
+        precision=_precision(options),
+        # remembers two intervals between probes
+        ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
+        lawa_window=options.lawa_window,
+    )
+    _check_settled(resolved, spec)
+    if moments == "cold":
+        notes += (
+            f"Adam's moments start cold after a learning-rate ramp of {rewarm} steps: the suite keeps none",
+        )
+    return ForkRequest(
+        suite=suite.name,
+        checkpoint=start.checkpoint,
+        start_rule=start.rule,
+        spec=spec,
+        arms=resolved,
+        seeds=options.seeds,
+        tokens=audit.tokens,
+        train=train,
+        corpus=audit.corpus,
+        train_corpus=train_corpus,
+        out=RunFolder(absolute_out(options.audit.out), FORK),
+        resources=audit.resources,
+        state_every=options.state_every or probe_every,
+        notes=notes,
+        replace_stale=options.audit.replace_stale,
+    )
+
+
+def _start(options: ForkOptions, suite: Suite) -> Start:
+    from pipeline.train.start import automatic_start, named_start
+
+    if options.start != "auto":
+        if not options.start.isdecimal():
+            raise UsageError(f"--from {options.start}: wanted a step number, or auto")
+        return named_start(suite, int(options.start))
+    folder = RunFolder(absolute_out(options.audit_dir or options.audit.out))
+    if not folder.report_json.is_file():
+        raise UsageError(
+            f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
+            f"{options.audit.suite} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
+        )
+    return automatic_start(suite, json.loads(folder.report_json.read_text()))
+
+
+def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
+    """Updates of a run, and between two probes."""
+    whole = suite.training.steps or suite.checkpoints[-1].step
+    steps = options.n_steps if options.n_steps is not None else max(40, whole // RUN_SHARE // 10 * 10)
+    every = options.probe_every if options.probe_every is not None else max(1, steps // RUN_SHARE)
+    return steps, every
+
+
+def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
+    """Whether Adam's moments come from the suite; every arm of an experiment starts in the same way."""
+    from pathlib import Path
+
+    from pipeline.train.start import MOMENTS_FILE
+
+    kept = (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
+    return "suite" if kept and all(arm.optimizer != "muon" for arm in arms) else "cold"
+
+
+def _optimizer(suite: Suite) -> Any:
+    from pipeline.train.settings import OptimizerSettings
+
+    names = [field.name for field in fields(OptimizerSettings)]
+    return OptimizerSettings(**{name: suite.recipe[name] for name in names if name in suite.recipe})
+
+
+def _base_rate(options: ForkOptions, start: Start) -> float:
+    rate = options.learning_rate if options.learning_rate is not None else start.checkpoint.learning_rate
+    if rate is None:
+        raise UsageError(
+            f"the suite does not say the learning rate at {start.checkpoint.revision}: give --learning-rate"
+        )
+    if rate <= 0:
+        raise UsageError(
+            f"the learning rate at {start.checkpoint.revision} is {rate:g}: fork later, or give --learning-rate"
+        )
+    return rate
+
+
+def _peak_rate(suite: Suite, base_lr: float) -> float:
+    known = [c.learning_rate for c in suite.checkpoints if c.learning_rate is not None]
+    return max([suite.training.peak_lr or 0.0, base_lr, *known])
+
+
+def _default_tokens_per_step(suite: Suite) -> int:
+    """The paper's, but not more than the suite's own training took."""
+    return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
+
+
+def _training(options: ForkOptions, audit: AuditRequest) -> tuple[str, Any]:
+    from pipeline.suites import load_tokenizer
+    from pipeline.suites.model_config import model_config
+    from pipeline.train.data import training_tokens
+
+    text = options.train_corpus or audit.suite.train_corpus
+    if text is None:
+        raise UsageError(f"suite {audit.suite.name} does not say what it was trained on: give --train-corpus")
+    tokenizer = None if audit.suite.tokenizer is None else load_tokenizer(audit.suite)
+    return text, training_tokens(text, tokenizer, int(model_config(audit.suite)["vocab_size"]))
+
+
+def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
+    """A note where the runs see a token more than once; UsageError unless that is allowed."""
+    epochs = steps * tokens_per_step / max(available, 1)
+    if epochs <= 1:
+        return ()
+    told = f"{steps:,} steps of {tokens_per_step:,} tokens are {epochs:.1f} epochs of the {available:,} training tokens"
+    if not options.allow_epochs:
+        raise UsageError(
+            f"{told}: give a larger --train-corpus or fewer --steps, or allow it with --allow-epochs"
+        )
+    return (told,)
+
+
+def _check_settled(arms: tuple[Arm, ...], spec: Any) -> None:
+    """UsageError where no probe of an OLI arm falls into a settled cool phase, the only ones that are compared."""
+    from pipeline.train.arms import make_arm_schedule
+
+    for arm in arms:
+        schedule = make_arm_schedule(arm, spec.rates)
+        labels = {schedule.phase(step - 1) for step in spec.probe_steps if step}
+        if arm.schedule == "oli" and "settled" not in labels:
+            raise UsageError(
+                f"{arm.label}: no probe falls into a settled cool phase (period {arm.settings()['period']:g}, a probe "
+                f"every {spec.probe_every} steps): choose --probe-every so that it divides the period"
+            )
+
+
+def _precision(options: ForkOptions) -> str:
+    if options.precision != "auto":
+        return options.precision
+    if options.audit.device == "cpu":
+        return "fp32"
+    import torch
+
+    return "bf16" if options.audit.device == "cuda" or torch.cuda.is_available() else "fp32"
+
+
+def _sha256(tokens: Any) -> str:
+    from pipeline.corpus import tokens_sha256
+
+    return tokens_sha256(tokens)

@@ -1,0 +1,94 @@
+"""Tables, statistics and figures of a fork experiment, and a summary for the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from rich.table import Table
+
+from jobs.console import console
+from jobs.options import absolute_out
+from pipeline.errors import UsageError
+from pipeline.shards import FORK, RunFolder
+
+
+def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None:
+    """Reduces the experiment in ``directory``, draws it and prints the comparison."""
+    reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
+    report_fork_folder(directory)
+
+
+def holds_fork(directory: str) -> bool:
+    """Whether ``directory`` holds a fork experiment."""
+    return RunFolder(absolute_out(directory), FORK).has_plan()
+
+
+def holds_audit(directory: str) -> bool:
+    """Whether ``directory`` holds an audit."""
+    return RunFolder(absolute_out(directory)).has_plan()
+
+
+def reduce_fork_folder(directory: str, *, allow_missing: bool, seed: int) -> None:
+    """Writes tables/fork.parquet and tables/schedules.json and prints the comparison."""
+    from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
+
+    folder = RunFolder(absolute_out(directory), FORK)
+    reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)
+    write_fork_reduction(folder, reduction)
+    console.print(comparison_table(reduction.report))
+    for sentence in reduction.report["sentences"]:
+        console.print(sentence, markup=False)
+    console.print(f"tables: {folder.tables}", markup=False)
+
+
+def report_fork_folder(directory: str) -> None:
+    """Draws fork.html and figures/fork_*.png from the tables."""
+    import polars as pl
+
+    from pipeline.report.fork import fork_figures, fork_page
+
+    folder = RunFolder(absolute_out(directory), FORK)
+    if not folder.schedules_json.is_file():
+        raise UsageError(
+            f"nothing to report: {folder.schedules_json} is not there; run `int4-collapse reduce {folder}`"
+        )
+    report = json.loads(folder.schedules_json.read_text())
+    table = pl.read_parquet(folder.tables / "fork.parquet")
+    folder.write_result(folder.fork_html, fork_page(table, report))
+    for name, png in fork_figures(table, report).items():
+        folder.write_figure(name, png)
+    console.print(f"report: {folder.fork_html}\nfigures: {folder.figures}", markup=False)
+
+
+def comparison_table(report: dict[str, Any]) -> Table:
+    """One row per arm: its gap at the end, and its difference to the baseline on the live weights."""
+    title = f"{report['n_runs']} runs from step {report['from_step']:,}; differences in percentage points"
+    table = Table(title=title, title_justify="left")
+    for head in ("arm", "final gap", "difference", "95% interval", "wins", "p (Holm)", "fp32 nats"):
+        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=head != "arm")
+    compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    for arm, facts in report["arms"].items():
+        final = _number(facts["final_gap"], "+.2%")
+        if arm not in compared:
+            table.add_row(arm, final, "baseline" if arm == report["baseline"] else "-", *["-"] * 4)
+            continue
+        row = compared[arm]
+        low, high = row["difference"]["lower"], row["difference"]["upper"]
+        table.add_row(
+            arm,
+            final,
+            _number(row["difference"]["estimate"], "+.2f"),
+            "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+            f"{row['wins']} of {row['pairs']}",
+            _number(row["p_holm"], ".3f"),
+            _number(row["fp32_price_nats"]["estimate"], "+.4f"),
+        )
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return "diverged" if math.isnan(value) else format(value, form)

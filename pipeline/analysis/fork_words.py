@@ -1,0 +1,108 @@
+"""The result of a fork experiment in plain English, made from the numbers of its report and nothing else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+ALPHA = 0.05
+
+
+def sentences(report: Mapping[str, Any]) -> list[str]:
+    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged."""
+    out = []
+    if report["variant"] is None:
+        return ["Only fp32 was measured: there is no gap to compare."]
+    live = [row for row in report["comparisons"] if row["weights"] == "live"]
+    if not live:
+        out.append(f"There is one arm, {report['baseline']}: nothing to compare it with.")
+    out += [_comparison(row, _short(report["variant"])) for row in live]
+    averages = [row for row in report["averages"] if row["arm"] == report["baseline"]]
+    out += [_average(row, _short(report["variant"])) for row in averages]
+    out += [_sweep(row) for row in report["sweeps"]]
+    if report["diverged"]:
+        names = ", ".join(report["diverged"])
+        out.append(
+            f"{len(report['diverged'])} runs diverged ({names}): they lose every pair and are in no mean."
+        )
+    return out
+
+
+def _comparison(row: Mapping[str, Any], variant: str) -> str:
+    difference, price = row["difference"], row["fp32_price_nats"]
+    estimate = difference["estimate"]
+    if estimate is None or math.isnan(estimate):
+        return f"{row['arm']}: no run without divergence to compare with {row['baseline']}."
+    where = "in its settled cool phases" if row["probes"] == "settled" else "after the start"
+    wins = f"it wins {row['wins']} of {row['pairs']} pairs of runs"
+    if difference["p_value"] is None:
+        return (
+            f"{row['arm']}: {variant} gap {estimate:+.2f} points against {row['baseline']} {where} ({wins}); with "
+            f"{row['n_runs']} run against {row['n_baseline_runs']} the spread between runs is unknown, so nothing "
+            "can be claimed."
+        )
+    interval = f"{_interval(difference)}, Holm-adjusted {_p(row['p_holm'])}"
+    against = f"{estimate:+.2f} points {where}"
+    if row["p_holm"] is not None and row["p_holm"] < ALPHA:
+        claim = "lowers" if estimate < 0 else "raises"
+        by = f"{abs(estimate):.2f} points against {row['baseline']} {where}"
+        head = f"{row['arm']} {claim} the {variant} gap by {by}"
+        tail = ""
+    else:
+        head = f"{row['arm']} does not differ detectably from {row['baseline']}: {variant} gap {against}"
+        tail = (
+            ""
+            if row["detectable"] is None
+            else f" The design could have found {row['detectable']:.2f} points."
+        )
+    return f"{head} ({interval}; {wins}). FP32 price: {price['estimate']:+.4f} nats.{_naive(row)}{tail}"
+
+
+def _naive(row: Mapping[str, Any]) -> str:
+    """What counting probes instead of runs would have claimed, where it claims more."""
+    naive = row["naive"]["p_value"]
+    if naive is None or naive >= ALPHA or (row["p_holm"] is not None and row["p_holm"] < ALPHA):
+        return ""
+    return (
+        f" A t test that takes the {row['naive']['n']} pairs of probes for independent would have claimed a "
+        f"difference (t = {row['naive']['t']:.2f}, {_p(naive)})."
+    )
+
+
+def _average(row: Mapping[str, Any], variant: str) -> str:
+    name = {
+        "ema": "The moving average of the weights",
+        "lawa": "The mean of the last probes' weights (LAWA)",
+    }[row["weights"]]
+    difference, price = row["difference"], row["fp32_price_nats"]
+    if difference["estimate"] is None or math.isnan(difference["estimate"]):
+        return f"{name}: no run to compare."
+    interval = "one run, no interval" if difference["lower"] is None else _interval(difference)
+    return (
+        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}) "
+        f"and the FP32 loss by {price['estimate']:+.4f} nats."
+    )
+
+
+def _interval(difference: Mapping[str, Any]) -> str:
+    return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f}"
+
+
+def _sweep(row: Mapping[str, Any]) -> str:
+    values = ", ".join(f"{value:g}" for value in row["values"])
+    head = f"Over {row['parameter']} of {row['schedule']} ({values}; {row['n_runs']} runs) the gap"
+    if row["p_value"] is None or math.isnan(row["p_value"]):
+        return f"{head} does not vary."
+    trend = "shows no trend" if row["p_value"] >= ALPHA else "rises" if row["spearman_r"] > 0 else "falls"
+    return f"{head} {trend} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])})."
+
+
+def _p(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "p unknown"
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.01 else f"p = {value:.3f}"
+
+
+def _short(variant: str) -> str:
+    return {"int4-g128-asym": "INT4", "int8-channel-sym": "INT8"}.get(variant, variant)

@@ -1,0 +1,129 @@
+"""The fork experiment in a straight line: plan, survey, tasks, driver, failures, summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.corpus import EvaluationTokens
+from pipeline.driver import Resources, cluster, drive
+from pipeline.ledger import Ledger, Progress, RunSummary
+from pipeline.shards import ForkPlan, RunFolder
+from pipeline.shards.plans import PlannedRun
+from pipeline.spec import Checkpoint
+from pipeline.survey import Survey, survey
+from pipeline.train.arms import Arm
+from pipeline.train.fork_spec import ForkSpec, ForkTask
+from pipeline.versions import versions
+
+
+@dataclass(frozen=True, eq=False)
+class ForkRequest:
+    """What to train and measure, and where the shards go."""
+
+    suite: str
+    checkpoint: Checkpoint
+    start_rule: str
+    """Why this checkpoint, as a sentence."""
+    spec: ForkSpec
+    arms: tuple[Arm, ...]
+    """Resolved."""
+    seeds: int
+    """Runs per arm: seeds 0 to ``seeds - 1``, the same data order for every arm."""
+    tokens: EvaluationTokens
+    train: np.ndarray
+    """1-D training tokens."""
+    corpus: str
+    train_corpus: str
+    out: RunFolder
+    """Of kind ``FORK``."""
+    resources: Resources
+    state_every: int
+    notes: tuple[str, ...] = ()
+    replace_stale: bool = False
+
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Every run, the first seeds of all arms before the second: a look half-way sees all arms."""
+        return tuple(PlannedRun(arm, seed) for seed in range(self.seeds) for arm in self.arms)
+
+
+def fork(
+    request: ForkRequest,
+    on_survey: Callable[[Survey], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> RunSummary:
+    """Trains and probes every run of the experiment that has no valid shard yet.
+
+    A rerun resumes, unfinished runs from their saved state; a rerun with more seeds or schedules adds to the
+    experiment. Raises StaleShardsError, FolderLockedError or OutputError; a run that fails is a failure in the
+    summary and does not stop the others.
+    """
+    start = time.monotonic()
+    out = request.out
+    with out.lock():
+        plan = _record_plan(request)
+        found = survey(out, plan)
+        if request.replace_stale:
+            for key in found.stale:
+                out.remove_shard(key)
+            found = survey(out, plan)
+        found.refuse_stale(out)
+        out.prepare()
+        out.write_tokens(request.tokens.array)
+        out.write_training_tokens(request.train)
+        out.write_plan(plan)
+        on_survey(found)
+        ledger = Ledger(out, found, len(plan.runs), on_progress)
+        tasks = _tasks(request, plan, found)
+        if tasks:
+            with cluster(request.resources) as layout:
+                on_progress(ledger.progress(None))
+                whole = replace(layout, read_ahead=False)
+                drive([replace(task, device=layout.device) for task in tasks], whole, ledger.record)
+        wall_s = time.monotonic() - start
+        out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
+    return ledger.summary(wall_s)
+
+
+def _record_plan(request: ForkRequest) -> ForkPlan:
+    """The plan of this request, and of earlier requests of the same experiment in the same folder."""
+    plan = ForkPlan(
+        suite=request.suite,
+        checkpoint=request.checkpoint,
+        start_rule=request.start_rule,
+        runs=request.runs(),
+        config=request.spec.config(),
+        fingerprint=request.spec.fingerprint(),
+        corpus=request.corpus,
+        train_corpus=request.train_corpus,
+        versions=versions(),
+        notes=request.notes,
+    )
+    if not request.out.has_plan():
+        return plan
+    before: ForkPlan = request.out.read_plan()
+    if before.fingerprint != plan.fingerprint or before.suite != plan.suite:
+        return plan
+    asked = {run.key for run in plan.runs}
+    kept = tuple(run for run in before.runs if run.key not in asked)
+    return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s)
+
+
+def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
+    missing = set(found.to_measure)
+    return [
+        ForkTask(
+            suite=plan.suite,
+            checkpoint=plan.checkpoint,
+            spec=request.spec,
+            arm=run.arm,
+            seed=run.seed,
+            out=str(request.out.path.absolute()),
+            state_every=request.state_every,
+        )
+        for run in plan.runs
+        if run.key in missing
+    ]

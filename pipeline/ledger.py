@@ -1,0 +1,76 @@
+"""The books of a driver's run: what is done, what failed, how far it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pipeline.shards import RunFolder
+from pipeline.survey import Survey
+from pipeline.worker import Outcome
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """How a run of the driver ended."""
+
+    measured: tuple[str, ...]
+    """Keys measured by this call (duplicates repeated from them included)."""
+    already_done: int
+    """Shards that were there."""
+    failures: dict[str, str]
+    """Reason by key of every expected shard that is not there."""
+    wall_s: float
+
+    @property
+    def exit_code(self) -> int:
+        return 1 if self.failures else 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run of the driver stands, after each task."""
+
+    done: int
+    """Shards there now, those of earlier runs included."""
+    failed: int
+    total: int
+    eta_s: float | None
+    last: Outcome | None
+    """What ended just now; None at the start."""
+
+
+class Ledger:
+    """Turns outcomes into records."""
+
+    def __init__(
+        self, out: RunFolder, found: Survey, total: int, on_progress: Callable[[Progress], None]
+    ) -> None:
+        """``total``: shards of a complete run."""
+        self.measured: list[str] = []
+        self.failures: dict[str, str] = {}
+        self.done = set(found.done)
+        self._already_done = len(found.done)
+        self._out, self._total, self._on_progress = out, total, on_progress
+        self._started = time.monotonic()
+
+    def record(self, outcome: Outcome) -> None:
+        """Books an outcome."""
+        if outcome.failure is None:
+            self.done.add(outcome.key)
+            self.measured.append(outcome.key)
+        else:
+            self.failures[outcome.key] = outcome.failure
+            self._out.write_failure(outcome.key, outcome.failure, outcome.deaths)
+        self._on_progress(self.progress(outcome))
+
+    def progress(self, last: Outcome | None) -> Progress:
+        """Where the run stands; ``last``: what ended just now."""
+        ended = len(self.measured) + len(self.failures)
+        left = self._total - len(self.done) - len(self.failures)
+        eta_s = (time.monotonic() - self._started) / ended * left if ended else None
+        return Progress(len(self.done), len(self.failures), self._total, eta_s, last)
+
+    def summary(self, wall_s: float) -> RunSummary:
+        return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s)

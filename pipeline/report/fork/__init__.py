@@ -1,0 +1,9 @@
+"""Figures and page of a fork experiment, from its table and its schedules.json.
+
+``fork_figures`` gives PNG, ``fork_section`` the same charts as a part of an HTML page, ``fork_page`` a page of its own.
+Drawn without a browser and without script: the page's SVG takes its colours from the page's palette.
+"""
+
+from pipeline.report.fork.page import fork_figures, fork_page, fork_section
+
+__all__ = ["fork_figures", "fork_page", "fork_section"]

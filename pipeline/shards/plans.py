@@ -1,0 +1,105 @@
+"""What was asked of a run: the contents of ``run.json`` and ``fork.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.spec import Checkpoint
+from pipeline.train.arms import Arm
+from pipeline.train.fork_spec import arm_identity, run_id
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What was asked of an audit."""
+
+    suite: str
+    checkpoints: tuple[Checkpoint, ...]
+    """Every checkpoint that a complete run has a shard of, in order of step."""
+    config: dict[str, Any]
+    """The probe's resolved settings (``ProbeSpec.config``)."""
+    fingerprint: str
+    corpus: str
+    """The evaluation corpus as the user named it."""
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+    """What the suite says of its training (empty where it says nothing)."""
+    skipped: tuple[str, ...] = ()
+    """Names in the suite's folder or repository that are not checkpoints."""
+    wall_s: float = 0.0
+    """Seconds spent by all finished calls of the audit in this folder."""
+
+    def expected(self) -> dict[str, dict[str, Any]]:
+        """Of every shard that a complete run has: what its contents must be of."""
+        return {checkpoint.key: {"weights": checkpoint.content_id} for checkpoint in self.checkpoints}
+
+    def duplicates(self) -> dict[str, str]:
+        """The earlier checkpoint with the same content, by key."""
+        return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> RunPlan:
+        """From what ``dataclasses.asdict`` gave; KeyError or TypeError where it is not that."""
+        checkpoints = tuple(Checkpoint(**each) for each in fields.pop("checkpoints"))
+        return cls(checkpoints=checkpoints, skipped=tuple(fields.pop("skipped")), **fields)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a fork experiment."""
+
+    arm: Arm
+    """Resolved."""
+    seed: int
+
+    @property
+    def key(self) -> str:
+        return run_id(self.arm, self.seed)
+
+
+@dataclass(frozen=True)
+class ForkPlan:
+    """What was asked of a fork experiment."""
+
+    suite: str
+    checkpoint: Checkpoint
+    """Where every run starts."""
+    start_rule: str
+    """Why there, as a sentence."""
+    runs: tuple[PlannedRun, ...]
+    """Every run that a complete experiment has a shard of, arms in the order given, then seeds."""
+    config: dict[str, Any]
+    """The resolved settings that the runs share (``ForkSpec.config``)."""
+    fingerprint: str
+    corpus: str
+    train_corpus: str
+    versions: dict[str, str]
+    notes: tuple[str, ...] = field(default=())
+    """What a reader of the numbers should know (epochs, cold moments)."""
+    wall_s: float = 0.0
+
+    def expected(self) -> dict[str, dict[str, Any]]:
+        """Of every shard that a complete experiment has: what its contents must be of."""
+        return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
+
+    def duplicates(self) -> dict[str, str]:
+        """No two runs are the same."""
+        return {}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ForkPlan:
+        """From what ``dataclasses.asdict`` gave; KeyError or TypeError where it is not that."""
+        runs = tuple(_planned_run(each) for each in fields.pop("runs"))
+        checkpoint = Checkpoint(**fields.pop("checkpoint"))
+        return cls(checkpoint=checkpoint, runs=runs, notes=tuple(fields.pop("notes")), **fields)
+
+
+def _planned_run(fields: dict[str, Any]) -> PlannedRun:
+    arm = fields["arm"]
+    parameters = tuple((name, float(value)) for name, value in arm["parameters"])
+    return PlannedRun(
+        dataclasses.replace(Arm(arm["schedule"], parameters, arm["optimizer"]), label=arm["label"]),
+        fields["seed"],
+    )

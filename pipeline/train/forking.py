@@ -1,0 +1,222 @@
+"""One run of the fork experiment: train from a checkpoint, probe on the way. Files are for the caller.
+
+The state that :meth:`ForkRun.state` gives is all that a run needs to continue exactly: batches depend on (seed,
+step) alone, and dropout, where the model has it, is drawn from a generator seeded with both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import CheckpointError
+from pipeline.probe import Measurement, Prober
+from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.train.arms import make_arm_schedule
+from pipeline.train.averages import Averages, checkpoint_model
+from pipeline.train.data import Batches
+from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkTask
+from pipeline.train.loop import Trainer
+from pipeline.train.optimizers import load_moments
+from pipeline.train.start import MOMENTS_FILE
+
+Row = dict[str, Any]
+
+
+class ForkRun:
+    """A run from its fork to its end."""
+
+    def __init__(self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober) -> None:
+        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens."""
+        spec, device = task.spec, torch.device(task.device)
+        stored = read_weights(folder, task.checkpoint.weights_sha256)
+        model = build_model(read_config(folder), stored).requires_grad_(True)
+        self.task, self.rows, self.notes = task, list[Row](), list[str]()
+        self.diverged = False
+        self._prober, self._stored = prober, stored.dtype
+        self._schedule = make_arm_schedule(task.arm, spec.rates)
+        self._trainer = Trainer(
+            model,
+            batches=Batches(
+                torch.from_numpy(tokens.astype(np.int64)).to(device),
+                seq_len=spec.seq_len,
+                sequences=spec.sequences,
+                seed=DATA_SEED_OFFSET + task.seed,
+            ),
+            schedule=self._schedule,
+            settings=spec.optimizer,
+            device=device,
+            optimizer=task.arm.optimizer,
+            precision=spec.precision,
+        )
+        if spec.moments == "suite" and task.arm.optimizer != "muon":
+            load_moments(model, self._trainer.optimizer, read_moments(folder))
+        self._averages = Averages(model, decay=spec.ema_decay, window=spec.lawa_window)
+        self._drops = any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.modules())
+        self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
+        self._probes = set(spec.probe_steps)
+        self._began = time.perf_counter()
+
+    @property
+    def step(self) -> int:
+        return self._trainer.step
+
+    @property
+    def done(self) -> bool:
+        return self.diverged or self.step >= self.task.spec.rates.steps
+
+    def start(self) -> None:
+        """Probes the weights that the run starts from, unless it continues from a state."""
+        if not self.rows:
+            self._probe()
+
+    def advance(self) -> None:
+        """Makes one update, and probes where one is due."""
+        if self._drops:
+            torch.manual_seed(self.task.seed * 1_000_003 + self.step)
+        self._loss_sum += self._trainer.advance()
+        self._loss_count += 1
+        self._averages.after_update()
+        if self.step in self._probes:
+            self._probe()
+
+    def state(self) -> bytes:
+        """Where the run stands."""
+        buffer = io.BytesIO()
+        value = {
+            "fingerprint": self.task.spec.fingerprint(),
+            "identity": json.dumps(self.task.identity()),
+            "trainer": self._trainer.state_dict(),
+            "averages": self._averages.state_dict(),
+            "rows": self.rows,
+            "loss": (self._loss_sum, self._loss_count),
+            "seconds": time.perf_counter() - self._began,
+        }
+        torch.save(value, buffer)
+        return buffer.getvalue()
+
+    def resume(self, data: bytes) -> bool:
+        """Continues from :meth:`state`; False, and nothing changed, where it is of another run or unreadable."""
+        try:
+            value = torch.load(io.BytesIO(data), map_location=self._trainer.device, weights_only=True)
+        except Exception:  # noqa: BLE001 - a damaged file raises anything; the run then starts over
+            return False
+        if (value["fingerprint"], value["identity"]) != (
+            self.task.spec.fingerprint(),
+            json.dumps(self.task.identity()),
+        ):
+            return False
+        self._trainer.load_state_dict(value["trainer"])
+        self._averages.load_state_dict(value["averages"])
+        self.rows, (self._loss_sum, self._loss_count) = value["rows"], value["loss"]
+        self._began = time.perf_counter() - value["seconds"]
+        return True
+
+    def _probe(self) -> None:
+        loss = self._loss_sum.item() / self._loss_count if self._loss_count else None
+        self._loss_sum.zero_()
+        self._loss_count = 0
+        self._averages.at_probe()
+        if loss is not None and not math.isfinite(loss):
+            self.diverged = True
+            self.rows += _nan_rows(self.rows, self._common(loss))
+            return
+        live = self._measure(None)
+        still = self.step == 0  # nothing to average yet: three times the same weights
+        for name, measured in (
+            ("live", live),
+            ("ema", live if still else self._measure(self._averages.ema())),
+            ("lawa", live if still else self._measure(self._averages.lawa())),
+        ):
+            self.rows += score_rows(measured, {**self._common(loss), "weights": name})
+        self.diverged = not all(math.isfinite(each.nll_nats) for each in live.results)
+
+    def _measure(self, weights: list[torch.Tensor] | None) -> Measurement:
+        measured = self._prober.measure_model(checkpoint_model(self._trainer.model, weights, self._stored))
+        self.notes += [note for note in measured.notes if note not in self.notes]
+        return measured
+
+    def _common(self, loss: float | None) -> Row:
+        """Columns that all rows of a probe share."""
+        spec, last = self.task.spec, max(self.step - 1, 0)
+        return {
+            "step": self.step,
+            "tokens": self.step * spec.tokens_per_step,
+            "learning_rate": self._schedule(last) if self.step else spec.rates.base_lr,
+            "phase_label": self._schedule.phase(last) if self.step else "start",
+            "train_loss_nats": loss,
+            "wall_s": time.perf_counter() - self._began,
+        }
+
+
+def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Adam's state beside a checkpoint. ``CheckpointError`` where it is not there or damaged."""
+    path = folder / MOMENTS_FILE
+    try:
+        moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return moments
+
+
+def score_rows(measured: Measurement, common: Row) -> list[Row]:
+    """One row per variant: its scores, its gap to fp32, the mean kurtosis and relative error of its tensors."""
+    baseline = measured.results[0].nll_nats
+    rows = []
+    for result in measured.results:
+        scores = {
+            field.name: getattr(result, field.name)
+            for field in dataclasses.fields(result)
+            if field.name != "tensors"
+        }
+        with np.errstate(over="ignore", invalid="ignore"):
+            gap = float(np.expm1(result.nll_nats - baseline))
+        errors = [each.relative_error for each in result.tensors if each.relative_error is not None]
+        rows.append(
+            {
+                **common,
+                **scores,
+                "batch_nll_nats": list(result.batch_nll_nats),
+                "gap": gap,
+                "kurtosis": float(np.mean([each.kurtosis for each in result.tensors])),
+                "relative_error": float(np.mean(errors)) if errors else None,
+                "probe_s": measured.probe_s,
+                "device": measured.device,
+            }
+        )
+    return rows
+
+
+def _nan_rows(before: list[Row], common: Row) -> list[Row]:
+    """Rows of a run whose loss is not finite: every score of the probe before, as NaN."""
+    step = before[-1]["step"]
+    template = [row for row in before if row["step"] == step]
+    scores = (
+        "nll_nats",
+        "perplexity",
+        "kl_nats_mean",
+        "kl_nats_p50",
+        "kl_nats_p99",
+        "top1_agreement",
+        "delta_p_rms",
+        "gap",
+    )
+    nothing: Row = {
+        **dict.fromkeys(scores, math.nan),
+        "kurtosis": None,
+        "relative_error": None,
+        "probe_s": 0.0,
+    }
+    return [
+        {**row, **nothing, **common, "batch_nll_nats": [math.nan] * len(row["batch_nll_nats"])}
+        for row in template
+    ]

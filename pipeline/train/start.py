@@ -1,0 +1,63 @@
+"""Where a fork starts: a step that is named, or the last checkpoint before the damage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint
+from pipeline.suites import Suite
+
+MOMENTS_FILE = "moments.pt"
+"""Beside the weights of a checkpoint: Adam's state by parameter name (``pretrain --keep-optimizer-at``)."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that every run of a fork experiment starts from."""
+
+    checkpoint: Checkpoint
+    rule: str
+    """Why this one, as a sentence."""
+
+
+def named_start(suite: Suite, step: int) -> Start:
+    """The checkpoint of ``step``; ``UsageError`` naming the nearest where the suite lacks it."""
+    return Start(suite.select([step]).checkpoints[0], f"step {step:,} was asked for")
+
+
+def automatic_start(suite: Suite, report: Mapping[str, Any]) -> Start:
+    """The start that an audit of ``suite`` suggests; ``report``: its report.json.
+
+    Written down before any fork was run: with an onset, the last checkpoint before it; without one, the last
+    checkpoint at or before full-precision convergence, where the paper sees the onset; without either, the last
+    checkpoint of the first half of the run. ``UsageError`` where the report is of another suite.
+    """
+    if report.get("suite") != suite.name:
+        raise UsageError(
+            f"the audit is of suite {report.get('suite')}, not of {suite.name}: give --audit DIR of its own"
+        )
+    onset, convergence = report.get("onset_step"), report.get("convergence_step")
+    if onset is not None:
+        found = _last(suite, onset - 1)
+        rule = f"the last checkpoint before the onset that the audit found at step {onset:,}"
+    elif convergence is not None:
+        found = _last(suite, convergence)
+        rule = f"the audit found no onset, so the fork starts where full precision converges (step {convergence:,})"
+    else:
+        half = suite.checkpoints[-1].step // 2
+        found = _last(suite, half)
+        rule = f"the audit found neither onset nor convergence, so the fork starts half-way (step {half:,} or before)"
+    return Start(found, rule)
+
+
+def _last(suite: Suite, step: int) -> Checkpoint:
+    """The last checkpoint at or before ``step``, as one that stands for itself."""
+    steps = [checkpoint.step for checkpoint in suite.checkpoints if checkpoint.step <= step]
+    if not steps:
+        raise UsageError(
+            f"suite {suite.name} has no checkpoint at or before step {step}: name one with --from"
+        )
+    return suite.select([max(steps)]).checkpoints[0]

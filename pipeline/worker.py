@@ -1,0 +1,58 @@
+"""What runs in a worker's process: one task after another, every error an outcome. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import CheckpointError, OutputError
+from pipeline.spec import ProbeTask
+from pipeline.train.fork_spec import ForkTask
+
+AnyTask = ProbeTask | ForkTask
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task ended."""
+
+    key: str
+    failure: str | None = None
+    """The reason, None if it is done."""
+    deaths: int = 0
+    """Workers that died on it."""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class TaskWorker:
+    """The actor: warm state and one task at a time."""
+
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        from pipeline.tasks import Runner
+
+        torch.set_num_threads(threads)
+        self._runner = Runner()
+
+    def process(self) -> tuple[str, int]:
+        """Host and process id of this worker."""
+        return socket.gethostname(), os.getpid()
+
+    def run(self, task: AnyTask) -> Outcome:
+        """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""
+        try:
+            done = self._runner.run(task)
+        except OutputError:
+            raise  # no other task could write either: the driver stops
+        except CheckpointError as error:
+            return Outcome(task.key, str(error))
+        except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(place.filename).name}:{place.lineno}"
+            return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
+        return Outcome(task.key, seconds=done.seconds, notes=done.notes)

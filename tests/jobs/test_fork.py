@@ -1,0 +1,256 @@
+"""The fork command: from words to tables, again after kills, and every request that cannot be carried out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+from pipeline.train import find_recipe, pretrain
+from tests.jobs.conftest import start
+from tests.jobs.test_faults import wait_for
+from tests.models import write_text_corpus
+
+Run = Callable[..., Result]
+ARMS = ("--schedules", "cosine,oli:period=20,noop", "--seeds", "2", "--workers", "1", "--device", "cpu")
+SIZE = ("--steps", "40", "--probe-every", "10", "--tokens-per-step", "128")
+RUNS = {f"{arm}-seed{seed}" for arm in ("cosine", "oli-period20", "noop") for seed in (0, 1)}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fork")
+    (folder / "text").mkdir()
+    recipe = dataclasses.replace(find_recipe("micro"), corpus=write_text_corpus(folder / "text"))
+    pretrain(recipe, folder / "micro", device="cpu")
+    return folder / "micro"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(suite: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fork experiment that nothing happened to."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    (out / "report.json").write_text(
+        json.dumps({"suite": "micro", "onset_step": None, "convergence_step": 22})
+    )
+    arguments = ["fork", suite, "--from", "auto", "--out", out, *ARMS, *SIZE]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    assert "starts where full precision converges (step 22)" in result.output
+    return out
+
+
+def tables(out: Path) -> tuple[pl.DataFrame, dict[str, object]]:
+    report = json.loads((out / "tables" / "schedules.json").read_text())
+    return pl.read_parquet(out / "tables" / "fork.parquet"), {**report, "wall_s": None, "start_rule": None}
+
+
+def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> None:
+    table, report = tables(undisturbed)
+    assert set(table["run_id"]) == RUNS
+    assert table.height == 6 * 5 * 3 * 3
+    assert not any(name in table.columns for name in ("wall_s", "device"))
+    assert (table["step"].unique().sort() == pl.Series([0, 10, 20, 30, 40])).all()
+    settled = table.filter(pl.col("phase_label") == "settled")
+    assert set(settled["arm"]) == {"oli-period20"}
+    assert set(settled["step"]) == {20, 40}
+    compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    assert compared["oli-period20"]["n_probes"] == 2
+    assert compared["noop"]["pairs"] == 4
+    assert "noop" in " ".join(report["sentences"])
+    still = table.filter(pl.col("arm") == "noop").group_by("variant").agg(pl.col("nll_nats").n_unique())
+    assert still["nll_nats"].to_list() == [1, 1, 1]
+    assert (undisturbed / "fork.html").stat().st_size > 20_000
+    assert {path.name for path in (undisturbed / "figures").iterdir()} == {
+        "fork_runs.png", "fork_forest.png", "fork_wins.png",
+    }  # fmt: skip
+    assert "micro fork: 6 done, 0 failed, 0 stale, 0 missing of 6" in run("status", undisturbed).output
+    state = json.loads(run("status", undisturbed, "--json").output)
+    assert (state["kind"], state["expected"]) == ("fork", 6)
+
+
+def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
+    run: Run, suite: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    again = run("fork", suite, "--out", out, *ARMS, *SIZE)
+    assert "0 runs done, 6 were there" in again.output, again.output
+    assert tables(out)[0].equals(tables(undisturbed)[0])
+    more = run("fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE)
+    assert "1 runs done, 6 were there" in more.output, more.output
+    assert set(tables(out)[0]["run_id"]) == RUNS | {"wsd-seed0"}
+    stale = run(
+        "fork", suite, "--out", out, *ARMS, *SIZE[:2], "--probe-every", "5", "--tokens-per-step", "128"
+    )
+    assert stale.exit_code == 2
+    assert "probe_every: 10 -> 5" in stale.output
+    other = run(
+        "fork", suite, "--out", out, "--schedules", "wsd:decay_fraction=0.5", "--device", "cpu", *SIZE
+    )
+    assert other.exit_code == 0, other.output
+    shard = out / "shards" / "fork" / "wsd-seed0.arrow"
+    shard.write_bytes(shard.read_bytes()[:2000])
+    redone = run("fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE)
+    assert "redone:" in redone.output
+    assert "1 runs done" in redone.output
+    assert run("reduce", out).exit_code == 0
+    shard.unlink()
+    incomplete = run("reduce", out)
+    assert incomplete.exit_code == 1
+    assert "wsd-seed0" in incomplete.output
+    assert run("reduce", out, "--allow-missing").exit_code == 0
+    assert run("report", out).exit_code == 0
+    assert "1 runs are missing: wsd-seed0" in (out / "fork.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed_equals_undisturbed(
+    run: Run, suite: Path, undisturbed: Path, tmp_path: Path, kill: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    # after SIGTERM only the state that the signal asked for can be there
+    every = "7" if kill == signal.SIGKILL else "1000"
+    command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", every)
+    with start(*command) as process:
+        if kill == signal.SIGKILL:
+            wait_for(lambda: any(out.glob("state/fork/*.pt")), process)
+        else:
+            wait_for(lambda: any(out.glob("shards/fork/*.arrow")), process)
+        process.send_signal(kill)
+        process.communicate(timeout=60)
+    done = {path.stem for path in out.glob("shards/fork/*.arrow")}
+    assert len(done) < len(RUNS), "it was meant to be killed in the middle"
+    saved = any(out.glob("state/fork/*.pt"))
+    assert saved or kill == signal.SIGKILL  # an orphaned worker lives for seconds, in which its run may end
+    resumed = run(*command)
+    assert resumed.exit_code == 0, resumed.output
+    assert f"{len(RUNS) - len(done)} runs done, {len(done)} were there" in resumed.output
+    assert ("continued from its saved state" in resumed.output) == saved or kill == signal.SIGKILL
+    assert tables(out)[0].equals(tables(undisturbed)[0])
+    assert tables(out)[1] == tables(undisturbed)[1]
+    assert not any(out.glob("state/fork/*"))
+
+
+def test_a_run_that_diverges_is_kept_and_the_others_go_on(run: Run, suite: Path, tmp_path: Path) -> None:
+    arms = (
+        "--schedules",
+        "cosine,sgdr:eta_max=1e30:period=20",
+        "--seeds",
+        "1",
+        "--workers",
+        "1",
+        "--device",
+        "cpu",
+    )
+    result = run("fork", suite, "--from", "20", "--out", tmp_path, *arms, *SIZE)
+    assert result.exit_code == 0, result.output
+    table, report = tables(tmp_path)
+    assert report["diverged"] == ["sgdr-eta_max1e+30-period20-seed0"]
+    assert set(table.filter(pl.col("arm") == "cosine")["status"]) == {"ok"}
+    assert "1 runs diverged" in result.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--from", "23"], r"no step 23: the nearest are 16, 20, 25"),
+        (["--from", "soon"], r"--from soon: wanted a step number, or auto"),
+        (
+            ["--from", "auto"],
+            r"--from auto needs an audit of micro, and .* holds none: run `int4-collapse run",
+        ),
+        (["--from", "1"], r"learning rate at step1 is 0"),
+        (["--schedules", "cosine,sgdr:period=50"], r"period of 50 steps is longer than the run of 40"),
+        (["--schedules", "oli:period=7"], r"no probe falls into a settled cool phase"),
+        (["--schedules", "cosin"], r"did you mean 'cosine'"),
+        (
+            ["--steps", "4000"],
+            r"4,000 steps of 128 tokens are [\d.]+ epochs of the [\d,]+ training tokens: .*--allow-epochs",
+        ),
+        (["--tokens-per-step", "100"], r"wanted a multiple of the 32 tokens"),
+        (["--probe-every", "41"], r"a probe every 41 steps in a run of 40"),
+        (["--seeds", "0"], r"--seeds 0"),
+        (["--precision", "fp8"], r"wanted fp32 or bf16"),
+        (["--train-corpus", "tokens:none.npy"], r"there is no such file"),
+        (["--audit", "nowhere", "--from", "auto"], r"nowhere holds none"),
+    ],
+)
+def test_requests_that_cannot_be_carried_out_stop_before_any_work(
+    suite: Path, tmp_path: Path, options: list[str], complaint: str
+) -> None:
+    default = {"--from": "20", "--schedules": "cosine", **dict(zip(SIZE[::2], SIZE[1::2], strict=True))}
+    given = {**default, **dict(zip(options[::2], options[1::2], strict=True))}
+    words = [word for pair in given.items() for word in pair]
+    result = CliRunner().invoke(main, ["fork", str(suite), "--out", str(tmp_path / "out"), *words])
+    assert result.exit_code == 2, result.output
+    assert re.search(complaint, " ".join(result.stderr.split())), result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_than_one_epoch_is_allowed_when_asked_for_and_said(
+    run: Run, suite: Path, tmp_path: Path
+) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "few.npy", np.arange(3000) % 300)
+    arms = (
+        "--schedules",
+        "cosine",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+        "--train-corpus",
+        f"tokens:{tmp_path / 'few.npy'}",
+    )
+    result = run("fork", suite, "--from", "20", "--out", tmp_path / "out", *arms, *SIZE, "--allow-epochs")
+    assert result.exit_code == 0, result.output
+    assert "1.9 epochs of the 2,700 training tokens" in result.output
+
+
+def test_auto_is_the_last_checkpoint_before_the_onset(run: Run, suite: Path, tmp_path: Path) -> None:
+    audit = tmp_path / "audit"
+    audit.mkdir()
+    for report, checkpoint, rule in (
+        (
+            {"onset_step": 17, "convergence_step": 5},
+            "step16",
+            "before the onset that the audit found at step 17",
+        ),
+        ({"onset_step": None, "convergence_step": None}, "step15", "starts half-way (step 15 or before)"),
+    ):
+        (audit / "report.json").write_text(json.dumps({"suite": "micro", **report}))
+        arms = (
+            "--schedules",
+            "noop",
+            "--seeds",
+            "1",
+            "--device",
+            "cpu",
+            "--steps",
+            "2",
+            "--probe-every",
+            "2",
+        )
+        result = run(
+            "fork", suite, "--audit", audit, "--out", tmp_path / checkpoint, *arms, "--tokens-per-step", "32"
+        )
+        assert result.exit_code == 0, result.output
+        assert f"fork of micro at {checkpoint}:" in result.output
+        assert rule in result.output
+    (audit / "report.json").write_text(json.dumps({"suite": "tiny", "onset_step": 3}))
+    other = run("fork", suite, "--audit", audit, "--out", tmp_path / "other", "--device", "cpu")
+    assert other.exit_code == 2
+    assert "the audit is of suite tiny, not of micro" in other.output

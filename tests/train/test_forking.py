@@ -1,0 +1,259 @@
+"""One run of a fork experiment: what moves, what must not, and where a killed run continues."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import CheckpointError, OutputError
+from pipeline.probe import Prober
+from pipeline.shards import FORK, RunFolder
+from pipeline.suites import fetch
+from pipeline.tasks import run_fork
+from pipeline.train import pretrain
+from pipeline.train.arms import parse_arms, resolve
+from pipeline.train.forking import ForkRun
+from pipeline.train.model import save_model
+from tests.forks import RATES, fork_task, rows
+
+CHILD = """
+import os, pickle, signal, sys
+from pipeline.tasks import run_fork
+from pipeline.train.forking import ForkRun
+advance, (name, at) = ForkRun.advance, sys.argv[2:]
+def stopped(run):
+    advance(run)
+    if run.step == int(at):
+        os.kill(os.getpid(), getattr(signal, name))
+ForkRun.advance = stopped
+run_fork(pickle.load(open(sys.argv[1], "rb")))
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Models this small are slower on two threads, and a child of the tests uses one as well."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def suite(micro, tmp_path_factory):
+    """The micro suite, which keeps the optimizer of step 20."""
+    folder = tmp_path_factory.mktemp("suite") / "micro"
+    pretrain(micro, folder, device="cpu", keep_optimizer_at=[20])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(suite, tmp_path_factory):
+    """An uninterrupted cosine run."""
+    task = fork_task(suite, tmp_path_factory.mktemp("whole") / "out")
+    run_fork(task)
+    return task
+
+
+def test_a_shard_has_a_row_for_every_probe_variant_and_set_of_weights(whole):
+    table = rows(whole)
+    assert len(table) == 5 * 3 * 3
+    assert {row["step"] for row in table} == {0, 3, 6, 9, 12}
+    assert {row["weights"] for row in table} == {"live", "ema", "lawa"}
+    assert {row["status"] for row in table} == {"ok"}
+    last = table[-1]
+    assert last["tokens"] == 12 * 4 * 32
+    assert last["learning_rate"] == pytest.approx(2e-4 + 9e-4 * (1 + math.cos(math.pi * 11 / 12)))
+    assert [row["phase_label"] for row in table[::9]] == ["start", "decay", "decay", "decay", "decay"]
+    assert table[0]["train_loss_nats"] is None
+    assert 0 < last["train_loss_nats"] < math.log(300)
+    for row in table:
+        assert (row["variant"] == "fp32") <= (row["gap"] == 0)
+
+
+def test_the_start_is_the_suites_own_checkpoint(whole, suite):
+    checkpoint = whole.checkpoint
+    prober = Prober(whole.spec.probe, RunFolder(whole.out, FORK).read_tokens())
+    audited = {each.variant: each for each in prober.measure(fetch(checkpoint)).results}
+    for row in rows(whole)[:9]:
+        expected = audited[row["variant"]]
+        assert row["nll_nats"] == expected.nll_nats
+        assert row["batch_nll_nats"] == list(expected.batch_nll_nats)
+        assert row["kl_nats_p99"] == expected.kl_nats_p99
+
+
+def test_a_probe_of_the_run_is_a_probe_of_the_checkpoint_saved_from_it(whole, suite, tmp_path):
+    folder = RunFolder(whole.out, FORK)
+    prober = Prober(whole.spec.probe, folder.read_tokens())
+    run = ForkRun(whole, fetch(whole.checkpoint), folder.read_training_tokens(), prober)
+    run.start()
+    kept = []
+    while not run.done:
+        run.advance()
+        kept.append([each.detach().clone() for each in run._trainer.model.parameters()])
+    save_model(run._trainer.model, tmp_path / "step32")
+    saved = prober.measure(tmp_path / "step32")
+    live = [row for row in run.rows if row["step"] == 12 and row["weights"] == "live"]
+    assert [row["nll_nats"] for row in live] == [each.nll_nats for each in saved.results]
+    # the averages, by hand: decay 0.75 from the start, and the mean over the last three probes
+    start = ForkRun(whole, fetch(whole.checkpoint), folder.read_training_tokens(), prober)
+    ema = [each.detach().double() for each in start._trainer.model.parameters()]
+    for weights in kept:
+        ema = [0.75 * old + 0.25 * new.double() for old, new in zip(ema, weights, strict=True)]
+    lawa = [torch.stack(group).double().mean(0) for group in zip(kept[5], kept[8], kept[11], strict=True)]
+    for ours, expected in ((run._averages.ema(), ema), (run._averages.lawa(), lawa)):
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sam", "muon"])
+def test_noop_moves_no_number(suite, tmp_path, optimizer):
+    arm = dataclasses.replace(resolve(parse_arms("noop")[0], RATES), optimizer=optimizer)
+    task = fork_task(suite, tmp_path / "out", made_arm=arm)
+    run_fork(task)
+    table = rows(task)
+    moving = {"step", "tokens", "learning_rate", "phase_label", "train_loss_nats", "weights"}
+    still = [{name: value for name, value in row.items() if name not in moving} for row in table]
+    assert len(table) == 45
+    assert all(row == still[index % 3] for index, row in enumerate(still))
+
+
+def test_seeds_see_other_text_and_the_same_seed_the_same(whole, suite, tmp_path):
+    again, other = (fork_task(suite, tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    for task in (again, other):
+        run_fork(task)
+    assert rows(again) == rows(whole)
+    assert rows(other)[:9][0]["nll_nats"] == rows(whole)[0]["nll_nats"]
+    assert rows(other)[-1]["nll_nats"] != rows(whole)[-1]["nll_nats"]
+
+
+@pytest.mark.parametrize("optimizer", ["sam", "muon"])
+def test_other_optimizers_train_too_and_otherwise(whole, suite, tmp_path, optimizer):
+    arm = dataclasses.replace(whole.arm, optimizer=optimizer)
+    task = fork_task(suite, tmp_path / "out", made_arm=arm)
+    run_fork(task)
+    ours, theirs = rows(task), rows(whole)
+    assert all(row["nll_nats"] is not None for row in ours)
+    assert ours[-9]["nll_nats"] != theirs[-9]["nll_nats"]
+    assert ours[-9]["nll_nats"] == pytest.approx(theirs[-9]["nll_nats"], abs=0.3)
+
+
+@pytest.mark.parametrize(("name", "at"), [("SIGKILL", 8), ("SIGTERM", 7)])
+def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name, at):
+    import pickle
+
+    arm = whole.arm
+    task = fork_task(suite, tmp_path / "out", made_arm=arm, state_every=5)
+    (tmp_path / "task").write_bytes(pickle.dumps(task))
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "task"), name, str(at)]
+    died = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
+    assert died.returncode == -getattr(signal, name)
+    state = tmp_path / "out" / "state" / "fork" / "cosine-seed0.pt"
+    kept = torch.load(state, weights_only=True)
+    assert kept["trainer"]["step"] == (
+        5 if name == "SIGKILL" else 7
+    )  # SIGTERM saves, SIGKILL leaves the last
+    done = run_fork(task)
+    assert done.notes == ("continued from its saved state",)
+    assert rows(task) == rows(whole)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "other"])
+def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
+    task = fork_task(suite, tmp_path / "out")
+    folder = RunFolder(task.out, FORK)
+    other = fork_task(suite, tmp_path / "out", seed=4)
+    run = ForkRun(
+        other,
+        fetch(other.checkpoint),
+        folder.read_training_tokens(),
+        Prober(task.spec.probe, folder.read_tokens()),
+    )
+    run.start()
+    run.advance()
+    folder.write_state(task.key, run.state() if damage == "other" else run.state()[:999])
+    assert run_fork(task).notes == ("its saved state is unusable: started over",)
+    assert rows(task) == rows(whole)
+
+
+@pytest.mark.parametrize("rate", [1e30, 1e3])
+def test_a_run_that_diverges_keeps_its_rows(suite, tmp_path, rate):
+    task = fork_task(suite, tmp_path / "out", rates=dataclasses.replace(RATES, base_lr=rate))
+    run_fork(task)
+    table = rows(task)
+    assert {row["status"] for row in table} == {"diverged"}
+    assert all(row["nll_nats"] is not None for row in table[:9])
+    broken = [row for row in table[9:] if row["weights"] == "live"]
+    assert broken[-1]["nll_nats"] is None
+    assert broken[-1]["step"] < 12 or rate == 1e3
+
+
+def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):
+    task = fork_task(suite, tmp_path / "out", moments="suite")
+    folder = RunFolder(task.out, FORK)
+    prober = Prober(task.spec.probe, folder.read_tokens())
+    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    stored = torch.load(suite / "step20" / "moments.pt", weights_only=True)
+    for name, parameter in run._trainer.model.named_parameters():
+        state = run._trainer.optimizer.state[parameter]
+        assert state["step"] == 20
+        assert torch.equal(state["exp_avg_sq"], stored[name]["exp_avg_sq"])
+    run_fork(task)
+    assert rows(task)[-1]["nll_nats"] is not None
+    (suite / "step25" / "moments.pt").write_bytes(b"not a state")
+    with pytest.raises(CheckpointError, match=r"moments\.pt cannot be read"):
+        run_fork(fork_task(suite, tmp_path / "other", step=25, moments="suite"))
+    (suite / "step25" / "moments.pt").unlink()
+
+
+def test_a_full_disk_stops_the_run_by_name_and_the_state_before_stays(whole, suite, tmp_path, monkeypatch):
+    task = fork_task(suite, tmp_path / "out", state_every=2)
+    write, fsync = RunFolder.write_state, os.fsync
+
+    def second_fails(folder, key, data):
+        if folder.read_state(key) is not None:
+            monkeypatch.setattr(os, "fsync", full)
+        write(folder, key, data)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, "write_state", second_fails)
+    with pytest.raises(OutputError, match="No space left on device"):
+        run_fork(task)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(RunFolder, "write_state", write)
+    assert run_fork(task).notes == ("continued from its saved state",)
+    assert rows(task) == rows(whole)
+
+
+def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path, suite):
+    """A GPT-2 whose dropout is on: a run that continues draws what the whole run drew."""
+    from tests.models import save_tiny_model
+
+    folder = save_tiny_model("gpt2", tmp_path / "step1", resid_pdrop=0.2, embd_pdrop=0.2, attn_pdrop=0.2)
+    task = fork_task(suite, tmp_path / "out")
+    checkpoint = dataclasses.replace(task.checkpoint, location=str(folder), weights_sha256=None)
+    task = dataclasses.replace(task, checkpoint=checkpoint)
+    output = RunFolder(task.out, FORK)
+    tokens, prober = output.read_training_tokens(), Prober(task.spec.probe, output.read_tokens())
+    first = ForkRun(task, folder, tokens, prober)
+    first.start()
+    for _ in range(4):
+        first.advance()
+    state = first.state()
+    np.random.default_rng().random()
+    torch.rand(7)
+    second = ForkRun(task, folder, tokens, prober)
+    assert second.resume(state)
+    for run in (first, second):
+        while not run.done:
+            run.advance()
+    assert [row["nll_nats"] for row in first.rows] == [row["nll_nats"] for row in second.rows]

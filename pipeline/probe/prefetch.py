@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ class Prefetcher(Generic[Loaded]):
     def __init__(self, load: Callable[[Path, str | None], Loaded]) -> None:
         self._load = load
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._lock = threading.RLock()  # two tasks of a worker may begin at the same time
         self._begun: dict[tuple[Path, str | None], Future[Loaded]] = {}
 
     def start(self, folder: Path, expected_sha256: str | None) -> None:
@@ -23,13 +25,16 @@ class Prefetcher(Generic[Loaded]):
         third, the oldest is forgotten.
         """
         key = (folder, expected_sha256)
-        if key in self._begun:
-            return
-        while len(self._begun) >= 2:
-            self._begun.pop(next(iter(self._begun))).cancel()
-        self._begun[key] = self._thread.submit(self._load, folder, expected_sha256)
+        with self._lock:
+            if key in self._begun:
+                return
+            while len(self._begun) >= 2:
+                self._begun.pop(next(iter(self._begun))).cancel()
+            self._begun[key] = self._thread.submit(self._load, folder, expected_sha256)
 
     def take(self, folder: Path, expected_sha256: str | None) -> Loaded:
         """What ``load`` returns or raises for ``folder``, from the background where that has been started."""
-        self.start(folder, expected_sha256)
-        return self._begun.pop((folder, expected_sha256)).result()
+        with self._lock:
+            self.start(folder, expected_sha256)
+            future = self._begun.pop((folder, expected_sha256))
+        return future.result()

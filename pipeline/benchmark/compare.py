@@ -50,9 +50,7 @@ def compare(request: AuditRequest, on_step: Callable[[str, int, int], None] = la
     ]
     workers = request.resources.workers or os.cpu_count() or 1
     if len(checkpoints) <= workers + 1:
-        raise UsageError(
-            f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on"
-        )
+        raise UsageError(f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on")
     suite = dataclasses.replace(request.suite, checkpoints=tuple(checkpoints))
     pipeline_s, total_s, measured = _time_pipeline(
         dataclasses.replace(request, suite=suite), workers, on_step

@@ -62,7 +62,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {', '.join(missing)}, which its index names: copy it completely"
+            f"{folder} lacks weight shards {', '.join(missing)}, which its index names: copy it completely"
         )
     return tuple(folder / name for name in names)
 

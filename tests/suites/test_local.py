@@ -72,7 +72,9 @@ def test_a_sharded_checkpoint_needs_every_shard(tmp_path):
     (tmp_path / "step1" / "model.safetensors").rename(tmp_path / "step1" / names[0])
     index = tmp_path / "step1" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
-    with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002\.safetensors, which"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks weight shards model-00002-of-00002\.safetensors, which"
+    ):
         fetch(open_suite(str(tmp_path)).checkpoints[0])
     for broken in ("{", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": [1]}}'):
         index.write_text(broken)

@@ -12,6 +12,7 @@ from jobs.options import (
     selection_options,
     size_options,
     stale_option,
+    unused_seed_option,
 )  # fmt: skip
 from jobs.request import AuditOptions, build_request
 
@@ -23,6 +24,7 @@ from jobs.request import AuditOptions, build_request
 @measurement_options
 @resource_options
 @size_options
+@unused_seed_option
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
@@ -67,6 +69,6 @@ def run_audit(options: AuditOptions) -> int:
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
         markup=False,
     )
-    if summary.waiting_share is not None:
-        console.print(f"workers waited for downloads {summary.waiting_share:.0%} of their time", markup=False)
+    if summary.idle_share is not None:
+        console.print(f"workers stood idle {summary.idle_share:.0%} of their time", markup=False)
     return summary.exit_code

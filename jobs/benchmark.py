@@ -8,7 +8,7 @@ import json
 import click
 
 from jobs.console import console, errors, progress
-from jobs.options import measurement_options, resource_options, selection_options
+from jobs.options import measurement_options, resource_options, selection_options, unused_seed_option
 from jobs.request import AuditOptions, build_request
 
 DEFAULT_LIMIT = 24
@@ -20,6 +20,7 @@ TOLERANCE_NATS = 1e-6
 @selection_options
 @measurement_options
 @resource_options
+@unused_seed_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(as_json: bool, **options: object) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and cores of SUITE.

@@ -2,85 +2,120 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from jobs.console import console
+from jobs.console import console, errors
 
 if TYPE_CHECKING:
     from pipeline.suites import Suite
 
-_RIGHT = ("step", "tokens", "learning rate")
+COLUMNS = ("step", "revision", "tokens", "learning_rate", "commit", "content", "same_as")
+_RIGHT = ("step", "tokens", "learning_rate")
 
 
 @click.command()
 @click.argument("suite", required=False)
 @click.option("--revisions", metavar="REGEX", help="Only folders or branches whose whole name matches.")
-@click.option("--verify", is_flag=True, help="Only what is wrong: duplicates, shared files, known defects.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Instead of the table: equal checkpoints, files that some share, missing weights, known defects.",
+)
 def command(suite: str | None, revisions: str | None, verify: bool) -> None:
-    """List the known suites, or the checkpoints of SUITE in order of their numbers. Downloads no weights."""
+    """List the known suites, or the checkpoints of SUITE in order of their numbers. No weights are downloaded.
+
+    On a terminal as a table; elsewhere as tab-separated lines under a header, and remarks on stderr.
+    """
     from jobs.suite import resolve_suite
-    from pipeline.suites import HubSuite, known_suites, registered_suite, repository_suite
+    from pipeline.suites import known_suites
 
     if suite is None:
         for name in known_suites():
-            entry = registered_suite(name)
-            place = entry.repository if isinstance(entry, HubSuite) else "trained here at first use"
-            click.echo(f"{name:28} {place}")
+            click.echo(f"{name}\t{_place(name)}")
         return
-    entry = registered_suite(suite) or repository_suite(suite)
     found = resolve_suite(suite, revisions)
-    if not verify:
+    if verify:
+        _print_findings(found, console)
+    elif sys.stdout.isatty():
         console.print(_table(found))
-    if isinstance(entry, HubSuite) and entry.note:
-        console.print(f"note: {entry.note}", markup=False)
-    _print_findings(found)
+        _print_findings(found, console)
+    else:
+        for row in (COLUMNS, *_rows(found)):
+            click.echo("\t".join(row))
+        _print_findings(found, errors)
+
+
+def _rows(suite: Suite) -> list[tuple[str, ...]]:
+    """The cells of COLUMNS for each checkpoint, for programs: plain numbers, empty where not known."""
+    names = _names(suite)
+    return [
+        (
+            str(each.step),
+            each.revision,
+            "" if each.tokens_seen is None else str(each.tokens_seen),
+            "" if each.learning_rate is None else str(each.learning_rate),
+            each.commit or "",
+            each.weights_sha256 or each.content_id,
+            "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+        )
+        for each in suite.checkpoints
+    ]
 
 
 def _table(suite: Suite) -> Table:
+    """The same for people. On a narrow terminal a cell goes on in the next line; nothing is cut."""
     names = _names(suite)
-    on_hub = any(checkpoint.commit for checkpoint in suite.checkpoints)
-    table = Table(title=f"{suite.name}: {len(suite.checkpoints)} checkpoints", title_justify="left")
-    heads = [
-        "step",
-        "revision",
-        "tokens",
-        "learning rate",
-        *(["commit"] if on_hub else []),
-        "content",
-        "same as",
-    ]
-    for head in heads:
-        table.add_column(head, justify="right" if head in _RIGHT else "left")
+    title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
+    table = Table(title=title, title_justify="left")
+    for name in COLUMNS:
+        table.add_column(
+            name.replace("_", " "), justify="right" if name in _RIGHT else "left", overflow="fold"
+        )
     for each in suite.checkpoints:
         table.add_row(
             f"{each.step:,}",
             each.revision,
             "-" if each.tokens_seen is None else f"{each.tokens_seen:,}",
             "-" if each.learning_rate is None else f"{each.learning_rate:.4g}",
-            *([(each.commit or "-")[:12]] if on_hub else []),
+            (each.commit or "")[:12] or "-",
             (each.weights_sha256 or each.content_id)[:12] or "-",
             "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
         )
     return table
 
 
-def _print_findings(suite: Suite) -> None:
+def _print_findings(suite: Suite, to: Console) -> None:
     names = _names(suite)
     groups: dict[str, list[str]] = {}
     for checkpoint in suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             groups.setdefault(checkpoint.duplicate_of, []).append(checkpoint.revision)
     for original, copies in groups.items():
-        console.print(f"same content: {names.get(original, original)}, {', '.join(copies)}", markup=False)
+        to.print(f"same content: {names.get(original, original)}, {', '.join(copies)}", markup=False)
+    for checkpoint in suite.checkpoints:
+        if not checkpoint.content_id:
+            to.print(f"no complete weights, or not listed: {checkpoint.revision}", markup=False)
     for warning in suite.warnings:
-        console.print(f"warning: {warning}", markup=False)
-    if suite.skipped:
-        console.print(f"not a checkpoint by its name: {', '.join(suite.skipped)}", markup=False)
-    distinct = len(suite.checkpoints) - sum(map(len, groups.values()))
-    console.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+        to.print(f"warning: {warning}", markup=False)
+    for name in suite.skipped:
+        to.print(f"not a checkpoint by its name: {name}", markup=False)
+    distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
+    to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+
+
+def _place(name: str) -> str:
+    from pipeline.suites import HubSuite, registered_suite
+
+    entry = registered_suite(name)
+    if not isinstance(entry, HubSuite):
+        return "trained here at first use"
+    return f"{entry.repository}: {entry.note}" if entry.note else entry.repository
 
 
 def _names(suite: Suite) -> dict[str, str]:

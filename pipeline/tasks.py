@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +33,25 @@ class TaskDone:
     key: str
     seconds: float
     notes: tuple[str, ...] = ()
-    waited_s: float = 0.0
-    """Seconds spent waiting for the download of the checkpoint."""
+    busy_s: float = 0.0
+    """Seconds from the beginning of its measurement to the end."""
+    idle_s: float = 0.0
+    """Seconds before that in which nothing was measured, since the one before ended or this one was asked for."""
+
+
+class Turn:
+    """One measurement at a time, and how long none went on before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: float | None = None
+
+    @contextmanager
+    def take(self, asked: float) -> Iterator[float]:
+        """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
+        with self._lock:
+            yield time.perf_counter() - (asked if self._ended is None else self._ended)
+            self._ended = time.perf_counter()
 
 
 class Runner:
@@ -40,16 +60,18 @@ class Runner:
     def __init__(self) -> None:
         self._prober: Prober | None = None
         self._fetcher: Fetcher | None = None
+        self._making, self._turn = threading.Lock(), Turn()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
-        """As ``run_probe`` or ``run_fork``."""
+        """As ``run_probe`` or ``run_fork``; of two threads, one reads its checkpoint while the other measures."""
         if isinstance(task, ForkTask):
             return run_fork(task)
-        if self._prober is None or self._prober.spec != task.probe:
-            self._prober = make_prober(task)
-        if self._fetcher is None and task.ahead:
-            self._fetcher = Fetcher(task.cache_gb)
-        return run_probe(task, self._prober, self._fetcher)
+        with self._making:
+            if self._prober is None or self._prober.spec != task.probe:
+                self._prober = make_prober(task)
+            if self._fetcher is None and task.ahead:
+                self._fetcher = Fetcher(task.cache_gb)
+        return run_probe(task, self._prober, self._fetcher, self._turn)
 
 
 def make_prober(task: ProbeTask) -> Prober:
@@ -58,28 +80,34 @@ def make_prober(task: ProbeTask) -> Prober:
     return Prober(task.probe, tokens, task.device)
 
 
-def run_probe(task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None) -> TaskDone:
+def run_probe(
+    task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None, turn: Turn | None = None
+) -> TaskDone:
     """Measures one checkpoint and writes its shard.
 
-    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next.
-    Raises CheckpointError for a checkpoint that cannot be used and OutputError where the shard cannot be written.
+    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next; of
+    several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the shard cannot be written.
     """
-    prober = prober or make_prober(task)
-    folder = RunFolder(task.out)
+    prober, folder = prober or make_prober(task), RunFolder(task.out)
+    asked = time.perf_counter()
     if fetcher is not None:
         fetcher.ahead(task.ahead, lambda checkpoint: folder.shard_path(checkpoint.key).exists())
-    asked = time.perf_counter()
     with checkout(task.checkpoint, task.cache_gb) as weights:
-        waited_s = time.perf_counter() - asked if task.checkpoint.commit else 0.0
-        measured = suited(prober, task, weights).measure(weights, task.checkpoint.weights_sha256)
-        rows = shard_rows(task.suite, task.checkpoint, measured)
-        folder.write_shard(task, rows, versions(), measured.notes)
-    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, waited_s)
+        suited = _suited(prober, task, weights)
+        if isinstance(suited, Prober):
+            suited.prefetch(weights, task.checkpoint.weights_sha256)
+        with (turn or Turn()).take(asked) as idle_s:
+            begun = time.perf_counter()
+            measured = suited.measure(weights, task.checkpoint.weights_sha256)
+            busy_s = time.perf_counter() - begun
+    folder.write_shard(task, shard_rows(task.suite, task.checkpoint, measured), versions(), measured.notes)
+    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
 
-def suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
+def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
     """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
-    if not task.stream and fits_whole(weights, len(task.probe.variants), prober.device):
+    if not task.stream and fits_whole(weights, task.probe, prober.device):
         return prober
     return StreamingProber(task.probe, RunFolder(task.out).read_tokens(), task.device)
 
@@ -137,13 +165,11 @@ def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
     return [common | row for row in run.rows]
 
 
-def copy_probe(task: ProbeTask) -> TaskDone:
-    """Writes the shard of a duplicate from the shard of the checkpoint it duplicates: the same numbers."""
+def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
+    """Writes the shard of a duplicate from the shard ``source_key`` of the same content: the same numbers."""
     checkpoint = task.checkpoint
-    if checkpoint.duplicate_of is None:
-        raise ValueError(f"{checkpoint.key} duplicates nothing")
     folder = RunFolder(task.out)
-    source = folder.read_shard(checkpoint.duplicate_of)
+    source = folder.read_shard(source_key)
     if source.fingerprint != task.probe.fingerprint() or source.identity != task.identity():
         raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.probe.layers import replace_module
-from pipeline.probe.loading import StoredWeights, build_model, read_config, refuse_non_finite, weight_files
+from pipeline.probe.loading import StoredWeights, build_model, read_config, refuse_non_finite
+from pipeline.suites import weight_files
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UsageError
 from pipeline.probe.evaluate import TokenResults, forward_chunk
 from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
-from pipeline.probe.loading import check_sha256
+from pipeline.probe.loading import check_fit, check_sha256
 from pipeline.probe.measure import (
     Measurement,
     device_name,
+    float32_products,
     peak_bytes,
     sequences_per_chunk,
     summarise,
@@ -45,6 +46,8 @@ class StreamingProber:
     """Measures checkpoints of one suite with one set of tokens on one device, as ``Prober`` does."""
 
     def __init__(self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu") -> None:
+        if spec.arithmetic != "ieee":
+            raise UsageError(f"layer by layer is computed in arithmetic ieee, not {spec.arithmetic}")
         self.spec = spec
         self.device = torch.device(device)
         self._sequences = torch.from_numpy(tokens.reshape(-1, spec.shape.seq_len))
@@ -58,14 +61,15 @@ class StreamingProber:
         start = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-            torch.backends.cuda.matmul.allow_tf32 = False
         with ThreadPoolExecutor(1) as pool:
             hashing = pool.submit(weights_sha256, folder)
             skeleton = Skeleton(folder, self.device)
             sha256 = hashing.result()
         check_sha256(folder, sha256, expected_sha256)
+        check_fit(skeleton.model.config, self._sequences.numpy())
         loaded = time.perf_counter()
-        tokens, statistics = self._evaluate(skeleton)
+        with float32_products(tf32=False):
+            tokens, statistics = self._evaluate(skeleton)
         results = tuple(
             summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
             for index, variant in enumerate(self.spec.variants)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError, unknown_name
 from pipeline.suites.entries import HubSuite, RecipeSuite
+from pipeline.suites.files import user_path
 from pipeline.suites.local import open_folder
 from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.revisions import RevisionChoice
@@ -29,6 +30,10 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
+    if not name:
+        raise UsageError(
+            f"suite '' names nothing: wanted a folder, a hub repository org/name, or {' or '.join(known_suites())}"
+        )
     choice = RevisionChoice(revisions)
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
@@ -38,7 +43,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
             f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
             "and give that folder"
         )
-    path = Path(name).expanduser()
+    path = user_path(name, "suite")
     if path.is_dir():
         return open_folder(path, choice)
     if path.exists():

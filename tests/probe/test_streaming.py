@@ -128,7 +128,7 @@ def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
     needed = 4 * elements * 5 + fit.SPARE_BYTES
     for spare, fits in ((1, True), (-1000, False)):
         monkeypatch.setattr(fit, "free_bytes", lambda _, spare=spare: needed / fit.USABLE_SHARE + spare)
-        assert fit.fits_whole(folder, 4, torch.device("cpu")) is fits
+        assert fit.fits_whole(folder, SPEC, torch.device("cpu")) is fits
 
 
 MEMORY = """

@@ -50,8 +50,10 @@ class Turn:
     def take(self, asked: float) -> Iterator[float]:
         """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
         with self._lock:
-            yield time.perf_counter() - (asked if self._ended is None else self._ended)
-            self._ended = time.perf_counter()
+            try:
+                yield time.perf_counter() - (asked if self._ended is None else self._ended)
+            finally:
+                self._ended = time.perf_counter()
 
 
 class Runner:
@@ -71,7 +73,8 @@ class Runner:
                 self._prober = make_prober(task)
             if self._fetcher is None and task.ahead:
                 self._fetcher = Fetcher(task.cache_gb)
-        return run_probe(task, self._prober, self._fetcher, self._turn)
+            prober, fetcher = self._prober, self._fetcher
+        return run_probe(task, prober, fetcher, self._turn)
 
 
 def make_prober(task: ProbeTask) -> Prober:

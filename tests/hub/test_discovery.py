@@ -114,10 +114,13 @@ def test_a_registered_suite_knows_its_run_and_its_defects(tmp_path):
         assert shown.returncode == 0, shown.stderr
         assert "step50000, step58000 serve the final checkpoint's first weight file" in shown.stdout
         assert "step50000, step58000, step143000 share model-00001-of-00002.safetensors" in shown.stdout
-        table = command(hub, tmp_path, "suites", "EleutherAI/pythia-12b", COLUMNS="200").stdout
-    assert "104,857,600,000" in table
-    assert "1.2e-05" in table, "the learning rate at the end of the clipped cosine"
-    assert hub.branches["step58000"][:12] in table
+        listed = command(hub, tmp_path, "suites", "EleutherAI/pythia-12b").stdout
+    head, *rows = [line.split("\t") for line in listed.splitlines()]
+    last = dict(zip(head, rows[-1], strict=True))
+    assert [row[0] for row in rows] == ["0", "50000", "58000", "143000"]
+    assert last["tokens"] == str(143_000 * 2_097_152)
+    assert float(last["learning_rate"]) == pytest.approx(1.2e-5), "the end of the clipped cosine"
+    assert last["commit"] == hub.branches["step143000"]
 
 
 def test_a_refused_listing_is_waited_out_and_a_missing_revision_is_named(pythia, tmp_path):

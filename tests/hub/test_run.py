@@ -39,6 +39,7 @@ def folders(tmp_path_factory):
     pickled = root / "step3000" / "model.safetensors"
     torch.save(safetensors.torch.load_file(pickled), root / "step3000" / "pytorch_model.bin")
     pickled.unlink()
+    save_tiny_model("gpt_neox", root / "replacement", seed=99)
     return root
 
 
@@ -70,7 +71,7 @@ def break_everything(hub: Hub, folders: Path) -> None:
     hub.fault("status", "step32")
     hub.fault("gone", "step64", file="tree")
     hub.fault("short", "step512")
-    moved = {path.name: path.read_bytes() for path in (folders / "step1000").iterdir()}
+    moved = {path.name: path.read_bytes() for path in (folders / "replacement").iterdir()}
     # Replaced as soon as anything is fetched: step128's old commit is deleted, step256's stays reachable.
     hub.replace_at_first_fetch("step128", moved, keep_old=False)
     hub.replace_at_first_fetch("step256", moved, keep_old=True)
@@ -127,6 +128,6 @@ def test_a_run_on_a_broken_hub_names_what_is_broken_and_a_rerun_fetches_only_tha
 
     tokens = np.load(corpus.removeprefix("tokens:"))
     for step, table in from_hub.items():
-        folder = folders / ("step1000" if step == 128 else f"step{step}")  # what step128 was replaced by
+        folder = folders / ("replacement" if step == 128 else f"step{step}")  # step128 stays replaced
         assert table["weights_sha256"].unique().to_list() == [weights_sha256(folder)]
         assert table["nll_nats"].to_list() == pytest.approx(expected_nll(folder, tokens), abs=1e-6)

@@ -167,4 +167,4 @@ def test_memory_is_bounded_by_the_width_and_not_by_the_depth(tmp_path):
     layer = 4 * (512 * 512 * 2 + 2 * 512 * 256 + 3 * 512 * 2048)
     assert deep - base <= 2 * layer * (1 + 3) + 64 * 2**20, "two layers under every variant, and temporaries"
     assert deep - shallow < layer, "seventeen more layers cost nothing"
-    assert whole - base > 20 * layer * 3, "which the whole model does"
+    assert whole - base > 20 * layer * 2, "which the whole model does"

@@ -42,7 +42,13 @@ def run_report(directory: str) -> None:
     provenance = {
         name: report[name] for name in ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
     }
-    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance))
+    fork = None
+    if folder.schedules_json.is_file():
+        fork = (
+            pl.read_parquet(folder.tables / "fork.parquet"),
+            json.loads(folder.schedules_json.read_text()),
+        )
+    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance, fork))
     for name, png in build_figures(trajectory, tensors, report).items():
         folder.write_figure(name, png)
     console.print(f"report: {folder.report_html}\nfigures: {folder.figures}", markup=False)

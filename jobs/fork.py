@@ -64,6 +64,9 @@ from jobs.options import measurement_options, out_option, resource_options, seed
 )
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
 @click.option("--state-every", type=int, help="Updates between saved states. Default: as --probe-every.")
+@click.option(
+    "--compile/--no-compile", default=None, help="Compiled training. Default: for long runs on a GPU."
+)
 @measurement_options
 @resource_options
 @stale_option

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS_PER_STEP = 8192
 """As the paper's forks."""
+COMPILE_FROM_STEPS = 300
+"""Updates from which a run on a GPU earns back what compiling costs."""
 RUN_SHARE = 10
 """A run has by default a tenth of the steps of its suite's own training, in as many probes."""
 
@@ -45,6 +47,7 @@ class ForkOptions:
     ema_decay: float | None = None
     lawa_window: int = 5
     precision: str = "auto"
+    compile: bool | None = None
     state_every: int | None = None
 
     @classmethod
@@ -97,6 +100,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         optimizer=settings,
         moments=moments,
         precision=_precision(options),
+        compiled=_compiled(options, steps),
         # remembers two intervals between probes
         ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
         lawa_window=options.lawa_window,
@@ -226,6 +230,12 @@ def _check_settled(arms: tuple[Arm, ...], spec: Any) -> None:
                 f"{arm.label}: no probe falls into a settled cool phase (period {arm.settings()['period']:g}, a probe "
                 f"every {spec.probe_every} steps): choose --probe-every so that it divides the period"
             )
+
+
+def _compiled(options: ForkOptions, steps: int) -> bool:
+    if options.compile is not None:
+        return options.compile
+    return _precision(options) == "bf16" and steps >= COMPILE_FROM_STEPS
 
 
 def _precision(options: ForkOptions) -> str:

@@ -32,7 +32,10 @@ CAPTIONS = {
         "At matched probes, of OLI the settled cool ones; 95 % intervals over runs, the wider of Welch's and the "
         "bootstrap's.",
     ),
-    "fork_wins": ("Wins", "Pairs of one run of each arm; the lower mean gap wins, a diverged run loses."),
+    "fork_wins": (
+        "Wins",
+        "Pairs of one run of each arm; the lower mean gap at their common probes wins, a diverged run loses.",
+    ),
 }
 """Heading and note by chart."""
 

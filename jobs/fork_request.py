@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import absolute_out
 from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
+from pipeline.suites import fetch, weight_files
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
+    from pipeline.driver import Resources
     from pipeline.fork import ForkRequest
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS_PER_STEP = 8192
 """As the paper's forks."""
+SMALL_WEIGHTS_BYTES = 2**26
+"""Weight files below this size are of models that four runs on a GPU do not fill."""
 COMPILE_FROM_STEPS = 300
 """Updates from which a run on a GPU earns back what compiling costs."""
 RUN_SHARE = 10
@@ -49,6 +53,8 @@ class ForkOptions:
     precision: str = "auto"
     compile: bool | None = None
     state_every: int | None = None
+    share_gpu: bool = False
+    """Whether to choose how many runs share a GPU by the size of the model."""
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> ForkOptions:
@@ -122,7 +128,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         corpus=audit.corpus,
         train_corpus=train_corpus,
         out=RunFolder(absolute_out(options.audit.out), FORK),
-        resources=audit.resources,
+        resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
         notes=notes,
         replace_stale=options.audit.replace_stale,
@@ -143,6 +149,15 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
             f"{options.audit.suite} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
     return automatic_start(suite, json.loads(folder.report_json.read_text()))
+
+
+def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:
+    """As asked for; else several runs to a GPU, because one small model does not fill it."""
+    if not options.share_gpu:
+        return audit.resources
+    folder = fetch(start.checkpoint)
+    small = sum(file.stat().st_size for file in weight_files(folder)) < SMALL_WEIGHTS_BYTES
+    return replace(audit.resources, workers_per_gpu=4 if small else 2)
 
 
 def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
-        probe=audit.probe,
+        probe=replace(audit.probe, arithmetic="ieee"),  # averages of weights are exact in no smaller type
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,

@@ -2,12 +2,14 @@
 
 import copy
 
+import pytest
 import torch
 
 from pipeline.train.compiling import compile_training, token_loss
 from tests.models import tiny_model
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # read by the tracer on its way
 def test_a_compiled_model_has_the_loss_and_gradients_of_a_plain_one():
     plain, compiled = (tiny_model("gpt_neox") for _ in range(2))
     # aot_eager traces and splits the graph as the real backend does, and then runs torch's own kernels

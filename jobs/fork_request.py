@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import absolute_out
@@ -11,6 +12,7 @@ from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch, weight_files
+from pipeline.train.start import MOMENTS_FILE
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
@@ -98,7 +100,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
-        probe=replace(audit.probe, arithmetic="ieee"),  # averages of weights are exact in no smaller type
+        probe=replace(audit.probe, arithmetic="ieee"),  # as any model in memory
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,
@@ -114,7 +116,8 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     _check_settled(resolved, spec)
     if moments == "cold":
         notes += (
-            f"Adam's moments start cold after a learning-rate ramp of {rewarm} steps: the suite keeps none",
+            f"Adam's moments start cold, after a learning-rate ramp of {rewarm} steps: "
+            + ("muon has no use for the suite's" if _kept(start) else "the suite keeps none"),
         )
     return ForkRequest(
         suite=suite.name,
@@ -170,12 +173,12 @@ def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
 
 def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
     """Whether Adam's moments come from the suite; every arm of an experiment starts in the same way."""
-    from pathlib import Path
+    return "suite" if _kept(start) and all(arm.optimizer != "muon" for arm in arms) else "cold"
 
-    from pipeline.train.start import MOMENTS_FILE
 
-    kept = (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
-    return "suite" if kept and all(arm.optimizer != "muon" for arm in arms) else "cold"
+def _kept(start: Start) -> bool:
+    """Whether the suite kept Adam's moments there."""
+    return (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
 
 
 def _optimizer(suite: Suite) -> Any:

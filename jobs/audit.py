@@ -11,6 +11,7 @@ from jobs.options import (
     resource_options,
     selection_options,
     stale_option,
+    unused_seed_option,
 )  # fmt: skip
 from jobs.request import AuditOptions, build_request
 
@@ -21,6 +22,7 @@ from jobs.request import AuditOptions, build_request
 @selection_options
 @measurement_options
 @resource_options
+@unused_seed_option
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs.console import console, errors, progress
-from jobs.options import measurement_options, resource_options, selection_options
+from jobs.options import measurement_options, resource_options, selection_options, unused_seed_option
 from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
 
@@ -22,6 +22,7 @@ TOLERANCE_NATS = 1e-6
 @selection_options
 @measurement_options
 @resource_options
+@unused_seed_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 @click.option("--fork", "training", is_flag=True, help="Time training instead: the last checkpoint of SUITE.")
 @click.option(

@@ -54,8 +54,13 @@ def report_fork_folder(directory: str) -> None:
         raise UsageError(
             f"nothing to report: {folder.schedules_json} is not there; run `int4-collapse reduce {folder}`"
         )
-    report = json.loads(folder.schedules_json.read_text())
-    table = pl.read_parquet(folder.tables / "fork.parquet")
+    try:
+        report = json.loads(folder.schedules_json.read_text())
+        table = pl.read_parquet(folder.tables / "fork.parquet")
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(
+            f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
+        ) from error
     folder.write_result(folder.fork_html, fork_page(table, report))
     for name, png in fork_figures(table, report).items():
         folder.write_figure(name, png)

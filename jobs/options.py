@@ -74,7 +74,16 @@ missing_option = click.option(
     is_flag=True,
     help="Report without the checkpoints that have no shard; the report says so.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every resampling.")
+seed_option = click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every resampling."
+)
+unused_seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    expose_value=False,
+    help="As elsewhere; nothing here is random.",
+)
 
 
 def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | None:
@@ -97,13 +106,16 @@ def absolute_out(text: str) -> Path:
     """The output folder as an absolute path; UsageError for a URL (none is supported yet)."""
     if "://" in text:
         raise UsageError(f"--out {text}: object stores are not supported yet; wanted a folder")
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+        usable = bool(text) and (path.is_dir() or not path.exists())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"folder {text!r} cannot be used: {error}") from error
+    if not usable:
+        raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
             f"--out {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
             "wanted an absolute path on storage that every node shares"
         )
-    path = path.absolute()
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--out {text} is a file: wanted a folder")
-    return path
+    return path.absolute()

@@ -9,6 +9,9 @@ import click
 from jobs.console import console
 from jobs.options import absolute_out
 
+PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
+"""What the report says of where its numbers come from."""
+
 
 @click.command()
 @click.argument("directory", metavar="DIR")
@@ -37,17 +40,20 @@ def run_report(directory: str) -> None:
         raise UsageError(
             f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
         )
-    report = json.loads(folder.report_json.read_text())
-    trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
-    provenance = {
-        name: report[name] for name in ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
-    }
-    fork = None
-    if folder.schedules_json.is_file():
-        fork = (
-            pl.read_parquet(folder.tables / "fork.parquet"),
-            json.loads(folder.schedules_json.read_text()),
-        )
+    try:
+        report = json.loads(folder.report_json.read_text())
+        trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
+        provenance = {name: report[name] for name in PROVENANCE}
+        fork = None
+        if folder.schedules_json.is_file():
+            fork = (
+                pl.read_parquet(folder.tables / "fork.parquet"),
+                json.loads(folder.schedules_json.read_text()),
+            )
+    except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(
+            f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
+        ) from error
     folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance, fork))
     for name, png in build_figures(trajectory, tensors, report).items():
         folder.write_figure(name, png)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
 from pipeline.driver import Resources, cluster, drive
+from pipeline.errors import StaleShardsError, UsageError
 from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
@@ -37,7 +39,7 @@ def audit(
     on_survey: Callable[[Survey], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunSummary:
-    """Measures every checkpoint of the suite that has no valid shard yet.
+    """Measures every checkpoint of the request's suite that has no valid shard yet.
 
     A rerun resumes. Raises StaleShardsError, FolderLockedError or OutputError; a checkpoint that cannot be
     measured is a failure in the summary and does not stop the others.
@@ -54,15 +56,15 @@ def audit(
         request.out.prepare()
         request.out.write_tokens(request.tokens.array)
         request.out.write_plan(plan)
-        on_survey(found)
         ledger = _Ledger(request, plan, found, on_progress)
-        first, copies = ledger.split()
-        if first:
+        on_survey(ledger.found)
+        for task, source in ledger.copies:  # their originals were done before this call
+            ledger.copy(task, source)
+        if ledger.tasks:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                drive([replace(task, device=layout.device) for task in first], layout, ledger.record)
-        for task in copies:  # their originals were done before this call
-            ledger.copy(task)
+                drive([replace(task, device=layout.device) for task in ledger.tasks], layout, ledger.record)
+        ledger.check_complete()
         wall_s = time.monotonic() - start
         request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
     return ledger.summary(wall_s)
@@ -72,11 +74,12 @@ def _record_plan(request: AuditRequest) -> RunPlan:
     """The plan of this request, and of earlier requests of the same measurement in the same folder.
 
     A folder's set of expected checkpoints only grows: a first look with ``--limit 5`` and the whole run after it
-    are one run, in either order.
+    are one run, in either order. StaleShardsError where the folder holds another run altogether.
     """
     plan = RunPlan(
         suite=request.suite.name,
-        checkpoints=request.suite.checkpoints,
+        location=request.suite.location,
+        checkpoints=merge_checkpoints((), request.suite.checkpoints),
         config=request.probe.config(),
         fingerprint=request.probe.fingerprint(),
         corpus=request.corpus,
@@ -84,64 +87,126 @@ def _record_plan(request: AuditRequest) -> RunPlan:
         recipe=dict(request.suite.recipe),
         skipped=request.suite.skipped,
     )
-    if not request.out.has_plan():
+    before = _plan_before(request.out)
+    if before is None or before.fingerprint != plan.fingerprint:
         return plan
-    before = request.out.read_plan()
-    if before.fingerprint != plan.fingerprint or before.suite != plan.suite:
+    if before.location != plan.location and not _same_weights(before, plan):
+        if not request.replace_stale:
+            raise StaleShardsError(
+                f"{request.out} holds the run of {before.location}, this is {plan.location}: write elsewhere with "
+                "--out, or discard what is there with --replace-stale"
+            )
+        for checkpoint in before.checkpoints:
+            request.out.remove_shard(checkpoint.key)
         return plan
-    asked = {checkpoint.key for checkpoint in plan.checkpoints}
-    kept = [checkpoint for checkpoint in before.checkpoints if checkpoint.key not in asked]
-    checkpoints = tuple(sorted([*plan.checkpoints, *kept], key=_order))
+    checkpoints = merge_checkpoints(before.checkpoints, request.suite.checkpoints)
     return replace(plan, checkpoints=checkpoints, wall_s=before.wall_s)
 
 
-def _order(checkpoint: Checkpoint) -> tuple[str, int]:
-    return checkpoint.stage, checkpoint.step
+def _plan_before(out: RunFolder) -> RunPlan | None:
+    if not out.has_plan():
+        return None
+    try:
+        plan: RunPlan = out.read_plan()
+    except UsageError:  # damaged: this call writes it anew, and the shards speak for themselves
+        return None
+    return plan
+
+
+def _same_weights(before: RunPlan, plan: RunPlan) -> bool:
+    """Whether some checkpoint is the same in both: then the suite's folder was moved, not exchanged."""
+    ids = {checkpoint.key: checkpoint.content_id for checkpoint in before.checkpoints}
+    return any(each.content_id and ids.get(each.key) == each.content_id for each in plan.checkpoints)
+
+
+def merge_checkpoints(before: Sequence[Checkpoint], asked: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Both sets in order of stage and step, the asked ones prevailing, duplicates linked across them.
+
+    Every duplicate points at the first checkpoint with its content that is in the result, which points at none.
+    """
+    merged = {checkpoint.key: checkpoint for checkpoint in (*before, *asked)}
+    group = {key: key for key in merged}
+    for checkpoint in (*before, *asked):
+        original = checkpoint.duplicate_of
+        if original in merged and checkpoint.content_id == merged[checkpoint.key].content_id:
+            old, new = group[checkpoint.key], group[original]
+            group = (
+                {key: new if each == old else each for key, each in group.items()} if old != new else group
+            )
+    first: dict[str, str] = {}
+    linked = []
+    for checkpoint in sorted(merged.values(), key=_order):
+        root = first.setdefault(group[checkpoint.key], checkpoint.key)
+        linked.append(replace(checkpoint, duplicate_of=None if root == checkpoint.key else root))
+    return tuple(linked)
+
+
+def _order(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int, str]], int]:
+    """By stage, its numbers as numbers, then by step."""
+    parts = re.findall(r"\d+|\D+", checkpoint.stage)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], checkpoint.step
 
 
 class _Ledger(Ledger):
-    """Turns missing keys into tasks, and settles duplicates with their originals."""
+    """Turns the keys that were asked for and have no shard into tasks, and settles duplicates with their originals."""
 
     def __init__(
         self, request: AuditRequest, plan: RunPlan, found: Survey, on_progress: Callable[[Progress], None]
     ) -> None:
-        super().__init__(request.out, found, len(plan.checkpoints), on_progress)
-        missing = set(found.to_measure)
-        copies: dict[str, list[str]] = {}
+        self._asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
+        self.found = found.only(self._asked)
+        super().__init__(request.out, self.found, len(self._asked), on_progress)
+        self.tasks: list[ProbeTask] = []
+        """To measure."""
+        self.copies: list[tuple[ProbeTask, str]] = []
+        """Duplicates of something that has a shard already, with its key."""
+        self._followers: dict[str, list[ProbeTask]] = {}
+        there: dict[str, str] = {}
         for checkpoint in plan.checkpoints:
-            if checkpoint.duplicate_of is not None:
-                copies.setdefault(checkpoint.duplicate_of, []).append(checkpoint.key)
-        self._tasks = {
-            checkpoint.key: ProbeTask(
-                suite=plan.suite,
-                checkpoint=checkpoint,
-                probe=request.probe,
-                out=str(request.out.path.absolute()),
-                duplicates=tuple(copies.get(checkpoint.key, ())),
-            )
-            for checkpoint in plan.checkpoints
-            if checkpoint.key in missing
-        }
-
-    def split(self) -> tuple[list[ProbeTask], list[ProbeTask]]:
-        """Tasks to measure, and duplicates whose original has a shard already."""
-        tasks = self._tasks.values()
-        first = [task for task in tasks if task.checkpoint.duplicate_of is None]
-        return first, [task for task in tasks if task.checkpoint.duplicate_of in self.done]
+            if checkpoint.key in found.done:
+                there.setdefault(checkpoint.duplicate_of or checkpoint.key, checkpoint.key)
+        leader: dict[str, str] = {}
+        for checkpoint in plan.checkpoints:
+            if checkpoint.key not in self.found.to_measure:
+                continue
+            task = _task(request, plan, checkpoint)
+            original = checkpoint.duplicate_of or checkpoint.key
+            if original in there:
+                self.copies.append((task, there[original]))
+            elif original in leader:
+                self._followers[leader[original]].append(task)
+            else:
+                leader[original] = checkpoint.key
+                self._followers[checkpoint.key] = []
+                self.tasks.append(task)
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome and settles the duplicates of its checkpoint."""
         super().record(outcome)
-        for key in self._tasks[outcome.key].duplicates:
-            if key not in self._tasks:
-                continue
+        for task in self._followers[outcome.key]:
             if outcome.failure is None:
-                self.copy(self._tasks[key])
+                self.copy(task, outcome.key)
             else:
                 reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
-                super().record(Outcome(key, reason))
+                super().record(Outcome(task.key, reason))
 
-    def copy(self, task: ProbeTask) -> None:
-        """Writes a duplicate's shard from its original's."""
-        copy_probe(task)
+    def copy(self, task: ProbeTask, source: str) -> None:
+        """Writes a duplicate's shard from the shard ``source``."""
+        copy_probe(task, source)
         super().record(Outcome(task.key))
+
+    def check_complete(self) -> None:
+        """A defect of ours, never of the request: something asked for was neither measured nor reported."""
+        lost = self._asked - self.done - self.failures.keys()
+        if lost:
+            raise AssertionError(f"neither measured nor failed: {', '.join(sorted(lost))}")
+
+
+def _task(request: AuditRequest, plan: RunPlan, checkpoint: Checkpoint) -> ProbeTask:
+    return ProbeTask(
+        suite=plan.suite,
+        checkpoint=checkpoint,
+        probe=request.probe,
+        out=str(request.out.path.absolute()),
+        duplicates=tuple(each.key for each in plan.checkpoints if each.duplicate_of == checkpoint.key),
+    )

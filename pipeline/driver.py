@@ -23,11 +23,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import CollapseError, UsageError
 from pipeline.signals import exit_on_sigterm
 from pipeline.worker import AnyTask, Outcome, TaskWorker
+
+CONNECT_TIMEOUT_S = 10
+"""Longest wait for a cluster to answer at its address."""
 
 MAX_ATTEMPTS = 3
 """Tries of one task whose worker dies."""
@@ -93,8 +96,9 @@ def cluster(resources: Resources) -> Iterator[Layout]:
         local = resources.address is None and "RAY_ADDRESS" not in os.environ
         options: dict[str, Any] = {"include_dashboard": False} if local else {"address": resources.address}
         try:
+            _require_listener(resources.address)
             ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, RayError) as error:
             raise UsageError(
                 f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}"
             ) from error
@@ -104,6 +108,13 @@ def cluster(resources: Resources) -> Iterator[Layout]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _require_listener(address: str | None) -> None:
+    """OSError where nothing answers at ``host:port`` (Ray itself would go on trying for minutes)."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
@@ -191,10 +202,12 @@ class _Worker:
             if getattr(error, "actor_init_failed", False):
                 raise CollapseError(f"a worker cannot start: {error}") from None
             raise WorkerLostError(str(error).strip().splitlines()[0]) from error
-        except RayTaskError as error:
+        except RayTaskError as error:  # raised by the task: an OutputError, or one that would not travel
             raise (
                 error.cause if isinstance(error.cause, CollapseError) else CollapseError(str(error))
             ) from None
+        except RayError as error:
+            raise CollapseError(f"Ray failed: {error}; run the same command again to resume") from error
         del self.held[reference]
         return outcome
 

@@ -7,7 +7,8 @@
     |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
-    +-- ShardError             a shard is truncated, altered or of another schema    (redone)
+    +-- ShardError             a shard is truncated or altered                       (redone)
+    |   +-- OtherSchemaError   a shard is whole, but of another version              (stale)
     +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)
     +-- OutputError            the output folder cannot be written any more          (exit 1)
 
@@ -42,7 +43,11 @@ class CheckpointError(CollapseError):
 
 
 class ShardError(CollapseError):
-    """A shard cannot be trusted: unreadable, checksum mismatch, or another schema."""
+    """A shard cannot be trusted: unreadable, or not what was written."""
+
+
+class OtherSchemaError(ShardError):
+    """A whole shard whose columns are those of another version: stale, never overwritten unasked."""
 
 
 class IncompleteRunError(CollapseError):

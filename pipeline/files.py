@@ -61,10 +61,18 @@ def make_folder(path: Path) -> None:
         raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
 
 
+def remove_file(path: Path) -> None:
+    """Removes ``path`` if it is there; OutputError where that is impossible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
 def sweep_temporaries(folder: Path) -> None:
     """Removes what killed writers left in ``folder``. Only for the holder of its lock."""
     for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        remove_file(leftover)
 
 
 def seal(table: pa.Table) -> bytes:
@@ -115,13 +123,15 @@ def exclusive(path: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
             raise FolderLockedError(
                 f"{path.parent} is in use by {holder}: wait for it to finish, stop it, or choose another --out"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except OSError as error:
+            raise OutputError(f"cannot lock {path}: {error.strerror or error}") from error
         yield
     finally:
         os.close(descriptor)

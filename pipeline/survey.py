@@ -5,10 +5,11 @@ A rerun is: survey, then submit what is not done. ``status`` prints the same sur
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import ShardError, StaleShardsError
+from pipeline.errors import OtherSchemaError, ShardError, StaleShardsError
 from pipeline.shards import ForkPlan, RunFolder, RunPlan
 
 
@@ -27,10 +28,19 @@ class Survey:
     corrupt: dict[str, str]
     """Those of the failed and missing whose file is there but truncated or altered: what is wrong with it."""
 
-    @property
-    def to_measure(self) -> tuple[str, ...]:
-        """Keys without a shard that can be trusted, in the order of their names."""
-        return tuple(sorted([*self.failed, *self.missing]))
+    to_measure: tuple[str, ...]
+    """The failed and the missing, in the order of the plan."""
+
+    def only(self, keys: Container[str]) -> Survey:
+        """The same survey of these keys alone."""
+        return Survey(
+            done=tuple(key for key in self.done if key in keys),
+            stale=self.stale,
+            failed={key: reason for key, reason in self.failed.items() if key in keys},
+            missing=tuple(key for key in self.missing if key in keys),
+            corrupt={key: reason for key, reason in self.corrupt.items() if key in keys},
+            to_measure=tuple(key for key in self.to_measure if key in keys),
+        )
 
     def refuse_stale(self, folder: RunFolder) -> None:
         """StaleShardsError naming what differs and the ways out, if anything is stale."""
@@ -53,13 +63,16 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan) -> Survey:
     for key in folder.shard_keys():
         try:
             shard = folder.read_shard(key)
+        except OtherSchemaError:
+            stale[key] = ("schema: that of another version -> this version's",)
+            continue
         except ShardError as error:
             corrupt[key] = str(error)
             continue
         if shard.fingerprint != plan.fingerprint:
             stale[key] = differing_fields(shard.config, plan.config)
-        elif key in wanted and shard.identity != wanted[key]:
-            stale[key] = differing_fields(shard.identity, wanted[key])
+        elif key in wanted and (differing := _of_others(shard.identity, wanted[key])):
+            stale[key] = differing
         elif key in wanted:
             done.append(key)
     absent = wanted.keys() - set(done) - stale.keys()
@@ -69,7 +82,14 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan) -> Survey:
         failed={key: failures[key] for key in wanted if key in absent and key in failures},
         missing=tuple(key for key in wanted if key in absent and key not in failures),
         corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
+        to_measure=tuple(key for key in wanted if key in absent),
     )
+
+
+def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """As :func:`differing_fields`, but an empty value (weights that cannot be looked at now) differs from none."""
+    known = {name for name in wanted if wanted[name] != "" and there.get(name) != ""}
+    return differing_fields({name: there.get(name) for name in known}, {name: wanted[name] for name in known})
 
 
 def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:

@@ -115,13 +115,11 @@ def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
     return [common | row for row in run.rows]
 
 
-def copy_probe(task: ProbeTask) -> TaskDone:
-    """Writes the shard of a duplicate from the shard of the checkpoint it duplicates: the same numbers."""
+def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
+    """Writes the shard of a duplicate from the shard ``source_key`` of the same content: the same numbers."""
     checkpoint = task.checkpoint
-    if checkpoint.duplicate_of is None:
-        raise ValueError(f"{checkpoint.key} duplicates nothing")
     folder = RunFolder(task.out)
-    source = folder.read_shard(checkpoint.duplicate_of)
+    source = folder.read_shard(source_key)
     if source.fingerprint != task.probe.fingerprint() or source.identity != task.identity():
         raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]

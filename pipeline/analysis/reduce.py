@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "config": plan.config,
         "fingerprint": plan.fingerprint,
         "wall_s": plan.wall_s,
-        "versions": versions(),
+        "versions": measured_versions(shards),
+        "reduced_with": versions(),
     }
     return Reduction(trajectory, tensor_table(shards), report)
 
@@ -108,10 +110,20 @@ def _analyse(
     return dict(summary.to_json()), summary.phases.phase_of(steps)
 
 
+def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
+    """Versions by package that the shards were measured with; where they differ, all of them."""
+    found: dict[str, list[str]] = {}
+    for shard in shards:
+        for package, version in shard.versions.items():
+            if version not in found.setdefault(package, []):
+                found[package].append(version)
+    return {package: ", ".join(each) for package, each in found.items()}
+
+
 def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
     names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
     absent = found.to_measure
-    shown = ", ".join(names[key] for key in absent[:8]) + (", ..." if len(absent) > 8 else "")
+    shown = ", ".join(names[key] for key in absent)
     return (
         f"{folder}: {len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({shown}); "
         "run the audit again to measure them, or pass --allow-missing to report without them"

@@ -27,11 +27,11 @@ class GapSummary:
     """Step with the lowest INT4 loss."""
 
 
-def summarise_gaps(curve: Curve, *, variant: str = "int4") -> GapSummary:
-    """First, last and largest gap of `variant` (under the int4 keys), and the largest of int8."""
-    finite = _finite(curve.gap(variant))
+def summarise_gaps(curve: Curve) -> GapSummary:
+    """First, last and largest gap of int4, and the largest of int8."""
+    finite = _finite(curve.gap("int4")) if "int4" in curve.variants else np.empty(0)
     int8 = _finite(curve.gap("int8")) if "int8" in curve.variants else np.empty(0)
-    nll = curve.nll(variant)
+    nll = curve.nll("int4") if "int4" in curve.variants else np.empty(0)
     known = np.flatnonzero(np.isfinite(nll))
     return GapSummary(
         int4_gap_first=float(finite[0]) if len(finite) else None,
@@ -75,4 +75,4 @@ def summarise(curve: Curve, *, variant: str = "int4", seed: int = 0, level: floa
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
         test = kurtosis_test(kurtosis, curve.gap(variant)[third], seed=seed, level=level)
-    return Summary(len(curve.step), report, summarise_gaps(curve, variant=variant), test)
+    return Summary(len(curve.step), report, summarise_gaps(curve), test)

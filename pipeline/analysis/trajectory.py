@@ -29,6 +29,12 @@ METRICS = (
 
 FP32 = "fp32"
 
+IDENTITY = {
+    "key": pl.String, "step": pl.Int64, "revision": pl.String, "tokens_seen": pl.Int64, "learning_rate": pl.Float64,
+    "duplicate_of": pl.String,
+}  # fmt: skip
+"""Columns that name a checkpoint, as its :class:`Checkpoint` has them."""
+
 
 def tensor_table(shards: Sequence[Shard]) -> pl.DataFrame:
     """One row per step, variant and tensor, with the tensor's statistics, in shard order."""
@@ -62,13 +68,17 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         )
     )
     rows = rows.with_columns(_tensor_means(shards))
-    order = pl.DataFrame(
-        {"key": [c.key for c in checkpoints], "duplicate_of": [c.duplicate_of for c in checkpoints]},
-        schema={"key": pl.String, "duplicate_of": pl.String},
+    # Who a checkpoint is comes from the plan: learning rates added to a suite since must be seen without measuring
+    # it again, and duplicates are linked within the plan.
+    identity = pl.DataFrame(
+        [[getattr(checkpoint, name) for name in IDENTITY] for checkpoint in checkpoints],
+        schema=IDENTITY,
+        orient="row",
     )
     base = rows.filter(pl.col("variant") == FP32)
-    identity = base.select("key", "step", "revision", "tokens_seen", "learning_rate", "weights_sha256")
-    table = order.join(identity, on="key", how="inner", validate="1:1", maintain_order="left")
+    table = identity.join(
+        base.select("key", "weights_sha256"), on="key", how="inner", validate="1:1", maintain_order="left"
+    )
     table = _join(
         table,
         base.select(

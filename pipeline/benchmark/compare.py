@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.audit import AuditRequest, audit
-from pipeline.errors import CollapseError
+from pipeline.errors import CollapseError, UsageError
 from pipeline.ledger import Progress
 from pipeline.shards import RunFolder
 from pipeline.suites import fetch
@@ -50,9 +50,7 @@ def compare(request: AuditRequest, on_step: Callable[[str, int, int], None] = la
     ]
     workers = request.resources.workers or os.cpu_count() or 1
     if len(checkpoints) <= workers + 1:
-        raise CollapseError(
-            f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on"
-        )
+        raise UsageError(f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on")
     suite = dataclasses.replace(request.suite, checkpoints=tuple(checkpoints))
     pipeline_s, total_s, measured = _time_pipeline(
         dataclasses.replace(request, suite=suite), workers, on_step

@@ -76,6 +76,9 @@ def linear_sites(model: Any) -> list[LinearSite]:
     left = [
         f"{prefix}.{name}" for name, p in blocks.named_parameters() if p.dim() > 1 and id(p) not in covered
     ]
+    left += [
+        name for name, module in model.named_modules() if _is_block_like(name, module, model, covered, head)
+    ]
     if not sites or left:
         shown = ", ".join(left[:3]) or "no linear layer at all"
         raise CheckpointError(
@@ -91,6 +94,16 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     """Puts ``module`` at the dotted path ``name``."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
+
+
+def _is_block_like(name: str, module: nn.Module, model: nn.Module, covered: set[int], head: Any) -> bool:
+    """Whether a linear layer lies in another list of modules: blocks spread over several lists (XLM)."""
+    if not isinstance(module, nn.Linear | Conv1D) or module is head or id(module.weight) in covered:
+        return False
+    parents = name.split(".")
+    return any(
+        isinstance(model.get_submodule(".".join(parents[:n])), nn.ModuleList) for n in range(1, len(parents))
+    )
 
 
 def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -96,7 +96,7 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a damaged configuration raises whatever its class's checks raise
         raise CheckpointError(f"{folder / 'config.json'} cannot be used: {_first_line(error)}") from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(

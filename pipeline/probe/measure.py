@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import PretrainedConfig
 
+from pipeline.errors import CheckpointError
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.quantized import TensorStatistics, expand
@@ -83,7 +85,9 @@ class Prober:
             torch.cuda.reset_peak_memory_stats(self.device)
             torch.backends.cuda.matmul.allow_tf32 = False
         weights = read_weights(folder, expected_sha256)
-        model = build_model(read_config(folder), weights).to(self.device)
+        config = read_config(folder)
+        self._check_fit(config)
+        model = build_model(config, weights).to(self.device)
         sha256 = weights.sha256
         del weights
         return self.measure_model(model, weights_sha256=sha256, load_s=time.perf_counter() - start)
@@ -113,6 +117,19 @@ class Prober:
             device=_device_name(self.device),
             notes=tuple(tokens.notes),
         )
+
+    def _check_fit(self, config: PretrainedConfig) -> None:
+        """Refuses a model that cannot take the tokens, before an index beyond its tables is looked up on a GPU."""
+        highest = int(self._sequences.max())
+        if highest >= config.vocab_size:
+            raise CheckpointError(
+                f"its vocabulary has {config.vocab_size} ids, the evaluation tokens reach {highest}"
+            )
+        context = getattr(config, "max_position_embeddings", None)
+        if context is not None and self.spec.shape.seq_len > context:
+            raise CheckpointError(
+                f"it takes {context} tokens, the evaluation sequences have {self.spec.shape.seq_len}"
+            )
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import CheckpointError
 from pipeline.probe.layers import LinearSite, VariantLinear, linear_sites, replace_module
 from pipeline.quantize import choose_params, grid_fit, moments, round_trip
 from pipeline.spec import Variant
@@ -70,6 +71,11 @@ def _expand_site(
             continue
         grid = choose_params(weight, variant.scheme)
         stacked[index] = round_trip(weight, grid)
+        if not torch.isfinite(grid.scale).all():
+            raise CheckpointError(
+                f"{site.name} cannot be quantized to {variant.scheme}: its weights reach {moment.absmax:.2g}, "
+                "and their range is beyond float32"
+            )
         rows = counted.shape[0]
         counted_grid = dataclasses.replace(grid, scale=grid.scale[:rows], zero_point=grid.zero_point[:rows])
         fit = grid_fit(counted, stacked[index, :rows], counted_grid)

@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import ShardError, UsageError
-from pipeline.files import exclusive, make_folder, seal, sweep_temporaries, unseal, write_atomically
+from pipeline.errors import OtherSchemaError, UsageError
+from pipeline.files import (
+    exclusive,
+    make_folder,
+    remove_file,
+    seal,
+    sweep_temporaries,
+    unseal,
+    write_atomically,
+)
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, Kind
 from pipeline.spec import ProbeTask, canonical_json
@@ -36,6 +44,8 @@ class Shard:
     identity: dict[str, Any]
     """What its contents are of: the weights of a checkpoint, or the arm and seed of a run."""
     notes: tuple[str, ...]
+    versions: dict[str, str]
+    """Of the packages it was measured with."""
 
 
 class RunFolder:
@@ -161,7 +171,7 @@ class RunFolder:
         table = pa.Table.from_pylist(rows, schema=self.kind.schema.with_metadata(metadata))
         table.validate(full=True)
         write_atomically(self.shard_path(task.key), seal(table))
-        self._failure_path(task.key).unlink(missing_ok=True)
+        remove_file(self._failure_path(task.key))
 
     def read_shard(self, key: str) -> Shard:
         """The shard ``key``, checked byte for byte; ShardError where it cannot be trusted."""
@@ -169,7 +179,7 @@ class RunFolder:
         table = unseal(path)
         metadata = table.schema.metadata
         if not table.schema.remove_metadata().equals(self.kind.schema):
-            raise ShardError(f"{path} has another schema: it was written by another version")
+            raise OtherSchemaError(f"{path} has another schema: it was written by another version")
         return Shard(
             key=key,
             table=table,
@@ -177,10 +187,11 @@ class RunFolder:
             config=json.loads(metadata[b"config"]),
             identity=_identity(metadata),
             notes=tuple(json.loads(metadata[b"notes"])),
+            versions=json.loads(metadata[b"versions"]),
         )
 
     def remove_shard(self, key: str) -> None:
-        self.shard_path(key).unlink(missing_ok=True)
+        remove_file(self.shard_path(key))
 
     # --- unfinished runs --------------------------------------------------------------------------------
 
@@ -207,9 +218,14 @@ class RunFolder:
         write_atomically(self._failure_path(key), json.dumps(record, indent=1).encode())
 
     def read_failures(self) -> dict[str, str]:
-        """Reason of every recorded failure, by key."""
-        records = (json.loads(path.read_text()) for path in sorted(self._failures.glob("*.json")))
-        return {record["key"]: record["reason"] for record in records}
+        """Reason of every recorded failure, by key; a damaged record says so in place of the reason."""
+        reasons: dict[str, str] = {}
+        for path in sorted(self._failures.glob("*.json")):
+            try:
+                reasons[path.stem] = str(json.loads(path.read_text())["reason"])
+            except (ValueError, KeyError, TypeError, OSError):
+                reasons[path.stem] = f"unknown: its record {path} is damaged"
+        return reasons
 
     def _failure_path(self, key: str) -> Path:
         return self._failures / f"{key}.json"

@@ -30,6 +30,8 @@ class RunPlan:
     """Names in the suite's folder or repository that are not checkpoints."""
     wall_s: float = 0.0
     """Seconds spent by all finished calls of the audit in this folder."""
+    location: str = ""
+    """The suite's folder or repository."""
 
     def expected(self) -> dict[str, dict[str, Any]]:
         """Of every shard that a complete run has: what its contents must be of."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,8 +12,13 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError
 
-WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
-"""In order of preference. ``.bin`` is a pickle: whoever loads it must pass ``weights_only=True``."""
+INDEX = ".index.json"
+WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
+"""In order of preference: each as one file, else as the shards that its index (name + ``INDEX``) names.
+
+``.bin`` is a pickle: whoever loads it must pass ``weights_only=True``. Anything else beside them (an average of
+the weights, a consolidated copy) is not loaded, so it must not count in a hash either.
+"""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,12 +33,18 @@ TOKENIZER_FILES = (
 
 
 def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
-    """The weight files among ``names``, sorted: safetensors if any, else ``pytorch_model*.bin``."""
+    """The weight files among ``names``, sorted, where only names are known (on a hub).
+
+    The choice of :func:`weight_files`, but shards are recognized by their names instead of read from an index.
+    """
     present = sorted(names)
-    for pattern in WEIGHT_PATTERNS:
-        chosen = fnmatch.filter(present, pattern)
-        if chosen:
-            return tuple(chosen)
+    for single in WEIGHT_NAMES:
+        if single in present:
+            return (single,)
+        stem, suffix = single.split(".")
+        shards = [name for name in present if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", name)]
+        if shards:
+            return tuple(shards)
     return ()
 
 
@@ -45,29 +56,36 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist (any more)")
-    names = [path.name for path in folder.iterdir() if path.is_file()]
-    chosen = choose_weights(names)
-    if not chosen:
-        raise CheckpointError(f"{folder} holds no weights: wanted {' or '.join(WEIGHT_PATTERNS)}")
-    if "config.json" not in names:
+    names = _weight_names(folder)
+    if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json: the architecture is unknown")
-    missing = sorted(set(_indexed(folder, chosen)) - set(names))
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} lacks {', '.join(missing)}, which its index names: copy it completely"
         )
-    return tuple(folder / name for name in chosen)
+    return tuple(folder / name for name in names)
 
 
-def _indexed(folder: Path, chosen: tuple[str, ...]) -> list[str]:
-    index = folder / ("model.safetensors" if chosen[0].endswith(".safetensors") else "pytorch_model.bin")
-    index = index.with_name(index.name + ".index.json")
-    if not index.is_file():
-        return []
+def _weight_names(folder: Path) -> list[str]:
+    for single in WEIGHT_NAMES:
+        if (folder / single).is_file():
+            return [single]
+        if (folder / (single + INDEX)).is_file():
+            return _indexed(folder / (single + INDEX))
+    raise CheckpointError(
+        f"{folder} holds no weights: wanted {' or '.join(WEIGHT_NAMES)}, or their index and its shards"
+    )
+
+
+def _indexed(index: Path) -> list[str]:
     try:
-        return list(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index} is not a readable index of weights: {error}") from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{index} names no weight files: fetch it again")
+    return sorted(names)
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,17 +22,18 @@ _T = TypeVar("_T")
 def open_folder(folder: Path) -> Suite:
     """The suite in ``folder``. Weights are hashed, not loaded.
 
-    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, so that it fails by
-    name instead of vanishing. ``UsageError`` for a folder without checkpoints and for a broken suite.json.
+    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, and so is one that
+    suite.json names or a symlink points to and that is not there: it fails by name instead of vanishing.
+    ``UsageError`` for a folder without checkpoints and for a broken suite.json.
     """
     folder = folder.expanduser().resolve()
     manifest = read_manifest(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = _entries(folder, manifest)
+    names = sorted({*_sub_folders(folder), *entries})
     revisions, skipped = sort_revisions(names)
-    entries = _entries(folder, manifest, names)
     if not revisions:
         raise UsageError(_none_found(folder, names))
-    name = manifest.name if manifest else folder.name
+    name = manifest.name if manifest else _shown(folder.name)
     return Suite(
         name=name,
         location=str(folder),
@@ -42,7 +44,7 @@ def open_folder(folder: Path) -> Suite:
         training=TrainingSettings.from_recipe(manifest.recipe) if manifest else TrainingSettings(),
         recipe=manifest.recipe if manifest else {},
         train_corpus=manifest.corpus if manifest else None,
-        skipped=tuple(skipped),
+        skipped=tuple(map(_shown, skipped)),
     )
 
 
@@ -72,15 +74,23 @@ def _checkpoints(
     return find_duplicates(found, confirm_local)
 
 
-def _entries(folder: Path, manifest: Manifest | None, names: list[str]) -> dict[str, Entry]:
+def _sub_folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder`` and of the symlinks whose target is gone; none that are hidden."""
+    try:
+        return [
+            path.name
+            for path in folder.iterdir()
+            if not path.name.startswith(".") and (path.is_dir() or (path.is_symlink() and not path.exists()))
+        ]
+    except OSError as error:
+        raise UsageError(
+            f"suite folder {folder} cannot be listed: {error.strerror}; wanted one that you may read"
+        ) from error
+
+
+def _entries(folder: Path, manifest: Manifest | None) -> dict[str, Entry]:
     entries = {entry.revision: entry for entry in manifest.checkpoints} if manifest else {}
     path = folder / MANIFEST
-    missing = [revision for revision in entries if revision not in set(names)]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise UsageError(
-            f"{path} is broken: it names {', '.join(missing[:3])}{more}, which {folder} does not hold"
-        )
     for entry in entries.values():
         revision = sort_revisions([entry.revision])[0]
         if not revision or revision[0].step != entry.step:
@@ -100,15 +110,24 @@ def _tokenizer(folder: Path, revisions: list[Revision]) -> str | None:
 
 
 def _resolve(folder: Path, corpus: str | None) -> str | None:
-    """A ``tokens:`` or ``file:`` corpus with its path made absolute; any other corpus as it is."""
+    """A ``tokens:`` or ``file:`` corpus beside suite.json with its path made absolute; any other as it is."""
     kind, _, path = (corpus or "").partition(":")
-    if kind not in ("tokens", "file") or not path:
+    if kind not in ("tokens", "file") or not path or path.startswith("~"):
         return corpus
-    return f"{kind}:{folder / Path(path).expanduser()}"
+    return f"{kind}:{folder / path}"
 
 
 def _names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()]
+    """Names in ``folder``; none where it is absent or may not be read, which is said when it is measured."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _shown(name: str) -> str:
+    """``name`` as text that can be printed and stored: a file name may hold bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _none_found(folder: Path, names: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +70,9 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, OSError, RecursionError) as error:
         raise _broken(path, f"not readable JSON ({error})") from error
     top = _Fields(path, "", value)
     corpus, evaluation = top.child("corpus"), top.child("evaluation")
@@ -100,6 +102,8 @@ class _Fields:
         value: Any = self.value.get(name)
         accepted = (int, float) if kind is float else (kind,)
         if value is None or (isinstance(value, accepted) and not isinstance(value, bool)):
+            if isinstance(value, int) and abs(value) >= 2**63:
+                raise _broken(self.path, f"{self.prefix}{name} is larger than any such number can be")
             return value  # type: ignore[return-value]
         raise _broken(self.path, f"{self.prefix}{name} is {value!r:.80}, wanted {kind.__name__}")
 
@@ -127,10 +131,19 @@ def _shape(fields: _Fields) -> TokenShape | None:
     names = ("batches", "batch_size", "seq_len")
     if not any(name in fields.value for name in names):
         return None
+    numbers = [fields.need(name, int) for name in names]
     try:
-        return TokenShape(*(fields.need(name, int) for name in names))
+        return TokenShape(*numbers)
     except UsageError as error:
         raise _broken(fields.path, str(error)) from error
+
+
+def _finite(text: str) -> float:
+    """The number in a JSON text; ``ValueError`` for NaN and Infinity, which no setting and no table can hold."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text}: wanted finite numbers")
+    return value
 
 
 def _broken(path: Path, what: str) -> UsageError:

@@ -24,7 +24,7 @@ PATTERNS = (
 FORMS = "step*, checkpoint-*, iter_*, global_step*, ckpt_*, step*-tokens*B, stage*-step*"
 """The patterns as people write them."""
 
-_COMPILED = tuple(re.compile(pattern) for pattern in PATTERNS)
+_COMPILED = tuple(re.compile(pattern, re.ASCII) for pattern in PATTERNS)
 _UNIT = {"B": 10**9, "T": 10**12}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any
 
 
@@ -24,8 +25,12 @@ class TrainingSettings:
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainingSettings:
-        """The settings that the recipe of a suite.json states, in the names of ``pipeline.train.Recipe``."""
-        return cls(**{name: recipe[name] for name in cls.__dataclass_fields__ if _simple(recipe.get(name))})
+        """The settings that the recipe of a suite.json states, in the names of ``pipeline.train.Recipe``.
+
+        One of another type is as good as not stated: a recipe is whatever its writer put there.
+        """
+        given = {name: recipe.get(name) for name in _TYPES}
+        return cls(**{name: value for name, value in given.items() if _is(value, _TYPES[name])})
 
 
 def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int) -> float:
@@ -44,5 +49,15 @@ def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warm
     return max(min_lr, peak_lr / 2 * (1 + math.cos(math.pi * (step - warmup_steps) / steps)))
 
 
-def _simple(value: Any) -> bool:
-    return isinstance(value, int | float | str) and not isinstance(value, bool)
+_TYPES: dict[str, type | UnionType] = {
+    "steps": int,
+    "tokens_per_step": int,
+    "schedule": str,
+    "peak_lr": int | float,
+    "min_lr": int | float,
+    "warmup_steps": int,
+}
+
+
+def _is(value: Any, kind: type | UnionType) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

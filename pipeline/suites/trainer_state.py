@@ -22,13 +22,14 @@ def read_trainer_state(folder: Path, step: int) -> TrainerState:
     """The state beside a checkpoint; empty where the file is missing or not readable (it is optional)."""
     try:
         value: Any = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return TrainerState()
     if not isinstance(value, dict):
         return TrainerState()
+    history = value.get("log_history")
     logged = [
         (entry["step"], float(entry["learning_rate"]))
-        for entry in value.get("log_history") or []
+        for entry in (history if isinstance(history, list) else [])
         if isinstance(entry, dict) and _number(entry.get("step")) and _number(entry.get("learning_rate"))
     ]
     before = [item for item in logged if item[0] <= step]
@@ -41,4 +42,5 @@ def read_trainer_state(folder: Path, step: int) -> TrainerState:
 
 
 def _number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether ``value`` is a number that a table can hold: not NaN, not infinite, not beyond 64 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -(2**63) < value < 2**63

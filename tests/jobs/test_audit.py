@@ -16,7 +16,7 @@ from click.testing import Result
 
 from pipeline.files import unseal
 from tests.jobs.conftest import MEASURE, trajectory
-from tests.models import VOCAB, save_tiny_model
+from tests.models import VOCAB, save_tiny_model, save_tiny_suite
 
 Run = Callable[..., Result]
 
@@ -185,6 +185,88 @@ def test_a_first_look_and_the_whole_run_share_a_folder(
     assert trajectory(tmp_path / "out")["step"].to_list() == [0, 10, 20, 30, 40, 50]
 
 
+def test_a_request_measures_what_it_asks_for_and_no_more(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    """Three copies, asked for piece by piece: each is settled once, and another run is not let in."""
+    for copy in ("step10", "step20"):
+        shutil.rmtree(llama_suite / copy)
+        shutil.copytree(llama_suite / "step0", llama_suite / copy)
+    out = tmp_path / "out"
+    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert run(*audit, "--steps", "10,20").exit_code == 0
+    shards = out / "shards" / "audit"
+    for shard in shards.iterdir():
+        shard.unlink()
+    one = run(*audit, "--steps", "0,10")
+    assert "2 measured" in one.stdout
+    assert sorted(p.stem for p in shards.iterdir()) == ["step000000000", "step000000010"]
+    status = json.loads(run("status", out, "--json").stdout)
+    assert status["missing"] == ["step000000020"]
+    assert status["duplicates"] == {"step000000010": "step000000000", "step000000020": "step000000000"}
+    rest = run(*audit, "--steps", "20")
+    assert "1 measured, 0 were there" in rest.stdout
+
+    stranger = save_tiny_suite("llama", tmp_path / "other" / "llama", ["step100", "step110"], hidden_size=16)
+    refused = run("audit", stranger, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert refused.exit_code == 2
+    assert f"holds the run of {llama_suite}" in refused.stderr
+    moved = llama_suite.rename(tmp_path / "moved")
+    assert "0 measured, 3 were there" in run("audit", moved, *audit[2:], "--limit", "3").stdout
+
+
+def test_what_a_suite_says_later_is_seen_without_measuring_again(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--limit", "2", *MEASURE)
+    assert run(*audit).exit_code == 0
+    entries = [{"step": n, "revision": f"step{n}", "learning_rate": 0.1 / (n + 1)} for n in range(0, 60, 10)]
+    (llama_suite / "suite.json").write_text(
+        json.dumps({"name": "llama", "recipe": {}, "checkpoints": entries})
+    )
+    assert "0 measured, 2 were there" in run(*audit).stdout
+    (out / "failures" / "audit" / "step000000010.json").write_text("{")
+    (out / "run.json").write_text("{")
+    assert run("status", out).exit_code == 2
+    assert run(*audit).exit_code == 0, "a damaged run.json is written anew"
+    assert run("reduce", out).exit_code == 0
+    assert trajectory(out)["learning_rate"].to_list() == [0.1, 0.1 / 11]
+    (out / "report.json").write_text("{")
+    assert run("report", out).exit_code == 2
+
+
+def test_numbers_of_other_variants_are_not_passed_off_as_int4(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--limit", "3", *MEASURE)
+    assert run(*audit, "--variant", "int3-g16-sym").exit_code == 0
+    assert run("reduce", out).exit_code == 0
+    report = json.loads((out / "report.json").read_text())
+    for key in (
+        "int4_gap_first",
+        "int4_gap_last",
+        "int4_gap_max",
+        "int8_gap_max",
+        "best_checkpoint_for_int4",
+    ):
+        assert report[key] is None
+    assert report["variant"] == "int3_g16_sym"
+
+
+def test_a_cluster_that_does_not_answer_is_wrong_usage(
+    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    from tests.jobs.conftest import start
+
+    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", tmp_path / "out", *MEASURE)
+    with start(*audit, "--address", "127.0.0.1:9") as process:
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert "127.0.0.1:9" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -217,6 +299,10 @@ def test_a_first_look_and_the_whole_run_share_a_folder(
         (("pretrain", "tinny", "--out", "{out}"), "tiny"),
         (("suites", "nowhere"), "unknown suite"),
         (("audot",), "did you mean 'audit'"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--out", ""), "wanted a folder"),
+        (("audit", "{suite}", "--corpus", "{tokens}", "--out", "~nobody-here/x"), "cannot be used"),
+        (("status", ""), "wanted a folder"),
+        (("phases", "x.csv", "--seed", "-1"), "--seed"),
     ],
 )
 def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(

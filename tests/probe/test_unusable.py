@@ -157,3 +157,33 @@ def test_sharded_weights_measure_like_one_file(tmp_path: Path) -> None:
     expected, parts = PROBER.measure(tmp_path / "whole"), PROBER.measure(tmp_path / "parts")
     assert parts.results == expected.results
     assert parts.weights_sha256 != expected.weights_sha256
+
+
+def test_weights_beyond_the_range_of_a_float32_grid_are_refused(tmp_path: Path) -> None:
+    from tests.models import tiny_model
+
+    model = tiny_model("llama")
+    model.model.layers[0].mlp.up_proj.weight.data[0, :2] = torch.tensor([3e38, -3e38])
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"mlp\.up_proj cannot be quantized to int4-g128-asym"):
+        PROBER.measure(tmp_path)
+
+
+def test_a_smaller_vocabulary_or_context_than_the_tokens_need_is_named(tmp_path: Path) -> None:
+    small = save_tiny_model("llama", tmp_path / "a", vocab_size=8)
+    tokens = np.full((2, 1, 16), 9)
+    with pytest.raises(CheckpointError, match="8 ids, the evaluation tokens reach 9"):
+        Prober(PROBER.spec, tokens).measure(small)
+    short = save_tiny_model("gpt2", tmp_path / "b", n_positions=8)
+    with pytest.raises(CheckpointError, match="takes 8 tokens"):
+        PROBER.measure(short)
+
+
+def test_blocks_spread_over_several_lists_are_refused(tmp_path: Path) -> None:
+    from transformers import XLMConfig, XLMWithLMHeadModel
+
+    from pipeline.probe.layers import linear_sites
+
+    model = XLMWithLMHeadModel(XLMConfig(vocab_size=64, emb_dim=32, n_layers=2, n_heads=2))
+    with pytest.raises(CheckpointError, match="not supported"):
+        linear_sites(model)

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import random
 import subprocess
 import sys
@@ -6,7 +7,8 @@ import sys
 import pytest
 
 from pipeline.spec import Checkpoint
-from pipeline.suites import content, content_id, find_duplicates, weights_sha256
+from pipeline.suites import content, content_id, find_duplicates, weight_files, weights_sha256
+from pipeline.suites.files import choose_weights
 
 
 def make(folder, *files):
@@ -70,8 +72,39 @@ def test_weights_hash_is_the_files_or_of_the_sorted_list(tmp_path):
     assert weights_sha256(one) == hashlib.sha256(b"abc").hexdigest()
     names = ["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors"]
     two = make(tmp_path / "two", *[(name, name.encode()) for name in names])
+    index = {"weight_map": {str(n): name for n, name in enumerate(names)}}
+    (two / "model.safetensors.index.json").write_text(json.dumps(index))
     lines = "".join(f"{name} {hashlib.sha256(name.encode()).hexdigest()}\n" for name in sorted(names))
     assert weights_sha256(two) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+BIN_SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+
+
+@pytest.mark.parametrize("chosen", [["model.safetensors"], SHARDS, ["pytorch_model.bin"], BIN_SHARDS])
+def test_what_is_hashed_is_what_is_loaded(chosen, tmp_path):
+    from pipeline.probe import loading
+
+    order = ["model.safetensors", *SHARDS, "pytorch_model.bin", *BIN_SHARDS]
+    others = [
+        "model.ema.safetensors",
+        "model_averaged.safetensors",
+        "pytorch_model.ema.bin",
+        "consolidated.pth",
+    ]
+    names = [*others, *order[order.index(chosen[0]) :]]
+    folder = make(tmp_path / "step1", *[(name, name.encode()) for name in names])
+    for index, shards in (("model.safetensors", SHARDS), ("pytorch_model.bin", BIN_SHARDS)):
+        if shards[0] in names:
+            weight_map = {str(number): name for number, name in enumerate(shards)}
+            (folder / f"{index}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert [path.name for path in weight_files(folder)] == chosen
+    assert [path.name for path in loading.weight_files(folder)] == chosen
+    assert choose_weights(path.name for path in folder.iterdir()) == tuple(chosen)
+    before = content_id(folder), weights_sha256(folder)
+    (folder / "model.ema.safetensors").write_bytes(b"another average")
+    assert (content_id(folder), weights_sha256(folder)) == before
 
 
 def test_listing_imports_no_torch(tmp_path):

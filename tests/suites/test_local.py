@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.suites import (
     Entry,
     Manifest,
+    TrainingSettings,
     fetch,
     load_tokenizer,
     open_suite,
@@ -65,11 +67,17 @@ def test_a_folder_without_weights_is_listed_and_fails_by_name(suite):
 
 
 def test_a_sharded_checkpoint_needs_every_shard(tmp_path):
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     save_tiny_model("llama", tmp_path / "step1")
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
-    (tmp_path / "step1" / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors"):
+    (tmp_path / "step1" / "model.safetensors").rename(tmp_path / "step1" / names[0])
+    index = tmp_path / "step1" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
+    with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002\.safetensors, which"):
         fetch(open_suite(str(tmp_path)).checkpoints[0])
+    for broken in ("{", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": [1]}}'):
+        index.write_text(broken)
+        with pytest.raises(CheckpointError, match=r"index\.json (is not a readable|names no weight)"):
+            fetch(open_suite(str(tmp_path)).checkpoints[0])
 
 
 def test_equal_content_is_flagged_in_step_order(suite):
@@ -157,9 +165,16 @@ def test_the_manifest_is_read_back_and_its_corpus_found_beside_it(suite):
             '{"checkpoints": [{"step": "9", "revision": "step9"}]}',
             r"checkpoints\[0\].step is '9', wanted int",
         ),
-        ('{"checkpoints": [{"step": 7, "revision": "step7"}]}', "names step7, which"),
         ('{"checkpoints": [{"step": 7, "revision": "step9"}]}', "calls folder step9 step 7"),
         ('{"evaluation": {"batches": 3}}', "evaluation.batch_size is missing"),
+        ('{"checkpoints": [{"step": 9, "revision": "step9", "learning_rate": NaN}]}', "holds NaN"),
+        (
+            '{"checkpoints": [{"step": 9, "revision": "step9", "tokens_seen": 1' + "0" * 20 + "}]}",
+            "is larger",
+        ),
+        ('{"recipe": {"x": -Infinity}}', "holds -Infinity: wanted finite numbers"),
+        ('{"recipe": {"x": 1e999}}', "holds 1e999"),
+        ("[" * 200_000, "not readable JSON"),
         ('{"evaluation": {"batches": 0, "batch_size": 1, "seq_len": 8}}', "batches 0"),
     ],
 )
@@ -168,6 +183,77 @@ def test_a_broken_manifest_is_named(suite, text, complaint):
     with pytest.raises(UsageError, match=complaint) as caught:
         open_suite(str(suite))
     assert str(suite / "suite.json") in str(caught.value)
+    assert str(caught.value).count("is broken") == 1
+
+
+def test_a_folder_that_suite_json_names_and_is_absent_fails_by_name(suite):
+    write_manifest(suite, Manifest("mine", (Entry(7, "step7", tokens_seen=70), Entry(9, "step9"))))
+    shutil.copy(suite / "step9" / "config.json", suite / "step1000" / "tokenizer.json")
+    found = open_suite(str(suite))
+    assert [c.revision for c in found.checkpoints] == ["step7", "step9", "step10", "step1000"]
+    assert (found.checkpoints[0].content_id, found.checkpoints[0].tokens_seen) == ("", 70)
+    assert found.tokenizer == str(suite / "step1000")
+    with pytest.raises(CheckpointError, match=r"step7 does not exist"):
+        fetch(found.checkpoints[0])
+    assert fetch(found.checkpoints[1]).name == "step9"
+
+
+def test_symlinked_checkpoints_are_checkpoints(suite, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    for name, target in (("step1", "step9"), ("step2", "step10"), ("step3", "step9"), ("step4", "gone")):
+        (links / name).symlink_to(suite / target)
+    (links / "step5").symlink_to(links / "step5")
+    (links / "notes").symlink_to(suite / "step9" / "config.json")
+    found = open_suite(str(links))
+    assert [c.revision for c in found.checkpoints] == ["step1", "step2", "step3", "step4", "step5"]
+    assert [c.duplicate_of for c in found.checkpoints] == [None, None, "step000000001", None, None]
+    assert [bool(c.content_id) for c in found.checkpoints] == [True, True, True, False, False]
+    assert fetch(found.checkpoints[1]) == links / "step2"
+    for dangling in found.checkpoints[3:]:
+        with pytest.raises(CheckpointError, match=rf"{dangling.revision} does not exist"):
+            fetch(dangling)
+    assert found.skipped == ()
+
+
+def test_names_may_be_in_any_script_but_numbers_are_ascii(suite, tmp_path):
+    folder = suite.rename(tmp_path / "\u8a13\u7df4 \u00e9 [b]")
+    (folder / "step\u0661\u0662").mkdir()
+    (folder / "gr\u00f6\u00dfe").mkdir()
+    (folder / os.fsdecode(b"raw\xff")).mkdir()
+    found = open_suite(str(folder))
+    assert found.name == folder.name
+    assert [c.step for c in found.checkpoints] == [9, 10, 1000]
+    assert found.skipped == ("gr\u00f6\u00dfe", "raw\ufffd", "step\u0661\u0662")
+
+
+def test_one_checkpoint_is_a_suite(suite):
+    for name in ("step10", "step1000"):
+        shutil.rmtree(suite / name)
+    assert [c.revision for c in open_suite(str(suite)).checkpoints] == ["step9"]
+
+
+def test_a_recipe_of_other_types_states_nothing():
+    given = {"steps": "many", "peak_lr": 1, "min_lr": None, "schedule": 3, "warmup_steps": True, "x": []}
+    assert TrainingSettings.from_recipe(given) == TrainingSettings(peak_lr=1)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        '{"log_history": 5}',
+        '{"log_history": {"step": 1}, "num_input_tokens_seen": NaN}',
+        '{"log_history": [{"step": 1, "learning_rate": NaN}], "num_input_tokens_seen": Infinity}',
+        '{"log_history": [{"step": NaN, "learning_rate": 1}], "num_input_tokens_seen": 1e40}',
+        '{"log_history": [{"step": 1, "learning_rate": 1' + "0" * 400 + "}]}",
+        "[" * 200_000,
+    ],
+)
+def test_odd_values_in_a_trainer_state_are_unknown(state, tmp_path):
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(state)
+    (found,) = open_suite(str(tmp_path)).checkpoints
+    assert (found.learning_rate, found.tokens_seen) == (None, None)
 
 
 def test_unknown_suites_say_what_is_near(suite, tmp_path):

@@ -18,6 +18,10 @@ def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None
     """Reduces the experiment in ``directory``, draws it and prints the comparison."""
     reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
     report_fork_folder(directory)
+    if holds_audit(directory) and RunFolder(absolute_out(directory)).report_json.is_file():
+        from jobs.report import run_report
+
+        run_report(directory)  # which has a section for the experiment
 
 
 def holds_fork(directory: str) -> bool:

@@ -75,8 +75,9 @@ def comparison_table(report: dict[str, Any]) -> Table:
     """One row per arm: its gap at the end, and its difference to the baseline on the live weights."""
     title = f"{report['n_runs']} runs from step {report['from_step']:,}; differences in percentage points"
     table = Table(title=title, title_justify="left")
-    for head in ("arm", "final gap", "difference", "95% interval", "wins", "p (Holm)", "fp32 nats"):
-        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=head != "arm")
+    table.add_column("arm", overflow="fold", min_width=min(16, max(map(len, report["arms"]))))
+    for head in ("last gap", "points", "95% interval", "wins", "p (Holm)", "fp32 nats"):
+        table.add_column(head, justify="right", no_wrap=True)
     compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
     for arm, facts in report["arms"].items():
         final = _number(facts["final_gap"], "+.2%")

@@ -57,6 +57,7 @@ class ForkRun:
             device=device,
             optimizer=task.arm.optimizer,
             precision=spec.precision,
+            compiled=spec.compiled,
         )
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.errors import UsageError
-from pipeline.spec import DEFAULT_VARIANTS, GRAMMAR
+from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, GRAMMAR
 
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a job's entry point."""
@@ -52,6 +52,14 @@ measurement_options = _stack(
     ),
     click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
     click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),
+    click.option(
+        "--arithmetic",
+        type=click.Choice(["auto", *ARITHMETICS]),
+        default="auto",
+        show_default=True,
+        help="How products are computed: ieee = float32, split = float32 accuracy on a GPU's float16 units, tf32. "
+        "auto = split on a GPU, ieee elsewhere.",
+    ),
     click.option("--seq-len", type=int, help="Tokens per sequence. Default: the suite's own, else 512."),
 )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from jobs.console import errors
 from jobs.options import absolute_out, parse_steps
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
@@ -13,6 +16,8 @@ from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variant
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
+    from pipeline.corpus.grammar import Corpus
+    from pipeline.driver import Resources
     from pipeline.suites import Suite
 
 DEFAULT_CORPUS = "docstrings"
@@ -36,6 +41,7 @@ class AuditOptions:
     workers: int | None = None
     workers_per_gpu: int = 1
     replace_stale: bool = False
+    arithmetic: str = "auto"
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> AuditOptions:
@@ -53,12 +59,13 @@ def build_request(options: AuditOptions) -> AuditRequest:
     out = RunFolder(absolute_out(options.out))
     steps = parse_steps(options.steps)
     resources = Resources(options.address, options.device, options.workers_per_gpu, options.workers)
-    corpus = parse_corpus(options.corpus) if options.corpus else None
+    corpus = None if options.corpus is None else parse_corpus(options.corpus)
     suite = resolve_suite(options.suite).select(steps, options.limit)
-    corpus_text = options.corpus or suite.default_corpus or DEFAULT_CORPUS
+    corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
-    probe = ProbeSpec(variants=variants, shape=shape, tokens_sha256=tokens.sha256, vocab_rows=vocab_rows)
+    arithmetic, resources = _arithmetic(options.arithmetic, resources)
+    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, arithmetic)
     return AuditRequest(
         suite=suite,
         probe=probe,
@@ -70,6 +77,20 @@ def build_request(options: AuditOptions) -> AuditRequest:
     )
 
 
+def _arithmetic(asked: str, resources: Resources) -> tuple[str, Resources]:
+    """The arithmetic, which is part of what is measured, and the resources with the device that decided it."""
+    from pipeline.driver import resolve_device
+
+    device = resolve_device(resources)
+    resources = dataclasses.replace(resources, device=device)
+    if asked != "auto":
+        if device == "cpu" and asked != "ieee":
+            raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
+        return asked, resources
+    has_triton = importlib.util.find_spec("triton") is not None
+    return ("split" if device == "cuda" and has_triton else "ieee"), resources
+
+
 def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
     base = suite.default_shape or TokenShape()
     return TokenShape(
@@ -79,23 +100,47 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
     )
 
 
-def _tokens(suite: Suite, corpus: Any, shape: TokenShape) -> tuple[EvaluationTokens, int | None]:
+def _tokens(suite: Suite, corpus: Corpus, shape: TokenShape) -> tuple[EvaluationTokens, int | None]:
     """The evaluation tokens, and the number of real rows in the head where the suite's tokenizer tells it."""
-    from pipeline.suites import load_tokenizer
     from pipeline.suites.model_config import model_config
 
     config = model_config(suite)
-    context = config.get("max_position_embeddings") or config.get("n_positions")
-    if isinstance(context, int) and shape.seq_len > context:
+    context = _count(config, "max_position_embeddings") or _count(config, "n_positions")
+    if context is not None and shape.seq_len > context:
         raise UsageError(
             f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"
         )
-    tokenizer = None if suite.tokenizer is None else load_tokenizer(suite)
-    if tokenizer is None and not isinstance(corpus, TokenFile):
+    tokenizer = _tokenizer(suite, corpus)
+    vocab_size = _count(config, "vocab_size")
+    tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)
+    rows = None if tokenizer is None else len(tokenizer)
+    return tokens, rows if rows is not None and vocab_size is not None and rows < vocab_size else None
+
+
+def _count(config: dict[str, Any], name: str) -> int | None:
+    """A positive whole number of config.json. Anything else is unknown here: that checkpoint fails by name later."""
+    value = config.get(name)
+    return value if type(value) is int and value > 0 else None
+
+
+def _tokenizer(suite: Suite, corpus: Corpus) -> Any:
+    """The suite's tokenizer; None where it has none or a damaged one and ``corpus`` can do without."""
+    from pipeline.suites import load_tokenizer
+
+    if suite.tokenizer is None:
+        if isinstance(corpus, TokenFile):
+            return None
         raise UsageError(
             f"suite {suite.name} has no tokenizer, so it cannot read text: give --corpus tokens:FILE.npy"
         )
-    vocab_size = config.get("vocab_size")
-    tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)
-    rows = None if tokenizer is None else len(tokenizer)
-    return tokens, rows if rows is not None and isinstance(vocab_size, int) and rows < vocab_size else None
+    try:
+        return load_tokenizer(suite)
+    except UsageError as error:
+        if not isinstance(corpus, TokenFile):
+            raise
+        errors.print(
+            f"{error}; going on without it, as {corpus} needs none: rows that pad the vocabulary are not known "
+            "and count as weights",
+            markup=False,
+        )
+        return None

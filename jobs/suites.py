@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-import click
-from rich.table import Table
+import sys
+from typing import TYPE_CHECKING
 
-from jobs.console import console
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jobs.console import console, errors
+
+if TYPE_CHECKING:
+    from pipeline.suites import Suite
+
+COLUMNS = ("step", "revision", "tokens", "learning_rate", "content", "same_as")
+_RIGHT = ("step", "tokens", "learning_rate")
 
 
 @click.command()
 @click.argument("suite", required=False)
-@click.option("--verify", is_flag=True, help="Print the groups of checkpoints with the same content.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Instead of the table: which checkpoints have the same content, and which have no complete weights.",
+)
 def command(suite: str | None, verify: bool) -> None:
-    """List the known suites, or the checkpoints of SUITE in order of their numbers."""
+    """List the known suites, or the checkpoints of SUITE in order of their numbers.
+
+    On a terminal as a table; elsewhere as tab-separated lines under a header, and remarks on stderr.
+    """
     from jobs.suite import resolve_suite
     from pipeline.suites import known_suites
 
@@ -21,28 +39,70 @@ def command(suite: str | None, verify: bool) -> None:
             click.echo(name)
         return
     found = resolve_suite(suite)
-    names = {checkpoint.key: checkpoint.revision for checkpoint in found.checkpoints}
-    table = Table(title=f"{found.name}: {len(found.checkpoints)} checkpoints", title_justify="left")
-    for head in ("step", "revision", "tokens", "learning rate", "content", "same as"):
-        table.add_column(head, justify="right" if head in ("step", "tokens", "learning rate") else "left")
-    for checkpoint in found.checkpoints:
-        table.add_row(
-            f"{checkpoint.step:,}",
-            checkpoint.revision,
-            "-" if checkpoint.tokens_seen is None else f"{checkpoint.tokens_seen:,}",
-            "-" if checkpoint.learning_rate is None else f"{checkpoint.learning_rate:.4g}",
-            checkpoint.content_id[:12] or "-",
-            ""
-            if checkpoint.duplicate_of is None
-            else names.get(checkpoint.duplicate_of, checkpoint.duplicate_of),
+    if verify:
+        _print_findings(found, console)
+    elif sys.stdout.isatty():
+        console.print(_table(found))
+        _print_findings(found, console)
+    else:
+        for row in (COLUMNS, *_rows(found)):
+            click.echo("\t".join(row))
+        _print_findings(found, errors)
+
+
+def _rows(suite: Suite) -> list[tuple[str, ...]]:
+    """The cells of COLUMNS for each checkpoint, for programs: plain numbers, empty where not known."""
+    names = _names(suite)
+    return [
+        (
+            str(each.step),
+            each.revision,
+            "" if each.tokens_seen is None else str(each.tokens_seen),
+            "" if each.learning_rate is None else str(each.learning_rate),
+            each.content_id,
+            "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
         )
-    if not verify:
-        console.print(table)
+        for each in suite.checkpoints
+    ]
+
+
+def _table(suite: Suite) -> Table:
+    """The same for people. On a narrow terminal a cell goes on in the next line; nothing is cut."""
+    names = _names(suite)
+    title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
+    table = Table(title=title, title_justify="left")
+    for name in COLUMNS:
+        table.add_column(
+            name.replace("_", " "), justify="right" if name in _RIGHT else "left", overflow="fold"
+        )
+    for each in suite.checkpoints:
+        table.add_row(
+            f"{each.step:,}",
+            each.revision,
+            "-" if each.tokens_seen is None else f"{each.tokens_seen:,}",
+            "-" if each.learning_rate is None else f"{each.learning_rate:.4g}",
+            each.content_id[:12] or "-",
+            "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+        )
+    return table
+
+
+def _print_findings(suite: Suite, to: Console) -> None:
+    names = _names(suite)
     groups: dict[str, list[str]] = {}
-    for checkpoint in found.checkpoints:
+    for checkpoint in suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             groups.setdefault(checkpoint.duplicate_of, []).append(checkpoint.revision)
     for original, copies in groups.items():
-        console.print(f"same content: {names.get(original, original)}, {', '.join(copies)}", markup=False)
-    for name in found.skipped:
-        console.print(f"not a checkpoint by its name: {name}", markup=False)
+        to.print(f"same content: {names.get(original, original)}, {', '.join(copies)}", markup=False)
+    for checkpoint in suite.checkpoints:
+        if not checkpoint.content_id:
+            to.print(f"no complete weights, or not listed: {checkpoint.revision}", markup=False)
+    for name in suite.skipped:
+        to.print(f"not a checkpoint by its name: {name}", markup=False)
+    distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
+    to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+
+
+def _names(suite: Suite) -> dict[str, str]:
+    return {checkpoint.key: checkpoint.revision for checkpoint in suite.checkpoints}

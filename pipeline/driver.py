@@ -117,6 +117,18 @@ def _require_listener(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
+def resolve_device(resources: Resources) -> str:
+    """The device that ``resources`` will give, without starting anything on this machine."""
+    if resources.device != "auto":
+        return resources.device
+    if ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ:
+        with cluster(resources) as layout:
+            return layout.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:
     """Workers for what the cluster offers (Ray's names, ``CPU`` and ``GPU``); UsageError where it cannot be.
 
@@ -231,7 +243,11 @@ class _Fleet:
         remote = ray.remote(worker_class)
         self._queue = layout.queue
         self._remote = remote.options(
-            num_cpus=layout.cpus, num_gpus=layout.gpus, max_restarts=0, max_task_retries=0
+            num_cpus=layout.cpus,
+            num_gpus=layout.gpus,
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=layout.queue,
         )
         self._threads = int(layout.cpus)
         self._workers = [self._start() for _ in range(n_workers)]

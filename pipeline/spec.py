@@ -25,6 +25,9 @@ ALIASES = {"int8": "int8-channel-sym", "int4": "int4-g128-asym"}
 
 DEFAULT_VARIANTS = ("fp32", ALIASES["int8"], ALIASES["int4"])
 
+ARITHMETICS = ("ieee", "split", "tf32")
+"""How a probe may compute products (``ProbeSpec.arithmetic``)."""
+
 GRAMMAR = "fp32, int{2..8}-g{G}-{asym|sym} or int{2..8}-channel-{asym|sym}, each with an optional +head"
 
 _VARIANT = re.compile(
@@ -169,13 +172,16 @@ class ProbeSpec:
     vocab_rows: int | None = None
     """Real rows of the output head; rows beyond pad the vocabulary and count in no weight statistic. None: all."""
     arithmetic: str = "ieee"
-    """How products are computed: ``ieee`` = float32 throughout."""
+    """How products are computed. ``ieee``: float32 throughout. ``split``: on tensor cores, every float32 operand as two
+    float16 halves, as accurate as ieee. ``tf32``: on tensor cores with operands of 11 bits, for comparison only."""
     version: int = PROBE_VERSION
     """Version of the probe's definitions."""
 
     def __post_init__(self) -> None:
         if not self.variants or self.variants[0] != Variant(None):
             raise UsageError("a probe needs fp32 as its first variant: every gap is measured against it")
+        if self.arithmetic not in ARITHMETICS:
+            raise UsageError(f"unknown arithmetic {self.arithmetic!r}: wanted {', '.join(ARITHMETICS)}")
         if len(set(self.variants)) != len(self.variants):
             raise UsageError(f"variants repeat: {', '.join(map(str, self.variants))}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,14 +35,19 @@ class Runner:
 
     def __init__(self) -> None:
         self._prober: Prober | None = None
+        self._making, self._measuring = threading.Lock(), threading.Lock()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
-        """As ``run_probe`` or ``run_fork``."""
+        """As ``run_probe`` or ``run_fork``; of two threads, one reads its checkpoint while the other measures."""
         if isinstance(task, ForkTask):
             return run_fork(task)
-        if self._prober is None or self._prober.spec != task.probe:
-            self._prober = make_prober(task)
-        return run_probe(task, self._prober)
+        with self._making:
+            if self._prober is None or self._prober.spec != task.probe:
+                self._prober = make_prober(task)
+            prober = self._prober
+        prober.prefetch(fetch(task.checkpoint), task.checkpoint.weights_sha256)
+        with self._measuring:
+            return run_probe(task, prober)
 
 
 def make_prober(task: ProbeTask) -> Prober:

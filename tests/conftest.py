@@ -6,7 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
+import torch
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # read when a kernel's module is imported; kernels then run on the CPU
+    )
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"

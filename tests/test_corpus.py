@@ -18,6 +18,7 @@ from pipeline.corpus import (
     training_and_held_out,
 )
 from pipeline.corpus.docstrings import docstrings
+from pipeline.corpus.hub import _readings
 from pipeline.errors import UsageError
 from pipeline.spec import TokenShape
 
@@ -68,7 +69,8 @@ def test_each_form_has_its_type():
         ("tokens:", "names nothing"),
         ("hf:a:b:c:d", "wanted hf:"),
         ("hf:a::c", "wanted hf:"),
-        ("", "unknown corpus ''"),
+        ("", "corpus '' names nothing: wanted docstrings"),
+        ("a" * 300, "unknown corpus 'aaa"),
     ],
 )
 def test_a_corpus_outside_the_grammar_is_named(text, complaint):
@@ -127,6 +129,20 @@ def test_too_few_tokens_say_how_many_and_what_fits(tmp_path):
 def test_unusable_arrays_are_refused(tmp_path, array, complaint):
     with pytest.raises(UsageError, match=complaint):
         evaluation_tokens(save(tmp_path, array), SHAPE, vocab_size=320)
+
+
+@pytest.mark.parametrize("kind", ["tokens", "file"])
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [("~nouser/a", r"'~nouser/a': there is no such user"), ("a" * 300, "name too long")],
+)
+def test_paths_that_cannot_be_looked_up_are_refused(kind, path, complaint):
+    with pytest.raises(UsageError, match=rf"corpus {kind}: .*{complaint}"):
+        evaluation_tokens(parse_corpus(f"{kind}:{path}"), SHAPE, Letters())
+
+
+def test_a_data_set_name_may_be_too_long_for_a_path():
+    assert _readings("a" * 300 + "/b") == [("a" * 300 + "/b",), ("a" * 300, "b")]
 
 
 def test_files_that_are_no_arrays_are_refused(tmp_path):

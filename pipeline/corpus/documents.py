@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.grammar import Corpus, Docstrings, Files, HubDataset, TokenFile
 from pipeline.errors import UsageError
+from pipeline.suites.files import user_path
 
 HELD_OUT_ONE_IN = 10
 
@@ -61,7 +62,7 @@ def corpus_sha256(texts: Iterable[str]) -> str:
 
 
 def _file_documents(corpus: Files) -> Iterator[str]:
-    pattern = str(Path(corpus.pattern).expanduser())
+    pattern = str(user_path(corpus.pattern, "corpus file:"))
     found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
     paths = sorted(path for path in map(Path, found) if path.is_file())
     if not paths:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.errors import UsageError, unknown_name
 
@@ -63,11 +63,14 @@ def parse_corpus(text: str) -> Corpus:
     >>> parse_corpus("hf:wikitext/wikitext-2-raw-v1:test")
     HubDataset(dataset='wikitext/wikitext-2-raw-v1', split='test', column=None)
     """
+    if not text:
+        raise UsageError(f"corpus '' names nothing: wanted {GRAMMAR}")
     if text == "docstrings":
         return Docstrings()
     kind, colon, rest = text.partition(":")
     if not colon:
-        hint = f"; for a file write {_as_file(text)!r}" if Path(text).exists() else f"; wanted {GRAMMAR}"
+        there = os.path.exists(text)  # noqa: PTH110 (Path.exists raises for a name that is too long)
+        hint = f"; for a file write {_as_file(text)!r}" if there else f"; wanted {GRAMMAR}"
         raise UsageError(f"{unknown_name('corpus', text, ['docstrings'])}{hint}")
     if not rest or rest.startswith(":"):
         raise UsageError(f"corpus {text!r} names nothing after {kind + ':'!r}: wanted {GRAMMAR}")

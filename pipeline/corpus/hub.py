@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.grammar import HubDataset
@@ -81,7 +81,8 @@ def _unusable(corpus: HubDataset, what: str, error: Exception) -> UsageError:
 def _readings(text: str) -> list[tuple[str, ...]]:
     """``a/b`` may be an organisation's data set, or a data set and a configuration: both are tried."""
     parts = text.split("/")
-    if Path(text).exists() or len(parts) == 1:
+    there = os.path.exists(text)  # noqa: PTH110 (Path.exists raises for a name that is too long)
+    if there or len(parts) == 1:
         return [(text,)]
     if len(parts) == 2:
         return [(text,), (parts[0], parts[1])]

@@ -10,7 +10,6 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +19,7 @@ from pipeline.corpus.documents import evaluation_documents
 from pipeline.corpus.grammar import Corpus, TokenFile
 from pipeline.errors import UsageError
 from pipeline.spec import TokenShape
+from pipeline.suites.files import user_path
 
 DOCUMENTS_AT_ONCE = 256
 
@@ -73,7 +73,7 @@ def tokens_sha256(array: NDArray[np.int64]) -> str:
 
 def open_token_file(corpus: TokenFile) -> NDArray[Any]:
     """The ids of a ``tokens:`` corpus as a 1-D integer array that is read as it is used (memory map)."""
-    path = Path(corpus.path).expanduser()
+    path = user_path(corpus.path, "corpus tokens:")
     if not path.is_file():
         raise UsageError(
             f"corpus {corpus}: there is no such file; wanted a 1-D integer array saved with numpy.save"

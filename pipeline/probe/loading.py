@@ -8,19 +8,20 @@ missing one at random and only log it. Code that comes with a checkpoint is neve
 
 from __future__ import annotations
 
-import hashlib
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.suites.content import combined_sha256, file_sha256
+from pipeline.suites.files import weight_files
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
@@ -38,28 +39,6 @@ class StoredWeights:
     """Dtype of the largest tensor."""
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint folder, safetensors preferred, shards in name order."""
-    for single, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        if (folder / single).is_file():
-            return [folder / single]
-        if (folder / index).is_file():
-            try:
-                names = set(json.loads((folder / index).read_text())["weight_map"].values())
-            except (ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(f"{folder / index} is not a weight index: {error}") from error
-            missing = sorted(name for name in names if not (folder / name).is_file())
-            if missing:
-                raise CheckpointError(f"{folder} lacks weight shards named in {index}: {', '.join(missing)}")
-            return [folder / name for name in sorted(names)]
-    raise CheckpointError(
-        f"no weights in {folder}: wanted model.safetensors or pytorch_model.bin (or their index)"
-    )
-
-
 def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeights:
     """Reads, hashes and checks the weights in ``folder``.
 
@@ -68,24 +47,26 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
     """
     files = weight_files(folder)
     with ThreadPoolExecutor(4) as pool:  # hashing releases the GIL, so it overlaps reading the tensors
-        hashing = [pool.submit(_sha256, file) for file in files]
+        hashing = [pool.submit(file_sha256, file) for file in files]
         tensors: dict[str, Tensor] = {}
         for file in files:
             tensors |= _read_file(file)
-        hashes = [job.result() for job in hashing]
-    sha256 = hashes[0]
-    if len(files) > 1:
-        lines = "".join(f"{file.name} {digest}\n" for file, digest in zip(files, hashes, strict=True))
-        sha256 = hashlib.sha256(lines.encode()).hexdigest()
-    if expected_sha256 is not None and sha256 != expected_sha256:
-        raise CheckpointError(
-            f"the weights in {folder} hash to {sha256[:12]}..., the suite says {expected_sha256[:12]}...: "
-            "the files were changed or damaged; fetch them again"
-        )
+        hashes = {file.name: job.result() for file, job in zip(files, hashing, strict=True)}
+    sha256 = combined_sha256(hashes)
+    check_sha256(folder, sha256, expected_sha256)
     if not tensors:
         raise CheckpointError(f"the weight files in {folder} hold no tensors")
-    _refuse_non_finite(tensors)
+    refuse_non_finite(tensors)
     return StoredWeights(tensors, sha256, max(tensors.values(), key=Tensor.numel).dtype)
+
+
+def check_sha256(folder: Path, found: str, expected: str | None) -> None:
+    """Raises CheckpointError where a hash is ``expected`` and another was ``found``."""
+    if expected is not None and found != expected:
+        raise CheckpointError(
+            f"the weights in {folder} hash to {found[:12]}..., the suite says {expected[:12]}...: "
+            "the files were changed or damaged; fetch them again"
+        )
 
 
 def read_config(folder: Path) -> transformers.PretrainedConfig:
@@ -140,6 +121,21 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
     return model
 
 
+def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> None:
+    """CheckpointError for a model that cannot take ``sequences`` (int64 (N, T)).
+
+    Checked before any table is looked up: on a GPU an index beyond it ends the process's use of CUDA.
+    """
+    highest, length = int(sequences.max()), sequences.shape[1]
+    if highest >= config.vocab_size:
+        raise CheckpointError(
+            f"its vocabulary has {config.vocab_size} ids, the evaluation tokens reach {highest}"
+        )
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and length > context:
+        raise CheckpointError(f"it takes {context} tokens, the evaluation sequences have {length}")
+
+
 def _read_file(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         try:
@@ -158,16 +154,12 @@ def _read_file(file: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+    """Raises CheckpointError naming the first tensor that holds a NaN or Inf."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
             raise CheckpointError(f"tensor {name} holds {nan} NaN and {inf} Inf of {tensor.numel()} values")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _name_of(key: Any) -> str:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import PretrainedConfig
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import UsageError
+from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.evaluate import TokenResults, evaluate
-from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
+from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
-from pipeline.spec import ProbeSpec, TokenShape
+from pipeline.spec import ProbeSpec, TokenShape, Variant
+
+if TYPE_CHECKING:
+    from pipeline.probe.gpu.prober import GpuProber
 
 CPU_CHUNK_ROWS = 2048
 """Rows (variants x tokens) of a chunk on the CPU: small enough that activations stay in its caches."""
@@ -55,9 +62,9 @@ class Measurement:
     results: tuple[VariantResult, ...]
     weights_sha256: str
     load_s: float
-    """Seconds from opening the files to a float32 model."""
+    """Seconds that loading took, from opening the files; in the background where the checkpoint was prefetched."""
     probe_s: float
-    """Seconds from there to the last number."""
+    """Seconds from loaded weights to the last number."""
     peak_bytes: int
     """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
     device: str
@@ -74,23 +81,37 @@ class Prober:
         self.spec = spec
         self.device = torch.device(device)
         self._sequences = tokens.reshape(-1, shape.seq_len)
+        require_arithmetic(spec.arithmetic, device)
+        self._gpu: GpuProber | None = None
+        if self.device.type == "cuda" and has_triton():
+            from pipeline.probe.gpu.prober import GpuProber
+
+            self._gpu = GpuProber(spec, self._sequences, self.device)
+        self._ahead = Prefetcher(_timed_read)
+
+    def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
+        ahead = self._ahead if self._gpu is None else self._gpu.ahead
+        ahead.start(folder, expected_sha256)
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.
 
         Raises CheckpointError where it cannot be used; the message does not repeat the checkpoint's name.
         """
-        start = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-            torch.backends.cuda.matmul.allow_tf32 = False
-        weights = read_weights(folder, expected_sha256)
+        if self._gpu is not None:
+            return self._result(*self._gpu.measure(folder, expected_sha256))
+        weights, read_s = self._ahead.take(folder, expected_sha256)
+        start = time.perf_counter()
         config = read_config(folder)
-        self._check_fit(config)
+        check_fit(config, self._sequences)
         model = build_model(config, weights).to(self.device)
         sha256 = weights.sha256
         del weights
-        return self.measure_model(model, weights_sha256=sha256, load_s=time.perf_counter() - start)
+        load_s = read_s + time.perf_counter() - start
+        return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
 
     def measure_model(
         self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0
@@ -99,37 +120,37 @@ class Prober:
 
         The numbers are those of :meth:`measure` on a checkpoint that holds the same values.
         """
-        if self.device.type == "cuda":
-            torch.backends.cuda.matmul.allow_tf32 = False
+        if self.spec.arithmetic == "split":
+            raise UsageError("a model in memory is measured in arithmetic 'ieee' or 'tf32', not 'split'")
         loaded = time.perf_counter()
-        statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
-        tokens = evaluate(model, len(self.spec.variants), self._sequences, self._chunk(model), self.device)
+        with _float32_products(tf32=self.spec.arithmetic == "tf32"):
+            statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
+            tokens = evaluate(
+                model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
+            )
+        return self._result(tokens, statistics, weights_sha256, load_s, loaded)
+
+    def _result(
+        self,
+        tokens: TokenResults,
+        statistics: dict[Variant, tuple[TensorStatistics, ...]],
+        sha256: str,
+        load_s: float,
+        loaded: float,
+    ) -> Measurement:
         results = tuple(
             summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
             for index, variant in enumerate(self.spec.variants)
         )
         return Measurement(
             results=results,
-            weights_sha256=weights_sha256,
+            weights_sha256=sha256,
             load_s=load_s,
             probe_s=time.perf_counter() - loaded,
             peak_bytes=_peak_bytes(self.device),
             device=_device_name(self.device),
             notes=tuple(tokens.notes),
         )
-
-    def _check_fit(self, config: PretrainedConfig) -> None:
-        """Refuses a model that cannot take the tokens, before an index beyond its tables is looked up on a GPU."""
-        highest = int(self._sequences.max())
-        if highest >= config.vocab_size:
-            raise CheckpointError(
-                f"its vocabulary has {config.vocab_size} ids, the evaluation tokens reach {highest}"
-            )
-        context = getattr(config, "max_position_embeddings", None)
-        if context is not None and self.spec.shape.seq_len > context:
-            raise CheckpointError(
-                f"it takes {context} tokens, the evaluation sequences have {self.spec.shape.seq_len}"
-            )
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""
@@ -163,6 +184,22 @@ def summarise(
         delta_p_rms=float(np.sqrt(np.square(tokens.delta_p[index], dtype=np.float64).mean())),
         tensors=tensors,
     )
+
+
+def _timed_read(folder: Path, expected_sha256: str | None) -> tuple[StoredWeights, float]:
+    start = time.perf_counter()
+    return read_weights(folder, expected_sha256), time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _float32_products(*, tf32: bool) -> Iterator[None]:
+    """CUDA products of float32 matrices in TF32 or not, whatever the process had set before."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def _peak_bytes(device: torch.device) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -72,12 +73,17 @@ def _expand_site(
         grid = choose_params(weight, variant.scheme)
         stacked[index] = round_trip(weight, grid)
         if not torch.isfinite(grid.scale).all():
-            raise CheckpointError(
-                f"{site.name} cannot be quantized to {variant.scheme}: its weights reach {moment.absmax:.2g}, "
-                "and their range is beyond float32"
-            )
+            refuse_range(site.name, variant, moment.absmax)
         rows = counted.shape[0]
         counted_grid = dataclasses.replace(grid, scale=grid.scale[:rows], zero_point=grid.zero_point[:rows])
         fit = grid_fit(counted, stacked[index, :rows], counted_grid)
         statistics[variant] = dataclasses.replace(unquantized, **dataclasses.asdict(fit))
     return stacked, statistics
+
+
+def refuse_range(name: str, variant: Variant, absmax: float) -> NoReturn:
+    """CheckpointError for finite weights whose range overflows float32."""
+    raise CheckpointError(
+        f"{name} cannot be quantized to {variant.scheme}: its weights reach {absmax:.2g}, "
+        "and their range is beyond float32"
+    )

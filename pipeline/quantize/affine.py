@@ -62,11 +62,11 @@ def choose_params(weight: Tensor, scheme: Scheme) -> Grid:
     weight_OGS = _grouped(weight, size)
     lo_OG, hi_OG = weight_OGS.aminmax(dim=-1)
     if scheme.symmetric:
-        scale_OG = torch.maximum(-lo_OG, hi_OG) / (2 ** (scheme.bits - 1) - 1)
+        scale_OG = _divide(torch.maximum(-lo_OG, hi_OG), 2 ** (scheme.bits - 1) - 1)
         return Grid(scheme, in_features, scale_OG, torch.zeros_like(scale_OG))
     highest = 2**scheme.bits - 1
     lo_OG, hi_OG = lo_OG.clamp(max=0), hi_OG.clamp(min=0)
-    scale_OG = (hi_OG - lo_OG) / highest
+    scale_OG = _divide(hi_OG - lo_OG, highest)
     zero_OG = torch.round(-lo_OG / _divisor(scale_OG)).clamp_(0, highest)
     return Grid(scheme, in_features, scale_OG, zero_OG)
 
@@ -98,6 +98,11 @@ def round_trip(weight: Tensor, grid: Grid) -> Tensor:
 def normalised(weight: Tensor, grid: Grid) -> Tensor:
     """``weight / scale`` in groups: float32 (out_features, groups, group_size), padding and empty groups 0."""
     return _grouped(weight, grid.group_size) / _divisor(grid.scale).unsqueeze(-1)
+
+
+def _divide(range_OG: Tensor, steps: int) -> Tensor:
+    """A division by a number, which CUDA would replace by a product with its rounded reciprocal, as a true one."""
+    return range_OG / torch.full_like(range_OG, steps)
 
 
 def _divisor(scale_OG: Tensor) -> Tensor:

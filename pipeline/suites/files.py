@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.errors import CheckpointError, OutputError
+from pipeline.errors import CheckpointError, OutputError, UsageError
 
 INDEX = ".index.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -62,7 +62,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} lacks {', '.join(missing)}, which its index names: copy it completely"
+            f"{folder} lacks weight shards {', '.join(missing)}, which its index names: copy it completely"
         )
     return tuple(folder / name for name in names)
 
@@ -95,6 +95,29 @@ def has_tokenizer(names: Iterable[str]) -> bool:
         bool(present & {"tokenizer.json", "tokenizer.model", "vocab.txt"})
         or {"vocab.json", "merges.txt"} <= present
     )
+
+
+def user_path(text: str, what: str) -> Path:
+    """The path that a person typed for ``what``, with ``~`` expanded; whatever is or is not there is the caller's.
+
+    ``UsageError`` for one that cannot be looked up at all (unknown ``~user``, too long, not permitted), on which
+    every question to a ``Path`` would raise something else.
+    """
+    shown = repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except RuntimeError as error:
+        raise UsageError(
+            f"{what} {shown}: there is no such user's home folder; write the whole path, or ./~... for a folder "
+            "whose name starts so"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{what} {shown} cannot be looked up ({reason}); check the path") from error
+    return path
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +32,7 @@ def open_folder(folder: Path) -> Suite:
     revisions, skipped = sort_revisions(names)
     if not revisions:
         raise UsageError(_none_found(folder, names))
-    name = manifest.name if manifest else _shown(folder.name)
+    name = _shown(manifest.name if manifest else folder.name)
     return Suite(
         name=name,
         location=str(folder),
@@ -127,7 +126,7 @@ def _names(folder: Path) -> list[str]:
 
 def _shown(name: str) -> str:
     """``name`` as text that can be printed and stored: a file name may hold bytes that are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")
+    return name.encode("utf-8", "replace").decode()
 
 
 def _none_found(folder: Path, names: list[str]) -> str:

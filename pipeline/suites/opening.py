@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError, unknown_name
 from pipeline.spec import Checkpoint
-from pipeline.suites.files import weight_files
+from pipeline.suites.files import user_path, weight_files
 from pipeline.suites.local import open_folder
 from pipeline.suites.registry import HubSuite, RecipeSuite, known_suites, registered_suite
 from pipeline.suites.suite import HUB, Suite
@@ -27,6 +27,10 @@ def open_suite(name: str) -> Suite:
     ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
+    if not name:
+        raise UsageError(
+            f"suite '' names nothing: wanted a folder, a hub repository org/name, or {' or '.join(known_suites())}"
+        )
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
         return _open_hub(registered)
@@ -35,7 +39,7 @@ def open_suite(name: str) -> Suite:
             f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
             "and give that folder"
         )
-    path = Path(name).expanduser()
+    path = user_path(name, "suite")
     if path.is_dir():
         return open_folder(path)
     if path.exists():

@@ -72,7 +72,9 @@ def test_a_sharded_checkpoint_needs_every_shard(tmp_path):
     (tmp_path / "step1" / "model.safetensors").rename(tmp_path / "step1" / names[0])
     index = tmp_path / "step1" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": dict(zip("ab", names, strict=True))}))
-    with pytest.raises(CheckpointError, match=r"lacks model-00002-of-00002\.safetensors, which"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks weight shards model-00002-of-00002\.safetensors, which"
+    ):
         fetch(open_suite(str(tmp_path)).checkpoints[0])
     for broken in ("{", "[]", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": [1]}}'):
         index.write_text(broken)
@@ -223,8 +225,10 @@ def test_names_may_be_in_any_script_but_numbers_are_ascii(suite, tmp_path):
     (folder / os.fsdecode(b"raw\xff")).mkdir()
     found = open_suite(str(folder))
     assert found.name == folder.name
+    write_manifest(folder, Manifest("odd \ud800", ()))
+    assert open_suite(str(folder)).name == "odd ?"
     assert [c.step for c in found.checkpoints] == [9, 10, 1000]
-    assert found.skipped == ("gr\u00f6\u00dfe", "raw\ufffd", "step\u0661\u0662")
+    assert found.skipped == ("gr\u00f6\u00dfe", "raw?", "step\u0661\u0662")
 
 
 def test_one_checkpoint_is_a_suite(suite):
@@ -265,6 +269,17 @@ def test_unknown_suites_say_what_is_near(suite, tmp_path):
         open_suite(str(suite / "step9" / "config.json"))
     with pytest.raises(UsageError, match=r"itself one checkpoint"):
         open_suite(str(suite / "step9"))
+    for name, complaint in (
+        ("", r"suite '' names nothing: wanted a folder"),
+        ("~nouser/run", r"suite '~nouser/run': there is no such user"),
+        ("a" * 300, r"suite 'a{77}'\.\.\. cannot be looked up \(File name too long\)"),
+        (str(suite / "step9" / "config.json" / "x"), r"does not exist; neither does"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            open_suite(name)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(UsageError, match=r"loop' cannot be looked up \(Too many levels of symbolic links\)"):
+        open_suite(str(tmp_path / "loop"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no checkpoints in .*empty"):
         open_suite(str(tmp_path / "empty"))

@@ -1,0 +1,219 @@
+"""The arithmetics of one GPU side by side: the same checkpoints and tokens, one run, errors against float64.
+
+Compared are the naive loop (``naive.py``), the same with TF32 products, and the probe in every arithmetic, which also
+yields divergences and weight statistics. Times are steady states: after a first checkpoint has paid for
+compilation, weights on the local disk, the next checkpoint read while one computes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.benchmark.naive import naive_losses
+from pipeline.probe import Prober
+from pipeline.probe.arithmetic import available_arithmetics
+from pipeline.probe.layers import linear_sites
+from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.quantize import choose_params, round_trip
+from pipeline.spec import ProbeSpec, TokenShape, Variant
+
+CEILING_SIZE = 8192
+"""Square matrix product whose speed is called the ceiling."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way of measuring the checkpoints."""
+
+    name: str
+    seconds_per_checkpoint: float
+    """Median over checkpoints."""
+    first_s: float
+    """Seconds of the first checkpoint, compilation included."""
+    tokens_per_s: float
+    """Evaluation tokens per second and variant."""
+    useful_tflops: float
+    """2 x weights x tokens x variants over the time, whatever the arithmetic really computes."""
+    share_of_ceiling: float
+    """``useful_tflops`` over the float16 ceiling."""
+    peak_gib: float
+    nll_error_nats: dict[str, float]
+    """Per variant: mean nll minus float64's, on the reference batches of the first checkpoint."""
+
+
+@dataclass(frozen=True)
+class DeviceComparison:
+    """All ways on one device."""
+
+    device: str
+    checkpoints: int
+    n_tokens: int
+    variants: tuple[str, ...]
+    ceiling_float16_tflops: float
+    ceiling_float32_tflops: float
+    reference_batches: int
+    timings: tuple[Timing, ...]
+
+
+def compare_arithmetics(
+    folders: list[Path],
+    tokens: np.ndarray,
+    variants: tuple[Variant, ...],
+    *,
+    device: str = "cuda",
+    repeats: int = 8,
+    reference_batches: int = 2,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> DeviceComparison:
+    """Times every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size, seq_len))."""
+    reference_batches = min(reference_batches, len(tokens))
+    on_step("float64 reference")
+    exact, weights = _reference(folders[0], tokens[:reference_batches], variants, device)
+    fp16, fp32 = (_ceiling(dtype, device) for dtype in (torch.float16, torch.float32))
+
+    def timing(name: str, times: list[float], first_s: float, peak: int, batch_nll: dict[str, Any]) -> Timing:
+        seconds = float(np.median(times))
+        useful = 2e-12 * weights * tokens.size * len(variants) / seconds
+        errors = {
+            key: float(np.mean(values[:reference_batches]) - exact[key]) for key, values in batch_nll.items()
+        }
+        return Timing(
+            name, seconds, first_s, tokens.size / seconds, useful, useful / fp16, peak / 2**30, errors
+        )
+
+    timings = []
+    for tf32 in (False, True):
+        name = "naive loop, TF32" if tf32 else "naive loop"
+        on_step(name)
+        timings.append(
+            timing(name, *_time_naive(folders, tokens, variants, device, tf32=tf32, n=reference_batches))
+        )
+    for arithmetic in reversed(available_arithmetics(device)):
+        on_step(arithmetic)
+        count = repeats if arithmetic == "split" else 2
+        timings.append(
+            timing(
+                f"probe, {arithmetic}",
+                *_time_probe(folders, tokens, variants, device, arithmetic=arithmetic, repeats=count),
+            )
+        )
+    return DeviceComparison(
+        device=torch.cuda.get_device_name(device),
+        checkpoints=len(folders),
+        n_tokens=tokens.size,
+        variants=tuple(map(str, variants)),
+        ceiling_float16_tflops=fp16,
+        ceiling_float32_tflops=fp32,
+        reference_batches=reference_batches,
+        timings=tuple(timings),
+    )
+
+
+Timed = tuple[list[float], float, int, dict[str, Any]]
+
+
+def _time_naive(
+    folders: list[Path], tokens: np.ndarray, variants: tuple[Variant, ...], device: str, *, tf32: bool, n: int
+) -> Timed:
+    """``n``: batches whose losses are returned one by one."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        start = time.perf_counter()
+        naive_losses(folders[0], variants, tokens[:1], device)
+        first_s, times = time.perf_counter() - start, []
+        for folder in folders[:2]:
+            start = time.perf_counter()
+            naive_losses(folder, variants, tokens, device)
+            times.append(time.perf_counter() - start)
+        peak = torch.cuda.max_memory_allocated(device)
+        batches = [naive_losses(folders[0], variants, batch[None], device) for batch in tokens[:n]]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+    return times, first_s, peak, {key: [batch[key] for batch in batches] for key in batches[0]}
+
+
+def _time_probe(
+    folders: list[Path],
+    tokens: np.ndarray,
+    variants: tuple[Variant, ...],
+    device: str,
+    *,
+    arithmetic: str,
+    repeats: int,
+) -> Timed:
+    torch.cuda.empty_cache()
+    spec = ProbeSpec(variants, TokenShape(*tokens.shape), "", None, arithmetic)
+    prober = Prober(spec, tokens, device)
+    start = time.perf_counter()
+    measured = prober.measure(folders[0])
+    first_s = time.perf_counter() - start
+    batch_nll = {result.variant: result.batch_nll_nats for result in measured.results}
+    cycle = [folders[i % len(folders)] for i in range(1, repeats + 3)]
+    prober.prefetch(cycle[0])
+    times, peak = [], 0
+    for folder, following in itertools.pairwise(cycle):
+        start = time.perf_counter()
+        prober.prefetch(following)
+        peak = max(peak, prober.measure(folder).peak_bytes)
+        times.append(time.perf_counter() - start)
+    return times[1:], first_s, peak, batch_nll  # the first of them had nobody before it to be read behind
+
+
+@torch.inference_mode()
+def _reference(
+    folder: Path, tokens: np.ndarray, variants: tuple[Variant, ...], device: str
+) -> tuple[dict[str, float], int]:
+    """Mean nll per variant in float64, sequence by sequence; and how many weights a token meets."""
+    model = build_model(read_config(folder), read_weights(folder))
+    sites = linear_sites(model)
+    stored = [site.weight().clone() for site in sites]
+    transposed = [site.weight().shape != site.module.weight.shape for site in sites]
+    model = model.double().to(device)
+    found = {}
+    for variant in variants:
+        for site, weight, turned in zip(sites, stored, transposed, strict=True):
+            value = weight
+            if variant.scheme is not None and (variant.head or not site.is_head):
+                value = round_trip(weight, choose_params(weight, variant.scheme))
+            value = (value.T if turned else value).double().to(device)
+            site.module.weight = nn.Parameter(value, requires_grad=False)
+        losses = []
+        for sequence in tokens.reshape(-1, tokens.shape[-1]):
+            ids = torch.from_numpy(sequence[None]).to(device)
+            log_p = model(input_ids=ids).logits[0, :-1].double().log_softmax(dim=-1)
+            losses.append(-log_p.gather(1, ids[0, 1:, None]).mean().item())
+        found[str(variant)] = float(np.mean(losses))
+    return found, sum(weight.numel() for weight in stored)
+
+
+def _ceiling(dtype: torch.dtype, device: str) -> float:
+    """TFLOP/s of a large product in ``dtype``, accumulated in float32; TF32 off."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    generator = torch.Generator(device).manual_seed(0)
+    a, b = (
+        torch.randn(CEILING_SIZE, CEILING_SIZE, generator=generator, device=device).to(dtype)
+        for _ in range(2)
+    )
+    times = []
+    for _ in range(8):
+        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        torch.mm(a, b)
+        stop.record()
+        torch.cuda.synchronize(device)
+        times.append(start.elapsed_time(stop))
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return 2e-9 * CEILING_SIZE**3 / float(np.median(times))

@@ -1,0 +1,152 @@
+"""The probe of one checkpoint on a GPU: skeleton, path, numbers.
+
+Two paths compute the same thing. The *walk* (``neox.py``) runs GPT-NeoX on fused kernels. The *modules* path runs any
+architecture through transformers' own modules around :class:`ProbeLinear`, and scores their logits, whatever they
+do to them. Which one is taken is a rule: the walk where the structure is GPT-NeoX, the arithmetic is split, and on
+the skeleton's first checkpoint both paths gave the same logits for a few tokens; otherwise the modules, and where
+the walk would have been expected a note says why.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.probe.evaluate import TokenResults
+from pipeline.probe.gpu import neox, ops
+from pipeline.probe.gpu.linear import Plan
+from pipeline.probe.gpu.reading import DeviceWeights
+from pipeline.probe.gpu.skeleton import Skeleton, signature
+from pipeline.probe.loading import check_fit, read_config
+from pipeline.probe.quantized import TensorStatistics, refuse_range
+from pipeline.spec import ProbeSpec, Variant
+
+MODULE_LOGIT_BYTES = 2**31
+"""Bound on the logits of a chunk on the modules path; one sequence is the least."""
+AGREEMENT = 1e-4
+"""Largest difference between the two paths' logits, relative to the largest logit, that counts as the same."""
+
+
+class Engine:
+    """Measures checkpoints on one device; skeletons stay."""
+
+    def __init__(self, spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> None:
+        self.spec, self.device = spec, device
+        self._tokens = torch.from_numpy(sequences).to(device)
+        self._plan = Plan(spec)
+        self._skeleton: Skeleton | None = None
+        self._walks: bool | None = None
+        self._off = 0.0
+        self._notes: list[str] = []
+
+    @torch.inference_mode()
+    def run(
+        self, folder: Path, weights: DeviceWeights
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """Per-token results and tensor statistics of the checkpoint in ``folder``."""
+        weights.use(self.device)
+        if self._skeleton is None or self._skeleton.signature != signature(folder, weights.tensors):
+            check_fit(read_config(folder), self._tokens.cpu().numpy())
+            self._skeleton = Skeleton(folder, weights.tensors, self._plan, self.device)
+            self._walks = None
+        self._plan.summaries.clear()
+        self._notes = list(self._skeleton.notes)
+        self._skeleton.fill(weights.tensors)
+        allow_tf32 = torch.backends.cuda.matmul.allow_tf32
+        torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
+        try:
+            tokens = self._evaluate(self._skeleton)
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+        return tokens, self._statistics(self._skeleton)
+
+    def _evaluate(self, skeleton: Skeleton) -> TokenResults:
+        variants, (sequences, length) = len(self.spec.variants), self._tokens.shape
+        walks = self._use_walk(skeleton)
+        if walks:
+            chunk = neox.chunk_sequences(skeleton.model, variants, sequences, length)
+        else:
+            per_sequence = 4 * variants * length * skeleton.model.config.vocab_size
+            chunk = max(1, min(sequences, MODULE_LOGIT_BYTES // per_sequence))
+        while True:
+            try:
+                sums = self._sums(skeleton, walks, chunk)
+                break
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise CheckpointError(
+                        f"one sequence of {length} tokens in {variants} variants does not fit the GPU: "
+                        "use a shorter --seq-len or fewer variants"
+                    ) from None
+            chunk //= 2
+            self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
+            torch.cuda.empty_cache()
+        nll, kl, agrees, delta_p = (
+            number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
+            for number in ops.scores(sums)
+        )
+        return TokenResults(nll, kl, agrees, delta_p, self._notes)
+
+    def _sums(self, skeleton: Skeleton, walks: bool, chunk: int) -> Tensor:
+        variants = len(self.spec.variants)
+        if walks:
+            return neox.Walk(skeleton.model, variants, self._tokens).sums(chunk)
+        sums = ops.empty_sums(variants, self._tokens.numel(), self.device)
+        first = 0
+        for tokens in self._tokens.split(chunk):
+            logits = self._module_logits(skeleton, tokens)
+            targets = tokens.roll(-1, dims=1).flatten()  # the last token's score means nothing and is dropped
+            ops.score(logits, targets, sums, first)
+            first += tokens.numel()
+        return sums
+
+    def _module_logits(self, skeleton: Skeleton, tokens: Tensor) -> Tensor:
+        """Logits of the whole model, float32 (V, N * T, vocabulary)."""
+        variants = len(self.spec.variants)
+        logits = skeleton.model(
+            input_ids=tokens.repeat(variants, 1), use_cache=False, return_dict=True
+        ).logits
+        return logits.reshape(variants, tokens.numel(), -1)
+
+    def _use_walk(self, skeleton: Skeleton) -> bool:
+        """Whether the walk is taken; where that is not known yet, both paths are run on a few tokens."""
+        if self.spec.arithmetic != "split" or not neox.fits(skeleton.model):
+            return False
+        if self._walks is None:
+            few = self._tokens[:2, :17].contiguous()
+            exact = self._module_logits(skeleton, few)
+            blocks = neox.Walk(skeleton.model, len(self.spec.variants), few).logits(2)
+            found = torch.cat([logits * scale[:, None] for logits, scale in blocks], dim=1)
+            off = ((found - exact).abs().max() / exact.abs().max()).item()
+            if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
+                self._notes.append(
+                    "modules path taken: logits are not finite, so the fused path cannot be checked"
+                )
+                return False
+            self._walks = off <= AGREEMENT
+            self._off = off
+        if not self._walks:
+            self._notes.append(f"modules path taken: the fused path's logits differ by {self._off:.1e}")
+        return self._walks
+
+    def _statistics(self, skeleton: Skeleton) -> dict[Variant, tuple[TensorStatistics, ...]]:
+        found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in self.spec.variants}
+        linears = [linear for linear in skeleton.linears if not linear.is_head or len(set(linear.slots)) > 1]
+        summaries = torch.cat([self._plan.summaries[linear.name] for linear in linears]).tolist()
+        for linear in linears:
+            count = self._plan.summaries[linear.name].numel()
+            (mean, std, absmax, kurtosis, *fits), summaries = summaries[:count], summaries[count:]
+            n = linear.counted_values
+            for variant, slot in zip(self.spec.variants, linear.slots, strict=True):
+                if linear.is_head and not variant.head:
+                    continue
+                fit = (None, None) if variant.scheme is None else fits[2 * slot : 2 * slot + 2]
+                if variant.scheme is not None and not all(map(math.isfinite, fit)):
+                    refuse_range(linear.name, variant, absmax)
+                found[variant].append(TensorStatistics(linear.name, n, mean, std, absmax, kurtosis, *fit))
+        return {variant: tuple(rows) for variant, rows in found.items()}

@@ -1,0 +1,96 @@
+"""The quantizable layers of a skeleton: stored weights in, products of all variants out.
+
+A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at once when it is
+used (``quantize.fused``). Packing costs a few percent of the product that follows, and no model ever holds more
+than one layer's packed weights.
+
+Legend: V = variants, M = rows per variant, I = in_features, O = out_features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.probe.gpu import ops
+from pipeline.probe.gpu.product import multiply
+from pipeline.probe.layers import LinearSite
+from pipeline.quantize.fused import PackedWeight, pack, summarise
+from pipeline.spec import ProbeSpec, Scheme
+
+
+@dataclass
+class Plan:
+    """What all layers share."""
+
+    spec: ProbeSpec
+    summaries: dict[str, Tensor] = field(default_factory=dict)
+    """By layer: the statistics of this checkpoint's weight (``fused.summarise``), still on the device."""
+
+    def schemes(self, is_head: bool) -> list[Scheme | None]:
+        """Scheme of each variant for a layer of the blocks, or for the head."""
+        return [None if is_head and not v.head else v.scheme for v in self.spec.variants]
+
+
+class ProbeLinear(nn.Module):
+    """A linear layer that advances V variants at once: variant v's rows meet variant v's weight."""
+
+    def __init__(self, site: LinearSite, weight_name: str, transposed: bool, plan: Plan) -> None:
+        super().__init__()
+        self.name = site.name
+        self.weight_name = weight_name
+        self.is_head = site.is_head
+        self.bias: nn.Parameter | None = site.module.bias  # type: ignore[assignment]
+        self.stored: Tensor | None = None
+        self._transposed = transposed
+        self._plan = plan
+        per_variant = plan.schemes(site.is_head)
+        self._schemes = tuple(dict.fromkeys(per_variant))
+        self.slots = [self._schemes.index(scheme) for scheme in per_variant]
+        """Which packed weight each variant uses; variants with the same scheme share one."""
+
+    @property
+    def counted_rows(self) -> int:
+        """Rows that count in statistics: all but the padding of the vocabulary."""
+        rows = self._weight().shape[0]
+        vocabulary = self._plan.spec.vocab_rows if self.is_head else None
+        return rows if vocabulary is None else min(rows, vocabulary)
+
+    @property
+    def counted_values(self) -> int:
+        return self.counted_rows * self._weight().shape[1]
+
+    def _weight(self) -> Tensor:
+        assert self.stored is not None, f"{self.name} was not filled"
+        return self.stored.T if self._transposed else self.stored
+
+    def packed(self) -> PackedWeight:
+        """The weight packed for all variants; its statistics are kept when it is packed for the first time."""
+        packed = pack(self._weight(), self._schemes, full=self._plan.spec.arithmetic != "split")
+        if self.name not in self._plan.summaries:
+            self._plan.summaries[self.name] = summarise(packed, self.counted_rows)
+        return packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 (V * N, T, I), variants outermost -> (V * N, T, O)."""
+        packed = self.packed()
+        variants, features = len(self.slots), x.shape[-1]
+        rows = x.reshape(variants, -1, features)
+        outs = packed.scale.shape[1]
+        out = x.new_empty(variants, rows.shape[1], outs)
+        if self._plan.spec.arithmetic == "split":
+            operand, unit = ops.split(rows.reshape(-1, features))
+            operand, unit = operand.view(variants, -1, 3 * features), unit.view(variants, -1)
+            for v, slot in enumerate(self.slots):
+                multiply(operand[v], packed.operand[slot], packed.three[slot], out[v])
+                ops.finish(out[v], unit[v], packed.scale[slot], self.bias)
+        else:
+            for v, slot in enumerate(self.slots):
+                weight_IO = packed.full[slot].T
+                if self.bias is None:
+                    torch.mm(rows[v], weight_IO, out=out[v])
+                else:
+                    torch.addmm(self.bias, rows[v], weight_IO, out=out[v])
+        return out.view(*x.shape[:-1], outs)

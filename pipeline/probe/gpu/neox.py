@@ -1,0 +1,247 @@
+"""GPT-NeoX on hand-written kernels: all variants, layer by layer, with every product split.
+
+The walk. The residual streams of all tokens stay on the GPU and the layers are walked once: a layer's four weights are
+packed for all variants, every chunk of tokens passes through it, and the packed weights are dropped. So a checkpoint's
+weights are read and packed once, and memory does not grow with depth. Per chunk and layer three kernels run beside
+the products (``rows.py``, ``attention.py``); each turns raw products into the next operands.
+
+The powers of two. An operand must not exceed 2^15, and its largest value should not be far below. Every bound here
+follows from the weights alone, so no pass over the data looks for a maximum:
+
+    |LayerNorm(x)|_2 <= sqrt(width) max|gain| + |shift|_2 =: L      (the normalised row has norm <= sqrt(width))
+    |W LayerNorm(x) + b| <= L max_row |W_row|_2 + max|b|            for queries, keys, values (rotation: times sqrt 2)
+    |attention| <= max|value|, |GELU(h)| <= |h|
+
+Such bounds are 2^3 to 2^8 above typical values and an operand keeps 22 bits over a range of 2^18 (``product.py``).
+
+Truncation. Tensor cores do not round when they accumulate, they truncate, so products come out too small by about
+1e-6, all in the same direction: random errors vanish in a mean over 65,536 tokens, this one does not. So in each
+product, the shrinkage of a few rows against a plain float32 product is measured and taken out by the scale
+(:meth:`_Weights.grown`).
+
+Cost, Pythia-160m, 65,536 tokens, 3 variants (flops of float16 products; H100 at 650 TFLOP/s of them): blocks 78 TFLOP
+= 0.12 s with the third product of the group-wise variant, head 30 TFLOP = 0.05 s, attention 6 TFLOP = 0.03 s; row
+kernels 100 GB = 0.04 s, loss 40 GB written and read = 0.03 s.
+
+Legend: V = variants, N = sequences of a chunk, T = tokens of a sequence, D = width, M = V * N * T rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.probe.gpu import ops
+from pipeline.probe.gpu.linear import ProbeLinear
+from pipeline.probe.gpu.ops import Norm, Raw
+from pipeline.probe.gpu.product import multiply
+from pipeline.quantize.fused import PackedWeight, row_norms
+
+HEAD_ROWS = 2048
+"""Predictions whose logits exist at a time, for every variant."""
+CHUNK_BYTES = 2**32
+"""Bound on the operands and raw products of one chunk in one layer."""
+SAMPLE_ROWS, SAMPLE_OUTS = 128, 4096
+"""How much of a product its truncation is measured on."""
+LARGEST_SHRINKAGE = 3e-5
+"""Beyond this it is not truncation (a product of zeros, values that are not finite) and nothing is taken out."""
+
+
+def fits(model: Any) -> bool:
+    """Whether ``model`` has the structure that :class:`Walk` walks."""
+    return type(model).__name__ == "GPTNeoXForCausalLM" and model.config.hidden_act == "gelu"
+
+
+def chunk_sequences(model: Any, variants: int, sequences: int, length: int) -> int:
+    """Sequences per chunk: as equal as they come, within ``CHUNK_BYTES``."""
+    per_row = 30 * model.config.hidden_size + 10 * model.config.intermediate_size
+    most = max(1, CHUNK_BYTES // (per_row * variants * length))
+    return math.ceil(sequences / math.ceil(sequences / most))
+
+
+@dataclass
+class _Chunk:
+    """The residual stream of some sequences under all variants, and what has yet to be added to it."""
+
+    x: Tensor
+    """float32 (M, D)"""
+    pending: tuple[Raw, ...] = ()
+
+
+@dataclass
+class _Weights:
+    """One layer's linear for all variants, ready for use."""
+
+    linear: ProbeLinear
+    packed: PackedWeight
+    true_scale: Tensor | None = None
+    """float32 (V, out): :meth:`scale`, corrected for truncation on the first chunk."""
+
+    @property
+    def three(self) -> int:
+        """Bit v set where variant v needs the operand's first block."""
+        return sum(1 << v for v, slot in enumerate(self.linear.slots) if self.packed.three[slot])
+
+    def scale(self, power: Tensor) -> Tensor:
+        """float32 (V, out): what raw products are multiplied by, for operands multiplied by ``power`` (V or 1)."""
+        return self._per_variant(self.packed.scale) / power[:, None]
+
+    def largest(self, norm: Tensor) -> Tensor:
+        """float32 (V): a bound on every output for inputs of Euclidean norm ``norm``."""
+        bound = norm * self._per_variant(row_norms(self.packed).amax(dim=1))
+        return bound if self.linear.bias is None else bound + self.linear.bias.abs().max()
+
+    def _per_variant(self, by_slot: Tensor) -> Tensor:
+        # Not by_slot[slots]: that copies the list to the GPU and waits for everything before it.
+        return torch.stack([by_slot[slot] for slot in self.linear.slots])
+
+    def grown(self, operand: Tensor, raws: Tensor, scale: Tensor) -> Tensor:
+        """``scale`` (V, out), times what truncation took from ``raws`` (V, M / V, out), the products of ``operand``.
+
+        The factor is the one that brings a sample row nearest to its float32 counterpart, averaged over rows.
+        """
+        features = operand.shape[1] // 3
+        factors = []
+        for v, slot in enumerate(self.linear.slots):
+            rows = operand.view(len(raws), -1, 3 * features)[v, :SAMPLE_ROWS].float()
+            weight = self.packed.operand[slot, :SAMPLE_OUTS].float()
+            high = weight[:, features : 2 * features]
+            if self.packed.three[slot]:
+                high = high + weight[:, :features]
+            exact = ((rows[:, features : 2 * features] + rows[:, 2 * features :]) @ high.T).double()
+            found = raws[v, :SAMPLE_ROWS, :SAMPLE_OUTS].double()
+            factor_R = (exact * found).sum(dim=1) / found.square().sum(dim=1)
+            factors.append(torch.where((factor_R - 1.0).abs() < LARGEST_SHRINKAGE, factor_R, 1.0).mean())
+        return (scale.double() * torch.stack(factors)[:, None]).float()
+
+    def product(self, operand: Tensor, power: Tensor) -> Raw:
+        """The raw products of all variants with ``operand`` (M, 3 in)."""
+        variants, outs = len(self.linear.slots), self.packed.scale.shape[1]
+        out = torch.empty(
+            variants, operand.shape[0] // variants, outs, dtype=torch.float32, device=operand.device
+        )
+        for v, (rows, slot) in enumerate(zip(operand.chunk(variants), self.linear.slots, strict=True)):
+            multiply(rows, self.packed.operand[slot], self.packed.three[slot], out[v])
+        if self.true_scale is None:
+            self.true_scale = self.grown(operand, out, self.scale(power))
+        return Raw(out.view(-1, outs), self.true_scale, self.linear.bias)
+
+
+class Walk:
+    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a filled GPT-NeoX skeleton."""
+
+    def __init__(self, model: Any, variants: int, tokens: Tensor) -> None:
+        self.model, self.base, self.variants, self.tokens = model, model.gpt_neox, variants, tokens
+        self.heads = model.config.num_attention_heads
+        self.parallel = model.config.use_parallel_residual
+        self.eps = model.config.layer_norm_eps
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        cos, sin = self.base.rotary_emb(torch.empty(1, device=tokens.device), positions)
+        self.cos, self.sin = cos[0].contiguous(), sin[0].contiguous()
+
+    def sums(self, chunk: int) -> Tensor:
+        """``ops.score``'s sums (6, V, sequences * T), ``chunk`` sequences at a time; the last token of every
+        sequence is scored against token 0 and means nothing.
+        """
+        targets = self.tokens.roll(-1, dims=1).clone()
+        targets[:, -1] = 0
+        sums = ops.empty_sums(self.variants, self.tokens.numel(), self.tokens.device)
+        first = 0
+        for logits, scale in self.logits(chunk):
+            ops.score(logits, targets.flatten()[first : first + logits.shape[1]], sums, first, scale)
+            first += logits.shape[1]
+        return sums
+
+    def logits(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Raw logits (V, rows, vocabulary) and their scale (V, vocabulary), block by block in token order."""
+        chunks = [self._embed(tokens) for tokens in self.tokens.split(chunk)]
+        for layer in self.base.layers:
+            self._layer(layer, chunks)
+        norm, _ = _norm(self.base.final_layer_norm)
+        head = _Weights(self.model.get_output_embeddings(), self.model.get_output_embeddings().packed())
+        scale = None
+        while chunks:
+            piece = chunks.pop(0)
+            operand = self._operand(piece.x)
+            self._add_norm(piece, (norm,), (operand,), head.three)
+            by_variant = operand.view(self.variants, -1, operand.shape[1])
+            for start in range(0, by_variant.shape[1], HEAD_ROWS):
+                rows = by_variant[:, start : start + HEAD_ROWS]
+                vocabulary = head.packed.scale.shape[1]
+                logits = torch.empty(*rows.shape[:2], vocabulary, dtype=torch.float32, device=operand.device)
+                for v, slot in enumerate(head.linear.slots):
+                    multiply(rows[v], head.packed.operand[slot], head.packed.three[slot], logits[v])
+                if scale is None:
+                    scale = head.grown(operand, logits, head.scale(norm.power))
+                yield logits, scale
+
+    def _embed(self, tokens: Tensor) -> _Chunk:
+        embedded = self.base.embed_in(tokens).flatten(0, 1)
+        return _Chunk(embedded.repeat(self.variants, 1))
+
+    def _layer(self, layer: Any, chunks: list[_Chunk]) -> None:
+        norm1, bound1 = _norm(layer.input_layernorm)
+        norm2, bound2 = _norm(layer.post_attention_layernorm)
+        qkv, dense, up, down = (
+            _Weights(linear, linear.packed())
+            for linear in (
+                layer.attention.query_key_value, layer.attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
+            )
+        )  # fmt: skip
+        rotation = math.sqrt(2.0) * torch.maximum(self.cos.abs().max(), self.sin.abs().max()).clamp(min=1.0)
+        attention_power = _power_below(qkv.largest(bound1) * rotation)
+        up_power = _power_below(up.largest(bound2))
+        for piece in chunks:
+            first = self._operand(piece.x)
+            if self.parallel:
+                second = self._operand(piece.x)
+                self._add_norm(piece, (norm1, norm2), (first, second), qkv.three | up.three)
+            else:
+                self._add_norm(piece, (norm1,), (first,), qkv.three)
+            raw = qkv.product(first, norm1.power)
+            attended = first  # of the same shape, and read for the last time
+            ops.attention(
+                raw, self.cos, self.sin, attention_power, self.heads, out=attended, three=dense.three
+            )
+            del raw
+            attention = dense.product(attended, attention_power)
+            if not self.parallel:
+                piece.pending = (attention,)
+                second = first
+                self._add_norm(piece, (norm2,), (second,), up.three)
+            del first, attended
+            raw = up.product(second, norm2.power)
+            del second
+            activated = torch.empty(
+                raw.value.shape[0], 3 * raw.value.shape[1], dtype=torch.float16, device=piece.x.device
+            )
+            ops.gelu(raw, up_power, activated, down.three)
+            del raw
+            mlp = down.product(activated, up_power)
+            del activated
+            piece.pending = (attention, mlp) if self.parallel else (mlp,)
+
+    def _operand(self, x: Tensor) -> Tensor:
+        return torch.empty(x.shape[0], 3 * x.shape[1], dtype=torch.float16, device=x.device)
+
+    def _add_norm(self, piece: _Chunk, norms: tuple[Norm, ...], outs: tuple[Tensor, ...], three: int) -> None:
+        ops.add_norm(piece.x, piece.pending, norms, outs, variants=self.variants, three=three, eps=self.eps)
+        piece.pending = ()
+
+
+def _norm(module: Any) -> tuple[Norm, Tensor]:
+    """The LayerNorm for ``ops.add_norm``, and a bound (float32, 0-d) on its results' Euclidean norm."""
+    gain, shift = module.weight, module.bias
+    bound = math.sqrt(gain.numel()) * gain.abs().max() + shift.norm()
+    return Norm(gain, shift, _power_below(bound[None])), bound
+
+
+def _power_below(bound: Tensor) -> Tensor:
+    """The power of two p with bound * p in [2^14, 2^15), elementwise; 2^15 for a bound of zero."""
+    _, exponent = torch.frexp(bound.clamp(max=1e38) * (1.0 + 1e-5))
+    return ((15 + 127 - exponent).clamp(27, 227) << 23).view(torch.float32)

@@ -1,0 +1,49 @@
+"""Which arithmetic a probe may ask for, and weights read ahead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.probe import Prober
+from pipeline.probe.arithmetic import choose_arithmetic
+from pipeline.probe.prefetch import Prefetcher
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+
+SHAPE = TokenShape(1, 1, 4)
+
+
+def test_a_cpu_computes_in_float32_alone() -> None:
+    assert choose_arithmetic("cpu") == "ieee"
+    probe = ProbeSpec(parse_variants(()), SHAPE, "", arithmetic="split")
+    with pytest.raises(UsageError, match="'split' is not available on cpu: wanted ieee"):
+        Prober(probe, np.zeros((1, 1, 4), dtype=np.int64))
+
+
+def test_arithmetic_is_part_of_the_fingerprint_and_checked() -> None:
+    specs = [ProbeSpec(parse_variants(()), SHAPE, "", arithmetic=name) for name in ("ieee", "split", "tf32")]
+    assert len({spec.fingerprint() for spec in specs}) == 3
+    with pytest.raises(UsageError, match="unknown arithmetic 'bf16'"):
+        ProbeSpec(parse_variants(()), SHAPE, "", arithmetic="bf16")
+
+
+def test_what_was_begun_is_taken_once_and_errors_come_with_it() -> None:
+    begun: list[str] = []
+
+    def load(folder: Path, expected_sha256: str | None) -> str:
+        begun.append(folder.name)
+        if folder.name == "bad":
+            raise ValueError("bad")
+        return f"{folder.name} {expected_sha256}"
+
+    ahead = Prefetcher(load)
+    ahead.start(Path("a"), "x")
+    ahead.start(Path("bad"), None)
+    assert ahead.take(Path("a"), "x") == "a x"
+    with pytest.raises(ValueError, match="bad"):
+        ahead.take(Path("bad"), None)
+    assert ahead.take(Path("c"), None) == "c None"
+    assert begun == ["a", "bad", "c"]

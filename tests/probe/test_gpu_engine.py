@@ -1,0 +1,177 @@
+"""The whole GPU path against the CPU path on tiny models."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from pipeline.errors import CheckpointError
+from pipeline.probe import Prober
+from pipeline.probe.gpu import engine
+from pipeline.probe.gpu.prober import GpuProber
+from pipeline.probe.gpu.reading import Reader
+from pipeline.probe.loading import read_weights
+from pipeline.probe.measure import Measurement
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from tests.models import save_tiny_model, tiny_model
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+VOCAB, LENGTH = 48, 5
+"""As small as they come: through the interpreter every row of every weight costs milliseconds."""
+SHAPE = TokenShape(batches=1, batch_size=2, seq_len=LENGTH)
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, (1, 2, LENGTH))
+gpu = pytest.mark.gpu  # too slow for the interpreter
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": VOCAB,
+}
+
+
+def spec(arithmetic: str, *variants: str) -> ProbeSpec:
+    return ProbeSpec(parse_variants(variants), SHAPE, "", VOCAB - 8, arithmetic)
+
+
+def save(
+    folder: Path,
+    architecture: str = "gpt_neox",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float16,
+    **settings,
+) -> Path:
+    """A tiny model with biases and norms that are not the trivial ones of a fresh model."""
+    if architecture == "gpt2":
+        settings = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": VOCAB, **settings}
+    else:
+        settings = {**SMALL, **settings}
+    model = tiny_model(architecture, seed, **settings)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def measure_on_gpu(probe: ProbeSpec, folder: Path) -> Measurement:
+    prober = Prober(dataclasses.replace(probe, arithmetic="ieee"), TOKENS)
+    tokens, statistics, sha256, load_s, loaded = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE).measure(
+        folder, None
+    )
+    return prober._result(tokens, statistics, sha256, load_s, loaded)
+
+
+def assert_same(found: Measurement, exact: Measurement, tolerance: float = 2e-6) -> None:
+    assert found.weights_sha256 == exact.weights_sha256
+    for ours, theirs in zip(found.results, exact.results, strict=True):
+        assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=tolerance)
+        assert ours.kl_nats_mean == pytest.approx(theirs.kl_nats_mean, abs=tolerance)
+        assert ours.top1_agreement == theirs.top1_agreement
+        assert ours.delta_p_rms == pytest.approx(theirs.delta_p_rms, abs=tolerance)
+        assert len(ours.tensors) == len(theirs.tensors)
+        for left, right in zip(ours.tensors, theirs.tensors, strict=True):
+            assert (left.name, left.n, left.absmax) == (right.name, right.n, right.absmax)
+            assert left.kurtosis == pytest.approx(right.kurtosis, rel=1e-6, abs=1e-9)
+            if right.relative_error is None:
+                assert left.relative_error is None
+            else:
+                assert left.relative_error == pytest.approx(right.relative_error, rel=1e-9)
+            assert left.boundary_fraction == right.boundary_fraction
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        pytest.param({"use_parallel_residual": False, "attention_bias": False}, marks=gpu),
+        pytest.param({"tie_word_embeddings": True}, marks=gpu),
+    ],
+    ids=["parallel", "sequential", "tied"],
+)
+def test_gpt_neox_is_walked_to_the_same_numbers(tmp_path: Path, settings: dict) -> None:
+    folder = save(tmp_path / "a", **settings)
+    variants = ("int8", "int4-g8-asym+head")
+    found = measure_on_gpu(spec("split", *variants), folder)
+    assert found.notes == ()
+    assert_same(found, Prober(spec("ieee", *variants), TOKENS).measure(folder))
+
+
+@gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_other_stored_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+    folder = save(tmp_path / "a", dtype=dtype)
+    assert_same(
+        measure_on_gpu(spec("split", "int4"), folder), Prober(spec("ieee", "int4"), TOKENS).measure(folder)
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arithmetic"),
+    [
+        ("qwen2", "split"),
+        pytest.param("gpt2", "split", marks=gpu),
+        pytest.param("gpt_neox", "ieee", marks=gpu),
+    ],
+)
+def test_any_architecture_goes_through_its_own_modules(
+    tmp_path: Path, architecture: str, arithmetic: str
+) -> None:
+    folder = save(tmp_path / "a", architecture)
+    found = measure_on_gpu(spec(arithmetic, "int4-g8-asym"), folder)
+    assert found.notes == ()
+    assert_same(found, Prober(spec("ieee", "int4-g8-asym"), TOKENS).measure(folder))
+
+
+@gpu
+def test_a_walk_that_disagrees_is_not_taken_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "a")
+    monkeypatch.setattr(engine, "AGREEMENT", 0.0)
+    found = measure_on_gpu(spec("split"), folder)
+    assert "modules path taken" in found.notes[0]
+    assert_same(found, Prober(spec("ieee"), TOKENS).measure(folder))
+
+
+@gpu
+def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: Path) -> None:
+    probe = spec("split")
+    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+    folders = [save(tmp_path / "a", seed=1), save(tmp_path / "b", seed=2)]
+    folders.append(save(tmp_path / "c", seed=3, intermediate_size=64))
+    for folder in folders:
+        prober.ahead.start(folder, None)
+        tokens = prober.measure(folder, None)[0]
+        exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
+        assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_the_reader_returns_what_is_stored(tmp_path: Path) -> None:
+    folder = save_tiny_model("llama", tmp_path / "a")
+    found, exact = Reader(DEVICE).read(folder), read_weights(folder)
+    assert found.sha256 == exact.sha256
+    assert found.tensors.keys() == exact.tensors.keys()
+    assert all(torch.equal(found.tensors[name].cpu(), tensor) for name, tensor in exact.tensors.items())
+
+
+def test_the_reader_refuses_what_read_weights_refuses(tmp_path: Path) -> None:
+    folder = save_tiny_model("llama", tmp_path / "a")
+    with pytest.raises(CheckpointError, match="fetch them again"):
+        Reader(DEVICE).read(folder, "0" * 64)
+    model = tiny_model("llama")
+    model.model.norm.weight.data[3] = torch.nan
+    model.save_pretrained(tmp_path / "b")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds 1 NaN"):
+        Reader(DEVICE).read(tmp_path / "b")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        Reader(DEVICE).read(folder)

@@ -46,7 +46,7 @@ def shard(
                 )  # fmt: skip
     import pyarrow as pa
 
-    return Shard(f"{arm}-seed{seed}", pa.Table.from_pylist(rows, schema=FORK_SCHEMA), "", {}, {}, ())
+    return Shard(f"{arm}-seed{seed}", pa.Table.from_pylist(rows, schema=FORK_SCHEMA), "", {}, {}, (), {})
 
 
 def experiment() -> pl.DataFrame:

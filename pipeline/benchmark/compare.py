@@ -30,7 +30,7 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Times and the agreement of one comparison. The naive loop runs on the cores, or the first GPU, of this machine."""
+    """Times and the agreement of one comparison. The naive loop has all cores, or the first GPU, of this machine."""
 
     checkpoints: int
     """Distinct checkpoints that the pipeline measured."""

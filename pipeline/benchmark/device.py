@@ -191,7 +191,7 @@ def _reference(
             site.module.weight = nn.Parameter(value, requires_grad=False)
         losses = []
         for sequence in tokens.reshape(-1, tokens.shape[-1]):
-            ids = torch.from_numpy(sequence[None]).to(device)
+            ids = torch.tensor(sequence[None], device=device)
             log_p = model(input_ids=ids).logits[0, :-1].double().log_softmax(dim=-1)
             losses.append(-log_p.gather(1, ids[0, 1:, None]).mean().item())
         found[str(variant)] = float(np.mean(losses))

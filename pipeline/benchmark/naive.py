@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from scipy.stats import kurtosis
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -33,6 +34,7 @@ def naive_losses(
 
     ``inspect`` is called with the model as it was loaded, once.
     """
+    transformers.utils.logging.disable_progress_bar()
     losses: dict[str, float] = {}
     for variant in variants:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
@@ -46,8 +48,8 @@ def naive_losses(
 
 @torch.no_grad()
 def scipy_kurtosis(model: Any) -> list[float]:
-    """Excess kurtosis of each linear weight but the head's, by SciPy on the CPU in float64: the usual way to it."""
-    return [float(kurtosis(module.weight.double().cpu().numpy().ravel())) for module in _linears(model)]
+    """Excess kurtosis of each linear weight but the head's, by SciPy on the CPU in float32: the usual way to it."""
+    return [float(kurtosis(module.weight.cpu().numpy().ravel())) for module in _linears(model)]
 
 
 def _linears(model: Any, *, head: bool = False) -> list[Any]:
@@ -74,7 +76,7 @@ def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
 def _evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
     total, count = 0.0, 0
     for batch in tokens:
-        ids = torch.from_numpy(batch).to(device)
+        ids = torch.tensor(batch, device=device)
         logits = model(input_ids=ids).logits[:, :-1]
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         total += losses.to(torch.float64).sum().item()

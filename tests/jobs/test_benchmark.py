@@ -34,34 +34,28 @@ TIMING = Timing("probe, split", 0.3, 4.0, 213.3, 150.0, 0.21, 4.25, {"fp32": 1e-
 GPU = DeviceComparison("A GPU", 4, 64, COMPARISON.variants, 716.0, 50.9, 2, (TIMING,))
 
 
+@pytest.mark.slow
 def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run(
-        "benchmark", llama_suite, "--corpus", tokens_file, *MEASURE, "--device", "cpu", "--out", out, "--json"
-    )
+    measure = MEASURE[: MEASURE.index("--workers")]
+    arguments = [llama_suite, "--corpus", tokens_file, "--limit", "4", "--device", "cpu", "--scaling"]
+    result = run("benchmark", *arguments, *measure, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     written = json.loads((out / "benchmark.json").read_text())
     assert json.loads(result.stdout.splitlines()[-1]) == written
-    assert written["checkpoints"] == written["naive_checkpoints"] == 6
-    assert (written["workers"], written["device"], written["arithmetic"]) == (1, "cpu", "ieee")
-    assert written["arithmetics"] is written["scaling"] is None
+    assert written["checkpoints"] == written["naive_checkpoints"] == 4
+    assert (written["device"], written["arithmetic"], written["arithmetics"]) == ("cpu", "ieee", None)
+    assert written["workers"] == 2, "the session's cluster has two cores, whatever this machine has"
+    assert written["scaling"] == written["single_worker_s"] / written["pipeline_s"] > 0
     assert written["max_nll_difference_nats"] < 1e-6
     assert written["ratio"] == written["naive_s"] / written["pipeline_s"] > 0
     assert written["naive_scipy_s"] > 0
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    alone = run("benchmark", *arguments, *MEASURE)
+    assert (alone.exit_code, "one worker only" in alone.stderr) == (2, True)
 
 
-def test_scaling_takes_its_workers_from_the_cluster(run: Run, llama_suite: Path, tokens_file: str) -> None:
-    measure = MEASURE[: MEASURE.index("--workers")]
-    result = run("benchmark", llama_suite, "--corpus", tokens_file, *measure, "--scaling", "--device", "cpu")
-    assert result.exit_code == 0, result.output
-    assert "2 workers" in result.stdout, "the session's cluster has two cores, whatever this machine has"
-    assert "2 workers against one" in result.stdout
-    alone = run("benchmark", llama_suite, "--corpus", tokens_file, *MEASURE, "--scaling", "--device", "cpu")
-    assert alone.exit_code == 2
-    assert "one worker only" in alone.stderr
-
-
+@pytest.mark.slow
 def test_random_checkpoints_of_a_shape_are_all_measured(run: Run) -> None:
     result = run(
         "benchmark", "--random", "pythia-14m", "--files", "1", "--limit", "3", *FEW, "--workers", "1"

@@ -2,51 +2,151 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.console import console, errors, progress
-from jobs.options import measurement_options, resource_options, selection_options, unused_seed_option
+from jobs.options import (
+    absolute_out,
+    measurement_options,
+    resource_options,
+    selection_options,
+    unused_seed_option,
+)
 from jobs.request import AuditOptions, build_request
+from pipeline.errors import UsageError
+from pipeline.files import make_folder, write_atomically
+from pipeline.spec import TokenShape
 
+if TYPE_CHECKING:
+    from pipeline.audit import AuditRequest
+    from pipeline.benchmark import Outcome
+
+DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
-TOLERANCE_NATS = 1e-6
+ARITHMETIC_FILES = 4
+"""Checkpoints that the arithmetics of a GPU are compared on, used in turn."""
 
 
 @click.command()
-@click.argument("suite", default="tiny")
+@click.argument("suite", required=False)
 @selection_options
 @measurement_options
 @resource_options
 @unused_seed_option
+@click.option("--out", metavar="DIR", help="Also write DIR/benchmark.json and DIR/benchmark.png.")
+@click.option("--scaling", is_flag=True, help="Time the pipeline with one worker too, and print the ratio.")
+@click.option(
+    "--random", "shape", metavar="SHAPE", help="Instead of SUITE: random weights of a shape, as pythia-160m."
+)
+@click.option(
+    "--files",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Distinct weight files of --random; its checkpoints use them in turn.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(as_json: bool, **options: object) -> None:
-    """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and cores of SUITE.
+def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> None:
+    """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
-    Without --steps or --limit, the suite's first 24 checkpoints are used.
+    SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
+    the arithmetics that it offers, with their errors against float64.
     """
-    from pipeline.benchmark import compare
-
-    if options["steps"] is None and options["limit"] is None:
-        options["limit"] = DEFAULT_LIMIT
-    request = build_request(AuditOptions.from_command(options | {"out": "."}))
-    with progress("benchmark") as show:
-        result = compare(request, lambda side, done, total: show(done, total, None, side))
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result) | {"ratio": result.ratio}))
-    else:
-        console.print(
-            f"{result.checkpoints} checkpoints, {request.probe.shape.n_tokens} tokens, "
-            f"{', '.join(map(str, request.probe.variants))}, {result.cores} cores, {result.device}\n"
-            f"naive loop   {result.naive_s:8.3f} s per checkpoint\n"
-            f"pipeline     {result.pipeline_s:8.3f} s per checkpoint (steady; {result.pipeline_total_s:.1f} s for "
-            f"all, start included)\n"
-            f"ratio        {result.ratio:8.2f}\n"
-            f"largest nll difference {result.max_nll_difference_nats:.1e} nats",
-            markup=False,
-        )
-    if result.max_nll_difference_nats > TOLERANCE_NATS:
-        errors.print(f"the two disagree by more than {TOLERANCE_NATS:g} nats")
+    folder = None if out is None else absolute_out(out)
+    with ExitStack() as stack:
+        if options["shape"] is not None:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int4-collapse-")))
+            options |= _random_suite(scratch, options)
+        if options["steps"] is None and options["limit"] is None:
+            options["limit"] = DEFAULT_LIMIT
+        options["suite"] = options["suite"] or DEFAULT_SUITE
+        request = build_request(AuditOptions.from_command(options | {"out": "."}))
+        outcome = _measure(request, scaling=scaling)
+    lines = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
+    console.print(json.dumps(outcome.to_json()) if as_json else lines, markup=False)
+    if folder is not None:
+        _write(outcome, folder)
+    if outcome.disagreement is not None:
+        errors.print(outcome.disagreement)
         raise SystemExit(1)
+
+
+def _random_suite(scratch: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Writes the suite of ``--random`` under ``scratch``; the options that lead to it."""
+    from pipeline.benchmark.shapes import TOKENS, write_random_suite
+
+    if options["suite"] is not None:
+        raise UsageError(
+            f"--random {options['shape']} replaces the suite {options['suite']}: give one of them"
+        )
+    default = TokenShape()
+    shape = TokenShape(
+        options["batches"] or default.batches,
+        options["batch_size"] or default.batch_size,
+        options["seq_len"] or default.seq_len,
+    )
+    suite = scratch / options["shape"]
+    checkpoints = options["limit"] or DEFAULT_LIMIT
+    errors.print(f"writing random weights: {options['shape']}, {options['files']} files", markup=False)
+    write_random_suite(
+        suite, options["shape"], files=options["files"], checkpoints=checkpoints, n_tokens=shape.n_tokens
+    )
+    return {"suite": str(suite), "corpus": options["corpus"] or f"tokens:{suite / TOKENS}"}
+
+
+def _measure(request: AuditRequest, *, scaling: bool) -> Outcome:
+    from pipeline.benchmark import Outcome, compare, compare_arithmetics
+    from pipeline.suites import fetch
+
+    with progress("benchmark") as show:
+        comparison = compare(
+            request, lambda side, done, total: show(done, total, None, side), scaling=scaling
+        )
+        arithmetics = None
+        if request.resources.device == "cuda":
+            distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
+            arithmetics = compare_arithmetics(
+                [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
+                request.tokens.array,
+                request.probe.variants,
+                on_step=lambda name: show(0, 1, None, name),
+            )
+    return Outcome(request.suite.name, comparison, arithmetics)
+
+
+def _write(outcome: Outcome, folder: Path) -> None:
+    """Writes the numbers and, where the renderer is installed, the figure."""
+    make_folder(folder)
+    files = {"benchmark.json": (json.dumps(outcome.to_json(), indent=1) + "\n").encode()}
+    figure = _figure(outcome)
+    if figure is None:
+        errors.print("no benchmark.png: vl-convert-python is not installed here", markup=False)
+    else:
+        files["benchmark.png"] = figure
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+        errors.print(f"wrote {folder / name}", markup=False)
+
+
+def _figure(outcome: Outcome) -> bytes | None:
+    """The chart as PNG; None without vl-convert."""
+    try:
+        import vl_convert
+
+        from pipeline.report.axes import SCHEMA, VL_VERSION
+        from pipeline.report.figures import SCALE
+        from pipeline.report.theme import config, paint, tokens
+    except ModuleNotFoundError:
+        return None
+    values = tokens((), dark=False)
+    style = {**config(values), "background": values["$paper"], "padding": 14}
+    style["axisY"] = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
+    chart = {"config": style, **paint(outcome.chart(SCHEMA), values)}
+    png: bytes = vl_convert.vegalite_to_png(chart, vl_version=VL_VERSION, scale=SCALE)
+    return png

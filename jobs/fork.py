@@ -64,6 +64,9 @@ from jobs.options import measurement_options, out_option, resource_options, seed
 )
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
 @click.option("--state-every", type=int, help="Updates between saved states. Default: as --probe-every.")
+@click.option(
+    "--compile/--no-compile", default=None, help="Compiled training. Default: for long runs on a GPU."
+)
 @measurement_options
 @resource_options
 @stale_option
@@ -74,7 +77,9 @@ def command(seed: int, **options: object) -> None:
     Default: the paper's nine runs, three schedules times three seeds. Run it again to resume, or with more
     seeds or schedules to add to it.
     """
-    code = run_fork_experiment(ForkOptions.from_command(options))
+    source = click.get_current_context().get_parameter_source("workers_per_gpu")
+    share = source == click.core.ParameterSource.DEFAULT
+    code = run_fork_experiment(ForkOptions.from_command({**options, "share_gpu": share}))
     from jobs.fork_results import reduce_and_report
 
     reduce_and_report(str(options["out"]), allow_missing=code != 0, seed=seed)

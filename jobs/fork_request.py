@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.options import absolute_out
 from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
+from pipeline.suites import fetch, weight_files
+from pipeline.train.start import MOMENTS_FILE
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
+    from pipeline.driver import Resources
     from pipeline.fork import ForkRequest
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
@@ -20,6 +24,10 @@ if TYPE_CHECKING:
 
 DEFAULT_TOKENS_PER_STEP = 8192
 """As the paper's forks."""
+SMALL_WEIGHTS_BYTES = 2**26
+"""Weight files below this size are of models that four runs on a GPU do not fill."""
+COMPILE_FROM_STEPS = 300
+"""Updates from which a run on a GPU earns back what compiling costs."""
 RUN_SHARE = 10
 """A run has by default a tenth of the steps of its suite's own training, in as many probes."""
 
@@ -45,7 +53,10 @@ class ForkOptions:
     ema_decay: float | None = None
     lawa_window: int = 5
     precision: str = "auto"
+    compile: bool | None = None
     state_every: int | None = None
+    share_gpu: bool = False
+    """Whether to choose how many runs share a GPU by the size of the model."""
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> ForkOptions:
@@ -89,7 +100,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
-        probe=audit.probe,
+        probe=replace(audit.probe, arithmetic="ieee"),  # as any model in memory
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,
@@ -97,6 +108,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         optimizer=settings,
         moments=moments,
         precision=_precision(options),
+        compiled=_compiled(options, steps),
         # remembers two intervals between probes
         ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
         lawa_window=options.lawa_window,
@@ -104,7 +116,8 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     _check_settled(resolved, spec)
     if moments == "cold":
         notes += (
-            f"Adam's moments start cold after a learning-rate ramp of {rewarm} steps: the suite keeps none",
+            f"Adam's moments start cold, after a learning-rate ramp of {rewarm} steps: "
+            + ("muon has no use for the suite's" if _kept(start) else "the suite keeps none"),
         )
     return ForkRequest(
         suite=suite.name,
@@ -118,7 +131,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         corpus=audit.corpus,
         train_corpus=train_corpus,
         out=RunFolder(absolute_out(options.audit.out), FORK),
-        resources=audit.resources,
+        resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
         notes=notes,
         replace_stale=options.audit.replace_stale,
@@ -141,6 +154,15 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
     return automatic_start(suite, json.loads(folder.report_json.read_text()))
 
 
+def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:
+    """As asked for; else several runs to a GPU, because one small model does not fill it."""
+    if not options.share_gpu:
+        return audit.resources
+    folder = fetch(start.checkpoint)
+    small = sum(file.stat().st_size for file in weight_files(folder)) < SMALL_WEIGHTS_BYTES
+    return replace(audit.resources, workers_per_gpu=4 if small else 2)
+
+
 def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
     """Updates of a run, and between two probes."""
     whole = suite.training.steps or suite.checkpoints[-1].step
@@ -151,12 +173,12 @@ def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
 
 def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
     """Whether Adam's moments come from the suite; every arm of an experiment starts in the same way."""
-    from pathlib import Path
+    return "suite" if _kept(start) and all(arm.optimizer != "muon" for arm in arms) else "cold"
 
-    from pipeline.train.start import MOMENTS_FILE
 
-    kept = (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
-    return "suite" if kept and all(arm.optimizer != "muon" for arm in arms) else "cold"
+def _kept(start: Start) -> bool:
+    """Whether the suite kept Adam's moments there."""
+    return (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
 
 
 def _optimizer(suite: Suite) -> Any:
@@ -226,6 +248,12 @@ def _check_settled(arms: tuple[Arm, ...], spec: Any) -> None:
                 f"{arm.label}: no probe falls into a settled cool phase (period {arm.settings()['period']:g}, a probe "
                 f"every {spec.probe_every} steps): choose --probe-every so that it divides the period"
             )
+
+
+def _compiled(options: ForkOptions, steps: int) -> bool:
+    if options.compile is not None:
+        return options.compile
+    return _precision(options) == "bf16" and steps >= COMPILE_FROM_STEPS
 
 
 def _precision(options: ForkOptions) -> str:

@@ -18,6 +18,10 @@ def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None
     """Reduces the experiment in ``directory``, draws it and prints the comparison."""
     reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
     report_fork_folder(directory)
+    if holds_audit(directory) and RunFolder(absolute_out(directory)).report_json.is_file():
+        from jobs.report import run_report
+
+        run_report(directory)  # which has a section for the experiment
 
 
 def holds_fork(directory: str) -> bool:
@@ -54,8 +58,13 @@ def report_fork_folder(directory: str) -> None:
         raise UsageError(
             f"nothing to report: {folder.schedules_json} is not there; run `int4-collapse reduce {folder}`"
         )
-    report = json.loads(folder.schedules_json.read_text())
-    table = pl.read_parquet(folder.tables / "fork.parquet")
+    try:
+        report = json.loads(folder.schedules_json.read_text())
+        table = pl.read_parquet(folder.tables / "fork.parquet")
+    except (ValueError, OSError, pl.exceptions.PolarsError) as error:
+        raise UsageError(
+            f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
+        ) from error
     folder.write_result(folder.fork_html, fork_page(table, report))
     for name, png in fork_figures(table, report).items():
         folder.write_figure(name, png)
@@ -66,8 +75,9 @@ def comparison_table(report: dict[str, Any]) -> Table:
     """One row per arm: its gap at the end, and its difference to the baseline on the live weights."""
     title = f"{report['n_runs']} runs from step {report['from_step']:,}; differences in percentage points"
     table = Table(title=title, title_justify="left")
-    for head in ("arm", "final gap", "difference", "95% interval", "wins", "p (Holm)", "fp32 nats"):
-        table.add_column(head, justify="left" if head == "arm" else "right", no_wrap=head != "arm")
+    table.add_column("arm", overflow="fold", min_width=min(16, max(map(len, report["arms"]))))
+    for head in ("last gap", "points", "95% interval", "wins", "p (Holm)", "fp32 nats"):
+        table.add_column(head, justify="right", no_wrap=True)
     compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
     for arm, facts in report["arms"].items():
         final = _number(facts["final_gap"], "+.2%")

@@ -44,11 +44,17 @@ def run_report(directory: str) -> None:
         report = json.loads(folder.report_json.read_text())
         trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
         provenance = {name: report[name] for name in PROVENANCE}
+        fork = None
+        if folder.schedules_json.is_file():
+            fork = (
+                pl.read_parquet(folder.tables / "fork.parquet"),
+                json.loads(folder.schedules_json.read_text()),
+            )
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
         ) from error
-    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance))
+    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance, fork))
     for name, png in build_figures(trajectory, tensors, report).items():
         folder.write_figure(name, png)
     console.print(f"report: {folder.report_html}\nfigures: {folder.figures}", markup=False)

@@ -26,6 +26,7 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from pipeline.errors import CollapseError, UsageError
+from pipeline.signals import exit_on_sigterm
 from pipeline.worker import AnyTask, Outcome, TaskWorker
 
 CONNECT_TIMEOUT_S = 10
@@ -102,7 +103,8 @@ def cluster(resources: Resources) -> Iterator[Layout]:
                 f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}"
             ) from error
     try:
-        yield plan_layout(resources, ray.cluster_resources())
+        with exit_on_sigterm():  # Ray's own handler would kill the workers before they can save their runs
+            yield plan_layout(resources, ray.cluster_resources())
     finally:
         if ours:
             ray.shutdown()

@@ -1,4 +1,4 @@
-"""SIGTERM as a question that a loop can ask, so that it stops where it can continue from."""
+"""SIGTERM as a question that a loop can ask, or as an exit that unwinds, so that work stops where it can go on from."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def termination() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
         if came:
             signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM raises SystemExit(143), whoever handled it before; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -45,6 +45,7 @@ def fork_task(
         optimizer=OptimizerSettings(),
         moments="cold",
         precision="fp32",
+        compiled=False,
         ema_decay=0.75,
         lawa_window=3,
     )

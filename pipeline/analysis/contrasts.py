@@ -191,7 +191,7 @@ def _welch(a: FloatArray, b: FloatArray, level: float) -> Estimate:
 
 
 def _student(mean: float, se: float, df: float, level: float) -> Estimate:
-    """Interval and two-sided p of a mean with its standard error; runs without spread are all equal or all apart."""
+    """Interval and two-sided p of a mean with its standard error; without any spread the p value is 0 or 1."""
     if se == 0:
         return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0)
     half = float(stats.t.ppf((1 + level) / 2, df)) * se

@@ -154,11 +154,16 @@ def _comparisons(
 
 
 def _wins(table: pl.DataFrame, arms: list[str], variant: str) -> list[dict[str, Any]]:
-    """Of every ordered pair of arms: in how many pairs of runs the first has the lower gap, on the first's probes."""
+    """In how many pairs of runs the first of two arms has the lower gap, on the probes that are compared of both.
+
+    Two arms without such a probe (OLI with different periods) are left out.
+    """
     runs = {arm: arm_runs(table, arm, variant, "live") for arm in arms}
     found = []
     for arm, other in itertools.permutations(arms, 2):
-        chosen = compared_steps(runs[arm])
+        chosen = compared_steps(runs[arm]) & compared_steps(runs[other])
+        if not chosen.any():
+            continue
         won = wins(runs[arm].gap[:, chosen], runs[other].gap[:, chosen])
         pairs = len(runs[arm].seeds) * len(runs[other].seeds)
         found.append({"arm": arm, "other": other, "wins": won, "pairs": pairs})

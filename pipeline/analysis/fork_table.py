@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipeline.analysis.bootstrap import paired_gap_se
 from pipeline.analysis.curves import FloatArray
@@ -81,7 +82,7 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
     )
 
 
-def compared_steps(runs: ArmRuns) -> FloatArray:
+def compared_steps(runs: ArmRuns) -> NDArray[np.bool_]:
     """Probes of an arm that are compared, (steps,) bool: of OLI the settled cool ones, else all after the start."""
     labels = np.array(runs.phases)
     if "settled" in runs.phases:

@@ -1,4 +1,4 @@
-"""The naive loop and the pipeline in turn on the same checkpoints, tokens and cores."""
+"""The naive loop and the pipeline in turn on the same checkpoints, tokens and device."""
 
 from __future__ import annotations
 
@@ -10,92 +10,173 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from pipeline.audit import AuditRequest, audit
+from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
+from pipeline.driver import Layout, cluster
 from pipeline.errors import CollapseError, UsageError
 from pipeline.ledger import Progress
 from pipeline.shards import RunFolder
+from pipeline.spec import Checkpoint
 from pipeline.suites import fetch
+
+NAIVE_ON_GPU = 4
+"""Checkpoints that the naive loop is timed on where the device is a GPU; every one of them on the CPU."""
+
+OnStep = Callable[[str, int, int], None]
+"""Called with the side, checkpoints done and checkpoints in all."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Times and the agreement of one comparison."""
+    """Times and the agreement of one comparison. The naive loop has all cores, or the first GPU, of this machine."""
 
     checkpoints: int
+    """Distinct checkpoints that the pipeline measured."""
+    n_tokens: int
+    variants: tuple[str, ...]
     naive_s: float
     """Seconds per checkpoint of the naive loop, all cores, after a warm-up checkpoint."""
+    naive_checkpoints: int
+    """Checkpoints that the naive loop was timed on."""
+    naive_scipy_s: float
+    """Seconds of the naive loop that also takes the kurtosis of each block weight with SciPy, on one checkpoint."""
     pipeline_s: float
-    """Seconds per checkpoint of the pipeline, all cores, between the first and the last finished checkpoint: what a
-    long audit pays."""
+    """Seconds per checkpoint of the pipeline, all workers, between the first and the last finished checkpoint: what a
+    long audit pays, from the local disk to the shard."""
     pipeline_total_s: float
     """Seconds of the whole pipeline call, starting Ray and its workers included."""
+    single_worker_s: float | None
+    """``pipeline_s`` with one worker; None: not asked for."""
     max_nll_difference_nats: float
-    """Largest difference between the two over all checkpoints and variants."""
+    """Largest difference between the two over the naive loop's checkpoints and all variants."""
+    peak_gib: float
+    """GPU: most memory that a worker allocated. CPU: largest resident size of a worker."""
+    arithmetic: str
+    workers: int
+    """Of the pipeline."""
     cores: int
+    """Of this machine."""
     device: str
 
     @property
     def ratio(self) -> float:
-        """How many times as fast the pipeline is."""
+        """How many times as fast as the naive loop the pipeline is."""
         return self.naive_s / self.pipeline_s
 
+    @property
+    def scipy_ratio(self) -> float:
+        """How many times as fast as the naive loop with SciPy's kurtosis the pipeline is."""
+        return self.naive_scipy_s / self.pipeline_s
 
-def compare(request: AuditRequest, on_step: Callable[[str, int, int], None] = lambda *_: None) -> Comparison:
-    """Runs both over the suite of ``request`` (its ``out`` is not used); at least 4 distinct checkpoints.
+    @property
+    def scaling(self) -> float | None:
+        """How many times as fast as one worker all workers are; None: not asked for."""
+        return None if self.single_worker_s is None else self.single_worker_s / self.pipeline_s
 
-    ``on_step`` is called with the side (``naive`` or ``pipeline``), checkpoints done and checkpoints in all.
+
+def compare(request: AuditRequest, on_step: OnStep = lambda *_: None, *, scaling: bool = False) -> Comparison:
+    """Runs both over the suite of ``request`` (its ``out`` is not used).
+
+    Needs two distinct checkpoints more than workers. ``scaling`` times the pipeline with one worker as well.
+    ``on_step`` hears the sides ``one worker``, ``pipeline`` and ``naive``.
     """
-    checkpoints = [
-        dataclasses.replace(c, duplicate_of=None) for c in request.suite.checkpoints if not c.duplicate_of
-    ]
-    workers = request.resources.workers or os.cpu_count() or 1
-    if len(checkpoints) <= workers + 1:
-        raise UsageError(f"{len(checkpoints)} distinct checkpoints are too few to time {workers} workers on")
-    suite = dataclasses.replace(request.suite, checkpoints=tuple(checkpoints))
-    pipeline_s, total_s, measured = _time_pipeline(
-        dataclasses.replace(request, suite=suite), workers, on_step
+    request = dataclasses.replace(
+        request, suite=dataclasses.replace(request.suite, checkpoints=_distinct(request))
     )
-    naive_s, expected = _time_naive(dataclasses.replace(request, suite=suite), measured[1], on_step)
-    differences = [abs(measured[0][key] - value) for key, value in expected.items()]
+    single_worker_s = None
+    start = time.perf_counter()
+    with cluster(request.resources) as layout:
+        start_s = time.perf_counter() - start
+        _require_enough(request, layout, scaling=scaling)
+        pipeline = _time_pipeline(request, layout.workers, lambda *done: on_step("pipeline", *done))
+        if scaling:
+            alone = dataclasses.replace(request, resources=dataclasses.replace(request.resources, workers=1))
+            single_worker_s = _time_pipeline(alone, 1, lambda *done: on_step("one worker", *done)).steady_s
+    naive = _time_naive(request, layout.device, lambda *done: on_step("naive", *done))
     return Comparison(
-        checkpoints=len(checkpoints),
-        naive_s=naive_s,
-        pipeline_s=pipeline_s,
-        pipeline_total_s=total_s,
-        max_nll_difference_nats=max(differences),
+        checkpoints=len(request.suite.checkpoints),
+        n_tokens=request.probe.shape.n_tokens,
+        variants=tuple(map(str, request.probe.variants)),
+        naive_s=naive.seconds,
+        naive_checkpoints=naive.checkpoints,
+        naive_scipy_s=naive.scipy_s,
+        pipeline_s=pipeline.steady_s,
+        pipeline_total_s=start_s + pipeline.total_s,
+        single_worker_s=single_worker_s,
+        max_nll_difference_nats=max(abs(pipeline.losses[key] - loss) for key, loss in naive.losses.items()),
+        peak_gib=pipeline.peak_gib,
+        arithmetic=request.probe.arithmetic,
+        workers=layout.workers,
         cores=os.cpu_count() or 1,
-        device=measured[1],
+        device=pipeline.device,
     )
 
 
-def _time_naive(
-    request: AuditRequest, device: str, on_step: Callable[[str, int, int], None]
-) -> tuple[float, dict[tuple[str, str], float]]:
-    from pipeline.benchmark.naive import naive_losses
+Losses = dict[tuple[str, str], float]
+"""Mean nll in nats by key and variant."""
 
-    losses: dict[tuple[str, str], float] = {}
-    folders = [(checkpoint.key, fetch(checkpoint)) for checkpoint in request.suite.checkpoints]
-    torch_device = "cpu" if device == "cpu" else "cuda"
-    naive_losses(folders[0][1], request.probe.variants, request.tokens.array[:1], torch_device)
+
+@dataclass(frozen=True)
+class _Pipeline:
+    steady_s: float
+    total_s: float
+    peak_gib: float
+    device: str
+    losses: Losses
+
+
+@dataclass(frozen=True)
+class _Naive:
+    seconds: float
+    checkpoints: int
+    scipy_s: float
+    losses: Losses
+
+
+def _distinct(request: AuditRequest) -> tuple[Checkpoint, ...]:
+    return tuple(each for each in request.suite.checkpoints if each.duplicate_of is None)
+
+
+def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> None:
+    distinct = len(request.suite.checkpoints)
+    if distinct <= layout.workers + 1:
+        raise UsageError(f"{distinct} distinct checkpoints are too few to time {layout.workers} workers on")
+    if scaling and layout.workers == 1:
+        raise UsageError("--scaling: there is room for one worker only; wanted several GPUs or CPU cores")
+    if layout.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "the naive loop runs in this process, which has no GPU: start it on a machine with one"
+        )
+
+
+def _time_naive(request: AuditRequest, device: str, on_step: Callable[[int, int], None]) -> _Naive:
+    """Times the loop on the first checkpoints of ``request``."""
+    variants, tokens = request.probe.variants, request.tokens.array
+    count = NAIVE_ON_GPU if device == "cuda" else len(request.suite.checkpoints)
+    folders = [(checkpoint.key, fetch(checkpoint)) for checkpoint in request.suite.checkpoints[:count]]
+    naive_losses(folders[0][1], variants, tokens[:1], device)
+    losses: Losses = {}
     start = time.perf_counter()
     for done, (key, folder) in enumerate(folders, start=1):
-        for variant, loss in naive_losses(
-            folder, request.probe.variants, request.tokens.array, torch_device
-        ).items():
+        for variant, loss in naive_losses(folder, variants, tokens, device).items():
             losses[key, variant] = loss
-        on_step("naive", done, len(folders))
-    return (time.perf_counter() - start) / len(folders), losses
+        on_step(done, len(folders))
+    seconds = (time.perf_counter() - start) / len(folders)
+    start = time.perf_counter()
+    naive_losses(folders[0][1], variants, tokens, device, inspect=scipy_kurtosis)
+    return _Naive(seconds, len(folders), time.perf_counter() - start, losses)
 
 
-def _time_pipeline(
-    request: AuditRequest, workers: int, on_step: Callable[[str, int, int], None]
-) -> tuple[float, float, tuple[dict[tuple[str, str], float], str]]:
+def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, int], None]) -> _Pipeline:
+    """Times an audit into a temporary folder; ``workers`` is how many it will have."""
     finished: list[float] = []
 
     def on_progress(progress: Progress) -> None:
         if progress.last is not None:
             finished.append(time.perf_counter())
-            on_step("pipeline", progress.done, progress.total)
+            on_step(progress.done, progress.total)
 
     with tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch:
         folder = RunFolder(Path(scratch))
@@ -104,12 +185,17 @@ def _time_pipeline(
         total_s = time.perf_counter() - start
         if summary.failures:
             raise CollapseError(f"the benchmark's checkpoints failed: {next(iter(summary.failures.items()))}")
-        rows = [row for key in summary.measured for row in _rows(folder, key)]
+        columns = ["variant", "nll_nats", "device", "peak_bytes"]
+        rows = [
+            (key, row)
+            for key in summary.measured
+            for row in folder.read_shard(key).table.select(columns).to_pylist()
+        ]
     # The first checkpoint of every worker also pays for its start; the rest is the steady state.
-    steady_s = (finished[-1] - finished[workers - 1]) / (len(finished) - workers)
-    return steady_s, total_s, ({(key, variant): nll for key, variant, nll, _ in rows}, rows[0][3])
-
-
-def _rows(folder: RunFolder, key: str) -> list[tuple[str, str, float, str]]:
-    table = folder.read_shard(key).table.select(["variant", "nll_nats", "device"]).to_pylist()
-    return [(key, row["variant"], row["nll_nats"], row["device"]) for row in table]
+    return _Pipeline(
+        steady_s=(finished[-1] - finished[workers - 1]) / (len(finished) - workers),
+        total_s=total_s,
+        peak_gib=max(row["peak_bytes"] for _, row in rows) / 2**30,
+        device=rows[0][1]["device"],
+        losses={(key, row["variant"]): row["nll_nats"] for key, row in rows},
+    )

@@ -75,6 +75,7 @@ def compare_arithmetics(
     on_step: Callable[[str], None] = lambda _: None,
 ) -> DeviceComparison:
     """Times every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size, seq_len))."""
+    reference_batches = min(reference_batches, len(tokens))
     on_step("float64 reference")
     exact, weights = _reference(folders[0], tokens[:reference_batches], variants, device)
     fp16, fp32 = (_ceiling(dtype, device) for dtype in (torch.float16, torch.float32))
@@ -93,7 +94,9 @@ def compare_arithmetics(
     for tf32 in (False, True):
         name = "naive loop, TF32" if tf32 else "naive loop"
         on_step(name)
-        timings.append(timing(name, *_time_naive(folders, tokens, variants, device, tf32=tf32)))
+        timings.append(
+            timing(name, *_time_naive(folders, tokens, variants, device, tf32=tf32, n=reference_batches))
+        )
     for arithmetic in reversed(available_arithmetics(device)):
         on_step(arithmetic)
         count = repeats if arithmetic == "split" else 2
@@ -119,8 +122,9 @@ Timed = tuple[list[float], float, int, dict[str, Any]]
 
 
 def _time_naive(
-    folders: list[Path], tokens: np.ndarray, variants: tuple[Variant, ...], device: str, *, tf32: bool
+    folders: list[Path], tokens: np.ndarray, variants: tuple[Variant, ...], device: str, *, tf32: bool, n: int
 ) -> Timed:
+    """``n``: batches whose losses are returned one by one."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.backends.cuda.matmul.allow_tf32
@@ -134,7 +138,7 @@ def _time_naive(
             naive_losses(folder, variants, tokens, device)
             times.append(time.perf_counter() - start)
         peak = torch.cuda.max_memory_allocated(device)
-        batches = [naive_losses(folders[0], variants, batch[None], device) for batch in tokens[:2]]
+        batches = [naive_losses(folders[0], variants, batch[None], device) for batch in tokens[:n]]
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
     return times, first_s, peak, {key: [batch[key] for batch in batches] for key in batches[0]}
@@ -187,7 +191,7 @@ def _reference(
             site.module.weight = nn.Parameter(value, requires_grad=False)
         losses = []
         for sequence in tokens.reshape(-1, tokens.shape[-1]):
-            ids = torch.from_numpy(sequence[None]).to(device)
+            ids = torch.tensor(sequence[None], device=device)
             log_p = model(input_ids=ids).logits[0, :-1].double().log_softmax(dim=-1)
             losses.append(-log_p.gather(1, ids[0, 1:, None]).mean().item())
         found[str(variant)] = float(np.mean(losses))

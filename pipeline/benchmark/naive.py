@@ -6,11 +6,14 @@ the definition of the grid, so its losses also check the probe's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from scipy.stats import kurtosis
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
@@ -20,24 +23,47 @@ from pipeline.spec import Scheme, Variant
 
 
 def naive_losses(
-    folder: Path, variants: tuple[Variant, ...], tokens: np.ndarray, device: str
+    folder: Path,
+    variants: tuple[Variant, ...],
+    tokens: np.ndarray,
+    device: str,
+    *,
+    inspect: Callable[[Any], object] = lambda _: None,
 ) -> dict[str, float]:
-    """Mean nll in nats of every variant over ``tokens`` (int64 (batches, batch_size, seq_len))."""
+    """Mean nll in nats of every variant over ``tokens`` (int64 (batches, batch_size, seq_len)).
+
+    ``inspect`` is called with the model as it was loaded, once.
+    """
+    transformers.utils.logging.disable_progress_bar()
     losses: dict[str, float] = {}
     for variant in variants:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        if variant.scheme is not None:
+        if variant.scheme is None:
+            inspect(model)
+        else:
             _quantize_in_place(model, variant.scheme, head=variant.head)
         losses[str(variant)] = _evaluate(model, tokens, device)
     return losses
 
 
 @torch.no_grad()
-def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
+def scipy_kurtosis(model: Any) -> list[float]:
+    """Excess kurtosis of each linear weight but the head's, by SciPy on the CPU in float32: the usual way to it."""
+    return [float(kurtosis(module.weight.cpu().numpy().ravel())) for module in _linears(model)]
+
+
+def _linears(model: Any, *, head: bool = False) -> list[Any]:
     output = model.get_output_embeddings()
-    for module in model.modules():
-        if not isinstance(module, nn.Linear | Conv1D) or (module is output and not head):
-            continue
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.Linear | Conv1D) and (head or module is not output)
+    ]
+
+
+@torch.no_grad()
+def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
+    for module in _linears(model, head=head):
         transposed = isinstance(module, Conv1D)
         weight = module.weight.T.contiguous() if transposed else module.weight
         quantized = round_trip(weight, choose_params(weight, scheme))
@@ -50,7 +76,7 @@ def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
 def _evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
     total, count = 0.0, 0
     for batch in tokens:
-        ids = torch.from_numpy(batch).to(device)
+        ids = torch.tensor(batch, device=device)
         logits = model(input_ids=ids).logits[:, :-1]
         losses = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         total += losses.to(torch.float64).sum().item()

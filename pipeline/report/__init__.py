@@ -14,9 +14,10 @@ import polars as pl
 
 from pipeline.errors import UsageError
 from pipeline.report.figures import draw_figures
+from pipeline.report.fork import fork_section, fork_style
 from pipeline.report.frame import Frame, make_frame
 from pipeline.report.heatmap import make_heatmap
-from pipeline.report.page import page_html
+from pipeline.report.page import Extra, page_html
 
 __all__ = ["build_figures", "build_report"]
 
@@ -26,16 +27,19 @@ def build_report(
     tensors: pl.DataFrame,
     report: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    fork: tuple[pl.DataFrame, Mapping[str, Any]] | None = None,
 ) -> str:
     """The report as one self-contained HTML document (about 1.1 MB) that opens without a network.
 
     trajectory: one row per step, columns as the reduction writes them. tensors: one row per step, variant and
     quantized tensor (``step, variant, name, relative_error``); may be empty. report: ``report.json``.
     provenance: versions, fingerprint, settings, commands, as nested JSON values; credentials in it are
-    hidden. Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
+    hidden. fork: ``tables/fork.parquet`` and ``tables/schedules.json`` of an experiment in the same folder.
+    Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
     """
     frame = _frame(trajectory, report)
-    return page_html(frame, make_heatmap(tensors, frame), report, provenance)
+    extra = Extra(fork_section(*fork), fork_style()) if fork else Extra()
+    return page_html(frame, make_heatmap(tensors, frame), report, provenance, extra)
 
 
 def build_figures(

@@ -10,6 +10,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from string import Template
 from typing import Any
 
@@ -40,8 +41,20 @@ from pipeline.report.verdict import make_verdict
 SCRIPTS = ("state.js", "draw.js", "readout.js", "zoom.js", "heat.js", "table.js", "start.js")
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A section of another experiment, and the style that it needs."""
+
+    html: str = ""
+    style: str = ""
+
+
 def page_html(
-    frame: Frame, heat: HeatMap | None, report: Mapping[str, Any], provenance: Mapping[str, Any]
+    frame: Frame,
+    heat: HeatMap | None,
+    report: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    extra: Extra = Extra(),
 ) -> str:
     """The whole report."""
     shared = {**shared_data(report), "events": timeline_data(report)}
@@ -54,7 +67,8 @@ def page_html(
         policy=_policy(library, script),
         suite=esc(suite),
         description=esc(verdict.headline),
-        style=_style(frame) + asset("report.css"),
+        style=_style(frame) + asset("report.css") + extra.style,
+        fork=extra.html,
         warning=f'<p class="warning" role="alert">{esc(verdict.warning)}</p>' if verdict.warning else "",
         verdict=sections.verdict_html(verdict),
         tiles=sections.tiles_html(report, frame),

@@ -40,6 +40,8 @@ class ForkSpec:
     """``cold``, or ``suite`` = Adam's moments as the suite kept them (``pretrain --keep-optimizer-at``)."""
     precision: str
     """``fp32``, or ``bf16`` = bfloat16 autocast."""
+    compiled: bool
+    """Whether training is compiled (``pipeline.train.compiling``), which changes the last bits."""
     ema_decay: float
     """Of the exponential moving average of the weights, per update."""
     lawa_window: int

@@ -57,6 +57,7 @@ class ForkRun:
             device=device,
             optimizer=task.arm.optimizer,
             precision=spec.precision,
+            compiled=spec.compiled,
         )
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))
@@ -126,7 +127,7 @@ class ForkRun:
         self._loss_sum.zero_()
         self._loss_count = 0
         self._averages.at_probe()
-        if loss is not None and not math.isfinite(loss):
+        if (loss is not None and not math.isfinite(loss)) or not self._finite():
             self.diverged = True
             self.rows += _nan_rows(self.rows, self._common(loss))
             return
@@ -139,6 +140,12 @@ class ForkRun:
         ):
             self.rows += score_rows(measured, {**self._common(loss), "weights": name})
         self.diverged = not all(math.isfinite(each.nll_nats) for each in live.results)
+
+    @torch.no_grad()
+    def _finite(self) -> bool:
+        """Whether every weight is a number, also in the dtype that the suite stores."""
+        weights = self._trainer.model.parameters()
+        return all(bool(torch.isfinite(weight.to(self._stored)).all()) for weight in weights)
 
     def _measure(self, weights: list[torch.Tensor] | None) -> Measurement:
         measured = self._prober.measure_model(checkpoint_model(self._trainer.model, weights, self._stored))

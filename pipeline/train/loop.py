@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from pipeline.train.compiling import compile_training, token_loss
 from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill
 from pipeline.train.schedules import Schedule
 from pipeline.train.settings import OptimizerSettings
@@ -34,11 +35,13 @@ class Trainer:
         device: torch.device,
         optimizer: str = "adamw",
         precision: str | None = None,
+        compiled: bool = False,
     ) -> None:
         """``batches(step)``: token ids (sequences, seq_len + 1), int64, on ``device``.
 
         optimizer: ``adamw``, ``sam`` (AdamW at the gradient of the point uphill) or ``muon``. precision: ``fp32``
-        or ``bf16`` (autocast); None = bf16 on a GPU, fp32 elsewhere.
+        or ``bf16`` (autocast); None = bf16 on a GPU, fp32 elsewhere. compiled: see
+        ``pipeline.train.compiling``.
         """
         self.model = model.to(device).train()
         self.batches, self.schedule, self.settings, self.device = batches, schedule, settings, device
@@ -46,6 +49,7 @@ class Trainer:
         self.optimizer: Any = (make_muon if optimizer == "muon" else make_optimizer)(model, settings)
         self._radius = SAM_RADIUS if optimizer == "sam" else None
         self._bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
+        self._loss = compile_training(self.model) if compiled else token_loss
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def advance(self) -> Tensor:
@@ -76,7 +80,7 @@ class Trainer:
         """Gradients of ``tokens`` at the weights as they are; returns the loss, detached."""
         with self._autocast():
             logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
+        loss = self._loss(logits, tokens[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()

@@ -9,12 +9,16 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
+from pipeline.errors import UsageError
+from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
+from pipeline.train.start import automatic_start
 from tests.jobs.conftest import start
 from tests.jobs.test_faults import wait_for
 from tests.models import write_text_corpus
@@ -95,10 +99,6 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     )
     assert stale.exit_code == 2
     assert "probe_every: 10 -> 5" in stale.output
-    other = run(
-        "fork", suite, "--out", out, "--schedules", "wsd:decay_fraction=0.5", "--device", "cpu", *SIZE
-    )
-    assert other.exit_code == 0, other.output
     shard = out / "shards" / "fork" / "wsd-seed0.arrow"
     shard.write_bytes(shard.read_bytes()[:2000])
     redone = run("fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE)
@@ -120,16 +120,12 @@ def test_killed_and_resumed_equals_undisturbed(
     run: Run, suite: Path, undisturbed: Path, tmp_path: Path, kill: signal.Signals
 ) -> None:
     out = tmp_path / "out"
-    # after SIGTERM only the state that the signal asked for can be there
-    every = "7" if kill == signal.SIGKILL else "1000"
-    command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", every)
+    command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", "7")
     with start(*command) as process:
-        if kill == signal.SIGKILL:
-            wait_for(lambda: any(out.glob("state/fork/*.pt")), process)
-        else:
-            wait_for(lambda: any(out.glob("shards/fork/*.arrow")), process)
+        wait_for(lambda: any(out.glob("state/fork/*.pt")), process)
         process.send_signal(kill)
         process.communicate(timeout=60)
+    assert process.returncode != 0
     done = {path.stem for path in out.glob("shards/fork/*.arrow")}
     assert len(done) < len(RUNS), "it was meant to be killed in the middle"
     saved = any(out.glob("state/fork/*.pt"))
@@ -143,7 +139,11 @@ def test_killed_and_resumed_equals_undisturbed(
     assert not any(out.glob("state/fork/*"))
 
 
-def test_a_run_that_diverges_is_kept_and_the_others_go_on(run: Run, suite: Path, tmp_path: Path) -> None:
+def test_a_run_that_diverges_is_kept_and_more_than_one_epoch_is_said(
+    run: Run, suite: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "few.npy", np.arange(3000) % 300)
+    few = ("--train-corpus", f"tokens:{tmp_path / 'few.npy'}", "--allow-epochs")
     arms = (
         "--schedules",
         "cosine,sgdr:eta_max=1e30:period=20",
@@ -154,12 +154,14 @@ def test_a_run_that_diverges_is_kept_and_the_others_go_on(run: Run, suite: Path,
         "--device",
         "cpu",
     )
-    result = run("fork", suite, "--from", "20", "--out", tmp_path, *arms, *SIZE)
+    result = run("fork", suite, "--from", "20", "--out", tmp_path / "out", *arms, *SIZE, *few)
     assert result.exit_code == 0, result.output
-    table, report = tables(tmp_path)
+    table, report = tables(tmp_path / "out")
     assert report["diverged"] == ["sgdr-eta_max1e+30-period20-seed0"]
     assert set(table.filter(pl.col("arm") == "cosine")["status"]) == {"ok"}
-    assert "1 runs diverged" in result.output.replace("\n", " ")
+    said = " ".join(result.output.split())
+    assert "1 runs diverged" in said
+    assert "1.9 epochs of the 2,700 training tokens" in said
 
 
 @pytest.mark.parametrize(
@@ -199,58 +201,23 @@ def test_requests_that_cannot_be_carried_out_stop_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_more_than_one_epoch_is_allowed_when_asked_for_and_said(
-    run: Run, suite: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("report", "step", "rule"),
+    [
+        ({"onset_step": 17, "convergence_step": 5}, 16, "before the onset that the audit found at step 17"),
+        ({"onset_step": 16, "convergence_step": 5}, 15, "before the onset that the audit found at step 16"),
+        ({"onset_step": None, "convergence_step": 22}, 20, "where full precision converges (step 22)"),
+        ({"onset_step": None, "convergence_step": None}, 15, "starts half-way (step 15 or before)"),
+    ],
+)
+def test_auto_is_the_last_checkpoint_before_the_onset(
+    suite: Path, report: dict[str, int | None], step: int, rule: str
 ) -> None:
-    import numpy as np
-
-    np.save(tmp_path / "few.npy", np.arange(3000) % 300)
-    arms = (
-        "--schedules",
-        "cosine",
-        "--seeds",
-        "1",
-        "--device",
-        "cpu",
-        "--train-corpus",
-        f"tokens:{tmp_path / 'few.npy'}",
-    )
-    result = run("fork", suite, "--from", "20", "--out", tmp_path / "out", *arms, *SIZE, "--allow-epochs")
-    assert result.exit_code == 0, result.output
-    assert "1.9 epochs of the 2,700 training tokens" in result.output
+    found = automatic_start(open_suite(str(suite)), {"suite": "micro", **report})
+    assert found.checkpoint.step == step
+    assert rule in found.rule
 
 
-def test_auto_is_the_last_checkpoint_before_the_onset(run: Run, suite: Path, tmp_path: Path) -> None:
-    audit = tmp_path / "audit"
-    audit.mkdir()
-    for report, checkpoint, rule in (
-        (
-            {"onset_step": 17, "convergence_step": 5},
-            "step16",
-            "before the onset that the audit found at step 17",
-        ),
-        ({"onset_step": None, "convergence_step": None}, "step15", "starts half-way (step 15 or before)"),
-    ):
-        (audit / "report.json").write_text(json.dumps({"suite": "micro", **report}))
-        arms = (
-            "--schedules",
-            "noop",
-            "--seeds",
-            "1",
-            "--device",
-            "cpu",
-            "--steps",
-            "2",
-            "--probe-every",
-            "2",
-        )
-        result = run(
-            "fork", suite, "--audit", audit, "--out", tmp_path / checkpoint, *arms, "--tokens-per-step", "32"
-        )
-        assert result.exit_code == 0, result.output
-        assert f"fork of micro at {checkpoint}:" in result.output
-        assert rule in result.output
-    (audit / "report.json").write_text(json.dumps({"suite": "tiny", "onset_step": 3}))
-    other = run("fork", suite, "--audit", audit, "--out", tmp_path / "other", "--device", "cpu")
-    assert other.exit_code == 2
-    assert "the audit is of suite tiny, not of micro" in other.output
+def test_the_audit_of_another_suite_is_refused(suite: Path) -> None:
+    with pytest.raises(UsageError, match="of suite tiny, not of micro"):
+        automatic_start(open_suite(str(suite)), {"suite": "tiny", "onset_step": 3})

@@ -106,7 +106,7 @@ def missing_part(folder: Path) -> None:
         (remote_code, r"config\.json"),
         (no_weights, "no weights"),
         (pickle_with_code, "weights_only=True"),
-        (missing_part, r"lacks model-00002-of-00002\.safetensors"),
+        (missing_part, r"lacks weight shards model-00002-of-00002\.safetensors"),
     ],
 )
 def test_an_unusable_checkpoint_is_refused_with_its_reason(

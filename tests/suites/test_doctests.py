@@ -5,7 +5,17 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["suites.revisions", "suites.settings", "corpus.grammar", "train.schedules", "spec", "errors"]
+    "name",
+    [
+        "suites.revisions",
+        "suites.settings",
+        "corpus.grammar",
+        "train.schedules",
+        "train.arms",
+        "analysis.contrasts",
+        "spec",
+        "errors",
+    ],
 )
 def test_examples_in_docstrings_hold(name):
     result = doctest.testmod(importlib.import_module(f"pipeline.{name}"))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError, OutputError
+from pipeline.errors import CheckpointError, OutputError, UsageError
 from pipeline.probe import Prober
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
@@ -211,6 +211,16 @@ def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):
     with pytest.raises(CheckpointError, match=r"moments\.pt cannot be read"):
         run_fork(fork_task(suite, tmp_path / "other", step=25, moments="suite"))
     (suite / "step25" / "moments.pt").unlink()
+
+
+def test_moments_can_be_kept_at_checkpoints_alone_and_not_afterwards(micro, suite, tmp_path):
+    with pytest.raises(
+        UsageError, match="step 23: the nearest checkpoints of micro that have one are 16, 20, 25"
+    ):
+        pretrain(micro, tmp_path / "new", device="cpu", keep_optimizer_at=[23])
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UsageError, match="passed step 10 before its optimizer state was asked for"):
+        pretrain(micro, suite, device="cpu", keep_optimizer_at=[10, 20])
 
 
 def test_a_full_disk_stops_the_run_by_name_and_the_state_before_stays(whole, suite, tmp_path, monkeypatch):

@@ -16,9 +16,9 @@ COLUMNS = 3
 """Arms side by side."""
 PANEL = 250
 """Width of an arm's panel in CSS pixels."""
-ARM_COLOURS = ("soft", "v_int4", "v_int8", "converged", "onset", "accent", "warn", "measure")
+ARM_COLOURS = ("soft", "fork_a", "fork_b", "converged", "onset", "accent", "warn", "measure")
 SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
-WEIGHT_COLOURS = {"live": "$v_int4", "ema": "$v_int8", "lawa": "$converged"}
+WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
 
 
 def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:

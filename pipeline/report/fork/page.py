@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -18,7 +18,8 @@ from pipeline.report.text import esc
 from pipeline.report.theme import DARK, LIGHT, config, paint
 
 SCALE = 2.0
-_VARIANTS = {"v_int4": ("#d55e00", "#ff9043"), "v_int8": ("#0072b2", "#56b4e9")}
+_OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
+"""Colours of these charts alone, light and dark; the others are the report's."""
 
 CAPTIONS = {
     "fork_runs": (
@@ -31,7 +32,10 @@ CAPTIONS = {
         "At matched probes, of OLI the settled cool ones; 95 % intervals over runs, the wider of Welch's and the "
         "bootstrap's.",
     ),
-    "fork_wins": ("Wins", "Pairs of one run of each arm; the lower mean gap wins, a diverged run loses."),
+    "fork_wins": (
+        "Wins",
+        "Pairs of one run of each arm; the lower mean gap at their common probes wins, a diverged run loses.",
+    ),
 }
 """Heading and note by chart."""
 
@@ -84,8 +88,13 @@ def fork_page(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
 
 
 def fork_style() -> str:
-    """What a page needs beside the report's own style sheet to show :func:`fork_section`."""
-    return _asset("fork.css")
+    """What the report's page needs beside its own style to show :func:`fork_section`."""
+    light, dark = (_block(dark=dark, names=[f"${name}" for name in _OWN]) for dark in (False, True))
+    return (
+        f":root{{{light}}}\n:root[data-theme=dark]{{{dark}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}\n"
+        + _asset("fork.css")
+    )
 
 
 def _specs(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, Spec]:
@@ -99,7 +108,7 @@ def _specs(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, Spec]:
 
 def _figure(name: str, spec: Spec) -> str:
     """A chart as SVG whose colours are the page's CSS variables."""
-    css = {token: f"var(--{token[1:].replace('v_', 'v-')})" for token in _tokens(dark=False)}
+    css = {token: f"var({_css_name(token)})" for token in _tokens(dark=False)}
     whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
     svg: str = vl_convert.vegalite_to_svg(whole, vl_version=VL_VERSION)
     title, note = CAPTIONS[name]
@@ -110,18 +119,24 @@ def _figure(name: str, spec: Spec) -> str:
 
 
 def _tokens(*, dark: bool) -> dict[str, str]:
-    own = {f"$v_{name[2:]}": pair[dark] for name, pair in _VARIANTS.items()}
-    return {**{f"${name}": value for name, value in (DARK if dark else LIGHT).items()}, **own}
+    shared = {f"${name}": value for name, value in (DARK if dark else LIGHT).items()}
+    return {**shared, **{f"${name}": pair[dark] for name, pair in _OWN.items()}}
+
+
+def _css_name(token: str) -> str:
+    return "--" + token[1:].replace("_", "-")
+
+
+def _block(*, dark: bool, names: Iterable[str]) -> str:
+    values = _tokens(dark=dark)
+    return ";".join(f"{_css_name(name)}:{values[name]}" for name in names)
 
 
 def _style() -> str:
-    def block(*, dark: bool) -> str:
-        named = (f"--{token[1:].replace('v_', 'v-')}:{value}" for token, value in _tokens(dark=dark).items())
-        return f"color-scheme:{'dark' if dark else 'light'};" + ";".join(named)
-
+    light, dark = (_block(dark=dark, names=_tokens(dark=dark)) for dark in (False, True))
     return (
-        f":root{{{block(dark=False)}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{block(dark=True)}}}}}\n"
+        f":root{{color-scheme:light;{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"
     )
 
 

@@ -1,0 +1,81 @@
+"""Random checkpoints of published shapes, to measure speed without a hub. Their losses mean nothing."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from pipeline.errors import unknown_name
+from pipeline.files import make_folder
+
+VOCAB = 50304
+"""Rows of Pythia's embedding and head, padding included."""
+TOKENS = "tokens.npy"
+"""Name of the token file beside the checkpoints: a ``tokens:`` corpus."""
+
+SHAPES = {
+    "pythia-14m": (128, 6, 4),
+    "pythia-70m": (512, 6, 8),
+    "pythia-160m": (768, 12, 12),
+    "pythia-410m": (1024, 24, 16),
+    "pythia-1.4b": (2048, 24, 16),
+}
+"""Hidden size, layers, heads. All are GPT-NeoX with an inner size of 4 x hidden, rotary embedding of a quarter of each
+head, parallel residual, a context of 2048 and an untied head."""
+
+
+def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int, n_tokens: int) -> None:
+    """Writes a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
+
+    Weights are normal (matrices 0.02, gains 1 +- 0.02) and stored float16 in ``files`` distinct files that the
+    checkpoints link to in turn. Each config.json ends in another number of newlines, so that no two checkpoints have
+    equal content and each is measured.
+    """
+    if shape not in SHAPES:
+        raise unknown_name("shape", shape, SHAPES)
+    hidden, layers, heads = SHAPES[shape]
+    config = GPTNeoXConfig(
+        vocab_size=VOCAB,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=2048,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25},
+        use_parallel_residual=True,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+        architectures=["GPTNeoXForCausalLM"],
+    )
+    with torch.device("meta"):
+        model = GPTNeoXForCausalLM(config)
+    shapes = {
+        name.replace("lm_head", "embed_out"): parameter.shape for name, parameter in model.named_parameters()
+    }
+    make_folder(folder)
+    names = [folder.absolute() / f"weights{index}.safetensors" for index in range(min(files, checkpoints))]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(lambda index: _write_weights(names[index], shapes, index), range(len(names))))
+    text = config.to_json_string(use_diff=False)
+    for index in range(checkpoints):
+        step = folder / f"step{1000 * index}"
+        make_folder(step)
+        (step / "config.json").write_text(text + "\n" * (index + 1))
+        (step / "model.safetensors").symlink_to(names[index % len(names)])
+    np.save(folder / TOKENS, np.random.default_rng(0).integers(0, VOCAB, n_tokens))
+
+
+def _write_weights(path: Path, shapes: dict[str, torch.Size], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        centre = float(name.endswith("norm.weight"))
+        tensors[name] = (centre + 0.02 * torch.randn(shape, generator=generator)).half()
+    save_file(tensors, path, metadata={"format": "pt"})

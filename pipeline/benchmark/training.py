@@ -1,0 +1,166 @@
+"""The training loop one would write first against the fork's own, on the same batches from the same weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.train.loop import Trainer
+from pipeline.train.schedules import Constant
+from pipeline.train.settings import OptimizerSettings
+
+WARM_UP = 5
+"""Updates before the clock starts: memory is claimed, kernels are chosen and, where asked for, compiled."""
+RATE = 1e-4
+PYTHIA_160M = {"vocab_size": 50304, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+               "intermediate_size": 3072, "max_position_embeddings": 2048}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainingComparison:
+    """Speeds and the agreement of one comparison."""
+
+    updates: int
+    tokens_per_step: int
+    naive_tokens_per_s: float
+    ours_tokens_per_s: float
+    compiled: bool
+    warm_up_s: float
+    """Seconds of our first updates, compiling included."""
+    max_loss_difference_nats: float
+    """Largest difference between the two training losses over the updates."""
+    device: str
+    precision: str
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast ours is."""
+        return self.ours_tokens_per_s / self.naive_tokens_per_s
+
+
+def pythia_160m() -> nn.Module:
+    """A random model of Pythia-160m's shape."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
+    config = GPTNeoXConfig(
+        **PYTHIA_160M, rope_parameters=rotary, use_parallel_residual=True, tie_word_embeddings=False
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTNeoXForCausalLM(config)
+
+
+def checkpoint(folder: Path) -> nn.Module:
+    """The model of a checkpoint, ready to train."""
+    return build_model(read_config(folder), read_weights(folder)).requires_grad_(True)
+
+
+def compare_training(
+    make: Callable[[], nn.Module],
+    *,
+    updates: int,
+    sequences: int,
+    seq_len: int,
+    device: torch.device,
+    compiled: bool,
+    on_step: Callable[[str, int, int], None] = lambda *_: None,
+) -> TrainingComparison:
+    """Trains the model that ``make`` gives, twice, on the same random tokens: ``updates`` after a warm-up."""
+    model = make()
+    vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
+    generator = torch.Generator().manual_seed(0)
+    total = updates + WARM_UP
+    tokens = torch.randint(vocabulary, (total, sequences, seq_len + 1), generator=generator).to(device)
+    bf16 = device.type == "cuda"
+    ours, ours_s, warm_up_s = _ours(model, tokens, device, compiled=compiled, on_step=on_step)
+    del model
+    naive, naive_s = _naive(make().to(device), tokens, bf16=bf16, on_step=on_step)
+    count = updates * sequences * seq_len
+    return TrainingComparison(
+        updates=updates,
+        tokens_per_step=sequences * seq_len,
+        naive_tokens_per_s=count / naive_s,
+        ours_tokens_per_s=count / ours_s,
+        compiled=compiled,
+        warm_up_s=warm_up_s,
+        max_loss_difference_nats=max(abs(a - b) for a, b in zip(ours, naive, strict=True)),
+        device=torch.cuda.get_device_name(device) if bf16 else "cpu",
+        precision="bf16" if bf16 else "fp32",
+    )
+
+
+def _ours(
+    model: nn.Module,
+    tokens: Tensor,
+    device: torch.device,
+    *,
+    compiled: bool,
+    on_step: Callable[[str, int, int], None],
+) -> tuple[list[float], float, float]:
+    trainer = Trainer(
+        model,
+        batches=tokens.__getitem__,
+        schedule=Constant(len(tokens), RATE, RATE, 0),
+        settings=OptimizerSettings(),
+        device=device,
+        compiled=compiled,
+    )
+    losses: list[Tensor] = []
+    began = start = time.perf_counter()
+    for step in range(len(tokens)):
+        if step == WARM_UP:
+            _finish(device)
+            start = time.perf_counter()
+        losses.append(trainer.advance())
+        on_step("ours", step + 1, len(tokens))
+    _finish(device)
+    end = time.perf_counter()
+    return [loss.item() for loss in losses], end - start, start - began
+
+
+def _naive(
+    model: Any, tokens: Tensor, *, bf16: bool, on_step: Callable[[str, int, int], None]
+) -> tuple[list[float], float]:
+    """Model, loss, backward, clip, AdamW, scheduler, and the loss read at every step."""
+    settings = OptimizerSettings()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        ],
+        lr=RATE,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+    )
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    model.train()
+    losses = []
+    start = time.perf_counter()
+    for step, batch in enumerate(tokens):
+        if step == WARM_UP:
+            start = time.perf_counter()
+        with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=bf16):
+            logits = model(input_ids=batch[:, :-1]).logits
+            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        on_step("naive", step + 1, len(tokens))
+    return losses, time.perf_counter() - start
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

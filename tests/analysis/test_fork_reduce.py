@@ -1,0 +1,161 @@
+"""The fork's table and its statistics on shards whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis.fork_reduce import compare_arms
+from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
+from pipeline.shards import FORK_SCHEMA, Shard
+
+STEPS = (0, 10, 20, 30, 40)
+PHASES = {
+    "cosine": ("start", "rewarm", "decay", "decay", "decay"),
+    "sgdr": ("start", "rewarm", "anneal", "restart", "anneal"),
+    "oli": ("start", "rewarm", "settled", "bump", "settled"),
+}
+
+
+def shard(
+    arm: str, seed: int, gaps: Sequence[float], *, nll: float = 2.0, diverged: bool = False, **change
+) -> Shard:
+    """A run with the given live INT4 gaps at STEPS; averaged weights have half of each."""
+    rows = []
+    for step, gap, phase in zip(STEPS, gaps, PHASES[arm.partition("-")[0]], strict=True):
+        for weights, factor in (("live", 1.0), ("ema", 0.5), ("lawa", 0.5)):
+            for variant, excess in (("fp32", 0.0), ("int4-g128-asym", math.log1p(gap * factor))):
+                rows.append(
+                    {
+                        "suite": "s", "revision": "step5", "run_id": f"{arm}-seed{seed}", "arm": arm,
+                        "schedule": arm.partition("-")[0], "parameters": json.dumps(change.get("parameters", {})),
+                        "optimizer": "adamw", "seed": seed, "status": "diverged" if diverged else "ok", "step": step,
+                        "tokens": step * 128, "learning_rate": 1e-3, "phase_label": phase, "train_loss_nats": 2.0,
+                        "weights": weights, "variant": variant, "nll_nats": nll + excess,
+                        "perplexity": math.exp(nll + excess), "n_tokens": 8,
+                        "batch_nll_nats": [nll + excess - 0.1, nll + 1.5 * excess + 0.1], "kl_nats_mean": 0.1,
+                        "kl_nats_p50": 0.1, "kl_nats_p99": 0.1, "top1_agreement": 0.9, "delta_p_rms": 0.1,
+                        "gap": math.expm1(excess), "kurtosis": 0.0, "relative_error": None, "wall_s": 1.0,
+                        "probe_s": 1.0, "device": "cpu",
+                    }
+                )  # fmt: skip
+    import pyarrow as pa
+
+    return Shard(f"{arm}-seed{seed}", pa.Table.from_pylist(rows, schema=FORK_SCHEMA), "", {}, {}, (), {})
+
+
+def experiment() -> pl.DataFrame:
+    """Cosine at 10 %; SGDR 2 points above it; OLI 3 points below when settled and far above in its bump."""
+    shards = []
+    for seed in range(4):
+        own = 0.001 * seed
+        shards += [
+            shard("cosine", seed, [0.05, 0.2, *[0.10 + own] * 3]),
+            shard("sgdr", seed, [0.05, 0.2, *[0.12 + own] * 3], nll=2.1),
+            shard("oli", seed, [0.05, 0.2, 0.07 + own, 0.5, 0.07 + own]),
+        ]
+    return fork_table(shards)
+
+
+def test_the_table_keeps_every_row_and_leaves_out_what_another_machine_would_change():
+    table = experiment()
+    assert table.height == 12 * 5 * 3 * 2
+    assert not {"wall_s", "probe_s", "device", "batch_nll_nats"} & set(table.columns)
+    row = table.filter((pl.col("step") == 20) & (pl.col("variant") != "fp32")).row(0, named=True)
+    excess = math.log1p(row["gap"])
+    # batches differ from fp32 by the excess and by half as much again; delta method on their mean
+    assert row["gap_se"] == pytest.approx(math.exp(1.25 * excess) * 0.25 * excess)
+
+
+def test_only_settled_probes_of_lock_in_and_none_of_the_re_warm_up_are_compared():
+    table = experiment()
+    for arm, steps in (("cosine", [20, 30, 40]), ("sgdr", [20, 30, 40]), ("oli", [20, 40])):
+        runs = arm_runs(table, arm, "int4-g128-asym", "live")
+        assert [
+            step for step, chosen in zip(runs.steps, compared_steps(runs), strict=True) if chosen
+        ] == steps
+
+
+def test_differences_wins_and_prices_are_the_ones_put_in():
+    report = compare_arms(experiment())
+    found = {(row["arm"], row["weights"]): row for row in report["comparisons"]}
+    assert set(found) == {(arm, weights) for arm in ("sgdr", "oli") for weights in ("live", "ema", "lawa")}
+    sgdr, oli = found["sgdr", "live"], found["oli", "live"]
+    assert sgdr["difference"]["estimate"] == pytest.approx(2.0)
+    assert oli["difference"]["estimate"] == pytest.approx(-3.0)
+    assert (sgdr["wins"], oli["wins"], oli["pairs"]) == (0, 16, 16)
+    assert sgdr["fp32_price_nats"]["estimate"] == pytest.approx(0.1)
+    assert (oli["probes"], oli["n_probes"], sgdr["n_probes"]) == ("settled", 2, 3)
+    p_values = sorted(row["difference"]["p_value"] for row in (sgdr, oli))
+    assert sorted(row["p_holm"] for row in (sgdr, oli)) == pytest.approx(
+        [2 * p_values[0], max(2 * p_values[0], p_values[1])]
+    )
+    assert found["sgdr", "ema"]["difference"]["estimate"] == pytest.approx(1.0)
+    means = {(row["arm"], row["weights"]): row for row in report["averages"]}
+    assert means["cosine", "lawa"]["difference"]["estimate"] == pytest.approx(-50 * (0.10 + 0.0015))
+    wins = {(row["arm"], row["other"]): row["wins"] for row in report["wins"]}
+    assert (wins["sgdr", "oli"], wins["oli", "sgdr"]) == (0, 16)  # OLI's bump counts for nobody
+    text = " ".join(report["sentences"])
+    assert "sgdr raises the INT4 gap by 2.00 points" in text
+    assert "oli lowers the INT4 gap by 3.00 points against cosine in its settled cool phases" in text
+    assert "it wins 16 of 16 pairs" in text
+
+
+def test_what_is_not_significant_is_not_claimed_and_the_naive_claim_is_told():
+    rng = np.random.default_rng(3)
+    shards = []
+    for arm, offsets in (("cosine", (0.0, 0.02, 0.04)), ("sgdr", (0.015, 0.035, 0.05))):
+        for seed, offset in enumerate(offsets):
+            gaps = 0.1 + offset + rng.normal(0, 0.001, 5)
+            shards.append(shard(arm, seed, gaps))
+    report = compare_arms(fork_table(shards))
+    row = report["comparisons"][0]
+    assert row["naive"]["p_value"] < 0.001
+    assert row["p_holm"] > 0.3
+    (sentence,) = [each for each in report["sentences"] if each.startswith("sgdr")]
+    assert "does not differ detectably from cosine" in sentence
+    assert "would have claimed" in sentence
+    assert "The design could have found" in sentence
+
+
+def test_a_diverged_run_is_named_and_counted_as_a_loss():
+    broken = shard("sgdr", 1, [0.05, 0.2, 0.08, math.nan, math.nan], diverged=True)
+    shards = [shard("cosine", seed, [0.1 + seed / 100] * 5) for seed in (0, 1)] + [
+        shard("sgdr", 0, [0.05] * 5),
+        broken,
+    ]
+    report = compare_arms(fork_table(shards))
+    row = next(each for each in report["comparisons"] if each["weights"] == "live")
+    assert report["diverged"] == ["sgdr-seed1"]
+    assert (row["wins"], row["pairs"]) == (2, 4)
+    assert row["difference"]["estimate"] == pytest.approx(5 - 10.5)
+    assert "1 runs diverged (sgdr-seed1)" in " ".join(report["sentences"])
+
+
+def test_a_sweep_is_tested_for_a_trend_over_runs():
+    shards = [
+        shard(
+            f"oli-amplitude{value:g}",
+            seed,
+            [0.1 + value / 50 + seed / 1000] * 5,
+            parameters={"amplitude": value},
+        )
+        for value in (0.1, 0.3, 1.0, 3.0)
+        for seed in range(2)
+    ]
+    (sweep,) = compare_arms(fork_table(shards))["sweeps"]
+    assert sweep["parameter"] == "amplitude"
+    assert sweep["spearman_r"] > 0.9
+    assert sweep["n_runs"] == 8
+
+
+def test_one_arm_and_fp32_alone_are_said_to_be_nothing_to_compare():
+    alone = compare_arms(fork_table([shard("cosine", 0, [0.1] * 5)]))
+    assert alone["sentences"][0] == "There is one arm, cosine: nothing to compare it with."
+    table = fork_table([shard("cosine", 0, [0.1] * 5)]).filter(pl.col("variant") == "fp32")
+    assert compare_arms(table)["sentences"] == ["Only fp32 was measured: there is no gap to compare."]

@@ -1,0 +1,132 @@
+"""The benchmark command on the CPU, and its table on numbers of a GPU that is not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from pipeline.benchmark import Comparison, DeviceComparison, Outcome
+from pipeline.benchmark.device import Timing
+from pipeline.benchmark.naive import scipy_kurtosis
+from pipeline.benchmark.shapes import TOKENS, write_random_suite
+from pipeline.errors import UsageError
+from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.suites import open_suite
+from tests.jobs.conftest import MEASURE
+from tests.models import tiny_model
+
+Run = Callable[..., Result]
+FEW = ("--batches", "1", "--batch-size", "1", "--seq-len", "16")
+
+COMPARISON = Comparison(
+    checkpoints=8, n_tokens=64, variants=("fp32", "int4-g128-asym"), naive_s=2.0, naive_checkpoints=4,
+    naive_scipy_s=12.0, pipeline_s=0.25, pipeline_total_s=20.0, single_worker_s=0.5, max_nll_difference_nats=2e-6,
+    peak_gib=4.5, arithmetic="split", workers=2, cores=16, device="A GPU",
+)  # fmt: skip
+TIMING = Timing("probe, split", 0.3, 4.0, 213.3, 150.0, 0.21, 4.25, {"fp32": 1e-7, "int4-g128-asym": -3e-6})
+GPU = DeviceComparison("A GPU", 4, 64, COMPARISON.variants, 716.0, 50.9, 2, (TIMING,))
+
+
+@pytest.mark.slow
+def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    measure = MEASURE[: MEASURE.index("--workers")]
+    arguments = [llama_suite, "--corpus", tokens_file, "--limit", "4", "--device", "cpu", "--scaling"]
+    result = run("benchmark", *arguments, *measure, "--out", out, "--json")
+    assert result.exit_code == 0, result.output
+    written = json.loads((out / "benchmark.json").read_text())
+    assert json.loads(result.stdout.splitlines()[-1]) == written
+    assert written["checkpoints"] == written["naive_checkpoints"] == 4
+    assert (written["device"], written["arithmetic"], written["arithmetics"]) == ("cpu", "ieee", None)
+    assert written["workers"] == 2, "the session's cluster has two cores, whatever this machine has"
+    assert written["scaling"] == written["single_worker_s"] / written["pipeline_s"] > 0
+    assert written["max_nll_difference_nats"] < 1e-6
+    assert written["ratio"] == written["naive_s"] / written["pipeline_s"] > 0
+    assert written["naive_scipy_s"] > 0
+    assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    alone = run("benchmark", *arguments, *MEASURE)
+    assert (alone.exit_code, "one worker only" in alone.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_random_checkpoints_of_a_shape_are_all_measured(run: Run) -> None:
+    result = run(
+        "benchmark", "--random", "pythia-14m", "--files", "1", "--limit", "3", *FEW, "--workers", "1"
+    )
+    assert result.exit_code == 0, result.output
+    assert "pythia-14m: 3 checkpoints, 16 tokens" in result.stdout
+    assert "naive loop + SciPy kurtosis" in result.stdout
+
+
+def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:
+    both = run("benchmark", llama_suite, "--random", "pythia-160m")
+    assert (both.exit_code, "give one of them" in both.stderr) == (2, True)
+    unknown = run("benchmark", "--random", "pythia-161m")
+    assert (unknown.exit_code, "pythia-160m" in unknown.stderr) == (2, True)
+
+
+def test_a_random_suite_has_the_published_layout(tmp_path: Path) -> None:
+    write_random_suite(tmp_path / "s", "pythia-14m", files=2, checkpoints=3, n_tokens=100)
+    suite = open_suite(str(tmp_path / "s"))
+    assert [each.duplicate_of for each in suite.checkpoints] == [None] * 3
+    assert len(list((tmp_path / "s").glob("*.safetensors"))) == 2
+    folder = Path(suite.checkpoints[2].location)
+    config = read_config(folder)
+    assert (config.vocab_size, config.tie_word_embeddings, config.use_parallel_residual) == (
+        50304,
+        False,
+        True,
+    )
+    assert config.rope_parameters["partial_rotary_factor"] == 0.25
+    weights = read_weights(folder)
+    assert {str(tensor.dtype) for tensor in weights.tensors.values()} == {"torch.float16"}
+    assert "embed_out.weight" in weights.tensors
+    model = build_model(config, weights)
+    assert model.gpt_neox.final_layer_norm.weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert np.load(tmp_path / "s" / TOKENS).shape == (100,)
+    with pytest.raises(UsageError, match="unknown shape"):
+        write_random_suite(tmp_path / "t", "gpt-5", files=1, checkpoints=1, n_tokens=1)
+
+
+def test_scipy_sees_the_block_weights_and_not_the_head() -> None:
+    for architecture, count in (("gpt_neox", 8), ("gpt2", 8)):
+        assert len(scipy_kurtosis(tiny_model(architecture))) == count
+
+
+def test_table_of_a_gpu() -> None:
+    outcome = Outcome("s", COMPARISON, GPU)
+    text = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
+    assert "8.00   (48.00 to the loop with SciPy kurtosis)" in text
+    assert "2 workers against one           2.00 x" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("probe, split")]
+    assert row.split() == ["probe,", "split", "0.300", "213", "150.0", "21.0%", "4.25", "3.0e-06"]
+    assert outcome.to_json()["arithmetics"]["timings"][0]["name"] == "probe, split"
+    names = [bar["name"] for bar in outcome.chart("")["data"]["values"]]
+    assert names == ["probe, split", "pipeline, split x 2"]
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "difference", "fails"),
+    [("split", 4e-6, False), ("split", 6e-6, True), ("ieee", 2e-6, True), ("tf32", 1e-3, False),
+     ("ieee", float("nan"), True)],
+)  # fmt: skip
+def test_tolerance_is_that_of_the_arithmetic(arithmetic: str, difference: float, fails: bool) -> None:
+    comparison = dataclasses.replace(COMPARISON, arithmetic=arithmetic, max_nll_difference_nats=difference)
+    assert (Outcome("s", comparison, None).disagreement is not None) == fails
+
+
+def test_without_the_renderer_only_the_numbers_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jobs.benchmark import _write
+
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    _write(Outcome("s", COMPARISON, GPU), tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["benchmark.json"]

@@ -1,0 +1,52 @@
+"""Figures and page of a fork experiment: they are drawn, they escape what they show, they load nothing."""
+
+import re
+
+import pytest
+
+from pipeline.analysis.fork_reduce import compare_arms
+from pipeline.report.fork import fork_figures, fork_page
+from tests.analysis.test_fork_reduce import experiment
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    table = experiment()
+    report = compare_arms(table)
+    for arm, parameters in (
+        ("cosine", {"final": 0.1}),
+        ("sgdr", {"eta_max": 4e-3, "final": 0.1, "period": 10.0, "t_mult": 1.0}),
+        ("oli", {"final": 0.1, "period": 20.0, "amplitude": 0.3, "bump_fraction": 0.5, "cool_factor": 0.5,
+                 "settled_fraction": 0.5}),
+    ):  # fmt: skip
+        report["arms"][arm]["parameters"] = parameters
+    rates = {"base_lr": 1e-3, "peak_lr": 4e-3, "steps": 40, "rewarm_steps": 4}
+    report |= {
+        "suite": f"suite {EVIL}", "from_step": 1200, "start_rule": "step 1,200 was asked for", "missing": [],
+        "notes": [EVIL], "config": {"rates": rates, "precision": "fp32"}, "train_corpus": "docstrings",
+    }  # fmt: skip
+    return table, report
+
+
+def test_three_figures_are_drawn(inputs):
+    figures = fork_figures(*inputs)
+    assert list(figures) == ["fork_runs.png", "fork_forest.png", "fork_wins.png"]
+    assert all(png.startswith(b"\x89PNG") and len(png) > 5000 for png in figures.values())
+
+
+def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
+    table, report = inputs
+    page = fork_page(table, {**report, "missing": ["oli-seed3"]})
+    assert page.count("<svg") == 3
+    assert all(arm in page for arm in ("cosine", "sgdr", "oli"))
+    assert "oli lowers the INT4 gap by 3.00 points" in page
+    assert "1 runs are missing: oli-seed3" in page
+    assert "<script" not in page
+    assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in page
+    links = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert all(link.startswith("#") for link in links)
+    colours = set(re.findall(r"var\((--[a-z0-9-]+)\)", page))
+    defined = set(re.findall(r"(--[a-z0-9-]+):", page))
+    assert colours <= defined | {"--chip", "--of"}

@@ -13,9 +13,11 @@ from rich.text import Text
 from jobs.console import console, errors
 
 if TYPE_CHECKING:
+    from pipeline.spec import Checkpoint
     from pipeline.suites import Suite
 
-COLUMNS = ("step", "revision", "tokens", "learning_rate", "commit", "content", "same_as")
+COLUMNS = ("step", "revision", "tokens", "learning_rate", "content", "same_as")
+HUB_COLUMNS = (*COLUMNS, "commit")
 _RIGHT = ("step", "tokens", "learning_rate")
 
 
@@ -25,7 +27,7 @@ _RIGHT = ("step", "tokens", "learning_rate")
 @click.option(
     "--verify",
     is_flag=True,
-    help="Instead of the table: equal checkpoints, files that some share, missing weights, known defects.",
+    help="Instead of the table: checkpoints of the same content or with shared files, missing weights, known defects.",
 )
 def command(suite: str | None, revisions: str | None, verify: bool) -> None:
     """List the known suites, or the checkpoints of SUITE in order of their numbers. No weights are downloaded.
@@ -46,7 +48,7 @@ def command(suite: str | None, revisions: str | None, verify: bool) -> None:
         console.print(_table(found))
         _print_findings(found, console)
     else:
-        for row in (COLUMNS, *_rows(found)):
+        for row in (_columns(found), *_rows(found)):
             click.echo("\t".join(row))
         _print_findings(found, errors)
 
@@ -60,9 +62,9 @@ def _rows(suite: Suite) -> list[tuple[str, ...]]:
             each.revision,
             "" if each.tokens_seen is None else str(each.tokens_seen),
             "" if each.learning_rate is None else str(each.learning_rate),
-            each.commit or "",
-            each.weights_sha256 or each.content_id,
+            _content(each),
             "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+            *([each.commit] if each.commit else []),
         )
         for each in suite.checkpoints
     ]
@@ -73,7 +75,7 @@ def _table(suite: Suite) -> Table:
     names = _names(suite)
     title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
     table = Table(title=title, title_justify="left")
-    for name in COLUMNS:
+    for name in _columns(suite):
         table.add_column(
             name.replace("_", " "), justify="right" if name in _RIGHT else "left", overflow="fold"
         )
@@ -83,9 +85,9 @@ def _table(suite: Suite) -> Table:
             each.revision,
             "-" if each.tokens_seen is None else f"{each.tokens_seen:,}",
             "-" if each.learning_rate is None else f"{each.learning_rate:.4g}",
-            (each.commit or "")[:12] or "-",
-            (each.weights_sha256 or each.content_id)[:12] or "-",
+            _content(each)[:12] or "-",
             "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+            *([each.commit[:12]] if each.commit else []),
         )
     return table
 
@@ -107,6 +109,15 @@ def _print_findings(suite: Suite, to: Console) -> None:
         to.print(f"not a checkpoint by its name: {name}", markup=False)
     distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
     to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+
+
+def _columns(suite: Suite) -> tuple[str, ...]:
+    return HUB_COLUMNS if any(each.commit for each in suite.checkpoints) else COLUMNS
+
+
+def _content(checkpoint: Checkpoint) -> str:
+    """On a hub the hash that its pages show; of a folder the identity of weights and configuration."""
+    return (checkpoint.commit and checkpoint.weights_sha256) or checkpoint.content_id
 
 
 def _place(name: str) -> str:

@@ -10,6 +10,7 @@ from jobs.options import (
     out_option,
     resource_options,
     selection_options,
+    size_options,
     stale_option,
     unused_seed_option,
 )  # fmt: skip
@@ -22,6 +23,7 @@ from jobs.request import AuditOptions, build_request
 @selection_options
 @measurement_options
 @resource_options
+@size_options
 @unused_seed_option
 @stale_option
 def command(**options: object) -> None:
@@ -36,6 +38,8 @@ def run_audit(options: AuditOptions) -> int:
     from pipeline.survey import Survey
 
     request = build_request(options)
+    for warning in request.suite.warnings:
+        errors.print(f"warning: {warning}", markup=False)
 
     def on_survey(found: Survey) -> None:
         if found.done:
@@ -65,4 +69,6 @@ def run_audit(options: AuditOptions) -> int:
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
         markup=False,
     )
+    if summary.idle_share is not None:
+        console.print(f"workers stood idle {summary.idle_share:.0%} of their time", markup=False)
     return summary.exit_code

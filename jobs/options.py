@@ -34,6 +34,23 @@ out_option = click.option(
 selection_options = _stack(
     click.option("--steps", metavar="0,1000,...", help="Only these steps."),
     click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N checkpoints."),
+    click.option(
+        "--revisions",
+        metavar="REGEX",
+        help="Only folders or branches whose whole name matches; a group (?P<step>...) reads unusual names.",
+    ),
+)
+
+size_options = _stack(
+    click.option(
+        "--cache-gb",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="GB",
+        help="Disk for downloaded weights on each node (10^9 bytes). Default: half of what is free.",
+    ),
+    click.option(
+        "--stream", is_flag=True, help="Measure layer by layer even where the whole model fits the memory."
+    ),
 )
 
 measurement_options = _stack(

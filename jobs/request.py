@@ -42,6 +42,9 @@ class AuditOptions:
     workers_per_gpu: int = 1
     replace_stale: bool = False
     arithmetic: str = "auto"
+    revisions: str | None = None
+    cache_gb: float | None = None
+    stream: bool = False
 
     @classmethod
     def from_command(cls, options: dict[str, Any]) -> AuditOptions:
@@ -60,11 +63,11 @@ def build_request(options: AuditOptions) -> AuditRequest:
     steps = parse_steps(options.steps)
     resources = Resources(options.address, options.device, options.workers_per_gpu, options.workers)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
-    suite = resolve_suite(options.suite).select(steps, options.limit)
+    suite = resolve_suite(options.suite, options.revisions).select(steps, options.limit)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
-    arithmetic, resources = _arithmetic(options.arithmetic, resources)
+    arithmetic, resources = _arithmetic(options, resources)
     probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, arithmetic)
     return AuditRequest(
         suite=suite,
@@ -74,15 +77,22 @@ def build_request(options: AuditOptions) -> AuditRequest:
         out=out,
         resources=resources,
         replace_stale=options.replace_stale,
+        cache_gb=options.cache_gb,
+        stream=options.stream,
     )
 
 
-def _arithmetic(asked: str, resources: Resources) -> tuple[str, Resources]:
+def _arithmetic(options: AuditOptions, resources: Resources) -> tuple[str, Resources]:
     """The arithmetic, which is part of what is measured, and the resources with the device that decided it."""
     from pipeline.driver import resolve_device
 
+    asked = options.arithmetic
     device = resolve_device(resources)
     resources = dataclasses.replace(resources, device=device)
+    if options.stream:
+        if asked not in ("auto", "ieee"):
+            raise UsageError(f"--stream --arithmetic {asked}: layer by layer is computed in ieee only")
+        return "ieee", resources
     if asked != "auto":
         if device == "cpu" and asked != "ieee":
             raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")

@@ -12,6 +12,7 @@ from jobs.options import (
     resource_options,
     seed_option,
     selection_options,
+    size_options,
     stale_option,
 )
 from jobs.reduce import run_reduce
@@ -25,6 +26,7 @@ from jobs.request import AuditOptions
 @selection_options
 @measurement_options
 @resource_options
+@size_options
 @stale_option
 @missing_option
 @seed_option

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from pipeline.suites import Suite
 
 
-def resolve_suite(name: str) -> Suite:
-    """The suite ``name``, trained into ``outputs/suites/`` first if it is a recipe that is not there yet."""
+def resolve_suite(name: str, revisions: str | None = None) -> Suite:
+    """The suite ``name``, of it the ``revisions`` that match; a recipe is trained into ``outputs/suites/`` first."""
     registered = registered_suite(name)
     if not isinstance(registered, RecipeSuite):
-        return open_suite(name)
+        return open_suite(name, revisions)
     from pipeline.train import find_recipe, pretrain
 
     folder = SUITES_FOLDER.absolute() / name
@@ -25,4 +25,4 @@ def resolve_suite(name: str) -> Suite:
         console.print(f"training the suite {name} into {folder} (once)", markup=False)
         with progress(f"pretrain {name}") as show:
             pretrain(recipe, folder, on_progress=show)
-    return open_suite(str(folder))
+    return open_suite(str(folder), revisions)

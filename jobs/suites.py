@@ -13,21 +13,24 @@ from rich.text import Text
 from jobs.console import console, errors
 
 if TYPE_CHECKING:
+    from pipeline.spec import Checkpoint
     from pipeline.suites import Suite
 
 COLUMNS = ("step", "revision", "tokens", "learning_rate", "content", "same_as")
+HUB_COLUMNS = (*COLUMNS, "commit")
 _RIGHT = ("step", "tokens", "learning_rate")
 
 
 @click.command()
 @click.argument("suite", required=False)
+@click.option("--revisions", metavar="REGEX", help="Only folders or branches whose whole name matches.")
 @click.option(
     "--verify",
     is_flag=True,
-    help="Instead of the table: which checkpoints have the same content, and which have no complete weights.",
+    help="Instead of the table: checkpoints of the same content or with shared files, missing weights, known defects.",
 )
-def command(suite: str | None, verify: bool) -> None:
-    """List the known suites, or the checkpoints of SUITE in order of their numbers.
+def command(suite: str | None, revisions: str | None, verify: bool) -> None:
+    """List the known suites, or the checkpoints of SUITE in order of their numbers. No weights are downloaded.
 
     On a terminal as a table; elsewhere as tab-separated lines under a header, and remarks on stderr.
     """
@@ -36,16 +39,16 @@ def command(suite: str | None, verify: bool) -> None:
 
     if suite is None:
         for name in known_suites():
-            click.echo(name)
+            click.echo(f"{name}\t{_place(name)}")
         return
-    found = resolve_suite(suite)
+    found = resolve_suite(suite, revisions)
     if verify:
         _print_findings(found, console)
     elif sys.stdout.isatty():
         console.print(_table(found))
         _print_findings(found, console)
     else:
-        for row in (COLUMNS, *_rows(found)):
+        for row in (_columns(found), *_rows(found)):
             click.echo("\t".join(row))
         _print_findings(found, errors)
 
@@ -59,8 +62,9 @@ def _rows(suite: Suite) -> list[tuple[str, ...]]:
             each.revision,
             "" if each.tokens_seen is None else str(each.tokens_seen),
             "" if each.learning_rate is None else str(each.learning_rate),
-            each.content_id,
+            _content(each),
             "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+            *([each.commit] if each.commit else []),
         )
         for each in suite.checkpoints
     ]
@@ -71,7 +75,7 @@ def _table(suite: Suite) -> Table:
     names = _names(suite)
     title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
     table = Table(title=title, title_justify="left")
-    for name in COLUMNS:
+    for name in _columns(suite):
         table.add_column(
             name.replace("_", " "), justify="right" if name in _RIGHT else "left", overflow="fold"
         )
@@ -81,8 +85,9 @@ def _table(suite: Suite) -> Table:
             each.revision,
             "-" if each.tokens_seen is None else f"{each.tokens_seen:,}",
             "-" if each.learning_rate is None else f"{each.learning_rate:.4g}",
-            each.content_id[:12] or "-",
+            _content(each)[:12] or "-",
             "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
+            *([each.commit[:12]] if each.commit else []),
         )
     return table
 
@@ -98,10 +103,30 @@ def _print_findings(suite: Suite, to: Console) -> None:
     for checkpoint in suite.checkpoints:
         if not checkpoint.content_id:
             to.print(f"no complete weights, or not listed: {checkpoint.revision}", markup=False)
+    for warning in suite.warnings:
+        to.print(f"warning: {warning}", markup=False)
     for name in suite.skipped:
         to.print(f"not a checkpoint by its name: {name}", markup=False)
     distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
     to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+
+
+def _columns(suite: Suite) -> tuple[str, ...]:
+    return HUB_COLUMNS if any(each.commit for each in suite.checkpoints) else COLUMNS
+
+
+def _content(checkpoint: Checkpoint) -> str:
+    """On a hub the hash that its pages show; of a folder the identity of weights and configuration."""
+    return (checkpoint.commit and checkpoint.weights_sha256) or checkpoint.content_id
+
+
+def _place(name: str) -> str:
+    from pipeline.suites import HubSuite, registered_suite
+
+    entry = registered_suite(name)
+    if not isinstance(entry, HubSuite):
+        return "trained here at first use"
+    return f"{entry.repository}: {entry.note}" if entry.note else entry.repository
 
 
 def _names(suite: Suite) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Resources, cluster, drive
+from pipeline.driver import Layout, Resources, cluster, drive
 from pipeline.errors import StaleShardsError, UsageError
 from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.shards import RunFolder, RunPlan
@@ -18,6 +18,9 @@ from pipeline.survey import Survey, survey
 from pipeline.tasks import copy_probe
 from pipeline.versions import versions
 from pipeline.worker import Outcome
+
+AHEAD = 8
+"""Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class AuditRequest:
     out: RunFolder
     resources: Resources
     replace_stale: bool = False
+    cache_gb: float | None = None
+    """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
+    stream: bool = False
+    """Measure layer by layer even where the whole model fits."""
 
 
 def audit(
@@ -63,11 +70,27 @@ def audit(
         if ledger.tasks:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                drive([replace(task, device=layout.device) for task in ledger.tasks], layout, ledger.record)
+                drive(_ordered(ledger.tasks, layout), layout, ledger.record)
         ledger.check_complete()
         wall_s = time.monotonic() - start
         request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
     return ledger.summary(wall_s)
+
+
+def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
+    """``tasks`` for the layout's device, each with what its worker fetches meanwhile.
+
+    Every W-th of the following ones, for W workers: together the workers of a node fetch them all, and on several
+    nodes each fetches mostly what it will measure.
+    """
+    return [
+        replace(
+            task,
+            device=layout.device,
+            ahead=tuple(each.checkpoint for each in tasks[i + layout.workers :: layout.workers][:AHEAD]),
+        )
+        for i, task in enumerate(tasks)
+    ]
 
 
 def _record_plan(request: AuditRequest) -> RunPlan:
@@ -209,4 +232,6 @@ def _task(request: AuditRequest, plan: RunPlan, checkpoint: Checkpoint) -> Probe
         probe=request.probe,
         out=str(request.out.path.absolute()),
         duplicates=tuple(each.key for each in plan.checkpoints if each.duplicate_of == checkpoint.key),
+        cache_gb=request.cache_gb,
+        stream=request.stream,
     )

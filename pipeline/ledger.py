@@ -22,6 +22,8 @@ class RunSummary:
     failures: dict[str, str]
     """Reason by key of every expected shard that is not there."""
     wall_s: float
+    idle_share: float | None = None
+    """Share of the workers' time between their first and last checkpoint in which they computed nothing."""
 
     @property
     def exit_code(self) -> int:
@@ -54,9 +56,12 @@ class Ledger:
         self._already_done = len(found.done)
         self._out, self._total, self._on_progress = out, total, on_progress
         self._started = time.monotonic()
+        self._idle_s = self._busy_s = 0.0
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome."""
+        self._idle_s += outcome.idle_s
+        self._busy_s += outcome.busy_s
         if outcome.failure is None:
             self.done.add(outcome.key)
             self.measured.append(outcome.key)
@@ -73,4 +78,6 @@ class Ledger:
         return Progress(len(self.done), len(self.failures), self._total, eta_s, last)
 
     def summary(self, wall_s: float) -> RunSummary:
-        return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s)
+        total = self._idle_s + self._busy_s
+        idle_share = self._idle_s / total if total > 0 else None
+        return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s, idle_share)

@@ -218,6 +218,8 @@ class Checkpoint:
     """What the suite says the weights hash to; checked when they are loaded."""
     duplicate_of: str | None = None
     """Key of the earlier checkpoint with the same content, if any."""
+    commit: str | None = None
+    """Hub commit that the revision stood for when the suite was opened; what is fetched, even if it moves."""
 
     @property
     def key(self) -> str:
@@ -238,6 +240,12 @@ class ProbeTask:
     """torch device; on a Ray GPU worker always ``cuda``."""
     duplicates: tuple[str, ...] = ()
     """Keys of later checkpoints with the same content; they are written from this one's shard."""
+    ahead: tuple[Checkpoint, ...] = ()
+    """What will be measured after this one on the same node, soonest first: fetched while this one computes."""
+    cache_gb: float | None = None
+    """Disk that downloaded weights may take on a node, in 10^9 bytes; None = half of what is free there."""
+    stream: bool = False
+    """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
 
     @property
     def key(self) -> str:

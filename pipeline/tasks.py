@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
+from pipeline.probe.fit import fits_whole
+from pipeline.probe.streaming import StreamingProber
 from pipeline.shards import FORK, RunFolder
 from pipeline.signals import termination
 from pipeline.spec import Checkpoint, ProbeTask, canonical_json
-from pipeline.suites import fetch
+from pipeline.suites import Fetcher, checkout
 from pipeline.train.fork_spec import ForkTask
 from pipeline.versions import versions
 
@@ -28,6 +33,27 @@ class TaskDone:
     key: str
     seconds: float
     notes: tuple[str, ...] = ()
+    busy_s: float = 0.0
+    """Seconds from the beginning of its measurement to the end."""
+    idle_s: float = 0.0
+    """Seconds before that in which nothing was measured, since the one before ended or this one was asked for."""
+
+
+class Turn:
+    """One measurement at a time, and how long none went on before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ended: float | None = None
+
+    @contextmanager
+    def take(self, asked: float) -> Iterator[float]:
+        """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
+        with self._lock:
+            try:
+                yield time.perf_counter() - (asked if self._ended is None else self._ended)
+            finally:
+                self._ended = time.perf_counter()
 
 
 class Runner:
@@ -35,7 +61,8 @@ class Runner:
 
     def __init__(self) -> None:
         self._prober: Prober | None = None
-        self._making, self._measuring = threading.Lock(), threading.Lock()
+        self._fetcher: Fetcher | None = None
+        self._making, self._turn = threading.Lock(), Turn()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
         """As ``run_probe`` or ``run_fork``; of two threads, one reads its checkpoint while the other measures."""
@@ -44,10 +71,10 @@ class Runner:
         with self._making:
             if self._prober is None or self._prober.spec != task.probe:
                 self._prober = make_prober(task)
-            prober = self._prober
-        prober.prefetch(fetch(task.checkpoint), task.checkpoint.weights_sha256)
-        with self._measuring:
-            return run_probe(task, prober)
+            if self._fetcher is None and task.ahead:
+                self._fetcher = Fetcher(task.cache_gb)
+            prober, fetcher = self._prober, self._fetcher
+        return run_probe(task, prober, fetcher, self._turn)
 
 
 def make_prober(task: ProbeTask) -> Prober:
@@ -56,17 +83,36 @@ def make_prober(task: ProbeTask) -> Prober:
     return Prober(task.probe, tokens, task.device)
 
 
-def run_probe(task: ProbeTask, prober: Prober | None = None) -> TaskDone:
+def run_probe(
+    task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None, turn: Turn | None = None
+) -> TaskDone:
     """Measures one checkpoint and writes its shard.
 
-    ``prober`` is reused where given. Raises CheckpointError for a checkpoint that cannot be used and OutputError
-    where the shard cannot be written.
+    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next; of
+    several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the shard cannot be written.
     """
-    prober = prober or make_prober(task)
-    measured = prober.measure(fetch(task.checkpoint), task.checkpoint.weights_sha256)
-    rows = shard_rows(task.suite, task.checkpoint, measured)
-    RunFolder(task.out).write_shard(task, rows, versions(), measured.notes)
-    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes)
+    prober, folder = prober or make_prober(task), RunFolder(task.out)
+    asked = time.perf_counter()
+    if fetcher is not None:
+        fetcher.ahead(task.ahead, lambda checkpoint: folder.shard_path(checkpoint.key).exists())
+    with checkout(task.checkpoint, task.cache_gb) as weights:
+        suited = _suited(prober, task, weights)
+        if isinstance(suited, Prober):
+            suited.prefetch(weights, task.checkpoint.weights_sha256)
+        with (turn or Turn()).take(asked) as idle_s:
+            begun = time.perf_counter()
+            measured = suited.measure(weights, task.checkpoint.weights_sha256)
+            busy_s = time.perf_counter() - begun
+    folder.write_shard(task, shard_rows(task.suite, task.checkpoint, measured), versions(), measured.notes)
+    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
+
+
+def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
+    """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
+    if not task.stream and fits_whole(weights, task.probe, prober.device):
+        return prober
+    return StreamingProber(task.probe, RunFolder(task.out).read_tokens(), task.device)
 
 
 def run_fork(task: ForkTask) -> TaskDone:
@@ -81,7 +127,8 @@ def run_fork(task: ForkTask) -> TaskDone:
     start = time.perf_counter()
     folder = RunFolder(task.out, FORK)
     prober = Prober(task.spec.probe, folder.read_tokens(), task.device)
-    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    with checkout(task.checkpoint) as weights:
+        run = ForkRun(task, weights, folder.read_training_tokens(), prober)
     state = folder.read_state(task.key)
     notes = []
     if state is not None:

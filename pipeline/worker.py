@@ -26,6 +26,10 @@ class Outcome:
     """Workers that died on it."""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    busy_s: float = 0.0
+    """Seconds its worker computed on it."""
+    idle_s: float = 0.0
+    """Seconds its worker computed nothing before it: downloads and files it waited for."""
 
 
 class TaskWorker:
@@ -55,4 +59,6 @@ class TaskWorker:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
             return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
-        return Outcome(task.key, seconds=done.seconds, notes=done.notes)
+        return Outcome(
+            task.key, seconds=done.seconds, notes=done.notes, busy_s=done.busy_s, idle_s=done.idle_s
+        )

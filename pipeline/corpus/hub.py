@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline.corpus.grammar import HubDataset
@@ -24,20 +25,39 @@ def dataset_documents(corpus: HubDataset) -> Iterator[str]:
     if split is None or split not in splits:
         raise UsageError(f"corpus {corpus}: wanted a split out of {', '.join(map(str, splits))}")
     rows = iter(splits[split])
-    first = next(rows, None)
-    if first is None:
-        raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
-    column = _column(corpus, first)
-    return _texts(corpus, column, itertools.chain([first], rows))
-
-
-def _texts(corpus: HubDataset, column: str, rows: Iterable[dict[str, Any]]) -> Iterator[str]:
     try:
-        for row in rows:
+        first = next(rows, None)
+        if first is None:
+            raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
+        column = _column(corpus, first)
+    except UsageError:
+        _let_go(rows)
+        raise
+    return _texts(corpus, column, first, rows)
+
+
+def _texts(
+    corpus: HubDataset, column: str, first: dict[str, Any], rows: Iterator[dict[str, Any]]
+) -> Iterator[str]:
+    try:
+        for row in itertools.chain([first], rows):
             if (row[column] or "").strip():
                 yield row[column]
     except Exception as error:  # the client raises a dozen unrelated types
         raise _unusable(corpus, "stopped while it was read", error) from error
+    finally:
+        _let_go(rows)
+
+
+def _let_go(rows: Iterator[dict[str, Any]]) -> None:
+    """Cleans up a reader that was left half-way.
+
+    Left to the interpreter's end, the threads of a Parquet reader would take the process down (apache/arrow#45214).
+    """
+    close = getattr(rows, "close", None)
+    if close is not None:
+        close()
+    gc.collect()
 
 
 def _column(corpus: HubDataset, row: dict[str, Any]) -> str:

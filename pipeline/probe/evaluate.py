@@ -57,7 +57,7 @@ def evaluate(
         stop = min(start + chunk, n_sequences)
         ids = torch.from_numpy(tokens[start:stop]).to(device)
         try:
-            nll, kl, agrees, delta_p = _forward_chunk(model, n_variants, ids)
+            nll, kl, agrees, delta_p = forward_chunk(model, n_variants, ids)
         except torch.OutOfMemoryError:
             if stop - start == 1:
                 raise CheckpointError(
@@ -76,7 +76,8 @@ def evaluate(
     return results
 
 
-def _forward_chunk(model: Any, n_variants: int, ids_NT: Tensor) -> tuple[np.ndarray, ...]:
+def forward_chunk(model: Any, n_variants: int, ids_NT: Tensor) -> tuple[np.ndarray, ...]:
+    """nll, KL, agreement and change of probability of one chunk, each (V, N, P)."""
     folded = ids_NT.repeat(n_variants, 1)
     logits = model(input_ids=folded, use_cache=False, return_dict=True).logits
     logits_VNTK = logits.view(n_variants, *ids_NT.shape, -1)

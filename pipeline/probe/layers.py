@@ -65,16 +65,16 @@ def linear_sites(model: Any) -> list[LinearSite]:
     Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
     mixture-of-experts weights, state-space parameters), which would silently stay unquantized.
     """
-    prefix, blocks = _blocks(model)
+    prefix, found = blocks(model)
     head = model.get_output_embeddings()
     sites = [
         LinearSite(f"{prefix}.{name}", module, is_head=False)
-        for name, module in blocks.named_modules()
+        for name, module in found.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and module is not head
     ]
     covered = {id(site.module.weight) for site in sites}
     left = [
-        f"{prefix}.{name}" for name, p in blocks.named_parameters() if p.dim() > 1 and id(p) not in covered
+        f"{prefix}.{name}" for name, p in found.named_parameters() if p.dim() > 1 and id(p) not in covered
     ]
     left += [
         name for name, module in model.named_modules() if _is_block_like(name, module, model, covered, head)
@@ -106,7 +106,8 @@ def _is_block_like(name: str, module: nn.Module, model: nn.Module, covered: set[
     )
 
 
-def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The decoder layers of ``model`` and their dotted path: its largest module list."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         raise CheckpointError(f"{type(model).__name__} is not supported: it has no nn.ModuleList of blocks")

@@ -123,7 +123,7 @@ class Prober:
         if self.spec.arithmetic == "split":
             raise UsageError("a model in memory is measured in arithmetic 'ieee' or 'tf32', not 'split'")
         loaded = time.perf_counter()
-        with _float32_products(tf32=self.spec.arithmetic == "tf32"):
+        with float32_products(tf32=self.spec.arithmetic == "tf32"):
             statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
             tokens = evaluate(
                 model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
@@ -147,18 +147,23 @@ class Prober:
             weights_sha256=sha256,
             load_s=load_s,
             probe_s=time.perf_counter() - loaded,
-            peak_bytes=_peak_bytes(self.device),
-            device=_device_name(self.device),
+            peak_bytes=peak_bytes(self.device),
+            device=device_name(self.device),
             notes=tuple(tokens.notes),
         )
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""
-        rows_per_sequence = len(self.spec.variants) * self.spec.shape.seq_len
-        rows = GPU_CHUNK_ROWS if self.device.type == "cuda" else CPU_CHUNK_ROWS
         vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
-        by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
-        return max(1, min(rows // rows_per_sequence, by_logits))
+        return sequences_per_chunk(self.spec, vocabulary, self.device)
+
+
+def sequences_per_chunk(spec: ProbeSpec, vocabulary: int, device: torch.device) -> int:
+    """Sequences that go at a time through a model of ``vocabulary`` logits."""
+    rows_per_sequence = len(spec.variants) * spec.shape.seq_len
+    rows = GPU_CHUNK_ROWS if device.type == "cuda" else CPU_CHUNK_ROWS
+    by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
+    return max(1, min(rows // rows_per_sequence, by_logits))
 
 
 def summarise(
@@ -192,7 +197,7 @@ def _timed_read(folder: Path, expected_sha256: str | None) -> tuple[StoredWeight
 
 
 @contextlib.contextmanager
-def _float32_products(*, tf32: bool) -> Iterator[None]:
+def float32_products(*, tf32: bool) -> Iterator[None]:
     """CUDA products of float32 matrices in TF32 or not, whatever the process had set before."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -202,11 +207,11 @@ def _float32_products(*, tf32: bool) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def _peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

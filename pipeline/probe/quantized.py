@@ -46,16 +46,17 @@ def expand(
     for site in linear_sites(model):
         if site.is_head and not any(variant.head for variant in variants):
             continue
-        stacked, statistics = _expand_site(site, variants, vocab_rows)
+        stacked, statistics = expand_site(site, variants, vocab_rows)
         replace_module(model, site.name, VariantLinear(stacked, site.module.bias))  # type: ignore[arg-type]
         for variant, row in statistics.items():
             found[variant].append(row)
     return {variant: tuple(rows) for variant, rows in found.items()}
 
 
-def _expand_site(
+def expand_site(
     site: LinearSite, variants: tuple[Variant, ...], vocab_rows: int | None
 ) -> tuple[Tensor, dict[Variant, TensorStatistics]]:
+    """The weights of one layer under every variant, (V, out, in), and their statistics where it is quantized."""
     weight = site.weight()
     counted = weight[:vocab_rows] if site.is_head else weight
     moment = moments(counted)

@@ -1,20 +1,24 @@
 """Where trajectories come from: folders, hub repositories, registered names. Needs no torch."""
 
 from pipeline.suites.content import content_id, find_duplicates, weights_sha256
+from pipeline.suites.entries import HubSuite, RecipeSuite
+from pipeline.suites.fetching import Fetcher, checkout, fetch
 from pipeline.suites.files import weight_files
 from pipeline.suites.manifest import Entry, Manifest, read_manifest, write_manifest
-from pipeline.suites.opening import fetch, load_tokenizer, open_suite
-from pipeline.suites.registry import HubSuite, RecipeSuite, known_suites, registered_suite
+from pipeline.suites.opening import load_tokenizer, open_suite
+from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.settings import TrainingSettings, clipped_cosine
 from pipeline.suites.suite import Suite
 
 __all__ = [
     "Entry",
+    "Fetcher",
     "HubSuite",
     "Manifest",
     "RecipeSuite",
     "Suite",
     "TrainingSettings",
+    "checkout",
     "clipped_cosine",
     "content_id",
     "fetch",
@@ -24,6 +28,7 @@ __all__ = [
     "open_suite",
     "read_manifest",
     "registered_suite",
+    "repository_suite",
     "weight_files",
     "weights_sha256",
     "write_manifest",

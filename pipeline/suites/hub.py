@@ -1,165 +1,114 @@
 """Suites that are hub repositories: one branch or tag per checkpoint.
 
-Listing costs one request for the branches and one per checkpoint for its files, whose LFS hashes identify the
-weights without a download. Weights come as safetensors, else as ``pytorch_model*.bin`` (to be loaded with
-``weights_only=True``), never as another kind of pickle. No credential and no URL is put into a message.
+Discovery costs one request for the branches and one per checkpoint for its files, whose hashes identify the
+weights without a download. Every revision is pinned to the commit it stands for at that moment, so a branch that
+moves during a run changes nothing. Weights come as safetensors, else as ``pytorch_model*.bin`` (to be loaded with
+``weights_only=True``), never as another kind of pickle.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint
-from pipeline.suites.content import combined_sha256, find_duplicates
-from pipeline.suites.files import TOKENIZER_FILES, choose_weights, has_tokenizer
-from pipeline.suites.registry import HubSuite
-from pipeline.suites.revisions import FORMS, Revision, sort_revisions
+from pipeline.suites.backoff import reason
+from pipeline.suites.content import find_duplicates
+from pipeline.suites.entries import HubSuite
+from pipeline.suites.listing import Listing, shared_files
+from pipeline.suites.remote import list_commit, list_refs
+from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
 from pipeline.suites.suite import HUB, Suite, keyed_stages
 
-LISTINGS_AT_ONCE = 8
-MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors.index.json", "*.bin.index.json")
+LISTINGS_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The files at one revision."""
+def open_hub(suite: HubSuite, choice: RevisionChoice = ALL) -> Suite:
+    """The checkpoints of a repository that ``choice`` wants.
 
-    names: tuple[str, ...]
-    sha256: str | None
-    """Hash of the weights as ``weights_sha256`` gives it, if every weight file is in LFS."""
-    content_id: str
-    """Equal for equal weights and config; empty where the weights' hashes are not listed."""
-
-
-def open_hub(suite: HubSuite) -> Suite:
-    """The checkpoints of a repository. ``UsageError`` if it cannot be listed or has none."""
+    A checkpoint whose files cannot be listed is in the suite without a content id and with a warning; it fails by
+    name when it is measured. ``UsageError`` if the repository cannot be listed or has no checkpoint.
+    """
     repository, name = suite.repository, suite.name
     try:
-        refs = _api().list_repo_refs(repository)
+        commits = list_refs(repository)
     except Exception as error:
         raise UsageError(f"hub repository {repository} cannot be listed: {reason(error)}") from error
-    revisions, skipped = sort_revisions({ref.name for ref in (*refs.branches, *refs.tags)})
+    revisions, skipped = sort_revisions(commits, choice.pattern() or _pattern(suite))
     if not revisions:
         found = ", ".join(skipped[:8]) or "none"
+        wanted = choice.regex if choice.pattern() else suite.pattern or FORMS
         raise UsageError(
-            f"no checkpoints in hub repository {repository}: wanted branches named {FORMS}; found {found}"
+            f"no checkpoints in hub repository {repository}: wanted branches named {wanted}; found {found}"
         )
-    stages = keyed_stages(name, revisions)
-    listings = _list_all(repository, [revision.name for revision in revisions])
+    stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
+    wanted_ones = [revision for revision in revisions if choice.wants(revision.name)]
+    if not wanted_ones:
+        raise choice.nothing(name, [revision.name for revision in revisions])
+    listings, problems = _list_all(repository, {each.name: commits[each.name] for each in wanted_ones})
     checkpoints = [
-        _checkpoint(suite, revision, stage, listing)
-        for revision, stage, listing in zip(revisions, stages, listings, strict=True)
+        _checkpoint(suite, revision, stages[revision], commits[revision.name], listings.get(revision.name))
+        for revision in wanted_ones
     ]
     return Suite(
         name=name,
         location=HUB + repository,
         checkpoints=find_duplicates(checkpoints),
-        tokenizer=HUB + repository if any(has_tokenizer(listing.names) for listing in listings) else None,
+        tokenizer=_tokenizer(repository, commits, listings),
         training=suite.training,
         skipped=tuple(skipped),
+        warnings=(
+            *suite.warnings([revision.name for revision in wanted_ones]),
+            *problems,
+            *shared_files(listings),
+        ),
     )
 
 
-def download(repository: str, revision: str) -> Path:
-    """A local folder with config, weights and tokenizer of one revision (the hub client's cache).
-
-    ``CheckpointError`` with the reason where it cannot be had.
-    """
-    from huggingface_hub import snapshot_download
-
-    try:
-        weights = choose_weights(list_files(repository, revision).names)
-        wanted = [*MODEL_FILES, *TOKENIZER_FILES, *weights]
-        folder = (
-            Path(snapshot_download(repository, revision=revision, allow_patterns=wanted)) if weights else None
-        )
-    except Exception as error:
-        raise CheckpointError(
-            f"{repository} revision {revision} cannot be fetched: {reason(error)}"
-        ) from error
-    if folder is None:
-        raise CheckpointError(
-            f"{repository} revision {revision} has no safetensors and no pytorch_model*.bin"
-        )
-    return folder
+def _pattern(suite: HubSuite) -> re.Pattern[str] | None:
+    return None if suite.pattern is None else re.compile(suite.pattern)
 
 
-def download_tokenizer(repository: str) -> Path:
-    """A local folder with the tokenizer of a repository's main branch."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", *TOKENIZER_FILES]))
-    except Exception as error:
-        raise UsageError(f"the tokenizer of {repository} cannot be fetched: {reason(error)}") from error
-
-
-def list_files(repository: str, revision: str) -> Listing:
-    """Names and LFS hashes of the files at the top of one revision."""
-    files = [
-        item for item in _api().list_repo_tree(repository, revision=revision) if hasattr(item, "blob_id")
-    ]
-    names = tuple(file.path for file in files)
-    by_name = {file.path: file for file in files}
-    hashes = {
-        name: by_name[name].lfs.sha256 for name in choose_weights(names) if by_name[name].lfs is not None
-    }
-    if not hashes or len(hashes) < len(choose_weights(names)):
-        return Listing(names, None, "")
-    combined = combined_sha256(hashes)
-    config = by_name["config.json"].blob_id if "config.json" in by_name else ""
-    return Listing(names, combined, hashlib.sha256(f"{combined} {config}".encode()).hexdigest())
-
-
-def reason(error: BaseException) -> str:
-    """Why a hub request failed, in a few words: type and HTTP status, without URLs or request ids."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    known = {
-        "RepositoryNotFoundError": "there is no such repository, or it is private",
-        "GatedRepoError": "it is gated: accept its terms and log in",
-        "RevisionNotFoundError": "there is no such revision",
-        "HFValidationError": "that is not a repository name (wanted org/name)",
-        "LocalEntryNotFoundError": "the hub cannot be reached and it is not in the local cache",
-        "OfflineModeIsEnabled": "offline mode is on (HF_HUB_OFFLINE)",
-    }
-    said = known.get(
-        type(error).__name__, f"the hub cannot be reached or answered badly ({type(error).__name__})"
-    )
-    return f"{said}, HTTP {status}" if status else said
-
-
-def _checkpoint(suite: HubSuite, revision: Revision, stage: str, listing: Listing) -> Checkpoint:
+def _checkpoint(
+    suite: HubSuite, revision: Revision, stage: str, commit: str, listing: Listing | None
+) -> Checkpoint:
     tokens = suite.tokens_seen(revision.step)
     return Checkpoint(
         step=revision.step,
         revision=revision.name,
         location=HUB + suite.repository,
-        content_id=listing.content_id,
+        content_id=listing.content_id if listing else "",
         stage=stage,
         tokens_seen=revision.tokens if tokens is None else tokens,
         learning_rate=suite.learning_rate(revision.step),
-        weights_sha256=listing.sha256,
+        weights_sha256=listing.weights_sha256 if listing else None,
+        commit=commit,
     )
 
 
-def _list_all(repository: str, revisions: Sequence[str]) -> list[Listing]:
-    def listing(revision: str) -> Listing:
+def _list_all(repository: str, commits: Mapping[str, str]) -> tuple[dict[str, Listing], list[str]]:
+    """Listings by revision in the order given, and a sentence for each revision that has none."""
+
+    def listing(commit: str) -> Listing | str:
         try:
-            return list_files(repository, revision)
-        except Exception:  # noqa: BLE001 (it then fails by name when it is fetched; the others go on)
-            return Listing((), None, "")
+            return list_commit(repository, commit)
+        except Exception as error:  # noqa: BLE001 (it then fails by name when it is fetched; the others go on)
+            return reason(error)
 
     with ThreadPoolExecutor(max_workers=LISTINGS_AT_ONCE) as pool:
-        return list(pool.map(listing, revisions))
+        found = dict(zip(commits, pool.map(listing, commits.values()), strict=True))
+    problems = [
+        f"files of {name} cannot be listed: {why}" for name, why in found.items() if isinstance(why, str)
+    ]
+    return {name: listing for name, listing in found.items() if isinstance(listing, Listing)}, problems
 
 
-def _api() -> Any:
-    from huggingface_hub import HfApi
-
-    return HfApi()
+def _tokenizer(repository: str, commits: Mapping[str, str], listings: Mapping[str, Listing]) -> str | None:
+    """``hf://org/name@commit`` of the last checkpoint that comes with a tokenizer, else of the main branch."""
+    last: Sequence[str] = [name for name, listing in listings.items() if listing.tokenizer]
+    if last:
+        return f"{HUB}{repository}@{commits[last[-1]]}"
+    main, _ = _list_all(repository, {name: commit for name, commit in commits.items() if name == "main"})
+    return f"{HUB}{repository}@{commits['main']}" if "main" in main and main["main"].tokenizer else None

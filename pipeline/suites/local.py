@@ -10,7 +10,7 @@ from pipeline.spec import Checkpoint
 from pipeline.suites.content import confirm_local, find_duplicates, local_content_ids
 from pipeline.suites.files import choose_weights, has_tokenizer
 from pipeline.suites.manifest import MANIFEST, Entry, Manifest, read_manifest
-from pipeline.suites.revisions import FORMS, Revision, sort_revisions
+from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
 from pipeline.suites.settings import TrainingSettings
 from pipeline.suites.suite import Suite, keyed_stages
 from pipeline.suites.trainer_state import read_trainer_state
@@ -18,8 +18,8 @@ from pipeline.suites.trainer_state import read_trainer_state
 _T = TypeVar("_T")
 
 
-def open_folder(folder: Path) -> Suite:
-    """The suite in ``folder``. Weights are hashed, not loaded.
+def open_folder(folder: Path, choice: RevisionChoice = ALL) -> Suite:
+    """The checkpoints in ``folder`` that ``choice`` wants. Weights are hashed, not loaded.
 
     A sub-folder whose name is a checkpoint's is listed even when its weights are missing, and so is one that
     suite.json names or a symlink points to and that is not there: it fails by name instead of vanishing.
@@ -29,14 +29,14 @@ def open_folder(folder: Path) -> Suite:
     manifest = read_manifest(folder)
     entries = _entries(folder, manifest)
     names = sorted({*_sub_folders(folder), *entries})
-    revisions, skipped = sort_revisions(names)
+    revisions, skipped = sort_revisions(names, choice.pattern())
     if not revisions:
         raise UsageError(_none_found(folder, names))
     name = _shown(manifest.name if manifest else folder.name)
     return Suite(
         name=name,
         location=str(folder),
-        checkpoints=_checkpoints(folder, name, revisions, entries),
+        checkpoints=_checkpoints(folder, name, revisions, entries, choice),
         default_corpus=_resolve(folder, manifest.evaluation_corpus) if manifest else None,
         default_shape=manifest.evaluation_shape if manifest else None,
         tokenizer=_tokenizer(folder, revisions),
@@ -48,14 +48,15 @@ def open_folder(folder: Path) -> Suite:
 
 
 def _checkpoints(
-    folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry]
+    folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry], choice: RevisionChoice
 ) -> tuple[Checkpoint, ...]:
-    stages = keyed_stages(name, revisions)
-    folders = [folder / revision.name for revision in revisions]
+    stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
+    wanted = [revision for revision in revisions if choice.wants(revision.name)]
+    if not wanted:
+        raise choice.nothing(name, [revision.name for revision in revisions])
+    folders = [folder / revision.name for revision in wanted]
     found = []
-    for revision, stage, path, identity in zip(
-        revisions, stages, folders, local_content_ids(folders), strict=True
-    ):
+    for revision, path, identity in zip(wanted, folders, local_content_ids(folders), strict=True):
         entry = entries.get(revision.name) or Entry(revision.step, revision.name)
         state = read_trainer_state(path, revision.step)
         found.append(
@@ -64,7 +65,7 @@ def _checkpoints(
                 revision=revision.name,
                 location=str(path),
                 content_id=identity,
-                stage=stage,
+                stage=stages[revision],
                 tokens_seen=_first(entry.tokens_seen, state.tokens_seen, revision.tokens),
                 learning_rate=_first(entry.learning_rate, state.learning_rate),
                 weights_sha256=entry.sha256,

@@ -1,4 +1,4 @@
-"""From the name a user gives to a suite, from a checkpoint to its folder, from a suite to its tokenizer."""
+"""From the name a user gives to a suite, and from a suite to its tokenizer."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError, unknown_name
-from pipeline.spec import Checkpoint
-from pipeline.suites.files import user_path, weight_files
+from pipeline.suites.entries import HubSuite, RecipeSuite
+from pipeline.suites.files import user_path
 from pipeline.suites.local import open_folder
-from pipeline.suites.registry import HubSuite, RecipeSuite, known_suites, registered_suite
+from pipeline.suites.registry import known_suites, registered_suite, repository_suite
+from pipeline.suites.revisions import RevisionChoice
 from pipeline.suites.suite import HUB, Suite
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def open_suite(name: str) -> Suite:
+def open_suite(name: str, revisions: str | None = None) -> Suite:
     """The suite called ``name``: a registered name, else a folder, else a hub repository ``org/name``.
 
-    Hashes local weights (seconds for gigabytes) but loads none. Needs neither torch nor transformers.
+    ``revisions`` is a regular expression: only checkpoints whose folder or branch name it matches in full. Hashes
+    local weights (seconds for gigabytes) but loads none. Needs neither torch nor transformers.
+
     ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
@@ -31,9 +34,10 @@ def open_suite(name: str) -> Suite:
         raise UsageError(
             f"suite '' names nothing: wanted a folder, a hub repository org/name, or {' or '.join(known_suites())}"
         )
+    choice = RevisionChoice(revisions)
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
-        return _open_hub(registered)
+        return _open_hub(registered, choice)
     if isinstance(registered, RecipeSuite):
         raise UsageError(
             f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
@@ -41,31 +45,14 @@ def open_suite(name: str) -> Suite:
         )
     path = user_path(name, "suite")
     if path.is_dir():
-        return open_folder(path)
+        return open_folder(path, choice)
     if path.exists():
         raise UsageError(f"suite {name!r} is a file: wanted a folder with one sub-folder per checkpoint")
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
-        return _open_hub(HubSuite(name, name))
+        return _open_hub(repository_suite(name), choice)
     if "/" in name or name.startswith((".", "~")):
         raise UsageError(f"suite folder {name!r} does not exist{_nearest(path)}")
     raise unknown_name("suite", name, known_suites())
-
-
-def fetch(checkpoint: Checkpoint) -> Path:
-    """The local folder with config.json, weights and (if it has one) tokenizer; downloads it if it is on a
-    hub.
-
-    ``CheckpointError`` with the reason where the folder is missing or incomplete, or the hub does not give
-    it.
-    """
-    if checkpoint.location.startswith(HUB):
-        from pipeline.suites.hub import download
-
-        folder = download(checkpoint.location.removeprefix(HUB), checkpoint.revision)
-    else:
-        folder = Path(checkpoint.location)
-    weight_files(folder)
-    return folder
 
 
 def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
@@ -75,9 +62,9 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     if suite.tokenizer is None:
         raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
     if suite.tokenizer.startswith(HUB):
-        from pipeline.suites.hub import download_tokenizer
+        from pipeline.suites.small_files import tokenizer_folder
 
-        folder = str(download_tokenizer(suite.tokenizer.removeprefix(HUB)))
+        folder = str(tokenizer_folder(suite.tokenizer.removeprefix(HUB)))
     else:
         folder = suite.tokenizer
     from transformers import AutoTokenizer
@@ -92,10 +79,10 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _open_hub(suite: HubSuite) -> Suite:
+def _open_hub(suite: HubSuite, choice: RevisionChoice) -> Suite:
     from pipeline.suites.hub import open_hub
 
-    return open_hub(suite)
+    return open_hub(suite, choice)
 
 
 def _nearest(path: Path) -> str:

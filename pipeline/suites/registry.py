@@ -1,64 +1,125 @@
 """Suites known by name, as data. A hub repository needs no entry to be used; an entry adds what its files
-lack.
+lack: how its revisions are named, tokens per step, the learning-rate schedule, reported defects.
+
+Sources: Pythia: arXiv 2304.01373 and the configurations in EleutherAI/pythia ``models/`` (peak and minimum
+learning rate per size; for 1b they say 2.5e-4 where the paper's table says 3e-4). PolyPythias: arXiv
+2503.09543, same settings. SmolLM3: the card of HuggingFaceTB/SmolLM3-3B-checkpoints (2,359,296 tokens per step,
+steps counted through its stages). OLMo, OLMo-2, Apertus: tokens are in the revision names, rounded. Amber: its
+numbers count chunks of the data, not optimizer steps. open-sci: LAION-AI/open-sci-ref-0.01.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from pipeline.suites.entries import Defect, HubSuite, RecipeSuite
+from pipeline.suites.settings import TrainingSettings
 
-from pipeline.suites.settings import TrainingSettings, clipped_cosine
+_STEP = r"step(?P<step>\d+)"
+_TOKENS = r"-tokens(?P<tokens>[\d.]+)(?P<unit>[BT])"
+_OLMO2 = r"(?P<stage>stage\d+(?:-ingredient\d+)?)-" + _STEP + _TOKENS
 
+_PYTHIA_PEAK_LR = {
+    "14m": 1e-3,
+    "31m": 1e-3,
+    "70m": 1e-3,
+    "160m": 6e-4,
+    "410m": 3e-4,
+    "1b": 2.5e-4,
+    "1.4b": 2e-4,
+    "2.8b": 1.6e-4,
+    "6.9b": 1.2e-4,
+    "12b": 1.2e-4,
+}
 
-@dataclass(frozen=True)
-class HubSuite:
-    """A repository with one branch per checkpoint."""
+_DEDUPED = ("70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
+_POLY_SIZES = ("14m", "31m", "70m", "160m", "410m")
+_POLY_SEEDS = range(1, 10)
+_DECOUPLED = ("data-seed1", "data-seed2", "weight-seed1", "weight-seed2")
 
-    name: str
-    repository: str
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-
-    def tokens_seen(self, step: int) -> int | None:
-        """Training tokens at ``step``, if the run's batch size is known."""
-        per_step = self.training.tokens_per_step
-        return None if per_step is None else step * per_step
-
-    def learning_rate(self, step: int) -> float | None:
-        """Learning rate of the update that led to ``step`` (the first update's is 0), if known."""
-        run = self.training
-        rates = (run.peak_lr, run.min_lr)
-        if run.schedule != "pythia" or run.steps is None or run.warmup_steps is None or None in rates:
-            return None
-        peak_lr, min_lr = (rate or 0.0 for rate in rates)
-        return clipped_cosine(
-            max(step - 1, 0), steps=run.steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=run.warmup_steps
+_DEFECTS = {
+    "pythia-2.8b": (
+        Defect(
+            r"step(0|1|2|4|8|16|32|64|128|256|512|[1-9]000|[1-4]\d000|5[0-9]000|6[0-5]000|70000|80000|90000"
+            r"|100000|103000|110000|120000|130000|140000|143000)",
+            "serve final-era weights (86 of 154 revisions, in two groups of identical files)",
+            "EleutherAI/pythia#205, #195",
+        ),
+    ),
+    "pythia-12b": (
+        Defect(r"step5[08]000", "serve the final checkpoint's first weight file", "EleutherAI/pythia#206"),
+    ),
+    "pythia-410m-seed9": (Defect("step40000", "lacks its weights", "EleutherAI/pythia#202"),),
+    "pythia-410m-seed6": (Defect("step88000", "lacks its weights", "EleutherAI/pythia#202"),),
+    "pythia-410m-seed2": (Defect("step111000", "lacks its weights", "EleutherAI/pythia#202"),),
+    **{
+        f"pythia-160m-weight-seed{seed}": (
+            Defect("step0", "is not the start of the later checkpoints", "EleutherAI/pythia#203"),
         )
+        for seed in (1, 2)
+    },
+    "olmo-2-7b": (
+        Defect("stage1-.*", "hold three identical branches: see the duplicates below", "allenai/OLMo#915"),
+    ),
+}
 
 
-@dataclass(frozen=True)
-class RecipeSuite:
-    """A suite that ``pretrain`` makes at first use; afterwards it is a folder like any other."""
-
-    name: str
-    recipe: str
-    """Name in ``pipeline.train.recipes``."""
-
-
-def _pythia(size: str, peak_lr: float, min_lr: float) -> HubSuite:
-    """Source: Biderman et al. 2023 (arXiv 2304.01373), appendix E; the configs in EleutherAI/pythia."""
+def _pythia(size: str, suffix: str = "") -> HubSuite:
+    peak_lr = _PYTHIA_PEAK_LR[size]
+    name = f"pythia-{size}{suffix}"
     run = TrainingSettings(
         steps=143_000,
         tokens_per_step=2_097_152,
         schedule="pythia",
         peak_lr=peak_lr,
-        min_lr=min_lr,
+        min_lr=peak_lr / 10,
         warmup_steps=1430,
     )
-    return HubSuite(f"pythia-{size}", f"EleutherAI/pythia-{size}", run)
+    return HubSuite(name, f"EleutherAI/{name}", run, _STEP, _DEFECTS.get(name, ()))
 
 
-REGISTRY: dict[str, HubSuite | RecipeSuite] = {
-    suite.name: suite for suite in (RecipeSuite("tiny", "tiny"), _pythia("160m", 6e-4, 6e-5))
-}
+def _other(name: str, repository: str, pattern: str, note: str = "", tokens: int | None = None) -> HubSuite:
+    run = TrainingSettings(tokens_per_step=tokens)
+    return HubSuite(name, repository, run, pattern, _DEFECTS.get(name, ()), note)
+
+
+_OWN_CODE = "its models come with code of their own, which is never run: a size that needs it fails by name"
+
+_SUITES: tuple[HubSuite | RecipeSuite, ...] = (
+    RecipeSuite("tiny", "tiny"),
+    *(_pythia(size) for size in _PYTHIA_PEAK_LR),
+    *(_pythia(size, "-deduped") for size in _DEDUPED),
+    *(_pythia(size, f"-seed{seed}") for size in _POLY_SIZES for seed in _POLY_SEEDS),
+    *(_pythia("160m", f"-{seed}") for seed in _DECOUPLED),
+    _other("olmo-1b", "allenai/OLMo-1B-hf", _STEP + _TOKENS),
+    _other("olmo-7b", "allenai/OLMo-7B-hf", _STEP + _TOKENS),
+    _other("olmo-2-1b", "allenai/OLMo-2-0425-1B", _OLMO2),
+    _other("olmo-2-7b", "allenai/OLMo-2-1124-7B", _OLMO2),
+    _other("olmo-2-13b", "allenai/OLMo-2-1124-13B", _OLMO2),
+    _other("olmo-2-32b", "allenai/OLMo-2-0325-32B", _OLMO2),
+    _other(
+        "smollm3-3b",
+        "HuggingFaceTB/SmolLM3-3B-checkpoints",
+        r"(?P<stage>stage\d+)-step-(?P<step>\d+)",
+        tokens=2_359_296,
+    ),
+    _other("apertus-8b", "swiss-ai/Apertus-8B-2509", _STEP + _TOKENS),
+    _other("apertus-70b", "swiss-ai/Apertus-70B-2509", _STEP + _TOKENS),
+    _other(
+        "amber", "LLM360/Amber", r"ckpt_(?P<step>\d+)", "its numbers count data chunks, not optimizer steps"
+    ),
+    *(
+        _other(
+            f"open-sci-{size}",
+            f"open-sci/open-sci-ref-v0.01-{size}-nemotron-hq-{tokens}-4096",
+            r"iter_(?P<step>\d+)",
+            _OWN_CODE,
+        )
+        for size, tokens in (("0.13b", "300B"), ("0.4b", "300B"), ("1.3b", "300B"), ("1.7b", "1T"))
+    ),
+)
+
+REGISTRY = {suite.name: suite for suite in _SUITES}
+
+_BY_REPOSITORY = {suite.repository: suite for suite in REGISTRY.values() if isinstance(suite, HubSuite)}
 
 
 def known_suites() -> list[str]:
@@ -69,3 +130,8 @@ def known_suites() -> list[str]:
 def registered_suite(name: str) -> HubSuite | RecipeSuite | None:
     """The registry's entry for ``name``, or None if it must be a folder or a repository."""
     return REGISTRY.get(name)
+
+
+def repository_suite(repository: str) -> HubSuite:
+    """What is known of ``org/name``: its entry in the registry, else an entry that knows nothing."""
+    return _BY_REPOSITORY.get(repository) or HubSuite(repository, repository)

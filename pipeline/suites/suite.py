@@ -29,7 +29,7 @@ class Suite:
     """Evaluation corpus that comes with the suite (corpus grammar, paths absolute)."""
     default_shape: TokenShape | None = None
     tokenizer: str | None = None
-    """Folder or ``hf://org/name`` of its tokenizer; None = it has none and takes ``tokens:`` corpora only."""
+    """Folder or ``hf://org/name@commit`` of its tokenizer; None = it has none and takes ``tokens:`` corpora only."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the run as its suite.json gives them; empty where it does not."""
@@ -37,6 +37,8 @@ class Suite:
     """Corpus it was trained on, if its suite.json says, as it was given there."""
     skipped: tuple[str, ...] = ()
     """Sub-folders or branches whose names match no checkpoint pattern."""
+    warnings: tuple[str, ...] = ()
+    """One sentence for whatever is known or seen to be wrong with some of the checkpoints."""
 
     def select(self, steps: Sequence[int] | None = None, limit: int | None = None) -> Suite:
         """The same suite with only the given steps, and of those only the first ``limit``.
@@ -84,6 +86,7 @@ def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
         other = seen.setdefault((stage, revision.step), revision.name)
         if other != revision.name:
             raise UsageError(
-                f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one away"
+                f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one away, "
+                "or choose between them with --revisions"
             )
     return stages

@@ -1,78 +1,23 @@
-import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
+"""Hub requests that fail before there is an answer."""
 
 import pytest
 
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.suites import hub, weights_sha256
+from pipeline.errors import UsageError
+from pipeline.suites import hub, remote
+from pipeline.suites.backoff import Backoff, passing, reason, retried
 from pipeline.suites.registry import HubSuite
-from tests.models import save_tiny_suite
-from tests.suites.standin import stand_in_hub
-
-CHILD = """
-import json, sys
-from pipeline.errors import CollapseError
-from pipeline.suites import fetch, open_suite
-def attempt(call, *arguments):
-    try:
-        return str(call(*arguments))
-    except CollapseError as error:
-        return f"{type(error).__name__}: {error}"
-suite = open_suite("some/run")
-print(json.dumps({
-    "steps": [c.step for c in suite.checkpoints],
-    "hashes": [c.weights_sha256 for c in suite.checkpoints],
-    "duplicates": [c.duplicate_of for c in suite.checkpoints],
-    "skipped": suite.skipped,
-    "tokenizer": suite.tokenizer,
-    "fetched": [attempt(fetch, c) for c in suite.checkpoints],
-    "unknown": attempt(open_suite, "no/such"),
-}))
-"""
 
 
-@pytest.fixture(scope="module")
-def branches(tmp_path_factory):
-    folder = save_tiny_suite("gpt_neox", tmp_path_factory.mktemp("hub"), ["step0", "step10", "step9"])
-    shutil.copytree(folder / "step9", folder / "step1000")
-    for name, file in (("main", "README.md"), ("step2000", "model.pkl")):
-        (folder / name).mkdir()
-        (folder / name / file).write_bytes(b"x")
-    (folder / "step10" / "optimizer.pt").write_bytes(b"not wanted")
-    (folder / "step10" / "pytorch_model.bin").write_bytes(b"not wanted")
-    return {path.name: path for path in folder.iterdir()}
+class Response:
+    def __init__(self, status_code, **headers):
+        self.status_code = status_code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def test_a_repository_is_a_suite_of_its_branches(branches, tmp_path):
-    with stand_in_hub("some/run", branches) as endpoint:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(tmp_path),
-            "HF_HUB_DISABLE_XET": "1",
-        }
-        environment.pop("HF_HUB_OFFLINE", None)
-        ran = subprocess.run(
-            [sys.executable, "-c", CHILD], env=environment, capture_output=True, text=True, check=False
-        )
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert found["steps"] == [0, 9, 10, 1000, 2000]
-    assert found["hashes"] == [weights_sha256(branches[f"step{s}"]) for s in (0, 9, 10, 1000)] + [None]
-    assert found["duplicates"] == [None, None, None, "step000000009", None]
-    assert found["skipped"] == ["main"]
-    assert found["tokenizer"] is None
-    assert weights_sha256(Path(found["fetched"][1])) == weights_sha256(branches["step9"])
-    fetched = {entry.name for entry in os.scandir(found["fetched"][2])}
-    assert fetched == {"config.json", "generation_config.json", "model.safetensors"}
-    assert found["fetched"][4].startswith("CheckpointError: some/run revision step2000 has no safetensors")
-    assert found["unknown"].startswith(
-        "UsageError: hub repository no/such cannot be listed: there is no such"
-    )
+class RefusedError(OSError):
+    def __init__(self, status, **headers):
+        super().__init__("https://user:secret@hub/api?token=hf_secret refused")
+        self.response = Response(status, **headers)
 
 
 class Broken:
@@ -84,9 +29,43 @@ class Broken:
 
 
 def test_an_unreachable_hub_is_named_without_its_address(monkeypatch):
-    monkeypatch.setattr(hub, "_api", Broken)
+    monkeypatch.setattr(remote, "api", Broken)
+    monkeypatch.setattr(remote, "offline", lambda: False)
     with pytest.raises(UsageError, match=r"some/run cannot be listed: the hub cannot be reached") as listed:
         hub.open_hub(HubSuite("some/run", "some/run"))
-    with pytest.raises(CheckpointError, match=r"some/run revision step9 cannot be fetched") as fetched:
-        hub.download("some/run", "step9")
-    assert "secret" not in f"{listed.value}{fetched.value}"
+    assert "secret" not in str(listed.value)
+    assert "secret" not in reason(RefusedError(503))
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_busy_and_broken_servers_are_asked_again(status):
+    answers = [RefusedError(status, Retry_After="0")] * 3
+
+    def call():
+        if answers:
+            raise answers.pop()
+        return "answer"
+
+    assert retried(call) == "answer"
+    answers = [RefusedError(status, Retry_After="0")] * 9
+    with pytest.raises(RefusedError):
+        retried(call, Backoff(tries=4))
+    assert len(answers) == 5
+
+
+@pytest.mark.parametrize("error", [RefusedError(401), RefusedError(404), ValueError("x"), KeyError("x")])
+def test_a_final_refusal_is_not_tried_again(error):
+    assert not passing(error)
+    tried = []
+    with pytest.raises(type(error)):
+        retried(lambda: tried.append(1) or (_ for _ in ()).throw(error))
+    assert tried == [1]
+
+
+def test_waits_double_up_to_a_limit_and_follow_the_server():
+    backoff = Backoff(first_s=1, most_s=8)
+    waits = [backoff.wait_s(failures, RefusedError(503)) for failures in (1, 2, 3, 4, 9)]
+    for wait, least in zip(waits, (1, 2, 4, 8, 8), strict=True):
+        assert least <= wait <= 1.5 * least
+    assert backoff.wait_s(1, RefusedError(429, Retry_After="55")) == 55
+    assert backoff.wait_s(1, RefusedError(429, Retry_After="5000")) == backoff.longest_asked_s

@@ -1,0 +1,65 @@
+"""Whether a checkpoint fits the memory as a whole; where it does not, it is measured layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.probe.arithmetic import has_triton
+from pipeline.probe.skeleton import WeightIndex
+from pipeline.spec import ProbeSpec
+
+SPARE_BYTES = 2**30
+"""Kept for activations and the runtime."""
+USABLE_SHARE = 0.9
+"""Of the free memory."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
+    """Whether the whole-model path has room for the checkpoint in ``folder``.
+
+    It takes the float32 weights times (1 + variants), on a GPU with the fused kernels the stored weights three times
+    (this checkpoint, the next one, a layer's grids), and ``SPARE_BYTES``. ``CheckpointError`` where its weight files
+    cannot be read, and where it does not fit and is to be measured in an arithmetic that needs it whole.
+    """
+    index = WeightIndex.of(folder)
+    elements = sum(shape.numel() for shape in index.shapes.values())
+    fused = device.type == "cuda" and has_triton()
+    needed = elements * (3 * index.dtype.itemsize if fused else 4 * (1 + len(spec.variants))) + SPARE_BYTES
+    free = free_bytes(device)
+    if needed <= USABLE_SHARE * free:
+        return True
+    if spec.arithmetic != "ieee":
+        raise CheckpointError(
+            f"it takes about {needed / 2**30:.0f} GiB of {device.type} memory as a whole, {free / 2**30:.0f} GiB are "
+            f"free; layer by layer it is computed in ieee, not {spec.arithmetic}: run again with --stream"
+        )
+    return False
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this process can take on ``device``; on a GPU with what it holds already for other checkpoints."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device)
+    return min(_available(), _left_in_group())
+
+
+def _available() -> int:
+    """Bytes that Linux can give without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/meminfo has no MemAvailable line: Linux 3.14 or later is needed")
+
+
+def _left_in_group() -> int:
+    """What the limit of this process's control group (a container's, say) leaves; huge where there is none."""
+    try:
+        limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return 2**63
+    return 2**63 if limit == "max" else max(0, int(limit) - int(used))

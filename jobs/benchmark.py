@@ -26,9 +26,6 @@ from pipeline.spec import TokenShape
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
-    # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
-    # slowed by the setting that the other commands choose.
-    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     from pipeline.benchmark import Outcome
 
 DEFAULT_SUITE = "tiny"
@@ -62,6 +59,9 @@ def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> No
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
     the arithmetics that it offers, with their errors against float64.
     """
+    # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
+    # slowed by the setting that the other commands choose.
+    os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
     with ExitStack() as stack:
         if options["shape"] is not None:

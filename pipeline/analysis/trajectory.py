@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.analysis.bootstrap import paired_gap_se
 from pipeline.analysis.curves import Curve, FloatArray, gap_from_nll
 from pipeline.shards import Shard
 from pipeline.spec import Checkpoint, Variant
@@ -102,7 +103,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         gap = gap_from_nll(table[f"{prefix}_nll_nats"].to_numpy(), table["fp32_nll_nats"].to_numpy())
         table = table.drop("batch_nll_nats").with_columns(
             pl.Series(f"{prefix}_gap", gap),
-            pl.Series(f"{prefix}_gap_se", gap_standard_error(batches, fp32_batches)),
+            pl.Series(f"{prefix}_gap_se", paired_gap_se(fp32_batches, batches)),
         )
     first = ["step", "revision", "tokens_seen", "learning_rate", "weights_sha256", "duplicate_of"]
     return table.select(*first, pl.exclude(*first, "key"))
@@ -127,22 +128,6 @@ def batch_curve(trajectory: pl.DataFrame, shards: Sequence[Shard]) -> Curve:
         variant_batch_nll_nats=matrices,
         name=curve.name,
     )
-
-
-def gap_standard_error(batches: FloatArray, fp32_batches: FloatArray) -> FloatArray:
-    """Paired standard error of the gap, from per-batch nll of shape (n, batches); NaN for fewer than 2 batches.
-
-    The difference of nll is averaged over batches; the gap is its exponential less 1, so by the delta method its
-    error is exp(mean difference) times the standard error of that mean.
-    """
-    n_batches = batches.shape[1]
-    if n_batches < 2:
-        return np.full(len(batches), np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):
-        difference = batches - fp32_batches
-        error = difference.std(axis=1, ddof=1) / np.sqrt(n_batches)
-        result: FloatArray = np.exp(difference.mean(axis=1)) * error
-    return result
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:

@@ -78,7 +78,7 @@ def command(seed: int, **options: object) -> None:
     seeds or schedules to add to it.
     """
     source = click.get_current_context().get_parameter_source("workers_per_gpu")
-    share = source == click.core.ParameterSource.DEFAULT
+    share = source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None
     code = run_fork_experiment(ForkOptions.from_command({**options, "share_gpu": share}))
     from jobs.fork_results import reduce_and_report
 

@@ -89,6 +89,20 @@ resource_options = _stack(
     click.option(
         "--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."
     ),
+    click.option(
+        "--gpus-per-worker",
+        type=float,
+        metavar="SHARE",
+        help="The same as a share of one GPU, at most 1: 0.5 = two workers to a GPU.",
+    ),
+    click.option(
+        "--task-timeout",
+        "task_timeout_s",
+        type=click.FloatRange(0),
+        metavar="SECONDS",
+        help="Kill a worker that is at one checkpoint for longer, and try that elsewhere; 0 = never. "
+        "Default: 20 times the slowest so far, at least an hour; never for training runs.",
+    ),
 )
 
 stale_option = click.option(

@@ -40,6 +40,8 @@ class AuditOptions:
     device: str = "auto"
     workers: int | None = None
     workers_per_gpu: int = 1
+    gpus_per_worker: float | None = None
+    task_timeout_s: float | None = None
     replace_stale: bool = False
     arithmetic: str = "auto"
     revisions: str | None = None
@@ -61,7 +63,14 @@ def build_request(options: AuditOptions) -> AuditRequest:
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     out = RunFolder(absolute_out(options.out))
     steps = parse_steps(options.steps)
-    resources = Resources(options.address, options.device, options.workers_per_gpu, options.workers)
+    resources = Resources(
+        address=options.address,
+        device=options.device,
+        workers_per_gpu=options.workers_per_gpu,
+        workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        task_timeout_s=options.task_timeout_s,
+    )
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
     suite = resolve_suite(options.suite, options.revisions).select(steps, options.limit)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus

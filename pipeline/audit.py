@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pipeline.corpus import EvaluationTokens
 from pipeline.driver import Layout, Resources, cluster, drive
 from pipeline.errors import StaleShardsError, UsageError
+from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
@@ -52,7 +53,7 @@ def audit(
     measured is a failure in the summary and does not stop the others.
     """
     start = time.monotonic()
-    with request.out.lock():
+    with request.out.lock(), request.out.event_log() as events:
         plan = _record_plan(request)
         found = survey(request.out, plan)
         if request.replace_stale:
@@ -63,18 +64,18 @@ def audit(
         request.out.prepare()
         request.out.write_tokens(request.tokens.array)
         request.out.write_plan(plan)
-        ledger = _Ledger(request, plan, found, on_progress)
+        ledger = _Ledger(request, plan, found, on_progress, events)
         on_survey(ledger.found)
         for task, source in ledger.copies:  # their originals were done before this call
             ledger.copy(task, source)
         if ledger.tasks:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                drive(_ordered(ledger.tasks, layout), layout, ledger.record)
+                drive(_ordered(ledger.tasks, layout), layout, ledger.record, on_event=events)
         ledger.check_complete()
         wall_s = time.monotonic() - start
         request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
-    return ledger.summary(wall_s)
+        return ledger.summary(wall_s)
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
@@ -87,7 +88,9 @@ def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
         replace(
             task,
             device=layout.device,
-            ahead=tuple(each.checkpoint for each in tasks[i + layout.workers :: layout.workers][:AHEAD]),
+            ahead=tuple(
+                tasks[j].checkpoint for j in range(i + layout.workers, len(tasks), layout.workers)[:AHEAD]
+            ),
         )
         for i, task in enumerate(tasks)
     ]
@@ -174,25 +177,33 @@ class _Ledger(Ledger):
     """Turns the keys that were asked for and have no shard into tasks, and settles duplicates with their originals."""
 
     def __init__(
-        self, request: AuditRequest, plan: RunPlan, found: Survey, on_progress: Callable[[Progress], None]
+        self,
+        request: AuditRequest,
+        plan: RunPlan,
+        found: Survey,
+        on_progress: Callable[[Progress], None],
+        events: EventLog,
     ) -> None:
         self._asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
         self.found = found.only(self._asked)
-        super().__init__(request.out, self.found, len(self._asked), on_progress)
+        super().__init__(request.out, self.found, len(self._asked), on_progress, events)
         self.tasks: list[ProbeTask] = []
         """To measure."""
         self.copies: list[tuple[ProbeTask, str]] = []
         """Duplicates of something that has a shard already, with its key."""
         self._followers: dict[str, list[ProbeTask]] = {}
         there: dict[str, str] = {}
+        done, to_measure = set(found.done), set(self.found.to_measure)
+        duplicates: dict[str, list[str]] = {}
         for checkpoint in plan.checkpoints:
-            if checkpoint.key in found.done:
+            duplicates.setdefault(checkpoint.duplicate_of or "", []).append(checkpoint.key)
+            if checkpoint.key in done:
                 there.setdefault(checkpoint.duplicate_of or checkpoint.key, checkpoint.key)
         leader: dict[str, str] = {}
         for checkpoint in plan.checkpoints:
-            if checkpoint.key not in self.found.to_measure:
+            if checkpoint.key not in to_measure:
                 continue
-            task = _task(request, plan, checkpoint)
+            task = _task(request, plan.suite, checkpoint, tuple(duplicates.get(checkpoint.key, ())))
             original = checkpoint.duplicate_of or checkpoint.key
             if original in there:
                 self.copies.append((task, there[original]))
@@ -225,13 +236,15 @@ class _Ledger(Ledger):
             raise AssertionError(f"neither measured nor failed: {', '.join(sorted(lost))}")
 
 
-def _task(request: AuditRequest, plan: RunPlan, checkpoint: Checkpoint) -> ProbeTask:
+def _task(
+    request: AuditRequest, suite: str, checkpoint: Checkpoint, duplicates: tuple[str, ...]
+) -> ProbeTask:
     return ProbeTask(
-        suite=plan.suite,
+        suite=suite,
         checkpoint=checkpoint,
         probe=request.probe,
         out=str(request.out.path.absolute()),
-        duplicates=tuple(each.key for each in plan.checkpoints if each.duplicate_of == checkpoint.key),
+        duplicates=duplicates,
         cache_gb=request.cache_gb,
         stream=request.stream,
     )

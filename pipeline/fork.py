@@ -63,7 +63,7 @@ def fork(
     """
     start = time.monotonic()
     out = request.out
-    with out.lock():
+    with out.lock(), out.event_log() as events:
         plan = _record_plan(request)
         found = survey(out, plan)
         if request.replace_stale:
@@ -76,16 +76,16 @@ def fork(
         out.write_training_tokens(request.train)
         out.write_plan(plan)
         on_survey(found)
-        ledger = Ledger(out, found, len(plan.runs), on_progress)
+        ledger = Ledger(out, found, len(plan.runs), on_progress, events)
         tasks = _tasks(request, plan, found)
         if tasks:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
-                whole = replace(layout, read_ahead=False)
-                drive([replace(task, device=layout.device) for task in tasks], whole, ledger.record)
+                placed = [replace(task, device=layout.device) for task in tasks]
+                drive(placed, replace(layout, long_tasks=True), ledger.record, on_event=events)
         wall_s = time.monotonic() - start
         out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
-    return ledger.summary(wall_s)
+        return ledger.summary(wall_s)
 
 
 def _record_plan(request: ForkRequest) -> ForkPlan:

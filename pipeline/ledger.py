@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.events import EventLog
 from pipeline.shards import RunFolder
 from pipeline.survey import Survey
 from pipeline.worker import Outcome
@@ -47,16 +50,30 @@ class Ledger:
     """Turns outcomes into records."""
 
     def __init__(
-        self, out: RunFolder, found: Survey, total: int, on_progress: Callable[[Progress], None]
+        self,
+        out: RunFolder,
+        found: Survey,
+        total: int,
+        on_progress: Callable[[Progress], None],
+        events: EventLog,
     ) -> None:
-        """``total``: shards of a complete run."""
+        """``total``: shards of a complete run. Writes to ``events`` that it starts, and how each task ends."""
         self.measured: list[str] = []
         self.failures: dict[str, str] = {}
         self.done = set(found.done)
         self._already_done = len(found.done)
-        self._out, self._total, self._on_progress = out, total, on_progress
+        self._out, self._total, self._on_progress, self._events = out, total, on_progress, events
         self._started = time.monotonic()
         self._idle_s = self._busy_s = 0.0
+        events(
+            "started",
+            command=out.kind.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            expected=total,
+            there=len(found.done),
+            to_do=len(found.to_measure),
+        )
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome."""
@@ -65,9 +82,24 @@ class Ledger:
         if outcome.failure is None:
             self.done.add(outcome.key)
             self.measured.append(outcome.key)
+            self._events(
+                "done",
+                key=outcome.key,
+                seconds=outcome.seconds,
+                host=outcome.host or None,
+                busy_s=outcome.busy_s,
+                idle_s=outcome.idle_s,
+            )
         else:
             self.failures[outcome.key] = outcome.failure
             self._out.write_failure(outcome.key, outcome.failure, outcome.deaths)
+            self._events(
+                "failed",
+                key=outcome.key,
+                reason=outcome.failure,
+                host=outcome.host or None,
+                deaths=outcome.deaths,
+            )
         self._on_progress(self.progress(outcome))
 
     def progress(self, last: Outcome | None) -> Progress:
@@ -78,6 +110,14 @@ class Ledger:
         return Progress(len(self.done), len(self.failures), self._total, eta_s, last)
 
     def summary(self, wall_s: float) -> RunSummary:
+        """How the run ended, which it has: the last event of it is written."""
         total = self._idle_s + self._busy_s
         idle_share = self._idle_s / total if total > 0 else None
+        self._events(
+            "finished",
+            done=len(self.measured),
+            failed=len(self.failures),
+            seconds=wall_s,
+            idle_share=idle_share,
+        )
         return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s, idle_share)

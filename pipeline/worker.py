@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,8 @@ class Outcome:
     """Seconds its worker computed on it."""
     idle_s: float = 0.0
     """Seconds its worker computed nothing before it: downloads and files it waited for."""
+    host: str = ""
+    """Where it ran; filled in by the driver."""
 
 
 class TaskWorker:
@@ -42,10 +42,6 @@ class TaskWorker:
 
         torch.set_num_threads(threads)
         self._runner = Runner()
-
-    def process(self) -> tuple[str, int]:
-        """Host and process id of this worker."""
-        return socket.gethostname(), os.getpid()
 
     def run(self, task: AnyTask) -> Outcome:
         """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""

@@ -7,40 +7,74 @@ import pytest
 from pipeline.driver import Layout, Resources, plan_layout
 from pipeline.errors import UsageError
 
-
-@pytest.mark.parametrize(
-    ("resources", "offered", "layout"),
-    [
-        (Resources(), {"CPU": 2.0}, Layout("cpu", 2, 1, 0)),
-        (Resources(workers=1), {"CPU": 8.0}, Layout("cpu", 1, 8, 0)),
-        (Resources(), {"CPU": 16.0, "GPU": 2.0}, Layout("cuda", 2, 1, 1.0)),
-        (Resources(workers_per_gpu=3), {"CPU": 16.0, "GPU": 2.0}, Layout("cuda", 6, 1, 1 / 3)),
-        (Resources(device="cpu"), {"CPU": 4.0, "GPU": 1.0}, Layout("cpu", 4, 1, 0)),
-    ],
-)
-def test_layout_uses_everything_without_oversubscription(
-    resources: Resources, offered: dict[str, float], layout: Layout
-) -> None:
-    assert plan_layout(resources, offered) == layout
-    assert layout.workers * layout.cpus <= offered["CPU"]
-    assert layout.workers * layout.gpus <= offered.get("GPU", 0) + 1e-9
+Nodes = list[dict[str, float]]
+MIXED: Nodes = [{"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}]
+"""A head without a GPU, a node with cores to spare and one with more GPUs than cores."""
 
 
 @pytest.mark.parametrize(
-    ("resources", "offered"),
+    ("resources", "nodes", "layout"),
     [
-        (Resources(device="cuda"), {"CPU": 4.0}),
-        (Resources(workers=5), {"CPU": 4.0}),
-        (Resources(), {"memory": 1e9}),
+        (Resources(), [{"CPU": 2.0}], Layout("cpu", 2, 1, 0)),
+        (Resources(workers=1), [{"CPU": 8.0}], Layout("cpu", 1, 8, 0, limit=1)),
+        (Resources(), [{"CPU": 16.0, "GPU": 2.0}], Layout("cuda", 2, 1, 1.0)),
+        (Resources(workers_per_gpu=3), [{"CPU": 16.0, "GPU": 2.0}], Layout("cuda", 6, 1, 1 / 3)),
+        (Resources(gpus_per_worker=0.3), [{"CPU": 16.0, "GPU": 2.0}], Layout("cuda", 6, 1, 0.3)),
+        (Resources(gpus_per_worker=0.6), [{"CPU": 16.0, "GPU": 2.0}], Layout("cuda", 2, 1, 0.6)),
+        (Resources(device="cpu"), [{"CPU": 4.0, "GPU": 1.0}], Layout("cpu", 4, 1, 0)),
+        (Resources(workers=2), [{"CPU": 3.0}, {"CPU": 3.0}], Layout("cpu", 2, 3, 0, limit=2)),
+        (Resources(workers=1), [{"CPU": 2.0}, {"CPU": 2.0}], Layout("cpu", 1, 2, 0, limit=1)),
+        (Resources(workers=3), [{"CPU": 3.0}, {"CPU": 2.0}], Layout("cpu", 3, 1, 0, limit=3)),
+        (Resources(), MIXED, Layout("cuda", 4, 1, 1.0)),
+        (Resources(gpus_per_worker=0.5), MIXED, Layout("cuda", 6, 1, 0.5)),
     ],
 )
-def test_sizes_that_can_never_fit_are_refused_at_once(
-    resources: Resources, offered: dict[str, float]
+def test_layout_uses_every_node_without_oversubscribing_one(
+    resources: Resources, nodes: Nodes, layout: Layout
 ) -> None:
-    with pytest.raises(UsageError, match=r"--device cpu|--workers|cores"):
-        plan_layout(resources, offered)
+    assert plan_layout(resources, nodes) == layout
+    assert layout.workers <= layout.slots(nodes) == sum(layout.slots([node]) for node in nodes)
+    for node in nodes:
+        assert layout.slots([node]) * layout.cpus <= node["CPU"]
+        assert layout.slots([node]) * layout.gpus <= node.get("GPU", 0) + 1e-9
 
 
-def test_an_unknown_device_is_refused() -> None:
-    with pytest.raises(UsageError, match="auto, cpu or cuda"):
-        Resources(device="gpu")
+@pytest.mark.parametrize(
+    ("resources", "nodes"),
+    [
+        (Resources(device="cuda"), [{"CPU": 4.0}]),
+        (Resources(device="cuda"), [{"CPU": 4.0}, {"GPU": 1.0}]),
+        (Resources(workers=5), [{"CPU": 4.0}]),
+        (Resources(), [{"memory": 1e9}]),
+    ],
+)
+def test_sizes_that_can_never_fit_are_refused_at_once(resources: Resources, nodes: Nodes) -> None:
+    with pytest.raises(UsageError, match=r"--device cpu|--workers|cores|--num-cpus"):
+        plan_layout(resources, nodes)
+
+
+def test_an_autoscaler_is_asked_for_more_but_not_for_everything_at_once() -> None:
+    layout = plan_layout(Resources(device="cuda"), [{"CPU": 4.0}], grows=True)
+    assert layout.device == "cuda"
+    assert 1 <= layout.wanted([{"CPU": 4.0}], 1000, grows=True) < 10
+    eight = [{"CPU": 8.0, "GPU": 8.0}]
+    assert layout.wanted(eight, 1000, grows=True) == 16
+    assert layout.wanted(eight, 3, grows=True) == 3
+    assert layout.wanted(eight, 1000, grows=False) == 8
+    limited = plan_layout(Resources(device="cuda", workers=10), eight, grows=True)
+    assert limited.wanted(eight, 1000, grows=True) == 10
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"device": "gpu"}, "auto, cpu or cuda"),
+        ({"gpus_per_worker": 2.0}, "at most 1"),
+        ({"gpus_per_worker": 0.0}, "above 0"),
+        ({"gpus_per_worker": 0.5, "workers_per_gpu": 2}, "give one of them"),
+        ({"task_timeout_s": -1.0}, "0 for never"),
+    ],
+)
+def test_resources_that_make_no_sense_are_refused(wrong: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Resources(**wrong)  # type: ignore[arg-type]

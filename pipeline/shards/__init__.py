@@ -10,6 +10,7 @@
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights
     DIR/state/fork/oli-seed2.pt            where an unfinished run stands (gone once it has a shard)
     DIR/tables/ report.json report.html fork.html figures/   what the reduction makes of them
+    DIR/events.jsonl                       what happened when, one JSON object per line (``pipeline.events``)
     DIR/.lock                              held by the one driver of the folder
 
 A shard is done when its file is there and sealed (``pipeline.files``); there is no marker and no database.

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import OtherSchemaError, UsageError
+from pipeline.events import EventLog
 from pipeline.files import (
     exclusive,
     make_folder,
@@ -60,6 +61,7 @@ class RunFolder:
         self.report_html = self.path / "report.html"
         self.fork_html = self.path / "fork.html"
         self.schedules_json = self.tables / "schedules.json"
+        self.events = self.path / "events.jsonl"
         self._plan = self.path / kind.plan_file
         self._tokens = self.path / kind.tokens_file
         self._train = self.path / "fork_train.npy"
@@ -81,6 +83,10 @@ class RunFolder:
             make_folder(folder)
             sweep_temporaries(folder)
         sweep_temporaries(self.path)
+
+    def event_log(self) -> EventLog:
+        """What happens in this folder, one line per event; for the holder of its lock."""
+        return EventLog(self.events)
 
     # --- what was asked ---------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pipeline.driver import MAX_ATTEMPTS, Layout, Outcome, drive
+from pipeline.driver import MAX_ATTEMPTS, Layout, drive
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.worker import Outcome
 from tests.jobs.conftest import start, trajectory
 from tests.models import save_tiny_suite
 from tests.workers import PoisonWorker

@@ -1,0 +1,34 @@
+"""What Ray's own Prometheus endpoint says of a run (every node serves it at its ``MetricsExportPort``)."""
+
+from __future__ import annotations
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from pipeline.worker import Outcome
+
+SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
+"""Bounds of the histogram's bins."""
+
+
+class Meters:
+    """Counts outcomes. Ray puts ``ray_`` before each name."""
+
+    def __init__(self) -> None:
+        self._done = Counter("int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.")
+        self._failed = Counter("int4_collapse_checkpoints_failed", "Checkpoints that failed by name.")
+        self._seconds = Histogram(
+            "int4_collapse_checkpoint_seconds", "Seconds per finished checkpoint.", boundaries=SECONDS
+        )
+        self._idle = Gauge("int4_collapse_idle_share", "Share of the workers' time in which none computed.")
+        self._idle_s = self._busy_s = 0.0
+
+    def record(self, outcome: Outcome) -> None:
+        if outcome.failure is not None:
+            self._failed.inc()
+            return
+        self._done.inc()
+        self._seconds.observe(outcome.seconds)
+        self._idle_s += outcome.idle_s
+        self._busy_s += outcome.busy_s
+        if self._idle_s + self._busy_s > 0:
+            self._idle.set(self._idle_s / (self._idle_s + self._busy_s))

@@ -1,0 +1,147 @@
+"""What the work may use, and how many workers of which size that comes to. Plain arithmetic, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import UsageError
+
+GPU_QUEUE = 2
+"""Tasks handed to a GPU worker at a time: one computing, one being read. A CPU worker reads and computes on the
+same core, so it holds one, and none waits behind a slow one at the end."""
+
+Nodes = Sequence[Mapping[str, float]]
+"""Of every node what it offers in all, by Ray's names (``CPU``, ``GPU``)."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the work may use. On the CPU the threads per worker may change the last bits of a number."""
+
+    address: str | None = None
+    """Ray cluster to connect to; None starts a local one (or joins the one a submitted job runs in)."""
+    device: str = "auto"
+    """``cpu``, ``cuda``, or ``auto`` = cuda where a node has a GPU."""
+    workers_per_gpu: int = 1
+    """Workers that share a GPU."""
+    workers: int | None = None
+    """Most workers at a time; None = every GPU slot, or every CPU core, of nodes that join later too."""
+    gpus_per_worker: float | None = None
+    """The same as a share of one GPU: above 0, at most 1, because a worker computes on one."""
+    task_timeout_s: float | None = None
+    """Seconds after which a worker at one task is taken for hung and killed; 0 = never. None: 20 times the slowest
+    task so far, at least an hour (never for training runs)."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(f"unknown device {self.device!r}: wanted auto, cpu or cuda")
+        if self.workers_per_gpu < 1 or (self.workers is not None and self.workers < 1):
+            raise UsageError("workers and workers per GPU must be at least 1")
+        if self.gpus_per_worker is not None and not 0 < self.gpus_per_worker <= 1:
+            raise UsageError(
+                f"{self.gpus_per_worker:g} GPUs per worker: a worker computes on one GPU or on a share of it; "
+                "wanted a number above 0 and at most 1, such as 0.5"
+            )
+        if self.gpus_per_worker is not None and self.workers_per_gpu != 1:
+            raise UsageError(
+                "workers per GPU and GPUs per worker say the same thing in two ways: give one of them"
+            )
+        if self.task_timeout_s is not None and self.task_timeout_s < 0:
+            raise UsageError(f"a task timeout of {self.task_timeout_s:g} s: wanted seconds, or 0 for never")
+
+    @property
+    def gpu_share(self) -> float:
+        """Of one GPU, for each worker."""
+        return 1 / self.workers_per_gpu if self.gpus_per_worker is None else self.gpus_per_worker
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many workers of which size the cluster takes."""
+
+    device: str
+    workers: int
+    """That fit now, or that were asked for."""
+    cpus: int
+    """CPU cores, and so torch threads, of each worker."""
+    gpus: float
+    """Share of a GPU of each worker."""
+    limit: int | None = None
+    """Most workers, however the cluster grows."""
+    task_timeout_s: float | None = None
+    """As in :class:`Resources`."""
+    long_tasks: bool = False
+    """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, never copied."""
+
+    @property
+    def queue(self) -> int:
+        """Tasks that a worker holds at a time."""
+        return GPU_QUEUE if self.device == "cuda" and not self.long_tasks else 1
+
+    def slots(self, nodes: Nodes) -> int:
+        """Workers that ``nodes`` have room for, each on one node."""
+        return sum(_fit(node, self.cpus, self.gpus) for node in nodes)
+
+    def wanted(self, nodes: Nodes, tasks: int, *, grows: bool) -> int:
+        """Workers to have for ``tasks`` unfinished tasks.
+
+        Where the cluster ``grows`` with what waits for it (an autoscaler), the missing ones are asked for as well:
+        all of an explicit limit, otherwise as many as there are and at least ``DEMAND``, so that it doubles.
+        """
+        there = self.slots(nodes)
+        hoped = there + max(DEMAND, there) if grows else there
+        return min(tasks, hoped if self.limit is None else min(self.limit, hoped))
+
+
+DEMAND = 4
+"""Workers asked of an autoscaler beyond what there is, at least."""
+
+
+def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
+    """Workers that fit one node. Ray splits each GPU of a node by itself: a worker has its share of one of them."""
+    by_cpu = int(node.get("CPU", 0.0)) // max(cpus, 1)
+    if gpus == 0:
+        return by_cpu
+    return min(by_cpu, int(node.get("GPU", 0.0)) * int(1 / gpus + 1e-9))
+
+
+def plan_layout(resources: Resources, nodes: Nodes, *, grows: bool = False) -> Layout:
+    """Workers for what the nodes offer; UsageError where it cannot be. ``grows``: an autoscaler may add nodes.
+
+    >>> plan_layout(Resources(workers_per_gpu=2), [{"CPU": 16.0, "GPU": 2.0}]).workers
+    4
+    """
+    gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
+    if resources.device == "cuda" or (resources.device == "auto" and gpus >= 1):
+        return _gpu_layout(resources, nodes, grows=grows)
+    return _cpu_layout(resources, nodes)
+
+
+def _gpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
+    layout = Layout("cuda", 0, 1, resources.gpu_share, resources.workers, resources.task_timeout_s)
+    slots = layout.slots(nodes)
+    if slots == 0 and not grows:
+        if all(node.get("GPU", 0.0) < 1 for node in nodes):
+            raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a GPU node")
+        raise UsageError(
+            "no node with a GPU offers a CPU core to its workers; start it with at least --num-cpus 1"
+        )
+    return _sized(layout, min(resources.workers or max(slots, 1), max(slots, 1)))
+
+
+def _cpu_layout(resources: Resources, nodes: Nodes) -> Layout:
+    """As many threads per worker as leave room for all workers, each on one node."""
+    cores = [int(node.get("CPU", 0.0)) for node in nodes]
+    wanted = resources.workers or sum(cores)
+    if wanted < 1 or wanted > sum(cores):
+        raise UsageError(
+            f"{max(wanted, 1)} CPU workers do not fit a cluster of {sum(cores)} cores; use --workers {sum(cores)}"
+        )
+    threads = next(n for n in range(max(cores), 0, -1) if sum(each // n for each in cores) >= wanted)
+    layout = Layout("cpu", 0, threads, 0, resources.workers, resources.task_timeout_s)
+    return _sized(layout, wanted)
+
+
+def _sized(layout: Layout, workers: int) -> Layout:
+    return Layout(layout.device, workers, layout.cpus, layout.gpus, layout.limit, layout.task_timeout_s)

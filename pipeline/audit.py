@@ -12,6 +12,7 @@ from pipeline.driver import Layout, Resources, cluster, drive
 from pipeline.errors import StaleShardsError, UsageError
 from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
+from pipeline.patience import patiently
 from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
@@ -74,7 +75,8 @@ def audit(
                 drive(_ordered(ledger.tasks, layout), layout, ledger.record, on_event=events)
         ledger.check_complete()
         wall_s = time.monotonic() - start
-        request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
+        ended = replace(plan, wall_s=plan.wall_s + wall_s)
+        patiently(lambda: request.out.write_plan(ended))
         return ledger.summary(wall_s)
 
 

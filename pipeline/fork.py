@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.corpus import EvaluationTokens
 from pipeline.driver import Resources, cluster, drive
 from pipeline.ledger import Ledger, Progress, RunSummary
+from pipeline.patience import patiently
 from pipeline.shards import ForkPlan, RunFolder
 from pipeline.shards.plans import PlannedRun
 from pipeline.spec import Checkpoint
@@ -84,7 +85,8 @@ def fork(
                 placed = [replace(task, device=layout.device) for task in tasks]
                 drive(placed, replace(layout, long_tasks=True), ledger.record, on_event=events)
         wall_s = time.monotonic() - start
-        out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
+        ended = replace(plan, wall_s=plan.wall_s + wall_s)
+        patiently(lambda: out.write_plan(ended))
         return ledger.summary(wall_s)
 
 

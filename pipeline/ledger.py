@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.events import EventLog
+from pipeline.patience import patiently
 from pipeline.shards import RunFolder
 from pipeline.survey import Survey
 from pipeline.worker import Outcome
@@ -92,7 +93,8 @@ class Ledger:
             )
         else:
             self.failures[outcome.key] = outcome.failure
-            self._out.write_failure(outcome.key, outcome.failure, outcome.deaths)
+            reason = outcome.failure
+            patiently(lambda: self._out.write_failure(outcome.key, reason, outcome.deaths))
             self._events(
                 "failed",
                 key=outcome.key,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, OutputError, ShardError
+from pipeline.patience import patiently
 from pipeline.probe import Measurement, Prober
 from pipeline.probe.fit import fits_whole
 from pipeline.probe.streaming import StreamingProber
@@ -70,7 +71,7 @@ class Runner:
             return run_fork(task)
         with self._making:
             if self._prober is None or self._prober.spec != task.probe:
-                self._prober = make_prober(task)
+                self._prober = patiently(lambda: make_prober(task))
             if self._fetcher is None and task.ahead:
                 self._fetcher = Fetcher(task.cache_gb)
             prober, fetcher = self._prober, self._fetcher
@@ -104,8 +105,19 @@ def run_probe(
             begun = time.perf_counter()
             measured = suited.measure(weights, task.checkpoint.weights_sha256)
             busy_s = time.perf_counter() - begun
-    folder.write_shard(task, shard_rows(task.suite, task.checkpoint, measured), versions(), measured.notes)
+    rows = shard_rows(task.suite, task.checkpoint, measured)
+    if not _is_there(folder, task):
+        patiently(lambda: folder.write_shard(task, rows, versions(), measured.notes))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
+
+
+def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
+    """Whether another worker, given the same task, was first; what may have been read of its shard must not change."""
+    try:
+        there = folder.read_shard(task.key)
+    except (ShardError, OutputError):
+        return False
+    return there.fingerprint == task.probe.fingerprint() and there.identity == task.identity()
 
 
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
@@ -147,7 +159,7 @@ def run_fork(task: ForkTask) -> TaskDone:
                 break
     if not run.done:
         raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
-    folder.write_shard(task, fork_rows(task, run), versions(), run.notes)
+    patiently(lambda: folder.write_shard(task, fork_rows(task, run), versions(), run.notes))
     folder.remove_state(task.key)
     return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
 

@@ -45,7 +45,7 @@ class _Run:
         self._board = Board(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
         self._fleet = Fleet(worker_class, layout, on_event)
         self._on_outcome, self._on_event = on_outcome, on_event
-        self._meters = Meters()
+        self._meters = Meters(tasks[0].suite if tasks else "")
         self._checked = time.monotonic()
 
     def run(self) -> None:
@@ -66,7 +66,9 @@ class _Run:
         for worker in self._fleet.free():
             given = self._board.next(worker, now, next(iter(worker.held.values()), None))
             if given is None:
-                continue
+                if worker.held:
+                    continue
+                return  # nor is there anything for the others
             hold, copied = given
             self._fleet.submit(worker, hold)
             if copied and worker.place is not None:

@@ -11,15 +11,22 @@ SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
 
 
 class Meters:
-    """Counts outcomes. Ray puts ``ray_`` before each name."""
+    """Counts outcomes, tagged by the suite. Ray puts ``ray_`` before each name."""
 
-    def __init__(self) -> None:
-        self._done = Counter("int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.")
-        self._failed = Counter("int4_collapse_checkpoints_failed", "Checkpoints that failed by name.")
-        self._seconds = Histogram(
-            "int4_collapse_checkpoint_seconds", "Seconds per finished checkpoint.", boundaries=SECONDS
+    def __init__(self, suite: str) -> None:
+        tags = {"tag_keys": ("suite",)}
+        self._done = Counter(
+            "int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.", **tags
         )
-        self._idle = Gauge("int4_collapse_idle_share", "Share of the workers' time in which none computed.")
+        self._failed = Counter("int4_collapse_checkpoints_failed", "Checkpoints that failed by name.", **tags)
+        self._seconds = Histogram(
+            "int4_collapse_checkpoint_seconds", "Seconds per finished checkpoint.", boundaries=SECONDS, **tags
+        )
+        self._idle = Gauge(
+            "int4_collapse_idle_share", "Share of the workers' time in which none computed.", **tags
+        )
+        for meter in (self._done, self._failed, self._seconds, self._idle):
+            meter.set_default_tags({"suite": suite})
         self._idle_s = self._busy_s = 0.0
 
     def record(self, outcome: Outcome) -> None:

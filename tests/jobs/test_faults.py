@@ -16,11 +16,11 @@ import pytest
 from click.testing import Result
 
 from pipeline.driver import MAX_ATTEMPTS, Layout, drive
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.events import read_events
 from pipeline.worker import Outcome
 from tests.jobs.conftest import start, trajectory
 from tests.models import save_tiny_suite
-from tests.workers import PoisonWorker
+from tests.workers import PoisonWorker, SkewedWorker, simulated_tasks
 
 Run = Callable[..., Result]
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "1")
@@ -133,9 +133,21 @@ def test_a_killed_worker_costs_nothing_but_time(
     assert trajectory(out).equals(trajectory(undisturbed))
 
 
-def tasks(n: int) -> list[ProbeTask]:
-    probe = ProbeSpec(parse_variants(()), TokenShape(1, 1, 2), "x")
-    return [ProbeTask("s", Checkpoint(step, f"step{step}", "x"), probe, "x") for step in range(n)]
+def test_a_worker_whose_clock_is_wrong_measures_the_same(
+    run: Run,
+    suite: Path,
+    tokens_file: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    monkeypatch.setattr("pipeline.driver.loop.TaskWorker", SkewedWorker)
+    assert run(*audit).exit_code == 0
+    assert f"{N_CHECKPOINTS} were there" in run(*audit).stdout
+    assert run("reduce", out).exit_code == 0
+    assert trajectory(out).equals(trajectory(undisturbed))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +155,7 @@ def tasks(n: int) -> list[ProbeTask]:
 )
 def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, layout: Layout) -> None:
     outcomes: list[Outcome] = []
-    drive(tasks(6), layout, outcomes.append, PoisonWorker)
+    drive(simulated_tasks(6), layout, outcomes.append, PoisonWorker)
     assert sorted(outcome.key[-1] for outcome in outcomes) == list("012345"), (
         "each once, none lost, none twice"
     )
@@ -168,6 +180,28 @@ def test_a_vanished_output_folder_stops_the_run_with_its_path(
     assert result.exit_code == 1
     assert re.search(r"cannot write .*out/shards/audit/step\d+\.arrow", result.stderr), result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
+    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+) -> None:
+    out, away = tmp_path / "out", tmp_path / "away"
+
+    def vanish() -> None:
+        wait_for(lambda: len(shards(out)) >= 3)
+        out.rename(away)
+        time.sleep(10)
+        away.rename(out)
+
+    mover = in_background(vanish)
+    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    mover.join(timeout=20)
+    assert result.exit_code == 0, result.output
+    assert run("reduce", out).exit_code == 0
+    assert trajectory(out).equals(trajectory(undisturbed))
+    kinds = [event["event"] for event in read_events(out / "events.jsonl")]
+    assert kinds.count("done") == N_CHECKPOINTS
+    assert (kinds[0], kinds[-1]) == ("started", "finished")
 
 
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(

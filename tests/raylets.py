@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,37 @@ class RayNode:
 
     node_id: str
     pids: dict[str, list[int]]
+    orphans: list[int] = field(default_factory=list)
+    """What its raylet had started when it was killed: workers and agents."""
 
     def kill(self, *kinds: str) -> None:
         """``kill -9`` of its processes of these kinds, else of all of them."""
+        self.orphans.extend(children(self.pids["raylet"]))
         for kind in kinds or self.pids:
             for pid in self.pids[kind]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def children(parents: list[int]) -> list[int]:
+    """Processes that were started by one of ``parents``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) in parents
+            ):
+                found.append(int(entry.name))
+    return found
+
+
+def is_ray(pid: int) -> bool:
+    """Whether that process is a worker or an agent of Ray still."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
 
 
 class Raylets:
@@ -48,6 +72,7 @@ class Raylets:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self._nodes: list[RayNode] = []
         self.address: str = self._answer()["address"]
         self.head = self._node()
 
@@ -58,8 +83,16 @@ class Raylets:
         self._process.stdin.flush()
         return self._node()
 
+    def reap(self) -> None:
+        """Ends what killed nodes left: a stopped worker, for one, does not see that its raylet is gone."""
+        for node in self._nodes:
+            for pid in filter(is_ray, node.orphans):
+                os.kill(pid, signal.SIGKILL)
+
     def _node(self) -> RayNode:
-        return RayNode(**self._answer())
+        node = RayNode(**self._answer())
+        self._nodes.append(node)
+        return node
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -80,11 +113,13 @@ def raylets() -> Iterator[Raylets]:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         try:
-            yield Raylets(process)
+            cluster = Raylets(process)
+            yield cluster
         finally:
             assert process.stdin is not None
             process.stdin.close()
             process.wait(timeout=60)
+            cluster.reap()
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -8,6 +8,7 @@ ends. Exits 0 if the tables equal those of a run that nothing happened to, bit f
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import signal
 import subprocess
@@ -22,7 +23,7 @@ import numpy as np
 from pipeline.events import read_events
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_suite
-from tests.raylets import Raylets, RayNode, raylets, reap
+from tests.raylets import Raylets, RayNode, is_ray, raylets
 
 MEASURE = ("--batches", "8", "--batch-size", "8", "--seq-len", "64")
 PATIENCE_S = 150
@@ -97,19 +98,9 @@ class Soak:
         joined = [
             event["pid"] for event in read_events(out / "events.jsonl") if event["event"] == "worker_joined"
         ]
-        alive = [pid for pid in joined if is_worker(pid)]
+        alive = [pid for pid in joined if is_ray(pid)]
         if alive:
-            import os
-
             os.kill(self._draw.choice(alive), what)
-
-
-def is_worker(pid: int) -> bool:
-    """Whether that process is a Ray worker still."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
-    except OSError:
-        return False
 
 
 def soak(seed: int, checkpoints: int, seconds: float) -> bool:
@@ -121,11 +112,8 @@ def soak(seed: int, checkpoints: int, seconds: float) -> bool:
         with one.run("undisturbed") as driver:
             _, said = driver.communicate()
         assert driver.returncode == 0, said
-        try:
-            one.disturbed("disturbed", seconds)
-            equal = one.tables("disturbed") == one.tables("undisturbed")
-        finally:
-            reap(scratch / "disturbed")
+        one.disturbed("disturbed", seconds)
+        equal = one.tables("disturbed") == one.tables("undisturbed")
     took = time.monotonic() - began
     print(
         f"seed {seed}: {'equal' if equal else 'DIFFERENT'} after {' '.join(one.done) or 'nothing'}, {took:.0f} s"

@@ -68,15 +68,12 @@ def test_rays_own_endpoint_counts_checkpoints(ray_cluster: None, tmp_path: Path)
         "idle_share": 0.25,
     }
     found: dict[str, float] = {}
+    line = re.compile(r'^ray_int4_collapse_(\w+)\{.*suite="endpoint".*\} (\S+)$', re.MULTILINE)
     deadline = time.monotonic() + 60
     while found.keys() != wanted.keys():
         assert time.monotonic() < deadline, f"only {found} at {url}"
         time.sleep(0.5)
         with urllib.request.urlopen(url, timeout=10) as response:
             text = response.read().decode()
-        for name in wanted:
-            for value in re.findall(
-                rf'^ray_int4_collapse_{name}\w*\{{.*suite="endpoint".*\}} (\S+)$', text, re.MULTILINE
-            ):
-                found[name] = float(value)
+        found = {name: float(value) for name, value in line.findall(text) if name in wanted}
     assert found == wanted

@@ -49,7 +49,7 @@ class Place:
     node: str
 
 
-def _place(_: object) -> Place:
+def where(_: object) -> Place:
     """Called in the worker."""
     return Place(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
@@ -201,8 +201,10 @@ class Fleet:
             ray.kill(worker.actor)
 
     def _start(self) -> None:
-        actor = self._remote.remote(threads=int(self._layout.cpus))
-        worker = Worker(actor, actor.__ray_call__.remote(_place))
+        actor = self._remote.remote(threads=self._layout.cpus)
+        self._join(Worker(actor, actor.__ray_call__.remote(where)))
+
+    def _join(self, worker: Worker) -> None:
         self._workers.append(worker)
         self._owner[worker.starting] = worker
 

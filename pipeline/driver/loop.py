@@ -30,25 +30,29 @@ def drive(
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    _Run(tasks, layout, on_outcome, worker_class or TaskWorker, on_event).run()
+    fleet = Fleet(worker_class or TaskWorker, layout, on_event)
+    Run(tasks, layout, on_outcome, on_event, fleet).run()
 
 
-class _Run:
+class Run:
+    """One call of :func:`drive`."""
+
     def __init__(
         self,
         tasks: Sequence[AnyTask],
         layout: Layout,
         on_outcome: Callable[[Outcome], None],
-        worker_class: type,
         on_event: OnEvent,
+        fleet: Fleet,
     ) -> None:
         self._board = Board(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
-        self._fleet = Fleet(worker_class, layout, on_event)
+        self._fleet = fleet
         self._on_outcome, self._on_event = on_outcome, on_event
         self._meters = Meters(tasks[0].suite if tasks else "")
         self._checked = time.monotonic()
 
     def run(self) -> None:
+        """Until every task is settled."""
         interrupted = True
         try:
             while self._board.unsettled:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Layout, Resources, cluster, drive
+from pipeline.driver import Layout, Resources, staffed
 from pipeline.errors import StaleShardsError, UsageError
 from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
@@ -17,7 +18,6 @@ from pipeline.shards import RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
 from pipeline.survey import Survey, survey
-from pipeline.tasks import copy_probe
 from pipeline.versions import versions
 from pipeline.worker import Outcome
 
@@ -54,8 +54,13 @@ def audit(
     measured is a failure in the summary and does not stop the others.
     """
     start = time.monotonic()
-    with request.out.lock(), request.out.event_log() as events:
+    with request.out.lock(), request.out.event_log() as events, ExitStack() as stack:
         plan = _record_plan(request)
+        crew = None
+        distinct = {each.key for each in request.suite.checkpoints if each.duplicate_of is None}
+        if left := distinct - set(request.out.shard_keys()):
+            # There is work, whatever the survey finds: workers import and shards are checked at the same time.
+            crew = stack.enter_context(staffed(request.resources, len(left), events))
         found = survey(request.out, plan)
         if request.replace_stale:
             for key in found.stale:
@@ -70,9 +75,9 @@ def audit(
         for task, source in ledger.copies:  # their originals were done before this call
             ledger.copy(task, source)
         if ledger.tasks:
-            with cluster(request.resources) as layout:
-                on_progress(ledger.progress(None))
-                drive(_ordered(ledger.tasks, layout), layout, ledger.record, on_event=events)
+            crew = crew or stack.enter_context(staffed(request.resources, len(ledger.tasks), events))
+            on_progress(ledger.progress(None))
+            crew.drive(_ordered(ledger.tasks, crew.layout), ledger.record)
         ledger.check_complete()
         wall_s = time.monotonic() - start
         ended = replace(plan, wall_s=plan.wall_s + wall_s)
@@ -228,6 +233,8 @@ class _Ledger(Ledger):
 
     def copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""
+        from pipeline.tasks import copy_probe  # imports torch, which takes seconds
+
         copy_probe(task, source)
         super().record(Outcome(task.key))
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.events import read_events
 from tests.jobs.conftest import start
@@ -122,10 +123,12 @@ def soak(seed: int, checkpoints: int, seconds: float) -> bool:
 
 
 def main() -> None:
+    """Parses the command line."""
+    disable_progress_bar()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=None, help="Default: another one each time.")
-    parser.add_argument("--checkpoints", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=45, help="For which it is disturbed.")
+    parser.add_argument("--checkpoints", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=30, help="For which it is disturbed.")
     given = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)

@@ -199,6 +199,7 @@ class Fleet:
                 ray.wait(asked, num_returns=len(asked), timeout=STOP_WAIT_S, fetch_local=False)
         for worker in self._workers:
             ray.kill(worker.actor)
+        self._workers.clear()
 
     def _start(self) -> None:
         actor = self._remote.remote(threads=self._layout.cpus)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.driver.board import Board, Hold
+from pipeline.driver.connection import cluster
 from pipeline.driver.fleet import Fleet, Worker, WorkerLostError
 from pipeline.driver.meters import Meters
-from pipeline.driver.resources import Layout
+from pipeline.driver.resources import Layout, Resources
 from pipeline.events import OnEvent, ignore
 from pipeline.worker import AnyTask, Outcome, TaskWorker
 
@@ -30,8 +32,32 @@ def drive(
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    fleet = Fleet(worker_class or TaskWorker, layout, on_event)
-    Run(tasks, layout, on_outcome, on_event, fleet).run()
+    Crew(layout, Fleet(worker_class or TaskWorker, layout, on_event), on_event).drive(tasks, on_outcome)
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that are ready, or about to be."""
+
+    layout: Layout
+    fleet: Fleet
+    on_event: OnEvent
+
+    def drive(self, tasks: Sequence[AnyTask], on_outcome: Callable[[Outcome], None]) -> None:
+        """As :func:`drive`; once, and it ends the workers."""
+        Run(tasks, self.layout, on_outcome, self.on_event, self.fleet).run()
+
+
+@contextmanager
+def staffed(resources: Resources, tasks: int, on_event: OnEvent = ignore) -> Iterator[Crew]:
+    """Connects to Ray and begins to start workers for as many as ``tasks`` tasks, which takes them seconds."""
+    with cluster(resources) as layout:
+        fleet = Fleet(TaskWorker, layout, on_event)
+        try:
+            fleet.fit(tasks)
+            yield Crew(layout, fleet, on_event)
+        finally:
+            fleet.stop(interrupted=False)
 
 
 class Run:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.benchmark_plans import show_cost, show_driver
 from jobs.console import console, errors, progress
 from jobs.options import (
     absolute_out,
@@ -52,13 +53,49 @@ ARITHMETIC_FILES = 4
     show_default=True,
     help="Distinct weight files of --random; its checkpoints use them in turn.",
 )
+@click.option(
+    "--driver",
+    "driver_tasks",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Instead: N tasks that do nothing on 256 simulated workers, and what each costs the driver.",
+)
+@click.option(
+    "--cost",
+    "price",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="PRICE",
+    help="Instead: time and money of well-known trajectories, at PRICE per GPU hour.",
+)
+@click.option(
+    "--load-gb-per-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.1,
+    show_default=True,
+    help="For --cost: what each GPU reads, from a disk or a network.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> None:
+def command(
+    *,
+    as_json: bool,
+    out: str | None,
+    scaling: bool,
+    driver_tasks: int | None,
+    price: float | None,
+    load_gb_per_s: float,
+    **options: Any,
+) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
     the arithmetics that it offers, with their errors against float64.
     """
+    if price is not None:
+        show_cost(price, load_gb_per_s, as_json=as_json)
+        return
+    if driver_tasks is not None:
+        show_driver(driver_tasks, as_json=as_json)
+        return
     # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"

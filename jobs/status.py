@@ -10,6 +10,7 @@ import click
 
 from jobs.console import console
 from jobs.options import absolute_out
+from jobs.watch import watch_run
 
 if TYPE_CHECKING:
     from pipeline.shards import Kind
@@ -18,8 +19,20 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(directory: str, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Go on until the run ends, with what happens in it.")
+@click.option(
+    "--every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two looks of --watch.",
+)
+def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
     """Say which checkpoints of DIR, and which runs of its fork experiment, are done, failed, stale or missing."""
+    if watch:
+        watch_run(absolute_out(directory), every, as_json=as_json)
+        return
     from jobs.fork_results import holds_audit, holds_fork
     from pipeline.shards import AUDIT, FORK
 

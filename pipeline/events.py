@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,3 +97,20 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             with suppress(ValueError):
                 events.append(json.loads(line))
     return events
+
+
+def follow(path: Path, every_s: float) -> Iterator[list[dict[str, Any]]]:
+    """The whole events in ``path``, then for ever, every ``every_s`` seconds, those that have come since."""
+    offset, rest = 0, b""
+    while True:
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            file.seek(offset)
+            data = file.read()
+            offset += len(data)
+            *lines, rest = (rest + data).split(b"\n")
+            events = []
+            for line in lines:
+                with suppress(ValueError):
+                    events.append(json.loads(line))
+            yield events
+        time.sleep(every_s)

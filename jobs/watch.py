@@ -1,0 +1,90 @@
+"""``status --watch``: a run as it goes, from ``DIR/events.jsonl`` alone, wherever it is driven from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+from rich.text import Text
+
+from jobs.console import console, duration
+from pipeline.errors import UsageError
+from pipeline.events import follow
+
+LAST = 8
+"""Events shown on a terminal."""
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """What the events since the last ``started`` come to."""
+
+    expected: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    workers: Counter[str] = field(default_factory=Counter)
+    """By host, those that have joined and were not lost."""
+    last: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    def take(self, event: Event) -> None:
+        """Books one event."""
+        name = event["event"]
+        if name == "started":
+            self.counts.clear()
+            self.workers.clear()
+            self.expected, self.counts["done"] = event["expected"], event["there"]
+        elif name in ("worker_joined", "worker_lost"):
+            self.workers[event["host"]] += 1 if name == "worker_joined" else -1
+        self.counts[name] += name != "started"
+        self.ended = name in ("finished", "stopped")
+        self.last = [*self.last, describe(event)][-LAST:]
+
+    def headline(self) -> str:
+        """One line on where the run stands."""
+        parts = [f"{self.counts['done']} done, {self.counts['failed']} failed of {self.expected}"]
+        parts += [f"{self.counts[name]} {name}" for name in ("retried", "speculated") if self.counts[name]]
+        if not self.ended:
+            parts.append(f"{sum(self.workers.values())} workers on {len(+self.workers)} hosts")
+        return "; ".join(parts)
+
+
+def describe(event: Event) -> str:
+    """One event as a line."""
+    known = ("time", "event", "key", "host", "seconds", "reason")
+    words = [event["time"], event["event"], event.get("key", ""), event.get("host", "")]
+    words.append(f"{event['seconds']:.2f} s" if "seconds" in event else "")
+    words.append(str(event.get("reason", "")))
+    words += [f"{name}={value}" for name, value in event.items() if name not in known and name != "node"]
+    return " ".join(word for word in words if word)
+
+
+def watch_run(out: Path, every: float, *, as_json: bool) -> None:
+    """Shows the run in ``out`` until it ends: live on a terminal, else a line per event (``as_json``: as it stands)."""
+    path = out / "events.jsonl"
+    if not path.is_file():
+        raise UsageError(f"no run has begun in {out}: wanted a folder with {path.name} in it")
+    run, began = Run(), time.monotonic()
+    if console.is_terminal and not as_json:
+        with Live(console=console, auto_refresh=False) as live:
+            for events in follow(path, every):
+                for event in events:
+                    run.take(event)
+                body = [run.headline() + f"; watched for {duration(time.monotonic() - began)}", *run.last]
+                live.update(Text("\n".join(body)), refresh=True)
+                if run.ended:
+                    return
+    for events in follow(path, every):
+        for event in events:
+            run.take(event)
+            console.print(json.dumps(event) if as_json else describe(event), markup=False)
+        if run.ended:
+            if not as_json:
+                console.print(run.headline(), markup=False)
+            return

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pipeline.errors import OutputError, UsageError
 
-PATIENCE_S = 20.0
+PATIENCE_S = 15.0
 """Longest wait for a folder to come back. Others wait meanwhile, each for as long, so the run as a whole does."""
 POLL_S = 0.5
 

@@ -37,6 +37,7 @@ class TaskWorker:
 
     def __init__(self, threads: int) -> None:
         import torch
+        import transformers.modeling_utils  # noqa: F401 - seconds, which the first task would otherwise be charged
 
         from pipeline.tasks import Runner
 

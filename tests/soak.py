@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -43,12 +44,17 @@ class Soak:
         self.done: list[str] = []
         """What was done to the run, in order."""
 
-    def run(self, name: str) -> subprocess.Popen[str]:
-        """Starts the driver of the run that writes to the folder ``name``."""
-        return start(
+    @contextmanager
+    def run(self, name: str) -> Iterator[subprocess.Popen[str]]:
+        """The driver of the run that writes to the folder ``name``; killed at the end of the block."""
+        with start(
             "audit", self._scratch / "suite", "--corpus", f"tokens:{self._scratch / 'tokens.npy'}", *MEASURE,
-            "--out", self._scratch / name, "--address", self._cluster.address, "--task-timeout", 20,
-        )  # fmt: skip
+            "--out", self._scratch / name, "--address", self._cluster.address, "--task-timeout", 30,
+        ) as driver:  # fmt: skip
+            try:
+                yield driver
+            finally:
+                driver.kill()
 
     def tables(self, name: str) -> bytes:
         """The reduction of the run in the folder ``name``."""

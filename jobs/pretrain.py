@@ -30,7 +30,14 @@ from jobs.options import absolute_out, out_option, parse_steps
     metavar="STEP,...",
     help="Checkpoints that keep Adam's moments, for `fork` to start from.",
 )
-def command(recipe: str, out: str, device: str, keep_optimizer_at: str | None, **overrides: object) -> None:
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    help="Where the tokenized corpus is kept for other suites of the same text. Default: not kept.",
+)
+def command(
+    recipe: str, out: str, device: str, keep_optimizer_at: str | None, data: str | None, **overrides: object
+) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
     from pipeline.train import find_recipe, pretrain
 
@@ -39,5 +46,12 @@ def command(recipe: str, out: str, device: str, keep_optimizer_at: str | None, *
     folder = absolute_out(out)
     keep = parse_steps(keep_optimizer_at, option="--keep-optimizer-at") or ()
     with progress(f"pretrain {recipe}") as show:
-        pretrain(chosen, folder, device=device, on_progress=show, keep_optimizer_at=keep)
+        pretrain(
+            chosen,
+            folder,
+            device=device,
+            on_progress=show,
+            keep_optimizer_at=keep,
+            data=None if data is None else absolute_out(data),
+        )
     console.print(f"suite: {folder}", markup=False)

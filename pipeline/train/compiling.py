@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+MASKLESS = "sdpa_without_mask"
+"""Name under which transformers knows the attention of training: SDPA's own causal mask, none built beside it."""
+
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats of logits (sequences, tokens, vocabulary) against targets (sequences, tokens)."""
@@ -31,3 +34,24 @@ def compile_training(model: nn.Module, backend: str = "inductor") -> Loss:
         block.compile(**options)
     loss: Loss = torch.compile(token_loss, **options)
     return loss
+
+
+def drop_mask(model: nn.Module) -> bool:
+    """Makes ``model`` attend causally without building a mask; False, and nothing changed, where it needs one.
+
+    Training sequences are never padded or packed, so SDPA's ``is_causal`` is the whole mask, unless attention is
+    limited to a window. transformers finds that out by reading a tensor back from the device in every forward, which
+    waits for the GPU and which a CUDA graph cannot hold.
+    """
+    config: Any = getattr(model, "config", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    windowed = getattr(config, "sliding_window", None) is not None or not kinds <= {"full_attention"}
+    if windowed or getattr(config, "_attn_implementation", None) != "sdpa":
+        return False
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register(MASKLESS, sdpa_attention_forward)
+    AttentionMaskInterface.register(MASKLESS, lambda *_, **__: None)
+    config._attn_implementation = MASKLESS
+    return True

@@ -37,6 +37,9 @@ STATE = ".state"
 LOCK = ".lock"
 EVAL_TOKENS = "eval_tokens.npy"
 STATE_EVERY = 200
+"""Least updates between two saves of the state; long runs save forty times in all."""
+COMPILE_FROM_STEPS = 300
+"""Updates from which a run on a GPU earns back what compiling costs."""
 
 
 Report = Callable[[int, int, float | None, str], None]
@@ -53,6 +56,8 @@ class _Keeping:
     """Updates between two saves of the whole state, which go when the suite is done."""
     moments_at: set[int]
     """Checkpoints that keep Adam's moments for good."""
+    data: Path
+    """Folder of the tokens."""
 
 
 def pretrain(
@@ -61,17 +66,19 @@ def pretrain(
     *,
     device: str = "auto",
     on_progress: Report | None = None,
-    state_every: int = STATE_EVERY,
+    state_every: int | None = None,
     keep_optimizer_at: Collection[int] = (),
+    data: Path | None = None,
 ) -> None:
     """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
 
     Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
 
     ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
-    Adam's moments beside their weights, for forks to start from. ``UsageError`` for a folder made by
-    another recipe or not made here; ``FolderLockedError`` while another process trains into it;
-    ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
+    Adam's moments beside their weights, for forks to start from. ``data``: folder for the tokenized corpus, made if
+    it is not there and kept, so that other suites of the same text can use it; None = beside the suite while it
+    trains. ``UsageError`` for a folder made by another recipe or not made here; ``FolderLockedError`` while another
+    process trains into it; ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
     """
     chosen = choose_device(device)
     keep = _keepable(recipe, keep_optimizer_at)
@@ -80,7 +87,9 @@ def pretrain(
         _claim(recipe, out)
         if not _finished(out):
             try:
-                _train(recipe, out, chosen, on_progress, _Keeping(state_every, keep))
+                every = max(STATE_EVERY, recipe.steps // 40) if state_every is None else state_every
+                keeping = _Keeping(every, keep, out / STATE / "data" if data is None else data)
+                _train(recipe, out, chosen, on_progress, keeping)
             except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
@@ -90,7 +99,7 @@ def pretrain(
 
 
 def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, keeping: _Keeping) -> None:
-    data = prepare_data(recipe, out / STATE / "data")
+    data = prepare_data(recipe, keeping.data)
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
     due = set(recipe.checkpoint_steps)
@@ -124,6 +133,7 @@ def _trainer(recipe: Recipe, data: TrainingData, device: torch.device) -> Traine
             recipe.weight_decay, recipe.beta1, recipe.beta2, recipe.eps, recipe.clip_norm
         ),
         device=device,
+        compiled=device.type == "cuda" and recipe.steps >= COMPILE_FROM_STEPS,
     )
 
 

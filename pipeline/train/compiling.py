@@ -26,12 +26,10 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def compile_training(model: nn.Module, backend: str = "inductor") -> Loss:
-    """Compiles the blocks of ``model`` in place and returns the compiled :func:`token_loss`."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = max(lists, key=lambda each: sum(parameter.numel() for parameter in each.parameters()))
+    """Compiles the blocks of ``model`` and the norms beside them in place; returns the compiled :func:`token_loss`."""
     options: dict[str, Any] = {"dynamic": False, "backend": backend}
-    for block in blocks:
-        block.compile(**options)
+    for module in _compilable(model):
+        module.compile(**options)
     loss: Loss = torch.compile(token_loss, **options)
     return loss
 
@@ -55,3 +53,16 @@ def drop_mask(model: nn.Module) -> bool:
     AttentionMaskInterface.register(MASKLESS, lambda *_, **__: None)
     config._attn_implementation = MASKLESS
     return True
+
+
+def _compilable(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, and what normalises before and after them (vectors are its only parameters)."""
+    parents = [
+        (parent, child)
+        for parent in model.modules()
+        for child in parent.children()
+        if isinstance(child, nn.ModuleList)
+    ]
+    parent, blocks = max(parents, key=lambda pair: sum(each.numel() for each in pair[1].parameters()))
+    dimensions = {child: {each.dim() for each in child.parameters()} for child in parent.children()}
+    return [*blocks, *(child for child, found in dimensions.items() if found == {1})]

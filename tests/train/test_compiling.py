@@ -48,6 +48,8 @@ def test_without_the_mask_attention_is_the_same(architecture):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("optimizer", ["adamw", "sam"])
 def test_a_captured_step_trains_as_a_plain_one(optimizer):
     device = torch.device("cuda")

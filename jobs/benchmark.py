@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.benchmark_fork import compare_forks
-from jobs.console import console, errors, progress
+from jobs.console import Report, console, errors, progress
 from jobs.options import (
     absolute_out,
     measurement_options,
@@ -33,6 +35,7 @@ DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
 """Checkpoints that the arithmetics of a GPU are compared on, used in turn."""
+NUMBERS = "benchmark.json"
 
 
 @click.command()
@@ -86,11 +89,11 @@ def command(as_json: bool, out: str | None, scaling: bool, training: bool, **opt
             options["limit"] = DEFAULT_LIMIT
         options["suite"] = options["suite"] or DEFAULT_SUITE
         request = build_request(AuditOptions.from_command(options | {"out": "."}))
-        outcome = _measure(request, scaling=scaling)
+        outcome = _measure(request, folder, scaling=scaling)
     lines = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
     console.print(json.dumps(outcome.to_json()) if as_json else lines, markup=False)
     if folder is not None:
-        _write(outcome, folder)
+        _write_figure(outcome, folder)
     if outcome.disagreement is not None:
         errors.print(outcome.disagreement)
         raise SystemExit(1)
@@ -119,14 +122,15 @@ def _random_suite(scratch: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"suite": str(suite), "corpus": options["corpus"] or f"tokens:{suite / TOKENS}"}
 
 
-def _measure(request: AuditRequest, *, scaling: bool) -> Outcome:
+def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
+    """Measures, saying on stderr what, and keeps what is found in ``folder`` as it comes."""
     from pipeline.benchmark import Outcome, compare, compare_arithmetics
     from pipeline.suites import fetch
 
+    record = Record(request.suite.name, folder)
     with progress("benchmark") as show:
-        comparison = compare(
-            request, lambda side, done, total: show(done, total, None, side), scaling=scaling
-        )
+        stages = Stages(show)
+        comparison = compare(request, stages, record.add, scaling=scaling)
         arithmetics = None
         if request.resources.device == "cuda":
             distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
@@ -134,23 +138,53 @@ def _measure(request: AuditRequest, *, scaling: bool) -> Outcome:
                 [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
                 request.tokens.array,
                 request.probe.variants,
-                on_step=lambda name: show(0, 1, None, name),
+                on_step=stages,
+                on_part=lambda part: record.add({"arithmetics": dataclasses.asdict(part)}),
             )
-    return Outcome(request.suite.name, comparison, arithmetics)
+    outcome = Outcome(request.suite.name, comparison, arithmetics)
+    record.add(outcome.to_json())
+    if folder is not None:
+        errors.print(f"wrote {folder / NUMBERS}", markup=False)
+    return outcome
 
 
-def _write(outcome: Outcome, folder: Path) -> None:
-    """Writes the numbers and, where the renderer is installed, the figure."""
-    make_folder(folder)
-    files = {"benchmark.json": (json.dumps(outcome.to_json(), indent=1) + "\n").encode()}
+class Stages:
+    """Says on stderr what is being measured, and how long after the start, whenever that changes."""
+
+    def __init__(self, show: Report) -> None:
+        self._show, self._start, self._last = show, time.monotonic(), ""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 1) -> None:
+        if stage != self._last:
+            errors.print(f"{time.monotonic() - self._start:6.1f} s: {stage}", markup=False)
+            self._last = stage
+        self._show(done, total, None, stage)
+
+
+class Record:
+    """``benchmark.json`` from the first number on: what was found before a run ended early is there."""
+
+    def __init__(self, suite: str, folder: Path | None) -> None:
+        self._found: dict[str, Any] = {"suite": suite, "complete": False}
+        self._folder = folder
+        if folder is not None:
+            make_folder(folder)
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Adds ``part`` to what is there."""
+        self._found |= part
+        if self._folder is not None:
+            write_atomically(self._folder / NUMBERS, (json.dumps(self._found, indent=1) + "\n").encode())
+
+
+def _write_figure(outcome: Outcome, folder: Path) -> None:
+    """Writes the chart where the renderer is installed."""
     figure = _figure(outcome)
     if figure is None:
         errors.print("no benchmark.png: vl-convert-python is not installed here", markup=False)
     else:
-        files["benchmark.png"] = figure
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-        errors.print(f"wrote {folder / name}", markup=False)
+        write_atomically(folder / "benchmark.png", figure)
+        errors.print(f"wrote {folder / 'benchmark.png'}", markup=False)
 
 
 def _figure(outcome: Outcome) -> bytes | None:

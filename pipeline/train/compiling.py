@@ -33,9 +33,12 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
         module.compile(**options)
 
 
-def fused_loss(device: torch.device) -> Loss | None:
-    """The loss with its gradient in one kernel; None where Triton or a GPU is missing."""
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+def fused_loss(model: nn.Module, device: torch.device) -> Loss | None:
+    """The loss with its gradient in one kernel, which overwrites the logits; None where Triton or a GPU is missing, or
+    where ``model`` bends its logits by a function whose gradient needs them.
+    """
+    bent = getattr(getattr(model, "config", None), "final_logit_softcapping", None) is not None
+    if bent or device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     from pipeline.train.loss_kernel import loss_and_gradient
 

@@ -56,7 +56,7 @@ class Trainer:
         self._fused_loss: Loss | None = None
         if compiled:
             compile_blocks(self.model)
-            self._fused_loss = fused_loss(device)
+            self._fused_loss = fused_loss(self.model, device)
         self._captured: CapturedStep | None = None
         if maskless and device.type == "cuda" and optimizer != "muon" and not drops(model):
             for group in self.optimizer.param_groups:

@@ -52,6 +52,9 @@ def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     gradient with respect to the logits, in their dtype and their memory.
     """  # fmt: skip
     gradient = logits.detach()
+    torch.autograd.graph.increment_version(
+        [gradient]
+    )  # a backward pass that needed the logits would now say so
     if not gradient.is_contiguous():
         raise ValueError(f"logits of strides {logits.stride()}: wanted contiguous ones")
     vocabulary, tokens = logits.shape[-1], targets.numel()

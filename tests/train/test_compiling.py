@@ -50,6 +50,10 @@ def test_the_fused_loss_has_the_gradient_of_cross_entropy(vocabulary, dtype):
     assert gradient.data_ptr() == logits.data_ptr()
     tolerance = {"rtol": 1e-5, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-6}
     torch.testing.assert_close(gradient.double(), exact.grad, **tolerance)
+    needed = torch.zeros(2, 3, device=device, requires_grad=True).tanh()  # its gradient is made of its value
+    _, slope = loss_kernel.loss_and_gradient(needed, targets[0, :2] % 3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        needed.backward(slope)
     with pytest.raises(ValueError, match="contiguous"):
         loss_kernel.loss_and_gradient(torch.zeros(4, 3, device=device).T, targets[0, :3])
 

@@ -7,21 +7,18 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from pipeline.devices import cuda_memory
 from pipeline.driver.resources import Layout, Resources, plan_layout
 from pipeline.errors import UsageError
 from pipeline.signals import exit_on_sigterm
 
 CONNECT_TIMEOUT_S = 10
 """Longest wait for a cluster to answer at its address."""
-
-_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""One of which is there wherever torch can use a GPU (NVIDIA, AMD, Windows' Linux)."""
 
 _AUTOSCALER_STATUS = b"__autoscaling_status"
 """Where Ray's autoscaler keeps its last report in the cluster's key-value store."""
@@ -65,11 +62,7 @@ def resolve_device(resources: Resources) -> str:
     if ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ:
         with cluster(resources) as layout:
             return layout.device
-    if not any(Path(device).exists() for device in _GPU_DEVICES):
-        return "cpu"
-    import torch  # takes seconds
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if cuda_memory() else "cpu"
 
 
 def alive_nodes() -> dict[str, dict[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from pipeline.probe import Prober
 from pipeline.probe.gpu import engine
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
-from pipeline.probe.loading import read_weights
+from pipeline.probe.gpu.skeleton import signature
+from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.measure import Measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
@@ -104,6 +106,20 @@ def test_gpt_neox_is_walked_to_the_same_numbers(tmp_path: Path, settings: dict) 
     assert_same(found, Prober(spec("ieee", *variants), TOKENS).measure(folder))
 
 
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=gpu)])
+def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tied: bool) -> None:
+    start, later = (
+        save(tmp_path / name, seed=seed, tie_word_embeddings=tied) for name, seed in (("a", 1), ("b", 2))
+    )
+    prober = GpuProber(spec("split", "int4-g8-asym"), TOKENS.reshape(-1, LENGTH), DEVICE)
+    prober.keep(start)
+    model = build_model(read_config(later), read_weights(later)).to(DEVICE)
+    found, statistics = prober.measure_model(model)
+    exact, exact_statistics, *_ = prober.measure(later, None)
+    assert np.array_equal(found.nll_nats, exact.nll_nats)
+    assert statistics == exact_statistics
+
+
 @gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_other_stored_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
@@ -152,6 +168,18 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
         tokens = prober.measure(folder, None)[0]
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a")
+    tensors = read_weights(folder).tensors
+    before = signature(folder, tensors)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "transformers_version": "4.24.0", "dtype": "bfloat16"}) + "\n\n")
+    assert signature(folder, tensors) == before
+    path.write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
+    assert signature(folder, tensors) != before
 
 
 def test_the_reader_returns_what_is_stored(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cost model against what was measured."""
+"""The cost model gives back what it was fitted to: it says nothing on shapes that were not measured."""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ from pipeline.errors import CollapseError, UsageError, unknown_name
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-COMMANDS = ("run", "audit", "reduce", "report", "status", "phases", "fork", "pretrain", "suites", "benchmark")
+COMMANDS = (
+    "run", "audit", "reduce", "report", "status", "phases", "compare", "fork", "pretrain", "suites", "benchmark",
+)  # fmt: skip
 """Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""
 
 

@@ -6,13 +6,13 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.curves import MIN_ROWS
+from pipeline.analysis.curves import MIN_ROWS, Curve
 from pipeline.analysis.summary import summarise
 from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
 from pipeline.errors import IncompleteRunError
@@ -72,6 +72,20 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "reduced_with": versions(),
     }
     return Reduction(trajectory, tensor_table(shards), report)
+
+
+def read_curve(folder: RunFolder, *, name: str) -> Curve:
+    """The losses of the audit in ``folder``, per batch too; ``name`` is what messages call it.
+
+    Raises UsageError where there is no run, and IncompleteRunError where shards are missing.
+    """
+    plan = folder.read_plan()
+    found = survey(folder, plan)
+    found.refuse_stale(folder)
+    if found.to_measure:
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    shards = [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints]
+    return replace(batch_curve(trajectory_table(shards, plan.checkpoints), shards), name=name)
 
 
 def write_reduction(folder: RunFolder, reduction: Reduction) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from tests.store.faults import Fault, Faults
 
 END_OF_HEAD = b"\r\n\r\n"
+END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
 class Way:
@@ -66,12 +67,17 @@ class Way:
         head, body = _receive_head(client)
         method, target, _ = head.split(b"\r\n")[0].decode().split(" ", 2)
         fault = self.faults.next(method, target)
-        length = int(_field(head, "content-length") or 0)
         if _field(head, "expect"):
             client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        body += _receive(client, (length // 2 if _is(fault, "cut request") else length) - len(body))
+        length = int(_field(head, "content-length") or _field(head, "x-amz-decoded-content-length") or 0)
         if _is(fault, "cut request"):
+            _receive(client, length // 2 - len(body))
             return
+        if _field(head, "transfer-encoding") == "chunked":
+            while not body.endswith(END_OF_CHUNKS):
+                body += _receive(client, 1)
+        else:
+            body += _receive(client, length - len(body))
         if fault is not None and fault.kind == "status":
             client.sendall(f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: 0\r\n\r\n".encode())
             return

@@ -111,7 +111,9 @@ def test_a_refusal_says_what_to_do_at_once_and_quotes_no_credentials(bucket: str
     store = objects(bucket)
     way.faults.add(*(Fault("status", method, status=403) for method in ("PUT", "GET", "HEAD")))
     for action in (store.check, lambda: store.write("x", b""), lambda: store.names("shards", "")):
-        with pytest.raises(OutputError, match=rf"{bucket}/run.*access denied.*set AWS_ACCESS_KEY_ID") as caught:
+        with pytest.raises(
+            OutputError, match=rf"{bucket}/run.*access denied.*set AWS_ACCESS_KEY_ID"
+        ) as caught:
             action()
         assert SECRET not in str(caught.value)
         assert os.environ["AWS_ACCESS_KEY_ID"] not in str(caught.value)
@@ -129,7 +131,9 @@ def test_a_bucket_that_does_not_exist_is_never_an_empty_folder(bucket: str) -> N
 
 def test_a_store_that_does_not_answer_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(OutputError, match=rf"cannot use {bucket}/run: no answer from the store.*AWS_ENDPOINT_URL"):
+    with pytest.raises(
+        OutputError, match=rf"cannot use {bucket}/run: no answer from the store.*AWS_ENDPOINT_URL"
+    ):
         objects(bucket).check()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from threading import Thread
+
 import click
 
 from jobs.console import console, duration, errors, progress
@@ -31,8 +34,11 @@ def command(**options: object) -> None:
     raise SystemExit(run_audit(AuditOptions.from_command(options)))
 
 
-def run_audit(options: AuditOptions) -> int:
-    """Audits, reports as it goes, names every failure on stderr; returns the exit code."""
+def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: None) -> int:
+    """Audits, reports as it goes, names every failure on stderr; returns the exit code.
+
+    ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
+    """
     from pipeline.audit import audit
     from pipeline.ledger import Progress
     from pipeline.survey import Survey
@@ -52,7 +58,9 @@ def run_audit(options: AuditOptions) -> int:
         def on_progress(state: Progress) -> None:
             note = "" if state.last is None else names.get(state.last.key, state.last.key)
             show(state.done + state.failed, state.total, state.eta_s, note)
-            if state.last is not None:
+            if state.last is None:
+                Thread(target=meanwhile, daemon=True).start()
+            else:
                 for each in state.last.notes:
                     errors.print(f"{note}: {each}", markup=False)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.console import console, errors, progress
+from jobs.benchmark_fork import compare_forks
+from jobs.console import Report, console, errors, progress
 from jobs.options import (
     absolute_out,
     measurement_options,
@@ -32,6 +35,7 @@ DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
 """Checkpoints that the arithmetics of a GPU are compared on, used in turn."""
+NUMBERS = "benchmark.json"
 
 
 @click.command()
@@ -52,17 +56,31 @@ ARITHMETIC_FILES = 4
     show_default=True,
     help="Distinct weight files of --random; its checkpoints use them in turn.",
 )
+@click.option(
+    "--fork", "training", is_flag=True, help="Time training, as `fork` does it, instead of probing."
+)
+@click.option(
+    "--tokens-per-step", type=int, default=8192, show_default=True, help="Of --fork: tokens of an update."
+)
+@click.option(
+    "--updates", type=click.IntRange(1), default=40, show_default=True, help="Of --fork: updates timed."
+)
+@click.option("--compile/--no-compile", default=None, help="Of --fork: compiled training. Default: on a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> None:
+def command(as_json: bool, out: str | None, scaling: bool, training: bool, **options: Any) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
-    the arithmetics that it offers, with their errors against float64.
+    the arithmetics that it offers, with their errors against float64. With --fork, training is timed instead: the loop
+    one would write first against the one of `fork`, from the last checkpoint of SUITE.
     """
     # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    if training:
+        compare_forks(options, folder, as_json=as_json)
+        return
     with ExitStack() as stack:
         if options["shape"] is not None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int4-collapse-")))
@@ -71,11 +89,11 @@ def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> No
             options["limit"] = DEFAULT_LIMIT
         options["suite"] = options["suite"] or DEFAULT_SUITE
         request = build_request(AuditOptions.from_command(options | {"out": "."}))
-        outcome = _measure(request, scaling=scaling)
+        outcome = _measure(request, folder, scaling=scaling)
     lines = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
     console.print(json.dumps(outcome.to_json()) if as_json else lines, markup=False)
     if folder is not None:
-        _write(outcome, folder)
+        _write_figure(outcome, folder)
     if outcome.disagreement is not None:
         errors.print(outcome.disagreement)
         raise SystemExit(1)
@@ -104,14 +122,15 @@ def _random_suite(scratch: Path, options: dict[str, Any]) -> dict[str, Any]:
     return {"suite": str(suite), "corpus": options["corpus"] or f"tokens:{suite / TOKENS}"}
 
 
-def _measure(request: AuditRequest, *, scaling: bool) -> Outcome:
+def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
+    """Measures, saying on stderr what, and keeps what is found in ``folder`` as it comes."""
     from pipeline.benchmark import Outcome, compare, compare_arithmetics
     from pipeline.suites import fetch
 
+    record = Record(request.suite.name, folder)
     with progress("benchmark") as show:
-        comparison = compare(
-            request, lambda side, done, total: show(done, total, None, side), scaling=scaling
-        )
+        stages = Stages(show)
+        comparison = compare(request, stages, record.add, scaling=scaling)
         arithmetics = None
         if request.resources.device == "cuda":
             distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
@@ -119,23 +138,53 @@ def _measure(request: AuditRequest, *, scaling: bool) -> Outcome:
                 [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
                 request.tokens.array,
                 request.probe.variants,
-                on_step=lambda name: show(0, 1, None, name),
+                on_step=stages,
+                on_part=lambda part: record.add({"arithmetics": dataclasses.asdict(part)}),
             )
-    return Outcome(request.suite.name, comparison, arithmetics)
+    outcome = Outcome(request.suite.name, comparison, arithmetics)
+    record.add(outcome.to_json())
+    if folder is not None:
+        errors.print(f"wrote {folder / NUMBERS}", markup=False)
+    return outcome
 
 
-def _write(outcome: Outcome, folder: Path) -> None:
-    """Writes the numbers and, where the renderer is installed, the figure."""
-    make_folder(folder)
-    files = {"benchmark.json": (json.dumps(outcome.to_json(), indent=1) + "\n").encode()}
+class Stages:
+    """Says on stderr what is being measured, and how long after the start, whenever that changes."""
+
+    def __init__(self, show: Report) -> None:
+        self._show, self._start, self._last = show, time.monotonic(), ""
+
+    def __call__(self, stage: str, done: int = 0, total: int = 1) -> None:
+        if stage != self._last:
+            errors.print(f"{time.monotonic() - self._start:6.1f} s: {stage}", markup=False)
+            self._last = stage
+        self._show(done, total, None, stage)
+
+
+class Record:
+    """``benchmark.json`` from the first number on: what was found before a run ended early is there."""
+
+    def __init__(self, suite: str, folder: Path | None) -> None:
+        self._found: dict[str, Any] = {"suite": suite, "complete": False}
+        self._folder = folder
+        if folder is not None:
+            make_folder(folder)
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Adds ``part`` to what is there."""
+        self._found |= part
+        if self._folder is not None:
+            write_atomically(self._folder / NUMBERS, (json.dumps(self._found, indent=1) + "\n").encode())
+
+
+def _write_figure(outcome: Outcome, folder: Path) -> None:
+    """Writes the chart where the renderer is installed."""
     figure = _figure(outcome)
     if figure is None:
         errors.print("no benchmark.png: vl-convert-python is not installed here", markup=False)
     else:
-        files["benchmark.png"] = figure
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-        errors.print(f"wrote {folder / name}", markup=False)
+        write_atomically(folder / "benchmark.png", figure)
+        errors.print(f"wrote {folder / 'benchmark.png'}", markup=False)
 
 
 def _figure(outcome: Outcome) -> bytes | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
+
 import click
 
 from jobs.audit import run_audit
@@ -33,7 +36,14 @@ from jobs.request import AuditOptions
 def command(allow_missing: bool, seed: int, **options: object) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
     audit = AuditOptions.from_command(options)
-    code = run_audit(audit)
+    code = run_audit(audit, meanwhile=prepare)
     run_reduce(audit.out, allow_missing=allow_missing, seed=seed)
     run_report(audit.out)
     raise SystemExit(code)
+
+
+def prepare() -> None:
+    """Loads what the reduction and the report need: seconds, in which the workers compute and this process waits."""
+    with suppress(ImportError):  # said where it is needed
+        importlib.import_module("pipeline.analysis.reduce")
+        importlib.import_module("pipeline.report.page").vega_bundle()

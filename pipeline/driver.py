@@ -25,6 +25,7 @@ from typing import Any
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
+from pipeline.devices import cuda_memory
 from pipeline.errors import CollapseError, UsageError
 from pipeline.signals import exit_on_sigterm
 from pipeline.worker import AnyTask, Outcome, TaskWorker
@@ -124,9 +125,7 @@ def resolve_device(resources: Resources) -> str:
     if ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ:
         with cluster(resources) as layout:
             return layout.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return "cuda" if cuda_memory() else "cpu"
 
 
 def plan_layout(resources: Resources, offered: dict[str, float]) -> Layout:

@@ -1,4 +1,7 @@
-"""The units of work as plain functions: call them in a REPL, or let the driver run them on a cluster."""
+"""The units of work as plain functions: call them in a REPL, or let the driver run them on a cluster.
+
+The driver imports this module too, for its duplicates, and measures nothing: torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError
-from pipeline.probe import Measurement, Prober
-from pipeline.probe.fit import fits_whole
-from pipeline.probe.streaming import StreamingProber
 from pipeline.shards import FORK, RunFolder
 from pipeline.signals import termination
 from pipeline.spec import Checkpoint, ProbeTask, canonical_json
@@ -23,6 +23,8 @@ from pipeline.train.fork_spec import ForkTask
 from pipeline.versions import versions
 
 if TYPE_CHECKING:
+    from pipeline.probe import Measurement, Prober
+    from pipeline.probe.streaming import StreamingProber
     from pipeline.train.forking import ForkRun
 
 
@@ -79,6 +81,8 @@ class Runner:
 
 def make_prober(task: ProbeTask) -> Prober:
     """The warm state for ``task`` and every other task of the same probe: tokens, device, model skeleton."""
+    from pipeline.probe import Prober
+
     tokens = RunFolder(task.out).read_tokens()
     return Prober(task.probe, tokens, task.device)
 
@@ -98,8 +102,7 @@ def run_probe(
         fetcher.ahead(task.ahead, lambda checkpoint: folder.has_shard(checkpoint.key))
     with checkout(task.checkpoint, task.cache_gb) as weights:
         suited = _suited(prober, task, weights)
-        if isinstance(suited, Prober):
-            suited.prefetch(weights, task.checkpoint.weights_sha256)
+        suited.prefetch(weights, task.checkpoint.weights_sha256)
         with (turn or Turn()).take(asked) as idle_s:
             begun = time.perf_counter()
             measured = suited.measure(weights, task.checkpoint.weights_sha256)
@@ -110,6 +113,9 @@ def run_probe(
 
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
     """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
+    from pipeline.probe.fit import fits_whole
+    from pipeline.probe.streaming import StreamingProber
+
     if not task.stream and fits_whole(weights, task.probe, prober.device):
         return prober
     return StreamingProber(task.probe, RunFolder(task.out).read_tokens(), task.device)
@@ -122,6 +128,7 @@ def run_fork(task: ForkTask) -> TaskDone:
     then ends the process. Raises CheckpointError for a checkpoint that cannot be used and OutputError where the
     folder cannot be written; a run that diverges is written like any other.
     """
+    from pipeline.probe import Prober
     from pipeline.train.forking import ForkRun
 
     start = time.perf_counter()

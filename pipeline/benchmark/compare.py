@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,8 @@ NAIVE_ON_GPU = 4
 
 OnStep = Callable[[str, int, int], None]
 """Called with the side, checkpoints done and checkpoints in all."""
+OnPart = Callable[[dict[str, Any]], None]
+"""Called with what has been found so far, as plain values, whenever there is more of it."""
 
 
 @dataclass(frozen=True)
@@ -76,42 +79,61 @@ class Comparison:
         return None if self.single_worker_s is None else self.single_worker_s / self.pipeline_s
 
 
-def compare(request: AuditRequest, on_step: OnStep = lambda *_: None, *, scaling: bool = False) -> Comparison:
+def compare(
+    request: AuditRequest,
+    on_step: OnStep = lambda *_: None,
+    on_part: OnPart = lambda _: None,
+    *,
+    scaling: bool = False,
+) -> Comparison:
     """Runs both over the suite of ``request`` (its ``out`` is not used).
 
     Needs two distinct checkpoints more than workers. ``scaling`` times the pipeline with one worker as well.
-    ``on_step`` hears the sides ``one worker``, ``pipeline`` and ``naive``.
+    ``on_step`` hears the sides ``one worker``, ``pipeline``, ``naive loop`` and ``naive loop with SciPy's kurtosis``.
     """
     request = dataclasses.replace(
         request, suite=dataclasses.replace(request.suite, checkpoints=_distinct(request))
     )
-    single_worker_s = None
+    found: dict[str, Any] = {
+        "checkpoints": len(request.suite.checkpoints),
+        "n_tokens": request.probe.shape.n_tokens,
+        "variants": tuple(map(str, request.probe.variants)),
+        "arithmetic": request.probe.arithmetic,
+        "cores": os.cpu_count() or 1,
+        "single_worker_s": None,
+    }
+
+    def add(**fields: Any) -> None:
+        found.update(fields)
+        on_part(dict(found))
+
     start = time.perf_counter()
+    on_step("pipeline", 0, len(request.suite.checkpoints))
     with cluster(request.resources) as layout:
         start_s = time.perf_counter() - start
         _require_enough(request, layout, scaling=scaling)
         pipeline = _time_pipeline(request, layout.workers, lambda *done: on_step("pipeline", *done))
+        add(
+            pipeline_s=pipeline.steady_s,
+            pipeline_total_s=start_s + pipeline.total_s,
+            peak_gib=pipeline.peak_gib,
+            workers=layout.workers,
+            device=pipeline.device,
+        )
         if scaling:
             alone = dataclasses.replace(request, resources=dataclasses.replace(request.resources, workers=1))
-            single_worker_s = _time_pipeline(alone, 1, lambda *done: on_step("one worker", *done)).steady_s
-    naive = _time_naive(request, layout.device, lambda *done: on_step("naive", *done))
-    return Comparison(
-        checkpoints=len(request.suite.checkpoints),
-        n_tokens=request.probe.shape.n_tokens,
-        variants=tuple(map(str, request.probe.variants)),
-        naive_s=naive.seconds,
-        naive_checkpoints=naive.checkpoints,
-        naive_scipy_s=naive.scipy_s,
-        pipeline_s=pipeline.steady_s,
-        pipeline_total_s=start_s + pipeline.total_s,
-        single_worker_s=single_worker_s,
-        max_nll_difference_nats=max(abs(pipeline.losses[key] - loss) for key, loss in naive.losses.items()),
-        peak_gib=pipeline.peak_gib,
-        arithmetic=request.probe.arithmetic,
-        workers=layout.workers,
-        cores=os.cpu_count() or 1,
-        device=pipeline.device,
-    )
+            single = _time_pipeline(alone, 1, lambda *done: on_step("one worker", *done))
+            add(single_worker_s=single.steady_s)
+    folders = _naive_folders(request, layout.device)
+    seconds, losses = _time_naive(request, folders, layout.device, lambda *done: on_step("naive loop", *done))
+    differences = [abs(pipeline.losses[key] - loss) for key, loss in losses.items()]
+    add(naive_s=seconds, naive_checkpoints=len(folders), max_nll_difference_nats=max(differences))
+    on_step("naive loop with SciPy's kurtosis", 0, 1)
+    start = time.perf_counter()
+    variants, tokens = request.probe.variants, request.tokens.array
+    naive_losses(folders[0][1], variants, tokens, layout.device, inspect=scipy_kurtosis)
+    add(naive_scipy_s=time.perf_counter() - start)
+    return Comparison(**found)
 
 
 Losses = dict[tuple[str, str], float]
@@ -124,14 +146,6 @@ class _Pipeline:
     total_s: float
     peak_gib: float
     device: str
-    losses: Losses
-
-
-@dataclass(frozen=True)
-class _Naive:
-    seconds: float
-    checkpoints: int
-    scipy_s: float
     losses: Losses
 
 
@@ -151,11 +165,18 @@ def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> 
         )
 
 
-def _time_naive(request: AuditRequest, device: str, on_step: Callable[[int, int], None]) -> _Naive:
-    """Times the loop on the first checkpoints of ``request``."""
-    variants, tokens = request.probe.variants, request.tokens.array
+def _naive_folders(request: AuditRequest, device: str) -> list[tuple[str, Path]]:
+    """Keys and folders of the first checkpoints, on which the naive loop is timed."""
     count = NAIVE_ON_GPU if device == "cuda" else len(request.suite.checkpoints)
-    folders = [(checkpoint.key, fetch(checkpoint)) for checkpoint in request.suite.checkpoints[:count]]
+    return [(checkpoint.key, fetch(checkpoint)) for checkpoint in request.suite.checkpoints[:count]]
+
+
+def _time_naive(
+    request: AuditRequest, folders: list[tuple[str, Path]], device: str, on_step: Callable[[int, int], None]
+) -> tuple[float, Losses]:
+    """Seconds per checkpoint of the loop over ``folders``, after a warm-up batch, and its losses."""
+    variants, tokens = request.probe.variants, request.tokens.array
+    on_step(0, len(folders))
     naive_losses(folders[0][1], variants, tokens[:1], device)
     losses: Losses = {}
     start = time.perf_counter()
@@ -163,10 +184,7 @@ def _time_naive(request: AuditRequest, device: str, on_step: Callable[[int, int]
         for variant, loss in naive_losses(folder, variants, tokens, device).items():
             losses[key, variant] = loss
         on_step(done, len(folders))
-    seconds = (time.perf_counter() - start) / len(folders)
-    start = time.perf_counter()
-    naive_losses(folders[0][1], variants, tokens, device, inspect=scipy_kurtosis)
-    return _Naive(seconds, len(folders), time.perf_counter() - start, losses)
+    return (time.perf_counter() - start) / len(folders), losses
 
 
 def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, int], None]) -> _Pipeline:

@@ -40,6 +40,7 @@ class Outcome:
         arithmetics = None if self.arithmetics is None else dataclasses.asdict(self.arithmetics)
         return {
             "suite": self.suite,
+            "complete": True,
             **dataclasses.asdict(self.comparison),
             "ratio": self.comparison.ratio,
             "scipy_ratio": self.comparison.scipy_ratio,

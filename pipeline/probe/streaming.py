@@ -56,6 +56,9 @@ class StreamingProber:
         self.device = torch.device(device)
         self._sequences = torch.from_numpy(tokens.reshape(-1, spec.shape.seq_len))
 
+    def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Does nothing: a checkpoint's layers are read while the one before each computes."""
+
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.quantize.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, ROW_SUMS, quantize_kernel
+from pipeline.quantize.launch import launch
 from pipeline.spec import Scheme
 
 WIDEST = 32_768
@@ -65,8 +66,8 @@ def pack(weight: Tensor, schemes: tuple[Scheme | None, ...], full: bool = False)
         fit=empty(count, rows, FIT_SUMS, dtype=torch.float64),
     )
     block = triton.next_power_of_2(width)
-    quantize_kernel[(rows,)](
-        weight, packed.operand, packed.full, packed.scale, packed.moments, packed.fit,
+    launch(
+        quantize_kernel, (rows,), weight, packed.operand, packed.full, packed.scale, packed.moments, packed.fit,
         weight.stride(0), weight.stride(1), width,
         SCHEMES=count,
         BITS=tuple(0 if scheme is None else scheme.bits for scheme in schemes),

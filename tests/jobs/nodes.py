@@ -64,7 +64,13 @@ class Nodes:
         """Runs ``ray`` as a user does from elsewhere: with the address of the dashboard."""
         environment = {**self._environment, "RAY_ADDRESS": f"http://127.0.0.1:{self._dashboard}"}
         return subprocess.run(
-            [RAY, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=150
+            [RAY, *arguments],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
         )
 
     def submit(self, job: str, *command: object, wait: bool = True) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -43,6 +44,7 @@ def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: st
     assert result.exit_code == 0, result.output
     written = json.loads((out / "benchmark.json").read_text())
     assert json.loads(result.stdout.splitlines()[-1]) == written
+    assert written["complete"]
     assert written["checkpoints"] == written["naive_checkpoints"] == 4
     assert (written["device"], written["arithmetic"], written["arithmetics"]) == ("cpu", "ieee", None)
     assert written["workers"] == 2, "the session's cluster has two cores, whatever this machine has"
@@ -56,13 +58,29 @@ def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: st
 
 
 @pytest.mark.slow
-def test_random_checkpoints_of_a_shape_are_all_measured(run: Run) -> None:
-    result = run(
-        "benchmark", "--random", "pythia-14m", "--files", "1", "--limit", "3", *FEW, "--workers", "1"
+def test_what_was_found_before_a_run_ends_early_is_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(model: object) -> None:
+        raise KeyboardInterrupt
+
+    module = importlib.import_module("pipeline.benchmark.compare")  # the package has a function of that name
+    monkeypatch.setattr(module, "scipy_kurtosis", interrupted)
+    arguments = ["--random", "pythia-14m", "--files", "1", "--limit", "3", "--workers", "1"]
+    result = run("benchmark", *arguments, *FEW, "--out", tmp_path)
+    assert result.exit_code == 130
+    stages = [line.split(": ")[1] for line in result.stderr.splitlines() if " s: " in line]
+    assert stages == ["pipeline", "naive loop", "naive loop with SciPy's kurtosis"]
+    kept = json.loads((tmp_path / "benchmark.json").read_text())
+    assert (kept["suite"], kept["complete"], kept["checkpoints"], kept["n_tokens"]) == (
+        "pythia-14m",
+        False,
+        3,
+        16,
     )
-    assert result.exit_code == 0, result.output
-    assert "pythia-14m: 3 checkpoints, 16 tokens" in result.stdout
-    assert "naive loop + SciPy kurtosis" in result.stdout
+    assert kept["naive_s"] > 0
+    assert kept["pipeline_s"] > 0
+    assert "naive_scipy_s" not in kept
 
 
 def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:
@@ -122,11 +140,22 @@ def test_tolerance_is_that_of_the_arithmetic(arithmetic: str, difference: float,
     assert (Outcome("s", comparison, None).disagreement is not None) == fails
 
 
-def test_without_the_renderer_only_the_numbers_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from jobs.benchmark import _write
+def test_without_the_renderer_there_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.benchmark import _write_figure
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    _write(Outcome("s", COMPARISON, GPU), tmp_path / "new")
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["benchmark.json"]
+    _write_figure(Outcome("s", COMPARISON, GPU), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_numbers_of_every_arithmetic_are_kept_as_they_come(tmp_path: Path) -> None:
+    from jobs.benchmark import Record
+
+    record = Record("s", tmp_path / "new")
+    for part in ({"naive_s": 2.0}, {"arithmetics": dataclasses.asdict(GPU)}):
+        record.add(part)
+        kept = json.loads((tmp_path / "new" / "benchmark.json").read_text())
+        assert not kept["complete"]
+        assert kept["naive_s"] == 2.0
+    assert kept["arithmetics"]["timings"][0]["name"] == "probe, split"
+    Record("s", None).add({"naive_s": 2.0})

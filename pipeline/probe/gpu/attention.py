@@ -53,7 +53,7 @@ def _rotated(
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "sequences"])  # one binary whatever the chunk
 def attention_kernel(
     raw_ptr,  # raw product (V * S * T, H, 3, D), see rows.py
     scale_ptr,  # float32 (V, H, 3, D)

@@ -10,6 +10,7 @@ the walk would have been expected a note says why.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,16 @@ from pipeline.probe.gpu.reading import DeviceWeights
 from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
 from pipeline.probe.quantized import TensorStatistics, refuse_range
+from pipeline.quantize.launch import compiling
 from pipeline.spec import ProbeSpec, Variant
 
 MODULE_LOGIT_BYTES = 2**31
 """Bound on the logits of a chunk on the modules path; one sequence is the least."""
 AGREEMENT = 1e-4
 """Largest difference between the two paths' logits, relative to the largest logit, that counts as the same."""
+FEW, FEW_TOKENS = 2, 32
+"""Sequences and their tokens that the two paths are compared on, and that kernels are compiled with: a multiple of 16,
+as whole sequences mostly are, because Triton compiles anew for one that is not."""
 
 
 class Engine:
@@ -38,6 +43,7 @@ class Engine:
     def __init__(self, spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> None:
         self.spec, self.device = spec, device
         self._tokens = torch.from_numpy(sequences).to(device)
+        self._few = self._tokens[:FEW, :FEW_TOKENS].contiguous()
         self._plan = Plan(spec)
         self._skeleton: Skeleton | None = None
         self._walks: bool | None = None
@@ -50,20 +56,55 @@ class Engine:
     ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
         """Per-token results and tensor statistics of the checkpoint in ``folder``."""
         weights.use(self.device)
+        skeleton = self.prepare(folder, weights)
+        skeleton.fill(weights.tensors)
+        return self._measure(skeleton)
+
+    @torch.inference_mode()
+    def run_model(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """As :meth:`run` on a checkpoint like the last one, but holding ``state``: weights by module name, which are
+        rounded to the dtypes of that checkpoint's files.
+        """
+        if self._skeleton is None:
+            raise ValueError("no checkpoint was prepared that says how the weights are stored")
+        self._skeleton.fill_from_model(state)
+        return self._measure(self._skeleton)
+
+    @torch.inference_mode()
+    def prepare(self, folder: Path, weights: DeviceWeights) -> Skeleton:
+        """The skeleton for checkpoints like the one in ``folder``; stays until one of another kind comes."""
         if self._skeleton is None or self._skeleton.signature != signature(folder, weights.tensors):
             check_fit(read_config(folder), self._tokens.cpu().numpy())
             self._skeleton = Skeleton(folder, weights.tensors, self._plan, self.device)
+            self._skeleton.fill(weights.tensors)
+            self._rehearse(self._skeleton)
             self._walks = None
+        return self._skeleton
+
+    def _measure(
+        self, skeleton: Skeleton
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """Of the weights that ``skeleton`` was filled with."""
         self._plan.summaries.clear()
-        self._notes = list(self._skeleton.notes)
-        self._skeleton.fill(weights.tensors)
+        self._notes = list(skeleton.notes)
         allow_tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
-            tokens = self._evaluate(self._skeleton)
+            tokens = self._evaluate(skeleton)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        return tokens, self._statistics(self._skeleton)
+        return tokens, self._statistics(skeleton)
+
+    def _rehearse(self, skeleton: Skeleton) -> None:
+        """Compiles what the probes of this skeleton launch, all kernels at once."""
+        with compiling():
+            if self._may_walk(skeleton):
+                neox.Walk(skeleton.model, len(self.spec.variants), self._few).sums(len(self._few))
+                self._module_logits(skeleton, self._few)
+            else:
+                self._module_sums(skeleton, self._few, len(self._few))
 
     def _evaluate(self, skeleton: Skeleton) -> TokenResults:
         variants, (sequences, length) = len(self.spec.variants), self._tokens.shape
@@ -96,13 +137,16 @@ class Engine:
         variants = len(self.spec.variants)
         if walks:
             return neox.Walk(skeleton.model, variants, self._tokens).sums(chunk)
-        sums = ops.empty_sums(variants, self._tokens.numel(), self.device)
+        return self._module_sums(skeleton, self._tokens, chunk)
+
+    def _module_sums(self, skeleton: Skeleton, tokens: Tensor, chunk: int) -> Tensor:
+        sums = ops.empty_sums(len(self.spec.variants), tokens.numel(), self.device)
         first = 0
-        for tokens in self._tokens.split(chunk):
-            logits = self._module_logits(skeleton, tokens)
-            targets = tokens.roll(-1, dims=1).flatten()  # the last token's score means nothing and is dropped
+        for part in tokens.split(chunk):
+            logits = self._module_logits(skeleton, part)
+            targets = part.roll(-1, dims=1).flatten()  # the last token's score means nothing and is dropped
             ops.score(logits, targets, sums, first)
-            first += tokens.numel()
+            first += part.numel()
         return sums
 
     def _module_logits(self, skeleton: Skeleton, tokens: Tensor) -> Tensor:
@@ -113,14 +157,16 @@ class Engine:
         ).logits
         return logits.reshape(variants, tokens.numel(), -1)
 
+    def _may_walk(self, skeleton: Skeleton) -> bool:
+        return self.spec.arithmetic == "split" and neox.fits(skeleton.model)
+
     def _use_walk(self, skeleton: Skeleton) -> bool:
         """Whether the walk is taken; where that is not known yet, both paths are run on a few tokens."""
-        if self.spec.arithmetic != "split" or not neox.fits(skeleton.model):
+        if not self._may_walk(skeleton):
             return False
         if self._walks is None:
-            few = self._tokens[:2, :17].contiguous()
-            exact = self._module_logits(skeleton, few)
-            blocks = neox.Walk(skeleton.model, len(self.spec.variants), few).logits(2)
+            exact = self._module_logits(skeleton, self._few)
+            blocks = neox.Walk(skeleton.model, len(self.spec.variants), self._few).logits(len(self._few))
             found = torch.cat([logits * scale[:, None] for logits, scale in blocks], dim=1)
             off = ((found - exact).abs().max() / exact.abs().max()).item()
             if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again

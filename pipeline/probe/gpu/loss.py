@@ -40,7 +40,7 @@ def _advance(logit, top, total):
     return new_top, total * shrink + tl.sum(p, axis=1, keep_dims=True), shrink, p
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["predictions", "offset", "total"])  # one binary whatever the chunk
 def loss_kernel(
     logits_ptr,  # float32 (V, P, K); raw products where SCALED
     scale_ptr,  # float32 (V, K): what a raw product is multiplied by
@@ -49,7 +49,7 @@ def loss_kernel(
     # baseline's most likely token is this variant's
     sums_ptr,
     vocabulary,  # K
-    plane,  # P * K
+    predictions,  # P
     offset,
     total,
     V: tl.constexpr,
@@ -58,6 +58,7 @@ def loss_kernel(
     BLOCK: tl.constexpr,
 ):
     prediction = tl.program_id(0).to(tl.int64)
+    plane = tl.cast(predictions, tl.int64) * vocabulary
     target = tl.load(target_ptr + prediction)
     v = 1 + tl.arange(0, OTHERS)[:, None]
     present = v < V

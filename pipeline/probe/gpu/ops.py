@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.probe.gpu.attention import attention_kernel
 from pipeline.probe.gpu.loss import loss_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
+from pipeline.quantize.launch import launch
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def add_norm(
     rows, width = x.shape
     first, second = (*adds, None, None)[:2]
     norm, norm2 = norms[0], norms[-1]
-    add_norm_kernel[(rows,)](
-        x,
+    launch(
+        add_norm_kernel, (rows,), x,
         *_raw(first, x), *_raw(second, x),
         norm.gain, norm.shift, norm.power, outs[0],
         norm2.gain, norm2.shift, norm2.power, outs[-1],
@@ -71,7 +72,9 @@ def gelu(raw: Raw, power: Tensor, out: Tensor, three: int) -> None:
     """The exact GELU of ``raw`` times ``power`` (float32 (V)) into the operand ``out``."""
     rows, width = raw.value.shape
     block = min(1024, triton.next_power_of_2(width))
-    gelu_kernel[(rows, triton.cdiv(width, block))](
+    launch(
+        gelu_kernel,
+        (rows, triton.cdiv(width, block)),
         *_raw(raw, out),
         power,
         out,
@@ -88,7 +91,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
     operand = torch.empty(rows, 3 * width, dtype=torch.float16, device=x.device)
     unit = torch.empty(rows, dtype=torch.float32, device=x.device)
-    split_kernel[(rows,)](x, operand, unit, width, BLOCK=min(4096, triton.next_power_of_2(width)))
+    launch(split_kernel, (rows,), x, operand, unit, width, BLOCK=min(4096, triton.next_power_of_2(width)))
     return operand, unit
 
 
@@ -96,9 +99,10 @@ def finish(raw: Tensor, unit: Tensor, scale: Tensor, bias: Tensor | None) -> Non
     """Raw * unit[row] * scale[column] + bias, in place."""
     rows, width = raw.shape
     block = min(1024, triton.next_power_of_2(width))
-    finish_kernel[(rows, triton.cdiv(width, block))](
-        raw, unit, scale, scale if bias is None else bias, width, BIAS=bias is not None, BLOCK=block
-    )
+    launch(
+        finish_kernel, (rows, triton.cdiv(width, block)),
+        raw, unit, scale, scale if bias is None else bias, width, BIAS=bias is not None, BLOCK=block,
+    )  # fmt: skip
 
 
 def attention(
@@ -124,7 +128,8 @@ def attention(
     block_m, block_n, warps, stages = (128, 32, 4, 2) if size <= 64 else (128, 64, 8, 1)
     if blocks is not None:
         block_m, block_n = blocks
-    attention_kernel[(sequences * heads, triton.cdiv(length, block_m))](
+    launch(
+        attention_kernel, (sequences * heads, triton.cdiv(length, block_m)),
         *_raw(raw, out), cos, sin, power, out, length, sequences // power.numel(), three,
         size**-0.5 * math.log2(math.e),
         H=heads, D=size, BLOCK_D=max(16, triton.next_power_of_2(size)), ROTARY=cos.shape[1], BIAS=raw.bias is not None,
@@ -142,9 +147,9 @@ def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: 
     of ``sums``. With ``scale`` (float32 (V, vocabulary)) the logits are raw.
     """
     variants, predictions, vocabulary = logits.shape
-    loss_kernel[(predictions,)](
-        logits, sums if scale is None else scale, targets, sums,
-        vocabulary, predictions * vocabulary, first, sums.shape[2],
+    launch(
+        loss_kernel, (predictions,), logits, sums if scale is None else scale, targets, sums,
+        vocabulary, predictions, first, sums.shape[2],
         V=variants, OTHERS=triton.next_power_of_2(max(1, variants - 1)), SCALED=scale is not None,
         BLOCK=min(1024, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip

@@ -22,7 +22,7 @@ def _true(raw_ptr, scale_ptr, bias_ptr, row, variant, column, inside, width, BIA
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_variant"])  # one binary whatever the chunk
 def add_norm_kernel(
     x_ptr,  # float32 (rows, width): the residual stream, updated in place
     raw_ptr,  # raw product (rows, width) to be added first
@@ -75,7 +75,7 @@ def add_norm_kernel(
         store_operand(out2_ptr + row * (3 * width), column, value, inside, width, use_three)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_per_variant"])  # one binary whatever the chunk
 def gelu_kernel(
     raw_ptr,  # raw product (rows, width)
     scale_ptr,

@@ -86,7 +86,7 @@ class Nodes:
         return found[0].upper()
 
     def logs(self, job: str) -> str:
-        return self.ray("job", "logs", job).stdout
+        return self.ray("job", "logs", "--log-color", "false", job).stdout
 
     def close(self) -> None:
         for node in reversed(self._nodes):
@@ -101,10 +101,9 @@ class Nodes:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-def raylet(node: subprocess.Popen[bytes]) -> int:
-    """Process id of the raylet that ``node`` started."""
-    (pid,) = [pid for pid in children(node.pid) if "raylet/raylet" in title(pid)]
-    return pid
+def raylet(node: subprocess.Popen[bytes]) -> int | None:
+    """Process id of the raylet of ``node``, once it has one."""
+    return next((pid for pid in children(node.pid) if "raylet/raylet" in title(pid)), None)
 
 
 def busy_workers(parent: int) -> list[int]:

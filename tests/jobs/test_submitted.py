@@ -56,11 +56,13 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
 ) -> None:
     out = f"{bucket}/run"
     node = nodes.add(2)
-    wait_for(lambda: "raylet" in str(nodes) or bool(_raylet(node)))
+    wait_for(lambda: raylet(node) is not None)
     submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
     assert submitted.returncode == 0, submitted.stderr
-    wait_for(lambda: bool(RunFolder(out).shard_keys()) and bool(busy_workers(raylet(node))))
-    os.kill(raylet(node), signal.SIGKILL)
+    wait_for(lambda: bool(RunFolder(out).shard_keys()) and bool(busy_workers(raylet(node) or 0)))
+    victim = raylet(node)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
     assert len(RunFolder(out).shard_keys()) < N, "it was meant to be killed in the middle"
     wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
     log = nodes.logs("killed")
@@ -96,10 +98,3 @@ def test_wrong_usage_fails_the_job_with_its_reason(nodes: Nodes, suite: Path, to
     assert "working directory is a copy that is thrown away" in refused.stdout
     size = re.search(r"Pushing file package .* \(([\d.]+)MiB\)", refused.stdout + refused.stderr)
     assert size is None or float(size[1]) < 2, "outputs, caches and environments stay here"
-
-
-def _raylet(node: object) -> bool:
-    try:
-        return bool(raylet(node))  # type: ignore[arg-type]
-    except ValueError:
-        return False

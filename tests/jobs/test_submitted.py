@@ -96,5 +96,11 @@ def test_wrong_usage_fails_the_job_with_its_reason(nodes: Nodes, suite: Path, to
     assert refused.returncode == 1
     assert nodes.status("relative") == "FAILED"
     assert "working directory is a copy that is thrown away" in refused.stdout
-    size = re.search(r"Pushing file package .* \(([\d.]+)MiB\)", refused.stdout + refused.stderr)
-    assert size is None or float(size[1]) < 2, "outputs, caches and environments stay here"
+
+
+def test_only_the_code_is_uploaded(nodes: Nodes) -> None:
+    listed = nodes.ray("job", "submit", "--working-dir", ".", "--", "ls", "-A")
+    assert listed.returncode == 0, listed.stderr
+    uploaded = set(listed.stdout.split())
+    assert {"jobs", "pipeline", "requirements.lock"} <= uploaded
+    assert not {".git", ".venv", "outputs", "tests", ".mypy_cache"} & uploaded

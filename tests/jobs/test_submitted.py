@@ -20,7 +20,7 @@ from tests.store.server import Way
 
 pytestmark = pytest.mark.slow
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "2")
-N = 24
+N = 16
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
     log = nodes.logs("killed")
     assert nodes.status("killed") == "SUCCEEDED", log
     assert f"{N} measured, 0 were there, 0 failed" in log
-    assert re.search(r"^audit: \d+/24", log, re.MULTILINE), "progress in plain lines"
+    assert re.search(r"^audit: \d+/16", log, re.MULTILINE), "progress in plain lines"
     assert "\x1b" not in log
     assert_same_tables(out, local)
 
@@ -88,6 +88,7 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     assert second.returncode == 0, second.stdout + second.stderr
     assert nodes.status("second") == "SUCCEEDED"
     assert re.search(r"(\d+) shards are there already", second.stdout)
+    assert "is held by another driver" not in second.stdout, "one that is stopped gives its lock back"
     assert_same_tables(out, local)
 
 

@@ -67,16 +67,14 @@ def test_a_second_holder_is_refused_and_the_next_one_is_not(
     "faults",
     [
         [Fault("status", "PUT", times=4)],
-        [Fault("status", "PUT", times=4, status=503), Fault("status", "GET", times=4)],
-        [Fault("cut request", "PUT", times=4)],
-        [Fault("cut reply", "PUT", times=1), Fault("cut reply", "GET", times=4)],
-        [Fault("status", "HEAD", times=4), Fault("cut reply", "GET", "list-type", times=1)],
+        [Fault("cut request", "PUT", times=2), Fault("cut reply", "GET", times=2)],
+        [Fault("status", "HEAD", times=1, status=503), Fault("cut reply", "GET", "list-type", times=1)],
     ],
-    ids=["500", "503", "cut request", "cut reply", "head and list"],
+    ids=["500", "cut", "503"],
 )
 def test_passing_faults_cost_only_time(bucket: str, way: Way, faults: list[Fault]) -> None:
     store = objects(bucket)
-    way.faults.add(*faults)  # the client itself gives up after three tries
+    way.faults.add(*faults)  # of four, the client itself gives up after three
     data = os.urandom(200_000)
     store.write("a.arrow", data)
     assert store.names("", ".arrow") == ["a.arrow"]
@@ -88,10 +86,9 @@ def test_passing_faults_cost_only_time(bucket: str, way: Way, faults: list[Fault
     [
         Fault("status", "POST", "uploads", status=403),
         Fault("status", "PUT", "partNumber=2", status=403),
-        Fault("status", "PUT", "partNumber=3"),
         Fault("status", "POST", "uploadId"),
     ],
-    ids=["no upload begun", "second part refused", "third part fails", "not completed"],
+    ids=["no upload begun", "second part refused", "not completed"],
 )
 def test_a_large_object_that_fails_leaves_the_old_one_whole(bucket: str, way: Way, fault: Fault) -> None:
     store = objects(bucket, patience_s=0.0)

@@ -38,7 +38,7 @@ def explain(error: OSError, scheme: str) -> Fault:
     status = int(found[2]) if found is not None and found[2] else 0
     if code in _DENIED or status in (401, 403):
         return Fault(f"access denied ({code or status}): {_LOGIN[scheme]}", lasting=True)
-    if code == "NO_SUCH_BUCKET":
+    if code == "NO_SUCH_BUCKET" or re.search(r"Bucket '.*' not found", str(error)):  # asked for its region
         return Fault("there is no such bucket: create it, or correct its name", lasting=True)
     if code in {"NETWORK_CONNECTION", "UNAVAILABLE"}:
         hint = "the network and AWS_ENDPOINT_URL" if scheme == "s3" else "the network"

@@ -13,11 +13,11 @@ than that) stops. Were two ever at work together, it would cost time only: shard
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import random
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -61,7 +61,7 @@ def hold(shelf: Shelf, folder: str) -> Iterator[None]:
                 if name.rpartition("/")[2] not in shelf.stamps(folder):
                     lost.set()
                     if interrupts and not done.is_set():
-                        _thread.interrupt_main()
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     return
                 shelf.write(name, _signature())
 

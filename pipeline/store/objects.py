@@ -14,7 +14,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from pipeline.errors import OutputError, UsageError
@@ -68,16 +68,18 @@ class ObjectStore:
             )
 
     def read(self, name: str) -> bytes | None:
-        def get(fs: Any) -> bytes:
-            with fs.open_input_file(self._address.key(name)) as file:
-                data: bytes = file.read()
-                return data
+        def get(fs: Any) -> bytes | None:
+            try:
+                with fs.open_input_file(self._address.key(name)) as file:
+                    data: bytes = file.read()
+                    return data
+            except FileNotFoundError:
+                return None
 
-        try:
-            return self._try("read", name, get)
-        except FileNotFoundError:
+        data = self._try("read", name, get)
+        if data is None:
             self._require_bucket()  # a missing one looks the same
-            return None
+        return data
 
     def exists(self, name: str) -> bool:
         info = self._try("look up", name, lambda fs: fs.get_file_info(self._address.key(name)))
@@ -110,16 +112,20 @@ class ObjectStore:
             self._try("write", name, lambda fs: _put_whole(fs, self._address.key(temporary), data))
             self._try("write", name, lambda fs: fs.copy_file(self._address.key(temporary), key))
         finally:
-            self.remove(temporary)
+            with suppress(OutputError):  # else it is swept by the next driver
+                self._remove(temporary, patience_s=0.0)
 
     def remove(self, name: str) -> None:
+        self._remove(name)
+
+    def _remove(self, name: str, patience_s: float | None = None) -> None:
         def delete(fs: Any) -> None:
             try:
                 fs.delete_file(self._address.key(name))
             except FileNotFoundError:
                 return
 
-        self._try("remove", name, delete)
+        self._try("remove", name, delete, patience_s)
 
     def make_folder(self, folder: str) -> None:
         """Nothing: an object needs no folder."""
@@ -139,8 +145,6 @@ class ObjectStore:
         while True:
             try:
                 return action(file_system(self._address.scheme, self._address.bucket, endpoint()))
-            except FileNotFoundError:
-                raise
             except OSError as error:
                 fault = explain(error, self._address.scheme)
             if fault.lasting or time.monotonic() + pause > deadline:

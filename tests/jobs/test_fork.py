@@ -98,7 +98,6 @@ def test_a_run_kept_in_an_object_store_has_the_same_numbers(
     assert "1 done, 0 failed" in run("status", out).output
 
 
-
 def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     run: Run, suite: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

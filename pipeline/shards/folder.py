@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,12 +122,12 @@ class RunFolder:
         try:
             data = self._store.read(name)
             if data is None:
-                raise ValueError("it is not there")
+                raise FileNotFoundError(errno.ENOENT, "not there")
             array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-        except (UnreadableError, ValueError, EOFError) as error:
+        except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
             raise UsageError(
                 f"{self.place(name)} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
-            ) from error
+            ) from (error.__cause__ or error)  # the system's own error, whose number says if waiting helps
         return array
 
     # --- shards -----------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from tests.conftest import SECRET
 from tests.store.faults import Fault
 from tests.store.server import Way
 
-LARGE = os.urandom(3 * SMALL_BYTES)
-"""Three of pyarrow's parts."""
+LARGE = os.urandom(3 * SMALL_BYTES // 2)
+"""Two of pyarrow's parts."""
 
 
 @pytest.fixture(params=["path", "file", "s3"])

@@ -8,6 +8,7 @@ from the state (``pretrain --branch-from``): the same suite as from scratch, bit
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shutil
 from pathlib import Path
@@ -17,9 +18,13 @@ from pipeline.errors import UsageError
 from pipeline.files import make_folder, write_atomically
 from pipeline.suites.files import new_folder
 from pipeline.train.recipes import Recipe
+from pipeline.train.schedules import Schedule
 
 KEPT = ".kept"
 """Folder of a suite with the states that were kept."""
+
+SAME_RATE = 1e-12
+"""Relative difference of learning rates that is rounding: two formulas for one rate differ in the last bit."""
 
 FREE = {"name", "schedule", "min_lr"}
 """Settings in which the two may differ, as long as their learning rates agree up to the branch."""
@@ -28,6 +33,11 @@ FREE = {"name", "schedule", "min_lr"}
 def kept_state(folder: Path, step: int) -> Path:
     """Where the state after ``step`` updates is kept."""
     return folder / KEPT / f"step{step}.pt"
+
+
+def agree(one: Schedule, other: Schedule, step: int) -> bool:
+    """Whether two schedules have the same learning rate for the first ``step`` updates."""
+    return all(math.isclose(one(each), other(each), rel_tol=SAME_RATE) for each in range(step))
 
 
 def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[str, Any]) -> int:
@@ -46,7 +56,11 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
     before = Recipe(**{name: value for name, value in made_by.items() if name in fields}).learning_rate
     kept = sorted(int(path.stem.removeprefix("step")) for path in (source / KEPT).glob("step*.pt"))
     shared = [
-        step for step in kept if all(before(each) == recipe.learning_rate(each) for each in range(step))
+        step
+        for step in kept
+        if all(
+            math.isclose(before(each), recipe.learning_rate(each), rel_tol=SAME_RATE) for each in range(step)
+        )
     ]
     if not shared:
         told = (

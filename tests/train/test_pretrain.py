@@ -13,7 +13,8 @@ from pipeline.corpus import evaluation_tokens, parse_corpus
 from pipeline.errors import CheckpointError, FolderLockedError, UsageError
 from pipeline.files import exclusive
 from pipeline.suites import fetch, load_tokenizer, open_suite, weights_sha256
-from pipeline.train import pretrain
+from pipeline.train import find_recipe, known_recipes, pretrain
+from pipeline.train.branching import agree
 
 CHILD = """
 import sys
@@ -182,3 +183,14 @@ def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
         with pytest.raises(UsageError, match=complaint):
             pretrain(dataclasses.replace(micro, **change), tmp_path / "b", device="cpu", branch_from=trained)
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
+
+
+@pytest.mark.parametrize("name", known_recipes())
+def test_constant_and_wsd_are_one_run_up_to_the_decay_whatever_the_rounding(name):
+    recipe = find_recipe(name)
+    constant, late = (
+        dataclasses.replace(recipe, schedule=each).learning_rate for each in ("constant", "wsd")
+    )
+    decay = recipe.steps * 4 // 5
+    assert agree(constant, late, decay)
+    assert not agree(constant, late, recipe.steps)

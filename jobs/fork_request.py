@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import absolute_out
+from jobs.options import run_folder
 from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
-from pipeline.shards import FORK, RunFolder
+from pipeline.shards import FORK, REPORT
 from pipeline.suites import fetch, weight_files
 from pipeline.train.start import MOMENTS_FILE
 
@@ -130,7 +130,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         train=train,
         corpus=audit.corpus,
         train_corpus=train_corpus,
-        out=RunFolder(absolute_out(options.audit.out), FORK),
+        out=run_folder(options.audit.out, FORK),
         resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
         notes=notes,
@@ -145,13 +145,14 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
         if not options.start.isdecimal():
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
         return named_start(suite, int(options.start))
-    folder = RunFolder(absolute_out(options.audit_dir or options.audit.out))
-    if not folder.report_json.is_file():
+    folder = run_folder(options.audit_dir or options.audit.out)
+    report = folder.read_result(REPORT)
+    if report is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
             f"{options.audit.suite} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
-    return automatic_start(suite, json.loads(folder.report_json.read_text()))
+    return automatic_start(suite, json.loads(report))
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import errors
-from jobs.options import absolute_out, parse_steps
+from jobs.options import parse_steps, run_folder
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
-from pipeline.shards import RunFolder
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ def build_request(options: AuditOptions) -> AuditRequest:
     from pipeline.driver import Resources
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
-    out = RunFolder(absolute_out(options.out))
+    out = run_folder(options.out)
+    out.check()
     steps = parse_steps(options.steps)
     resources = Resources(options.address, options.device, options.workers_per_gpu, options.workers)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)

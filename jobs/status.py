@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console
-from jobs.options import absolute_out
+from jobs.options import run_folder
 
 if TYPE_CHECKING:
     from pipeline.shards import Kind
@@ -35,10 +35,9 @@ def command(directory: str, as_json: bool) -> None:
 
 def _state(directory: str, kind: Kind) -> dict[str, Any]:
     """The survey of one kind of work in ``directory``."""
-    from pipeline.shards import RunFolder
     from pipeline.survey import survey
 
-    folder = RunFolder(absolute_out(directory), kind)
+    folder = run_folder(directory, kind)
     plan = folder.read_plan()
     found = dataclasses.asdict(survey(folder, plan))
     return {"suite": plan.suite, "expected": len(plan.expected()), **found, "duplicates": plan.duplicates()}

@@ -230,7 +230,7 @@ def _task(request: AuditRequest, plan: RunPlan, checkpoint: Checkpoint) -> Probe
         suite=plan.suite,
         checkpoint=checkpoint,
         probe=request.probe,
-        out=str(request.out.path.absolute()),
+        out=request.out.location,
         duplicates=tuple(each.key for each in plan.checkpoints if each.duplicate_of == checkpoint.key),
         cache_gb=request.cache_gb,
         stream=request.stream,

@@ -121,7 +121,7 @@ def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask
             spec=request.spec,
             arm=run.arm,
             seed=run.seed,
-            out=str(request.out.path.absolute()),
+            out=request.out.location,
             state_every=request.state_every,
         )
         for run in plan.runs

@@ -16,7 +16,7 @@ from pipeline.analysis.curves import MIN_ROWS, Curve
 from pipeline.analysis.summary import summarise
 from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
 from pipeline.errors import IncompleteRunError
-from pipeline.shards import RunFolder, RunPlan, Shard
+from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
 
@@ -51,7 +51,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    shards = [folder.read_shard(c.key) for c in plan.checkpoints if c.key in done]
+    shards = folder.require_shards([c.key for c in plan.checkpoints if c.key in done])
     trajectory = trajectory_table(shards, plan.checkpoints)
     analysis, phases = _analyse(trajectory, shards, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
@@ -95,7 +95,7 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         frame.write_parquet(buffer)
         folder.write_table(f"{name}.parquet", buffer.getvalue())
     folder.write_table("trajectory.csv", reduction.trajectory.write_csv().encode())
-    folder.write_result(folder.report_json, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+    folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
 def headline_variant(trajectory: pl.DataFrame) -> str | None:

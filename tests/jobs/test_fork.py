@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from jobs.cli import main
 from pipeline.errors import UsageError
+from pipeline.shards import FORK, RunFolder
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.start import automatic_start
@@ -79,6 +80,22 @@ def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> No
     assert "micro fork: 6 done, 0 failed, 0 stale, 0 missing of 6" in run("status", undisturbed).output
     state = json.loads(run("status", undisturbed, "--json").output)
     assert (state["kind"], state["expected"]) == ("fork", 6)
+
+
+def test_a_run_kept_in_an_object_store_has_the_same_numbers(
+    run: Run, suite: Path, undisturbed: Path, bucket: str
+) -> None:
+    out = f"{bucket}/fork"
+    reference, report = tables(undisturbed)
+    one = ("--schedules", "cosine", "--seeds", "1", "--workers", "1", "--device", "cpu")
+    done = run("fork", suite, "--from", report["from_step"], "--out", out, *one, *SIZE, "--state-every", "10")
+    assert done.exit_code == 0, done.output
+    kept = RunFolder(out, FORK)
+    table = pl.read_parquet(kept.read_result("tables/fork.parquet") or b"")
+    assert table.equals(reference.filter(pl.col("run_id") == "cosine-seed0"))
+    assert kept.read_state("cosine-seed0") is None
+    assert kept.has_result("fork.html")
+    assert "1 done, 0 failed" in run("status", out).output
 
 
 def test_a_rerun_does_nothing_and_more_seeds_add_to_it(

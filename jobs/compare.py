@@ -8,7 +8,7 @@ import json
 import click
 
 from jobs.console import console
-from jobs.options import absolute_out, seed_option
+from jobs.options import run_folder, seed_option
 
 
 @click.command()
@@ -27,10 +27,9 @@ def command(
     """
     from pipeline.analysis.growth import Bounded, compare_growth, parse_window
     from pipeline.analysis.reduce import read_curve
-    from pipeline.shards import RunFolder
 
     windows = parse_window(before), parse_window(end)
-    curves = [read_curve(RunFolder(absolute_out(folder)), name=folder) for folder in folders]
+    curves = [read_curve(run_folder(folder), name=folder) for folder in folders]
     found = compare_growth(curves, variant, *windows, seed=seed)
 
     def percent(value: Bounded) -> str:

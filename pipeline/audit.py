@@ -39,6 +39,8 @@ class AuditRequest:
     """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
     stream: bool = False
     """Measure layer by layer even where the whole model fits."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it is measured."""
 
 
 def audit(

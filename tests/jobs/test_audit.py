@@ -231,7 +231,12 @@ def test_what_a_suite_says_later_is_seen_without_measuring_again(
     assert run("status", out).exit_code == 2
     assert run(*audit).exit_code == 0, "a damaged run.json is written anew"
     assert run("reduce", out).exit_code == 0
-    assert trajectory(out)["learning_rate"].to_list() == [0.1, 0.1 / 11]
+    table = trajectory(out)
+    assert table["learning_rate"].to_list() == [0.1, 0.1 / 11]
+    report = json.loads((out / "report.json").read_text())
+    assert [report["int4_gap_first"], report["int4_gap_last"]] == pytest.approx(table["int4_gap"].to_list())
+    assert report["int8_gap_max"] == pytest.approx(table["int8_gap"].max())
+    assert report["onset_step"] is None
     (out / "report.json").write_text("{")
     assert run("report", out).exit_code == 2
 

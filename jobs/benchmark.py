@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.benchmark_fork import compare_forks
 from jobs.console import Report, console, errors, progress
 from jobs.options import (
     absolute_out,
@@ -55,17 +56,31 @@ NUMBERS = "benchmark.json"
     show_default=True,
     help="Distinct weight files of --random; its checkpoints use them in turn.",
 )
+@click.option(
+    "--fork", "training", is_flag=True, help="Time training, as `fork` does it, instead of probing."
+)
+@click.option(
+    "--tokens-per-step", type=int, default=8192, show_default=True, help="Of --fork: tokens of an update."
+)
+@click.option(
+    "--updates", type=click.IntRange(1), default=40, show_default=True, help="Of --fork: updates timed."
+)
+@click.option("--compile/--no-compile", default=None, help="Of --fork: compiled training. Default: on a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(as_json: bool, out: str | None, scaling: bool, **options: Any) -> None:
+def command(as_json: bool, out: str | None, scaling: bool, training: bool, **options: Any) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
-    the arithmetics that it offers, with their errors against float64.
+    the arithmetics that it offers, with their errors against float64. With --fork, training is timed instead: the loop
+    one would write first against the one of `fork`, from the last checkpoint of SUITE.
     """
     # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    if training:
+        compare_forks(options, folder, as_json=as_json)
+        return
     with ExitStack() as stack:
         if options["shape"] is not None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int4-collapse-")))

@@ -100,7 +100,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
-        probe=replace(audit.probe, arithmetic="ieee"),  # as any model in memory
+        probe=audit.probe,
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,

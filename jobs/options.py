@@ -57,7 +57,8 @@ measurement_options = _stack(
     click.option(
         "--corpus",
         metavar="CORPUS",
-        help="Evaluation text: docstrings, file:GLOB, tokens:FILE.npy or hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]. "
+        help="Evaluation text: docstrings, python-source, file:GLOB, tokens:FILE.npy or "
+        "hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]. "
         "Default: the suite's own, else docstrings.",
     ),
     click.option(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import click
 
 from jobs.console import console, progress
 from jobs.options import absolute_out, out_option, parse_steps
+from pipeline.train.recipes import Recipe
 
 
 @click.command()
@@ -30,14 +33,49 @@ from jobs.options import absolute_out, out_option, parse_steps
     metavar="STEP,...",
     help="Checkpoints that keep Adam's moments, for `fork` to start from.",
 )
-def command(recipe: str, out: str, device: str, keep_optimizer_at: str | None, **overrides: object) -> None:
+@click.option(
+    "--keep-state-at", metavar="STEP,...", help="Steps whose whole state is kept, for --branch-from."
+)
+@click.option(
+    "--branch-from",
+    metavar="FOLDER",
+    help="Suite of the same recipe under another schedule to continue from, at the last state it kept that both share.",
+)
+@click.option(
+    "--data",
+    metavar="FOLDER",
+    help="Where the tokenized corpus is kept for other suites of the same text. Default: not kept.",
+)
+def command(recipe: str, out: str, **options: Any) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
     from pipeline.train import find_recipe, pretrain
 
-    changes = {name: value for name, value in overrides.items() if value is not None}
-    chosen = dataclasses.replace(find_recipe(recipe), **changes)  # type: ignore[arg-type]
+    settings = {field.name for field in dataclasses.fields(Recipe)}
+    changes = {name: value for name, value in options.items() if name in settings and value is not None}
+    named = find_recipe(recipe)
+    chosen = dataclasses.replace(named, **changes, name=_name(named, changes))
     folder = absolute_out(out)
-    keep = parse_steps(keep_optimizer_at, option="--keep-optimizer-at") or ()
     with progress(f"pretrain {recipe}") as show:
-        pretrain(chosen, folder, device=device, on_progress=show, keep_optimizer_at=keep)
+        pretrain(
+            chosen,
+            folder,
+            device=options["device"],
+            on_progress=show,
+            keep_optimizer_at=parse_steps(options["keep_optimizer_at"], option="--keep-optimizer-at") or (),
+            data=_folder(options["data"]),
+            keep_state_at=parse_steps(options["keep_state_at"], option="--keep-state-at") or (),
+            branch_from=_folder(options["branch_from"]),
+        )
     console.print(f"suite: {folder}", markup=False)
+
+
+def _name(recipe: Recipe, changes: dict[str, Any]) -> str:
+    """The recipe's name and what a comparison of suites varies: ``python-source-1m-wsd-seed1``."""
+    schedule = changes.get("schedule", recipe.schedule)
+    seed = changes.get("seed", recipe.seed)
+    parts = [schedule] * (schedule != recipe.schedule) + [f"seed{seed}"] * (seed != recipe.seed)
+    return "-".join([recipe.name, *parts])
+
+
+def _folder(text: str | None) -> Path | None:
+    return None if text is None else absolute_out(text)

@@ -19,8 +19,11 @@ from pipeline.corpus import (
 )
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.hub import _readings
+from pipeline.corpus.python_source import python_source
+from pipeline.corpus.tokens import token_stream
 from pipeline.errors import UsageError
 from pipeline.spec import TokenShape
+from pipeline.train.tokenizer import train_tokenizer
 
 SHAPE = TokenShape(batches=2, batch_size=3, seq_len=4)
 
@@ -254,3 +257,29 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(module.importlib, "util", SimpleNamespace(find_spec=lambda name: None))
     with pytest.raises(UsageError, match="needs numpy, which is not installed"):
         module.docstrings.__wrapped__()
+
+
+def test_python_source_is_every_file_once_in_an_order_that_no_path_decides(tmp_path):
+    for place, names in (("one", "abc"), ("two", "xyz")):
+        for name, text in zip(names, ("a = 1\n", "b = 2\n", "b = 2\n"), strict=True):
+            path = tmp_path / place / name / f"{name}.py"
+            path.parent.mkdir(parents=True)
+            path.write_text(text)
+        (tmp_path / place / "empty.py").write_text("\n")
+        (tmp_path / place / "table.py").write_text("x" * 100_001)
+    one, two = (list(python_source(tmp_path / place)) for place in ("one", "two"))
+    assert one == two
+    assert sorted(one) == ["a = 1\n", "b = 2\n"]
+    with pytest.raises(UsageError, match="no Python file"):
+        python_source(tmp_path / "three")
+
+
+def test_a_fast_tokenizer_is_read_directly_to_the_same_ids():
+    tokenizer = train_tokenizer(["to be or not to be", "that is the question"] * 50, 280)
+    texts = ["to question", "", "be", "the question is that"]
+    plain = [
+        [*row, tokenizer.eos_token_id] for row in tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ]
+    assert np.concatenate(list(token_stream(texts, tokenizer))).tolist() == [
+        each for row in plain for each in row
+    ]

@@ -30,17 +30,12 @@ SHAPES = {
 head, parallel residual, a context of 2048 and an untied head."""
 
 
-def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int, n_tokens: int) -> None:
-    """Writes a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
-
-    Weights are normal (matrices 0.02, gains 1 +- 0.02) and stored float16 in ``files`` distinct files that the
-    checkpoints link to in turn. Each config.json ends in another number of newlines, so that no two checkpoints have
-    equal content and each is measured.
-    """
+def shape_config(shape: str) -> GPTNeoXConfig:
+    """The configuration of ``shape``. ``UsageError`` naming the nearest for an unknown one."""
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES)
     hidden, layers, heads = SHAPES[shape]
-    config = GPTNeoXConfig(
+    return GPTNeoXConfig(
         vocab_size=VOCAB,
         hidden_size=hidden,
         num_hidden_layers=layers,
@@ -54,6 +49,23 @@ def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int
         eos_token_id=0,
         architectures=["GPTNeoXForCausalLM"],
     )
+
+
+def random_model(shape: str) -> GPTNeoXForCausalLM:
+    """A float32 model of ``shape`` with transformers' own random weights; the global generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTNeoXForCausalLM(shape_config(shape))
+
+
+def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int, n_tokens: int) -> None:
+    """Writes a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
+
+    Weights are normal (matrices 0.02, gains 1 +- 0.02) and stored float16 in ``files`` distinct files that the
+    checkpoints link to in turn. Each config.json ends in another number of newlines, so that no two checkpoints have
+    equal content and each is measured.
+    """
+    config = shape_config(shape)
     with torch.device("meta"):
         model = GPTNeoXForCausalLM(config)
     shapes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from pipeline.train.settings import OptimizerSettings
 WARM_UP = 5
 """Updates before the clock starts: memory is claimed, kernels are chosen and, where asked for, compiled."""
 RATE = 1e-4
-PYTHIA_160M = {"vocab_size": 50304, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
-               "intermediate_size": 3072, "max_position_embeddings": 2048}  # fmt: skip
+"""Learning rate: small, so that the losses of the two stay comparable."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,22 @@ class TrainingComparison:
         """How many times as fast ours is."""
         return self.ours_tokens_per_s / self.naive_tokens_per_s
 
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "ratio": self.ratio}
 
-def pythia_160m() -> nn.Module:
-    """A random model of Pythia-160m's shape."""
-    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
-
-    rotary = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.25}
-    config = GPTNeoXConfig(
-        **PYTHIA_160M, rope_parameters=rotary, use_parallel_residual=True, tie_word_embeddings=False
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return GPTNeoXForCausalLM(config)
+    def lines(self) -> list[str]:
+        """The comparison as text."""
+        kind = "compiled" if self.compiled else "not compiled"
+        naive_ms, ours_ms = (
+            1e3 * self.tokens_per_step / rate for rate in (self.naive_tokens_per_s, self.ours_tokens_per_s)
+        )
+        return [
+            f"training on {self.device}, {self.precision}: {self.updates} updates of {self.tokens_per_step} tokens",
+            f"Hugging Face loop        {self.naive_tokens_per_s:12,.0f} tokens/s   {naive_ms:8.2f} ms per update",
+            f"fork, {kind:<18} {self.ours_tokens_per_s:12,.0f} tokens/s   {ours_ms:8.2f} ms per update",
+            f"ratio                    {self.ratio:12.2f}   (after {self.warm_up_s:.1f} s of warm-up)",
+            f"largest difference of the training losses {self.max_loss_difference_nats:.1e} nats",
+        ]
 
 
 def checkpoint(folder: Path) -> nn.Module:

@@ -5,7 +5,16 @@ seq_len) array that every checkpoint of a run is measured on. Importing this nee
 """
 
 from pipeline.corpus.documents import corpus_sha256, documents, held_out, training_and_held_out
-from pipeline.corpus.grammar import GRAMMAR, Corpus, Docstrings, Files, HubDataset, TokenFile, parse_corpus
+from pipeline.corpus.grammar import (
+    GRAMMAR,
+    Corpus,
+    Docstrings,
+    Files,
+    HubDataset,
+    PythonSource,
+    TokenFile,
+    parse_corpus,
+)
 from pipeline.corpus.tokens import (
     EvaluationTokens,
     Tokenizer,
@@ -21,6 +30,7 @@ __all__ = [
     "EvaluationTokens",
     "Files",
     "HubDataset",
+    "PythonSource",
     "TokenFile",
     "Tokenizer",
     "corpus_sha256",

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.corpus.docstrings import docstrings
-from pipeline.corpus.grammar import Corpus, Docstrings, Files, HubDataset, TokenFile
+from pipeline.corpus.grammar import BUILT_IN, Corpus, Docstrings, Files, HubDataset, PythonSource, TokenFile
+from pipeline.corpus.python_source import python_source
 from pipeline.errors import UsageError
 from pipeline.suites.files import user_path
 
@@ -23,13 +24,17 @@ def documents(corpus: Corpus) -> Iterator[str]:
     """
     if isinstance(corpus, Docstrings):
         return iter(docstrings())
+    if isinstance(corpus, PythonSource):
+        return python_source()
     if isinstance(corpus, Files):
         return _file_documents(corpus)
     if isinstance(corpus, HubDataset):
         from pipeline.corpus.hub import dataset_documents
 
         return dataset_documents(corpus)
-    raise UsageError(f"corpus {corpus} holds token ids, not text: wanted docstrings, file: or hf:")
+    raise UsageError(
+        f"corpus {corpus} holds token ids, not text: wanted docstrings, python-source, file: or hf:"
+    )
 
 
 def held_out(document: str) -> bool:
@@ -46,8 +51,8 @@ def training_and_held_out(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def evaluation_documents(corpus: Corpus) -> Iterator[str]:
-    """What an evaluation may read: all of a corpus, but only the held-out part of ``docstrings``."""
-    if isinstance(corpus, Docstrings):
+    """What an evaluation may read: all of a corpus, but only the held-out part of a built-in one."""
+    if str(corpus) in BUILT_IN:
         return (text for text in documents(corpus) if held_out(text))
     return documents(corpus)
 

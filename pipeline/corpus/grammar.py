@@ -1,4 +1,4 @@
-"""The corpus grammar as frozen types: ``docstrings``, ``file:``, ``tokens:`` and ``hf:``."""
+"""The corpus grammar as frozen types: ``docstrings``, ``python-source``, ``file:``, ``tokens:`` and ``hf:``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import UsageError, unknown_name
 
-GRAMMAR = "docstrings, file:GLOB, tokens:FILE.npy or hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]"
+GRAMMAR = "docstrings, python-source, file:GLOB, tokens:FILE.npy or hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]"
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,14 @@ class Docstrings:
 
     def __str__(self) -> str:
         return "docstrings"
+
+
+@dataclass(frozen=True)
+class PythonSource:
+    """The Python files of the installed packages, whatever they are."""
+
+    def __str__(self) -> str:
+        return "python-source"
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,10 @@ class HubDataset:
         return ":".join(["hf", self.dataset, *(part for part in (self.split, self.column) if part)])
 
 
-Corpus = Docstrings | Files | TokenFile | HubDataset
+BUILT_IN: dict[str, Docstrings | PythonSource] = {str(each): each for each in (Docstrings(), PythonSource())}
+"""Corpora that need nothing but this installation; evaluations read the held-out tenth of their documents."""
+
+Corpus = Docstrings | PythonSource | Files | TokenFile | HubDataset
 
 
 def parse_corpus(text: str) -> Corpus:
@@ -65,13 +76,13 @@ def parse_corpus(text: str) -> Corpus:
     """
     if not text:
         raise UsageError(f"corpus '' names nothing: wanted {GRAMMAR}")
-    if text == "docstrings":
-        return Docstrings()
+    if text in BUILT_IN:
+        return BUILT_IN[text]
     kind, colon, rest = text.partition(":")
     if not colon:
         there = os.path.exists(text)  # noqa: PTH110 (Path.exists raises for a name that is too long)
         hint = f"; for a file write {_as_file(text)!r}" if there else f"; wanted {GRAMMAR}"
-        raise UsageError(f"{unknown_name('corpus', text, ['docstrings'])}{hint}")
+        raise UsageError(f"{unknown_name('corpus', text, BUILT_IN)}{hint}")
     if not rest or rest.startswith(":"):
         raise UsageError(f"corpus {text!r} names nothing after {kind + ':'!r}: wanted {GRAMMAR}")
     if kind == "file":

@@ -94,7 +94,7 @@ def _unusable(corpus: HubDataset, what: str, error: Exception) -> UsageError:
     first_line = (str(error).splitlines() or [""])[0][:200]
     return UsageError(
         f"corpus {corpus}: the data set {what} ({type(error).__name__}: {first_line}); check its name and the "
-        "network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings)"
+        "network, or use a local corpus (file:GLOB, tokens:FILE.npy, docstrings, python-source)"
     )
 
 

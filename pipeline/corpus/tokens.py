@@ -47,7 +47,7 @@ def evaluation_tokens(
 ) -> EvaluationTokens:
     """The first ``shape.n_tokens`` tokens of ``corpus`` in order.
 
-    ``docstrings`` yields its held-out documents only. ``vocab_size`` is the number of embedding rows: ids at
+    A built-in corpus yields its held-out documents only. ``vocab_size`` is the number of embedding rows: ids at
     or above it are refused. ``UsageError`` for everything that is wrong with the corpus, before any work.
     """
     wanted = shape.n_tokens
@@ -95,8 +95,17 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     remaining = iter(texts)
     while chunk := list(itertools.islice(remaining, DOCUMENTS_AT_ONCE)):
-        ids = tokenizer(chunk, add_special_tokens=False)["input_ids"]
-        yield np.fromiter(itertools.chain.from_iterable([*row, *end] for row in ids), dtype=np.int64)
+        rows = _encode(chunk, tokenizer)
+        yield np.concatenate([np.array([*row, *end], dtype=np.int64) for row in rows])
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Ids of each text. A fast tokenizer is asked directly: masks and offsets cost more than the ids."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids
+    return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, wanted: int) -> NDArray[np.int64]:

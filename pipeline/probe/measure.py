@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.errors import UsageError
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
@@ -113,16 +112,22 @@ class Prober:
         load_s = read_s + time.perf_counter() - start
         return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
 
+    def keep(self, folder: Path) -> None:
+        """Readies the measurement of models in memory whose weights are stored as in the checkpoint in ``folder``."""
+        if self._gpu is not None:
+            self._gpu.keep(folder)
+
     def measure_model(
         self, model: torch.nn.Module, *, weights_sha256: str = "", load_s: float = 0.0
     ) -> Measurement:
         """Measures ``model``, float32 in eval mode on this prober's device, and uses it up: its layers are replaced.
 
-        The numbers are those of :meth:`measure` on a checkpoint that holds the same values.
+        The numbers are those of :meth:`measure` on a checkpoint that holds the same values. On a GPU, after
+        :meth:`keep` only.
         """
-        if self.spec.arithmetic == "split":
-            raise UsageError("a model in memory is measured in arithmetic 'ieee' or 'tf32', not 'split'")
         loaded = time.perf_counter()
+        if self._gpu is not None:
+            return self._result(*self._gpu.measure_model(model), weights_sha256, load_s, loaded)
         with float32_products(tf32=self.spec.arithmetic == "tf32"):
             statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
             tokens = evaluate(

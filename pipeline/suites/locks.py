@@ -21,7 +21,7 @@ class FileLock:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise OutputError(
-                f"cannot write {self._path}: {error.strerror}; set HF_HOME elsewhere"
+                f"cannot write {self._path}: {error.strerror}; make its folder writable, or choose another"
             ) from error
         return self
 

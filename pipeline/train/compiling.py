@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+MASKLESS = "sdpa_without_mask"
+"""Name under which transformers knows the attention of training: SDPA's own causal mask, none built beside it."""
+
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy in nats of logits (sequences, tokens, vocabulary) against targets (sequences, tokens)."""
@@ -23,11 +26,43 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def compile_training(model: nn.Module, backend: str = "inductor") -> Loss:
-    """Compiles the blocks of ``model`` in place and returns the compiled :func:`token_loss`."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    blocks = max(lists, key=lambda each: sum(parameter.numel() for parameter in each.parameters()))
+    """Compiles the blocks of ``model`` and the norms beside them in place; returns the compiled :func:`token_loss`."""
     options: dict[str, Any] = {"dynamic": False, "backend": backend}
-    for block in blocks:
-        block.compile(**options)
+    for module in _compilable(model):
+        module.compile(**options)
     loss: Loss = torch.compile(token_loss, **options)
     return loss
+
+
+def drop_mask(model: nn.Module) -> bool:
+    """Makes ``model`` attend causally without building a mask; False, and nothing changed, where it needs one.
+
+    Training sequences are never padded or packed, so SDPA's ``is_causal`` is the whole mask, unless attention is
+    limited to a window. transformers finds that out by reading a tensor back from the device in every forward, which
+    waits for the GPU and which a CUDA graph cannot hold.
+    """
+    config: Any = getattr(model, "config", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    windowed = getattr(config, "sliding_window", None) is not None or not kinds <= {"full_attention"}
+    if windowed or getattr(config, "_attn_implementation", None) != "sdpa":
+        return False
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    AttentionInterface.register(MASKLESS, sdpa_attention_forward)
+    AttentionMaskInterface.register(MASKLESS, lambda *_, **__: None)
+    config._attn_implementation = MASKLESS
+    return True
+
+
+def _compilable(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks, and what normalises before and after them (vectors are its only parameters)."""
+    parents = [
+        (parent, child)
+        for parent in model.modules()
+        for child in parent.children()
+        if isinstance(child, nn.ModuleList)
+    ]
+    parent, blocks = max(parents, key=lambda pair: sum(each.numel() for each in pair[1].parameters()))
+    dimensions = {child: {each.dim() for each in child.parameters()} for child in parent.children()}
+    return [*blocks, *(child for child, found in dimensions.items() if found == {1})]

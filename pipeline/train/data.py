@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ from pipeline.corpus import (
 )
 from pipeline.corpus.tokens import token_stream
 from pipeline.errors import UsageError
+from pipeline.files import make_folder
 from pipeline.suites.files import new_folder
+from pipeline.suites.locks import FileLock
 from pipeline.train.recipes import Recipe
 from pipeline.train.tokenizer import train_tokenizer
 
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER_FOLDER = "tokenizer"
+CORPUS_NOTE = "corpus.json"
+"""Says of what the tokens in a folder were made."""
+TOKENIZER_CHARACTERS = 32_000_000
+"""Text that a tokenizer is trained on: its merges do not change with more, the seconds do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +57,27 @@ class TrainingData:
 def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
     """The recipe's data, made in ``folder`` (whole or not at all) unless it is already there.
 
-    ``UsageError`` where the corpus is unusable or too small for one evaluation or one epoch of one batch.
+    ``UsageError`` where the corpus is unusable or too small for one evaluation or one epoch of one batch, and where
+    ``folder`` holds the tokens of another corpus or vocabulary.
     """
-    if not folder.is_dir():
-        with new_folder(folder) as fresh:
-            _make(recipe, fresh)
+    make_folder(folder.parent)
+    with FileLock(folder.with_name(f".{folder.name}.lock")) as lock:
+        lock.take(shared=False)  # another suite of the same text may be making it
+        if not folder.is_dir():
+            with new_folder(folder) as fresh:
+                _make(recipe, fresh)
+    made_of = _made_of(folder)
+    wanted = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size}
+    if {name: made_of.get(name) for name in wanted} != wanted:
+        raise UsageError(
+            f"{folder} holds the tokens of {made_of.get('spec')} with a vocabulary of {made_of.get('vocab_size')}, "
+            f"wanted {recipe.corpus} with {recipe.vocab_size}: name another folder"
+        )
     tokenizer = folder / TOKENIZER_FOLDER
     return TrainingData(
         train=np.load(folder / "train.npy", mmap_mode="r"),
         held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
-        corpus_sha256=json.loads((folder / "corpus.json").read_text(encoding="utf-8"))["sha256"],
+        corpus_sha256=made_of["sha256"],
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
 
@@ -128,7 +146,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
         digest = tokens_sha256(train)
     else:
         texts, kept = training_and_held_out(documents(corpus))
-        tokenizer = train_tokenizer(texts, recipe.vocab_size)
+        tokenizer = train_tokenizer(_sample(texts), recipe.vocab_size)
         train, held_out = (_encode(part, tokenizer, recipe.vocab_size) for part in (texts, kept))
         digest = corpus_sha256(texts)
         tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
@@ -140,7 +158,23 @@ def _make(recipe: Recipe, folder: Path) -> None:
         )
     np.save(folder / "train.npy", train)
     np.save(folder / "held_out.npy", held_out)
-    (folder / "corpus.json").write_text(json.dumps({"spec": recipe.corpus, "sha256": digest}) + "\n")
+    made_of = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size, "sha256": digest}
+    (folder / CORPUS_NOTE).write_text(json.dumps(made_of) + "\n")
+
+
+def _made_of(folder: Path) -> dict[str, Any]:
+    """What ``folder`` was made of; ``UsageError`` where it is not a folder of :func:`prepare_data`."""
+    try:
+        made_of: dict[str, Any] = json.loads((folder / CORPUS_NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder} holds no tokens that pretrain made: name a new folder") from error
+    return made_of
+
+
+def _sample(texts: list[str]) -> list[str]:
+    """The first ``TOKENIZER_CHARACTERS`` of the documents (all of them, where there are fewer)."""
+    lengths = itertools.accumulate(map(len, texts), initial=0)
+    return [text for text, before in zip(texts, lengths, strict=False) if before < TOKENIZER_CHARACTERS]
 
 
 def _split_tokens(tokens: NDArray[Any], name: str, vocab_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -156,9 +190,9 @@ def _split_tokens(tokens: NDArray[Any], name: str, vocab_size: int) -> tuple[NDA
 
 
 def _encode(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> NDArray[Any]:
-    parts = list(token_stream(texts, tokenizer))
     kind = _integer_type(vocab_size)
-    return np.concatenate(parts).astype(kind) if parts else np.empty(0, dtype=kind)
+    parts = [part.astype(kind) for part in token_stream(texts, tokenizer)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=kind)
 
 
 def _integer_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
@@ -25,7 +24,7 @@ from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkTask
-from pipeline.train.loop import Trainer
+from pipeline.train.loop import Trainer, drops
 from pipeline.train.optimizers import load_moments
 from pipeline.train.start import MOMENTS_FILE
 
@@ -43,6 +42,7 @@ class ForkRun:
         self.task, self.rows, self.notes = task, list[Row](), list[str]()
         self.diverged = False
         self._prober, self._stored = prober, stored.dtype
+        prober.keep(folder)
         self._schedule = make_arm_schedule(task.arm, spec.rates)
         self._trainer = Trainer(
             model,
@@ -62,7 +62,7 @@ class ForkRun:
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))
         self._averages = Averages(model, decay=spec.ema_decay, window=spec.lawa_window)
-        self._drops = any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.modules())
+        self._drops = drops(model)
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._probes = set(spec.probe_steps)
         self._began = time.perf_counter()
@@ -148,7 +148,8 @@ class ForkRun:
         return all(bool(torch.isfinite(weight.to(self._stored)).all()) for weight in weights)
 
     def _measure(self, weights: list[torch.Tensor] | None) -> Measurement:
-        measured = self._prober.measure_model(checkpoint_model(self._trainer.model, weights, self._stored))
+        model = checkpoint_model(self._trainer.model, weights, self._stored)
+        measured = self._prober.measure_model(model)
         self.notes += [note for note in measured.notes if note not in self.notes]
         return measured
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
-from pipeline.train.compiling import compile_training, token_loss
+from pipeline.train.capture import CapturedStep
+from pipeline.train.compiling import compile_training, drop_mask, token_loss
 from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill
 from pipeline.train.schedules import Schedule
 from pipeline.train.settings import OptimizerSettings
@@ -40,8 +41,9 @@ class Trainer:
         """``batches(step)``: token ids (sequences, seq_len + 1), int64, on ``device``.
 
         optimizer: ``adamw``, ``sam`` (AdamW at the gradient of the point uphill) or ``muon``. precision: ``fp32``
-        or ``bf16`` (autocast); None = bf16 on a GPU, fp32 elsewhere. compiled: see
-        ``pipeline.train.compiling``.
+        or ``bf16`` (autocast); None = bf16 on a GPU, fp32 elsewhere. compiled: see ``pipeline.train.compiling``; on
+        a GPU the whole step is also captured (``pipeline.train.capture``), unless the optimizer is Muon, whose
+        rate is a Python number, or the model drops activations or attends in windows.
         """
         self.model = model.to(device).train()
         self.batches, self.schedule, self.settings, self.device = batches, schedule, settings, device
@@ -49,20 +51,25 @@ class Trainer:
         self.optimizer: Any = (make_muon if optimizer == "muon" else make_optimizer)(model, settings)
         self._radius = SAM_RADIUS if optimizer == "sam" else None
         self._bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
-        self._loss = compile_training(self.model) if compiled else token_loss
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        maskless = compiled and drop_mask(self.model)
+        self._loss = compile_training(self.model) if compiled else token_loss
+        self._captured: CapturedStep | None = None
+        if maskless and device.type == "cuda" and optimizer != "muon" and not drops(model):
+            for group in self.optimizer.param_groups:
+                group |= {"capturable": True, "lr": torch.zeros((), device=device)}
+            self._captured = CapturedStep(self._update, self.optimizer.zero_grad)
 
     def advance(self) -> Tensor:
         """Makes one update; returns its training loss in nats per token, a detached scalar on the device."""
         tokens = self.batches(self.step)
+        rate = self.schedule(self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.step)
-        loss = self._backward(tokens)
-        if self._radius is not None:
-            with uphill(self._parameters, self._radius):
-                self._backward(tokens)
-        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
-        self.optimizer.step()
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        loss = (self._captured or self._update)(tokens)
         self.step += 1
         return loss
 
@@ -75,6 +82,18 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
+        if self._captured is not None:
+            self._captured.forget()
+
+    def _update(self, tokens: Tensor) -> Tensor:
+        """One update at the rate that is set; returns the loss before it, detached."""
+        loss = self._backward(tokens)
+        if self._radius is not None:
+            with uphill(self._parameters, self._radius):
+                self._backward(tokens)
+        nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
+        self.optimizer.step()
+        return loss
 
     def _backward(self, tokens: Tensor) -> Tensor:
         """Gradients of ``tokens`` at the weights as they are; returns the loss, detached."""
@@ -87,6 +106,11 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self._bf16 else nullcontext()
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether ``model`` drops activations at random in training."""
+    return any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.modules())
 
 
 def choose_device(name: str) -> torch.device:

@@ -25,6 +25,7 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.files import exclusive, make_folder, write_atomically
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.suites.files import new_folder
+from pipeline.train.branching import branch, kept_state
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
 from pipeline.train.loop import Trainer, choose_device
 from pipeline.train.model import build_model, save_model
@@ -34,9 +35,13 @@ from pipeline.train.settings import OptimizerSettings
 from pipeline.train.start import MOMENTS_FILE
 
 STATE = ".state"
+TRAINER = "trainer.pt"
 LOCK = ".lock"
 EVAL_TOKENS = "eval_tokens.npy"
 STATE_EVERY = 200
+"""Least updates between two saves of the state; long runs save forty times in all."""
+COMPILE_FROM_STEPS = 300
+"""Updates from which a run on a GPU earns back what compiling costs."""
 
 
 Report = Callable[[int, int, float | None, str], None]
@@ -53,6 +58,10 @@ class _Keeping:
     """Updates between two saves of the whole state, which go when the suite is done."""
     moments_at: set[int]
     """Checkpoints that keep Adam's moments for good."""
+    states_at: set[int]
+    """Updates after which the whole state is kept for branches."""
+    data: Path
+    """Folder of the tokens."""
 
 
 def pretrain(
@@ -61,17 +70,23 @@ def pretrain(
     *,
     device: str = "auto",
     on_progress: Report | None = None,
-    state_every: int = STATE_EVERY,
+    state_every: int | None = None,
     keep_optimizer_at: Collection[int] = (),
+    data: Path | None = None,
+    keep_state_at: Collection[int] = (),
+    branch_from: Path | None = None,
 ) -> None:
     """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
 
     Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
 
     ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
-    Adam's moments beside their weights, for forks to start from. ``UsageError`` for a folder made by
-    another recipe or not made here; ``FolderLockedError`` while another process trains into it;
-    ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
+    Adam's moments beside their weights, for forks to start from. ``data``: folder for the tokenized corpus, made if
+    it is not there and kept, so that other suites of the same text can use it; None = beside the suite while it
+    trains. ``keep_state_at``, ``branch_from``: see ``pipeline.train.branching``.
+
+    ``UsageError`` for a folder made by another recipe or not made here; ``FolderLockedError`` while another process
+    trains into it; ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
     """
     chosen = choose_device(device)
     keep = _keepable(recipe, keep_optimizer_at)
@@ -80,7 +95,12 @@ def pretrain(
         _claim(recipe, out)
         if not _finished(out):
             try:
-                _train(recipe, out, chosen, on_progress, _Keeping(state_every, keep))
+                every = max(STATE_EVERY, recipe.steps // 40) if state_every is None else state_every
+                where = out / STATE / "data" if data is None else data
+                keeping = _Keeping(every, keep, set(keep_state_at), where)
+                if branch_from is not None and not (out / STATE / TRAINER).is_file():
+                    branch(recipe, out, out / STATE / TRAINER, branch_from, _recipe_of(branch_from))
+                _train(recipe, out, chosen, on_progress, keeping)
             except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
@@ -90,7 +110,7 @@ def pretrain(
 
 
 def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, keeping: _Keeping) -> None:
-    data = prepare_data(recipe, out / STATE / "data")
+    data = prepare_data(recipe, keeping.data)
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
     due = set(recipe.checkpoint_steps)
@@ -109,8 +129,10 @@ def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | Non
         if step == recipe.steps:
             break
         loss = trainer.advance()
+        if trainer.step in keeping.states_at:
+            _save_state(trainer, kept_state(out, trainer.step))
         if trainer.step % keeping.state_every == 0 and trainer.step < recipe.steps:
-            _save_state(trainer, out)
+            _save_state(trainer, out / STATE / TRAINER)
     _write_suite(recipe, data, out)
 
 
@@ -124,17 +146,15 @@ def _trainer(recipe: Recipe, data: TrainingData, device: torch.device) -> Traine
             recipe.weight_decay, recipe.beta1, recipe.beta2, recipe.eps, recipe.clip_norm
         ),
         device=device,
+        compiled=device.type == "cuda" and recipe.steps >= COMPILE_FROM_STEPS,
     )
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
     """Records the recipe in a new folder; ``UsageError`` if the folder belongs to another one."""
-    manifest, note = read_manifest(out), out / STATE / "recipe.json"
-    if manifest is not None:
-        made_by: dict[str, Any] = dict(manifest.recipe)
-    elif note.is_file():
-        made_by = json.loads(note.read_text(encoding="utf-8"))
-    else:
+    made_by = _recipe_of(out)
+    if not made_by:
+        note = out / STATE / "recipe.json"
         foreign = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
         if foreign:
             raise UsageError(
@@ -148,6 +168,14 @@ def _claim(recipe: Recipe, out: Path) -> None:
     if names:
         told = "; ".join(f"{name} {made_by.get(name)!r}, now {plain.get(name)!r}" for name in names)
         raise UsageError(f"{out} was made by another recipe ({told}): choose a new folder or delete this one")
+
+
+def _recipe_of(out: Path) -> dict[str, Any]:
+    """The recipe that ``out`` was or is being trained with, as plain values; empty where there is none."""
+    manifest, note = read_manifest(out), out / STATE / "recipe.json"
+    if manifest is not None:
+        return dict(manifest.recipe)
+    return json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
 
 
 def _finished(out: Path) -> bool:
@@ -185,15 +213,16 @@ def _refuse_lost_moments(out: Path, keep: set[int]) -> None:
         )
 
 
-def _save_state(trainer: Trainer, out: Path) -> None:
+def _save_state(trainer: Trainer, path: Path) -> None:
     buffer = io.BytesIO()
     torch.save(trainer.state_dict(), buffer)
-    write_atomically(out / STATE / "trainer.pt", buffer.getvalue())
+    make_folder(path.parent)
+    write_atomically(path, buffer.getvalue())
 
 
 def _restore(trainer: Trainer, recipe: Recipe, out: Path) -> None:
     """Continues from the saved state, unless a checkpoint before it was lost: then from the start."""
-    path = out / STATE / "trainer.pt"
+    path = out / STATE / TRAINER
     if not path.is_file():
         return
     state = torch.load(path, map_location=trainer.device, weights_only=True)

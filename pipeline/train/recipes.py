@@ -150,7 +150,45 @@ MICRO = Recipe(
 )
 """Seconds; for tests and for trying out options."""
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (TINY, MICRO)}
+PYTHON_SOURCE_1M = Recipe(
+    name="python-source-1m",
+    vocab_size=8192,
+    layers=4,
+    width=128,
+    heads=4,
+    seq_len=512,
+    batch_sequences=128,
+    steps=42_900,
+    peak_lr=4e-3,
+    min_lr=4e-4,
+    warmup_steps=429,
+    checkpoint_every=300,
+    schedule="cosine",
+    corpus="python-source",
+)
+"""0.8 M parameters beside the embeddings, overtrained on 2.8 G tokens of source code: a few minutes on one H100."""
+
+PYTHON_SOURCE_3M = Recipe(
+    name="python-source-3m",
+    vocab_size=8192,
+    layers=4,
+    width=256,
+    heads=4,
+    seq_len=512,
+    batch_sequences=128,
+    steps=14_300,
+    peak_lr=2e-3,
+    min_lr=2e-4,
+    warmup_steps=143,
+    checkpoint_every=100,
+    schedule="cosine",
+    corpus="python-source",
+)
+"""3.2 M parameters beside the embeddings, 0.9 G tokens."""
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (TINY, MICRO, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M)
+}
 
 
 def known_recipes() -> list[str]:

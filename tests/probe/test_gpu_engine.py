@@ -16,7 +16,7 @@ from pipeline.probe import Prober
 from pipeline.probe.gpu import engine
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
-from pipeline.probe.loading import read_weights
+from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.measure import Measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
@@ -102,6 +102,20 @@ def test_gpt_neox_is_walked_to_the_same_numbers(tmp_path: Path, settings: dict) 
     found = measure_on_gpu(spec("split", *variants), folder)
     assert found.notes == ()
     assert_same(found, Prober(spec("ieee", *variants), TOKENS).measure(folder))
+
+
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=gpu)])
+def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tied: bool) -> None:
+    start, later = (
+        save(tmp_path / name, seed=seed, tie_word_embeddings=tied) for name, seed in (("a", 1), ("b", 2))
+    )
+    prober = GpuProber(spec("split", "int4-g8-asym"), TOKENS.reshape(-1, LENGTH), DEVICE)
+    prober.keep(start)
+    model = build_model(read_config(later), read_weights(later)).to(DEVICE)
+    found, statistics = prober.measure_model(model)
+    exact, exact_statistics, *_ = prober.measure(later, None)
+    assert np.array_equal(found.nll_nats, exact.nll_nats)
+    assert statistics == exact_statistics
 
 
 @gpu

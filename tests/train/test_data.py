@@ -1,11 +1,14 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import UsageError
+from pipeline.train import data, find_recipe
 from pipeline.train.data import Batches, prepare_data
+from tests.models import write_text_corpus
 
 
 def test_a_batch_depends_on_seed_and_step_only():
@@ -39,17 +42,36 @@ def test_data_is_made_once_and_reproducibly(micro, tmp_path):
         assert (one.tokenizer / name).read_bytes() == (two.tokenizer / name).read_bytes()
     assert 0 < len(one.held_out) < len(one.train)
     assert max(one.train.max(), one.held_out.max()) == micro.vocab_size - 1
-    again = prepare_data(dataclasses.replace(micro, corpus="file:/nowhere"), tmp_path / "one")
+
+
+def test_tokens_are_shared_by_suites_of_the_same_text_and_vocabulary_only(tmp_path):
+    corpus = write_text_corpus(tmp_path / "text")
+    recipe = dataclasses.replace(find_recipe("micro"), corpus=corpus)
+    one = prepare_data(recipe, tmp_path / "data")
+    shutil.rmtree(tmp_path / "text")
+    again = prepare_data(dataclasses.replace(recipe, steps=20, schedule="constant"), tmp_path / "data")
     assert np.array_equal(again.train, one.train)
+    for change in ({"corpus": "file:/nowhere"}, {"vocab_size": 299}):
+        with pytest.raises(UsageError, match="name another folder"):
+            prepare_data(dataclasses.replace(recipe, **change), tmp_path / "data")
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UsageError, match="no tokens that pretrain made"):
+        prepare_data(recipe, tmp_path / "mine")
+
+
+def test_a_tokenizer_is_trained_on_the_first_documents(monkeypatch):
+    monkeypatch.setattr(data, "TOKENIZER_CHARACTERS", 5)
+    assert data._sample(["abc", "de", "f", "g"]) == ["abc", "de"]
+    assert data._sample(["abcdefgh", "i"]) == ["abcdefgh"]
 
 
 def test_a_token_file_trains_without_a_tokenizer(micro, tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(5000) % 300)
     recipe = dataclasses.replace(micro, corpus=f"tokens:{tmp_path}/ids.npy")
-    data = prepare_data(recipe, tmp_path / "data")
-    assert data.tokenizer is None
-    assert len(data.train) == 4500
-    assert data.held_out.tolist() == [i % 300 for i in range(4500, 5000)]
+    made = prepare_data(recipe, tmp_path / "data")
+    assert made.tokenizer is None
+    assert len(made.train) == 4500
+    assert made.held_out.tolist() == [i % 300 for i in range(4500, 5000)]
     with pytest.raises(UsageError, match="set vocab_size to 300"):
         prepare_data(dataclasses.replace(recipe, vocab_size=299), tmp_path / "other")
     with pytest.raises(UsageError, match=r"held-out tenth has 500 tokens.*needs 512"):

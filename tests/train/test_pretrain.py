@@ -159,3 +159,26 @@ def test_an_unknown_device_is_refused(micro, tmp_path):
 def test_a_missing_gpu_is_refused(micro, tmp_path):
     with pytest.raises(UsageError, match="torch sees 0 GPUs"):
         pretrain(micro, tmp_path / "out", device="cuda")
+
+
+def test_a_branch_is_the_suite_from_scratch(micro, tmp_path):
+    constant = dataclasses.replace(micro, schedule="constant")
+    late = dataclasses.replace(micro, schedule="wsd", name="micro-wsd")  # decays over the last 6 of 30 steps
+    pretrain(late, tmp_path / "whole", device="cpu")
+    pretrain(constant, tmp_path / "constant", device="cpu", keep_state_at=(13, 22, 28))
+    pretrain(late, tmp_path / "branch", device="cpu", branch_from=tmp_path / "constant")
+    assert weights(tmp_path / "branch") == weights(tmp_path / "whole")
+    assert (tmp_path / "branch/suite.json").read_text() == (tmp_path / "whole/suite.json").read_text()
+    shared = [tmp_path / each / "step20/model.safetensors" for each in ("branch", "constant")]
+    assert shared[0].stat().st_ino == shared[1].stat().st_ino, "linked, not trained again"
+    assert weights(tmp_path / "constant")["step30"] != weights(tmp_path / "branch")["step30"]
+
+
+def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
+    for change, complaint in (
+        ({"schedule": "constant"}, "it kept none"),
+        ({"seed": 1, "schedule": "constant"}, "with another seed"),
+    ):
+        with pytest.raises(UsageError, match=complaint):
+            pretrain(dataclasses.replace(micro, **change), tmp_path / "b", device="cpu", branch_from=trained)
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)

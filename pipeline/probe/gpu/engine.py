@@ -10,6 +10,7 @@ the walk would have been expected a note says why.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,23 +55,47 @@ class Engine:
     ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
         """Per-token results and tensor statistics of the checkpoint in ``folder``."""
         weights.use(self.device)
+        skeleton = self.prepare(folder, weights)
+        skeleton.fill(weights.tensors)
+        return self._measure(skeleton)
+
+    @torch.inference_mode()
+    def run_model(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """As :meth:`run` on a checkpoint like the last one, but holding ``state``: weights by module name, which are
+        rounded to the dtypes of that checkpoint's files.
+        """
+        if self._skeleton is None:
+            raise ValueError("no checkpoint was prepared that says how the weights are stored")
+        self._skeleton.fill_from_model(state)
+        return self._measure(self._skeleton)
+
+    @torch.inference_mode()
+    def prepare(self, folder: Path, weights: DeviceWeights) -> Skeleton:
+        """The skeleton for checkpoints like the one in ``folder``; stays until one of another kind comes."""
         if self._skeleton is None or self._skeleton.signature != signature(folder, weights.tensors):
             check_fit(read_config(folder), self._tokens.cpu().numpy())
             self._skeleton = Skeleton(folder, weights.tensors, self._plan, self.device)
             self._skeleton.fill(weights.tensors)
             self._rehearse(self._skeleton)
             self._walks = None
+        return self._skeleton
+
+    def _measure(
+        self, skeleton: Skeleton
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """Of the weights that ``skeleton`` was filled with."""
         self._plan.summaries.clear()
-        self._notes = list(self._skeleton.notes)
-        self._skeleton.fill(weights.tensors)
+        self._notes = list(skeleton.notes)
         allow_tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
-            tokens = self._evaluate(self._skeleton)
+            tokens = self._evaluate(skeleton)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        statistics = self._statistics(self._skeleton)
-        self._skeleton.release()
+        statistics = self._statistics(skeleton)
+        skeleton.release()
         return tokens, statistics
 
     def _rehearse(self, skeleton: Skeleton) -> None:

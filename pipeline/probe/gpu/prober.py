@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.probe.evaluate import TokenResults
 from pipeline.probe.gpu.engine import Engine
@@ -31,3 +32,13 @@ class GpuProber:
         loaded = time.perf_counter()
         tokens, statistics = self._engine.run(folder, weights)
         return tokens, statistics, weights.sha256, weights.load_s, loaded
+
+    def keep(self, folder: Path) -> None:
+        """Learns from the checkpoint in ``folder`` how its like are stored."""
+        self._engine.prepare(folder, self.ahead.take(folder, None))
+
+    def measure_model(
+        self, model: nn.Module
+    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """Per-token results and tensor statistics of ``model``, as a checkpoint stored like the one kept."""
+        return self._engine.run_model(model.state_dict())

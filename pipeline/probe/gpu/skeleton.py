@@ -9,6 +9,7 @@ shapes and dtypes. Where one does not, every checkpoint goes through transformer
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,19 @@ class Skeleton:
             }
         else:
             stored = {name: tensors[key] for name, key in self._sources.items()}
+        self._put(stored)
+
+    @torch.inference_mode()
+    def fill_from_model(self, state: Mapping[str, Tensor]) -> None:
+        """Puts in weights by module name, rounded to the dtypes that the files store."""
+        if self._sources is None:
+            self._put({name: state[name].to(self.device) for name, _ in _state(self.model)})
+            return
+        dtypes = {name: dtype for name, _, dtype in self.signature.tensors}
+        sources = self._sources.items()
+        self._put({name: state[name].to(device=self.device, dtype=dtypes[key]) for name, key in sources})
+
+    def _put(self, stored: dict[str, Tensor]) -> None:
         for name, target in self._direct.items():
             target.copy_(stored[name])
         for linear in self.linears:

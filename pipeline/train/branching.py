@@ -1,0 +1,78 @@
+"""Runs that share a beginning: a suite under another schedule continues from the state of the first.
+
+Two runs with the same seed and data whose schedules agree up to some step are one run up to there. The first keeps
+its whole state at that step (``pretrain --keep-state-at``), the second links the checkpoints before it and goes on
+from the state (``pretrain --branch-from``): the same suite as from scratch, bit for bit on a CPU, for less.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.files import make_folder, write_atomically
+from pipeline.suites.files import new_folder
+from pipeline.train.recipes import Recipe
+
+KEPT = ".kept"
+"""Folder of a suite with the states that were kept."""
+
+FREE = {"name", "schedule", "min_lr"}
+"""Settings in which the two may differ, as long as their learning rates agree up to the branch."""
+
+
+def kept_state(folder: Path, step: int) -> Path:
+    """Where the state after ``step`` updates is kept."""
+    return folder / KEPT / f"step{step}.pt"
+
+
+def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[str, Any]) -> int:
+    """Gives ``out`` the checkpoints of ``source`` up to the latest kept state that ``recipe`` shares with it, and that
+    state as ``state``; returns its step.
+
+    ``made_by``: the recipe of ``source`` as plain values. ``UsageError`` where there is nothing to share.
+    """
+    differing = sorted(name for name, value in recipe.plain().items() if made_by.get(name) != value)
+    if not set(differing) <= FREE:
+        raise UsageError(
+            f"{source} was trained with another {', '.join(sorted(set(differing) - FREE))}: a branch may differ in "
+            "its schedule only"
+        )
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    before = Recipe(**{name: value for name, value in made_by.items() if name in fields}).learning_rate
+    kept = sorted(int(path.stem.removeprefix("step")) for path in (source / KEPT).glob("step*.pt"))
+    shared = [
+        step for step in kept if all(before(each) == recipe.learning_rate(each) for each in range(step))
+    ]
+    if not shared:
+        told = (
+            f"those at {', '.join(map(str, kept))} come after the schedules part" if kept else "it kept none"
+        )
+        raise UsageError(
+            f"{source} has no state to branch from: {told}; train it with --keep-state-at STEP, a step up to which "
+            "both schedules have the same learning rate"
+        )
+    for step in (each for each in recipe.checkpoint_steps if each <= shared[-1]):
+        _link(source / f"step{step}", out / f"step{step}")
+    make_folder(state.parent)
+    write_atomically(state, kept_state(source, shared[-1]).read_bytes())
+    return shared[-1]
+
+
+def _link(source: Path, target: Path) -> None:
+    if not source.is_dir():
+        raise UsageError(f"{source} is gone: a branch needs every checkpoint before it")
+    if not target.is_dir():
+        with new_folder(target) as fresh:
+            shutil.copytree(source, fresh, copy_function=_link_or_copy, dirs_exist_ok=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)

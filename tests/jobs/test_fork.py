@@ -20,6 +20,7 @@ from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.start import automatic_start
 from tests.jobs.conftest import start
+from tests.jobs.disks import fill_when, small_disk
 from tests.jobs.test_faults import wait_for
 from tests.models import write_text_corpus
 
@@ -137,6 +138,26 @@ def test_killed_and_resumed_equals_undisturbed(
     assert tables(out)[0].equals(tables(undisturbed)[0])
     assert tables(out)[1] == tables(undisturbed)[1]
     assert not any(out.glob("state/fork/*"))
+
+
+def test_a_full_disk_stops_the_experiment_and_a_rerun_ends_it(
+    run: Run, suite: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path, "4m") as disk:
+        out, filler = disk / "out", disk / "filler"
+        command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE)
+        fill_when(lambda: any(out.glob("shards/fork/*.arrow")), filler)
+        full = run(*command)
+        assert full.exit_code == 1, full.output
+        assert "No space left on device" in full.stderr
+        assert str(out) in full.stderr
+        kept = len(list(out.glob("shards/fork/*.arrow")))
+        assert 1 <= kept < len(RUNS)
+        filler.unlink()
+        resumed = run(*command)
+        assert resumed.exit_code == 0, resumed.output
+        assert f"{len(RUNS) - kept} runs done, {kept} were there" in resumed.output
+        assert tables(out)[0].equals(tables(undisturbed)[0])
 
 
 def test_a_run_that_diverges_is_kept_and_more_than_one_epoch_is_said(

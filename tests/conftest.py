@@ -19,11 +19,14 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+SESSION_CORES = 2
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of two cores that every audit in this process joins instead of starting its own."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=SESSION_CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

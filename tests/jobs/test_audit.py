@@ -69,11 +69,11 @@ def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
 
 
 def test_a_duplicate_repeats_the_numbers_of_its_original(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     damage(llama_suite)
     out = tmp_path / "out"
-    run("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
+    run_here("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
     original, copy = (unseal(out / "shards" / "audit" / f"step{s:09d}.arrow") for s in (40, 50))
     same = [name for name in original.column_names if name not in ("revision", "step", "duplicate_of")]
     assert original.select(same).equals(copy.select(same))
@@ -82,7 +82,7 @@ def test_a_duplicate_repeats_the_numbers_of_its_original(
 
 
 def test_the_failed_ones_are_measured_once_they_are_mended(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     good = (llama_suite / "step10" / "model.safetensors").read_bytes()
     damage(llama_suite)
@@ -97,21 +97,21 @@ def test_the_failed_ones_are_measured_once_they_are_mended(
         "2",
         *MEASURE,
     )
-    assert run(*audit).exit_code == 1
+    assert run_here(*audit).exit_code == 1
     (llama_suite / "step10" / "model.safetensors").write_bytes(good)
-    again = run(*audit)
+    again = run_here(*audit)
     assert again.exit_code == 0, again.output
     assert "1 shards are there already; 1 to measure" in again.stdout
-    assert json.loads(run("status", tmp_path / "out", "--json").stdout)["failed"] == {}
+    assert json.loads(run_here("status", tmp_path / "out", "--json").stdout)["failed"] == {}
 
 
 def test_numbers_of_other_variants_are_not_passed_off_as_int4(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--limit", "3", *MEASURE)
-    assert run(*audit, "--variant", "int3-g16-sym").exit_code == 0
-    assert run("reduce", out).exit_code == 0
+    assert run_here(*audit, "--variant", "int3-g16-sym").exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     report = json.loads((out / "report.json").read_text())
     for key in (
         "int4_gap_first",
@@ -125,7 +125,7 @@ def test_numbers_of_other_variants_are_not_passed_off_as_int4(
 
 
 def test_a_cluster_that_does_not_answer_is_wrong_usage(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     from tests.jobs.conftest import start
 
@@ -175,13 +175,18 @@ def test_a_cluster_that_does_not_answer_is_wrong_usage(
     ],
 )
 def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path, arguments: tuple[str, ...], message: str
+    run_here: Run,
+    llama_suite: Path,
+    tokens_file: str,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
     names = {
         "out": tmp_path / "out", "tmp": tmp_path, "suite": llama_suite, "tokens": tokens_file,
         "tokens_path": tokens_file.removeprefix("tokens:"),
     }  # fmt: skip
-    result = run(*(argument.replace("{2..8}", "").format(**names) for argument in arguments))
+    result = run_here(*(argument.replace("{2..8}", "").format(**names) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert re.search(message, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
@@ -189,19 +194,19 @@ def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
 
 
 def test_a_submitted_job_refuses_a_relative_out(
-    run: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
+    run_here: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
+    result = run_here("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
     assert result.exit_code == 2
     assert "thrown away" in result.stderr
 
 
 def test_token_ids_outside_the_vocabulary_are_refused_before_any_work(
-    run: Run, llama_suite: Path, tmp_path: Path
+    run_here: Run, llama_suite: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "t.npy", np.full(4096, VOCAB))
-    result = run(
+    result = run_here(
         "audit", llama_suite, "--corpus", f"tokens:{tmp_path}/t.npy", "--out", tmp_path / "out", *MEASURE
     )
     assert result.exit_code == 2

@@ -1,20 +1,21 @@
-"""Compiled training: the transformer blocks one by one and the loss, so that a GPU is not kept waiting.
+"""Compiled training: the transformer blocks one by one, and the loss, so that a GPU is not kept waiting.
 
 All blocks run the same code, so one compilation serves them all: seconds, where compiling the whole model takes
-minutes. The elementwise work of a block (norms, rotations, residuals, autocast's casts) becomes a few kernels, and
-the loss reads the bfloat16 logits once instead of writing them out in float32 first. A compiled model's copies are
-plain, so probes are not affected.
+minutes. The elementwise work of a block (norms, rotations, residuals, autocast's casts) becomes a few kernels. A
+compiled model's copies are plain, so probes are not affected.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Logits and targets to the loss and its gradient."""
 
 MASKLESS = "sdpa_without_mask"
 """Name under which transformers knows the attention of training: SDPA's own causal mask, none built beside it."""
@@ -25,13 +26,23 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
 
-def compile_training(model: nn.Module, backend: str = "inductor") -> Loss:
-    """Compiles the blocks of ``model`` and the norms beside them in place; returns the compiled :func:`token_loss`."""
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
+    """Compiles the blocks of ``model`` and the norms beside them in place."""
     options: dict[str, Any] = {"dynamic": False, "backend": backend}
     for module in _compilable(model):
         module.compile(**options)
-    loss: Loss = torch.compile(token_loss, **options)
-    return loss
+
+
+def fused_loss(model: nn.Module, device: torch.device) -> Loss | None:
+    """The loss with its gradient in one kernel, which overwrites the logits; None where Triton or a GPU is missing, or
+    where ``model`` bends its logits by a function whose gradient needs them.
+    """
+    bent = getattr(getattr(model, "config", None), "final_logit_softcapping", None) is not None
+    if bent or device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from pipeline.train.loss_kernel import loss_and_gradient
+
+    return loss_and_gradient
 
 
 def drop_mask(model: nn.Module) -> bool:

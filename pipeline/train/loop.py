@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UsageError
 from pipeline.train.capture import CapturedStep
-from pipeline.train.compiling import compile_training, drop_mask, token_loss
+from pipeline.train.compiling import Loss, compile_blocks, drop_mask, fused_loss, token_loss
 from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill
 from pipeline.train.schedules import Schedule
 from pipeline.train.settings import OptimizerSettings
@@ -53,7 +53,10 @@ class Trainer:
         self._bf16 = precision == "bf16" or (precision is None and device.type == "cuda")
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         maskless = compiled and drop_mask(self.model)
-        self._loss = compile_training(self.model) if compiled else token_loss
+        self._fused_loss: Loss | None = None
+        if compiled:
+            compile_blocks(self.model)
+            self._fused_loss = fused_loss(self.model, device)
         self._captured: CapturedStep | None = None
         if maskless and device.type == "cuda" and optimizer != "muon" and not drops(model):
             for group in self.optimizer.param_groups:
@@ -99,8 +102,12 @@ class Trainer:
         """Gradients of ``tokens`` at the weights as they are; returns the loss, detached."""
         with self._autocast():
             logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = self._loss(logits, tokens[:, 1:])
         self.optimizer.zero_grad(set_to_none=True)
+        if self._fused_loss is not None:
+            loss, gradient = self._fused_loss(logits, tokens[:, 1:])
+            logits.backward(gradient)
+            return loss
+        loss = token_loss(logits, tokens[:, 1:])
         loss.backward()
         return loss.detach()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.probe import Prober
 from pipeline.probe.gpu import engine
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
+from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.measure import Measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
@@ -166,6 +168,18 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
         tokens = prober.measure(folder, None)[0]
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_path: Path) -> None:
+    folder = save(tmp_path / "a")
+    tensors = read_weights(folder).tensors
+    before = signature(folder, tensors)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "transformers_version": "4.24.0", "dtype": "bfloat16"}) + "\n\n")
+    assert signature(folder, tensors) == before
+    path.write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
+    assert signature(folder, tensors) != before
 
 
 def test_the_reader_returns_what_is_stored(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from pipeline.train.compiling import compile_training, drop_mask, token_loss
+from pipeline.train.compiling import compile_blocks, drop_mask, token_loss
 from pipeline.train.loop import Trainer
 from pipeline.train.schedules import Cosine
 from pipeline.train.settings import OptimizerSettings
@@ -16,11 +16,12 @@ from tests.models import tiny_model
 def test_a_compiled_model_has_the_loss_and_gradients_of_a_plain_one():
     plain, compiled = (tiny_model("gpt_neox") for _ in range(2))
     # aot_eager traces and splits the graph as the real backend does, and then runs torch's own kernels
-    loss = compile_training(compiled, backend="aot_eager")
+    compile_blocks(compiled, backend="aot_eager")
+    assert compiled.gpt_neox.final_layer_norm._compiled_call_impl is not None
     tokens = torch.randint(0, 320, (2, 33), generator=torch.Generator().manual_seed(0))
     values = []
-    for model, measure in ((plain, token_loss), (compiled, loss)):
-        value = measure(model(input_ids=tokens[:, :-1], use_cache=False).logits, tokens[:, 1:])
+    for model in (plain, compiled):
+        value = token_loss(model(input_ids=tokens[:, :-1], use_cache=False).logits, tokens[:, 1:])
         value.backward()
         values.append(value.item())
     assert abs(values[0] - values[1]) < 1e-6
@@ -29,6 +30,32 @@ def test_a_compiled_model_has_the_loss_and_gradients_of_a_plain_one():
     assert list(plain.state_dict()) == list(compiled.state_dict())
     copied = copy.deepcopy(compiled)
     assert all(module._compiled_call_impl is None for module in copied.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("vocabulary", [5, 64, 300, 20_000])
+def test_the_fused_loss_has_the_gradient_of_cross_entropy(vocabulary, dtype):
+    loss_kernel = pytest.importorskip("pipeline.train.loss_kernel")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (torch.randn(3, 4, vocabulary, generator=generator) * 5).to(device, dtype)
+    logits[0, 0] = 90.0  # all alike, and beyond what exp takes
+    logits[0, 1, 1:] = -1e4
+    targets = torch.randint(vocabulary, (3, 4), generator=generator).to(device)
+    exact = logits.double().requires_grad_(True)
+    expected = torch.nn.functional.cross_entropy(exact.flatten(0, 1), targets.flatten())
+    expected.backward()
+    loss, gradient = loss_kernel.loss_and_gradient(logits, targets)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert gradient.data_ptr() == logits.data_ptr()
+    tolerance = {"rtol": 1e-5, "atol": 1e-8} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-6}
+    torch.testing.assert_close(gradient.double(), exact.grad, **tolerance)
+    needed = torch.zeros(2, 3, device=device, requires_grad=True).tanh()  # its gradient is made of its value
+    _, slope = loss_kernel.loss_and_gradient(needed, targets[0, :2] % 3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        needed.backward(slope)
+    with pytest.raises(ValueError, match="contiguous"):
+        loss_kernel.loss_and_gradient(torch.zeros(4, 3, device=device).T, targets[0, :3])
 
 
 def test_a_model_that_attends_in_windows_keeps_its_mask():

@@ -9,6 +9,7 @@ shapes and dtypes. Where one does not, every checkpoint goes through transformer
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,11 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.probe.gpu.linear import Plan, ProbeLinear
 from pipeline.probe.layers import linear_sites, replace_module
 from pipeline.probe.loading import StoredWeights, build_model, read_config
+from pipeline.spec import canonical_json
 
+_PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
+"""Entries of a config.json that say who wrote it and how the file is stored, not what the model is. A skeleton takes
+longer to make than a checkpoint to measure, so one must not be made anew for another spelling of the same."""
 _PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the marker
 
 
@@ -36,6 +41,7 @@ class Signature:
     """What two checkpoints must share to share a skeleton."""
 
     config: str
+    """The configuration as canonical JSON."""
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 
 
@@ -113,7 +119,9 @@ class Skeleton:
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
     """The signature of the checkpoint in ``folder`` with ``tensors``."""
     described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
-    return Signature((folder / "config.json").read_text(), tuple(described))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    built = {name: value for name, value in config.items() if name not in _PROVENANCE}
+    return Signature(canonical_json(built), tuple(described))
 
 
 def _state(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -39,6 +39,8 @@ class AuditRequest:
     """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
     stream: bool = False
     """Measure layer by layer even where the whole model fits."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it is measured."""
 
 
 def audit(
@@ -73,8 +75,16 @@ def audit(
                 drive(_ordered(ledger.tasks, layout), layout, ledger.record)
         ledger.check_complete()
         wall_s = time.monotonic() - start
-        request.out.write_plan(replace(plan, wall_s=plan.wall_s + wall_s))
-    return ledger.summary(wall_s)
+        summary = ledger.summary(wall_s)
+        request.out.write_plan(
+            replace(
+                plan,
+                wall_s=plan.wall_s + wall_s,
+                busy_s=plan.busy_s + summary.busy_s,
+                idle_s=plan.idle_s + summary.idle_s,
+            )
+        )
+    return summary
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
@@ -123,7 +133,9 @@ def _record_plan(request: AuditRequest) -> RunPlan:
             request.out.remove_shard(checkpoint.key)
         return plan
     checkpoints = merge_checkpoints(before.checkpoints, request.suite.checkpoints)
-    return replace(plan, checkpoints=checkpoints, wall_s=before.wall_s)
+    return replace(
+        plan, checkpoints=checkpoints, wall_s=before.wall_s, busy_s=before.busy_s, idle_s=before.idle_s
+    )
 
 
 def _plan_before(out: RunFolder) -> RunPlan | None:

@@ -43,6 +43,8 @@ class ForkRequest:
     resources: Resources
     state_every: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What is known to be wrong with some of the suite's checkpoints."""
     replace_stale: bool = False
 
     def runs(self) -> tuple[PlannedRun, ...]:

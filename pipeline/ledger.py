@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipeline.shards import RunFolder
+from pipeline.shards.plans import share
 from pipeline.survey import Survey
 from pipeline.worker import Outcome
 
@@ -22,8 +23,15 @@ class RunSummary:
     failures: dict[str, str]
     """Reason by key of every expected shard that is not there."""
     wall_s: float
-    idle_share: float | None = None
-    """Share of the workers' time between their first and last checkpoint in which they computed nothing."""
+    busy_s: float = 0.0
+    """Seconds that workers computed, added up over them."""
+    idle_s: float = 0.0
+    """Seconds between their first and last checkpoint in which they computed nothing, added up as well."""
+
+    @property
+    def idle_share(self) -> float | None:
+        """Idle seconds as a share of both; None where nothing was computed."""
+        return share(self.idle_s, self.busy_s)
 
     @property
     def exit_code(self) -> int:
@@ -78,6 +86,6 @@ class Ledger:
         return Progress(len(self.done), len(self.failures), self._total, eta_s, last)
 
     def summary(self, wall_s: float) -> RunSummary:
-        total = self._idle_s + self._busy_s
-        idle_share = self._idle_s / total if total > 0 else None
-        return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s, idle_share)
+        return RunSummary(
+            tuple(self.measured), self._already_done, self.failures, wall_s, self._busy_s, self._idle_s
+        )

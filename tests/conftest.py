@@ -30,6 +30,9 @@ os.environ |= {
 }
 
 
+SESSION_CORES = 2
+
+
 @pytest.fixture(scope="session")
 def way() -> Iterator[Way]:
     """The way to an S3 server, which starts when a test asks for a bucket; its address is in the environment."""
@@ -57,6 +60,6 @@ def ray_cluster(way: Way) -> Iterator[None]:
     """
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=SESSION_CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

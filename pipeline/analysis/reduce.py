@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curves import MIN_ROWS, Curve
-from pipeline.analysis.summary import summarise
+from pipeline.analysis.summary import summarise, summarise_gaps
 from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
 from pipeline.errors import IncompleteRunError
 from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
@@ -24,7 +24,7 @@ ANALYSIS_KEYS = (
     "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors", "int4_gap_first",
     "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
 )  # fmt: skip
-"""Keys of report.json that a curve answers; null where there is no curve to ask."""
+"""Keys of report.json that a curve answers; where there is no curve to ask, null but for the gaps of the table."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "config": plan.config,
         "fingerprint": plan.fingerprint,
         "wall_s": plan.wall_s,
+        "idle_share": plan.idle_share,
         "versions": measured_versions(shards),
         "reduced_with": versions(),
     }
@@ -100,8 +101,13 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
 
 def headline_variant(trajectory: pl.DataFrame) -> str | None:
     """Column prefix of the variant whose onset is looked for: int4 where there is one, else the first given."""
-    prefixes = [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
-    return "int4" if "int4" in prefixes else next(iter(prefixes), None)
+    variants = measured_variants(trajectory)
+    return "int4" if "int4" in variants else next(iter(variants), None)
+
+
+def measured_variants(trajectory: pl.DataFrame) -> list[str]:
+    """Column prefixes of the quantized variants."""
+    return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
 
 
 def _analyse(
@@ -119,7 +125,10 @@ def _analyse(
         reason = "step numbers restart between stages: audit one stage at a time to find its phases"
     if variant is None or reason is not None:
         nothing: dict[str, Any] = dict.fromkeys(ANALYSIS_KEYS)
-        return {**nothing, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
+        variants = measured_variants(trajectory)
+        fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
+        gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
+        return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
     summary = summarise(batch_curve(trajectory, shards), variant=variant, seed=seed)
     return dict(summary.to_json()), summary.phases.phase_of(steps)
 

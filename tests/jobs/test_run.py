@@ -43,6 +43,7 @@ def test_run_leaves_tables_numbers_report_and_figures(trained: Path) -> None:
     out = trained / "out"
     report = json.loads((out / "report.json").read_text())
     assert report.keys() >= REPORT_KEYS
+    assert 0 <= report["idle_share"] < 1
     suite = json.loads((trained / "suite" / "suite.json").read_text())
     steps = [entry["step"] for entry in suite["checkpoints"]]
     table = trajectory(out)

@@ -46,6 +46,8 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     request = build_request(options)
     for warning in request.suite.warnings:
         errors.print(f"warning: {warning}", markup=False)
+    for note in request.notes:
+        errors.print(note, markup=False)
 
     def on_survey(found: Survey) -> None:
         if found.done:

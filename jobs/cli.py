@@ -17,8 +17,12 @@ from pipeline.errors import CollapseError, UsageError, unknown_name
 # Threads of a parallel region that wait for the slowest must sleep, not spin: on a machine that does anything
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# What Ray itself says in a job's log (a node was lost) comes without escape codes, as everything else there.
+os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
-COMMANDS = ("run", "audit", "reduce", "report", "status", "phases", "fork", "pretrain", "suites", "benchmark")
+COMMANDS = (
+    "run", "audit", "reduce", "report", "status", "phases", "compare", "fork", "pretrain", "suites", "benchmark",
+)  # fmt: skip
 """Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""
 
 

@@ -99,6 +99,8 @@ def run_fork_experiment(options: ForkOptions) -> int:
         f"{request.spec.tokens_per_step:,} tokens, a probe every {request.spec.probe_every}",
         markup=False,
     )
+    for warning in request.warnings:
+        errors.print(f"warning: {warning}", markup=False)
     for note in request.notes:
         console.print(f"note: {note}", markup=False)
 

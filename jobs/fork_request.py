@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import absolute_out
+from jobs.options import run_folder
 from jobs.request import AuditOptions, build_request
+from pipeline.corpus import TokenFile, parse_corpus
+from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
-from pipeline.shards import FORK, RunFolder
+from pipeline.shards import FORK, REPORT
 from pipeline.suites import fetch, weight_files
 from pipeline.train.start import MOMENTS_FILE
 
@@ -130,10 +132,11 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         train=train,
         corpus=audit.corpus,
         train_corpus=train_corpus,
-        out=RunFolder(absolute_out(options.audit.out), FORK),
+        out=run_folder(options.audit.out, FORK),
         resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
         notes=notes,
+        warnings=suite.warnings,
         replace_stale=options.audit.replace_stale,
     )
 
@@ -145,13 +148,14 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
         if not options.start.isdecimal():
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
         return named_start(suite, int(options.start))
-    folder = RunFolder(absolute_out(options.audit_dir or options.audit.out))
-    if not folder.report_json.is_file():
+    folder = run_folder(options.audit_dir or options.audit.out)
+    report = folder.read_result(REPORT)
+    if report is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
             f"{options.audit.suite} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
-    return automatic_start(suite, json.loads(folder.report_json.read_text()))
+    return automatic_start(suite, json.loads(report))
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:
@@ -212,15 +216,29 @@ def _default_tokens_per_step(suite: Suite) -> int:
 
 
 def _training(options: ForkOptions, audit: AuditRequest) -> tuple[str, Any]:
+    """The training corpus as named and its tokens. Only text needs the suite's tokenizer."""
     from pipeline.suites import load_tokenizer
-    from pipeline.suites.model_config import model_config
     from pipeline.train.data import training_tokens
 
     text = options.train_corpus or audit.suite.train_corpus
     if text is None:
         raise UsageError(f"suite {audit.suite.name} does not say what it was trained on: give --train-corpus")
-    tokenizer = None if audit.suite.tokenizer is None else load_tokenizer(audit.suite)
-    return text, training_tokens(text, tokenizer, int(model_config(audit.suite)["vocab_size"]))
+    reads_text = not isinstance(parse_corpus(text), TokenFile)
+    tokenizer = load_tokenizer(audit.suite) if reads_text and audit.suite.tokenizer is not None else None
+    return text, training_tokens(text, tokenizer, _vocab_size(audit.suite))
+
+
+def _vocab_size(suite: Suite) -> int:
+    """Ids that the suite's models know; UsageError where no config.json says."""
+    from pipeline.suites.model_config import model_config
+
+    size = model_config(suite).get("vocab_size")
+    if type(size) is not int or size < 1:
+        raise UsageError(
+            f"the config.json of suite {suite.name} gives vocab_size {size!r}: wanted a positive whole number, "
+            "without which training tokens cannot be checked; mend the file"
+        )
+    return size
 
 
 def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
@@ -261,9 +279,7 @@ def _precision(options: ForkOptions) -> str:
         return options.precision
     if options.audit.device == "cpu":
         return "fp32"
-    import torch
-
-    return "bf16" if options.audit.device == "cuda" or torch.cuda.is_available() else "fp32"
+    return "bf16" if options.audit.device == "cuda" or cuda_memory() else "fp32"
 
 
 def _sha256(tokens: Any) -> str:

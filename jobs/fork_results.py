@@ -9,16 +9,19 @@ from typing import Any
 from rich.table import Table
 
 from jobs.console import console
-from jobs.options import absolute_out
+from jobs.options import run_folder
+from jobs.results import required_results
 from pipeline.errors import UsageError
-from pipeline.shards import FORK, RunFolder
+from pipeline.shards import FIGURES, FORK, REPORT, SCHEDULES, TABLES
+
+PAGE = "fork.html"
 
 
 def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None:
     """Reduces the experiment in ``directory``, draws it and prints the comparison."""
     reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
     report_fork_folder(directory)
-    if holds_audit(directory) and RunFolder(absolute_out(directory)).report_json.is_file():
+    if holds_audit(directory) and run_folder(directory).has_result(REPORT):
         from jobs.report import run_report
 
         run_report(directory)  # which has a section for the experiment
@@ -26,25 +29,25 @@ def reduce_and_report(directory: str, *, allow_missing: bool, seed: int) -> None
 
 def holds_fork(directory: str) -> bool:
     """Whether ``directory`` holds a fork experiment."""
-    return RunFolder(absolute_out(directory), FORK).has_plan()
+    return run_folder(directory, FORK).has_plan()
 
 
 def holds_audit(directory: str) -> bool:
     """Whether ``directory`` holds an audit."""
-    return RunFolder(absolute_out(directory)).has_plan()
+    return run_folder(directory).has_plan()
 
 
 def reduce_fork_folder(directory: str, *, allow_missing: bool, seed: int) -> None:
     """Writes tables/fork.parquet and tables/schedules.json and prints the comparison."""
     from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
 
-    folder = RunFolder(absolute_out(directory), FORK)
+    folder = run_folder(directory, FORK)
     reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)
     write_fork_reduction(folder, reduction)
     console.print(comparison_table(reduction.report))
     for sentence in reduction.report["sentences"]:
         console.print(sentence, markup=False)
-    console.print(f"tables: {folder.tables}", markup=False)
+    console.print(f"tables: {folder.place(TABLES)}", markup=False)
 
 
 def report_fork_folder(directory: str) -> None:
@@ -53,22 +56,18 @@ def report_fork_folder(directory: str) -> None:
 
     from pipeline.report.fork import fork_figures, fork_page
 
-    folder = RunFolder(absolute_out(directory), FORK)
-    if not folder.schedules_json.is_file():
-        raise UsageError(
-            f"nothing to report: {folder.schedules_json} is not there; run `int4-collapse reduce {folder}`"
-        )
+    folder = run_folder(directory, FORK)
+    files = required_results(folder, SCHEDULES, f"{TABLES}/fork.parquet")
     try:
-        report = json.loads(folder.schedules_json.read_text())
-        table = pl.read_parquet(folder.tables / "fork.parquet")
+        report, table = json.loads(files[0]), pl.read_parquet(files[1])
     except (ValueError, OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
         ) from error
-    folder.write_result(folder.fork_html, fork_page(table, report))
+    folder.write_result(PAGE, fork_page(table, report))
     for name, png in fork_figures(table, report).items():
         folder.write_figure(name, png)
-    console.print(f"report: {folder.fork_html}\nfigures: {folder.figures}", markup=False)
+    console.print(f"report: {folder.place(PAGE)}\nfigures: {folder.place(FIGURES)}", markup=False)
 
 
 def comparison_table(report: dict[str, Any]) -> Table:

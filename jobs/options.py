@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pipeline.errors import UsageError
 from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, GRAMMAR
+from pipeline.store import is_url
+
+if TYPE_CHECKING:
+    from pipeline.shards import Kind, RunFolder
 
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray in the environment of a job's entry point."""
@@ -28,7 +32,10 @@ def _stack(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 out_option = click.option(
-    "--out", required=True, metavar="DIR", help="Folder that receives shards, tables and the report."
+    "--out",
+    required=True,
+    metavar="DIR",
+    help="Folder or URL (s3://, gs://) that receives shards, tables and the report.",
 )
 
 selection_options = _stack(
@@ -142,10 +149,17 @@ def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | 
         ) from None
 
 
+def run_folder(text: str, kind: Kind | None = None) -> RunFolder:
+    """The output folder at a path or URL; UsageError for what can be neither."""
+    from pipeline.shards import AUDIT, RunFolder
+
+    return RunFolder(text if is_url(text) else absolute_out(text), kind or AUDIT)
+
+
 def absolute_out(text: str) -> Path:
-    """The output folder as an absolute path; UsageError for a URL (none is supported yet)."""
-    if "://" in text:
-        raise UsageError(f"--out {text}: object stores are not supported yet; wanted a folder")
+    """The output folder as an absolute path; UsageError for a URL, which only folders of runs may be."""
+    if is_url(text):
+        raise UsageError("--out: this command writes to a folder of this machine; wanted a path, not a URL")
     try:
         path = Path(text).expanduser()
         usable = bool(text) and (path.is_dir() or not path.exists())
@@ -156,6 +170,6 @@ def absolute_out(text: str) -> Path:
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
             f"--out {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
-            "wanted an absolute path on storage that every node shares"
+            "wanted an absolute path on storage that every node shares, or a URL such as s3://BUCKET/FOLDER"
         )
     return path.absolute()

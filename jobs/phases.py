@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
@@ -47,20 +47,23 @@ def _read(table: str) -> Curve:
 
     from pipeline.analysis.curves import Curve
     from pipeline.errors import UsageError
+    from pipeline.store import open_store
 
-    readers: dict[str, Callable[[Path], pl.DataFrame]] = {
+    readers: dict[str, Callable[[bytes], pl.DataFrame]] = {
         ".csv": pl.read_csv,
         ".parquet": pl.read_parquet,
         ".arrow": pl.read_ipc,
         ".feather": pl.read_ipc,
     }
-    path = Path(table)
-    if path.suffix not in readers:
+    suffix = PurePosixPath(table).suffix
+    if suffix not in readers:
         raise UsageError(f"{table}: wanted a table ending in {', '.join(readers)}")
-    if not path.is_file():
+    folder, _, name = table.rpartition("/")
+    data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name)
+    if data is None:
         raise UsageError(f"{table} does not exist: wanted a table ending in {', '.join(readers)}")
     try:
-        frame = readers[path.suffix](path)
+        frame = readers[suffix](data)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UsageError(f"{table} cannot be read as {path.suffix}: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{table} cannot be read as {suffix}: {str(error).splitlines()[0]}") from error
     return Curve.from_frame(frame, name=table)

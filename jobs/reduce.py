@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.console import console
-from jobs.options import absolute_out, missing_option, seed_option
+from jobs.options import missing_option, run_folder, seed_option
 
 
 @click.command()
@@ -26,12 +26,12 @@ def run_reduce(directory: str, *, allow_missing: bool, seed: int) -> None:
     """Reduces and prints the summary table."""
     from jobs.summary import summary_table
     from pipeline.analysis.reduce import reduce_run, write_reduction
-    from pipeline.shards import RunFolder
+    from pipeline.shards import REPORT, TABLES
 
-    folder = RunFolder(absolute_out(directory))
+    folder = run_folder(directory)
     reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
     write_reduction(folder, reduction)
     console.print(summary_table(reduction.trajectory))
     for sentence in reduction.report["verdict"]:
         console.print(sentence, markup=False)
-    console.print(f"tables: {folder.tables}\nnumbers: {folder.report_json}", markup=False)
+    console.print(f"tables: {folder.place(TABLES)}\nnumbers: {folder.place(REPORT)}", markup=False)

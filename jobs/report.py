@@ -7,8 +7,10 @@ import json
 import click
 
 from jobs.console import console
-from jobs.options import absolute_out
+from jobs.options import run_folder
+from jobs.results import required_results
 
+PAGE = "report.html"
 PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
 """What the report says of where its numbers come from."""
 
@@ -31,30 +33,25 @@ def run_report(directory: str) -> None:
 
     from pipeline.errors import UsageError
     from pipeline.report import build_figures, build_report
-    from pipeline.shards import RunFolder
+    from pipeline.shards import FIGURES, REPORT, SCHEDULES, TABLES
 
-    folder = RunFolder(absolute_out(directory))
-    wanted = (folder.report_json, folder.tables / "trajectory.parquet", folder.tables / "tensors.parquet")
-    missing = [str(path) for path in wanted if not path.is_file()]
-    if missing:
-        raise UsageError(
-            f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
-        )
+    folder = run_folder(directory)
+    wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
+    files = required_results(folder, *wanted)
     try:
-        report = json.loads(folder.report_json.read_text())
-        trajectory, tensors = pl.read_parquet(wanted[1]), pl.read_parquet(wanted[2])
+        report = json.loads(files[0])
+        trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
         provenance = {name: report[name] for name in PROVENANCE}
         fork = None
-        if folder.schedules_json.is_file():
-            fork = (
-                pl.read_parquet(folder.tables / "fork.parquet"),
-                json.loads(folder.schedules_json.read_text()),
-            )
+        schedules = folder.read_result(SCHEDULES)
+        if schedules is not None:
+            (table,) = required_results(folder, f"{TABLES}/fork.parquet")
+            fork = (pl.read_parquet(table), json.loads(schedules))
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
         ) from error
-    folder.write_result(folder.report_html, build_report(trajectory, tensors, report, provenance, fork))
+    folder.write_result(PAGE, build_report(trajectory, tensors, report, provenance, fork))
     for name, png in build_figures(trajectory, tensors, report).items():
         folder.write_figure(name, png)
-    console.print(f"report: {folder.report_html}\nfigures: {folder.figures}", markup=False)
+    console.print(f"report: {folder.place(PAGE)}\nfigures: {folder.place(FIGURES)}", markup=False)

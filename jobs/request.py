@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import errors
-from jobs.options import absolute_out, parse_steps
+from jobs.options import parse_steps, run_folder
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
-from pipeline.shards import RunFolder
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
     from pipeline.corpus.grammar import Corpus
-    from pipeline.driver import Resources
     from pipeline.suites import Suite
 
 DEFAULT_CORPUS = "docstrings"
@@ -57,11 +54,13 @@ class AuditOptions:
 def build_request(options: AuditOptions) -> AuditRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
     from jobs.suite import resolve_suite
+    from jobs.way import choose_way
     from pipeline.audit import AuditRequest
-    from pipeline.driver import Resources
+    from pipeline.driver import Resources, resolve_device
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
-    out = RunFolder(absolute_out(options.out))
+    out = run_folder(options.out)
+    out.check()
     steps = parse_steps(options.steps)
     resources = Resources(
         address=options.address,
@@ -76,8 +75,9 @@ def build_request(options: AuditOptions) -> AuditRequest:
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
-    arithmetic, resources = _arithmetic(options, resources)
-    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, arithmetic)
+    resources = dataclasses.replace(resources, device=resolve_device(resources))
+    way = choose_way(options, suite, variants, shape, resources)
+    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, way.arithmetic)
     return AuditRequest(
         suite=suite,
         probe=probe,
@@ -87,27 +87,9 @@ def build_request(options: AuditOptions) -> AuditRequest:
         resources=resources,
         replace_stale=options.replace_stale,
         cache_gb=options.cache_gb,
-        stream=options.stream,
+        stream=way.stream,
+        notes=way.notes,
     )
-
-
-def _arithmetic(options: AuditOptions, resources: Resources) -> tuple[str, Resources]:
-    """The arithmetic, which is part of what is measured, and the resources with the device that decided it."""
-    from pipeline.driver import resolve_device
-
-    asked = options.arithmetic
-    device = resolve_device(resources)
-    resources = dataclasses.replace(resources, device=device)
-    if options.stream:
-        if asked not in ("auto", "ieee"):
-            raise UsageError(f"--stream --arithmetic {asked}: layer by layer is computed in ieee only")
-        return "ieee", resources
-    if asked != "auto":
-        if device == "cpu" and asked != "ieee":
-            raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
-        return asked, resources
-    has_triton = importlib.util.find_spec("triton") is not None
-    return ("split" if device == "cuda" and has_triton else "ieee"), resources
 
 
 def _shape(options: AuditOptions, suite: Suite) -> TokenShape:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console
-from jobs.options import absolute_out
+from jobs.options import run_folder
 from jobs.watch import watch_run
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
     """Say which checkpoints of DIR, and which runs of its fork experiment, are done, failed, stale or missing."""
     if watch:
-        watch_run(absolute_out(directory), every, as_json=as_json)
+        watch_run(run_folder(directory), every, as_json=as_json)
         return
     from jobs.fork_results import holds_audit, holds_fork
     from pipeline.shards import AUDIT, FORK
@@ -48,10 +48,9 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
 
 def _state(directory: str, kind: Kind) -> dict[str, Any]:
     """The survey of one kind of work in ``directory``."""
-    from pipeline.shards import RunFolder
     from pipeline.survey import survey
 
-    folder = RunFolder(absolute_out(directory), kind)
+    folder = run_folder(directory, kind)
     plan = folder.read_plan()
     found = dataclasses.asdict(survey(folder, plan))
     return {"suite": plan.suite, "expected": len(plan.expected()), **found, "duplicates": plan.duplicates()}

@@ -1,12 +1,12 @@
-"""``status --watch``: a run as it goes, from ``DIR/events.jsonl`` alone, wherever it is driven from."""
+"""``status --watch``: a run as it goes, from its log of events alone, wherever it is driven from."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.live import Live
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from jobs.console import console, duration
 from pipeline.errors import UsageError
-from pipeline.events import follow
+from pipeline.shards import RunFolder
 
 LAST = 8
 """Events shown on a terminal."""
@@ -65,22 +65,21 @@ def describe(event: Event) -> str:
     return " ".join(word for word in words if word)
 
 
-def watch_run(out: Path, every: float, *, as_json: bool) -> None:
-    """Shows the run in ``out`` until it ends: live on a terminal, else a line per event (``as_json``: as it stands)."""
-    path = out / "events.jsonl"
-    if not path.is_file():
-        raise UsageError(f"no run has begun in {out}: wanted a folder with {path.name} in it")
+def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
+    """Shows the run in ``folder`` until it ends: live on a terminal, else a line per event (``as_json``: as it is)."""
+    if folder.read_events() is None:
+        raise UsageError(f"no run has begun in {folder}: wanted a folder that a run writes to")
     run, began = Run(), time.monotonic()
     if console.is_terminal and not as_json:
         with Live(console=console, auto_refresh=False) as live:
-            for events in follow(path, every):
+            for events in _new_events(folder, every_s):
                 for event in events:
                     run.take(event)
-                body = [run.headline() + f"; watched for {duration(time.monotonic() - began)}", *run.last]
+                body = [f"{run.headline()}; watched for {duration(time.monotonic() - began)}", *run.last]
                 live.update(Text("\n".join(body)), refresh=True)
                 if run.ended:
                     return
-    for events in follow(path, every):
+    for events in _new_events(folder, every_s):
         for event in events:
             run.take(event)
             console.print(json.dumps(event) if as_json else describe(event), markup=False)
@@ -88,3 +87,13 @@ def watch_run(out: Path, every: float, *, as_json: bool) -> None:
             if not as_json:
                 console.print(run.headline(), markup=False)
             return
+
+
+def _new_events(folder: RunFolder, every_s: float) -> Iterator[list[Event]]:
+    """All events, then for ever, every ``every_s`` seconds, those that have come since."""
+    seen = 0
+    while True:
+        events = folder.read_events() or []
+        yield events[seen:]
+        seen = max(seen, len(events))
+        time.sleep(every_s)

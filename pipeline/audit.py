@@ -41,6 +41,8 @@ class AuditRequest:
     """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
     stream: bool = False
     """Measure layer by layer even where the whole model fits."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it is measured."""
 
 
 def audit(
@@ -80,9 +82,15 @@ def audit(
             crew.drive(_ordered(ledger.tasks, crew.layout), ledger.record)
         ledger.check_complete()
         wall_s = time.monotonic() - start
-        ended = replace(plan, wall_s=plan.wall_s + wall_s)
+        summary = ledger.summary(wall_s)
+        ended = replace(
+            plan,
+            wall_s=plan.wall_s + wall_s,
+            busy_s=plan.busy_s + summary.busy_s,
+            idle_s=plan.idle_s + summary.idle_s,
+        )
         patiently(lambda: request.out.write_plan(ended))
-        return ledger.summary(wall_s)
+        return summary
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
@@ -133,7 +141,9 @@ def _record_plan(request: AuditRequest) -> RunPlan:
             request.out.remove_shard(checkpoint.key)
         return plan
     checkpoints = merge_checkpoints(before.checkpoints, request.suite.checkpoints)
-    return replace(plan, checkpoints=checkpoints, wall_s=before.wall_s)
+    return replace(
+        plan, checkpoints=checkpoints, wall_s=before.wall_s, busy_s=before.busy_s, idle_s=before.idle_s
+    )
 
 
 def _plan_before(out: RunFolder) -> RunPlan | None:
@@ -252,7 +262,7 @@ def _task(
         suite=suite,
         checkpoint=checkpoint,
         probe=request.probe,
-        out=str(request.out.path.absolute()),
+        out=request.out.location,
         duplicates=duplicates,
         cache_gb=request.cache_gb,
         stream=request.stream,

@@ -11,6 +11,7 @@
     |   +-- OtherSchemaError   a shard is whole, but of another version              (stale)
     +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)
     +-- OutputError            the output folder cannot be written any more          (exit 1)
+        +-- UnreadableError    one file in it cannot be read; others can             (a shard: redone)
 
 Every class takes exactly one positional string, because exceptions whose constructors take anything else do
 not survive the trip back from a Ray worker (they arrive as ``UnserializableException``).
@@ -55,7 +56,11 @@ class IncompleteRunError(CollapseError):
 
 
 class OutputError(CollapseError):
-    """The output folder is unwritable, full or gone."""
+    """The output folder is unwritable, full or gone; an object store is unreachable or refuses."""
+
+
+class UnreadableError(OutputError):
+    """One file of the output folder cannot be read."""
 
 
 def unknown_name(kind: str, given: str, valid: Iterable[str]) -> UsageError:

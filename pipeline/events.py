@@ -21,15 +21,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from pipeline.errors import OutputError
+
 SYNC_EVERY_S = 1.0
 """Longest time for which a crash of the machine (not of the process) may lose lines."""
+PUT_EVERY_S = 15.0
+"""Time between two writes of a log to an object store."""
 
 
 class OnEvent(Protocol):
@@ -42,22 +46,78 @@ def ignore(event: str, /, **fields: Any) -> None:
     """An :class:`OnEvent` that keeps nothing."""
 
 
+class LogFile(Protocol):
+    """Where lines go."""
+
+    def begin(self) -> bytes:
+        """What must come before the first line."""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        """Writes ``data`` at the end, now or (unless it is the ``last``) in a while; what could not be taken."""
+
+
+class AppendedFile:
+    """A local file: one write per event, so that a crash of the process loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._synced = time.monotonic()
+
+    def begin(self) -> bytes:
+        """A line's end where the machine went down in the middle of one."""
+        with suppress(OSError), self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return b"" if file.read(1) == b"\n" else b"\n"
+        return b""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        # Opened anew each time: a network folder that went away and came back leaves a dead descriptor behind.
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                data = data[os.write(descriptor, data) :]
+                if last or time.monotonic() - self._synced > SYNC_EVERY_S:
+                    os.fsync(descriptor)
+                    self._synced = time.monotonic()
+            finally:
+                os.close(descriptor)
+        return data
+
+
+class RewrittenFile:
+    """An object of a store, where nothing can be appended: written whole, every ``PUT_EVERY_S`` and at the end."""
+
+    def __init__(self, read: Callable[[], bytes | None], write: Callable[[bytes], None]) -> None:
+        self._read, self._write = read, write
+        self._whole = b""
+        self._written = float("-inf")
+
+    def begin(self) -> bytes:
+        """Reads what earlier runs left, so that it is kept."""
+        self._whole = self._read() or b""
+        return b""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        self._whole += data
+        if last or time.monotonic() - self._written > PUT_EVERY_S:
+            with suppress(OutputError):  # the next one holds all of it again
+                self._write(self._whole)
+            self._written = time.monotonic()
+        return b""
+
+
 class EventLog:
-    """Appends events to a file, one write each; use it as a context manager.
+    """Writes events to a file as they come; use it as a context manager.
 
     A log never stops a run: what cannot be written now is kept and written with the next event.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: LogFile) -> None:
+        self._file = file
         self._pending = b""
-        self._synced = time.monotonic()
 
     def __enter__(self) -> Self:
-        with suppress(OSError), self._path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # the machine went down in the middle of a line
-                self._pending = b"\n"
+        self._pending = self._file.begin()
         return self
 
     def __call__(self, event: str, /, **fields: Any) -> None:
@@ -65,52 +125,25 @@ class EventLog:
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         given = {name: value for name, value in fields.items() if value is not None}
         line = json.dumps({"time": stamp, "event": event, **given})
-        self._pending += line.encode() + b"\n"
-        self._flush(sync=time.monotonic() - self._synced > SYNC_EVERY_S)
+        self._pending = self._file.add(self._pending + line.encode() + b"\n", last=False)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
             self("stopped", reason=str(error) if isinstance(error, Exception) else type(error).__name__)
-        self._flush(sync=True)
+        self._pending = self._file.add(self._pending, last=True)
 
-    def _flush(self, *, sync: bool) -> None:
-        # Opened anew each time: a network folder that went away and came back leaves a dead descriptor behind.
-        with suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                written = os.write(descriptor, self._pending) if self._pending else 0
-                self._pending = self._pending[written:]
-                if sync:
-                    os.fsync(descriptor)
-                    self._synced = time.monotonic()
-            finally:
-                os.close(descriptor)
+
+def parse_events(data: bytes) -> list[dict[str, Any]]:
+    """Every whole event of a log's contents."""
+    events = []
+    for line in data.splitlines():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
     """Every whole event in ``path``; none where there is no file."""
-    events = []
-    with suppress(FileNotFoundError):
-        for line in path.read_text().splitlines():
-            with suppress(ValueError):
-                events.append(json.loads(line))
-    return events
-
-
-def follow(path: Path, every_s: float) -> Iterator[list[dict[str, Any]]]:
-    """The whole events in ``path``, then for ever, every ``every_s`` seconds, those that have come since."""
-    offset, rest = 0, b""
-    while True:
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-            offset += len(data)
-            *lines, rest = (rest + data).split(b"\n")
-            events = []
-            for line in lines:
-                with suppress(ValueError):
-                    events.append(json.loads(line))
-            yield events
-        time.sleep(every_s)
+    return parse_events(path.read_bytes()) if path.exists() else []

@@ -88,6 +88,11 @@ def unseal(path: Path) -> pa.Table:
         data = path.read_bytes()
     except OSError as error:
         raise ShardError(f"{path} cannot be read: {error.strerror or error}") from error
+    return unseal_bytes(data, str(path))
+
+
+def unseal_bytes(data: bytes, path: str) -> pa.Table:
+    """As :func:`unseal`, of what was read from ``path``."""
     try:
         table = pa.ipc.open_file(data).read_all()
         table.validate(full=True)

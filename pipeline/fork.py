@@ -44,6 +44,8 @@ class ForkRequest:
     resources: Resources
     state_every: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """What is known to be wrong with some of the suite's checkpoints."""
     replace_stale: bool = False
 
     def runs(self) -> tuple[PlannedRun, ...]:
@@ -123,7 +125,7 @@ def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask
             spec=request.spec,
             arm=run.arm,
             seed=run.seed,
-            out=str(request.out.path.absolute()),
+            out=request.out.location,
             state_every=request.state_every,
         )
         for run in plan.runs

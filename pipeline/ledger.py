@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pipeline.events import EventLog
 from pipeline.patience import patiently
 from pipeline.shards import RunFolder
+from pipeline.shards.plans import share
 from pipeline.survey import Survey
 from pipeline.worker import Outcome
 
@@ -26,8 +27,15 @@ class RunSummary:
     failures: dict[str, str]
     """Reason by key of every expected shard that is not there."""
     wall_s: float
-    idle_share: float | None = None
-    """Share of the workers' time between their first and last checkpoint in which they computed nothing."""
+    busy_s: float = 0.0
+    """Seconds that workers computed, added up over them."""
+    idle_s: float = 0.0
+    """Seconds between their first and last checkpoint in which they computed nothing, added up as well."""
+
+    @property
+    def idle_share(self) -> float | None:
+        """Idle seconds as a share of both; None where nothing was computed."""
+        return share(self.idle_s, self.busy_s)
 
     @property
     def exit_code(self) -> int:
@@ -113,13 +121,14 @@ class Ledger:
 
     def summary(self, wall_s: float) -> RunSummary:
         """How the run ended, which it has: the last event of it is written."""
-        total = self._idle_s + self._busy_s
-        idle_share = self._idle_s / total if total > 0 else None
+        summary = RunSummary(
+            tuple(self.measured), self._already_done, self.failures, wall_s, self._busy_s, self._idle_s
+        )
         self._events(
             "finished",
             done=len(self.measured),
             failed=len(self.failures),
             seconds=wall_s,
-            idle_share=idle_share,
+            idle_share=summary.idle_share,
         )
-        return RunSummary(tuple(self.measured), self._already_done, self.failures, wall_s, idle_share)
+        return summary

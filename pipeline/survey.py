@@ -60,16 +60,13 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan) -> Survey:
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
     corrupt: dict[str, str] = {}
-    for key in folder.shard_keys():
-        try:
-            shard = folder.read_shard(key)
-        except OtherSchemaError:
+    keys = folder.shard_keys()
+    for key, shard in zip(keys, folder.read_shards(keys), strict=True):
+        if isinstance(shard, OtherSchemaError):
             stale[key] = ("schema: that of another version -> this version's",)
-            continue
-        except ShardError as error:
-            corrupt[key] = str(error)
-            continue
-        if shard.fingerprint != plan.fingerprint:
+        elif isinstance(shard, ShardError):
+            corrupt[key] = str(shard)
+        elif shard.fingerprint != plan.fingerprint:
             stale[key] = differing_fields(shard.config, plan.config)
         elif key in wanted and (differing := _of_others(shard.identity, wanted[key])):
             stale[key] = differing

@@ -100,7 +100,7 @@ def run_probe(
     prober, folder = prober or make_prober(task), RunFolder(task.out)
     asked = time.perf_counter()
     if fetcher is not None:
-        fetcher.ahead(task.ahead, lambda checkpoint: folder.shard_path(checkpoint.key).exists())
+        fetcher.ahead(task.ahead, lambda checkpoint: folder.has_shard(checkpoint.key))
     with checkout(task.checkpoint, task.cache_gb) as weights:
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)

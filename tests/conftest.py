@@ -1,12 +1,15 @@
-"""What tests share: no network, no Ray authentication, one Ray cluster for the session."""
+"""What tests share: no network, no Ray authentication, one Ray cluster and one object store for the session."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests.store.server import Way
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = (
@@ -18,12 +21,45 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+SESSION_CORES = 2
+
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of two cores that every audit in this process joins instead of starting its own."""
+def way() -> Iterator[Way]:
+    """The way to an S3 server, which starts when a test asks for a bucket; its address is in the environment."""
+    way = Way()
+    os.environ["AWS_ENDPOINT_URL"] = way.endpoint
+    yield way
+    way.close()
+
+
+@pytest.fixture
+def bucket(way: Way, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty bucket, and no faults on the way to it."""
+    name = "b" + hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:20]
+    way.make_bucket(name)
+    way.faults.clear()
+    yield f"s3://{name}"
+    way.faults.clear()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(way: Way) -> Iterator[None]:
+    """A local Ray cluster of two cores that every audit in this process joins instead of starting its own.
+
+    Its workers have the environment of now, and so know the object store.
+    """
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=SESSION_CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

@@ -23,7 +23,6 @@ from jobs.request import AuditOptions, build_request
 from pipeline.audit import AuditRequest
 from pipeline.events import read_events
 from pipeline.files import seal
-from pipeline.shards import RunFolder
 from pipeline.spec import ProbeTask
 from pipeline.versions import versions
 from tests.jobs.conftest import start
@@ -51,8 +50,8 @@ def write_shards(request: AuditRequest, tensors: int) -> None:
     names = [f"model.layers.{i // 6}.projection_{i % 6}.weight" for i in range(tensors)]
     template: pa.Table | None = None
     for checkpoint in request.suite.checkpoints:
-        task = ProbeTask(request.suite.name, checkpoint, probe, str(request.out.path))
-        path = request.out.shard_path(task.key)
+        task = ProbeTask(request.suite.name, checkpoint, probe, request.out.location)
+        path = Path(request.out.place(f"shards/audit/{task.key}.arrow"))
         if template is None:
             rows = [row(task, str(variant), names, draw) for variant in probe.variants]
             request.out.write_shard(task, rows, versions())
@@ -125,9 +124,7 @@ def main() -> None:
             str(suite), str(out), corpus=f"tokens:{tokens}", batches=BATCHES, batch_size=1, seq_len=32
         )
         write_shards(build_request(options), given.tensors)
-    for path in random.Random(0).sample(
-        sorted(RunFolder(out).shard_path("x").parent.glob("*.arrow")), MISSING
-    ):
+    for path in random.Random(0).sample(sorted((out / "shards" / "audit").glob("*.arrow")), MISSING):
         path.unlink()
     print(f"resume: {first_task_s(command, out):.1f} s to the first of {MISSING} tasks", flush=True)
     began = time.perf_counter()

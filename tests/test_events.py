@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.events import EventLog, read_events
+from pipeline.events import AppendedFile, EventLog, read_events
 
 
 def test_each_event_is_one_line_with_its_time_in_utc(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    with EventLog(path) as log:
+    with EventLog(AppendedFile(path)) as log:
         log("done", key="step1\n", seconds=0.5, host=None)
         first = json.loads(path.read_text())  # there at once: a crash after it loses nothing
     assert first["event"] == "done"
@@ -26,7 +26,7 @@ def test_each_event_is_one_line_with_its_time_in_utc(tmp_path: Path) -> None:
 def test_a_log_is_continued_after_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "one"}\n{"event": "tw')
-    with EventLog(path) as log:
+    with EventLog(AppendedFile(path)) as log:
         log("three")
     assert [event["event"] for event in read_events(path)] == ["one", "three"]
 
@@ -34,7 +34,7 @@ def test_a_log_is_continued_after_a_torn_line(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_kept_until_it_can(tmp_path: Path) -> None:
     out, gone = tmp_path / "out", tmp_path / "gone"
     out.mkdir()
-    with EventLog(out / "events.jsonl") as log:
+    with EventLog(AppendedFile(out / "events.jsonl")) as log:
         log("one")
         out.rename(gone)
         log("two")
@@ -45,8 +45,8 @@ def test_what_cannot_be_written_is_kept_until_it_can(tmp_path: Path) -> None:
 
 def test_an_early_end_is_an_event(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    with pytest.raises(OutputError), EventLog(path):
+    with pytest.raises(OutputError), EventLog(AppendedFile(path)):
         raise OutputError("full")
-    with pytest.raises(KeyboardInterrupt), EventLog(path):
+    with pytest.raises(KeyboardInterrupt), EventLog(AppendedFile(path)):
         raise KeyboardInterrupt
     assert [event["reason"] for event in read_events(path)] == ["full", "KeyboardInterrupt"]

@@ -30,9 +30,23 @@ def test_the_command_line_understands_it(line: str) -> None:
         command.make_context(name, arguments, parent=group)
 
 
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("ray ")])
+def test_ray_understands_it_and_what_it_submits(line: str) -> None:
+    from ray.scripts.scripts import cli
+
+    command, words = cli, shlex.split(line)[1:]
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    command.make_context("ray", list(words))
+    if "--" in words:
+        entry = shlex.join(words[words.index("--") + 1 :])
+        assert entry.startswith("python -m jobs ")
+        test_the_command_line_understands_it(entry.replace("python -m jobs", "int4-collapse"))
+
+
 def test_every_other_line_is_a_make_target_that_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    others = [line for line in LINES if not line.startswith("int4-collapse")]
+    others = [line for line in LINES if not line.startswith(("int4-collapse", "ray "))]
     assert others
     for line in others:
         word, target = line.split()

@@ -25,7 +25,7 @@ from pipeline.analysis.contrasts import contrast, holm, paired_estimate, welch_e
 from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
 from pipeline.analysis.fork_words import sentences
 from pipeline.errors import IncompleteRunError
-from pipeline.shards import ForkPlan, RunFolder
+from pipeline.shards import SCHEDULES, ForkPlan, RunFolder
 from pipeline.spec import ALIASES
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
@@ -57,7 +57,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    table = fork_table([folder.read_shard(run.key) for run in plan.runs if run.key in done])
+    table = fork_table(folder.require_shards([run.key for run in plan.runs if run.key in done]))
     report = {
         "suite": plan.suite,
         "from_step": plan.checkpoint.step,
@@ -81,8 +81,7 @@ def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
     buffer = io.BytesIO()
     reduction.table.write_parquet(buffer)
     folder.write_table("fork.parquet", buffer.getvalue())
-    text = json.dumps(_finite(reduction.report), indent=1, allow_nan=False)
-    folder.write_table(folder.schedules_json.name, text.encode())
+    folder.write_result(SCHEDULES, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
 def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:

@@ -29,7 +29,7 @@ own residuals. Where losses per batch are known, fits are repeated on a paired b
 texts.
 
 Measured on simulated curves, 100 of each kind, noise 0.0033 as in the measured 3 M parameter trajectory
-(its gap's second differences), 154 checkpoints unless short; `python -m tests.analysis.simulate 100`
+(its gap's second differences), 154 checkpoints unless short; `python -m tests.analysis.rates 100`
 repeats it:
 
 - Without an onset, 23 kinds: an onset is claimed in 0.8 % of all 2,300 curves; at most 4 % of a kind

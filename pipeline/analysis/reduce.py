@@ -6,17 +6,17 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.curves import MIN_ROWS
-from pipeline.analysis.summary import summarise
+from pipeline.analysis.curves import MIN_ROWS, Curve
+from pipeline.analysis.summary import summarise, summarise_gaps
 from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
 from pipeline.errors import IncompleteRunError
-from pipeline.shards import RunFolder, RunPlan, Shard
+from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
 
@@ -24,7 +24,7 @@ ANALYSIS_KEYS = (
     "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors", "int4_gap_first",
     "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
 )  # fmt: skip
-"""Keys of report.json that a curve answers; null where there is no curve to ask."""
+"""Keys of report.json that a curve answers; where there is no curve to ask, null but for the gaps of the table."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    shards = [folder.read_shard(c.key) for c in plan.checkpoints if c.key in done]
+    shards = folder.require_shards([c.key for c in plan.checkpoints if c.key in done])
     trajectory = trajectory_table(shards, plan.checkpoints)
     analysis, phases = _analyse(trajectory, shards, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
@@ -68,10 +68,25 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "config": plan.config,
         "fingerprint": plan.fingerprint,
         "wall_s": plan.wall_s,
+        "idle_share": plan.idle_share,
         "versions": measured_versions(shards),
         "reduced_with": versions(),
     }
     return Reduction(trajectory, tensor_table(shards), report)
+
+
+def read_curve(folder: RunFolder, *, name: str) -> Curve:
+    """The losses of the audit in ``folder``, per batch too; ``name`` is what messages call it.
+
+    Raises UsageError where there is no run, and IncompleteRunError where shards are missing.
+    """
+    plan = folder.read_plan()
+    found = survey(folder, plan)
+    found.refuse_stale(folder)
+    if found.to_measure:
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    shards = [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints]
+    return replace(batch_curve(trajectory_table(shards, plan.checkpoints), shards), name=name)
 
 
 def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
@@ -81,13 +96,18 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         frame.write_parquet(buffer)
         folder.write_table(f"{name}.parquet", buffer.getvalue())
     folder.write_table("trajectory.csv", reduction.trajectory.write_csv().encode())
-    folder.write_result(folder.report_json, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+    folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
 def headline_variant(trajectory: pl.DataFrame) -> str | None:
     """Column prefix of the variant whose onset is looked for: int4 where there is one, else the first given."""
-    prefixes = [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
-    return "int4" if "int4" in prefixes else next(iter(prefixes), None)
+    variants = measured_variants(trajectory)
+    return "int4" if "int4" in variants else next(iter(variants), None)
+
+
+def measured_variants(trajectory: pl.DataFrame) -> list[str]:
+    """Column prefixes of the quantized variants."""
+    return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
 
 
 def _analyse(
@@ -105,7 +125,10 @@ def _analyse(
         reason = "step numbers restart between stages: audit one stage at a time to find its phases"
     if variant is None or reason is not None:
         nothing: dict[str, Any] = dict.fromkeys(ANALYSIS_KEYS)
-        return {**nothing, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
+        variants = measured_variants(trajectory)
+        fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
+        gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
+        return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
     summary = summarise(batch_curve(trajectory, shards), variant=variant, seed=seed)
     return dict(summary.to_json()), summary.phases.phase_of(steps)
 

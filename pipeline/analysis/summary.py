@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.curves import Curve, FloatArray
+from pipeline.analysis.curves import Curve, FloatArray, IntArray, gap_from_nll
 from pipeline.analysis.findings import PhaseReport
 from pipeline.analysis.kurtosis import KurtosisTest, kurtosis_test
 from pipeline.analysis.phases import detect_phases
@@ -27,18 +28,20 @@ class GapSummary:
     """Step with the lowest INT4 loss."""
 
 
-def summarise_gaps(curve: Curve) -> GapSummary:
-    """First, last and largest gap of int4, and the largest of int8."""
-    finite = _finite(curve.gap("int4")) if "int4" in curve.variants else np.empty(0)
-    int8 = _finite(curve.gap("int8")) if "int8" in curve.variants else np.empty(0)
-    nll = curve.nll("int4") if "int4" in curve.variants else np.empty(0)
+def summarise_gaps(
+    step: IntArray, fp32_nll_nats: FloatArray, variant_nll_nats: Mapping[str, FloatArray]
+) -> GapSummary:
+    """First, last and largest gap of int4, and the largest of int8, from losses of any number of checkpoints."""
+    gaps = {name: _finite(gap_from_nll(nll, fp32_nll_nats)) for name, nll in variant_nll_nats.items()}
+    int4, int8 = (gaps.get(name, np.empty(0)) for name in ("int4", "int8"))
+    nll = variant_nll_nats.get("int4", np.empty(0))
     known = np.flatnonzero(np.isfinite(nll))
     return GapSummary(
-        int4_gap_first=float(finite[0]) if len(finite) else None,
-        int4_gap_last=float(finite[-1]) if len(finite) else None,
-        int4_gap_max=float(finite.max()) if len(finite) else None,
+        int4_gap_first=float(int4[0]) if len(int4) else None,
+        int4_gap_last=float(int4[-1]) if len(int4) else None,
+        int4_gap_max=float(int4.max()) if len(int4) else None,
         int8_gap_max=float(int8.max()) if len(int8) else None,
-        best_checkpoint_for_int4=int(curve.step[known[np.argmin(nll[known])]]) if len(known) else None,
+        best_checkpoint_for_int4=int(step[known[np.argmin(nll[known])]]) if len(known) else None,
     )
 
 
@@ -75,4 +78,5 @@ def summarise(curve: Curve, *, variant: str = "int4", seed: int = 0, level: floa
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
         test = kurtosis_test(kurtosis, curve.gap(variant)[third], seed=seed, level=level)
-    return Summary(len(curve.step), report, summarise_gaps(curve), test)
+    gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
+    return Summary(len(curve.step), report, gaps, test)

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.devices import cuda_memory
 from pipeline.driver.resources import Layout, Resources, plan_layout
@@ -63,6 +64,19 @@ def resolve_device(resources: Resources) -> str:
         with cluster(resources) as layout:
             return layout.device
     return "cuda" if cuda_memory() else "cpu"
+
+
+def gpu_memory(resources: Resources, wait_s: float = 30.0) -> int | None:
+    """Bytes of the smallest GPU here, or on the cluster's nodes; None where none answers (within ``wait_s``)."""
+    if not (ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ):
+        return min(cuda_memory(), default=None)
+    with cluster(resources):
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        ask = ray.remote(cuda_memory).options
+        asked = [ask(num_gpus=0.01, scheduling_strategy=place).remote() for place in places]
+        ready = ray.wait(asked, num_returns=len(asked), timeout=wait_s)[0] if asked else []
+        return min((size for sizes in ray.get(ready) for size in sizes), default=None)
 
 
 def alive_nodes() -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from pipeline.driver.connection import cluster
 from pipeline.driver.fleet import Fleet, Worker, where
 from pipeline.driver.loop import Run
 from pipeline.driver.resources import Layout, Nodes, Resources
-from pipeline.events import EventLog
+from pipeline.events import AppendedFile, EventLog
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 from pipeline.worker import AnyTask, Outcome
 
@@ -88,7 +88,7 @@ def simulate(n_tasks: int, n_workers: int) -> Simulation:
     layout = _Endless("cpu", n_workers, 0, 0.0)
     with (
         tempfile.TemporaryDirectory(prefix="int4-collapse-") as folder,
-        EventLog(Path(folder) / "events.jsonl") as events,
+        EventLog(AppendedFile(Path(folder) / "events.jsonl")) as events,
         cluster(Resources(device="cpu")),
     ):
 

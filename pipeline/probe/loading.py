@@ -8,6 +8,7 @@ missing one at random and only log it. Code that comes with a checkpoint is neve
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
         hashing = [pool.submit(file_sha256, file) for file in files]
         tensors: dict[str, Tensor] = {}
         for file in files:
-            tensors |= _read_file(file)
+            tensors |= read_file(file)
         hashes = {file.name: job.result() for file, job in zip(files, hashing, strict=True)}
     sha256 = combined_sha256(hashes)
     check_sha256(folder, sha256, expected_sha256)
@@ -136,11 +137,15 @@ def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> N
         raise CheckpointError(f"it takes {context} tokens, the evaluation sequences have {length}")
 
 
-def _read_file(file: Path) -> dict[str, Tensor]:
+def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """The tensors called ``names`` (None: all) as views of the mapped ``file``: nothing is read before it is used.
+
+    CheckpointError for a file that is damaged, or whose pickle holds anything but tensors.
+    """
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+                return {name: opened.get_tensor(name) for name in (opened.keys() if names is None else names)}
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} is truncated or not safetensors: {_first_line(error)}") from error
     try:
@@ -151,7 +156,7 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file} is not a state dict: wanted names mapped to tensors")
-    return loaded
+    return loaded if names is None else {name: loaded[name] for name in names}
 
 
 def refuse_non_finite(tensors: dict[str, Tensor]) -> None:

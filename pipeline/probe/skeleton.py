@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.probe.layers import replace_module
-from pipeline.probe.loading import StoredWeights, build_model, read_config, refuse_non_finite
+from pipeline.probe.loading import StoredWeights, build_model, read_config, read_file, refuse_non_finite
 from pipeline.suites import weight_files
 
 
@@ -41,7 +40,7 @@ class WeightIndex:
         shapes: dict[str, torch.Size] = {}
         largest = torch.empty(0)
         for file in weight_files(folder):
-            for name, tensor in _open(file, None).items():  # memory-mapped: nothing is read
+            for name, tensor in read_file(file).items():  # memory-mapped: nothing is read
                 file_of[name], shapes[name] = file, tensor.shape
                 largest = max(largest, tensor, key=Tensor.numel)
         if not shapes:
@@ -58,7 +57,7 @@ class WeightIndex:
             by_file[self.file_of[name]].append(name)
         tensors: dict[str, Tensor] = {}
         for file, wanted in by_file.items():
-            tensors |= _open(file, wanted)
+            tensors |= read_file(file, wanted)
         refuse_non_finite(tensors)
         return tensors
 
@@ -117,17 +116,3 @@ class Skeleton:
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
-
-
-def _open(file: Path, names: list[str] | None) -> dict[str, Tensor]:
-    """The tensors called ``names`` (None: all) as views of the mapped file."""
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in (names or opened.keys())}
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        return {name: loaded[name] for name in (names or loaded)}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is truncated or not safetensors: {error}") from error
-    except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
-        raise CheckpointError(f"{file} cannot be loaded with weights_only=True: {error}") from error

@@ -11,16 +11,19 @@
     DIR/state/fork/oli-seed2.pt            where an unfinished run stands (gone once it has a shard)
     DIR/tables/ report.json report.html fork.html figures/   what the reduction makes of them
     DIR/events.jsonl                       what happened when, one JSON object per line (``pipeline.events``)
-    DIR/.lock                              held by the one driver of the folder
+    DIR/.lock                              held by the one driver of the folder (a folder of leases in an object store)
+    DIR/.tmp/                              unfinished uploads, in an object store only
 
-A shard is done when its file is there and sealed (``pipeline.files``); there is no marker and no database.
+DIR is a local folder or a URL (``pipeline.store``). A shard is done when its file is there and sealed
+(``pipeline.files``); there is no marker and no database.
 """
 
-from pipeline.shards.folder import SUITES_FOLDER, RunFolder, Shard
+from pipeline.shards.folder import FIGURES, REPORT, SCHEDULES, SUITES_FOLDER, TABLES, RunFolder
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, AUDIT_SCHEMA, FORK, FORK_SCHEMA, Kind
+from pipeline.shards.shard import Shard
 
 __all__ = [
-    "AUDIT", "AUDIT_SCHEMA", "FORK", "FORK_SCHEMA", "SUITES_FOLDER", "ForkPlan", "Kind", "RunFolder", "RunPlan",
-    "Shard",
+    "AUDIT", "AUDIT_SCHEMA", "FIGURES", "FORK", "FORK_SCHEMA", "REPORT", "SCHEDULES", "SUITES_FOLDER", "TABLES",
+    "ForkPlan", "Kind", "RunFolder", "RunPlan", "Shard",
 ]  # fmt: skip

@@ -1,147 +1,162 @@
-"""Paths, reads and writes of one output folder (its layout: ``pipeline.shards``)."""
+"""Names, reads and writes of one output folder, wherever it is (its layout: ``pipeline.shards``)."""
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.errors import OtherSchemaError, UsageError
-from pipeline.events import EventLog
-from pipeline.files import (
-    exclusive,
-    make_folder,
-    remove_file,
-    seal,
-    sweep_temporaries,
-    unseal,
-    write_atomically,
-)
+from pipeline.errors import ShardError, UnreadableError, UsageError
+from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
+from pipeline.files import seal, unseal_bytes
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, Kind
-from pipeline.spec import ProbeTask, canonical_json
+from pipeline.shards.shard import Shard, shard_from, shard_table
+from pipeline.spec import ProbeTask
+from pipeline.store import LocalStore, Store, open_store
 from pipeline.train.fork_spec import ForkTask
 
 SUITES_FOLDER = Path("outputs/suites")
 """Where suites trained at first use are kept."""
 
+TABLES, FIGURES = "tables", "figures"
+REPORT, SCHEDULES = "report.json", "tables/schedules.json"
+EVENTS = "events.jsonl"
 
-@dataclass(frozen=True)
-class Shard:
-    """One shard as read: its rows and what its metadata says of their origin."""
-
-    key: str
-    table: pa.Table
-    fingerprint: str
-    config: dict[str, Any]
-    identity: dict[str, Any]
-    """What its contents are of: the weights of a checkpoint, or the arm and seed of a run."""
-    notes: tuple[str, ...]
-    versions: dict[str, str]
-    """Of the packages it was measured with."""
+READ_AHEAD = 8
+"""Batches of shards, as many as the store reads at a time, that wait to be looked at."""
 
 
 class RunFolder:
-    """Paths, reads and writes of one kind of work in one output folder. Making one touches nothing on disk."""
+    """Names, reads and writes of one kind of work in one output folder. Making one touches nothing there."""
 
-    def __init__(self, path: str | Path, kind: Kind = AUDIT) -> None:
-        self.path = Path(path)
+    def __init__(self, location: str | Path, kind: Kind = AUDIT) -> None:
+        """``location``: a path or URL (``pipeline.store``)."""
         self.kind = kind
-        self.tables = self.path / "tables"
-        self.figures = self.path / "figures"
-        self.report_json = self.path / "report.json"
-        self.report_html = self.path / "report.html"
-        self.fork_html = self.path / "fork.html"
-        self.schedules_json = self.tables / "schedules.json"
-        self.events = self.path / "events.jsonl"
-        self._plan = self.path / kind.plan_file
-        self._tokens = self.path / kind.tokens_file
-        self._train = self.path / "fork_train.npy"
-        self._shards = self.path / "shards" / kind.name
-        self._failures = self.path / "failures" / kind.name
-        self._states = self.path / "state" / kind.name
+        self._store: Store = open_store(location)
+        self._shards = f"shards/{kind.name}"
+        self._failures = f"failures/{kind.name}"
+        self._states = f"state/{kind.name}"
 
     def __str__(self) -> str:
-        return str(self.path)
+        return self.place("")
 
-    def lock(self) -> AbstractContextManager[None]:
+    @property
+    def location(self) -> str:
+        """Absolute path or URL, by which another process opens the same folder."""
+        return self._store.location
+
+    def place(self, name: str) -> str:
+        """Where the file or folder ``name`` is, for people."""
+        return self._store.place(name)
+
+    def check(self) -> None:
+        """Fails early where nothing can be kept there, such as in a bucket that does not exist; makes nothing."""
+        self._store.check()
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
         """Makes the folder and holds it for one driver."""
-        make_folder(self.path)
-        return exclusive(self.path / ".lock")
+        self._store.make_folder("")
+        with self._store.lock():
+            yield
 
     def prepare(self) -> None:
         """Makes the folders that shards and failures go to, and removes what killed writers left."""
-        for folder in (self._shards, self._failures, self._states):
-            make_folder(folder)
-            sweep_temporaries(folder)
-        sweep_temporaries(self.path)
+        folders = (self._shards, self._failures, self._states)
+        for folder in folders:
+            self._store.make_folder(folder)
+        self._store.sweep(*folders, "")
 
     def event_log(self) -> EventLog:
         """What happens in this folder, one line per event; for the holder of its lock."""
-        return EventLog(self.events)
+        if isinstance(self._store, LocalStore):
+            return EventLog(AppendedFile(Path(self._store.place(EVENTS))))
+        return EventLog(
+            RewrittenFile(lambda: self._store.read(EVENTS), lambda data: self._store.write(EVENTS, data))
+        )
+
+    def read_events(self) -> list[dict[str, Any]] | None:
+        """Every event of the runs in this folder; None where none has begun."""
+        data = self._store.read(EVENTS)
+        return None if data is None else parse_events(data)
 
     # --- what was asked ---------------------------------------------------------------------------------
 
     def write_plan(self, plan: RunPlan | ForkPlan) -> None:
         text = json.dumps(dataclasses.asdict(plan), indent=1, allow_nan=False)
-        write_atomically(self._plan, text.encode())
+        self._store.write(self.kind.plan_file, text.encode())
 
     def has_plan(self) -> bool:
-        return self._plan.is_file()
+        return self._store.exists(self.kind.plan_file)
 
     def read_plan(self) -> Any:
         """The plan of the run in this folder (a RunPlan or a ForkPlan); UsageError where there is none."""
-        if not self._plan.is_file():
+        data = self._store.read(self.kind.plan_file)
+        if data is None:
             raise UsageError(
-                f"no run in {self.path}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
-                f"({self._plan.name} in it)"
+                f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
+                f"({self.kind.plan_file} in it)"
             )
         try:
-            return self.kind.plan_type.from_json(json.loads(self._plan.read_text()))
+            return self.kind.plan_type.from_json(json.loads(data))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{self._plan} is damaged ({error}): run the {self.kind.name} again to rewrite it"
+                f"{self.place(self.kind.plan_file)} is damaged ({error}): run the {self.kind.name} again to "
+                "rewrite it"
             ) from error
 
     def write_tokens(self, tokens: np.ndarray) -> None:
         """Writes the evaluation tokens."""
-        _write_array(self._tokens, tokens)
+        self._write_array(self.kind.tokens_file, tokens)
 
     def read_tokens(self) -> np.ndarray:
-        return self._read_array(self._tokens)
+        return self._read_array(self.kind.tokens_file)
 
     def write_training_tokens(self, tokens: np.ndarray) -> None:
         """Writes the 1-D training tokens of a fork experiment."""
-        _write_array(self._train, tokens)
+        self._write_array("fork_train.npy", tokens)
 
     def read_training_tokens(self) -> np.ndarray:
-        return self._read_array(self._train)
+        return self._read_array("fork_train.npy")
 
-    def _read_array(self, path: Path) -> np.ndarray:
+    def _write_array(self, name: str, array: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        self._store.write(name, buffer.getvalue())
+
+    def _read_array(self, name: str) -> np.ndarray:
         try:
-            tokens: np.ndarray = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            data = self._store.read(name)
+            if data is None:
+                raise FileNotFoundError(errno.ENOENT, "not there")
+            array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+        except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
             raise UsageError(
-                f"{path} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
-            ) from error
-        return tokens
+                f"{self.place(name)} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
+            ) from (error.__cause__ or error)  # the system's own error, whose number says if waiting helps
+        return array
 
     # --- shards -----------------------------------------------------------------------------------------
 
-    def shard_path(self, key: str) -> Path:
-        return self._shards / f"{key}.arrow"
-
     def shard_keys(self) -> list[str]:
         """Keys of the files that claim to be shards; whether they are is for :meth:`read_shard` to say."""
-        return sorted(path.stem for path in self._shards.glob("*.arrow"))
+        return [name.removesuffix(".arrow") for name in self._store.names(self._shards, ".arrow")]
+
+    def has_shard(self, key: str) -> bool:
+        """Whether some file claims to be that shard."""
+        return self._store.exists(self._shard(key))
+
+    def _shard(self, key: str) -> str:
+        return f"{self._shards}/{key}.arrow"
 
     def write_shard(
         self,
@@ -150,121 +165,109 @@ class RunFolder:
         versions: dict[str, str],
         notes: Iterable[str] = (),
     ) -> None:
-        """Writes the shard of ``task`` and removes its failure record.
-
-        ``rows`` must have exactly the schema's keys: Arrow itself drops unknown ones and fills missing ones with
-        null, silently.
-        """
-        names = set(self.kind.schema.names)
-        for row in rows:
-            if row.keys() != names:
-                raise ValueError(f"row of {task.key}: columns differ: {sorted(row.keys() ^ names)}")
-        spec = task.spec if isinstance(task, ForkTask) else task.probe
-        metadata = {
-            "fingerprint": spec.fingerprint(),
-            "config": canonical_json(spec.config()),
-            "versions": canonical_json(versions),
-            "corpus_sha256": task.spec.probe.tokens_sha256
-            if isinstance(task, ForkTask)
-            else task.probe.tokens_sha256,
-            "notes": canonical_json(list(notes)),
-        }
-        if isinstance(task, ForkTask):
-            metadata["identity"] = canonical_json(task.identity())
-        else:
-            metadata["content_id"] = task.checkpoint.content_id
-            metadata["duplicates"] = canonical_json(task.duplicates)
-        table = pa.Table.from_pylist(rows, schema=self.kind.schema.with_metadata(metadata))
-        table.validate(full=True)
-        write_atomically(self.shard_path(task.key), seal(table))
-        remove_file(self._failure_path(task.key))
+        """Writes the shard of ``task`` and removes its failure record; ``rows`` have exactly the schema's columns."""
+        table = shard_table(self.kind.schema, task, rows, versions, notes)
+        self._store.write(self._shard(task.key), seal(table))
+        self._store.remove(self._failure(task.key))
 
     def read_shard(self, key: str) -> Shard:
         """The shard ``key``, checked byte for byte; ShardError where it cannot be trusted."""
-        path = self.shard_path(key)
-        table = unseal(path)
-        metadata = table.schema.metadata
-        if not table.schema.remove_metadata().equals(self.kind.schema):
-            raise OtherSchemaError(f"{path} has another schema: it was written by another version")
-        return Shard(
-            key=key,
-            table=table,
-            fingerprint=metadata[b"fingerprint"].decode(),
-            config=json.loads(metadata[b"config"]),
-            identity=_identity(metadata),
-            notes=tuple(json.loads(metadata[b"notes"])),
-            versions=json.loads(metadata[b"versions"]),
-        )
+        path = self.place(self._shard(key))
+        try:
+            data = self._store.read(self._shard(key))
+        except UnreadableError as error:
+            raise ShardError(str(error)) from error
+        if data is None:
+            raise ShardError(f"{path} is not there")
+        return shard_from(unseal_bytes(data, path), self.kind.schema, key, path)
+
+    def read_shards(self, keys: Sequence[str]) -> Iterator[Shard | ShardError]:
+        """Each of ``keys`` as :meth:`read_shard` gives or raises it, in order, as many at a time as the store likes."""
+        readers = self._store.readers
+        if readers == 1:
+            yield from map(self._shard_or_error, keys)
+            return
+        with ThreadPoolExecutor(readers) as pool:  # in parts: what is read waits in memory
+            for start in range(0, len(keys), READ_AHEAD * readers):
+                yield from pool.map(self._shard_or_error, keys[start : start + READ_AHEAD * readers])
+
+    def require_shards(self, keys: Sequence[str]) -> list[Shard]:
+        """All of ``keys``; ShardError where one cannot be trusted."""
+        found: list[Shard] = []
+        for each in self.read_shards(keys):
+            if isinstance(each, ShardError):
+                raise each
+            found.append(each)
+        return found
+
+    def _shard_or_error(self, key: str) -> Shard | ShardError:
+        try:
+            return self.read_shard(key)
+        except ShardError as error:
+            return error
 
     def remove_shard(self, key: str) -> None:
-        remove_file(self.shard_path(key))
+        self._store.remove(self._shard(key))
 
     # --- unfinished runs --------------------------------------------------------------------------------
 
     def write_state(self, key: str, data: bytes) -> None:
         """Keeps where the run ``key`` stands; makes the folder for a task that runs without a driver."""
-        make_folder(self._states)
-        write_atomically(self._state_path(key), data)
+        self._store.make_folder(self._states)
+        self._store.write(self._state(key), data)
 
     def read_state(self, key: str) -> bytes | None:
         """What :meth:`write_state` kept last, or None."""
-        path = self._state_path(key)
-        return path.read_bytes() if path.is_file() else None
+        return self._store.read(self._state(key))
 
     def remove_state(self, key: str) -> None:
-        self._state_path(key).unlink(missing_ok=True)
+        self._store.remove(self._state(key))
 
-    def _state_path(self, key: str) -> Path:
-        return self._states / f"{key}.pt"
+    def _state(self, key: str) -> str:
+        return f"{self._states}/{key}.pt"
 
     # --- failures ---------------------------------------------------------------------------------------
 
     def write_failure(self, key: str, reason: str, worker_deaths: int) -> None:
         record = {"key": key, "reason": reason, "worker_deaths": worker_deaths}
-        write_atomically(self._failure_path(key), json.dumps(record, indent=1).encode())
+        self._store.write(self._failure(key), json.dumps(record, indent=1).encode())
 
     def read_failures(self) -> dict[str, str]:
         """Reason of every recorded failure, by key; a damaged record says so in place of the reason."""
         reasons: dict[str, str] = {}
-        for path in sorted(self._failures.glob("*.json")):
+        for name in self._store.names(self._failures, ".json"):
+            key = name.removesuffix(".json")
             try:
-                reasons[path.stem] = str(json.loads(path.read_text())["reason"])
-            except (ValueError, KeyError, TypeError, OSError):
-                reasons[path.stem] = f"unknown: its record {path} is damaged"
+                reasons[key] = str(json.loads(self._store.read(self._failure(key)) or b"")["reason"])
+            except (ValueError, KeyError, TypeError, UnreadableError):
+                reasons[key] = f"unknown: its record {self.place(self._failure(key))} is damaged"
         return reasons
 
-    def _failure_path(self, key: str) -> Path:
-        return self._failures / f"{key}.json"
+    def _failure(self, key: str) -> str:
+        return f"{self._failures}/{key}.json"
 
     # --- what the reduction makes -----------------------------------------------------------------------
 
-    def write_table(self, name: str, data: bytes) -> Path:
+    def write_table(self, name: str, data: bytes) -> None:
         """Writes ``data`` at ``tables/name``."""
-        return self._write_result(self.tables, name, data)
+        self._write_result(f"{TABLES}/{name}", data)
 
-    def write_figure(self, name: str, data: bytes) -> Path:
+    def write_figure(self, name: str, data: bytes) -> None:
         """Writes ``data`` at ``figures/name``."""
-        return self._write_result(self.figures, name, data)
+        self._write_result(f"{FIGURES}/{name}", data)
 
-    def write_result(self, path: Path, text: str) -> Path:
-        """Writes ``report.json`` or ``report.html``."""
-        return self._write_result(path.parent, path.name, text.encode())
+    def write_result(self, name: str, text: str) -> None:
+        """Writes ``report.json``, ``tables/schedules.json`` or an HTML page."""
+        self._write_result(name, text.encode())
 
-    def _write_result(self, folder: Path, name: str, data: bytes) -> Path:
-        make_folder(folder)
-        write_atomically(folder / name, data)
-        return folder / name
+    def read_result(self, name: str) -> bytes | None:
+        """What was written as ``report.json``, ``tables/trajectory.parquet``, ...; None where it was not."""
+        return self._store.read(name)
 
+    def has_result(self, name: str) -> bool:
+        """Whether it was written."""
+        return self._store.exists(name)
 
-def _identity(metadata: dict[bytes, bytes]) -> dict[str, Any]:
-    """As a task's ``identity()``; an audit's shard keeps the id of its weights alone."""
-    if b"identity" in metadata:
-        identity: dict[str, Any] = json.loads(metadata[b"identity"])
-        return identity
-    return {"weights": metadata[b"content_id"].decode()}
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomically(path, buffer.getvalue())
+    def _write_result(self, name: str, data: bytes) -> None:
+        self._store.make_folder(name.rpartition("/")[0])
+        self._store.write(name, data)

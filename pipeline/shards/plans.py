@@ -30,8 +30,17 @@ class RunPlan:
     """Names in the suite's folder or repository that are not checkpoints."""
     wall_s: float = 0.0
     """Seconds spent by all finished calls of the audit in this folder."""
+    busy_s: float = 0.0
+    """Seconds that workers computed in those calls, added up over the workers."""
+    idle_s: float = 0.0
+    """Seconds between their first and last checkpoint in which they computed nothing: downloads, files."""
     location: str = ""
     """The suite's folder or repository."""
+
+    @property
+    def idle_share(self) -> float | None:
+        """Share of the workers' time that they stood idle; None where nothing was measured."""
+        return share(self.idle_s, self.busy_s)
 
     def expected(self) -> dict[str, dict[str, Any]]:
         """Of every shard that a complete run has: what its contents must be of."""
@@ -96,6 +105,11 @@ class ForkPlan:
         runs = tuple(_planned_run(each) for each in fields.pop("runs"))
         checkpoint = Checkpoint(**fields.pop("checkpoint"))
         return cls(checkpoint=checkpoint, runs=runs, notes=tuple(fields.pop("notes")), **fields)
+
+
+def share(part: float, rest: float) -> float | None:
+    """``part`` of both together; None of nothing."""
+    return part / (part + rest) if part + rest > 0 else None
 
 
 def _planned_run(fields: dict[str, Any]) -> PlannedRun:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.suites.settings import TrainingSettings, clipped_cosine
+from pipeline.suites.settings import TrainingSettings, clipped_cosine, warm_cosine
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,28 @@ class HubSuite:
     note: str = ""
     """What a user of this suite has to know, in one sentence."""
 
-    def tokens_seen(self, step: int) -> int | None:
+    described: str | None = None
+    """Regular expression of the revisions that ``training`` is about; None = all."""
+
+    def tokens_seen(self, revision: str, step: int) -> int | None:
         """Training tokens at ``step``, if the run's batch size is known."""
         per_step = self.training.tokens_per_step
-        return None if per_step is None else step * per_step
+        return None if per_step is None or not self._describes(revision) else step * per_step
 
-    def learning_rate(self, step: int) -> float | None:
+    def learning_rate(self, revision: str, step: int) -> float | None:
         """Learning rate of the update that led to ``step`` (the first update's is 0), if known."""
         run = self.training
-        rates = (run.peak_lr, run.min_lr)
-        if run.schedule != "pythia" or run.steps is None or run.warmup_steps is None or None in rates:
+        schedule = {"pythia": clipped_cosine, "cosine": warm_cosine}.get(run.schedule or "")
+        steps = run.decay_steps or run.steps
+        if schedule is None or steps is None or run.warmup_steps is None or not self._describes(revision):
             return None
-        peak_lr, min_lr = (rate or 0.0 for rate in rates)
-        return clipped_cosine(
-            max(step - 1, 0), steps=run.steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=run.warmup_steps
-        )
+        if run.peak_lr is None or run.min_lr is None:
+            return None
+        rates = {"peak_lr": run.peak_lr, "min_lr": run.min_lr}
+        return schedule(max(step - 1, 0), steps=steps, warmup_steps=run.warmup_steps, **rates)
+
+    def _describes(self, revision: str) -> bool:
+        return self.described is None or re.fullmatch(self.described, revision) is not None
 
     def warnings(self, revisions: Sequence[str]) -> list[str]:
         """One sentence per known defect that concerns any of ``revisions``."""

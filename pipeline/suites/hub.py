@@ -74,7 +74,7 @@ def _pattern(suite: HubSuite) -> re.Pattern[str] | None:
 def _checkpoint(
     suite: HubSuite, revision: Revision, stage: str, commit: str, listing: Listing | None
 ) -> Checkpoint:
-    tokens = suite.tokens_seen(revision.step)
+    tokens = suite.tokens_seen(revision.name, revision.step)
     return Checkpoint(
         step=revision.step,
         revision=revision.name,
@@ -82,7 +82,7 @@ def _checkpoint(
         content_id=listing.content_id if listing else "",
         stage=stage,
         tokens_seen=revision.tokens if tokens is None else tokens,
-        learning_rate=suite.learning_rate(revision.step),
+        learning_rate=suite.learning_rate(revision.name, revision.step),
         weights_sha256=listing.weights_sha256 if listing else None,
         commit=commit,
     )

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
-from pipeline.suites.small_files import config_file
+from pipeline.spec import Checkpoint
+from pipeline.suites.files import weight_files
+from pipeline.suites.small_files import config_file, listed_weight_bytes
 from pipeline.suites.suite import HUB, Suite
 
 TRIED = 5
@@ -33,3 +35,19 @@ def model_config(suite: Suite) -> dict[str, Any]:
             inner = config.get("text_config")
             return inner if isinstance(inner, dict) else config
     return {}
+
+
+def stored_bytes(suite: Suite) -> int | None:
+    """Size of the weight files of the first of the suite's first checkpoints that has any; None where none has."""
+    for checkpoint in suite.checkpoints[:TRIED]:
+        try:
+            return _weight_bytes(checkpoint)
+        except (CheckpointError, OSError):
+            continue
+    return None
+
+
+def _weight_bytes(checkpoint: Checkpoint) -> int:
+    if checkpoint.location.startswith(HUB):
+        return listed_weight_bytes(checkpoint)
+    return sum(file.stat().st_size for file in weight_files(Path(checkpoint.location)))

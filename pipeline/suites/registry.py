@@ -4,7 +4,8 @@ lack: how its revisions are named, tokens per step, the learning-rate schedule, 
 Sources: Pythia: arXiv 2304.01373 and the configurations in EleutherAI/pythia ``models/`` (peak and minimum
 learning rate per size; for 1b they say 2.5e-4 where the paper's table says 3e-4). PolyPythias: arXiv
 2503.09543, same settings. SmolLM3: the card of HuggingFaceTB/SmolLM3-3B-checkpoints (2,359,296 tokens per step,
-steps counted through its stages). OLMo, OLMo-2, Apertus: tokens are in the revision names, rounded. Amber: its
+steps counted through its stages). OLMo, OLMo-2, Apertus: tokens are in the revision names, rounded. OLMo-2-7B's
+first stage: allenai/OLMo ``configs/official-1124/OLMo2-7B-stage1.yaml``. Amber: its
 numbers count chunks of the data, not optimizer steps. open-sci: LAION-AI/open-sci-ref-0.01.
 """
 
@@ -81,6 +82,17 @@ def _other(name: str, repository: str, pattern: str, note: str = "", tokens: int
     return HubSuite(name, repository, run, pattern, _DEFECTS.get(name, ()), note)
 
 
+_OLMO2_7B = TrainingSettings(
+    steps=928_646,
+    tokens_per_step=1024 * 4096,
+    schedule="cosine",
+    peak_lr=3e-4,
+    min_lr=3e-5,
+    warmup_steps=2000,
+    decay_steps=1_192_093,
+)
+"""Of its first stage: the cosine is over 5e12 tokens, the stage ended after 3.9e12."""
+
 _OWN_CODE = "its models come with code of their own, which is never run: a size that needs it fails by name"
 
 _SUITES: tuple[HubSuite | RecipeSuite, ...] = (
@@ -92,7 +104,14 @@ _SUITES: tuple[HubSuite | RecipeSuite, ...] = (
     _other("olmo-1b", "allenai/OLMo-1B-hf", _STEP + _TOKENS),
     _other("olmo-7b", "allenai/OLMo-7B-hf", _STEP + _TOKENS),
     _other("olmo-2-1b", "allenai/OLMo-2-0425-1B", _OLMO2),
-    _other("olmo-2-7b", "allenai/OLMo-2-1124-7B", _OLMO2),
+    HubSuite(
+        "olmo-2-7b",
+        "allenai/OLMo-2-1124-7B",
+        _OLMO2_7B,
+        _OLMO2,
+        _DEFECTS["olmo-2-7b"],
+        described=r"stage1-.*",
+    ),
     _other("olmo-2-13b", "allenai/OLMo-2-1124-13B", _OLMO2),
     _other("olmo-2-32b", "allenai/OLMo-2-0325-32B", _OLMO2),
     _other(

@@ -22,6 +22,8 @@ class TrainingSettings:
     min_lr: float | None = None
     warmup_steps: int | None = None
     """Updates after which the learning rate is at its peak."""
+    decay_steps: int | None = None
+    """Step at which the rate would be at its minimum, where the run ended before it; None = ``steps``."""
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainingSettings:
@@ -47,6 +49,21 @@ def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warm
     if step < warmup_steps:
         return peak_lr * step / warmup_steps
     return max(min_lr, peak_lr / 2 * (1 + math.cos(math.pi * (step - warmup_steps) / steps)))
+
+
+def warm_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int) -> float:
+    """The usual cosine: linear warm-up from 0, then from the peak to ``min_lr`` at ``steps``, and flat after it.
+
+    As OLMo's ``CosWithWarmup`` (allenai/OLMo ``olmo/optim.py``).
+
+    >>> olmo = dict(steps=1_192_093, peak_lr=3e-4, min_lr=3e-5, warmup_steps=2000)
+    >>> [f"{warm_cosine(step, **olmo):.3g}" for step in (0, 1000, 2000, 597_046, 928_646, 1_200_000)]
+    ['0', '0.00015', '0.0003', '0.000165', '6.14e-05', '3e-05']
+    """
+    if step < warmup_steps:
+        return peak_lr * step / warmup_steps
+    share = min(1.0, (step - warmup_steps) / (steps - warmup_steps))
+    return min_lr + (peak_lr - min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 _TYPES: dict[str, type | UnionType] = {

@@ -32,6 +32,15 @@ def config_file(checkpoint: Checkpoint) -> Path:
     return _small(repository, commit, config) / "config.json"
 
 
+def listed_weight_bytes(checkpoint: Checkpoint) -> int:
+    """Size of the weights of a checkpoint on a hub. ``CheckpointError`` where it has none or cannot be listed."""
+    repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
+    weights = _list(repository, commit).weights
+    if not weights:
+        raise CheckpointError(f"{repository} at commit {commit[:8]} holds no weights")
+    return sum(file.size for file in weights)
+
+
 def _list(repository: str, commit: str) -> Listing:
     try:
         return list_commit(repository, commit)

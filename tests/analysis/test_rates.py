@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.analysis.simulate import NULL_KINDS, ONSET_KINDS, measure, simulate
+from tests.analysis.rates import measure
+from tests.analysis.simulate import NULL_KINDS, ONSET_KINDS, simulate
 
 
 def claimed_by_kind(kinds: tuple[str, ...], n: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.hub.faults import Fault, Faults
 
@@ -47,6 +47,8 @@ class Hub:
     """Address of the file server: another host name, so that clients treat it as one."""
     leaked: bool = False
     """Whether the token was sent to the file server."""
+    page: int | None = None
+    """Files in one answer to a listing, which then names the next one in its ``Link`` header; None = all."""
 
     def push(self, branch: str, files: Files) -> str:
         """Makes a commit of ``files`` and points ``branch`` at it."""
@@ -151,8 +153,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tree(self, revision: str) -> None:
         commit = self._commit("tree", revision, "tree")
-        if commit is not None:
-            self._json([_entry(name, data) for name, data in sorted(self.served.commits[commit].items())])
+        if commit is None:
+            return
+        entries = [_entry(name, data) for name, data in sorted(self.served.commits[commit].items())]
+        size = self.served.page or max(1, len(entries))
+        start = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0])
+        headers = {}
+        if start + size < len(entries):
+            following = f"{self.served.endpoint}{urlsplit(self.path).path}?cursor={start + size}"
+            headers["Link"] = f'<{following}>; rel="next"'
+        self._json(entries[start : start + size], headers)
 
     def _info(self, revision: str) -> None:
         commit = self._commit("info", revision, "info")
@@ -219,8 +229,8 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return commit
 
-    def _json(self, value: object) -> None:
-        self._send(json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        self._send(json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _refuse(self, code: str, status: int, headers: Mapping[str, str] | None = None) -> None:
         self._send(b"{}", {"X-Error-Code": code, **(headers or {})}, status)

@@ -47,6 +47,22 @@ def pythia():
         yield hub
 
 
+def test_a_listing_of_several_pages_is_read_to_its_end(tmp_path):
+    shards = {f"model-{n:05d}-of-00004.safetensors": weights(n) for n in range(1, 5)}
+    files = {"config.json": b"{}", "model.safetensors.index.json": b"{}", **shards}
+    hub = Hub("org/run")
+    hub.push("step1", files)
+    hub.push("step2", {**files, "model-00004-of-00004.safetensors": weights(9)})
+    with serve(hub):
+        whole = opened(hub, tmp_path / "whole")
+        hub.page, hub.log = 2, []
+        assert opened(hub, tmp_path / "paged") == whole
+    assert [duplicate for *_, duplicate in whole["checkpoints"]] == [None, None], (
+        "they differ on the last page"
+    )
+    assert len([kind for kind, *_ in hub.log if kind == "tree"]) == 2 * 3
+
+
 def test_154_revisions_take_at_most_two_requests_each_and_five_seconds(pythia, tmp_path):
     start = time.monotonic()
     found = opened(pythia, tmp_path)

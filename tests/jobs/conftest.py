@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+import pipeline.audit
+import pipeline.fork
 from jobs.cli import main
+from pipeline.driver import Layout
+from pipeline.worker import AnyTask, Outcome, TaskWorker
+from tests.conftest import SESSION_CORES
 from tests.models import VOCAB, save_tiny_suite
 
 MEASURE = ("--batches", "4", "--batch-size", "2", "--seq-len", "32", "--workers", "1")
@@ -28,6 +36,24 @@ def run(ray_cluster: None) -> Callable[..., Result]:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
     return call
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """As ``run``, with the worker in this process too: for what is not about processes, whose start costs seconds."""
+    layout = Layout("cpu", 1, SESSION_CORES, 0)
+
+    def drive_here(tasks: Sequence[AnyTask], layout: Layout, on_outcome: Callable[[Outcome], None]) -> None:
+        worker = TaskWorker(threads=int(layout.cpus))
+        for task in tasks:
+            on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
+
+    for module in (pipeline.audit, pipeline.fork):
+        monkeypatch.setattr(module, "cluster", lambda resources: nullcontext(layout))
+        monkeypatch.setattr(module, "drive", drive_here)
+    threads = torch.get_num_threads()
+    yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

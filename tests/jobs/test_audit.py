@@ -16,7 +16,7 @@ from click.testing import Result
 
 from pipeline.files import unseal
 from tests.jobs.conftest import MEASURE, trajectory
-from tests.models import VOCAB, save_tiny_model, save_tiny_suite
+from tests.models import VOCAB
 
 Run = Callable[..., Result]
 
@@ -69,11 +69,11 @@ def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
 
 
 def test_a_duplicate_repeats_the_numbers_of_its_original(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     damage(llama_suite)
     out = tmp_path / "out"
-    run("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
+    run_here("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
     original, copy = (unseal(out / "shards" / "audit" / f"step{s:09d}.arrow") for s in (40, 50))
     same = [name for name in original.column_names if name not in ("revision", "step", "duplicate_of")]
     assert original.select(same).equals(copy.select(same))
@@ -82,7 +82,7 @@ def test_a_duplicate_repeats_the_numbers_of_its_original(
 
 
 def test_the_failed_ones_are_measured_once_they_are_mended(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     good = (llama_suite / "step10" / "model.safetensors").read_bytes()
     damage(llama_suite)
@@ -97,152 +97,21 @@ def test_the_failed_ones_are_measured_once_they_are_mended(
         "2",
         *MEASURE,
     )
-    assert run(*audit).exit_code == 1
+    assert run_here(*audit).exit_code == 1
     (llama_suite / "step10" / "model.safetensors").write_bytes(good)
-    again = run(*audit)
+    again = run_here(*audit)
     assert again.exit_code == 0, again.output
     assert "1 shards are there already; 1 to measure" in again.stdout
-    assert json.loads(run("status", tmp_path / "out", "--json").stdout)["failed"] == {}
-
-
-def test_another_measurement_in_the_same_folder_is_refused_until_replaced(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
-) -> None:
-    audit = (
-        "audit",
-        llama_suite,
-        "--corpus",
-        tokens_file,
-        "--out",
-        tmp_path / "out",
-        "--limit",
-        "2",
-        *MEASURE,
-    )
-    assert run(*audit).exit_code == 0
-    other = (*audit, "--variant", "int3-g32-sym", "--batches", "2")
-    refused = run(*other)
-    assert refused.exit_code == 2
-    for part in ("shape.batches: 4 -> 2", "int3-g32-sym", "--out", "--replace-stale"):
-        assert part in refused.stderr
-    assert run(*audit).exit_code == 0, "the refused request must leave the folder as it was"
-    replaced = run(*other, "--replace-stale")
-    assert replaced.exit_code == 0, replaced.output
-    assert run("reduce", tmp_path / "out", "--allow-missing").exit_code == 0
-    assert "int3_g32_sym_gap" in trajectory(tmp_path / "out").columns
-
-    save_tiny_model("llama", llama_suite / "step10", seed=99)
-    refused = run(*other)
-    assert refused.exit_code == 2, "other weights under an old name must not pass for measured"
-    assert "step000000010" in refused.stderr
-    assert "weights:" in refused.stderr
-
-
-def test_damaged_shards_are_measured_again_and_said_so(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
-) -> None:
-    audit = (
-        "audit",
-        llama_suite,
-        "--corpus",
-        tokens_file,
-        "--out",
-        tmp_path / "out",
-        "--limit",
-        "4",
-        *MEASURE,
-    )
-    assert run(*audit).exit_code == 0
-    run("reduce", tmp_path / "out")
-    before = trajectory(tmp_path / "out")
-    shards = sorted((tmp_path / "out" / "shards" / "audit").iterdir())
-    whole = shards[0].read_bytes()
-    shards[0].write_bytes(whole[:-100])
-    shards[1].write_bytes(b"")
-    flipped = bytearray(shards[2].read_bytes())
-    flipped[len(flipped) // 2] ^= 1
-    shards[2].write_bytes(flipped)
-    assert run("reduce", tmp_path / "out").exit_code == 1, "a damaged shard must never be reduced"
-    again = run(*audit)
-    assert again.exit_code == 0
-    assert "3 measured, 1 were there" in again.stdout
-    for shard in shards[:3]:
-        assert re.search(f"redone: .*{shard.name}", again.stderr)
-    assert run("reduce", tmp_path / "out").exit_code == 0
-    assert trajectory(tmp_path / "out").equals(before)
-
-
-def test_a_first_look_and_the_whole_run_share_a_folder(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
-) -> None:
-    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", tmp_path / "out", *MEASURE)
-    assert run(*audit, "--limit", "2").exit_code == 0
-    assert "4 measured, 2 were there" in run(*audit).stdout
-    nothing_to_do = run(*audit, "--steps", "30")
-    assert nothing_to_do.exit_code == 0
-    assert "0 measured" in nothing_to_do.stdout
-    assert run("reduce", tmp_path / "out").exit_code == 0
-    assert trajectory(tmp_path / "out")["step"].to_list() == [0, 10, 20, 30, 40, 50]
-
-
-def test_a_request_measures_what_it_asks_for_and_no_more(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
-) -> None:
-    """Three copies, asked for piece by piece: each is settled once, and another run is not let in."""
-    for copy in ("step10", "step20"):
-        shutil.rmtree(llama_suite / copy)
-        shutil.copytree(llama_suite / "step0", llama_suite / copy)
-    out = tmp_path / "out"
-    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, *MEASURE)
-    assert run(*audit, "--steps", "10,20").exit_code == 0
-    shards = out / "shards" / "audit"
-    for shard in shards.iterdir():
-        shard.unlink()
-    one = run(*audit, "--steps", "0,10")
-    assert "2 measured" in one.stdout
-    assert sorted(p.stem for p in shards.iterdir()) == ["step000000000", "step000000010"]
-    status = json.loads(run("status", out, "--json").stdout)
-    assert status["missing"] == ["step000000020"]
-    assert status["duplicates"] == {"step000000010": "step000000000", "step000000020": "step000000000"}
-    rest = run(*audit, "--steps", "20")
-    assert "1 measured, 0 were there" in rest.stdout
-
-    stranger = save_tiny_suite("llama", tmp_path / "other" / "llama", ["step100", "step110"], hidden_size=16)
-    refused = run("audit", stranger, "--corpus", tokens_file, "--out", out, *MEASURE)
-    assert refused.exit_code == 2
-    assert f"holds the run of {llama_suite}" in refused.stderr
-    moved = llama_suite.rename(tmp_path / "moved")
-    assert "0 measured, 3 were there" in run("audit", moved, *audit[2:], "--limit", "3").stdout
-
-
-def test_what_a_suite_says_later_is_seen_without_measuring_again(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--limit", "2", *MEASURE)
-    assert run(*audit).exit_code == 0
-    entries = [{"step": n, "revision": f"step{n}", "learning_rate": 0.1 / (n + 1)} for n in range(0, 60, 10)]
-    (llama_suite / "suite.json").write_text(
-        json.dumps({"name": "llama", "recipe": {}, "checkpoints": entries})
-    )
-    assert "0 measured, 2 were there" in run(*audit).stdout
-    (out / "failures" / "audit" / "step000000010.json").write_text("{")
-    (out / "run.json").write_text("{")
-    assert run("status", out).exit_code == 2
-    assert run(*audit).exit_code == 0, "a damaged run.json is written anew"
-    assert run("reduce", out).exit_code == 0
-    assert trajectory(out)["learning_rate"].to_list() == [0.1, 0.1 / 11]
-    (out / "report.json").write_text("{")
-    assert run("report", out).exit_code == 2
+    assert json.loads(run_here("status", tmp_path / "out", "--json").stdout)["failed"] == {}
 
 
 def test_numbers_of_other_variants_are_not_passed_off_as_int4(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--limit", "3", *MEASURE)
-    assert run(*audit, "--variant", "int3-g16-sym").exit_code == 0
-    assert run("reduce", out).exit_code == 0
+    assert run_here(*audit, "--variant", "int3-g16-sym").exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     report = json.loads((out / "report.json").read_text())
     for key in (
         "int4_gap_first",
@@ -256,7 +125,7 @@ def test_numbers_of_other_variants_are_not_passed_off_as_int4(
 
 
 def test_a_cluster_that_does_not_answer_is_wrong_usage(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     from tests.jobs.conftest import start
 
@@ -306,13 +175,18 @@ def test_a_cluster_that_does_not_answer_is_wrong_usage(
     ],
 )
 def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path, arguments: tuple[str, ...], message: str
+    run_here: Run,
+    llama_suite: Path,
+    tokens_file: str,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    message: str,
 ) -> None:
     names = {
         "out": tmp_path / "out", "tmp": tmp_path, "suite": llama_suite, "tokens": tokens_file,
         "tokens_path": tokens_file.removeprefix("tokens:"),
     }  # fmt: skip
-    result = run(*(argument.replace("{2..8}", "").format(**names) for argument in arguments))
+    result = run_here(*(argument.replace("{2..8}", "").format(**names) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert re.search(message, result.stderr), result.stderr
     assert "Traceback" not in result.stderr
@@ -320,19 +194,19 @@ def test_wrong_usage_exits_2_names_the_way_out_and_writes_nothing(
 
 
 def test_a_submitted_job_refuses_a_relative_out(
-    run: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
+    run_here: Run, llama_suite: Path, tokens_file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
+    result = run_here("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
     assert result.exit_code == 2
     assert "thrown away" in result.stderr
 
 
 def test_token_ids_outside_the_vocabulary_are_refused_before_any_work(
-    run: Run, llama_suite: Path, tmp_path: Path
+    run_here: Run, llama_suite: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "t.npy", np.full(4096, VOCAB))
-    result = run(
+    result = run_here(
         "audit", llama_suite, "--corpus", f"tokens:{tmp_path}/t.npy", "--out", tmp_path / "out", *MEASURE
     )
     assert result.exit_code == 2

@@ -16,10 +16,12 @@ from click.testing import CliRunner, Result
 
 from jobs.cli import main
 from pipeline.errors import UsageError
+from pipeline.shards import FORK, RunFolder
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.start import automatic_start
 from tests.jobs.conftest import start
+from tests.jobs.disks import fill_when, small_disk
 from tests.jobs.test_faults import wait_for
 from tests.models import write_text_corpus
 
@@ -81,36 +83,56 @@ def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> No
     assert (state["kind"], state["expected"]) == ("fork", 6)
 
 
+def test_a_run_kept_in_an_object_store_has_the_same_numbers(
+    run: Run, suite: Path, undisturbed: Path, bucket: str
+) -> None:
+    out = f"{bucket}/fork"
+    reference, report = tables(undisturbed)
+    one = ("--schedules", "cosine", "--seeds", "1", "--workers", "1", "--device", "cpu")
+    done = run("fork", suite, "--from", report["from_step"], "--out", out, *one, *SIZE, "--state-every", "10")
+    assert done.exit_code == 0, done.output
+    kept = RunFolder(out, FORK)
+    table = pl.read_parquet(kept.read_result("tables/fork.parquet") or b"")
+    assert table.equals(reference.filter(pl.col("run_id") == "cosine-seed0"))
+    assert kept.read_state("cosine-seed0") is None
+    assert kept.has_result("fork.html")
+    assert "1 done, 0 failed" in run("status", out).output
+
+
 def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
-    run: Run, suite: Path, undisturbed: Path, tmp_path: Path
+    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     import shutil
 
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
-    again = run("fork", suite, "--out", out, *ARMS, *SIZE)
+    again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)
     assert "0 runs done, 6 were there" in again.output, again.output
     assert tables(out)[0].equals(tables(undisturbed)[0])
-    more = run("fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE)
+    more = run_here(
+        "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
+    )
     assert "1 runs done, 6 were there" in more.output, more.output
     assert set(tables(out)[0]["run_id"]) == RUNS | {"wsd-seed0"}
-    stale = run(
+    stale = run_here(
         "fork", suite, "--out", out, *ARMS, *SIZE[:2], "--probe-every", "5", "--tokens-per-step", "128"
     )
     assert stale.exit_code == 2
     assert "probe_every: 10 -> 5" in stale.output
     shard = out / "shards" / "fork" / "wsd-seed0.arrow"
     shard.write_bytes(shard.read_bytes()[:2000])
-    redone = run("fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE)
+    redone = run_here(
+        "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
+    )
     assert "redone:" in redone.output
     assert "1 runs done" in redone.output
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     shard.unlink()
-    incomplete = run("reduce", out)
+    incomplete = run_here("reduce", out)
     assert incomplete.exit_code == 1
     assert "wsd-seed0" in incomplete.output
-    assert run("reduce", out, "--allow-missing").exit_code == 0
-    assert run("report", out).exit_code == 0
+    assert run_here("reduce", out, "--allow-missing").exit_code == 0
+    assert run_here("report", out).exit_code == 0
     assert "1 runs are missing: wsd-seed0" in (out / "fork.html").read_text()
 
 
@@ -139,8 +161,42 @@ def test_killed_and_resumed_equals_undisturbed(
     assert not any(out.glob("state/fork/*"))
 
 
+def test_a_full_disk_stops_the_experiment_and_a_rerun_ends_it(
+    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path, "4m") as disk:
+        out, filler = disk / "out", disk / "filler"
+        command = (
+            "fork",
+            suite,
+            "--from",
+            "20",
+            "--out",
+            out,
+            "--schedules",
+            "cosine,noop",
+            "--seeds",
+            "1",
+            *SIZE,
+        )
+        fill_when(lambda: any(out.glob("shards/fork/*.arrow")), filler)
+        full = run_here(*command)
+        assert full.exit_code == 1, full.output
+        assert "No space left on device" in full.stderr
+        assert str(out) in full.stderr
+        kept = len(list(out.glob("shards/fork/*.arrow")))
+        assert kept == 1
+        filler.unlink()
+        resumed = run_here(*command)
+        assert resumed.exit_code == 0, resumed.output
+        assert "1 runs done, 1 were there" in resumed.output
+        whole = tables(undisturbed)[0].filter(pl.col("run_id").is_in(["cosine-seed0", "noop-seed0"]))
+        by_run = {"by": "run_id", "maintain_order": True}
+        assert tables(out)[0].sort(**by_run).equals(whole.sort(**by_run))
+
+
 def test_a_run_that_diverges_is_kept_and_more_than_one_epoch_is_said(
-    run: Run, suite: Path, tmp_path: Path
+    run_here: Run, suite: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "few.npy", np.arange(3000) % 300)
     few = ("--train-corpus", f"tokens:{tmp_path / 'few.npy'}", "--allow-epochs")
@@ -154,7 +210,7 @@ def test_a_run_that_diverges_is_kept_and_more_than_one_epoch_is_said(
         "--device",
         "cpu",
     )
-    result = run("fork", suite, "--from", "20", "--out", tmp_path / "out", *arms, *SIZE, *few)
+    result = run_here("fork", suite, "--from", "20", "--out", tmp_path / "out", *arms, *SIZE, *few)
     assert result.exit_code == 0, result.output
     table, report = tables(tmp_path / "out")
     assert report["diverged"] == ["sgdr-eta_max1e+30-period20-seed0"]

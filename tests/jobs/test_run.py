@@ -43,6 +43,7 @@ def test_run_leaves_tables_numbers_report_and_figures(trained: Path) -> None:
     out = trained / "out"
     report = json.loads((out / "report.json").read_text())
     assert report.keys() >= REPORT_KEYS
+    assert 0 <= report["idle_share"] < 1
     suite = json.loads((trained / "suite" / "suite.json").read_text())
     steps = [entry["step"] for entry in suite["checkpoints"]]
     table = trajectory(out)
@@ -127,3 +128,20 @@ def test_a_nan_loss_is_kept_and_a_missing_column_of_learning_rates_is_not_invent
     assert line["n_not_finite"] == 3
     rates = [event["step"] for event in line["predictors"]["events"] if "learning" in event["event"]]
     assert set(rates) <= {None}
+
+
+def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
+    def compare(*arguments: str) -> Result:
+        return CliRunner().invoke(main, ["compare", *arguments])
+
+    out = str(trained / "out")
+    told = compare(out, out, "--before", "5:15", "--end", "20:30", "--json")
+    assert told.exit_code == 0, told.output
+    first, second = (json.loads(line) for line in told.output.splitlines())
+    table = trajectory(trained / "out")
+    gaps = dict(zip(table["step"], table["int4_gap"], strict=True))
+    assert first["before"]["estimate"] == pytest.approx(np.mean([gaps[step] for step in (5, 8, 10, 15)]))
+    assert first["growth"]["lower"] < first["growth"]["estimate"] < first["growth"]["upper"]
+    assert (first["against"], second["against"]["estimate"]) == (None, 1.0)
+    wrong = compare(out, "--before", "5:15", "--end", "100:200")
+    assert (wrong.exit_code, "its steps go from 0 to 30" in wrong.stderr) == (2, True)

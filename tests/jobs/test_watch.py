@@ -11,13 +11,13 @@ from pathlib import Path
 from click.testing import Result
 
 from pipeline.errors import OutputError
-from pipeline.events import EventLog
+from pipeline.events import AppendedFile, EventLog
 
 Run = Callable[..., Result]
 
 
 def a_run(path: Path, pause: float = 0.0) -> None:
-    with EventLog(path) as log:
+    with EventLog(AppendedFile(path)) as log:
         log("started", command="audit", host="a", pid=1, expected=3, there=1, to_do=2)
         log("worker_joined", host="a", pid=2, node="n")
         time.sleep(pause)
@@ -51,7 +51,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
 def test_a_second_start_is_counted_afresh(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     try:
-        with EventLog(path) as log:
+        with EventLog(AppendedFile(path)) as log:
             log("started", command="audit", host="a", pid=1, expected=3, there=0, to_do=3)
             log("done", key="step0", seconds=0.5)
             raise OutputError("full")

@@ -3,9 +3,13 @@
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.suites import hub, remote
+from pipeline.spec import Checkpoint
+from pipeline.suites import hub, remote, small_files
 from pipeline.suites.backoff import Backoff, passing, reason, retried
+from pipeline.suites.listing import HubFile, Listing
+from pipeline.suites.model_config import stored_bytes
 from pipeline.suites.registry import HubSuite
+from pipeline.suites.suite import Suite
 
 
 class Response:
@@ -69,3 +73,20 @@ def test_waits_double_up_to_a_limit_and_follow_the_server():
         assert least <= wait <= 1.5 * least
     assert backoff.wait_s(1, RefusedError(429, Retry_After="55")) == 55
     assert backoff.wait_s(1, RefusedError(429, Retry_After="5000")) == backoff.longest_asked_s
+
+
+def test_the_size_of_the_weights_is_known_from_the_listing(monkeypatch, tmp_path):
+    files = tuple(
+        HubFile(name, size, "b") for name, size in (("config.json", 7), ("model.safetensors", 1000))
+    )
+    listings = {"c1": Listing(files[:1]), "c2": Listing(files)}
+    monkeypatch.setattr(small_files, "list_commit", lambda repository, commit: listings[commit])
+    remote_suite = Suite(
+        "s", "hf://o/r", tuple(Checkpoint(n, f"step{n}", "hf://o/r", commit=f"c{n}") for n in (1, 2))
+    )
+    assert stored_bytes(remote_suite) == 1000, "the first checkpoint has no weights"
+    for name, size in (("config.json", 7), ("model.safetensors", 300)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    local = Suite("s", str(tmp_path), (Checkpoint(1, "step1", str(tmp_path)),))
+    assert stored_bytes(local) == 300
+    assert stored_bytes(Suite("s", "x", (Checkpoint(1, "step1", str(tmp_path / "no")),))) is None

@@ -26,7 +26,7 @@ def test_the_names_of_every_family_are_read(suite, name, step, stage, tokens):
     entry = registered_suite(suite)
     found = parse_revision(name, RevisionChoice(entry.pattern).pattern())
     assert (found.step, found.stage) == (step, stage)
-    assert (entry.tokens_seen(step) or found.tokens) == tokens
+    assert (entry.tokens_seen(name, step) or found.tokens) == tokens
     assert repository_suite(entry.repository) is entry
 
 
@@ -43,6 +43,16 @@ def test_every_learning_rate_of_pythia_is_flat_from_where_the_clip_begins():
     for name in known_suites():
         entry = registered_suite(name)
         if isinstance(entry, HubSuite) and name.startswith("pythia"):
-            rates = [entry.learning_rate(step) for step in (0, 1, 1431, 115_200, 143_000)]
+            rates = [entry.learning_rate(f"step{step}", step) for step in (0, 1, 1431, 115_200, 143_000)]
             peak = entry.training.peak_lr
             assert rates == pytest.approx([0, 0, peak, peak / 10, peak / 10], rel=1e-3)
+
+
+def test_the_rate_of_olmo_2_is_that_of_its_first_stage():
+    entry = registered_suite("olmo-2-7b")
+    assert entry.learning_rate("stage1-step2001-tokens9B", 2001) == pytest.approx(3e-4)
+    assert entry.tokens_seen("stage1-step928646-tokens3896B", 928_646) == pytest.approx(3896e9, abs=1e9)
+    last = entry.learning_rate("stage1-step928646-tokens3896B", 928_646)
+    assert last == pytest.approx(6.14e-5, rel=1e-2), "the stage ended before its cosine did"
+    assert entry.learning_rate("stage2-ingredient1-step1000-tokens5B", 1000) is None
+    assert entry.tokens_seen("stage2-ingredient1-step1000-tokens5B", 1000) is None

@@ -26,10 +26,9 @@ from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
 from pipeline.probe.quantized import TensorStatistics, refuse_range
 from pipeline.quantize.launch import compiling
+from pipeline.sizing import module_chunk, walk_chunk
 from pipeline.spec import ProbeSpec, Variant
 
-MODULE_LOGIT_BYTES = 2**31
-"""Bound on the logits of a chunk on the modules path; one sequence is the least."""
 AGREEMENT = 1e-4
 """Largest difference between the two paths' logits, relative to the largest logit, that counts as the same."""
 FEW, FEW_TOKENS = 2, 32
@@ -95,7 +94,9 @@ class Engine:
             tokens = self._evaluate(skeleton)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        return tokens, self._statistics(skeleton)
+        statistics = self._statistics(skeleton)
+        skeleton.release()
+        return tokens, statistics
 
     def _rehearse(self, skeleton: Skeleton) -> None:
         """Compiles what the probes of this skeleton launch, all kernels at once."""
@@ -109,11 +110,11 @@ class Engine:
     def _evaluate(self, skeleton: Skeleton) -> TokenResults:
         variants, (sequences, length) = len(self.spec.variants), self._tokens.shape
         walks = self._use_walk(skeleton)
+        config = skeleton.model.config
         if walks:
-            chunk = neox.chunk_sequences(skeleton.model, variants, sequences, length)
+            chunk = walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         else:
-            per_sequence = 4 * variants * length * skeleton.model.config.vocab_size
-            chunk = max(1, min(sequences, MODULE_LOGIT_BYTES // per_sequence))
+            chunk = module_chunk(config.vocab_size, variants, sequences, length)
         while True:
             try:
                 sums = self._sums(skeleton, walks, chunk)

@@ -41,11 +41,8 @@ from pipeline.probe.gpu.linear import ProbeLinear
 from pipeline.probe.gpu.ops import Norm, Raw
 from pipeline.probe.gpu.product import multiply
 from pipeline.quantize.fused import PackedWeight, row_norms
+from pipeline.sizing import HEAD_ROWS
 
-HEAD_ROWS = 2048
-"""Predictions whose logits exist at a time, for every variant."""
-CHUNK_BYTES = 2**32
-"""Bound on the operands and raw products of one chunk in one layer."""
 SAMPLE_ROWS, SAMPLE_OUTS = 128, 4096
 """How much of a product its truncation is measured on."""
 LARGEST_SHRINKAGE = 3e-5
@@ -55,13 +52,6 @@ LARGEST_SHRINKAGE = 3e-5
 def fits(model: Any) -> bool:
     """Whether ``model`` has the structure that :class:`Walk` walks."""
     return type(model).__name__ == "GPTNeoXForCausalLM" and model.config.hidden_act == "gelu"
-
-
-def chunk_sequences(model: Any, variants: int, sequences: int, length: int) -> int:
-    """Sequences per chunk: as equal as they come, within ``CHUNK_BYTES``."""
-    per_row = 30 * model.config.hidden_size + 10 * model.config.intermediate_size
-    most = max(1, CHUNK_BYTES // (per_row * variants * length))
-    return math.ceil(sequences / math.ceil(sequences / most))
 
 
 @dataclass

@@ -110,6 +110,11 @@ class Skeleton:
         for linear in self.linears:
             linear.stored = stored[linear.weight_name]
 
+    def release(self) -> None:
+        """Lets the checkpoint's weights go: while this one's numbers are written, two others are in memory already."""
+        for linear in self.linears:
+            linear.stored = None
+
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
     """The signature of the checkpoint in ``folder`` with ``tensors``."""

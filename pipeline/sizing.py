@@ -1,0 +1,107 @@
+"""How much GPU memory measuring a model as a whole takes, from its config.json and the size of its weight files.
+
+Known before anything starts, so that the choice between the whole model and the walk layer by layer, which computes in
+another arithmetic on a GPU, is made once for a suite. Added up is what the code holds at its fullest moment; all bounds
+are from above. Legend: S = stored bytes, D = hidden size, F = inner size, K = vocabulary, V = variants, M = V x tokens.
+
+* always: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D; ``RUNTIME_BYTES``
+* GPT-NeoX in split (``probe/gpu/neox.py``): three float32 residual streams of all tokens, 12 M D; and the larger of
+  one layer packed for all variants, 6 V (4 D^2 + 3 D F), with a chunk of operands and products, (30 D + 10 F) bytes
+  a row up to ``CHUNK_BYTES``; and the packed head, 6 K D for each of its weights, with the logits of ``HEAD_ROWS``
+* any other (``probe/gpu/engine.py``): the logits of a chunk twice, 2 x ``MODULE_LOGIT_BYTES`` or of one sequence if
+  that is more, the float32 activations of its rows, (64 D + 24 F) bytes each, and the largest packed layer
+
+Allocated at the most on an H100 with 32 x 4 x 512 tokens and three variants, against this bound: Pythia-160m 5.0 of
+6.9 GiB, in ieee 4.5 of 6.5; Pythia-1.4b 13.2 of 16.2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.spec import TokenShape, Variant
+
+CHUNK_BYTES = 2**32
+"""Bound on the operands and raw products of one chunk in one layer of the walk."""
+HEAD_ROWS = 2048
+"""Predictions whose logits exist at a time in the walk, for every variant."""
+MODULE_LOGIT_BYTES = 2**31
+"""Bound on the logits of a chunk elsewhere; one sequence is the least."""
+RUNTIME_BYTES = 2**30
+"""CUDA's context, the libraries' work space, scores."""
+USABLE_SHARE = 0.9
+"""Of a GPU's memory: the rest is lost between blocks, or belongs to others."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a bound on memory needs to know of a model."""
+
+    stored_bytes: int
+    """Of its weight files."""
+    hidden: int
+    inner: int
+    vocabulary: int
+    neox: bool
+    """Whether it is a GPT-NeoX, which has kernels of its own."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], stored_bytes: int) -> ModelSize | None:
+        """From a config.json; None where that does not say."""
+        hidden = _whole(config, "hidden_size", "n_embd")
+        inner = _whole(config, "intermediate_size", "ffn_dim", "n_inner")
+        vocabulary = _whole(config, "vocab_size")
+        if hidden is None or vocabulary is None:
+            return None
+        return cls(
+            stored_bytes, hidden, inner or 4 * hidden, vocabulary, config.get("model_type") == "gpt_neox"
+        )
+
+
+def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
+    """Bytes of GPU memory that a probe of the whole model takes at most."""
+    hidden, inner, vocabulary, count = size.hidden, size.inner, size.vocabulary, len(variants)
+    sequences, rows = shape.n_tokens // shape.seq_len, count * shape.n_tokens
+    always = 2 * size.stored_bytes + 4 * vocabulary * hidden + RUNTIME_BYTES
+    head = 6 * (1 + sum(variant.head for variant in variants)) * vocabulary * hidden
+    if size.neox and arithmetic == "split":
+        at_once = count * shape.seq_len * walk_chunk(hidden, inner, count, sequences, shape.seq_len)
+        layer = 6 * count * (4 * hidden**2 + 3 * hidden * inner)
+        logits = 4 * count * vocabulary * min(HEAD_ROWS, shape.n_tokens)
+        return always + 12 * rows * hidden + max(layer + row_bytes(hidden, inner) * at_once, head + logits)
+    at_once = count * shape.seq_len * module_chunk(vocabulary, count, sequences, shape.seq_len)
+    activations = (8 * vocabulary + 64 * hidden + 24 * inner) * at_once
+    return always + activations + max(head, 6 * count * hidden * inner)
+
+
+def walk_chunk(hidden: int, inner: int, variants: int, sequences: int, length: int) -> int:
+    """Sequences of ``length`` per chunk of the walk: as equal as they come, within ``CHUNK_BYTES``."""
+    most = max(1, CHUNK_BYTES // (row_bytes(hidden, inner) * variants * length))
+    return math.ceil(sequences / math.ceil(sequences / most))
+
+
+def row_bytes(hidden: int, inner: int) -> int:
+    """Bytes of operands and raw products that one row of a chunk has in the walk."""
+    return 30 * hidden + 10 * inner
+
+
+def module_chunk(vocabulary: int, variants: int, sequences: int, length: int) -> int:
+    """Sequences of ``length`` per chunk elsewhere, within ``MODULE_LOGIT_BYTES``."""
+    return max(1, min(sequences, MODULE_LOGIT_BYTES // (4 * variants * length * vocabulary)))
+
+
+def usable_bytes(memory: int, workers_per_gpu: int = 1) -> int:
+    """What of a GPU's ``memory`` one of the workers that share it can count on."""
+    return int(USABLE_SHARE * memory / workers_per_gpu)
+
+
+def _whole(config: Mapping[str, Any], *names: str) -> int | None:
+    """The first of the settings ``names`` that is a positive whole number."""
+    for name in names:
+        value = config.get(name)
+        if type(value) is int and value > 0:
+            return value
+    return None

@@ -1,0 +1,49 @@
+"""The file system behind an address. Settings come from the environment that the stores' own tools read."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.errors import UsageError
+
+ATTEMPTS = 3
+"""Tries of one request by the client itself, within a few seconds; longer outages are waited out in ``objects``."""
+
+
+def endpoint() -> str | None:
+    """The S3 server that is not Amazon's, as a URL; None where it is."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+@functools.cache
+def file_system(scheme: str, bucket: str, server: str | None) -> Any:
+    """The ``pyarrow.fs`` file system of a bucket, one per process. ``server``: :func:`endpoint`.
+
+    OSError where the region of the bucket cannot be asked for.
+    """
+    from pyarrow import fs
+
+    if scheme == "gs":
+        from datetime import timedelta
+
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=10))
+    options: dict[str, Any] = {}
+    if server is not None:
+        parts = urlsplit(server)
+        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+            raise UsageError("AWS_ENDPOINT_URL: wanted http://HOST:PORT or https://HOST, without a password")
+        options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+    elif not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
+        options["region"] = fs.resolve_s3_region(bucket)
+    # Delayed open makes an object of up to 10 MiB one PUT; otherwise every object is a multi-part upload.
+    return fs.S3FileSystem(
+        allow_delayed_open=True,
+        background_writes=False,
+        connect_timeout=5,
+        request_timeout=30,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
+        **options,
+    )

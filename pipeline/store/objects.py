@@ -1,0 +1,169 @@
+"""A prefix of an object store, through ``pyarrow.fs``: no dependency beyond pyarrow, which is needed anyway.
+
+A small object is one PUT, all or nothing. A large one (a fork's state) is more than pyarrow puts into one request,
+and pyarrow 26 *completes* a multi-part upload that has failed, with the parts that arrived: the object is then there,
+cut off. So a large object goes to a key of its own under ``.tmp/``, its size is checked, and the store copies it to
+its name, which for a reader is again one step.
+
+The client tries a request again for a few seconds; beyond that every call here goes on trying for ``PATIENCE_S``.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TypeVar
+
+from pipeline.errors import OutputError, UsageError
+from pipeline.store.address import Address
+from pipeline.store.clients import endpoint, file_system
+from pipeline.store.faults import explain
+from pipeline.store.lease import hold
+
+SMALL_BYTES = 8 * 2**20
+"""Objects up to this size are one PUT (pyarrow: up to 10 MiB)."""
+
+PATIENCE_S = 60.0
+"""How long a request that failed for a passing reason is tried again."""
+
+LONGEST_PAUSE_S = 8.0
+
+TEMPORARY, LEASES = ".tmp", ".lock"
+"""Folders of uploads that are not finished, and of the drivers' leases."""
+
+T = TypeVar("T")
+
+
+class ObjectStore:
+    """See ``pipeline.store.base.Store``. The lock is a lease that runs out (``pipeline.store.lease``)."""
+
+    readers = 32
+
+    def __init__(self, address: Address, patience_s: float = PATIENCE_S) -> None:
+        self._address = address
+        self._patience_s = patience_s
+
+    @property
+    def location(self) -> str:
+        return str(self._address)
+
+    def place(self, name: str) -> str:
+        return f"{self._address}/{name}" if name else str(self._address)
+
+    def check(self) -> None:
+        """UsageError where there is no such bucket, OutputError, soon, where it cannot be looked at."""
+        self._require_bucket(patience_s=0.0)
+
+    def _require_bucket(self, patience_s: float | None = None) -> None:
+        bucket = self._address.bucket
+        info = self._try("use", "", lambda fs: fs.get_file_info(bucket), patience_s)
+        if info.type.name == "NotFound":
+            server = endpoint() if self._address.scheme == "s3" else None
+            raise UsageError(
+                f"{self._address}: there is no bucket {bucket}{f' at {server}' if server else ''}: create it, or "
+                "correct its name"
+            )
+
+    def read(self, name: str) -> bytes | None:
+        def get(fs: Any) -> bytes | None:
+            try:
+                with fs.open_input_file(self._address.key(name)) as file:
+                    data: bytes = file.read()
+                    return data
+            except FileNotFoundError:
+                return None
+
+        data = self._try("read", name, get)
+        if data is None:
+            self._require_bucket()  # a missing one looks the same
+        return data
+
+    def exists(self, name: str) -> bool:
+        info = self._try("look up", name, lambda fs: fs.get_file_info(self._address.key(name)))
+        return bool(info.is_file)
+
+    def names(self, folder: str, suffix: str) -> list[str]:
+        return sorted(name for name in self.stamps(folder) if name.endswith(suffix))
+
+    def stamps(self, folder: str) -> dict[str, float]:
+        """When each file in ``folder`` was written, in seconds of the store's own clock, by name."""
+
+        def listing(fs: Any) -> dict[str, float]:
+            from pyarrow.fs import FileSelector
+
+            found = fs.get_file_info(FileSelector(self._address.key(folder), allow_not_found=True))
+            return {info.base_name: info.mtime.timestamp() for info in found if info.is_file}
+
+        found = self._try("list", folder, listing)
+        if not found:
+            self._require_bucket()
+        return found
+
+    def write(self, name: str, data: bytes) -> None:
+        key = self._address.key(name)
+        if len(data) <= SMALL_BYTES:
+            self._try("write", name, lambda fs: _put(fs, key, data))
+            return
+        temporary = f"{TEMPORARY}/{secrets.token_hex(8)}"
+        try:
+            self._try("write", name, lambda fs: _put_whole(fs, self._address.key(temporary), data))
+            self._try("write", name, lambda fs: fs.copy_file(self._address.key(temporary), key))
+        finally:
+            with suppress(OutputError):  # else it is swept by the next driver
+                self._remove(temporary, patience_s=0.0)
+
+    def remove(self, name: str) -> None:
+        self._remove(name)
+
+    def _remove(self, name: str, patience_s: float | None = None) -> None:
+        def delete(fs: Any) -> None:
+            try:
+                fs.delete_file(self._address.key(name))
+            except FileNotFoundError:
+                return
+
+        self._try("remove", name, delete, patience_s)
+
+    def make_folder(self, folder: str) -> None:
+        """Nothing: an object needs no folder."""
+
+    def sweep(self, *_: str) -> None:
+        """Removes unfinished uploads; those of all folders lie in one."""
+        for name in self.names(TEMPORARY, ""):
+            self.remove(f"{TEMPORARY}/{name}")
+
+    def lock(self) -> AbstractContextManager[None]:
+        return hold(self, LEASES)
+
+    def _try(self, verb: str, name: str, action: Callable[[Any], T], patience_s: float | None = None) -> T:
+        """``action`` on the file system, again while it fails for a passing reason; OutputError in the end."""
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        pause = 0.5
+        while True:
+            try:
+                return action(file_system(self._address.scheme, self._address.bucket, endpoint()))
+            except OSError as error:
+                fault = explain(error, self._address.scheme)
+            if fault.lasting or time.monotonic() + pause > deadline:
+                raise OutputError(
+                    f"cannot {verb} {self.place(name)}: {fault.reason}; what was written before is intact, and the "
+                    "same command resumes"
+                )
+            time.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _put(fs: Any, key: str, data: bytes) -> None:
+    with fs.open_output_stream(key) as stream:
+        stream.write(data)
+
+
+def _put_whole(fs: Any, key: str, data: bytes) -> None:
+    """As :func:`_put`; OSError where the object is there but not all of it."""
+    _put(fs, key, data)
+    size = fs.get_file_info(key).size
+    if size != len(data):
+        raise OSError(f"{size} of {len(data)} bytes arrived")

@@ -1,0 +1,75 @@
+"""Growth between two windows, against simulated truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.analysis.curves import Curve
+from pipeline.analysis.growth import Growth, Window, compare_growth, parse_window
+from pipeline.analysis.noise import ar1_noise
+from pipeline.errors import UsageError
+
+BEFORE, END = Window(200, 280), Window(360, 400)
+
+
+def simulated(
+    rng: np.random.Generator, final: float, n_batches: int = 16, text: np.ndarray | None = None
+) -> Curve:
+    """A gap of 5 % up to step 300, then linear to ``final`` times that at step 400, on shared texts."""
+    step = np.arange(0, 401, 10)
+    truth = 0.05 * (1 + (final - 1) * np.clip((step - 300) / 100, 0, 1))
+    scatter = ar1_noise(rng, len(step), 1, 0.4)[:, 0] * 0.03
+    difference = np.log1p(truth * np.exp(scatter))
+    of_text = rng.normal(0, 0.15, n_batches) if text is None else text
+    fp32 = 2.0 + rng.normal(0, 0.3, n_batches) + np.zeros((len(step), 1))
+    variant = fp32 + difference[:, None] * (1 + of_text)
+    return Curve(
+        step=step,
+        fp32_nll_nats=fp32.mean(axis=1),
+        variant_nll_nats={"int4": variant.mean(axis=1)},
+        fp32_batch_nll_nats=fp32,
+        variant_batch_nll_nats={"int4": variant},
+    )
+
+
+def test_intervals_cover_the_truth_and_tell_growth_from_none() -> None:
+    true_end = 0.05 * (1 + 1.0 * np.mean([0.6, 0.7, 0.8, 0.9, 1.0]))
+    covered, told, false_alarms = 0, 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        flat, rising = simulated(rng, 1.0), simulated(rng, 2.0)
+        first, second = compare_growth([flat, rising], "int4", BEFORE, END, seed=seed)
+        covered += second.growth.lower <= true_end / 0.05 <= second.growth.upper
+        assert second.against is not None
+        told += second.against.lower > 1.25
+        false_alarms += not first.growth.lower <= 1 <= first.growth.upper
+    assert covered >= 52
+    assert told >= 57
+    assert false_alarms <= 8
+
+
+def test_the_estimates_are_plain_means_of_the_windows() -> None:
+    curve = simulated(np.random.default_rng(0), 2.0)
+    (found,) = compare_growth([curve], "int4", BEFORE, END)
+    gap = curve.gap("int4")
+    early, late = gap[20:29].mean(), gap[36:41].mean()
+    assert isinstance(found, Growth)
+    assert (found.before.estimate, found.end.estimate) == pytest.approx((early, late))
+    assert found.growth.estimate == pytest.approx(late / early)
+    assert found.before.lower < early < found.before.upper
+    assert found.against is None
+
+
+def test_what_cannot_be_compared_is_named() -> None:
+    rng = np.random.default_rng(0)
+    curve = simulated(rng, 1.0)
+    with pytest.raises(UsageError, match=r"1 checkpoints from step 395 to 900.*0 to 400"):
+        compare_growth([curve], "int4", BEFORE, Window(395, 900))
+    with pytest.raises(UsageError, match="same evaluation"):
+        compare_growth([curve, simulated(rng, 1.0, n_batches=8)], "int4", BEFORE, END)
+    with pytest.raises(UsageError, match="no column int3"):
+        compare_growth([curve], "int3", BEFORE, END)
+    for text in ("", "5", "9:3", "a:b"):
+        with pytest.raises(UsageError, match="FIRST:LAST"):
+            parse_window(text)

@@ -1,0 +1,40 @@
+"""A disk that can be filled, for tests that run out of space."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from tests.jobs.test_faults import wait_for
+
+
+@contextmanager
+def small_disk(parent: Path, size: str) -> Iterator[Path]:
+    """A mounted file system of ``size`` (as ``512k``) under ``parent``; skips the test without the right to mount."""
+    disk = parent / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+    if subprocess.run(command, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def fill_when(ready: Callable[[], bool], filler: Path) -> None:
+    """Writes ``filler`` until its disk is full, in a thread, once ``ready``."""
+
+    def fill() -> None:
+        wait_for(ready)
+        with suppress(OSError), filler.open("wb") as file:
+            while True:
+                file.write(b"\0" * 4096)
+                file.flush()
+
+    Thread(target=fill, daemon=True).start()

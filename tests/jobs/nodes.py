@@ -1,0 +1,137 @@
+"""A Ray cluster of several raylets on this machine, as `ray start` makes it, and jobs submitted to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Nodes:
+    """A head with its dashboard on the loopback, and nodes that join it; ends them all."""
+
+    def __init__(self, cpus: int) -> None:
+        self._temporary = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie below it
+        self._port, self._dashboard = free_port(), free_port()
+        self._environment = {
+            **os.environ,
+            # A job's `python` is the first in the PATH of the shell that started its node.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_scheduler_spread_threshold": "0",
+        }
+        self._environment.pop("PYTHONPATH", None)  # the code that runs is what was uploaded
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        self.add(
+            cpus, "--head", f"--port={self._port}", f"--temp-dir={self._temporary}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={free_port()}",
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while self.ray("job", "list").returncode:
+            assert time.monotonic() < deadline, "the head does not answer"
+            time.sleep(0.5)
+
+    def add(self, cpus: int, *options: str) -> subprocess.Popen[bytes]:
+        """Starts one more node (or, with these options, the head)."""
+        where = options or (f"--address=127.0.0.1:{self._port}",)
+        node = subprocess.Popen(
+            [
+                RAY, "start", *where, f"--num-cpus={cpus}", "--num-gpus=0", "--block", "--disable-usage-stats",
+                f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}",
+            ],
+            env=self._environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._nodes.append(node)
+        return node
+
+    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs ``ray`` as a user does from elsewhere: with the address of the dashboard."""
+        environment = {**self._environment, "RAY_ADDRESS": f"http://127.0.0.1:{self._dashboard}"}
+        return subprocess.run(
+            [RAY, *arguments],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
+
+    def submit(self, job: str, *command: object, wait: bool = True) -> subprocess.CompletedProcess[str]:
+        """`ray job submit --working-dir . -- python -m jobs ...` in the repository."""
+        options = ["--submission-id", job, "--working-dir", ".", *([] if wait else ["--no-wait"])]
+        return self.ray("job", "submit", *options, "--", "python", "-m", "jobs", *map(str, command))
+
+    def status(self, job: str) -> str:
+        """RUNNING, STOPPED, SUCCEEDED, FAILED, ..."""
+        said = self.ray("job", "status", job)
+        found = re.search(r"(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)|succeeded|failed|stopped", said.stdout)
+        assert found, said
+        return found[0].upper()
+
+    def logs(self, job: str) -> str:
+        return self.ray("job", "logs", "--log-color", "false", job).stdout
+
+    def close(self) -> None:
+        for node in reversed(self._nodes):
+            node.terminate()
+        for node in self._nodes:
+            try:
+                node.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                node.kill()
+        for pid in processes(self._temporary):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def raylet(node: subprocess.Popen[bytes]) -> int | None:
+    """Process id of the raylet of ``node``, once it has one."""
+    return next((pid for pid in children(node.pid) if "raylet/raylet" in title(pid)), None)
+
+
+def busy_workers(parent: int) -> list[int]:
+    """Process ids of the workers of a raylet that are on a checkpoint (Ray titles them by it)."""
+    return [pid for pid in children(parent) if title(pid).startswith("ray::step")]
+
+
+def processes(part: str) -> list[int]:
+    return [pid for pid in _pids() if part in title(pid) and pid != os.getpid()]
+
+
+def children(parent: int) -> list[int]:
+    return [pid for pid in _pids() if _parent(pid) == parent]
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]

@@ -1,0 +1,65 @@
+"""What a fork asks of its suite before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import jobs.suite
+import pipeline.fork
+from jobs.fork import run_fork_experiment
+from jobs.fork_request import ForkOptions, build_fork_request
+from jobs.request import AuditOptions
+from pipeline.errors import UsageError
+from pipeline.ledger import RunSummary
+from pipeline.suites import open_suite
+from tests.models import VOCAB
+
+
+@pytest.fixture
+def options(llama_suite: Path, tokens_file: str, tmp_path: Path) -> ForkOptions:
+    train = tmp_path / "train.npy"
+    np.save(train, np.random.default_rng(1).integers(0, VOCAB, 8192))
+    audit = AuditOptions(
+        suite=str(llama_suite), out=str(tmp_path / "out"), corpus=tokens_file, device="cpu", batches=1, seq_len=32
+    )  # fmt: skip
+    return ForkOptions(
+        audit, start="30", schedules="cosine", n_steps=20, probe_every=10, tokens_per_step=64,
+        train_corpus=f"tokens:{train}", learning_rate=1e-3,
+    )  # fmt: skip
+
+
+def configure(suite: Path, **settings: object) -> None:
+    for path in suite.glob("*/config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+
+def test_training_on_token_ids_needs_no_tokenizer(options: ForkOptions, llama_suite: Path) -> None:
+    (llama_suite / "tokenizer.json").write_text("{")
+    assert open_suite(str(llama_suite)).tokenizer is not None
+    assert len(build_fork_request(options).train) > 0
+    with pytest.raises(UsageError, match="tokenizer of suite llama"):
+        build_fork_request(dataclasses.replace(options, train_corpus="docstrings"))
+
+
+@pytest.mark.parametrize("size", [None, "320", 0])
+def test_a_vocabulary_of_no_size_is_named(options: ForkOptions, llama_suite: Path, size: object) -> None:
+    configure(llama_suite, vocab_size=size)
+    with pytest.raises(UsageError, match=rf"suite llama gives vocab_size {size!r}: wanted a positive"):
+        build_fork_request(options)
+
+
+def test_what_is_wrong_with_the_suite_is_said(
+    options: ForkOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def defective(name: str, revisions: str | None) -> object:
+        return dataclasses.replace(open_suite(name, revisions), warnings=("known defect of llama",))
+
+    monkeypatch.setattr(jobs.suite, "resolve_suite", defective)
+    monkeypatch.setattr(pipeline.fork, "fork", lambda *_: RunSummary((), 0, {}, 0.0))
+    assert run_fork_experiment(options) == 0
+    assert "warning: known defect of llama" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+"""The same run into a folder and into an object store: equal tables, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.cli import main
+from pipeline.shards import RunFolder
+from pipeline.store import lease
+from tests.conftest import SECRET
+from tests.jobs.conftest import MEASURE, start
+from tests.jobs.test_faults import wait_for
+from tests.models import save_tiny_suite
+from tests.store.faults import Fault
+from tests.store.server import Way
+
+Run = Callable[..., Result]
+TABLES = ("tables/trajectory.parquet", "tables/trajectory.csv", "tables/tensors.parquet")
+N = 7
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven checkpoints, the last of which repeats the first."""
+    folder = tmp_path_factory.mktemp("suites") / "suite"
+    save_tiny_suite("gpt_neox", folder, [f"step{n}" for n in range(N - 1)])
+    shutil.copytree(folder / "step0", folder / f"step{N - 1}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run into a folder, by its ``file://`` URL."""
+    out = tmp_path_factory.mktemp("local")
+    command = ["run", suite, "--corpus", tokens_file, "--out", f"file://{out}", *MEASURE]
+    assert CliRunner().invoke(main, [str(word) for word in command]).exit_code == 0
+    return out
+
+
+def assert_same_tables(url: str, local: Path) -> None:
+    for name in TABLES:
+        assert RunFolder(url).read_result(name) == (local / name).read_bytes(), name
+
+
+def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it(
+    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
+) -> None:
+    out = f"{bucket}/runs/a"
+    done = run("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert done.exit_code == 0, done.output
+    assert f"numbers: {out}/report.json" in done.stdout
+    assert_same_tables(out, local)
+    assert (RunFolder(out).read_result("report.html") or b"").startswith(b"<!doctype html>")
+    assert (RunFolder(out).read_result("figures/trajectory.png") or b"").startswith(b"\x89PNG")
+    status = json.loads(run("status", out, "--json").stdout)
+    assert len(status["done"]) == status["expected"] == N
+    assert run("reduce", out).exit_code == 0
+    assert run("report", out).exit_code == 0
+    phases = run("phases", f"{out}/tables/trajectory.csv", "--json")
+    assert json.loads(phases.stdout)["table"] == f"{out}/tables/trajectory.csv"
+
+    way.faults.clear()
+    again = run("audit", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert f"{N} were there" in again.stdout, again.output
+    shards = [target for _, target in way.faults.requests if "shards%2Faudit" in target]
+    assert len(shards) == 1, "a resume lists the shards once"
+    assert not any(method == "PUT" and ".arrow" in target for method, target in way.faults.requests)
+
+
+def test_faults_on_the_way_change_no_number(
+    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
+) -> None:
+    out = f"{bucket}/run"
+    way.faults.add(
+        Fault("status", "PUT", "000001.arrow", times=4),
+        Fault("cut request", "PUT", "000002.arrow", times=2),
+        Fault("cut reply", "PUT", "000003.arrow", times=1),
+        Fault("cut reply", "GET", "tokens.npy", times=1),
+        Fault("status", "GET", "list-type", times=1, status=503),
+    )
+    done = run("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    assert done.exit_code == 0, done.output
+    assert "0 failed" in done.stdout
+    assert_same_tables(out, local)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_and_resumed_equals_undisturbed(
+    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = f"{bucket}/run"
+    command = ("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    with start(*command) as first:
+        wait_for(lambda: bool(RunFolder(out).shard_keys()), first)
+        os.killpg(first.pid, signal.SIGKILL)
+    assert len(RunFolder(out).shard_keys()) < N
+    monkeypatch.setattr(lease, "EXPIRY_S", 2.0)
+    monkeypatch.setattr(lease, "PULSE_S", 0.5)
+    resumed = run(*command)
+    assert resumed.exit_code == 0, resumed.output
+    assert "shards are there already" in resumed.stdout
+    assert_same_tables(out, local)
+
+
+def test_a_second_driver_is_refused_by_name(
+    run: Run, suite: Path, tokens_file: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "PULSE_S", 0.3)
+    with RunFolder(f"{bucket}/run").lock():
+        refused = run("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
+    assert refused.exit_code == 2
+    assert f"{bucket}/run is in use by process {os.getpid()} on" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["audit", "reduce", "report", "status"])
+def test_a_bucket_that_does_not_exist_is_wrong_usage(
+    run: Run, suite: Path, tokens_file: str, bucket: str, command: str
+) -> None:
+    words = [suite, "--corpus", tokens_file, "--out"] if command == "audit" else []
+    refused = run(command, *words, f"{bucket}x/run")
+    assert refused.exit_code == 2
+    assert f"{bucket}x/run: there is no bucket" in refused.stderr
+
+
+def test_a_store_that_refuses_in_the_middle_stops_the_run_with_its_url_and_no_secret(
+    run: Run, suite: Path, tokens_file: str, bucket: str, way: Way
+) -> None:
+    way.faults.add(Fault("status", "PUT", "000002.arrow", status=403))
+    stopped = run("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
+    assert stopped.exit_code == 1
+    assert f"cannot write {bucket}/run/shards/audit/step000000002.arrow: access denied" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    kept = RunFolder(f"{bucket}/run").shard_keys()
+    assert "step000000001" in kept
+    for name in ("run.json", *(f"shards/audit/{key}.arrow" for key in kept)):
+        assert SECRET.encode() not in (RunFolder(f"{bucket}/run").read_result(name) or b"")

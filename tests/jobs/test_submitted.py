@@ -1,0 +1,107 @@
+"""`ray job submit` for real: a cluster of two nodes on this machine, the repository uploaded, output into S3."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import main
+from pipeline.shards import RunFolder
+from tests.jobs.nodes import Nodes, busy_workers, raylet
+from tests.jobs.test_faults import wait_for
+from tests.models import save_tiny_suite
+from tests.store.server import Way
+
+pytestmark = pytest.mark.slow
+SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "2")
+N = 16
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suites") / "suite"
+    return save_tiny_suite("gpt_neox", folder, [f"step{n}" for n in range(N)])
+
+
+@pytest.fixture(scope="module")
+def local(suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happened to, into a folder."""
+    out = tmp_path_factory.mktemp("local")
+    command = ["run", suite, "--corpus", tokens_file, "--out", out, *SIZE]
+    assert CliRunner().invoke(main, [str(word) for word in command]).exit_code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def nodes(way: Way) -> Iterator[Nodes]:
+    """The head of a cluster, with two cores."""
+    nodes = Nodes(2)
+    yield nodes
+    nodes.close()
+
+
+def assert_same_tables(out: str, local: Path) -> None:
+    for name in ("tables/trajectory.parquet", "tables/tensors.parquet"):
+        assert RunFolder(out).read_result(name) == (local / name).read_bytes(), name
+
+
+def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
+    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
+) -> None:
+    out = f"{bucket}/run"
+    node = nodes.add(2)
+    wait_for(lambda: raylet(node) is not None)
+    submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
+    assert submitted.returncode == 0, submitted.stderr
+    wait_for(lambda: bool(RunFolder(out).shard_keys()) and bool(busy_workers(raylet(node) or 0)))
+    victim = raylet(node)
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    assert len(RunFolder(out).shard_keys()) < N, "it was meant to be killed in the middle"
+    wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
+    log = nodes.logs("killed")
+    assert nodes.status("killed") == "SUCCEEDED", log
+    assert f"{N} measured, 0 were there, 0 failed" in log
+    assert re.search(r"^audit: \d+/16", log, re.MULTILINE), "progress in plain lines"
+    assert "\x1b" not in log
+    assert_same_tables(out, local)
+
+
+def test_a_job_is_stopped_and_its_successor_resumes(
+    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
+) -> None:
+    out = f"{bucket}/run"
+    command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    nodes.submit("first", *command, wait=False)
+    wait_for(lambda: bool(RunFolder(out).shard_keys()))
+    assert nodes.ray("job", "stop", "first").returncode == 0
+    assert nodes.status("first") == "STOPPED"
+    kept = len(RunFolder(out).shard_keys())
+    assert kept < N
+    second = nodes.submit("second", *command)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert nodes.status("second") == "SUCCEEDED"
+    assert re.search(r"(\d+) shards are there already", second.stdout)
+    assert "is held by another driver" not in second.stdout, "one that is stopped gives its lock back"
+    assert_same_tables(out, local)
+
+
+def test_wrong_usage_fails_the_job_with_its_reason(nodes: Nodes, suite: Path, tokens_file: str) -> None:
+    refused = nodes.submit("relative", "run", suite, "--corpus", tokens_file, "--out", "outputs/x")
+    assert refused.returncode == 1
+    assert nodes.status("relative") == "FAILED"
+    assert "working directory is a copy that is thrown away" in refused.stdout
+
+
+def test_only_the_code_is_uploaded(nodes: Nodes) -> None:
+    listed = nodes.ray("job", "submit", "--working-dir", ".", "--", "ls", "-A")
+    assert listed.returncode == 0, listed.stderr
+    uploaded = set(listed.stdout.split())
+    assert {"jobs", "pipeline", "requirements.lock"} <= uploaded
+    assert not {".git", ".venv", "outputs", "tests", ".mypy_cache"} & uploaded

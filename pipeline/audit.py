@@ -60,10 +60,11 @@ def audit(
         plan = _record_plan(request)
         crew = None
         distinct = {each.key for each in request.suite.checkpoints if each.duplicate_of is None}
-        if left := distinct - set(request.out.shard_keys()):
+        listed = request.out.shard_keys()
+        if left := distinct - set(listed):
             # There is work, whatever the survey finds: workers import and shards are checked at the same time.
             crew = stack.enter_context(staffed(request.resources, len(left), events))
-        found = survey(request.out, plan)
+        found = survey(request.out, plan, listed)
         if request.replace_stale:
             for key in found.stale:
                 request.out.remove_shard(key)

@@ -5,7 +5,7 @@ A rerun is: survey, then submit what is not done. ``status`` prints the same sur
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,14 @@ class Survey:
         )
 
 
-def survey(folder: RunFolder, plan: RunPlan | ForkPlan) -> Survey:
-    """Reads and checks every shard in ``folder``, whether ``plan`` expects it or not."""
+def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | None = None) -> Survey:
+    """Reads and checks every shard in ``folder``, whether ``plan`` expects it or not; ``keys``: those listed just now."""
     wanted = plan.expected()
     failures = folder.read_failures()
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
     corrupt: dict[str, str] = {}
-    keys = folder.shard_keys()
+    keys = folder.shard_keys() if keys is None else keys
     for key, shard in zip(keys, folder.read_shards(keys), strict=True):
         if isinstance(shard, OtherSchemaError):
             stale[key] = ("schema: that of another version -> this version's",)

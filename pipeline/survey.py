@@ -54,7 +54,7 @@ class Survey:
 
 
 def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | None = None) -> Survey:
-    """Reads and checks every shard in ``folder``, whether ``plan`` expects it or not; ``keys``: those listed just now."""
+    """Reads and checks every shard in ``folder``, expected or not; ``keys``: those listed just now."""
     wanted = plan.expected()
     failures = folder.read_failures()
     done: list[str] = []

@@ -7,9 +7,10 @@ from typing import TypeVar
 
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint
-from pipeline.suites.content import confirm_local, find_duplicates, local_content_ids
+from pipeline.suites.content import confirm_local, find_duplicates
 from pipeline.suites.files import choose_weights, has_tokenizer
 from pipeline.suites.manifest import MANIFEST, Entry, Manifest, read_manifest
+from pipeline.suites.memory import content_ids
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
 from pipeline.suites.settings import TrainingSettings
 from pipeline.suites.suite import Suite, keyed_stages
@@ -56,7 +57,7 @@ def _checkpoints(
         raise choice.nothing(name, [revision.name for revision in revisions])
     folders = [folder / revision.name for revision in wanted]
     found = []
-    for revision, path, identity in zip(wanted, folders, local_content_ids(folders), strict=True):
+    for revision, path, identity in zip(wanted, folders, content_ids(folder, folders), strict=True):
         entry = entries.get(revision.name) or Entry(revision.step, revision.name)
         state = read_trainer_state(path, revision.step)
         found.append(

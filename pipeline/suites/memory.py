@@ -1,0 +1,87 @@
+"""Content ids of folders that have not changed, remembered between commands.
+
+Identifying a checkpoint reads up to 16 MiB of its weights; a suite of thousands is identified anew by every command,
+a resumed audit among them. An id is therefore kept with what the file system says of the files that it was made of
+(name, size, inode, times of change), as version control does with its index, and used while all of that is the same.
+The time of the last change of an inode cannot be set back by a program, so a file that was overwritten and given
+its old date is noticed. Files changed in the last minute are never remembered: a second change within the file system's
+resolution would not show.
+
+Everything here is an optimisation: a memory that cannot be read or written is as good as an empty one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import CheckpointError, OutputError
+from pipeline.files import make_folder, write_atomically
+from pipeline.suites.content import local_content_ids
+from pipeline.suites.files import weight_files
+
+SETTLED_NS = 60 * 10**9
+"""Files changed more recently than this are not remembered."""
+
+
+def content_ids(suite: Path, folders: Sequence[Path]) -> list[str]:
+    """As ``content.local_content_ids`` for ``folders`` of ``suite``, reading only what has changed since last time."""
+    path = _memory_file(suite)
+    known, states = _read(path), [_state(folder) for folder in folders]
+    ids = {}
+    for folder, state in zip(folders, states, strict=True):
+        remembered = known.get(folder.name)
+        if state is not None and remembered is not None and remembered[0] == state:
+            ids[folder] = remembered[1]
+    missing = [folder for folder in folders if folder not in ids]
+    ids |= dict(zip(missing, local_content_ids(missing), strict=True))
+    if missing:
+        now = {
+            folder.name: [state, ids[folder]]
+            for folder, state in zip(folders, states, strict=True)
+            if state is not None and ids[folder] and state == _state(folder)
+        }
+        _write(path, known | now)
+    return [ids[folder] for folder in folders]
+
+
+def _state(folder: Path) -> str | None:
+    """What the file system says of the checkpoint's files; None where it is incomplete or may still be changing."""
+    try:
+        files = [folder / "config.json", *weight_files(folder)]
+        stats = [(file.name, file.stat()) for file in files]
+    except (CheckpointError, OSError):
+        return None
+    if max(max(stat.st_mtime_ns, stat.st_ctime_ns) for _, stat in stats) > time.time_ns() - SETTLED_NS:
+        return None
+    told = [(name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _memory_file(suite: Path) -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "int4-collapse" / f"{hashlib.sha256(os.fsencode(suite)).hexdigest()[:16]}.json"
+
+
+def _read(path: Path) -> dict[str, list[str]]:
+    try:
+        known = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(known, dict) or not all(
+        isinstance(each, list) and len(each) == 2 for each in known.values()
+    ):
+        return {}
+    return known
+
+
+def _write(path: Path, known: dict[str, list[str]]) -> None:
+    try:
+        make_folder(path.parent)
+        write_atomically(path, json.dumps(known).encode())
+    except (OSError, OutputError):
+        return

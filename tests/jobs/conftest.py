@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -43,14 +44,17 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]
     """As ``run``, with the worker in this process too: for what is not about processes, whose start costs seconds."""
     layout = Layout("cpu", 1, SESSION_CORES, 0)
 
-    def drive_here(tasks: Sequence[AnyTask], layout: Layout, on_outcome: Callable[[Outcome], None]) -> None:
-        worker = TaskWorker(threads=int(layout.cpus))
+    def drive_here(tasks: Sequence[AnyTask], on_outcome: Callable[[Outcome], None]) -> None:
+        worker = TaskWorker(threads=layout.cpus)
         for task in tasks:
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
 
-    for module in (pipeline.audit, pipeline.fork):
-        monkeypatch.setattr(module, "cluster", lambda resources: nullcontext(layout))
-        monkeypatch.setattr(module, "drive", drive_here)
+    crew = SimpleNamespace(layout=layout, drive=drive_here)
+    monkeypatch.setattr(pipeline.audit, "staffed", lambda *_: nullcontext(crew))
+    monkeypatch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(layout))
+    monkeypatch.setattr(
+        pipeline.fork, "drive", lambda tasks, _, on_outcome, **__: drive_here(tasks, on_outcome)
+    )
     threads = torch.get_num_threads()
     yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
     torch.set_num_threads(threads)

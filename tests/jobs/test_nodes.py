@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,14 @@ def test_after_the_head_is_killed_the_same_command_completes(
     monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "3")
     with start(*audit, "--address", nodes.address) as driver:
         wait_for(lambda: len(shards(out)) >= 1, driver)
+        workers = [event["pid"] for event in events(out, "worker_joined")]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)  # or it would finish before anybody misses the head
         nodes.head.kill()
         driver.communicate(timeout=120)
+    for pid in workers:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert driver.returncode != 0
     kept = len(shards(out))
     assert kept < N_CHECKPOINTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -61,10 +62,11 @@ def audit(
         crew = None
         distinct = {each.key for each in request.suite.checkpoints if each.duplicate_of is None}
         listed = request.out.shard_keys()
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(survey, request.out, plan, listed)
         if left := distinct - set(listed):
-            # There is work, whatever the survey finds: workers import and shards are checked at the same time.
+            # There is work, whatever the survey finds: Ray and the workers start while the shards are checked.
             crew = stack.enter_context(staffed(request.resources, len(left), events))
-        found = survey(request.out, plan, listed)
+        found = checking.result()
         if request.replace_stale:
             for key in found.stale:
                 request.out.remove_shard(key)

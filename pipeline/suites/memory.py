@@ -45,7 +45,8 @@ def content_ids(suite: Path, folders: Sequence[Path]) -> list[str]:
             for folder, state in zip(folders, states, strict=True)
             if state is not None and ids[folder] and state == _state(folder)
         }
-        _write(path, known | now)
+        if now:
+            _write(path, known | now)
     return [ids[folder] for folder in folders]
 
 

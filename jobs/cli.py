@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import Any
 
@@ -17,6 +18,11 @@ from pipeline.errors import CollapseError, UsageError, unknown_name
 # Threads of a parallel region that wait for the slowest must sleep, not spin: on a machine that does anything
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# transformers imports torchao wherever it is installed (the tests need it); what it says of its own compiled parts,
+# which nothing here uses, is no warning to whoever runs a command.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 # What Ray itself says in a job's log (a node was lost) comes without escape codes, as everything else there.
 os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 

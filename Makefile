@@ -20,8 +20,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install
 	$(BIN)/int4-collapse run tiny --out outputs/demo
 
+# Two at a time, file by file: most of the time of a test with real processes is waiting for them to start.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ import click
 
 from jobs.console import console
 from jobs.options import run_folder, seed_option
+from pipeline.errors import UsageError
 
 
 @click.command()
@@ -29,7 +30,14 @@ def command(
     from pipeline.analysis.reduce import read_curve
 
     windows = parse_window(before), parse_window(end)
-    curves = [read_curve(run_folder(folder), name=folder) for folder in folders]
+    runs = [run_folder(folder) for folder in folders]
+    tokens = [run.read_plan().config["tokens_sha256"] for run in runs]
+    for folder, own in zip(folders, tokens, strict=True):
+        if own != tokens[0]:
+            raise UsageError(
+                f"{folder} was measured on other tokens than {folders[0]}: audit both with the same --corpus and shape"
+            )
+    curves = [read_curve(run, name=folder) for run, folder in zip(runs, folders, strict=True)]
     found = compare_growth(curves, variant, *windows, seed=seed)
 
     def percent(value: Bounded) -> str:

@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ FREE = {"name", "schedule", "min_lr"}
 """Settings in which the two may differ, as long as their learning rates agree up to the branch."""
 
 
+def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
+    """``steps`` as a set; ``UsageError`` for one that a run of ``recipe`` does not pass."""
+    for step in steps:
+        if not 1 <= step <= recipe.steps:
+            raise UsageError(
+                f"no state to keep at step {step}: a run of {recipe.name} has steps 1 to {recipe.steps}"
+            )
+    return set(steps)
+
+
+def refuse_lost(folder: Path, steps: Collection[int]) -> None:
+    """``UsageError`` where the suite in ``folder`` passed one of ``steps`` before its state was asked for."""
+    lost = [step for step in sorted(steps) if not kept_state(folder, step).is_file()]
+    if lost:
+        raise UsageError(
+            f"{folder} passed step {lost[0]} before its state was asked for, and it cannot be had afterwards: train "
+            "into a new folder"
+        )
+
+
 def kept_state(folder: Path, step: int) -> Path:
     """Where the state after ``step`` updates is kept."""
     return folder / KEPT / f"step{step}.pt"
@@ -46,6 +67,8 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
 
     ``made_by``: the recipe of ``source`` as plain values. ``UsageError`` where there is nothing to share.
     """
+    if not made_by:
+        raise UsageError(f"{source} is no suite that pretrain made: name one to branch from")
     differing = sorted(name for name, value in recipe.plain().items() if made_by.get(name) != value)
     if not set(differing) <= FREE:
         raise UsageError(

@@ -25,7 +25,7 @@ from pipeline.errors import CheckpointError, UsageError
 from pipeline.files import exclusive, make_folder, write_atomically
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.suites.files import new_folder
-from pipeline.train.branching import branch, kept_state
+from pipeline.train.branching import branch, keepable, kept_state, refuse_lost
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
 from pipeline.train.loop import Trainer, choose_device
 from pipeline.train.model import build_model, save_model
@@ -89,7 +89,7 @@ def pretrain(
     trains into it; ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
     """
     chosen = choose_device(device)
-    keep = _keepable(recipe, keep_optimizer_at)
+    keep, states = _keepable(recipe, keep_optimizer_at), keepable(recipe, keep_state_at)
     make_folder(out)
     with exclusive(out / LOCK):
         _claim(recipe, out)
@@ -97,7 +97,7 @@ def pretrain(
             try:
                 every = max(STATE_EVERY, recipe.steps // 40) if state_every is None else state_every
                 where = out / STATE / "data" if data is None else data
-                keeping = _Keeping(every, keep, set(keep_state_at), where)
+                keeping = _Keeping(every, keep, states, where)
                 if branch_from is not None and not (out / STATE / TRAINER).is_file():
                     branch(recipe, out, out / STATE / TRAINER, branch_from, _recipe_of(branch_from))
                 _train(recipe, out, chosen, on_progress, keeping)
@@ -106,6 +106,7 @@ def pretrain(
                     shutil.rmtree(out / STATE, ignore_errors=True)
                 raise
         _refuse_lost_moments(out, keep)
+        refuse_lost(out, states)
         shutil.rmtree(out / STATE, ignore_errors=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,10 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     assert (first["against"], second["against"]["estimate"]) == (None, 1.0)
     wrong = compare(out, "--before", "5:15", "--end", "100:200")
     assert (wrong.exit_code, "its steps go from 0 to 30" in wrong.stderr) == (2, True)
+    other = trained / "other"
+    shutil.copytree(trained / "out", other)
+    plan = json.loads((other / "run.json").read_text())
+    plan["config"]["tokens_sha256"] = "0" * 64
+    (other / "run.json").write_text(json.dumps(plan))
+    mixed = compare(out, str(other), "--before", "5:15", "--end", "20:30")
+    assert (mixed.exit_code, "on other tokens" in mixed.stderr) == (2, True)

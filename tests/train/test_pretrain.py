@@ -183,6 +183,12 @@ def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
         with pytest.raises(UsageError, match=complaint):
             pretrain(dataclasses.replace(micro, **change), tmp_path / "b", device="cpu", branch_from=trained)
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
+    with pytest.raises(UsageError, match="no suite that pretrain made"):
+        pretrain(micro, tmp_path / "c", device="cpu", branch_from=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="steps 1 to 30"):
+        pretrain(micro, tmp_path / "d", device="cpu", keep_state_at=(99,))
+    with pytest.raises(UsageError, match="passed step 20 before its state was asked for"):
+        pretrain(micro, trained, device="cpu", keep_state_at=(20,))
 
 
 @pytest.mark.parametrize("name", known_recipes())

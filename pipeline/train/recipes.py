@@ -186,8 +186,27 @@ PYTHON_SOURCE_3M = Recipe(
 )
 """3.2 M parameters beside the embeddings, 0.9 G tokens."""
 
+PYTHON_SOURCE_100K = Recipe(
+    name="python-source-100k",
+    vocab_size=8192,
+    layers=2,
+    width=64,
+    heads=4,
+    seq_len=512,
+    batch_sequences=128,
+    steps=71_500,
+    peak_lr=8e-3,
+    min_lr=8e-4,
+    warmup_steps=715,
+    checkpoint_every=500,
+    schedule="cosine",
+    corpus="python-source",
+)
+"""0.1 M parameters beside the embeddings, 4.7 G tokens: 48,000 tokens for each of them, to see how far damage goes."""
+
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TINY, MICRO, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M)
+    recipe.name: recipe
+    for recipe in (TINY, MICRO, PYTHON_SOURCE_100K, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M)
 }
 
 

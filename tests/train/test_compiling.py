@@ -76,6 +76,7 @@ def test_without_the_mask_attention_is_the_same(architecture):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")  # not taken, on purpose
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("optimizer", ["adamw", "sam"])
 def test_a_captured_step_trains_as_a_plain_one(optimizer):

@@ -61,6 +61,12 @@ def signal_tokens() -> dict[str, Any]:
     return {f"${name}": {"expr": f"c_{name}"} for name in LIGHT}
 
 
+def distinct_colours(count: int) -> list[str]:
+    """``count`` colours for light paper that stay apart, first those of the default variants, and then again."""
+    colours = [_OWN["int8"][0], _OWN["int4"][0], *(light for light, _ in _OTHERS)]
+    return [colours[index % len(colours)] for index in range(count)]
+
+
 def signal_params(*, dark: bool) -> dict[str, str]:
     """Values of those signals."""
     return {f"c_{name}": value for name, value in (DARK if dark else LIGHT).items()}

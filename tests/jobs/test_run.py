@@ -144,6 +144,14 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     assert first["before"]["estimate"] == pytest.approx(np.mean([gaps[step] for step in (5, 8, 10, 15)]))
     assert first["growth"]["lower"] < first["growth"]["estimate"] < first["growth"]["upper"]
     assert (first["against"], second["against"]["estimate"]) == (None, 1.0)
+    drawn = compare(
+        out, out, "--before", "5:15", "--end", "20:30", "--variant", "all", "--out", str(trained / "drawn")
+    )
+    assert drawn.exit_code == 0, drawn.output
+    numbers = json.loads((trained / "drawn" / "comparison.json").read_text())
+    assert [each["variant"] for each in numbers["found"]] == ["int8", "int8", "int4", "int4"]
+    assert numbers["found"][2]["growth"] == first["growth"]
+    assert (trained / "drawn" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     wrong = compare(out, "--before", "5:15", "--end", "100:200")
     assert (wrong.exit_code, "its steps go from 0 to 30" in wrong.stderr) == (2, True)
     other = trained / "other"

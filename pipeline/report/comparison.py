@@ -1,0 +1,135 @@
+"""The figure of several audits on one step axis: gap, FP32 perplexity and learning rate of each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import vl_convert
+
+from pipeline.report.axes import SCHEMA, VL_VERSION, Spec
+from pipeline.report.curves import EARLY
+from pipeline.report.figures import SCALE, WIDTH
+from pipeline.report.theme import config, distinct_colours, paint, tokens
+
+if TYPE_CHECKING:
+    from pipeline.analysis.curves import Curve
+
+HEIGHTS = {"gap": 230, "perplexity": 130, "learning_rate": 90}
+DASHES = ([1, 0], [5, 3], [2, 2], [8, 3, 2, 3])
+"""Of the audits that share a colour, in turn."""
+
+
+def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> bytes:
+    """The gap of ``variant``, the FP32 perplexity and, where it is known, the learning rate of every audit as PNG.
+
+    Curves whose names differ only in a last number share a colour and differ in dash. ``windows`` are shaded. The
+    first hundredths of a run, where everything falls or rises steeply, may run off the perplexity axis.
+    """
+    values = tokens((), dark=False)
+    style = {**config(values), "background": values["$paper"], "padding": 14}
+    spec = {"config": style, **paint(_spec(curves, variant, windows), values)}
+    png: bytes = vl_convert.vegalite_to_png(spec, vl_version=VL_VERSION, scale=SCALE)
+    return png
+
+
+def group_of(name: str) -> str:
+    """What of an audit's name is not its seed: the last part of its path without a last number.
+
+    >>> group_of("outputs/wsd-seed1"), group_of("s3://bucket/cosine"), group_of("runs/7")
+    ('wsd', 'cosine', '7')
+    """
+    last = PurePosixPath(name.rstrip("/")).name or name
+    return re.sub(r"[-_ ]?(seed|run)?[-_ ]?\d+$", "", last) or last
+
+
+def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> Spec:
+    groups = list(dict.fromkeys(group_of(curve.name) for curve in curves))
+    rows, members = [], dict.fromkeys(groups, 0)
+    for curve in curves:
+        group = group_of(curve.name)
+        rows += _rows(curve, variant, group, f"{group} {members[group]}")
+        members[group] += 1
+    titles = {
+        "gap": f"{variant.upper()} gap: perplexity against FP32, minus 1",
+        "perplexity": "FP32 perplexity",
+        "learning_rate": "Learning rate",
+    }
+    shown = [name for name in HEIGHTS if any(row[name] is not None for row in rows)]
+    formats = {"gap": "~%", "perplexity": ",.6~g", "learning_rate": ".2~g"}
+    n_dashes = max(members.values())
+    subtitle = "Shaded: the two windows that are compared."
+    if n_dashes > 1:
+        subtitle += " Dashed: further runs of the same name, other seeds for example."
+    views = []
+    for name in shown:
+        y: Spec = {
+            "field": name, "type": "quantitative",
+            "scale": {"zero": name != "perplexity", "nice": False, "padding": 6},
+            "axis": {"title": None, "tickCount": 4, "labelExpr": f"format(datum.value, '{formats[name]}')"},
+        }  # fmt: skip
+        x: Spec = {
+            "field": "step", "type": "quantitative", "scale": {"nice": False, "zero": False},
+            "axis": {"title": None, "labels": name == shown[-1], "labelExpr": "format(datum.value, '~s')"},
+        }  # fmt: skip
+        lines = {
+            "mark": {"type": "line", "clip": True, "strokeWidth": 1.6},
+            "encoding": {
+                "x": x,
+                "y": y,
+                "color": {
+                    "field": "group", "type": "nominal", "sort": groups,
+                    "scale": {"domain": groups, "range": distinct_colours(len(groups))},
+                    "legend": {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 2.5},
+                },
+                "strokeDash": {
+                    "field": "member", "type": "ordinal", "legend": None,
+                    "scale": {"domain": list(range(n_dashes)),
+                              "range": [DASHES[index % len(DASHES)] for index in range(n_dashes)]},
+                },
+                "detail": {"field": "audit", "type": "nominal"},
+            },
+        }  # fmt: skip
+        views.append(
+            {
+                "width": WIDTH,
+                "height": HEIGHTS[name],
+                "title": {"text": titles[name], "subtitle": subtitle if name == shown[0] else ""},
+                "layer": [_shading(windows, x), lines],
+            }
+        )
+    return {"$schema": SCHEMA, "data": {"values": rows}, "vconcat": views, "spacing": 14}
+
+
+def _shading(windows: Sequence[tuple[int, int]], x: Spec) -> Spec:
+    return {
+        "data": {"values": [{"step": first, "to": last} for first, last in windows]},
+        "mark": {"type": "rect", "color": "$phase1", "clip": True},
+        "encoding": {"x": x, "x2": {"field": "to"}},
+    }
+
+
+def _rows(curve: Curve, variant: str, group: str, audit: str) -> list[dict[str, Any]]:
+    gap = curve.gap(variant)
+    rates = curve.learning_rate
+    cut = curve.step[0] + EARLY * (curve.step[-1] - curve.step[0])
+    return [
+        {
+            "step": int(step),
+            "group": group,
+            "audit": audit,
+            "member": int(audit.rsplit(" ", 1)[1]),
+            "gap": _finite(gap[index]),
+            "perplexity": None if step < cut else _finite(math.exp(min(curve.fp32_nll_nats[index], 700.0))),
+            "learning_rate": None if rates is None else _finite(rates[index]),
+        }
+        for index, step in enumerate(curve.step)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    """``value`` for JSON: a number that is not finite leaves a gap in its line."""
+    return float(value) if math.isfinite(value) else None

@@ -71,17 +71,20 @@ def report_fork_folder(directory: str) -> None:
 
 
 def comparison_table(report: dict[str, Any]) -> Table:
-    """One row per arm: its gap at the end, and its difference to the baseline on the live weights."""
-    title = f"{report['n_runs']} runs from step {report['from_step']:,}; differences in percentage points"
+    """One row per arm: its gap at the end, and on the live weights its differences to the baseline."""
+    title = (
+        f"{report['n_runs']} runs from step {report['from_step']:,}; differences to {report['baseline']}: gap in "
+        "percentage points, losses in nats"
+    )
     table = Table(title=title, title_justify="left")
     table.add_column("arm", overflow="fold", min_width=min(16, max(map(len, report["arms"]))))
-    for head in ("last gap", "points", "95% interval", "wins", "p (Holm)", "fp32 nats"):
+    for head in ("last gap", "points", "95% interval", "wins", "fp32", "quantized"):
         table.add_column(head, justify="right", no_wrap=True)
     compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
     for arm, facts in report["arms"].items():
         final = _number(facts["final_gap"], "+.2%")
         if arm not in compared:
-            table.add_row(arm, final, "baseline" if arm == report["baseline"] else "-", *["-"] * 4)
+            table.add_row(arm, final, *["-"] * 5)
             continue
         row = compared[arm]
         low, high = row["difference"]["lower"], row["difference"]["upper"]
@@ -90,9 +93,9 @@ def comparison_table(report: dict[str, Any]) -> Table:
             final,
             _number(row["difference"]["estimate"], "+.2f"),
             "-" if low is None else f"{low:+.2f} to {high:+.2f}",
-            f"{row['wins']} of {row['pairs']}",
-            _number(row["p_holm"], ".3f"),
+            f"{row['wins']}/{row['pairs']}",
             _number(row["fp32_price_nats"]["estimate"], "+.4f"),
+            _number(row["variant_price_nats"]["estimate"], "+.4f"),
         )
     return table
 

@@ -135,6 +135,9 @@ def _comparisons(
         price = welch_estimate(
             runs.fp32_nll_nats[:, chosen].mean(axis=1), reference.fp32_nll_nats[:, chosen].mean(axis=1)
         )
+        loss = welch_estimate(
+            runs.variant_nll_nats[:, chosen].mean(axis=1), reference.variant_nll_nats[:, chosen].mean(axis=1)
+        )
         rows.append(
             {
                 "arm": arm,
@@ -146,6 +149,7 @@ def _comparisons(
                 "n_baseline_runs": len(reference.seeds),
                 **dataclasses.asdict(found),
                 "fp32_price_nats": dataclasses.asdict(price),
+                "variant_price_nats": dataclasses.asdict(loss),
             }
         )
     adjusted = holm([row["difference"]["p_value"] for row in rows])
@@ -191,12 +195,14 @@ def _average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> dict[
     chosen = ~np.isin(np.array(live.phases), ["start", "rewarm"])
     gap = paired_estimate((mean.gap - live.gap)[:, chosen].mean(axis=1) * POINTS)
     price = paired_estimate((mean.fp32_nll_nats - live.fp32_nll_nats)[:, chosen].mean(axis=1))
+    loss = paired_estimate((mean.variant_nll_nats - live.variant_nll_nats)[:, chosen].mean(axis=1))
     return {
         "arm": arm,
         "weights": weights,
         "n_runs": len(live.seeds),
         "difference": dataclasses.asdict(gap),
         "fp32_price_nats": dataclasses.asdict(price),
+        "variant_price_nats": dataclasses.asdict(loss),
     }
 
 

@@ -33,6 +33,8 @@ class ArmRuns:
     """(runs, steps); NaN after a run has diverged."""
     fp32_nll_nats: FloatArray
     """(runs, steps)"""
+    variant_nll_nats: FloatArray
+    """(runs, steps): what the quantized model itself loses, which is what is deployed"""
     diverged: tuple[bool, ...]
 
 
@@ -59,16 +61,16 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
     rows = table.filter((pl.col("arm") == arm) & (pl.col("weights") == weights))
     steps = sorted(table["step"].unique().to_list())
     seeds = tuple(sorted(rows["seed"].unique().to_list()))
-    gap, nll = np.full((2, len(seeds), len(steps)), np.nan)
+    gap, nll, fp32_nll = np.full((3, len(seeds), len(steps)), np.nan)
     place = {step: index for index, step in enumerate(steps)}
     phases = dict.fromkeys(steps, "")
     diverged = dict.fromkeys(seeds, False)
     for row in rows.iter_rows(named=True):
         run, column = seeds.index(row["seed"]), place[row["step"]]
         if row["variant"] == variant:
-            gap[run, column] = row["gap"]
+            gap[run, column], nll[run, column] = row["gap"], row["nll_nats"]
         if row["variant"] == "fp32":
-            nll[run, column] = row["nll_nats"]
+            fp32_nll[run, column] = row["nll_nats"]
         phases[row["step"]] = row["phase_label"]
         diverged[row["seed"]] = row["status"] == "diverged"
     return ArmRuns(
@@ -77,7 +79,8 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         steps=tuple(steps),
         phases=tuple(phases[step] for step in steps),
         gap=gap,
-        fp32_nll_nats=nll,
+        fp32_nll_nats=fp32_nll,
+        variant_nll_nats=nll,
         diverged=tuple(diverged[seed] for seed in seeds),
     )
 

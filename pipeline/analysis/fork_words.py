@@ -30,7 +30,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
 
 
 def _comparison(row: Mapping[str, Any], variant: str) -> str:
-    difference, price = row["difference"], row["fp32_price_nats"]
+    difference = row["difference"]
     estimate = difference["estimate"]
     if estimate is None or math.isnan(estimate):
         return f"{row['arm']}: no run without divergence to compare with {row['baseline']}."
@@ -56,7 +56,13 @@ def _comparison(row: Mapping[str, Any], variant: str) -> str:
             if row["detectable"] is None
             else f" The design could have found {row['detectable']:.2f} points."
         )
-    return f"{head} ({interval}; {wins}). FP32 price: {price['estimate']:+.4f} nats.{_naive(row)}{tail}"
+    return f"{head} ({interval}; {wins}). {_losses(row, variant)}{_naive(row)}{tail}"
+
+
+def _losses(row: Mapping[str, Any], variant: str) -> str:
+    """What the arm costs in full precision, and what of the model that is deployed: a small gap alone is no gain."""
+    fp32, deployed = (row[f"{name}_price_nats"]["estimate"] for name in ("fp32", "variant"))
+    return f"FP32 price: {fp32:+.4f} nats; {variant} itself: {deployed:+.4f} nats."
 
 
 def _naive(row: Mapping[str, Any]) -> str:
@@ -75,13 +81,13 @@ def _average(row: Mapping[str, Any], variant: str) -> str:
         "ema": "The moving average of the weights",
         "lawa": "The mean of the last probes' weights (LAWA)",
     }[row["weights"]]
-    difference, price = row["difference"], row["fp32_price_nats"]
+    difference = row["difference"]
     if difference["estimate"] is None or math.isnan(difference["estimate"]):
         return f"{name}: no run to compare."
     interval = "one run, no interval" if difference["lower"] is None else _interval(difference)
     return (
-        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}) "
-        f"and the FP32 loss by {price['estimate']:+.4f} nats."
+        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}). "
+        f"{_losses(row, variant)}"
     )
 
 

@@ -90,6 +90,8 @@ def test_differences_wins_and_prices_are_the_ones_put_in():
     assert oli["difference"]["estimate"] == pytest.approx(-3.0)
     assert (sgdr["wins"], oli["wins"], oli["pairs"]) == (0, 16, 16)
     assert sgdr["fp32_price_nats"]["estimate"] == pytest.approx(0.1)
+    # a gap of 12 % against one of 10 %, and 0.1 nats more in full precision
+    assert sgdr["variant_price_nats"]["estimate"] == pytest.approx(0.1 + math.log(1.12 / 1.10), abs=1e-3)
     assert (oli["probes"], oli["n_probes"], sgdr["n_probes"]) == ("settled", 2, 3)
     p_values = sorted(row["difference"]["p_value"] for row in (sgdr, oli))
     assert sorted(row["p_holm"] for row in (sgdr, oli)) == pytest.approx(

@@ -11,6 +11,7 @@ from pipeline.report.text import MINUS, esc
 _HEADS = (
     "arm", "weights", "runs", "probes", "difference, points", "95% interval", "p", "p (Holm)", "naive t (n)", "naive p",
     "rank-sum p", "wins", "effect size g", "detectable, points", "FP32 price, nats",
+    "quantized price, nats",
 )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def _comparison(row: Mapping[str, Any]) -> str:
         number(difference["estimate"], "+.2f"), interval, p_text(difference["p_value"]), p_text(row["p_holm"]),
         f"{number(naive['t'], '.2f')} ({naive['n']})", p_text(naive["p_value"]), p_text(row["wilcoxon_p"]),
         f"{row['wins']} of {row['pairs']}", number(row["effect_size"], "+.2f"), number(row["detectable"], ".2f"),
-        number(row["fp32_price_nats"]["estimate"], "+.4f"),
+        number(row["fp32_price_nats"]["estimate"], "+.4f"), number(row["variant_price_nats"]["estimate"], "+.4f"),
     )  # fmt: skip
     return "<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in cells) + "</tr>"
 

@@ -1,0 +1,114 @@
+"""The committed reference result: its shards reduce to its tables, and its documents say what these hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
+from pipeline.analysis.growth import compare_growth, parse_window
+from pipeline.analysis.reduce import read_curve, reduce_run, write_reduction
+from pipeline.shards import FORK, RunFolder
+
+REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
+AUDITS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("run.json"))
+FORKS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("fork.json"))
+SCHEDULES = ("constant", "wsd", "cosine")
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders with all their shards, and without what was made of them."""
+    folder: Path = tmp_path_factory.mktemp("reference")
+    with tarfile.open(REFERENCE / "shards.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    for name in (*AUDITS, *FORKS):
+        for kept in ("run.json", "fork.json", "shards"):
+            source = REFERENCE / name / kept
+            if source.is_dir():
+                shutil.copytree(source, folder / name / kept, dirs_exist_ok=True)
+            elif source.is_file():
+                shutil.copyfile(source, folder / name / kept)
+    return folder
+
+
+def test_the_result_is_whole_and_small():
+    assert len(AUDITS) >= 7 and FORKS
+    files = [path for path in REFERENCE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 20 * 2**20
+    assert not [path for path in files if path.suffix in (".safetensors", ".bin", ".pt")]
+
+
+@pytest.mark.parametrize("name", AUDITS)
+def test_the_shards_of_an_audit_reduce_to_its_tables(name: str, unpacked: Path):
+    write_reduction(folder := RunFolder(unpacked / name), reduce_run(folder))
+    for table in ("trajectory.parquet", "tensors.parquet"):
+        made, kept = (pl.read_parquet(root / name / "tables" / table) for root in (unpacked, REFERENCE))
+        assert_frame_equal(made, kept, check_exact=True)
+    compare_json(unpacked / name / "report.json", REFERENCE / name / "report.json")
+
+
+@pytest.mark.parametrize("name", FORKS)
+def test_the_shards_of_a_fork_reduce_to_its_tables(name: str, unpacked: Path):
+    write_fork_reduction(folder := RunFolder(unpacked / name, FORK), reduce_fork(folder))
+    made, kept = (pl.read_parquet(root / name / "tables" / "fork.parquet") for root in (unpacked, REFERENCE))
+    assert_frame_equal(made, kept, check_exact=True)
+    compare_json(unpacked / name / "tables" / "schedules.json", REFERENCE / name / "tables" / "schedules.json")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_growth_of_every_schedule_is_the_one_that_is_published(seed: int, unpacked: Path):
+    published = json.loads((REFERENCE / "schedules" / f"seed{seed}" / "comparison.json").read_text())
+    windows = (parse_window(published["before"]), parse_window(published["end"]))
+    curves = [
+        read_curve(RunFolder(unpacked / "schedules" / f"{name}-seed{seed}"), name=name) for name in SCHEDULES
+    ]
+    found = compare_growth(curves, "int4", *windows, seed=published["seed"])
+    words = (REFERENCE / "FINDINGS.md").read_text()
+    for name, growth, kept in zip(SCHEDULES, found, published["found"], strict=True):
+        assert Path(kept["folder"]).name == f"{name}-seed{seed}"
+        for key in ("estimate", "lower", "upper"):
+            assert getattr(growth.growth, key) == pytest.approx(kept["growth"][key], rel=1e-6)
+        said = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**kept["growth"])
+        assert said in words, f"FINDINGS.md does not give the growth of {name}, seed {seed}: {said}"
+
+
+def test_the_documents_name_no_file_that_is_not_there():
+    for document in REFERENCE.glob("*.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def compare_json(made: Path, kept: Path) -> None:
+    """Equal but for rounding, and for the packages and the hour that the reduction was done with."""
+    one, other = (json.loads(path.read_text()) for path in (made, kept))
+    for each in (one, other):
+        each.pop("reduced_with", None)
+    assert_close(one, other, made.name)
+
+
+def assert_close(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_close(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), where
+        for index, (left, right) in enumerate(zip(one, other, strict=True)):
+            assert_close(left, right, f"{where}[{index}]")
+    elif isinstance(one, float) and isinstance(other, float):
+        assert math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12), where
+    elif isinstance(one, str):
+        # sentences hold rounded numbers: the last digit of one may differ with the last bit of a sum
+        assert re.sub(r"\d", "#", one) == re.sub(r"\d", "#", other), where
+    else:
+        assert one == other, where

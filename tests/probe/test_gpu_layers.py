@@ -24,15 +24,15 @@ from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-VOCAB, LENGTH = 32, 4
+VOCAB, LENGTH = 16, 4
 """As small as they come: through the interpreter every row of every weight costs milliseconds."""
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 1, LENGTH))
 SHAPE = TokenShape(2, 1, LENGTH)
 SMALL = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
+    "hidden_size": 8,
+    "intermediate_size": 8,
     "num_hidden_layers": 2,
-    "num_attention_heads": 2,
+    "num_attention_heads": 1,
     "num_key_value_heads": 1,
     "vocab_size": VOCAB,
 }
@@ -40,12 +40,12 @@ gpu = pytest.mark.gpu  # too slow for the interpreter
 
 
 def spec(arithmetic: str) -> ProbeSpec:
-    return ProbeSpec(parse_variants(("int4-g8-asym+head",)), SHAPE, "", VOCAB - 8, arithmetic)
+    return ProbeSpec(parse_variants(("int4-g4-asym+head",)), SHAPE, "", VOCAB - 4, arithmetic)
 
 
 def save(folder: Path, architecture: str, seed: int = 0, **settings) -> Path:
     if architecture == "gpt2":
-        settings = {"n_embd": 16, "n_layer": 2, "n_head": 2, "vocab_size": VOCAB, **settings}
+        settings = {"n_embd": 8, "n_layer": 2, "n_head": 1, "vocab_size": VOCAB, **settings}
     else:
         settings = {**SMALL, **settings}
     model = tiny_model(architecture, seed, **settings)
@@ -53,7 +53,7 @@ def save(folder: Path, architecture: str, seed: int = 0, **settings) -> Path:
         torch.manual_seed(seed)
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    model.half().save_pretrained(folder, max_shard_size="3KB")
+    model.half().save_pretrained(folder, max_shard_size="1KB")
     assert (folder / "model.safetensors.index.json").exists()
     return folder
 

@@ -97,8 +97,9 @@ class Engine:
             filled.skeleton.release()
 
     def _rehearse(self, filled: Filled) -> None:
-        """Compiles what the probes of this skeleton launch, all kernels at once, on its first layer."""
-        first = dataclasses.replace(filled, layers=itertools.islice(filled.layers, 1))
+        """Compiles what the probes of this skeleton launch, all kernels at once."""
+        # The layers are alike, but the walk enters every one but the first with products that have yet to be added.
+        first = dataclasses.replace(filled, layers=itertools.islice(filled.layers, 2))
         walks = self._may_walk(filled.skeleton)
         with compiling():
             few = [self._passage(filled, self._few, walk) for walk in ((True, False) if walks else (False,))]

@@ -1,12 +1,10 @@
 """Whole or layer by layer, and in which arithmetic: decided once for a suite, before any work.
 
-Both change what is measured on a GPU, so they must not depend on what happens to be free in one worker at one moment:
-
-* ``--stream``: layer by layer, in ieee.
-* On a CPU: ieee. A checkpoint that does not fit its worker's memory is walked layer by layer, which gives the same
-  numbers bit for bit, so that is left to the worker.
-* On a GPU: as a whole, in split unless another arithmetic is asked for, if the bound of ``pipeline.sizing`` fits the
-  smallest GPU's share of a worker; else layer by layer, in ieee. An arithmetic that needs the whole is then refused.
+The arithmetic changes what is measured, so it must not depend on what happens to be free in one worker at one moment:
+ieee on a CPU; on a GPU split, unless another one is asked for. Whole and layer by layer give the same numbers bit for
+bit. A worker goes layer by layer where a checkpoint does not fit what it finds free; with ``--stream``, and on a GPU
+where the bound of ``pipeline.sizing`` does not fit the smallest one's share of a worker, all do: workers that share a
+GPU and start together would each find it free.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.sizing import ModelSize, usable_bytes, whole_bytes
+from pipeline.sizing import ModelSize, layered_bytes, usable_bytes, whole_bytes
 from pipeline.spec import TokenShape, Variant
 
 if TYPE_CHECKING:
@@ -45,41 +43,34 @@ def choose_way(
 ) -> Way:
     """The way for ``options`` on ``resources``, whose device is known; UsageError where there is none."""
     asked = options.arithmetic
-    if options.stream:
-        if asked not in ("auto", "ieee"):
-            raise UsageError(f"--stream --arithmetic {asked}: layer by layer is computed in ieee only")
-        return Way("ieee", stream=True)
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):
             raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
-        return Way("ieee")
+        return Way("ieee", options.stream)
     has_triton = importlib.util.find_spec("triton") is not None
     arithmetic = asked if asked != "auto" else "split" if has_triton else "ieee"
-    needed, usable = _sizes(suite, variants, shape, arithmetic, resources)
-    if needed <= usable:
+    if options.stream:
+        return Way(arithmetic, stream=True)
+    size, usable = _sizes(suite, resources)
+    if size is None or whole_bytes(size, variants, shape, arithmetic) <= usable:
         return Way(arithmetic)
-    size = (
-        f"as a whole the models of {suite.name} take up to {_gib(needed)} GiB of a GPU, of which {_gib(usable)} GiB "
-        "are usable"
+    note = (
+        f"as a whole the models of {suite.name} take up to {_gib(whole_bytes(size, variants, shape, arithmetic))} GiB "
+        f"of a GPU, of which {_gib(usable)} GiB are usable: they are measured layer by layer, in up to "
+        f"{_gib(layered_bytes(size, variants, shape, arithmetic))} GiB"
     )
-    if asked not in ("auto", "ieee"):
-        raise UsageError(f"--arithmetic {asked}: {size}, and layer by layer is computed in ieee only")
-    return Way("ieee", stream=True, notes=(f"{size}: they are measured layer by layer, in arithmetic ieee",))
+    return Way(arithmetic, stream=True, notes=(note,))
 
 
-def _sizes(
-    suite: Suite, variants: Sequence[Variant], shape: TokenShape, arithmetic: str, resources: Resources
-) -> tuple[int, int]:
-    """Bytes that a whole model takes and bytes that are usable; (0, 0) where either is not known."""
+def _sizes(suite: Suite, resources: Resources) -> tuple[ModelSize | None, int]:
+    """The size of the suite's models and the bytes that are usable; None where either is not known."""
     from pipeline.driver import gpu_memory
     from pipeline.suites.model_config import model_config, stored_bytes
 
     stored, memory = stored_bytes(suite), gpu_memory(resources)
-    size = None if stored is None else ModelSize.of(model_config(suite), stored)
-    if size is None or memory is None:
-        return 0, 0
-    needed = whole_bytes(size, variants, shape, arithmetic)
-    return needed, usable_bytes(memory, resources.workers_per_gpu)
+    if stored is None or memory is None:
+        return None, 0
+    return ModelSize.of(model_config(suite), stored), usable_bytes(memory, resources.workers_per_gpu)
 
 
 def _gib(size: int) -> str:

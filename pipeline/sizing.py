@@ -1,15 +1,19 @@
-"""How much GPU memory measuring a model as a whole takes, from its config.json and the size of its weight files.
+"""How much GPU memory measuring a model takes, whole or layer by layer, from its config.json and its files' size.
 
-Known before anything starts, so that the choice between the whole model and the walk layer by layer, which computes in
-another arithmetic on a GPU, is made once for a suite. Added up is what the code holds at its fullest moment; all bounds
-are from above. Legend: S = stored bytes, D = hidden size, F = inner size, K = vocabulary, V = variants, M = V x tokens.
+Known before anything starts, so that the choice between the two is made once for a suite. Added up is what the code
+holds at its fullest moment; all bounds are from above. Legend: S = stored bytes, L = layers, D = hidden size, F = inner
+size, K = vocabulary, V = variants, M = V x tokens.
 
-* always: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D; ``RUNTIME_BYTES``
+* as a whole: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D
+* layer by layer: two layers as stored, 2 S / L; embedding and head as stored and the embedding in float32, 12 K D. The
+  depth does not count, but for biases and norms
+* ``RUNTIME_BYTES``, and then either way
 * GPT-NeoX in split (``probe/gpu/neox.py``): three float32 residual streams of all tokens, 12 M D; and the larger of
   one layer packed for all variants, 6 V (4 D^2 + 3 D F), with a chunk of operands and products, (30 D + 10 F) bytes
   a row up to ``CHUNK_BYTES``; and the packed head, 6 K D for each of its weights, with the logits of ``HEAD_ROWS``
-* any other (``probe/gpu/engine.py``): the logits of a chunk twice, 2 x ``MODULE_LOGIT_BYTES`` or of one sequence if
-  that is more, the float32 activations of its rows, (64 D + 24 F) bytes each, and the largest packed layer
+* any other (``probe/gpu/modules.py``): the logits of a chunk twice, 2 x ``MODULE_LOGIT_BYTES`` or of one sequence if
+  that is more, the float32 activations of its rows, (64 D + 24 F) bytes each, and the largest packed layer; layer by
+  layer the hidden states of all tokens, 4 M D
 
 Allocated at the most on an H100 with 32 x 4 x 512 tokens and three variants, against this bound: Pythia-160m 5.0 of
 6.9 GiB, in ieee 4.5 of 6.5; Pythia-1.4b 13.2 of 16.2.
@@ -42,6 +46,7 @@ class ModelSize:
 
     stored_bytes: int
     """Of its weight files."""
+    layers: int
     hidden: int
     inner: int
     vocabulary: int
@@ -54,27 +59,43 @@ class ModelSize:
         hidden = _whole(config, "hidden_size", "n_embd")
         inner = _whole(config, "intermediate_size", "ffn_dim", "n_inner")
         vocabulary = _whole(config, "vocab_size")
-        if hidden is None or vocabulary is None:
+        layers = _whole(config, "num_hidden_layers", "n_layer")
+        if hidden is None or vocabulary is None or layers is None:
             return None
-        return cls(
-            stored_bytes, hidden, inner or 4 * hidden, vocabulary, config.get("model_type") == "gpt_neox"
-        )
+        neox = config.get("model_type") == "gpt_neox"
+        return cls(stored_bytes, layers, hidden, inner or 4 * hidden, vocabulary, neox)
 
 
 def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
     """Bytes of GPU memory that a probe of the whole model takes at most."""
+    stored = 2 * size.stored_bytes + 4 * size.vocabulary * size.hidden
+    return stored + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+
+
+def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
+    """Bytes of GPU memory that a probe layer by layer takes at most."""
+    stored = 2 * size.stored_bytes // size.layers + 12 * size.vocabulary * size.hidden
+    states = 0 if _walks(size, arithmetic) else 4 * len(variants) * shape.n_tokens * size.hidden
+    return stored + states + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+
+
+def _walks(size: ModelSize, arithmetic: str) -> bool:
+    return size.neox and arithmetic == "split"
+
+
+def _work_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
+    """Beside the stored weights: packed ones, activations and logits."""
     hidden, inner, vocabulary, count = size.hidden, size.inner, size.vocabulary, len(variants)
     sequences, rows = shape.n_tokens // shape.seq_len, count * shape.n_tokens
-    always = 2 * size.stored_bytes + 4 * vocabulary * hidden + RUNTIME_BYTES
     head = 6 * (1 + sum(variant.head for variant in variants)) * vocabulary * hidden
-    if size.neox and arithmetic == "split":
+    if _walks(size, arithmetic):
         at_once = count * shape.seq_len * walk_chunk(hidden, inner, count, sequences, shape.seq_len)
         layer = 6 * count * (4 * hidden**2 + 3 * hidden * inner)
         logits = 4 * count * vocabulary * min(HEAD_ROWS, shape.n_tokens)
-        return always + 12 * rows * hidden + max(layer + row_bytes(hidden, inner) * at_once, head + logits)
+        return 12 * rows * hidden + max(layer + row_bytes(hidden, inner) * at_once, head + logits)
     at_once = count * shape.seq_len * module_chunk(vocabulary, count, sequences, shape.seq_len)
     activations = (8 * vocabulary + 64 * hidden + 24 * inner) * at_once
-    return always + activations + max(head, 6 * count * hidden * inner)
+    return activations + max(head, 6 * count * hidden * inner)
 
 
 def walk_chunk(hidden: int, inner: int, variants: int, sequences: int, length: int) -> int:

@@ -126,11 +126,9 @@ def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
     """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
     from pipeline.probe.fit import fits_whole
-    from pipeline.probe.streaming import StreamingProber
 
-    if not task.stream and fits_whole(weights, task.probe, prober.device):
-        return prober
-    return StreamingProber(task.probe, RunFolder(task.out).read_tokens(), task.device)
+    whole = not task.stream and fits_whole(weights, task.probe, prober.device)
+    return prober if whole else prober.layer_by_layer
 
 
 def run_fork(task: ForkTask) -> TaskDone:

@@ -15,7 +15,7 @@ from pipeline.errors import unknown_name
 from pipeline.files import make_folder
 
 VOCAB = 50304
-"""Rows of Pythia's embedding and head, padding included."""
+"""Rows of Pythia's embedding and head, padding included; the least of them."""
 TOKENS = "tokens.npy"
 """Name of the token file beside the checkpoints: a ``tokens:`` corpus."""
 
@@ -25,9 +25,15 @@ SHAPES = {
     "pythia-160m": (768, 12, 12),
     "pythia-410m": (1024, 24, 16),
     "pythia-1.4b": (2048, 24, 16),
+    "pythia-2.8b": (2560, 32, 32),
+    "pythia-6.9b": (4096, 32, 32),
+    "pythia-12b": (5120, 36, 40),
 }
 """Hidden size, layers, heads. All are GPT-NeoX with an inner size of 4 x hidden, rotary embedding of a quarter of each
 head, parallel residual, a context of 2048 and an untied head."""
+
+
+_LARGER_VOCAB = {"pythia-6.9b": 50432, "pythia-12b": 50688}
 
 
 def shape_config(shape: str) -> GPTNeoXConfig:
@@ -36,7 +42,7 @@ def shape_config(shape: str) -> GPTNeoXConfig:
         raise unknown_name("shape", shape, SHAPES)
     hidden, layers, heads = SHAPES[shape]
     return GPTNeoXConfig(
-        vocab_size=VOCAB,
+        vocab_size=_LARGER_VOCAB.get(shape, VOCAB),
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,

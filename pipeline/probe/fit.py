@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import CheckpointError
 from pipeline.probe.arithmetic import has_triton
 from pipeline.probe.loading import read_config
 from pipeline.probe.skeleton import WeightIndex
@@ -22,31 +21,20 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
     """Whether the whole-model path has room for the checkpoint in ``folder`` on ``device`` now.
 
     On a CPU it takes the float32 weights times (1 + variants) and ``SPARE_BYTES``, on a GPU ``sizing.whole_bytes``.
-    ``CheckpointError`` where its weight files cannot be read, and where it does not fit and is to be measured in an
-    arithmetic that needs it whole: the driver found that it would, so something else holds the GPU's memory.
+    The numbers are the same either way. ``CheckpointError`` where its weight files cannot be read.
     """
-    index = WeightIndex.of(folder)
-    needed = _needed(index, folder, spec, device)
-    free = free_bytes(device)
+    needed, free = _needed(WeightIndex.of(folder), folder, spec, device), free_bytes(device)
     # The driver held the bound against a share of a GPU's memory; here it is held against what is really free.
-    if needed <= (free if device.type == "cuda" else USABLE_SHARE * free):
-        return True
-    if spec.arithmetic != "ieee":
-        raise CheckpointError(
-            f"it takes up to {needed / 2**30:.3g} GiB of {device.type} memory as a whole, {free / 2**30:.3g} GiB are "
-            f"free; layer by layer it is computed in ieee, not {spec.arithmetic}: free the memory, or run with --stream"
-        )
-    return False
+    return needed <= (free if device.type == "cuda" else USABLE_SHARE * free)
 
 
 def _needed(index: WeightIndex, folder: Path, spec: ProbeSpec, device: torch.device) -> int:
-    elements = sum(shape.numel() for shape in index.shapes.values())
     if device.type == "cuda" and has_triton():
         config = read_config(folder)
-        size = ModelSize.of(config.get_text_config().to_dict(), elements * index.dtype.itemsize)
+        size = ModelSize.of(config.get_text_config().to_dict(), index.stored_bytes)
         if size is not None:
             return whole_bytes(size, spec.variants, spec.shape, spec.arithmetic)
-    return elements * 4 * (1 + len(spec.variants)) + SPARE_BYTES
+    return index.elements * 4 * (1 + len(spec.variants)) + SPARE_BYTES
 
 
 def free_bytes(device: torch.device) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import resource
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from pipeline.spec import ProbeSpec, TokenShape, Variant
 
 if TYPE_CHECKING:
     from pipeline.probe.gpu.prober import GpuProber
+    from pipeline.probe.streaming import StreamingProber
 
 CPU_CHUNK_ROWS = 2048
 """Rows (variants x tokens) of a chunk on the CPU: small enough that activations stay in its caches."""
@@ -55,6 +57,19 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a pass of all tokens through one checkpoint gave."""
+
+    tokens: TokenResults
+    statistics: dict[Variant, tuple[TensorStatistics, ...]]
+    weights_sha256: str
+    load_s: float
+    """As in :class:`Measurement`."""
+    loaded: float
+    """When loading was done (perf_counter)."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One checkpoint under all variants."""
 
@@ -74,19 +89,20 @@ class Prober:
     """Measures checkpoints of one suite with one set of tokens on one device."""
 
     def __init__(self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu") -> None:
-        shape = spec.shape
-        if tokens.shape != (shape.batches, shape.batch_size, shape.seq_len) or tokens.dtype != np.int64:
-            raise ValueError(f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 {shape}")
         self.spec = spec
         self.device = torch.device(device)
-        self._sequences = tokens.reshape(-1, shape.seq_len)
-        require_arithmetic(spec.arithmetic, device)
-        self._gpu: GpuProber | None = None
-        if self.device.type == "cuda" and has_triton():
-            from pipeline.probe.gpu.prober import GpuProber
-
-            self._gpu = GpuProber(spec, self._sequences, self.device)
+        self._sequences = checked_sequences(spec, tokens)
+        self._gpu = gpu_prober(spec, self._sequences, self.device)
         self._ahead = Prefetcher(_timed_read)
+
+    @functools.cached_property
+    def layer_by_layer(self) -> StreamingProber:
+        """The same measurement, to the same numbers, of checkpoints that do not fit the memory as a whole."""
+        from pipeline.probe.streaming import StreamingProber
+
+        return StreamingProber(
+            self.spec, self._sequences.reshape(_lengths(self.spec)), str(self.device), self._gpu
+        )
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
         """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
@@ -101,7 +117,7 @@ class Prober:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if self._gpu is not None:
-            return self._result(*self._gpu.measure(folder, expected_sha256))
+            return measurement(self.spec, self.device, self._gpu.measure(folder, expected_sha256))
         weights, read_s = self._ahead.take(folder, expected_sha256)
         start = time.perf_counter()
         config = read_config(folder)
@@ -127,40 +143,58 @@ class Prober:
         """
         loaded = time.perf_counter()
         if self._gpu is not None:
-            return self._result(*self._gpu.measure_model(model), weights_sha256, load_s, loaded)
-        with float32_products(tf32=self.spec.arithmetic == "tf32"):
-            statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
-            tokens = evaluate(
-                model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
-            )
-        return self._result(tokens, statistics, weights_sha256, load_s, loaded)
-
-    def _result(
-        self,
-        tokens: TokenResults,
-        statistics: dict[Variant, tuple[TensorStatistics, ...]],
-        sha256: str,
-        load_s: float,
-        loaded: float,
-    ) -> Measurement:
-        results = tuple(
-            summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
-            for index, variant in enumerate(self.spec.variants)
-        )
-        return Measurement(
-            results=results,
-            weights_sha256=sha256,
-            load_s=load_s,
-            probe_s=time.perf_counter() - loaded,
-            peak_bytes=peak_bytes(self.device),
-            device=device_name(self.device),
-            notes=tuple(tokens.notes),
-        )
+            tokens, statistics = self._gpu.measure_model(model)
+        else:
+            with float32_products(tf32=self.spec.arithmetic == "tf32"):
+                statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
+                tokens = evaluate(
+                    model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
+                )
+        found = Found(tokens, statistics, weights_sha256, load_s, loaded)
+        return measurement(self.spec, self.device, found)
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""
         vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
         return sequences_per_chunk(self.spec, vocabulary, self.device)
+
+
+def checked_sequences(spec: ProbeSpec, tokens: np.ndarray) -> np.ndarray:
+    """``tokens`` (batches, batch_size, seq_len) of ``spec`` as (sequences, seq_len)."""
+    if tokens.shape != _lengths(spec) or tokens.dtype != np.int64:
+        raise ValueError(f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 {spec.shape}")
+    return tokens.reshape(-1, spec.shape.seq_len)
+
+
+def _lengths(spec: ProbeSpec) -> tuple[int, int, int]:
+    return spec.shape.batches, spec.shape.batch_size, spec.shape.seq_len
+
+
+def gpu_prober(spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> GpuProber | None:
+    """The warm state of a GPU with Triton, else None. UsageError for an arithmetic that ``device`` lacks."""
+    require_arithmetic(spec.arithmetic, str(device))
+    if device.type != "cuda" or not has_triton():
+        return None
+    from pipeline.probe.gpu.prober import GpuProber
+
+    return GpuProber(spec, sequences, device)
+
+
+def measurement(spec: ProbeSpec, device: torch.device, found: Found) -> Measurement:
+    """One checkpoint's rows and what measuring it took."""
+    results = tuple(
+        summarise(str(variant), index, found.tokens, spec.shape, found.statistics[variant])
+        for index, variant in enumerate(spec.variants)
+    )
+    return Measurement(
+        results=results,
+        weights_sha256=found.weights_sha256,
+        load_s=found.load_s,
+        probe_s=time.perf_counter() - found.loaded,
+        peak_bytes=peak_bytes(device),
+        device=device_name(device),
+        notes=tuple(found.tokens.notes),
+    )
 
 
 def sequences_per_chunk(spec: ProbeSpec, vocabulary: int, device: torch.device) -> int:

@@ -29,37 +29,83 @@ class WeightIndex:
     folder: Path
     file_of: dict[str, Path]
     """By the tensor's name in the files."""
-    shapes: dict[str, torch.Size]
-    dtype: torch.dtype
-    """Dtype of the largest tensor."""
+    outlines: dict[str, Tensor]
+    """Shape and dtype by the tensor's name: tensors on the meta device, which hold nothing."""
 
     @classmethod
     def of(cls, folder: Path) -> WeightIndex:
         """Reads names and shapes only. ``CheckpointError`` where a file cannot be read."""
         file_of: dict[str, Path] = {}
-        shapes: dict[str, torch.Size] = {}
-        largest = torch.empty(0)
+        outlines: dict[str, Tensor] = {}
         for file in weight_files(folder):
             for name, tensor in read_file(file).items():  # memory-mapped: nothing is read
-                file_of[name], shapes[name] = file, tensor.shape
-                largest = max(largest, tensor, key=Tensor.numel)
-        if not shapes:
+                file_of[name], outlines[name] = file, torch.empty_like(tensor, device="meta")
+        if not outlines:
             raise CheckpointError(f"the weight files in {folder} hold no tensors")
-        return cls(folder, file_of, shapes, largest.dtype)
+        return cls(folder, file_of, outlines)
+
+    @property
+    def elements(self) -> int:
+        """Of all tensors."""
+        return sum(outline.numel() for outline in self.outlines.values())
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(outline.nbytes for outline in self.outlines.values())
+
+    def by_file(self, names: Iterable[str]) -> dict[Path, list[str]]:
+        """Which of ``names`` each file holds."""
+        wanted: dict[Path, list[str]] = defaultdict(list)
+        for name in names:
+            wanted[self.file_of[name]].append(name)
+        return wanted
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors as stored, on the CPU, checked for NaN and Inf.
 
         They are views of files mapped for this call: a mapping that stayed would count as memory in use.
         """
-        by_file: dict[Path, list[str]] = defaultdict(list)
-        for name in names:
-            by_file[self.file_of[name]].append(name)
         tensors: dict[str, Tensor] = {}
-        for file, wanted in by_file.items():
+        for file, wanted in self.by_file(names).items():
             tensors |= read_file(file, wanted)
         refuse_non_finite(tensors)
         return tensors
+
+
+@dataclass(frozen=True)
+class HollowModel:
+    """A model of stand-ins, on the CPU in eval mode."""
+
+    model: nn.Module
+    stored: dict[str, str]
+    """Which tensor of the files each parameter is, by its dotted path; tied ones under every path."""
+    stand_ins: dict[str, Tensor]
+    """By the tensor's name in the files. They must live as long as the model: their addresses are their names."""
+
+    @classmethod
+    def of(cls, folder: Path, index: WeightIndex) -> HollowModel:
+        """Of the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
+        stand_ins = {name: torch.zeros(1).expand(outline.shape) for name, outline in index.outlines.items()}
+        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
+        model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
+        stored = {
+            path: by_address.get(parameter.data_ptr(), "")
+            for path, parameter in model.named_parameters(remove_duplicate=False)
+        }
+        assembled = [path for path in model.state_dict() if not stored.get(path)]  # buffers are no stand-ins
+        if assembled:
+            raise refuse_assembled(model, assembled)
+        return cls(model, stored, stand_ins)
+
+
+def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:
+    """The error for a model whose parameters at ``paths`` (none: some) are no plain copies of stored tensors."""
+    shown = ", ".join(paths[:3]) or "some of its weights"
+    return CheckpointError(
+        f"{type(model).__name__} cannot be walked layer by layer: {shown} are put together from several stored "
+        "tensors; it has to fit as a whole (run without --stream)"
+    )
 
 
 class Skeleton:
@@ -68,20 +114,8 @@ class Skeleton:
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.index = WeightIndex.of(folder)
         self.device = device
-        stand_ins = {name: torch.zeros(1).expand(shape) for name, shape in self.index.shapes.items()}
-        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
-        self.model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
-        self._stored = {
-            path: by_address.get(parameter.data_ptr(), "")
-            for path, parameter in self.model.named_parameters(remove_duplicate=False)
-        }
-        assembled = [path for path, name in self._stored.items() if not name]
-        if assembled:
-            raise CheckpointError(
-                f"{type(self.model).__name__} cannot be walked layer by layer: {', '.join(assembled[:3])} are put "
-                "together from several stored tensors; it has to fit as a whole (run without --stream)"
-            )
-        self._stand_ins = stand_ins  # their addresses are their names
+        hollow = HollowModel.of(folder, self.index)
+        self.model, self._stored, self._stand_ins = hollow.model, hollow.stored, hollow.stand_ins
         for name, buffer in self.model.named_buffers():
             parent, _, leaf = name.rpartition(".")
             self.model.get_submodule(parent)._buffers[leaf] = buffer.to(device)

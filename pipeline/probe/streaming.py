@@ -4,11 +4,9 @@ One decoder layer at a time is read (the next one meanwhile, in a thread), upcas
 to advance the hidden states of all variants of all sequences, and dropped. In memory at any time: embeddings and
 head, one layer x (1 + variants) and the next one as stored, and the hidden states (variants x tokens x hidden size x
 4 bytes); the depth of the model does not count. The arithmetic is the whole-model path's, operation for operation, so
-the numbers are equal bit for bit on the CPU.
+the numbers are equal bit for bit.
 
-Measured on an H200, 16 batches of 4 x 512 tokens, three variants, fp16 GPT-NeoX of width 4096: with 8 layers 3,380
-tokens/s and 7.2 GiB against 3,990 tokens/s and 26.6 GiB for the whole model in the same arithmetic, equal numbers;
-with 32 layers (6.9 B parameters) 995 tokens/s and still 7.2 GiB.
+A GPU with Triton goes through the layers on its own kernels (``gpu/layers.py``); what is here is for the others.
 """
 
 from __future__ import annotations
@@ -20,22 +18,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.errors import CheckpointError
 from pipeline.probe.evaluate import TokenResults, forward_chunk
 from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
 from pipeline.probe.loading import check_fit, check_sha256
 from pipeline.probe.measure import (
+    Found,
     Measurement,
-    device_name,
+    checked_sequences,
     float32_products,
-    peak_bytes,
+    gpu_prober,
+    measurement,
     sequences_per_chunk,
-    summarise,
 )
 from pipeline.probe.quantized import TensorStatistics, expand_site
 from pipeline.probe.skeleton import Skeleton
@@ -43,21 +43,29 @@ from pipeline.probe.walk import LayerCall, Walk
 from pipeline.spec import ProbeSpec, Variant
 from pipeline.suites import weights_sha256
 
+if TYPE_CHECKING:
+    from pipeline.probe.gpu.prober import GpuProber
+
 NOTE = "measured layer by layer"
 
 
 class StreamingProber:
     """Measures checkpoints of one suite with one set of tokens on one device, as ``Prober`` does."""
 
-    def __init__(self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu") -> None:
-        if spec.arithmetic != "ieee":
-            raise UsageError(f"layer by layer is computed in arithmetic ieee, not {spec.arithmetic}")
+    def __init__(
+        self, spec: ProbeSpec, tokens: np.ndarray, device: str = "cpu", gpu: GpuProber | None = None
+    ) -> None:
+        """``gpu``: the warm state to use on a GPU with Triton; its own where none is given."""
         self.spec = spec
         self.device = torch.device(device)
-        self._sequences = torch.from_numpy(tokens.reshape(-1, spec.shape.seq_len))
+        sequences = checked_sequences(spec, tokens)
+        self._gpu = gpu or gpu_prober(spec, sequences, self.device)
+        self._sequences = torch.from_numpy(sequences)
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Does nothing: a checkpoint's layers are read while the one before each computes."""
+        """Starts to hash the checkpoint in ``folder``, on a GPU; layers are read while the one before computes."""
+        if self._gpu is not None:
+            self._gpu.hashes.start(folder, expected_sha256)
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.
@@ -65,9 +73,17 @@ class StreamingProber:
         Raises CheckpointError where it cannot be used, or is of an architecture that cannot be walked; the message
         does not repeat the checkpoint's name.
         """
-        start = time.perf_counter()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        if self._gpu is not None:
+            found = self._gpu.measure_layers(folder, expected_sha256)
+        else:
+            found = self._measure(folder, expected_sha256)
+        found.tokens.notes.append(NOTE)
+        return measurement(self.spec, self.device, found)
+
+    def _measure(self, folder: Path, expected_sha256: str | None) -> Found:
+        start = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             hashing = pool.submit(weights_sha256, folder)
             skeleton = Skeleton(folder, self.device)
@@ -75,21 +91,9 @@ class StreamingProber:
         check_sha256(folder, sha256, expected_sha256)
         check_fit(skeleton.model.config, self._sequences.numpy())
         loaded = time.perf_counter()
-        with float32_products(tf32=False):
+        with float32_products(tf32=self.spec.arithmetic == "tf32"):
             tokens, statistics = self._evaluate(skeleton)
-        results = tuple(
-            summarise(str(variant), index, tokens, self.spec.shape, statistics[variant])
-            for index, variant in enumerate(self.spec.variants)
-        )
-        return Measurement(
-            results=results,
-            weights_sha256=sha256,
-            load_s=loaded - start,
-            probe_s=time.perf_counter() - loaded,
-            peak_bytes=peak_bytes(self.device),
-            device=device_name(self.device),
-            notes=(*tokens.notes, NOTE),
-        )
+        return Found(tokens, statistics, sha256, loaded - start, loaded)
 
     def _evaluate(
         self, skeleton: Skeleton

@@ -44,7 +44,11 @@ def weights_sha256(folder: Path) -> str:
 
     For weights in several files: sha256 of the lines ``name sha256``, sorted and each ended by a newline.
     """
-    return combined_sha256({path.name: file_sha256(path) for path in weight_files(folder)})
+    files = weight_files(folder)
+    with ThreadPoolExecutor(4) as pool:
+        return combined_sha256(
+            dict(zip((file.name for file in files), pool.map(file_sha256, files), strict=True))
+        )
 
 
 def combined_sha256(hashes: dict[str, str]) -> str:

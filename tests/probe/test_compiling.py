@@ -26,7 +26,8 @@ class Hopper:
     get_current_stream = staticmethod(lambda device: 0)
 
 triton.runtime.driver.set_active(Hopper())
-from pipeline.probe.gpu.engine import Engine
+from pipeline.probe.gpu.engine import Engine, _go
+from pipeline.probe.gpu.layers import LayerWeights, WholeWeights
 from pipeline.probe.gpu.reading import Reader
 from pipeline.quantize import launch
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
@@ -43,26 +44,31 @@ engine = Engine(spec, tokens, torch.device("cpu"))
 evaluated = []
 engine._evaluate = evaluated.append
 engine._statistics = lambda skeleton: {}
-weights = Reader(engine.device).read(folder)
+reader = Reader(engine.device)
+layered = sys.argv[2] == "layered"
+weights = LayerWeights(folder, reader) if layered else WholeWeights(reader.read(folder))
 engine.run(folder, weights)
-evaluated[0].fill(weights.tensors)  # which it has let go
+filled = weights.fill(evaluated[0].skeleton)  # which has let them go
 compiled = binaries()
 print(len(compiled))
 token = launch._compiled.set([])
 with torch.inference_mode():
-    engine._module_logits(evaluated[0], engine._few)
-    engine._sums(evaluated[0], True, 2)  # chunks of 2 and 1 sequences
+    for walks in (False, True):
+        passage = engine._passage(filled, engine._tokens if walks else engine._few, walks)
+        _go([passage], filled, 2)  # chunks of 2 and 1 sequences
+        engine._score(passage) if walks else list(passage.logits())
 print(len(binaries() - compiled))
 """
 
 
 @pytest.mark.slow
-def test_the_rehearsal_compiles_every_kernel_that_a_probe_launches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["whole", "layered"])
+def test_the_rehearsal_compiles_every_kernel_that_a_probe_launches(tmp_path: Path, way: str) -> None:
     folder = save_tiny_model("gpt_neox", tmp_path / "model", hidden_size=64, intermediate_size=256)
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TRITON_CACHE_DIR": str(tmp_path / "cache")}
     ended = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder)],
+        [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), way],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

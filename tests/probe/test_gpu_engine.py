@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
-from pipeline.probe.measure import Measurement
+from pipeline.probe.measure import Measurement, measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
@@ -64,11 +63,8 @@ def save(
 
 
 def measure_on_gpu(probe: ProbeSpec, folder: Path) -> Measurement:
-    prober = Prober(dataclasses.replace(probe, arithmetic="ieee"), TOKENS)
-    tokens, statistics, sha256, load_s, loaded = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE).measure(
-        folder, None
-    )
-    return prober._result(tokens, statistics, sha256, load_s, loaded)
+    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+    return measurement(probe, DEVICE, prober.measure(folder, None))
 
 
 def assert_same(found: Measurement, exact: Measurement, tolerance: float = 2e-6) -> None:
@@ -115,9 +111,9 @@ def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tie
     prober.keep(start)
     model = build_model(read_config(later), read_weights(later)).to(DEVICE)
     found, statistics = prober.measure_model(model)
-    exact, exact_statistics, *_ = prober.measure(later, None)
-    assert np.array_equal(found.nll_nats, exact.nll_nats)
-    assert statistics == exact_statistics
+    exact = prober.measure(later, None)
+    assert np.array_equal(found.nll_nats, exact.tokens.nll_nats)
+    assert statistics == exact.statistics
 
 
 @gpu
@@ -165,7 +161,7 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
     folders.append(save(tmp_path / "c", seed=3, intermediate_size=64))
     for folder in folders:
         prober.ahead.start(folder, None)
-        tokens = prober.measure(folder, None)[0]
+        tokens = prober.measure(folder, None).tokens
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
 

@@ -1,16 +1,21 @@
 """The probe of one checkpoint on a GPU: skeleton, path, numbers.
 
-Two paths compute the same thing. The *walk* (``neox.py``) runs GPT-NeoX on fused kernels. The *modules* path runs any
-architecture through transformers' own modules around :class:`ProbeLinear`, and scores their logits, whatever they
-do to them. Which one is taken is a rule: the walk where the structure is GPT-NeoX, the arithmetic is split, and on
-the skeleton's first checkpoint both paths gave the same logits for a few tokens; otherwise the modules, and where
-the walk would have been expected a note says why.
+Two paths compute the same thing. The *walk* (``neox.py``) runs GPT-NeoX on fused kernels. The *modules* path
+(``modules.py``) runs any architecture through transformers' own modules around :class:`ProbeLinear`, and scores their
+logits, whatever they do to them. Which one is taken is a rule: the walk where the structure is GPT-NeoX, the
+arithmetic is split, and on the skeleton's first checkpoint both paths gave the same logits for a few tokens; otherwise
+the modules, and where the walk would have been expected a note says why.
+
+Either goes through the layers once, whether their weights are all there or come one layer at a time (``layers.py``).
+That first comparison is a pass of its own, so the first checkpoint of a suite that comes layer by layer is read twice.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +25,9 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.probe.evaluate import TokenResults
 from pipeline.probe.gpu import neox, ops
+from pipeline.probe.gpu.layers import Filled, Weights
 from pipeline.probe.gpu.linear import Plan
-from pipeline.probe.gpu.reading import DeviceWeights
+from pipeline.probe.gpu.modules import Forward, LayeredForward
 from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
 from pipeline.probe.quantized import TensorStatistics, refuse_range
@@ -51,13 +57,10 @@ class Engine:
 
     @torch.inference_mode()
     def run(
-        self, folder: Path, weights: DeviceWeights
+        self, folder: Path, weights: Weights
     ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
         """Per-token results and tensor statistics of the checkpoint in ``folder``."""
-        weights.use(self.device)
-        skeleton = self.prepare(folder, weights)
-        skeleton.fill(weights.tensors)
-        return self._measure(skeleton)
+        return self._measure(weights.fill(self.prepare(folder, weights)))
 
     @torch.inference_mode()
     def run_model(
@@ -69,61 +72,59 @@ class Engine:
         if self._skeleton is None:
             raise ValueError("no checkpoint was prepared that says how the weights are stored")
         self._skeleton.fill_from_model(state)
-        return self._measure(self._skeleton)
+        return self._measure(Filled(self._skeleton, self._skeleton.layers, one_by_one=False))
 
     @torch.inference_mode()
-    def prepare(self, folder: Path, weights: DeviceWeights) -> Skeleton:
+    def prepare(self, folder: Path, weights: Weights) -> Skeleton:
         """The skeleton for checkpoints like the one in ``folder``; stays until one of another kind comes."""
-        if self._skeleton is None or self._skeleton.signature != signature(folder, weights.tensors):
+        if self._skeleton is None or self._skeleton.signature != signature(folder, weights.outlines):
             check_fit(read_config(folder), self._tokens.cpu().numpy())
-            self._skeleton = Skeleton(folder, weights.tensors, self._plan, self.device)
-            self._skeleton.fill(weights.tensors)
-            self._rehearse(self._skeleton)
+            self._skeleton = weights.skeleton(folder, self._plan, self.device)
+            self._rehearse(weights.fill(self._skeleton))
             self._walks = None
         return self._skeleton
 
-    def _measure(
-        self, skeleton: Skeleton
-    ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
-        """Of the weights that ``skeleton`` was filled with."""
+    def _measure(self, filled: Filled) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
+        """Of the weights that ``filled`` holds, which it then lets go."""
         self._plan.summaries.clear()
-        self._notes = list(skeleton.notes)
+        self._notes = list(filled.skeleton.notes)
         allow_tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
-            tokens = self._evaluate(skeleton)
+            return self._evaluate(filled), self._statistics(filled.skeleton)
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
-        statistics = self._statistics(skeleton)
-        skeleton.release()
-        return tokens, statistics
+            filled.skeleton.release()
 
-    def _rehearse(self, skeleton: Skeleton) -> None:
+    def _rehearse(self, filled: Filled) -> None:
         """Compiles what the probes of this skeleton launch, all kernels at once."""
+        # The layers are alike, but the walk enters every one but the first with products that have yet to be added.
+        first = dataclasses.replace(filled, layers=itertools.islice(filled.layers, 2))
+        walks = self._may_walk(filled.skeleton)
         with compiling():
-            if self._may_walk(skeleton):
-                neox.Walk(skeleton.model, len(self.spec.variants), self._few).sums(len(self._few))
-                self._module_logits(skeleton, self._few)
-            else:
-                self._module_sums(skeleton, self._few, len(self._few))
+            few = [self._passage(filled, self._few, walk) for walk in ((True, False) if walks else (False,))]
+            _go(few, first, len(self._few))
+            self._score(few[0])
+            for passage in few[1:]:
+                list(passage.logits())
 
-    def _evaluate(self, skeleton: Skeleton) -> TokenResults:
+    def _evaluate(self, filled: Filled) -> TokenResults:
         variants, (sequences, length) = len(self.spec.variants), self._tokens.shape
-        walks = self._use_walk(skeleton)
-        config = skeleton.model.config
+        walks = self._use_walk(filled)
+        config = filled.skeleton.model.config
         if walks:
             chunk = walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         else:
             chunk = module_chunk(config.vocab_size, variants, sequences, length)
         while True:
             try:
-                sums = self._sums(skeleton, walks, chunk)
+                sums = self._sums(filled, walks, chunk)
                 break
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise CheckpointError(
                         f"one sequence of {length} tokens in {variants} variants does not fit the GPU: "
-                        "use a shorter --seq-len or fewer variants"
+                        "use a shorter --seq-len, fewer variants or fewer batches"
                     ) from None
             chunk //= 2
             self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
@@ -134,41 +135,46 @@ class Engine:
         )
         return TokenResults(nll, kl, agrees, delta_p, self._notes)
 
-    def _sums(self, skeleton: Skeleton, walks: bool, chunk: int) -> Tensor:
-        variants = len(self.spec.variants)
+    def _sums(self, filled: Filled, walks: bool, chunk: int) -> Tensor:
+        passage = self._passage(filled, self._tokens, walks)
+        _go([passage], filled, chunk)
+        return self._score(passage)
+
+    def _passage(self, filled: Filled, tokens: Tensor, walks: bool) -> neox.Walk | Forward:
+        """A pass of ``tokens`` that has not begun."""
+        model, variants = filled.skeleton.model, len(self.spec.variants)
         if walks:
-            return neox.Walk(skeleton.model, variants, self._tokens).sums(chunk)
-        return self._module_sums(skeleton, self._tokens, chunk)
+            return neox.Walk(model, variants, tokens)
+        if filled.one_by_one:
+            return LayeredForward(model, variants, tokens, filled.skeleton.layers)
+        return Forward(model, variants, tokens)
 
-    def _module_sums(self, skeleton: Skeleton, tokens: Tensor, chunk: int) -> Tensor:
-        sums = ops.empty_sums(len(self.spec.variants), tokens.numel(), self.device)
+    def _score(self, passage: neox.Walk | Forward) -> Tensor:
+        """``ops.score``'s sums (6, V, sequences * T); the last token of a sequence has no target: its mean nothing."""
+        targets = passage.tokens.roll(-1, dims=1).flatten()
+        sums = ops.empty_sums(len(self.spec.variants), targets.numel(), self.device)
         first = 0
-        for part in tokens.split(chunk):
-            logits = self._module_logits(skeleton, part)
-            targets = part.roll(-1, dims=1).flatten()  # the last token's score means nothing and is dropped
-            ops.score(logits, targets, sums, first)
-            first += part.numel()
+        for logits, scale in passage.logits():
+            ops.score(logits, targets[first : first + logits.shape[1]], sums, first, scale)
+            first += logits.shape[1]
         return sums
-
-    def _module_logits(self, skeleton: Skeleton, tokens: Tensor) -> Tensor:
-        """Logits of the whole model, float32 (V, N * T, vocabulary)."""
-        variants = len(self.spec.variants)
-        logits = skeleton.model(
-            input_ids=tokens.repeat(variants, 1), use_cache=False, return_dict=True
-        ).logits
-        return logits.reshape(variants, tokens.numel(), -1)
 
     def _may_walk(self, skeleton: Skeleton) -> bool:
         return self.spec.arithmetic == "split" and neox.fits(skeleton.model)
 
-    def _use_walk(self, skeleton: Skeleton) -> bool:
+    def _use_walk(self, filled: Filled) -> bool:
         """Whether the walk is taken; where that is not known yet, both paths are run on a few tokens."""
-        if not self._may_walk(skeleton):
+        if not self._may_walk(filled.skeleton):
             return False
         if self._walks is None:
-            exact = self._module_logits(skeleton, self._few)
-            blocks = neox.Walk(skeleton.model, len(self.spec.variants), self._few).logits(len(self._few))
-            found = torch.cat([logits * scale[:, None] for logits, scale in blocks], dim=1)
+            few = [self._passage(filled, self._few, walk) for walk in (True, False)]
+            _go(few, filled, len(self._few))
+            found, exact = (
+                torch.cat(
+                    [part if scale is None else part * scale[:, None] for part, scale in each.logits()], 1
+                )
+                for each in few
+            )
             off = ((found - exact).abs().max() / exact.abs().max()).item()
             if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
                 self._notes.append(
@@ -183,7 +189,9 @@ class Engine:
 
     def _statistics(self, skeleton: Skeleton) -> dict[Variant, tuple[TensorStatistics, ...]]:
         found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in self.spec.variants}
-        linears = [linear for linear in skeleton.linears if not linear.is_head or len(set(linear.slots)) > 1]
+        linears = [
+            linear for linear in skeleton.linears.values() if not linear.is_head or len(set(linear.slots)) > 1
+        ]
         summaries = torch.cat([self._plan.summaries[linear.name] for linear in linears]).tolist()
         for linear in linears:
             count = self._plan.summaries[linear.name].numel()
@@ -197,3 +205,12 @@ class Engine:
                     refuse_range(linear.name, variant, absmax)
                 found[variant].append(TensorStatistics(linear.name, n, mean, std, absmax, kurtosis, *fit))
         return {variant: tuple(rows) for variant, rows in found.items()}
+
+
+def _go(passages: Sequence[neox.Walk | Forward], filled: Filled, chunk: int) -> None:
+    """Takes ``passages`` through the layers, ``chunk`` sequences at a time; their logits are then to be had."""
+    for passage in passages:
+        passage.begin(chunk)
+    for layer in filled.layers:
+        for passage in passages:
+            passage.advance(layer)

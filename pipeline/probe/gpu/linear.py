@@ -46,21 +46,16 @@ class ProbeLinear(nn.Module):
         self.stored: Tensor | None = None
         self._transposed = transposed
         self._plan = plan
+        shape: torch.Size = site.module.weight.shape  # type: ignore[assignment]
+        rows, features = reversed(shape) if transposed else shape
+        vocabulary = plan.spec.vocab_rows if site.is_head else None
+        self.counted_rows: int = rows if vocabulary is None else min(rows, vocabulary)
+        """Rows that count in statistics: all but the padding of the vocabulary."""
+        self.counted_values: int = self.counted_rows * features
         per_variant = plan.schemes(site.is_head)
         self._schemes = tuple(dict.fromkeys(per_variant))
         self.slots = [self._schemes.index(scheme) for scheme in per_variant]
         """Which packed weight each variant uses; variants with the same scheme share one."""
-
-    @property
-    def counted_rows(self) -> int:
-        """Rows that count in statistics: all but the padding of the vocabulary."""
-        rows = self._weight().shape[0]
-        vocabulary = self._plan.spec.vocab_rows if self.is_head else None
-        return rows if vocabulary is None else min(rows, vocabulary)
-
-    @property
-    def counted_values(self) -> int:
-        return self.counted_rows * self._weight().shape[1]
 
     def _weight(self) -> Tensor:
         assert self.stored is not None, f"{self.name} was not filled"

@@ -123,7 +123,11 @@ class _Weights:
 
 
 class Walk:
-    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a filled GPT-NeoX skeleton."""
+    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a GPT-NeoX skeleton.
+
+    :meth:`begin`, then :meth:`advance` with every layer in order, then :meth:`logits`; a layer must hold its weights
+    while it is advanced by, no longer.
+    """
 
     def __init__(self, model: Any, variants: int, tokens: Tensor) -> None:
         self.model, self.base, self.variants, self.tokens = model, model.gpt_neox, variants, tokens
@@ -133,48 +137,14 @@ class Walk:
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         cos, sin = self.base.rotary_emb(torch.empty(1, device=tokens.device), positions)
         self.cos, self.sin = cos[0].contiguous(), sin[0].contiguous()
+        self._chunks: list[_Chunk] = []
 
-    def sums(self, chunk: int) -> Tensor:
-        """``ops.score``'s sums (6, V, sequences * T), ``chunk`` sequences at a time; the last token of every
-        sequence is scored against token 0 and means nothing.
-        """
-        targets = self.tokens.roll(-1, dims=1).clone()
-        targets[:, -1] = 0
-        sums = ops.empty_sums(self.variants, self.tokens.numel(), self.tokens.device)
-        first = 0
-        for logits, scale in self.logits(chunk):
-            ops.score(logits, targets.flatten()[first : first + logits.shape[1]], sums, first, scale)
-            first += logits.shape[1]
-        return sums
+    def begin(self, chunk: int) -> None:
+        """Embeds the tokens, ``chunk`` sequences at a time."""
+        self._chunks = [self._embed(tokens) for tokens in self.tokens.split(chunk)]
 
-    def logits(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Raw logits (V, rows, vocabulary) and their scale (V, vocabulary), block by block in token order."""
-        chunks = [self._embed(tokens) for tokens in self.tokens.split(chunk)]
-        for layer in self.base.layers:
-            self._layer(layer, chunks)
-        norm, _ = _norm(self.base.final_layer_norm)
-        head = _Weights(self.model.get_output_embeddings(), self.model.get_output_embeddings().packed())
-        scale = None
-        while chunks:
-            piece = chunks.pop(0)
-            operand = self._operand(piece.x)
-            self._add_norm(piece, (norm,), (operand,), head.three)
-            by_variant = operand.view(self.variants, -1, operand.shape[1])
-            for start in range(0, by_variant.shape[1], HEAD_ROWS):
-                rows = by_variant[:, start : start + HEAD_ROWS]
-                vocabulary = head.packed.scale.shape[1]
-                logits = torch.empty(*rows.shape[:2], vocabulary, dtype=torch.float32, device=operand.device)
-                for v, slot in enumerate(head.linear.slots):
-                    multiply(rows[v], head.packed.operand[slot], head.packed.three[slot], logits[v])
-                if scale is None:
-                    scale = head.grown(operand, logits, head.scale(norm.power))
-                yield logits, scale
-
-    def _embed(self, tokens: Tensor) -> _Chunk:
-        embedded = self.base.embed_in(tokens).flatten(0, 1)
-        return _Chunk(embedded.repeat(self.variants, 1))
-
-    def _layer(self, layer: Any, chunks: list[_Chunk]) -> None:
+    def advance(self, layer: Any) -> None:
+        """Takes all tokens through ``layer``, the next one."""
         norm1, bound1 = _norm(layer.input_layernorm)
         norm2, bound2 = _norm(layer.post_attention_layernorm)
         qkv, dense, up, down = (
@@ -186,7 +156,7 @@ class Walk:
         rotation = math.sqrt(2.0) * torch.maximum(self.cos.abs().max(), self.sin.abs().max()).clamp(min=1.0)
         attention_power = _power_below(qkv.largest(bound1) * rotation)
         up_power = _power_below(up.largest(bound2))
-        for piece in chunks:
+        for piece in self._chunks:
             first = self._operand(piece.x)
             if self.parallel:
                 second = self._operand(piece.x)
@@ -215,6 +185,30 @@ class Walk:
             mlp = down.product(activated, up_power)
             del activated
             piece.pending = (attention, mlp) if self.parallel else (mlp,)
+
+    def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Raw logits (V, rows, vocabulary) and their scale (V, vocabulary), block by block in token order."""
+        norm, _ = _norm(self.base.final_layer_norm)
+        head = _Weights(self.model.get_output_embeddings(), self.model.get_output_embeddings().packed())
+        scale = None
+        while self._chunks:
+            piece = self._chunks.pop(0)
+            operand = self._operand(piece.x)
+            self._add_norm(piece, (norm,), (operand,), head.three)
+            by_variant = operand.view(self.variants, -1, operand.shape[1])
+            for start in range(0, by_variant.shape[1], HEAD_ROWS):
+                rows = by_variant[:, start : start + HEAD_ROWS]
+                vocabulary = head.packed.scale.shape[1]
+                logits = torch.empty(*rows.shape[:2], vocabulary, dtype=torch.float32, device=operand.device)
+                for v, slot in enumerate(head.linear.slots):
+                    multiply(rows[v], head.packed.operand[slot], head.packed.three[slot], logits[v])
+                if scale is None:
+                    scale = head.grown(operand, logits, head.scale(norm.power))
+                yield logits, scale
+
+    def _embed(self, tokens: Tensor) -> _Chunk:
+        embedded = self.base.embed_in(tokens).flatten(0, 1)
+        return _Chunk(embedded.repeat(self.variants, 1))
 
     def _operand(self, x: Tensor) -> Tensor:
         return torch.empty(x.shape[0], 3 * x.shape[1], dtype=torch.float16, device=x.device)

@@ -5,7 +5,9 @@ stream while the next is read, so that a checkpoint takes as long as its slowest
 against 4 GB/s of reading from the page cache and 50 of copying). The file arrives as it is, its tensors are views
 of it in the stored dtype. Finiteness is checked on the GPU, where it costs one pass at memory speed.
 
-Other formats than safetensors are read by ``loading.read_weights`` and copied.
+A checkpoint that is measured layer by layer is read in the same way, some tensors at a time and without hashing.
+
+Other formats than safetensors are read by ``loading`` and copied.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +29,11 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.probe.loading import (
     check_sha256,
+    read_file,
     read_weights,
     refuse_non_finite,
 )
+from pipeline.probe.skeleton import WeightIndex
 from pipeline.suites.content import combined_sha256
 from pipeline.suites.files import weight_files
 
@@ -88,6 +92,23 @@ class Reader:
             self._stream.synchronize()
         return DeviceWeights(tensors, sha256, time.perf_counter() - start)
 
+    @torch.inference_mode()
+    def read_some(self, index: WeightIndex, names: Iterable[str]) -> dict[str, Tensor]:
+        """Reads and checks the named tensors of a checkpoint and nothing else of it."""
+        tensors: dict[str, Tensor] = {}
+        with self._on_stream():
+            for file, wanted in index.by_file(names).items():
+                if file.suffix == ".safetensors":
+                    self._read_places(file, wanted, tensors)
+                else:
+                    tensors |= {
+                        name: stored.to(self.device) for name, stored in read_file(file, wanted).items()
+                    }
+            _check_finite(tensors)
+        if self._stream is not None:
+            self._stream.synchronize()
+        return tensors
+
     @contextlib.contextmanager
     def _on_stream(self) -> Iterator[None]:
         if self._stream is None:
@@ -97,31 +118,52 @@ class Reader:
                 yield
 
     def _read_file(self, file: Path, tensors: dict[str, Tensor]) -> str:
+        """Adds all that ``file`` holds to ``tensors``; returns its SHA-256."""
         header, data_start = _header(file)
         size = file.stat().st_size
         # The data begins at a multiple of 16 bytes on the device, wherever it begins in the file.
         shift = -data_start % 16
         buffer = torch.empty(shift + size, dtype=torch.uint8, device=self.device)
-        digest = self._copy(file, buffer[shift:])
+        digest = hashlib.sha256()
+        self._copy(file, 0, buffer[shift:], digest)
         for name, entry in header.items():
-            begin, end = (shift + data_start + offset for offset in entry["data_offsets"])
-            dtype = _DTYPES[entry["dtype"]]
-            raw = buffer[begin:end] if begin % dtype.itemsize == 0 else buffer[begin:end].clone()
-            tensors[name] = raw.view(dtype).view(entry["shape"])
-        return digest
+            tensors[name] = _view(entry, buffer, shift + data_start)
+        return digest.hexdigest()
 
-    def _copy(self, file: Path, target: Tensor) -> str:
-        """Copies the whole ``file`` to ``target``; returns its SHA-256."""
+    def _read_places(self, file: Path, names: list[str], tensors: dict[str, Tensor]) -> None:
+        """Adds the tensors ``names`` of ``file`` to ``tensors``, neighbours in the file by one read."""
+        header, data_start = _header(file)
+        missing = [name for name in names if name not in header]
+        if missing:
+            raise CheckpointError(f"{file} no longer holds {missing[0]}: it was replaced while it was read")
+        entries = sorted((header[name]["data_offsets"], name) for name in names)
+        runs: list[list[tuple[list[int], str]]] = []
+        for (begin, end), name in entries:
+            if not runs or runs[-1][-1][0][1] != begin:
+                runs.append([])
+            runs[-1].append(([begin, end], name))
+        for run in runs:
+            begin, end = run[0][0][0], run[-1][0][1]
+            shift = (
+                begin % 16
+            )  # as in the whole file: kernels are compiled for what a weight's address divides by
+            buffer = torch.empty(shift + end - begin, dtype=torch.uint8, device=self.device)
+            self._copy(file, data_start + begin, buffer[shift:])
+            for _, name in run:
+                tensors[name] = _view(header[name], buffer, shift - begin)
+
+    def _copy(self, file: Path, start: int, target: Tensor, digest: hashlib._Hash | None = None) -> None:
+        """Fills ``target`` (uint8) with the bytes of ``file`` from ``start`` on; ``digest`` hashes them."""
         if not self._pieces:
             pin = self.device.type == "cuda"
             self._pieces = [
                 torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=pin) for _ in range(PIECES)
             ]
-        digest = hashlib.sha256()
         hashed: list[Future[None] | None] = [None] * PIECES
         copied: list[torch.cuda.Event | None] = [None] * PIECES
         offset = index = 0
         with file.open("rb", buffering=0) as opened:
+            opened.seek(start)
             while offset < target.numel():
                 job, event, piece = hashed[index], copied[index], self._pieces[index]
                 if job is not None:
@@ -132,7 +174,8 @@ class Reader:
                 count = opened.readinto(view)
                 if not count:
                     raise CheckpointError(f"{file} became shorter while it was read")
-                hashed[index] = self._hasher.submit(digest.update, view[:count])
+                if digest is not None:
+                    hashed[index] = self._hasher.submit(digest.update, view[:count])
                 target[offset : offset + count].copy_(piece[:count], non_blocking=True)
                 if self._stream is not None:
                     copied[index] = self._stream.record_event()
@@ -142,7 +185,14 @@ class Reader:
                     job.result()
             if self._stream is not None:
                 self._stream.synchronize()  # the buffers are free again
-        return digest.hexdigest()
+
+
+def _view(entry: dict[str, Any], buffer: Tensor, data_start: int) -> Tensor:
+    """The tensor that the header's ``entry`` describes, in a ``buffer`` where the data begins at ``data_start``."""
+    begin, end = (data_start + offset for offset in entry["data_offsets"])
+    dtype = _DTYPES[entry["dtype"]]
+    raw = buffer[begin:end] if begin % dtype.itemsize == 0 else buffer[begin:end].clone()
+    return raw.view(dtype).view(entry["shape"])
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:

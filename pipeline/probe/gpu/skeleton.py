@@ -5,12 +5,15 @@ may also transpose, split or join tensors. The mapping is therefore learned, not
 loaded by the ordinary path from *markers*, tensors whose every element says which tensor and which place of it this is.
 A parameter that comes out holding marker i untouched is a copy of tensor i for every checkpoint of the same names,
 shapes and dtypes. Where one does not, every checkpoint goes through transformers, and the probe notes it.
+
+Markers are as large as the model. For one that is to be measured layer by layer the mapping is read off the addresses
+of stand-ins instead, which hold nothing (``probe/skeleton.py``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.probe.gpu.linear import Plan, ProbeLinear
-from pipeline.probe.layers import linear_sites, replace_module
+from pipeline.probe.layers import blocks, linear_sites, replace_module
 from pipeline.probe.loading import StoredWeights, build_model, read_config
+from pipeline.probe.skeleton import HollowModel, WeightIndex, refuse_assembled
 from pipeline.spec import canonical_json
 
 _PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
@@ -46,12 +50,41 @@ class Signature:
 
 
 class Skeleton:
-    """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`."""
+    """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`.
 
-    def __init__(self, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device) -> None:
+    Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, None where some
+    are no plain copies.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tensors: dict[str, Tensor],
+        model: nn.Module,
+        sources: dict[str, str] | None,
+        *,
+        plan: Plan,
+        device: torch.device,
+    ) -> None:
         self.config = read_config(folder)
         self.device = device
         self.signature = signature(folder, tensors)
+        self._sources = sources
+        self._prefix, self.layers = blocks(model)
+        self.linears: dict[str, ProbeLinear] = {}
+        """By the name of their weight."""
+        for site in linear_sites(model):
+            weight_name = f"{site.name}.weight"
+            linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
+            replace_module(model, site.name, linear)
+            self.linears[weight_name] = linear
+        self.model: Any = model.to(device)
+        # What is copied into the model; the linears hold theirs apart.
+        self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
+
+    @classmethod
+    def learned(cls, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device) -> Skeleton:
+        """For checkpoints like that in ``folder`` of ``tensors``, by markers: a float32 model in host memory."""
         names = list(tensors)
         markers = {
             name: _marker(index, tensors[name].shape)
@@ -59,18 +92,18 @@ class Skeleton:
             else torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
             for index, name in enumerate(names)
         }
-        model = build_model(self.config, StoredWeights(markers, "", torch.float32))
-        self._sources: dict[str, str] | None = _learn(model, markers, names)
-        self.linears: list[ProbeLinear] = []
-        self._direct = dict(_state(model))  # what is copied into the model; the linears hold theirs apart
-        for site in linear_sites(model):
-            weight_name = f"{site.name}.weight"
-            linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
-            replace_module(model, site.name, linear)
-            self.linears.append(linear)
-            del self._direct[weight_name]
-        self.model: Any = model.to(device)
-        self._direct = {name: tensor for name, tensor in _state(self.model) if name in self._direct}
+        model = build_model(read_config(folder), StoredWeights(markers, "", torch.float32))
+        return cls(folder, tensors, model, _learn(model, markers, names), plan=plan, device=device)
+
+    @classmethod
+    def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> Skeleton:
+        """The same by stand-ins: host memory for the embeddings and vectors only."""
+        hollow = HollowModel.of(folder, index)
+        linears = {f"{site.name}.weight" for site in linear_sites(hollow.model)}
+        for name, parameter in hollow.model.named_parameters(remove_duplicate=False):
+            if name not in linears:
+                parameter.data = torch.zeros(parameter.shape)
+        return cls(folder, index.outlines, hollow.model, hollow.stored, plan=plan, device=device)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -79,6 +112,17 @@ class Skeleton:
         return (
             "weights are converted by transformers for every checkpoint: their layout differs from the files'",
         )
+
+    def sources(self, layer: int | None = None) -> dict[str, str]:
+        """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of
+        the layers. ``CheckpointError`` where some are no plain copies.
+        """
+        if self._sources is None:
+            raise refuse_assembled(self.model, [])
+        inside = f"{self._prefix}." if layer is None else f"{self._prefix}.{layer}."
+        return {
+            name: key for name, key in self._sources.items() if name.startswith(inside) == (layer is not None)
+        }
 
     @torch.inference_mode()
     def fill(self, tensors: dict[str, Tensor]) -> None:
@@ -92,32 +136,38 @@ class Skeleton:
             }
         else:
             stored = {name: tensors[key] for name, key in self._sources.items()}
-        self._put(stored)
+        self.put(stored)
 
     @torch.inference_mode()
     def fill_from_model(self, state: Mapping[str, Tensor]) -> None:
         """Puts in weights by module name, rounded to the dtypes that the files store."""
         if self._sources is None:
-            self._put({name: state[name].to(self.device) for name, _ in _state(self.model)})
+            self.put({name: state[name].to(self.device) for name in (*self._direct, *self.linears)})
             return
         dtypes = {name: dtype for name, _, dtype in self.signature.tensors}
         sources = self._sources.items()
-        self._put({name: state[name].to(device=self.device, dtype=dtypes[key]) for name, key in sources})
+        self.put({name: state[name].to(device=self.device, dtype=dtypes[key]) for name, key in sources})
 
-    def _put(self, stored: dict[str, Tensor]) -> None:
-        for name, target in self._direct.items():
-            target.copy_(stored[name])
-        for linear in self.linears:
-            linear.stored = stored[linear.weight_name]
+    @torch.inference_mode()
+    def put(self, stored: Mapping[str, Tensor]) -> None:
+        """Puts in some weights (on the device, by their names in the model)."""
+        for name, tensor in stored.items():
+            if name in self.linears:
+                self.linears[name].stored = tensor
+            else:
+                self._direct[name].copy_(tensor)
 
-    def release(self) -> None:
-        """Lets the checkpoint's weights go: while this one's numbers are written, two others are in memory already."""
-        for linear in self.linears:
-            linear.stored = None
+    def release(self, names: Iterable[str] | None = None) -> None:
+        """Lets the linear layers' weights called ``names`` go, or all: while this checkpoint's numbers are written, two
+        others are in memory already.
+        """
+        for name in self.linears if names is None else names:
+            if name in self.linears:
+                self.linears[name].stored = None
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
-    """The signature of the checkpoint in ``folder`` with ``tensors``."""
+    """The signature of the checkpoint in ``folder`` with ``tensors``, of which only shapes and dtypes are looked at."""
     described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     built = {name: value for name, value in config.items() if name not in _PROVENANCE}

@@ -1,0 +1,134 @@
+"""Where the weights of a pass come from: all of them on the GPU, or one decoder layer at a time from disk.
+
+One layer at a time. While a layer computes, the next one is read by a thread into pinned memory and copied to the GPU
+on a stream of its own; when the layer has been computed its weights are let go, and the one after the next is begun.
+So the GPU holds two layers as stored, embeddings and head, and the biases and norms of all layers (0.2 MB a layer of
+width 4096); the host holds the buffers of the reader. The paths are those of a model that is there as a whole: the
+same kernels on the same chunks in the same order, hence the same numbers bit for bit.
+
+Waiting for a layer before the one after the next is read is what bounds the memory: launches run far ahead of a GPU,
+and reading from the page cache is faster than computing. It costs the GPU the time of one launch per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.probe.gpu.linear import Plan
+from pipeline.probe.gpu.reading import DeviceWeights, Reader
+from pipeline.probe.gpu.skeleton import Skeleton
+from pipeline.probe.skeleton import WeightIndex
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A skeleton and how to go through its layers."""
+
+    skeleton: Skeleton
+    layers: Iterable[nn.Module]
+    """The decoder layers in order, as often as they are gone through."""
+    one_by_one: bool
+    """Whether a layer holds its weights only while it is the one that ``layers`` gives."""
+
+
+class Weights(Protocol):
+    """One checkpoint's weights, wherever they are."""
+
+    @property
+    def outlines(self) -> dict[str, Tensor]:
+        """Tensors of the shapes and dtypes that the files hold, by the files' names."""
+
+    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
+        """A skeleton for checkpoints like this one, which is in ``folder``."""
+
+    def fill(self, skeleton: Skeleton) -> Filled:
+        """Puts the weights into ``skeleton``."""
+
+
+class WholeWeights:
+    """All weights on the device."""
+
+    def __init__(self, weights: DeviceWeights) -> None:
+        self._weights = weights
+
+    @property
+    def outlines(self) -> dict[str, Tensor]:
+        """The tensors themselves."""
+        return self._weights.tensors
+
+    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
+        """By markers."""
+        return Skeleton.learned(folder, self._weights.tensors, plan, device)
+
+    def fill(self, skeleton: Skeleton) -> Filled:
+        """Everything at once."""
+        self._weights.use(skeleton.device)
+        skeleton.fill(self._weights.tensors)
+        return Filled(skeleton, skeleton.layers, one_by_one=False)
+
+
+class LayerWeights:
+    """Weights in their files, read layer by layer with ``reader``."""
+
+    def __init__(self, folder: Path, reader: Reader) -> None:
+        self._index, self._reader = WeightIndex.of(folder), reader
+
+    @property
+    def outlines(self) -> dict[str, Tensor]:
+        """From the files' headers."""
+        return self._index.outlines
+
+    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
+        """By stand-ins."""
+        return Skeleton.hollow(folder, self._index, plan, device)
+
+    def fill(self, skeleton: Skeleton) -> Filled:
+        """What is outside of the layers at once, and each layer when it is its turn."""
+        outside = skeleton.sources()
+        stored = self._reader.read_some(self._index, set(outside.values()))
+        skeleton.put({name: stored[key] for name, key in outside.items()})
+        _wait(skeleton.device)
+        return Filled(skeleton, _Layers(skeleton, self._index, self._reader), one_by_one=True)
+
+
+class _Layers:
+    """The decoder layers of ``skeleton``, each filled while it is the one at hand."""
+
+    def __init__(self, skeleton: Skeleton, index: WeightIndex, reader: Reader) -> None:
+        self._skeleton, self._index, self._reader = skeleton, index, reader
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        layers, skeleton = self._skeleton.layers, self._skeleton
+        with ThreadPoolExecutor(1, thread_name_prefix="layers") as thread:
+            following: Future[dict[str, Tensor]] = thread.submit(self._read, 0)
+            for index, layer in enumerate(layers):
+                stored = following.result()
+                if index + 1 < len(layers):
+                    following = thread.submit(self._read, index + 1)
+                skeleton.put(stored)
+                try:
+                    yield layer
+                finally:
+                    # The reader's stream takes freed memory at once: nothing may still read from it.
+                    _wait(skeleton.device)
+                    skeleton.release(stored)
+                    stored.clear()
+
+    def _read(self, layer: int) -> dict[str, Tensor]:
+        """The weights of layer ``layer`` as stored, on the device, by their names in the model."""
+        sources = self._skeleton.sources(layer)
+        stored = self._reader.read_some(self._index, set(sources.values()))
+        return {name: stored[key] for name, key in sources.items()}
+
+
+def _wait(device: torch.device) -> None:
+    """Until everything is done that was launched on ``device`` from this thread."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

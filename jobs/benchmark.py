@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.benchmark_fork import compare_forks
+from jobs.benchmark_fork_runs import compare_runs
 from jobs.benchmark_plans import show_cost, show_driver
-from jobs.console import Report, console, errors, progress
+from jobs.benchmark_random import random_suite
+from jobs.benchmark_record import NUMBERS, Record, Stages
+from jobs.console import console, errors, progress
 from jobs.options import (
     absolute_out,
     measurement_options,
@@ -25,8 +27,7 @@ from jobs.options import (
 )
 from jobs.request import AuditOptions, build_request
 from pipeline.errors import UsageError
-from pipeline.files import make_folder, write_atomically
-from pipeline.spec import TokenShape
+from pipeline.files import write_atomically
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
@@ -36,7 +37,6 @@ DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
 """Checkpoints that the arithmetics of a GPU are compared on, used in turn."""
-NUMBERS = "benchmark.json"
 
 
 @click.command()
@@ -67,6 +67,17 @@ NUMBERS = "benchmark.json"
     "--updates", type=click.IntRange(1), default=40, show_default=True, help="Of --fork: updates timed."
 )
 @click.option("--compile/--no-compile", default=None, help="Of --fork: compiled training. Default: on a GPU.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of --fork: time a whole experiment of N runs, probes included, against N naive runs.",
+)
+@click.option(
+    "--probe-every",
+    type=click.IntRange(1),
+    help="Of --runs: updates between probes. Default: a quarter of --updates.",
+)
 @click.option(
     "--driver",
     "driver_tasks",
@@ -104,7 +115,8 @@ def command(
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
     the arithmetics that it offers, with their errors against float64. With --fork, training is timed instead: the loop
-    one would write first against the one of `fork`, from the last checkpoint of SUITE.
+    one would write first against the one of `fork`, from the last checkpoint of SUITE; with --runs too, a whole
+    experiment of so many runs, from the request to the last row.
     """
     if price is not None:
         show_cost(price, load_gb_per_s, as_json=as_json)
@@ -116,13 +128,18 @@ def command(
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    if options["runs"] is not None and not training:
+        raise UsageError(f"--runs {options['runs']}: these are runs of `fork`; wanted --fork beside it")
+    if options["runs"] is not None:
+        compare_runs(options, folder, as_json=as_json)
+        return
     if training:
         compare_forks(options, folder, as_json=as_json)
         return
     with ExitStack() as stack:
         if options["shape"] is not None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int4-collapse-")))
-            options |= _random_suite(scratch, options)
+            options |= random_suite(scratch, options, options["limit"] or DEFAULT_LIMIT)
         if options["steps"] is None and options["limit"] is None:
             options["limit"] = DEFAULT_LIMIT
         options["suite"] = options["suite"] or DEFAULT_SUITE
@@ -135,29 +152,6 @@ def command(
     if outcome.disagreement is not None:
         errors.print(outcome.disagreement)
         raise SystemExit(1)
-
-
-def _random_suite(scratch: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Writes the suite of ``--random`` under ``scratch``; the options that lead to it."""
-    from pipeline.benchmark.shapes import TOKENS, write_random_suite
-
-    if options["suite"] is not None:
-        raise UsageError(
-            f"--random {options['shape']} replaces the suite {options['suite']}: give one of them"
-        )
-    default = TokenShape()
-    shape = TokenShape(
-        options["batches"] or default.batches,
-        options["batch_size"] or default.batch_size,
-        options["seq_len"] or default.seq_len,
-    )
-    suite = scratch / options["shape"]
-    checkpoints = options["limit"] or DEFAULT_LIMIT
-    errors.print(f"writing random weights: {options['shape']}, {options['files']} files", markup=False)
-    write_random_suite(
-        suite, options["shape"], files=options["files"], checkpoints=checkpoints, n_tokens=shape.n_tokens
-    )
-    return {"suite": str(suite), "corpus": options["corpus"] or f"tokens:{suite / TOKENS}"}
 
 
 def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
@@ -184,35 +178,6 @@ def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Ou
     if folder is not None:
         errors.print(f"wrote {folder / NUMBERS}", markup=False)
     return outcome
-
-
-class Stages:
-    """Says on stderr what is being measured, and how long after the start, whenever that changes."""
-
-    def __init__(self, show: Report) -> None:
-        self._show, self._start, self._last = show, time.monotonic(), ""
-
-    def __call__(self, stage: str, done: int = 0, total: int = 1) -> None:
-        if stage != self._last:
-            errors.print(f"{time.monotonic() - self._start:6.1f} s: {stage}", markup=False)
-            self._last = stage
-        self._show(done, total, None, stage)
-
-
-class Record:
-    """``benchmark.json`` from the first number on: what was found before a run ended early is there."""
-
-    def __init__(self, suite: str, folder: Path | None) -> None:
-        self._found: dict[str, Any] = {"suite": suite, "complete": False}
-        self._folder = folder
-        if folder is not None:
-            make_folder(folder)
-
-    def add(self, part: dict[str, Any]) -> None:
-        """Adds ``part`` to what is there."""
-        self._found |= part
-        if self._folder is not None:
-            write_atomically(self._folder / NUMBERS, (json.dumps(self._found, indent=1) + "\n").encode())
 
 
 def _write_figure(outcome: Outcome, folder: Path) -> None:

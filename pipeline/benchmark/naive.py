@@ -34,10 +34,27 @@ def naive_losses(
 
     ``inspect`` is called with the model as it was loaded, once.
     """
+    return losses_of(lambda: naive_model(folder, device).eval(), variants, tokens, device, inspect=inspect)
+
+
+def naive_model(folder: Path, device: str) -> Any:
+    """The checkpoint in ``folder`` as transformers loads it, in float32."""
     transformers.utils.logging.disable_progress_bar()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+
+
+def losses_of(
+    make: Callable[[], Any],
+    variants: tuple[Variant, ...],
+    tokens: np.ndarray,
+    device: str,
+    *,
+    inspect: Callable[[Any], object] = lambda _: None,
+) -> dict[str, float]:
+    """As :func:`naive_losses` of the model that ``make`` gives, in eval mode and anew for every variant."""
     losses: dict[str, float] = {}
     for variant in variants:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        model = make()
         if variant.scheme is None:
             inspect(model)
         else:

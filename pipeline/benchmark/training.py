@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.benchmark.naive_training import NaiveTraining
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.train.loop import Trainer
 from pipeline.train.schedules import Constant
@@ -133,34 +134,13 @@ def _ours(
 def _naive(
     model: Any, tokens: Tensor, *, bf16: bool, on_step: Callable[[str, int, int], None]
 ) -> tuple[list[float], float]:
-    """Model, loss, backward, clip, AdamW, scheduler, and the loss read at every step."""
-    settings = OptimizerSettings()
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-        ],
-        lr=RATE,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.eps,
-    )
-    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
-    model.train()
+    training = NaiveTraining(model, OptimizerSettings(), lambda _: RATE, bf16=bf16)
     losses = []
     start = time.perf_counter()
     for step, batch in enumerate(tokens):
         if step == WARM_UP:
             start = time.perf_counter()
-        with torch.autocast(tokens.device.type, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(input_ids=batch[:, :-1]).logits
-            loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
+        losses.append(training.update(batch))
         on_step("naive", step + 1, len(tokens))
     return losses, time.perf_counter() - start
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from jobs.benchmark_fork_runs import _schedules
 from pipeline.benchmark import Comparison, DeviceComparison, Outcome
 from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
@@ -81,6 +82,48 @@ def test_what_was_found_before_a_run_ends_early_is_kept(
     assert kept["naive_s"] > 0
     assert kept["pipeline_s"] > 0
     assert "naive_scipy_s" not in kept
+
+
+@pytest.mark.slow
+def test_a_whole_experiment_against_naive_runs(
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    runs = 3
+    length = ["--updates", 8, "--probe-every", 4, "--tokens-per-step", 64, "--device", "cpu"]
+    measure = ["--corpus", tokens_file, "--batches", 2, "--batch-size", 2, "--seq-len", 32]
+    result = run_here(
+        "benchmark", llama_suite, "--fork", "--runs", runs, *length, *measure, "--out", tmp_path, "--json"
+    )
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "benchmark-fork-runs.json").read_text())
+    assert json.loads(result.stdout.splitlines()[-1]) == written
+    assert written["complete"]
+    assert (written["runs"], written["updates"], written["probes"], written["probe_tokens"]) == (
+        runs,
+        8,
+        3,
+        2 * 2 * 32,
+    )
+    assert (written["device"], written["compiled"], written["runs_per_gpu"]) == ("cpu", False, None)
+    assert written["start_nll_difference_nats"] < 1e-6, "both evaluate the checkpoint"
+    assert written["end_nll_difference_nats"] < 1e-4, "and train on the same batches at the same rates"
+    parts = ("load", "training", "live_probes", "average_probes")
+    assert min(written[f"naive_{part}_s"] for part in parts) > 0
+    assert written["naive_run_s"] == pytest.approx(sum(written[f"naive_{part}_s"] for part in parts))
+    assert written["ratio"] == pytest.approx(runs * written["naive_run_s"] / written["ours_s"])
+    assert written["live_ratio"] < written["ratio"]
+    assert f"times {runs}" in written["naive_is"]
+
+
+def test_schedules_share_the_runs_evenly() -> None:
+    assert _schedules(9, 300, 75) == ("cosine", "sgdr", "oli:period=75")
+    assert _schedules(3, 4, 1) == ("cosine", "sgdr", "oli:period=4")
+    assert _schedules(4, 300, 75) == _schedules(3, 3, 1) == ("cosine",)
+
+
+def test_runs_are_those_of_a_fork(run: Run, llama_suite: Path) -> None:
+    result = run("benchmark", llama_suite, "--runs", 3)
+    assert (result.exit_code, "wanted --fork beside it" in result.stderr) == (2, True)
 
 
 def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:

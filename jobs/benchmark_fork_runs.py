@@ -1,0 +1,102 @@
+"""``benchmark --fork --runs N``: a whole experiment of ``fork`` against N naive runs one after the other."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from jobs.benchmark_random import random_suite
+from jobs.benchmark_record import Record, Stages
+from jobs.console import console, errors, progress
+from jobs.fork_request import ForkOptions, build_fork_request
+from jobs.request import AuditOptions
+from pipeline.devices import cuda_memory
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.fork import ForkRequest
+
+NUMBERS = "benchmark-fork-runs.json"
+PROBES = 4
+"""Of a run after its start, unless ``--probe-every`` says otherwise."""
+
+MIN_PERIOD = 4
+"""Updates of the shortest cycle of OLI that ends in a settled phase."""
+
+
+def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
+    """Measures, prints and, where there is a ``folder``, writes ``benchmark-fork-runs.json`` into it."""
+    from pipeline.benchmark.fork_runs import compare_fork_runs
+
+    with (
+        tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch,
+        progress("benchmark --fork --runs") as show,
+    ):
+        request = _request(options, Path(scratch))
+        record = Record(request.suite, folder, NUMBERS)
+        found = compare_fork_runs(request, Stages(show), record.add)
+    record.add(found.to_json())
+    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), markup=False)
+    if folder is not None:
+        errors.print(f"wrote {folder / NUMBERS}", markup=False)
+    if found.disagreement is not None:
+        errors.print(found.disagreement)
+        raise SystemExit(1)
+
+
+def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
+    """The experiment, into a folder under ``scratch``, from the last checkpoint of the suite."""
+    from jobs.suite import resolve_suite
+    from pipeline.benchmark.training import RATE
+    from pipeline.suites.model_config import model_config
+
+    if options["shape"] is not None:
+        options = options | random_suite(scratch, options, checkpoints=1)
+    options = options | {"suite": options["suite"] or "tiny", "out": str(scratch / "out")}
+    suite = resolve_suite(options["suite"], options["revisions"])
+    runs, updates = options["runs"], options["updates"]
+    probe_every = options["probe_every"] or max(1, updates // PROBES)
+    schedules = _schedules(runs, updates, probe_every)
+    train = scratch / "train.npy"
+    tokens = updates * options["tokens_per_step"] + 1
+    np.save(train, _random_tokens(model_config(suite).get("vocab_size"), tokens))
+    source = click.get_current_context().get_parameter_source("workers_per_gpu")
+    return build_fork_request(
+        ForkOptions(
+            AuditOptions.from_command(options | {"steps": None, "limit": None}),
+            start=str(suite.checkpoints[-1].step),
+            schedules=",".join(schedules),
+            seeds=runs // len(schedules),
+            n_steps=updates,
+            probe_every=probe_every,
+            tokens_per_step=options["tokens_per_step"],
+            train_corpus=f"tokens:{train}",
+            learning_rate=RATE,
+            compile=_on_gpu(options["device"]) if options["compile"] is None else options["compile"],
+            share_gpu=source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None,
+        )
+    )
+
+
+def _schedules(runs: int, updates: int, probe_every: int) -> tuple[str, ...]:
+    """The paper's three where they share ``runs`` evenly, OLI with a probe at the end of every cycle; else cosine."""
+    period = -(-MIN_PERIOD // probe_every) * probe_every
+    return ("cosine", "sgdr", f"oli:period={period}") if runs % 3 == 0 and period <= updates else ("cosine",)
+
+
+def _random_tokens(vocab_size: object, count: int) -> np.ndarray:
+    """Ids of which nine tenths, the part of a token file that is trained on, are ``count``."""
+    if not isinstance(vocab_size, int):
+        raise UsageError(
+            f"the suite's config.json gives vocab_size {vocab_size!r}: wanted a number; choose another suite"
+        )
+    return np.random.default_rng(1).integers(0, vocab_size, -(-count * 10 // 9), dtype=np.int32)
+
+
+def _on_gpu(device: str) -> bool:
+    return device == "cuda" or (device == "auto" and bool(cuda_memory()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from pipeline.errors import CheckpointError
 from pipeline.probe import Prober, fit
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.streaming import NOTE, StreamingProber
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.shards import RunFolder
+from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.tasks import run_probe
 from tests.models import ARCHITECTURES, VOCAB, save_tiny_model, tiny_model
 
 SHAPE = TokenShape(3, 2, 24)
@@ -129,6 +132,26 @@ def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
     for spare, fits in ((1, True), (-1000, False)):
         monkeypatch.setattr(fit, "free_bytes", lambda _, spare=spare: needed / fit.USABLE_SHARE + spare)
         assert fit.fits_whole(folder, SPEC, torch.device("cpu")) is fits
+
+
+@pytest.mark.parametrize("arithmetic", ["split", "ieee"])
+def test_what_finds_too_little_of_a_gpu_free_is_streamed_too(tmp_path, monkeypatch, arithmetic):
+    folder, spec = save_tiny_model("llama", tmp_path), dataclasses.replace(SPEC, arithmetic=arithmetic)
+    for free, fits in ((2**34, True), (2**20, False)):
+        monkeypatch.setattr(fit, "free_bytes", lambda _, free=free: free)
+        assert fit.fits_whole(folder, spec, torch.device("cuda")) is fits
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_task_is_streamed_where_that_is_asked_for_or_needed(tmp_path, monkeypatch, asked):
+    folder, out = save_tiny_model("llama", tmp_path / "a"), RunFolder(str(tmp_path / "out"))
+    out.prepare()
+    out.write_tokens(TOKENS)
+    task = ProbeTask("suite", Checkpoint(1, "a", str(folder)), SPEC, str(tmp_path / "out"), stream=asked)
+    monkeypatch.setattr(fit, "free_bytes", lambda _: 0)
+    assert run_probe(task).notes == (NOTE,)
+    numbers = [row["nll_nats"] for row in out.read_shard(task.key).table.to_pylist()]
+    assert numbers == [result.nll_nats for result in Prober(SPEC, TOKENS).measure(folder).results]
 
 
 MEMORY = """

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The tests start Ray clusters of their own on this machine and need no tokens for them.
 test: export RAY_AUTH_MODE = disabled
 
-.PHONY: install demo test check format clean
+.PHONY: install demo reference test check format clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 demo: install
 	$(BIN)/int4-collapse run tiny --out outputs/demo
+
+# Every table and figure of outputs/reference from its shards, as `git diff --stat` then shows: none changed.
+reference: install
+	BIN=$(BIN) bash outputs/reference/rebuild.sh
 
 # Two at a time, file by file: most of the time of a test with real processes is waiting for them to start.
 test: install

@@ -95,9 +95,7 @@ ARITHMETIC_FILES = 4
 @click.option(
     "--load-gb-per-s",
     type=click.FloatRange(min=0, min_open=True),
-    default=1.1,
-    show_default=True,
-    help="For --cost: what each GPU reads, from a disk or a network.",
+    help="For --cost: what each GPU reads, from a disk or a network. Default: as measured from the page cache.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
@@ -108,7 +106,7 @@ def command(
     training: bool,
     driver_tasks: int | None,
     price: float | None,
-    load_gb_per_s: float,
+    load_gb_per_s: float | None,
     **options: Any,
 ) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.

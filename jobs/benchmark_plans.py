@@ -26,16 +26,17 @@ def show_driver(tasks: int, *, as_json: bool) -> None:
     )
 
 
-def show_cost(price: float, gigabytes_per_s: float, *, as_json: bool) -> None:
+def show_cost(price: float, gigabytes_per_s: float | None, *, as_json: bool) -> None:
     """Prints time and money of well-known trajectories on several numbers of GPUs."""
     from pipeline.benchmark.scaling import GPUS, table
 
-    rows = table(gigabytes_per_s * 1e9)
+    rows = table(None if gigabytes_per_s is None else gigabytes_per_s * 1e9)
     if as_json:
         costs = {name: {n: vars(each) for n, each in zip(GPUS, row, strict=True)} for name, row in rows}
         console.print(json.dumps(costs), markup=False)
         return
-    shown = Table(title=f"at {price:g} per GPU hour, {gigabytes_per_s:g} GB/s per GPU", title_justify="left")
+    reading = "read as fast as measured" if gigabytes_per_s is None else f"{gigabytes_per_s:g} GB/s per GPU"
+    shown = Table(title=f"at {price:g} per GPU hour, {reading}", title_justify="left")
     for head in ("audit", *(f"{n} GPU{'s' if n > 1 else ''}" for n in GPUS)):
         shown.add_column(head)
     for name, row in rows:

@@ -63,7 +63,9 @@ def test_the_shards_of_a_fork_reduce_to_its_tables(name: str, unpacked: Path):
     write_fork_reduction(folder := RunFolder(unpacked / name, FORK), reduce_fork(folder))
     made, kept = (pl.read_parquet(root / name / "tables" / "fork.parquet") for root in (unpacked, REFERENCE))
     assert_frame_equal(made, kept, check_exact=True)
-    compare_json(unpacked / name / "tables" / "schedules.json", REFERENCE / name / "tables" / "schedules.json")
+    compare_json(
+        unpacked / name / "tables" / "schedules.json", REFERENCE / name / "tables" / "schedules.json"
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Makes every table and figure of this folder again from its shards. Needs no GPU and no network.
+# From the root of the repository, with int4-collapse in PATH or its folder in BIN.
+set -euo pipefail
+tool=${BIN:+$BIN/}int4-collapse
+here=outputs/reference
+[[ -f $here/shards.tar.xz ]] || { echo "$here/shards.tar.xz is not here: run this from the root of the repository" >&2; exit 2; }
+windows=(--before 20000:22800 --end 27600:28600)
+
+tar xJf $here/shards.tar.xz -C $here
+# Two at a time; what a command says is shown only where it fails.
+quietly='out=$("$@" 2>&1) || { echo "$out" >&2; exit 255; }'
+folders=$(cd $here && find . -name run.json -o -name fork.json | xargs -n 1 dirname | sort)
+printf "$here/%s\n" $folders | xargs -P 2 -I{} bash -c "$quietly" - "$tool" reduce {}
+for seed in 0 1; do
+    printf '%s\0' compare $here/schedules/{constant,wsd,cosine}-seed$seed "${windows[@]}" --out $here/schedules/seed$seed |
+        xargs -0 bash -c "$quietly" - "$tool" &
+done
+wait
+"$tool" compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules >/dev/null
+printf "$here/%s\n" fork schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
+echo "tables, comparisons, reports and figures of $here are made again"

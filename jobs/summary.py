@@ -10,12 +10,18 @@ from rich.table import Table
 
 ROWS = 12
 """Most checkpoints shown, evenly spread over the table, the first and the last among them."""
+GAPS = 2
+"""Most variants shown, int8 and int4 before others: more do not fit a terminal."""
 
 
 def summary_table(trajectory: pl.DataFrame) -> Table:
-    """Step, learning rate, fp32 perplexity, the gap of every variant, kurtosis and phase."""
-    gaps = [name for name in trajectory.columns if name.endswith("_gap")]
-    table = Table(title=f"{trajectory.height} checkpoints", title_justify="left")
+    """Step, learning rate, fp32 perplexity, the gaps of the first variants, kurtosis and phase."""
+    measured = [name for name in trajectory.columns if name.endswith("_gap")]
+    gaps = sorted(measured, key=lambda name: name not in ("int8_gap", "int4_gap"))[:GAPS]
+    title = f"{trajectory.height} checkpoints"
+    if len(measured) > len(gaps):
+        title += f"; {len(gaps)} of {len(measured)} variants, the others are in the tables"
+    table = Table(title=title, title_justify="left")
     heads = ["step", "learning rate", "fp32 perplexity", *(f"{gap.removesuffix('_gap')} gap" for gap in gaps)]
     for head in [*heads, "kurtosis", "phase"]:
         table.add_column(head, justify="right")

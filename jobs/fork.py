@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.fork_request import ForkOptions, build_fork_request
 from jobs.options import measurement_options, out_option, resource_options, seed_option, stale_option
+
+if TYPE_CHECKING:
+    from pipeline.ledger import Progress
+
+SHOWN = 4
+"""Unfinished runs that a line of progress names."""
 
 
 @click.command()
@@ -89,7 +97,6 @@ def command(seed: int, **options: object) -> None:
 def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
     from pipeline.fork import fork
-    from pipeline.ledger import Progress
     from pipeline.survey import Survey
 
     request = build_fork_request(options)
@@ -113,11 +120,11 @@ def run_fork_experiment(options: ForkOptions) -> int:
     with progress("fork") as show:
 
         def on_progress(state: Progress) -> None:
-            note = "" if state.last is None else state.last.key
+            note = _under_way(state) if state.last is None else state.last.key
             show(state.done + state.failed, state.total, state.eta_s, note)
             if state.last is not None:
                 for each in state.last.notes:
-                    errors.print(f"{note}: {each}", markup=False)
+                    errors.print(f"{state.last.key}: {each}", markup=False)
 
         summary = fork(request, on_survey, on_progress)
     for key, reason in summary.failures.items():
@@ -128,3 +135,9 @@ def run_fork_experiment(options: ForkOptions) -> int:
         markup=False,
     )
     return summary.exit_code
+
+
+def _under_way(state: Progress) -> str:
+    """The unfinished runs that have kept a state, and how far they are."""
+    shown = [f"{key} {share:.0%}" for key, share in list(state.under_way.items())[:SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(state.under_way) > SHOWN else [])])

@@ -161,7 +161,7 @@ def run_fork(task: ForkTask) -> TaskDone:
         while not run.done:
             run.advance()
             if asked_to_stop() or (run.step % task.state_every == 0 and not run.done):
-                folder.write_state(task.key, run.state())
+                folder.write_state(task.key, run.step, run.state())
             if asked_to_stop():
                 break
     if not run.done:

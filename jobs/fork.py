@@ -47,6 +47,11 @@ SHOWN = 4
     help="Training text; its held-out tenth is left out. Default: the suite's own.",
 )
 @click.option(
+    "--data",
+    metavar="FOLDER",
+    help="Tokens of the training text that `pretrain --data` keeps there. Default: those in DIR, else made anew.",
+)
+@click.option(
     "--sweep",
     metavar="NAME=V,V,...",
     help="One arm per value of a schedule's parameter: amplitude=0.1,0.3,1,3.",

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class ForkRequest:
     """Of kind ``FORK``."""
     resources: Resources
     state_every: int
+    train_made_of: dict[str, Any] | None = None
+    """Of which text and tokenizer ``train`` is (``pipeline.train.kept_tokens``); None = they are never used again."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What is known to be wrong with some of the suite's checkpoints."""
@@ -82,7 +85,7 @@ def fork(
         found.refuse_stale(out)
         out.prepare()
         out.write_tokens(request.tokens.array)
-        out.write_training_tokens(request.train)
+        out.write_training_tokens(request.train, _note(request))
         out.write_plan(plan)
         on_survey(found)
         ledger = Ledger(out, found, len(plan.runs), on_progress, events)
@@ -97,6 +100,12 @@ def fork(
         ended = replace(plan, wall_s=plan.wall_s + wall_s)
         patiently(lambda: out.write_plan(ended))
         return ledger.summary(wall_s)
+
+
+def _note(request: ForkRequest) -> dict[str, Any] | None:
+    """What is kept beside the training tokens."""
+    made_of = request.train_made_of
+    return None if made_of is None else {**made_of, "tokens_sha256": request.spec.train_sha256}
 
 
 class UnderWay:

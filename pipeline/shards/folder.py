@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus import tokens_sha256
 from pipeline.errors import ShardError, UnreadableError, UsageError
 from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
 from pipeline.files import seal, unseal_bytes
@@ -31,6 +32,7 @@ SUITES_FOLDER = Path("outputs/suites")
 TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
 EVENTS = "events.jsonl"
+TRAIN_TOKENS, TRAIN_NOTE = "fork_train.npy", "fork_train.json"
 
 _STATE_NAME = re.compile(r"(?P<key>.+)-step(?P<updates>\d+)\.pt")
 
@@ -124,12 +126,29 @@ class RunFolder:
     def read_tokens(self) -> np.ndarray:
         return self._read_array(self.kind.tokens_file)
 
-    def write_training_tokens(self, tokens: np.ndarray) -> None:
-        """Writes the 1-D training tokens of a fork experiment."""
-        self._write_array("fork_train.npy", tokens)
+    def write_training_tokens(self, tokens: np.ndarray, note: dict[str, Any] | None = None) -> None:
+        """Writes the 1-D training tokens of a fork experiment.
+
+        ``note``: what they were made of and, as ``tokens_sha256``, their hash; see :meth:`kept_training_tokens`.
+        """
+        self._store.remove(TRAIN_NOTE)  # no note ever stands beside tokens that it is not of
+        self._write_array(TRAIN_TOKENS, tokens)
+        if note is not None:
+            self._store.write(TRAIN_NOTE, json.dumps(note, indent=1).encode())
 
     def read_training_tokens(self) -> np.ndarray:
-        return self._read_array("fork_train.npy")
+        return self._read_array(TRAIN_TOKENS)
+
+    def kept_training_tokens(self, made_of: dict[str, Any]) -> np.ndarray | None:
+        """The training tokens of an earlier call if they were made of the same and are whole; else None."""
+        try:
+            note = json.loads(self._store.read(TRAIN_NOTE) or b"{}")
+            if note != {**made_of, "tokens_sha256": note.get("tokens_sha256")}:
+                return None
+            tokens = self.read_training_tokens()
+        except (ValueError, AttributeError, UnreadableError, UsageError):
+            return None
+        return tokens if tokens_sha256(tokens) == note["tokens_sha256"] else None
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         buffer = io.BytesIO()

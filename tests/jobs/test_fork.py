@@ -112,6 +112,9 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     shutil.copytree(undisturbed, out)
     again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)
     assert "0 runs done, 6 were there" in again.output, again.output
+    note = json.loads((out / "fork_train.json").read_text())
+    plan = RunFolder(out, FORK).read_plan()
+    assert note["tokens_sha256"] == plan.config["train_sha256"]
     assert tables(out)[0].equals(tables(undisturbed)[0])
     more = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE

@@ -76,7 +76,9 @@ SHOWN = 4
     "--lawa-window", type=int, default=5, show_default=True, help="Probes whose weights are averaged."
 )
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
-@click.option("--state-every", type=int, help="Updates between saved states. Default: as --probe-every.")
+@click.option(
+    "--state-every", type=int, help="Updates between saved states. Default: at probes, once a minute."
+)
 @click.option(
     "--compile/--no-compile", default=None, help="Compiled training. Default: for long runs on a GPU."
 )

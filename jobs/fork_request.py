@@ -31,6 +31,9 @@ SMALL_WEIGHTS_BYTES = 2**26
 """Weight files below this size are of models that four runs on a GPU do not fill."""
 COMPILE_FROM_STEPS = 300
 """Updates from which a run on a GPU earns back what compiling costs."""
+STATE_AFTER_S = 60.0
+"""Least seconds between two states of a run, unless ``--state-every`` says when: to lose a minute costs less than to
+save, with its moments and averages, ten times the weights at every probe."""
 RUN_SHARE = 10
 """A run has by default a tenth of the steps of its suite's own training, in as many probes."""
 
@@ -138,6 +141,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         out=out,
         resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
+        state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
         train_made_of=made_of,
         notes=notes,
         warnings=suite.warnings,

@@ -50,6 +50,8 @@ class ForkRequest:
     """Of kind ``FORK``."""
     resources: Resources
     state_every: int
+    state_after_s: float = 0.0
+    """Least seconds between two states of a run."""
     train_made_of: dict[str, Any] | None = None
     """Of which text and tokenizer ``train`` is (``pipeline.train.kept_tokens``); None = they are never used again."""
     notes: tuple[str, ...] = ()
@@ -173,6 +175,7 @@ def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask
             seed=run.seed,
             out=request.out.location,
             state_every=request.state_every,
+            state_after_s=request.state_after_s,
         )
         for run in plan.runs
         if run.key in missing

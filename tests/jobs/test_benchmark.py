@@ -112,6 +112,7 @@ def test_a_whole_experiment_against_naive_runs(
     assert written["naive_run_s"] == pytest.approx(sum(written[f"naive_{part}_s"] for part in parts))
     assert written["ratio"] == pytest.approx(runs * written["naive_run_s"] / written["ours_s"])
     assert written["live_ratio"] < written["ratio"]
+    assert 0 < written["ours_ray_s"] < written["ours_first_run_s"] < written["ours_s"]
     assert f"times {runs}" in written["naive_is"]
 
 

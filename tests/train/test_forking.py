@@ -164,6 +164,15 @@ def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name,
     assert not state.exists()
 
 
+def test_states_are_no_closer_than_they_may_be(suite, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(RunFolder, "write_state", lambda folder, key, updates, data: kept.append(updates))
+    for seconds, expected in ((0.0, [5, 10]), (3600.0, [])):
+        kept.clear()
+        run_fork(fork_task(suite, tmp_path / str(seconds), state_every=5, state_after_s=seconds))
+        assert kept == expected
+
+
 @pytest.mark.parametrize("damage", ["truncated", "other"])
 def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
     task = fork_task(suite, tmp_path / "out")

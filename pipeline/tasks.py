@@ -136,9 +136,10 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | Streamin
 def run_fork(task: ForkTask) -> TaskDone:
     """Trains one run of the fork experiment, probing on the way, and writes its shard.
 
-    Continues from the state that a killed run left, and leaves one every ``state_every`` updates (but not sooner than
-    ``state_after_s`` after the last) and on SIGTERM, which then ends the process. Raises CheckpointError for a checkpoint that cannot be used and OutputError where the
-    folder cannot be written; a run that diverges is written like any other.
+    Continues from the state that a killed run left, and leaves one every ``state_every`` updates, no sooner than
+    ``state_after_s`` after the last, and on SIGTERM, which then ends the process. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the folder cannot be written; a run that diverges is written
+    like any other.
     """
     from pipeline.probe import Prober
     from pipeline.train.forking import ForkRun

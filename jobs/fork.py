@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.fork_request import ForkOptions, build_fork_request
 from jobs.options import measurement_options, out_option, resource_options, seed_option, stale_option
+
+if TYPE_CHECKING:
+    from pipeline.ledger import Progress
+
+SHOWN = 4
+"""Unfinished runs that a line of progress names."""
 
 
 @click.command()
@@ -39,6 +47,11 @@ from jobs.options import measurement_options, out_option, resource_options, seed
     help="Training text; its held-out tenth is left out. Default: the suite's own.",
 )
 @click.option(
+    "--data",
+    metavar="FOLDER",
+    help="Tokens of the training text that `pretrain --data` keeps there. Default: those in DIR, else made anew.",
+)
+@click.option(
     "--sweep",
     metavar="NAME=V,V,...",
     help="One arm per value of a schedule's parameter: amplitude=0.1,0.3,1,3.",
@@ -63,7 +76,9 @@ from jobs.options import measurement_options, out_option, resource_options, seed
     "--lawa-window", type=int, default=5, show_default=True, help="Probes whose weights are averaged."
 )
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
-@click.option("--state-every", type=int, help="Updates between saved states. Default: as --probe-every.")
+@click.option(
+    "--state-every", type=int, help="Updates between saved states. Default: at probes, once a minute."
+)
 @click.option(
     "--compile/--no-compile", default=None, help="Compiled training. Default: for long runs on a GPU."
 )
@@ -89,7 +104,6 @@ def command(seed: int, **options: object) -> None:
 def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
     from pipeline.fork import fork
-    from pipeline.ledger import Progress
     from pipeline.survey import Survey
 
     request = build_fork_request(options)
@@ -113,11 +127,11 @@ def run_fork_experiment(options: ForkOptions) -> int:
     with progress("fork") as show:
 
         def on_progress(state: Progress) -> None:
-            note = "" if state.last is None else state.last.key
+            note = _under_way(state) if state.last is None else state.last.key
             show(state.done + state.failed, state.total, state.eta_s, note)
             if state.last is not None:
                 for each in state.last.notes:
-                    errors.print(f"{note}: {each}", markup=False)
+                    errors.print(f"{state.last.key}: {each}", markup=False)
 
         summary = fork(request, on_survey, on_progress)
     for key, reason in summary.failures.items():
@@ -128,3 +142,9 @@ def run_fork_experiment(options: ForkOptions) -> int:
         markup=False,
     )
     return summary.exit_code
+
+
+def _under_way(state: Progress) -> str:
+    """The unfinished runs that have kept a state, and how far they are."""
+    shown = [f"{key} {share:.0%}" for key, share in list(state.under_way.items())[:SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(state.under_way) > SHOWN else [])])

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import run_folder
+from jobs.options import absolute_out, run_folder
 from jobs.request import AuditOptions, build_request
-from pipeline.corpus import TokenFile, parse_corpus
+from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, REPORT
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
     from pipeline.driver import Resources
     from pipeline.fork import ForkRequest
+    from pipeline.shards import RunFolder
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
     from pipeline.train.start import Start
@@ -30,6 +31,9 @@ SMALL_WEIGHTS_BYTES = 2**26
 """Weight files below this size are of models that four runs on a GPU do not fill."""
 COMPILE_FROM_STEPS = 300
 """Updates from which a run on a GPU earns back what compiling costs."""
+STATE_AFTER_S = 60.0
+"""Least seconds between two states of a run, unless ``--state-every`` says when: to lose a minute costs less than to
+save, with its moments and averages, ten times the weights at every probe."""
 RUN_SHARE = 10
 """A run has by default a tenth of the steps of its suite's own training, in as many probes."""
 
@@ -47,6 +51,7 @@ class ForkOptions:
     probe_every: int | None = None
     tokens_per_step: int | None = None
     train_corpus: str | None = None
+    data: str | None = None
     sweep: str | None = None
     optimizers: str = "adamw"
     allow_epochs: bool = False
@@ -97,7 +102,8 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         raise UsageError(
             f"--tokens-per-step {tokens_per_step}: wanted a multiple of the {seq_len} tokens of a sequence"
         )
-    train_corpus, train = _training(options, audit)
+    out = run_folder(options.audit.out, FORK)
+    train_corpus, train, made_of = _training(options, audit, out)
     notes = _epochs(options, len(train), steps, tokens_per_step)
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
@@ -132,9 +138,11 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         train=train,
         corpus=audit.corpus,
         train_corpus=train_corpus,
-        out=run_folder(options.audit.out, FORK),
+        out=out,
         resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
+        state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
+        train_made_of=made_of,
         notes=notes,
         warnings=suite.warnings,
         replace_stale=options.audit.replace_stale,
@@ -215,17 +223,30 @@ def _default_tokens_per_step(suite: Suite) -> int:
     return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
 
 
-def _training(options: ForkOptions, audit: AuditRequest) -> tuple[str, Any]:
-    """The training corpus as named and its tokens. Only text needs the suite's tokenizer."""
+def _training(
+    options: ForkOptions, audit: AuditRequest, out: RunFolder
+) -> tuple[str, Any, dict[str, Any] | None]:
+    """The training corpus as named, its tokens, and what they were made of. Only text needs the suite's tokenizer."""
     from pipeline.suites import load_tokenizer
-    from pipeline.train.data import training_tokens
+    from pipeline.train.data import encode, training_texts, training_tokens
+    from pipeline.train.kept_tokens import made_of, tokens_in
 
-    text = options.train_corpus or audit.suite.train_corpus
+    suite = audit.suite
+    text = options.train_corpus or suite.train_corpus
     if text is None:
-        raise UsageError(f"suite {audit.suite.name} does not say what it was trained on: give --train-corpus")
-    reads_text = not isinstance(parse_corpus(text), TokenFile)
-    tokenizer = load_tokenizer(audit.suite) if reads_text and audit.suite.tokenizer is not None else None
-    return text, training_tokens(text, tokenizer, _vocab_size(audit.suite))
+        raise UsageError(f"suite {suite.name} does not say what it was trained on: give --train-corpus")
+    corpus, vocab_size = parse_corpus(text), _vocab_size(suite)
+    if isinstance(corpus, TokenFile) and options.data is not None:
+        raise UsageError(f"--data {options.data}: {corpus} holds tokens already; leave --data out")
+    if isinstance(corpus, TokenFile) or suite.tokenizer is None:
+        return text, training_tokens(text, None, vocab_size), None
+    tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
+    digest = corpus_sha256(texts)
+    made = made_of(digest, tokenizer, vocab_size)
+    if options.data is not None:
+        return text, tokens_in(absolute_out(options.data), digest, tokenizer), made
+    kept = None if made is None else out.kept_training_tokens(made)
+    return text, encode(texts, tokenizer, vocab_size) if kept is None else kept, made
 
 
 def _vocab_size(suite: Suite) -> int:

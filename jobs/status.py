@@ -48,12 +48,23 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
 
 def _state(directory: str, kind: Kind) -> dict[str, Any]:
     """The survey of one kind of work in ``directory``."""
+    from pipeline.shards import ForkPlan
     from pipeline.survey import survey
 
     folder = run_folder(directory, kind)
     plan = folder.read_plan()
-    found = dataclasses.asdict(survey(folder, plan))
-    return {"suite": plan.suite, "expected": len(plan.expected()), **found, "duplicates": plan.duplicates()}
+    found = survey(folder, plan)
+    state = {
+        "suite": plan.suite,
+        "expected": len(plan.expected()),
+        **dataclasses.asdict(found),
+        "duplicates": plan.duplicates(),
+    }
+    if isinstance(plan, ForkPlan):
+        made = folder.updates_made()
+        state["updates_of_a_run"] = plan.updates
+        state["updates_made"] = {key: made[key] for key in found.to_measure if key in made}
+    return state
 
 
 def _show(state: dict[str, Any], label: str) -> None:
@@ -70,6 +81,8 @@ def _show(state: dict[str, Any], label: str) -> None:
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
+    for key, made in state.get("updates_made", {}).items():
+        console.print(f"  {key}: {made:,} of {state['updates_of_a_run']:,} updates", markup=False)
     if state["missing"]:
         more = ", ..." if len(state["missing"]) > 8 else ""
         console.print(f"  not measured yet: {', '.join(state['missing'][:8])}{more}", markup=False)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pipeline.corpus import EvaluationTokens
 from pipeline.driver import Resources, cluster, drive
+from pipeline.errors import OutputError
+from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.patience import patiently
 from pipeline.shards import ForkPlan, RunFolder
@@ -19,6 +23,9 @@ from pipeline.survey import Survey, survey
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, ForkTask
 from pipeline.versions import versions
+
+LOOK_EVERY_S = 10.0
+"""Least time between two looks at how far the unfinished runs are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +50,10 @@ class ForkRequest:
     """Of kind ``FORK``."""
     resources: Resources
     state_every: int
+    state_after_s: float = 0.0
+    """Least seconds between two states of a run."""
+    train_made_of: dict[str, Any] | None = None
+    """Of which text and tokenizer ``train`` is (``pipeline.train.kept_tokens``); None = they are never used again."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What is known to be wrong with some of the suite's checkpoints."""
@@ -76,20 +87,57 @@ def fork(
         found.refuse_stale(out)
         out.prepare()
         out.write_tokens(request.tokens.array)
-        out.write_training_tokens(request.train)
+        out.write_training_tokens(request.train, _note(request))
         out.write_plan(plan)
         on_survey(found)
         ledger = Ledger(out, found, len(plan.runs), on_progress, events)
         tasks = _tasks(request, plan, found)
+        look = UnderWay(request, {task.key for task in tasks}, ledger, events)
         if tasks:
             with cluster(request.resources) as layout:
                 on_progress(ledger.progress(None))
                 placed = [replace(task, device=layout.device) for task in tasks]
-                drive(placed, replace(layout, long_tasks=True), ledger.record, on_event=events)
+                drive(placed, replace(layout, long_tasks=True), ledger.record, on_event=events, on_tick=look)
         wall_s = time.monotonic() - start
         ended = replace(plan, wall_s=plan.wall_s + wall_s)
         patiently(lambda: out.write_plan(ended))
         return ledger.summary(wall_s)
+
+
+def _note(request: ForkRequest) -> dict[str, Any] | None:
+    """What is kept beside the training tokens."""
+    made_of = request.train_made_of
+    return None if made_of is None else {**made_of, "tokens_sha256": request.spec.train_sha256}
+
+
+class UnderWay:
+    """Tells the ledger how far the unfinished runs are, by the states that they keep; costs one listing a time."""
+
+    def __init__(self, request: ForkRequest, keys: Container[str], ledger: Ledger, events: EventLog) -> None:
+        self._out, self._steps, self._keys = request.out, request.spec.rates.steps, keys
+        self._ledger, self._events = ledger, events
+        self._looked, self._made = time.monotonic(), self._list()
+        ledger.resume(self._shares())
+
+    def __call__(self) -> None:
+        """Looks, unless it has just done so; says what has changed, if anything."""
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        before = self._made
+        with suppress(OutputError):  # what is wrong with the folder is for those who need it to say
+            self._made = self._list()
+        self._looked = time.monotonic()
+        changed = {key: made for key, made in self._made.items() if made != before.get(key)}
+        for key, made in changed.items():
+            self._events("advanced", key=key, updates=made, of=self._steps)
+        if changed:
+            self._ledger.advance(self._shares())
+
+    def _list(self) -> dict[str, int]:
+        return {key: made for key, made in self._out.updates_made().items() if key in self._keys}
+
+    def _shares(self) -> dict[str, float]:
+        return {key: made / self._steps for key, made in self._made.items()}
 
 
 def _record_plan(request: ForkRequest) -> ForkPlan:
@@ -127,6 +175,7 @@ def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask
             seed=run.seed,
             out=request.out.location,
             state_every=request.state_every,
+            state_after_s=request.state_after_s,
         )
         for run in plan.runs
         if run.key in missing

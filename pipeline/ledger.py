@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from pipeline.events import EventLog
 from pipeline.patience import patiently
@@ -44,7 +44,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run of the driver stands, after each task."""
+    """Where a run of the driver stands, after each task and, where tasks are long, in between."""
 
     done: int
     """Shards there now, those of earlier runs included."""
@@ -52,7 +52,9 @@ class Progress:
     total: int
     eta_s: float | None
     last: Outcome | None
-    """What ended just now; None at the start."""
+    """What ended just now; None at the start, and where nothing did."""
+    under_way: Mapping[str, float] = field(default_factory=dict)
+    """Share of each unfinished task that is done, of those that say so."""
 
 
 class Ledger:
@@ -74,6 +76,8 @@ class Ledger:
         self._out, self._total, self._on_progress, self._events = out, total, on_progress, events
         self._started = time.monotonic()
         self._idle_s = self._busy_s = 0.0
+        self._under_way: Mapping[str, float] = {}
+        self._resumed: Mapping[str, float] = {}
         events(
             "started",
             command=out.kind.name,
@@ -83,6 +87,15 @@ class Ledger:
             there=len(found.done),
             to_do=len(found.to_measure),
         )
+
+    def resume(self, shares: Mapping[str, float]) -> None:
+        """Books the share of each task that earlier calls have done: it took none of this call's time."""
+        self._under_way = self._resumed = dict(shares)
+
+    def advance(self, shares: Mapping[str, float]) -> None:
+        """Books the share of each unfinished task that is done by now."""
+        self._under_way = dict(shares)
+        self._on_progress(self.progress(None))
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome."""
@@ -114,10 +127,13 @@ class Ledger:
 
     def progress(self, last: Outcome | None) -> Progress:
         """Where the run stands; ``last``: what ended just now."""
-        ended = len(self.measured) + len(self.failures)
-        left = self._total - len(self.done) - len(self.failures)
-        eta_s = (time.monotonic() - self._started) / ended * left if ended else None
-        return Progress(len(self.done), len(self.failures), self._total, eta_s, last)
+        ended = {*self.measured, *self.failures}
+        under_way = {key: share for key, share in self._under_way.items() if key not in ended}
+        worked = sum(1 - self._resumed.get(key, 0.0) for key in ended)
+        worked += sum(max(0.0, share - self._resumed.get(key, 0.0)) for key, share in under_way.items())
+        left = self._total - len(self.done) - len(self.failures) - sum(under_way.values())
+        eta_s = (time.monotonic() - self._started) / worked * left if worked else None
+        return Progress(len(self.done), len(self.failures), self._total, eta_s, last, under_way)
 
     def summary(self, wall_s: float) -> RunSummary:
         """How the run ended, which it has: the last event of it is written."""

@@ -134,9 +134,10 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | Streamin
 def run_fork(task: ForkTask) -> TaskDone:
     """Trains one run of the fork experiment, probing on the way, and writes its shard.
 
-    Continues from the state that a killed run left, and leaves one every ``state_every`` updates and on SIGTERM, which
-    then ends the process. Raises CheckpointError for a checkpoint that cannot be used and OutputError where the
-    folder cannot be written; a run that diverges is written like any other.
+    Continues from the state that a killed run left, and leaves one every ``state_every`` updates, no sooner than
+    ``state_after_s`` after the last, and on SIGTERM, which then ends the process. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the folder cannot be written; a run that diverges is written
+    like any other.
     """
     from pipeline.probe import Prober
     from pipeline.train.forking import ForkRun
@@ -154,12 +155,15 @@ def run_fork(task: ForkTask) -> TaskDone:
             if run.resume(state)
             else "its saved state is unusable: started over"
         ]
+    saved = time.monotonic()
     with termination() as asked_to_stop:
         run.start()
         while not run.done:
             run.advance()
-            if asked_to_stop() or (run.step % task.state_every == 0 and not run.done):
-                folder.write_state(task.key, run.state())
+            due = run.step % task.state_every == 0 and time.monotonic() - saved >= task.state_after_s
+            if asked_to_stop() or (due and not run.done):
+                folder.write_state(task.key, run.step, run.state())
+                saved = time.monotonic()
             if asked_to_stop():
                 break
     if not run.done:

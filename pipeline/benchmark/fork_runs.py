@@ -63,6 +63,10 @@ class ForkRunsComparison:
     """Of ours that may share a GPU; None on the CPU. The naive run has it alone."""
     ours_s: float
     """Seconds of our whole experiment: Ray started, workers started, kernels compiled, every shard written."""
+    ours_ray_s: float
+    """Of these, until Ray was there."""
+    ours_first_run_s: float
+    """Of these, until the first run had ended."""
     ours_run_s: float
     """Mean seconds that a run of ours took in its worker, beside the others on its GPU."""
     naive_load_s: float
@@ -131,6 +135,8 @@ class ForkRunsComparison:
             "live + EMA + LAWA",
             f"fork, {kind:<15} {self.ours_s:9.1f} s in all, start included; {self.ours_s / self.runs:.1f} s per run"
             f" ({self.ours_run_s:.1f} s in its worker{sharing})",
+            f"                      {self.ours_ray_s:9.1f} s until Ray was there, {self.ours_first_run_s:.1f} s until "
+            "the first run had ended",
             f"naive, one run        {self.naive_run_s:9.1f} s: {self.naive_load_s:.1f} s loading, "
             f"{self.naive_training_s:.1f} s training, {probing_s:.1f} s probing",
             f"naive, {self.runs:>3} runs       {self.runs * self.naive_run_s:9.1f} s, {self._naive_is}",
@@ -173,7 +179,13 @@ def compare_fork_runs(
 
     ours = _time_fork(request, lambda *done: on_step("fork", *done))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    add(device=name, ours_s=ours.total_s, ours_run_s=ours.run_s)
+    add(
+        device=name,
+        ours_s=ours.total_s,
+        ours_ray_s=ours.ray_s,
+        ours_first_run_s=ours.first_run_s,
+        ours_run_s=ours.run_s,
+    )
     first = request.runs()[0]
     naive = naive_run(request, first, device, lambda *done: on_step("naive", *done))
     losses = _losses(request, first)
@@ -283,23 +295,28 @@ class Clock:
 @dataclass(frozen=True)
 class _Fork:
     total_s: float
+    ray_s: float
+    first_run_s: float
     run_s: float
 
 
 def _time_fork(request: ForkRequest, on_step: Callable[[int, int], None]) -> _Fork:
+    reached: list[float] = []
     seconds: list[float] = []
 
     def on_progress(state: Progress) -> None:
+        if not reached or (state.last is not None and not seconds):
+            reached.append(time.perf_counter() - start)
         if state.last is not None:
             seconds.append(state.last.seconds)
-        on_step(state.done, state.total)
+        on_step(state.done + state.failed, state.total)
 
     start = time.perf_counter()
     summary = fork(request, on_progress=on_progress)
     total_s = time.perf_counter() - start
     if summary.failures:
         raise CollapseError(f"the benchmark's runs failed: {next(iter(summary.failures.items()))}")
-    return _Fork(total_s, sum(seconds) / len(seconds))
+    return _Fork(total_s, reached[0], reached[1], sum(seconds) / len(seconds))
 
 
 def _losses(request: ForkRequest, run: PlannedRun) -> Losses:

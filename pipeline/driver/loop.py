@@ -26,13 +26,17 @@ def drive(
     on_outcome: Callable[[Outcome], None],
     worker_class: type | None = None,
     on_event: OnEvent = ignore,
+    *,
+    on_tick: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs every task, reporting each once, as it ends. ``worker_class`` replaces :class:`TaskWorker`.
 
+    ``on_tick`` is called at every turn of the loop, at least every ``TICK_S``; what takes time holds the loop up.
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    Crew(layout, Fleet(worker_class or TaskWorker, layout, on_event), on_event).drive(tasks, on_outcome)
+    fleet = Fleet(worker_class or TaskWorker, layout, on_event)
+    Run(tasks, layout, on_outcome, on_event, fleet, on_tick=on_tick).run()
 
 
 @dataclass(frozen=True)
@@ -70,10 +74,12 @@ class Run:
         on_outcome: Callable[[Outcome], None],
         on_event: OnEvent,
         fleet: Fleet,
+        *,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         self._board = Board(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
         self._fleet = fleet
-        self._on_outcome, self._on_event = on_outcome, on_event
+        self._on_outcome, self._on_event, self._on_tick = on_outcome, on_event, on_tick
         self._meters = Meters(tasks[0].suite if tasks else "")
         self._checked = time.monotonic()
 
@@ -87,6 +93,7 @@ class Run:
                 for worker, reference in self._fleet.ended(TICK_S):
                     self._take(worker, reference)
                 self._kill_overdue()
+                self._on_tick()
             interrupted = False
         finally:
             self._fleet.stop(interrupted=interrupted)

@@ -7,8 +7,9 @@
     DIR/shards/audit/step000001000.arrow   one checkpoint, one row per variant
     DIR/failures/audit/step000001000.json  why a checkpoint has no shard (gone once it has one)
     DIR/fork.json fork_tokens.npy fork_train.npy   the same of a fork experiment, and its training tokens
+    DIR/fork_train.json                    of which text and tokenizer they are: a rerun need not make them again
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights
-    DIR/state/fork/oli-seed2.pt            where an unfinished run stands (gone once it has a shard)
+    DIR/state/fork/oli-seed2-step1500.pt   where an unfinished run stands (gone once it has a shard)
     DIR/tables/ report.json report.html fork.html figures/   what the reduction makes of them
     DIR/events.jsonl                       what happened when, one JSON object per line (``pipeline.events``)
     DIR/.lock                              held by the one driver of the folder (a folder of leases in an object store)

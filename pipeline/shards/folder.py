@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus import tokens_sha256
 from pipeline.errors import ShardError, UnreadableError, UsageError
 from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
 from pipeline.files import seal, unseal_bytes
@@ -30,6 +32,9 @@ SUITES_FOLDER = Path("outputs/suites")
 TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
 EVENTS = "events.jsonl"
+TRAIN_TOKENS, TRAIN_NOTE = "fork_train.npy", "fork_train.json"
+
+_STATE_NAME = re.compile(r"(?P<key>.+)-step(?P<updates>\d+)\.pt")
 
 READ_AHEAD = 8
 """Batches of shards, as many as the store reads at a time, that wait to be looked at."""
@@ -121,12 +126,29 @@ class RunFolder:
     def read_tokens(self) -> np.ndarray:
         return self._read_array(self.kind.tokens_file)
 
-    def write_training_tokens(self, tokens: np.ndarray) -> None:
-        """Writes the 1-D training tokens of a fork experiment."""
-        self._write_array("fork_train.npy", tokens)
+    def write_training_tokens(self, tokens: np.ndarray, note: dict[str, Any] | None = None) -> None:
+        """Writes the 1-D training tokens of a fork experiment.
+
+        ``note``: what they were made of and, as ``tokens_sha256``, their hash; see :meth:`kept_training_tokens`.
+        """
+        self._store.remove(TRAIN_NOTE)  # no note ever stands beside tokens that it is not of
+        self._write_array(TRAIN_TOKENS, tokens)
+        if note is not None:
+            self._store.write(TRAIN_NOTE, json.dumps(note, indent=1).encode())
 
     def read_training_tokens(self) -> np.ndarray:
-        return self._read_array("fork_train.npy")
+        return self._read_array(TRAIN_TOKENS)
+
+    def kept_training_tokens(self, made_of: dict[str, Any]) -> np.ndarray | None:
+        """The training tokens of an earlier call if they were made of the same and are whole; else None."""
+        try:
+            note = json.loads(self._store.read(TRAIN_NOTE) or b"{}")
+            if note != {**made_of, "tokens_sha256": note.get("tokens_sha256")}:
+                return None
+            tokens = self.read_training_tokens()
+        except (ValueError, AttributeError, UnreadableError, UsageError):
+            return None
+        return tokens if tokens_sha256(tokens) == note["tokens_sha256"] else None
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         buffer = io.BytesIO()
@@ -211,20 +233,42 @@ class RunFolder:
 
     # --- unfinished runs --------------------------------------------------------------------------------
 
-    def write_state(self, key: str, data: bytes) -> None:
-        """Keeps where the run ``key`` stands; makes the folder for a task that runs without a driver."""
+    def write_state(self, key: str, updates: int, data: bytes) -> None:
+        """Keeps where the run ``key`` stands after so many updates, in place of what it kept before.
+
+        The number is in the name, so that one listing says how far every run is. Makes the folder for a task that
+        runs without a driver.
+        """
         self._store.make_folder(self._states)
-        self._store.write(self._state(key), data)
+        self._store.write(self._state(key, updates), data)
+        self._remove_states(key, kept=updates)
 
     def read_state(self, key: str) -> bytes | None:
-        """What :meth:`write_state` kept last, or None."""
-        return self._store.read(self._state(key))
+        """What :meth:`write_state` kept, the furthest where a killed writer left two; None where nothing."""
+        updates = self.updates_made().get(key)
+        return None if updates is None else self._store.read(self._state(key, updates))
 
     def remove_state(self, key: str) -> None:
-        self._store.remove(self._state(key))
+        self._remove_states(key, kept=None)
 
-    def _state(self, key: str) -> str:
-        return f"{self._states}/{key}.pt"
+    def updates_made(self) -> dict[str, int]:
+        """Updates after which each unfinished run kept its state, by key."""
+        made: dict[str, int] = {}
+        for key, updates in self._list_states():
+            made[key] = max(updates, made.get(key, 0))
+        return made
+
+    def _remove_states(self, key: str, kept: int | None) -> None:
+        for there, updates in self._list_states():
+            if there == key and updates != kept:
+                self._store.remove(self._state(key, updates))
+
+    def _list_states(self) -> list[tuple[str, int]]:
+        found = [_STATE_NAME.fullmatch(name) for name in self._store.names(self._states, ".pt")]
+        return [(each["key"], int(each["updates"])) for each in found if each]
+
+    def _state(self, key: str, updates: int) -> str:
+        return f"{self._states}/{key}-step{updates}.pt"
 
     # --- failures ---------------------------------------------------------------------------------------
 

@@ -91,6 +91,11 @@ class ForkPlan:
     """What a reader of the numbers should know (epochs, cold moments)."""
     wall_s: float = 0.0
 
+    @property
+    def updates(self) -> int:
+        """Of each run."""
+        return int(self.config["rates"]["steps"])
+
     def expected(self) -> dict[str, dict[str, Any]]:
         """Of every shard that a complete experiment has: what its contents must be of."""
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus import (
+    Corpus,
     TokenFile,
     Tokenizer,
     corpus_sha256,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 TOKENIZER_FOLDER = "tokenizer"
+TRAIN_TOKENS = "train.npy"
 CORPUS_NOTE = "corpus.json"
 """Says of what the tokens in a folder were made."""
 TOKENIZER_CHARACTERS = 32_000_000
@@ -66,7 +68,7 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
         if not folder.is_dir():
             with new_folder(folder) as fresh:
                 _make(recipe, fresh)
-    made_of = _made_of(folder)
+    made_of = read_note(folder, "name a new folder")
     wanted = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size}
     if {name: made_of.get(name) for name in wanted} != wanted:
         raise UsageError(
@@ -75,7 +77,7 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
         )
     tokenizer = folder / TOKENIZER_FOLDER
     return TrainingData(
-        train=np.load(folder / "train.npy", mmap_mode="r"),
+        train=np.load(folder / TRAIN_TOKENS, mmap_mode="r"),
         held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
         corpus_sha256=made_of["sha256"],
         tokenizer=tokenizer if tokenizer.is_dir() else None,
@@ -101,8 +103,12 @@ def training_tokens(text: str, tokenizer: Tokenizer | None, vocab_size: int) -> 
         raise UsageError(
             f"this suite has no tokenizer, so it cannot train on {corpus}: give --train-corpus tokens:FILE.npy"
         )
-    texts, _ = training_and_held_out(documents(corpus))
-    return _encode(texts, tokenizer, vocab_size)
+    return encode(training_texts(corpus), tokenizer, vocab_size)
+
+
+def training_texts(corpus: Corpus) -> list[str]:
+    """The documents of a text corpus that training may see, in their order."""
+    return training_and_held_out(documents(corpus))[0]
 
 
 class Batches:
@@ -147,7 +153,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
     else:
         texts, kept = training_and_held_out(documents(corpus))
         tokenizer = train_tokenizer(_sample(texts), recipe.vocab_size)
-        train, held_out = (_encode(part, tokenizer, recipe.vocab_size) for part in (texts, kept))
+        train, held_out = (encode(part, tokenizer, recipe.vocab_size) for part in (texts, kept))
         digest = corpus_sha256(texts)
         tokenizer.save_pretrained(folder / TOKENIZER_FOLDER)
     wanted = recipe.evaluation_shape.n_tokens
@@ -156,18 +162,18 @@ def _make(recipe: Recipe, folder: Path) -> None:
             f"corpus {corpus}: its held-out tenth has {len(held_out):,} tokens, the suite's evaluation needs "
             f"{wanted:,}: give more text, or fewer eval_batches"
         )
-    np.save(folder / "train.npy", train)
+    np.save(folder / TRAIN_TOKENS, train)
     np.save(folder / "held_out.npy", held_out)
     made_of = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size, "sha256": digest}
     (folder / CORPUS_NOTE).write_text(json.dumps(made_of) + "\n")
 
 
-def _made_of(folder: Path) -> dict[str, Any]:
-    """What ``folder`` was made of; ``UsageError`` where it is not a folder of :func:`prepare_data`."""
+def read_note(folder: Path, advice: str) -> dict[str, Any]:
+    """What ``folder`` was made of; ``UsageError`` with ``advice`` where it is not a folder of :func:`prepare_data`."""
     try:
         made_of: dict[str, Any] = json.loads((folder / CORPUS_NOTE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no tokens that pretrain made: name a new folder") from error
+        raise UsageError(f"{folder} holds no tokens that pretrain made: {advice}") from error
     return made_of
 
 
@@ -189,7 +195,8 @@ def _split_tokens(tokens: NDArray[Any], name: str, vocab_size: int) -> tuple[NDA
     return tokens[:cut].astype(kind), tokens[cut:].astype(kind)
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> NDArray[Any]:
+def encode(texts: list[str], tokenizer: Tokenizer, vocab_size: int) -> NDArray[Any]:
+    """The tokens of ``texts``, 1-D, in the smallest type that holds ``vocab_size`` ids."""
     kind = _integer_type(vocab_size)
     parts = [part.astype(kind) for part in token_stream(texts, tokenizer)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=kind)

@@ -97,6 +97,8 @@ class ForkTask:
     device: str = "cpu"
     state_every: int = 200
     """Updates between two saves of the state that a killed run continues from."""
+    state_after_s: float = 0.0
+    """Least seconds between two saves: a state is many times the size of the weights."""
 
     @property
     def key(self) -> str:

@@ -89,7 +89,7 @@ def test_a_whole_experiment_against_naive_runs(
     run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     runs = 3
-    length = ["--updates", 8, "--probe-every", 4, "--tokens-per-step", 64, "--device", "cpu"]
+    length = ["--updates", 4, "--probe-every", 4, "--tokens-per-step", 64, "--device", "cpu"]
     measure = ["--corpus", tokens_file, "--batches", 2, "--batch-size", 2, "--seq-len", 32]
     result = run_here(
         "benchmark", llama_suite, "--fork", "--runs", runs, *length, *measure, "--out", tmp_path, "--json"
@@ -100,8 +100,8 @@ def test_a_whole_experiment_against_naive_runs(
     assert written["complete"]
     assert (written["runs"], written["updates"], written["probes"], written["probe_tokens"]) == (
         runs,
-        8,
-        3,
+        4,
+        2,
         2 * 2 * 32,
     )
     assert (written["device"], written["compiled"], written["runs_per_gpu"]) == ("cpu", False, None)
@@ -112,6 +112,7 @@ def test_a_whole_experiment_against_naive_runs(
     assert written["naive_run_s"] == pytest.approx(sum(written[f"naive_{part}_s"] for part in parts))
     assert written["ratio"] == pytest.approx(runs * written["naive_run_s"] / written["ours_s"])
     assert written["live_ratio"] < written["ratio"]
+    assert 0 < written["ours_ray_s"] < written["ours_first_run_s"] < written["ours_s"]
     assert f"times {runs}" in written["naive_is"]
 
 

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
+import pipeline.fork
 from jobs.cli import main
+from pipeline.driver import Layout
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
+from pipeline.train.fork_spec import ForkTask
 from pipeline.train.start import automatic_start
 from tests.jobs.conftest import start
 from tests.jobs.disks import fill_when, small_disk
@@ -108,6 +112,9 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     shutil.copytree(undisturbed, out)
     again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)
     assert "0 runs done, 6 were there" in again.output, again.output
+    note = json.loads((out / "fork_train.json").read_text())
+    plan = RunFolder(out, FORK).read_plan()
+    assert note["tokens_sha256"] == plan.config["train_sha256"]
     assert tables(out)[0].equals(tables(undisturbed)[0])
     more = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
@@ -134,6 +141,47 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     assert run_here("reduce", out, "--allow-missing").exit_code == 0
     assert run_here("report", out).exit_code == 0
     assert "1 runs are missing: wsd-seed0" in (out / "fork.html").read_text()
+
+
+def test_unfinished_runs_say_how_far_they_are(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, said = tmp_path / "out", []
+
+    def drive(tasks: Sequence[ForkTask], *_: object, on_tick: Callable[[], None], **__: object) -> None:
+        for made in (10, 20):
+            RunFolder(out, FORK).write_state(tasks[0].key, made, b"a state")
+            on_tick()
+            on_tick()
+        said.extend(CliRunner().invoke(main, ["status", str(out), *json]).output for json in ([], ["--json"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline.fork, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(Layout("cpu", 1, 1, 0)))
+    monkeypatch.setattr(pipeline.fork, "drive", drive)
+    command = ["fork", str(suite), "--from", "20", "--out", str(out), *ARMS, *SIZE]
+    assert CliRunner().invoke(main, command).exit_code == 130
+    text, state = said
+    assert "  cosine-seed0: 20 of 40 updates" in text
+    assert json.loads(state)["updates_made"] == {"cosine-seed0": 20}
+    advanced = [each for each in RunFolder(out).read_events() or [] if each["event"] == "advanced"]
+    assert [(each["key"], each["updates"], each["of"]) for each in advanced] == [
+        ("cosine-seed0", 10, 40),
+        ("cosine-seed0", 20, 40),
+    ]
+
+
+def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, FORK)
+    for key, made in (("oli-seed1", 5), ("oli-seed1", 10), ("oli-seed10", 7)):
+        folder.write_state(key, made, f"{key} {made}".encode())
+    assert len(list(tmp_path.glob("state/fork/*"))) == 2, "a state replaces the one before"
+    (tmp_path / "state/fork/oli-seed1-step9.pt").write_bytes(b"what a killed writer left")
+    assert folder.updates_made() == {"oli-seed1": 10, "oli-seed10": 7}
+    assert folder.read_state("oli-seed1") == b"oli-seed1 10"
+    folder.remove_state("oli-seed1")
+    assert folder.updates_made() == {"oli-seed10": 7}
+    assert folder.read_state("oli-seed1") is None
 
 
 @pytest.mark.slow

@@ -154,15 +154,23 @@ def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name,
     command = [sys.executable, "-c", CHILD, str(tmp_path / "task"), name, str(at)]
     died = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
     assert died.returncode == -getattr(signal, name)
-    state = tmp_path / "out" / "state" / "fork" / "cosine-seed0.pt"
-    kept = torch.load(state, weights_only=True)
-    assert kept["trainer"]["step"] == (
-        5 if name == "SIGKILL" else 7
-    )  # SIGTERM saves, SIGKILL leaves the last
+    made = 5 if name == "SIGKILL" else 7  # SIGTERM saves, SIGKILL leaves the last
+    (state,) = (tmp_path / "out" / "state" / "fork").iterdir()
+    assert torch.load(state, weights_only=True)["trainer"]["step"] == made
+    assert RunFolder(task.out, FORK).updates_made() == {"cosine-seed0": made}
     done = run_fork(task)
     assert done.notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
     assert not state.exists()
+
+
+def test_states_are_no_closer_than_they_may_be(suite, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(RunFolder, "write_state", lambda folder, key, updates, data: kept.append(updates))
+    for seconds, expected in ((0.0, [5, 10]), (3600.0, [])):
+        kept.clear()
+        run_fork(fork_task(suite, tmp_path / str(seconds), state_every=5, state_after_s=seconds))
+        assert kept == expected
 
 
 @pytest.mark.parametrize("damage", ["truncated", "other"])
@@ -178,7 +186,7 @@ def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
     )
     run.start()
     run.advance()
-    folder.write_state(task.key, run.state() if damage == "other" else run.state()[:999])
+    folder.write_state(task.key, run.step, run.state() if damage == "other" else run.state()[:999])
     assert run_fork(task).notes == ("its saved state is unusable: started over",)
     assert rows(task) == rows(whole)
 
@@ -227,10 +235,10 @@ def test_a_full_disk_stops_the_run_by_name_and_the_state_before_stays(whole, sui
     task = fork_task(suite, tmp_path / "out", state_every=2)
     write, fsync = RunFolder.write_state, os.fsync
 
-    def second_fails(folder, key, data):
+    def second_fails(folder, key, updates, data):
         if folder.read_state(key) is not None:
             monkeypatch.setattr(os, "fsync", full)
-        write(folder, key, data)
+        write(folder, key, updates, data)
 
     def full(_):
         raise OSError(28, "No space left on device")

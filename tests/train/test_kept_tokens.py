@@ -1,0 +1,171 @@
+"""Training tokens that were made before are used again where they are the same, and only there."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import pipeline.train.data
+from jobs.cli import main
+from jobs.fork_request import ForkOptions, build_fork_request
+from jobs.request import AuditOptions
+from pipeline.errors import UsageError
+from pipeline.shards import FORK, RunFolder
+from pipeline.train import find_recipe, pretrain
+from tests.models import write_text_corpus
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A folder with a suite, its text and its tokens as ``pretrain --data`` keeps them."""
+    folder = tmp_path_factory.mktemp("made")
+    recipe = dataclasses.replace(find_recipe("micro"), corpus=write_text_corpus(folder / "text"))
+    pretrain(recipe, folder / "micro", device="cpu", data=folder / "data")
+    return folder
+
+
+@pytest.fixture
+def options(made, tmp_path) -> ForkOptions:
+    """Of a copy of the suite, whose text is a copy as well: a test may change both."""
+    for part in ("text", "micro", "data"):
+        shutil.copytree(made / part, tmp_path / part)
+    audit = AuditOptions(suite=str(tmp_path / "micro"), out=str(tmp_path / "out"), device="cpu")
+    return ForkOptions(
+        audit,
+        start="20",
+        schedules="cosine",
+        n_steps=20,
+        probe_every=10,
+        tokens_per_step=64,
+        train_corpus=f"file:{tmp_path / 'text'}/*.txt",
+    )
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """Grows by the number of documents whenever training text is tokenized."""
+    counts: list[int] = []
+    encode = pipeline.train.data.encode
+
+    def counted(texts, tokenizer, vocab_size):
+        counts.append(len(texts))
+        return encode(texts, tokenizer, vocab_size)
+
+    monkeypatch.setattr(pipeline.train.data, "encode", counted)
+    return counts
+
+
+def keep(options: ForkOptions) -> np.ndarray:
+    """What ``fork`` does with the tokens of its request before the first run; the tokens."""
+    request = build_fork_request(options)
+    note = {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
+    request.out.prepare()
+    request.out.write_training_tokens(request.train, note)
+    return np.array(request.train)
+
+
+def change_text(folder: Path) -> None:
+    for path in sorted((folder / "text").iterdir())[:40]:  # some of them are trained on
+        path.write_text(path.read_text() + "more")
+
+
+def change_tokenizer(folder: Path) -> None:
+    for path in (folder / "micro").rglob("tokenizer.json"):
+        contents = json.loads(path.read_text())
+        contents["model"]["merges"].pop()
+        path.write_text(json.dumps(contents))
+
+
+def test_a_rerun_uses_the_tokens_in_its_folder(options, encoded):
+    first = keep(options)
+    assert len(encoded) == 1
+    again = keep(options)
+    assert len(encoded) == 1
+    assert np.array_equal(again, first)
+    assert again.dtype == first.dtype
+
+
+@pytest.mark.parametrize("change", [change_text, change_tokenizer])
+def test_tokens_of_anything_else_are_made_anew(options, encoded, tmp_path, change):
+    before = keep(options)
+    change(tmp_path)
+    after = keep(options)
+    assert len(encoded) == 2
+    assert not np.array_equal(before, after)
+
+
+def damage_tokens(out: Path) -> None:
+    tokens = np.load(out / "fork_train.npy")
+    tokens[100] ^= 1
+    np.save(out / "fork_train.npy", tokens)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_tokens,
+        lambda out: (out / "fork_train.npy").write_bytes(b""),
+        lambda out: (out / "fork_train.npy").unlink(),
+        lambda out: (out / "fork_train.json").write_text("[]"),
+        lambda out: (out / "fork_train.json").write_text("{"),
+        lambda out: (out / "fork_train.json").unlink(),
+    ],
+)
+def test_tokens_that_cannot_be_trusted_are_made_anew(options, encoded, tmp_path, damage):
+    first = keep(options)
+    damage(tmp_path / "out")
+    assert np.array_equal(keep(options), first)
+    assert len(encoded) == 2
+
+
+def test_tokens_without_a_note_of_their_own_are_not_used(options, encoded):
+    keep(options)
+    folder = RunFolder(options.audit.out, FORK)
+    folder.write_training_tokens(np.arange(5000) % 300)
+    assert len(keep(options)) != 5000
+    assert len(encoded) == 2
+
+
+def test_tokens_of_pretrain_are_used(options, encoded, tmp_path):
+    given = dataclasses.replace(options, data=str(tmp_path / "data"))
+    request = build_fork_request(given)
+    assert encoded == []
+    made = build_fork_request(options)
+    assert len(encoded) == 1
+    assert request.spec == made.spec
+    assert np.array_equal(request.train, made.train)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (change_text, "tokens of another text"),
+        (change_tokenizer, "tokens of another tokenizer"),
+        (lambda folder: shutil.rmtree(folder / "data" / "tokenizer"), "cannot be read"),
+        (lambda folder: (folder / "data" / "train.npy").write_bytes(b"x"), "cannot be read"),
+        (lambda folder: shutil.rmtree(folder / "data"), "holds no tokens that pretrain made"),
+    ],
+)
+def test_tokens_of_pretrain_that_are_others_are_refused(options, encoded, tmp_path, change, complaint):
+    change(tmp_path)
+    with pytest.raises(UsageError, match=complaint):
+        build_fork_request(dataclasses.replace(options, data=str(tmp_path / "data")))
+    assert encoded == []
+
+
+def test_token_ids_need_no_folder(options, tmp_path):
+    np.save(tmp_path / "ids.npy", np.arange(9000) % 300)
+    ids = f"tokens:{tmp_path / 'ids.npy'}"
+    with pytest.raises(UsageError, match="holds tokens already"):
+        build_fork_request(dataclasses.replace(options, train_corpus=ids, data=str(tmp_path / "data")))
+
+
+def test_the_command_takes_the_folder(tmp_path, made):
+    arguments = ["fork", str(made / "micro"), "--from", "20", "--data", str(tmp_path / "none")]
+    result = CliRunner().invoke(main, [*arguments, "--steps", "20", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "holds no tokens that pretrain made" in " ".join(result.stderr.split())

@@ -17,6 +17,12 @@ for seed in 0 1; do
         xargs -0 bash -c "$quietly" - "$tool" &
 done
 wait
-"$tool" compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules >/dev/null
-printf "$here/%s\n" fork schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
+printf '%s\0' compare $here/grids --before 4000:6000 --end 13800:14300 --variant all --out $here/grids |
+    xargs -0 bash -c "$quietly" - "$tool" &
+printf '%s\0' compare $here/overtrained --before 16000:36000 --end 67500:71500 --out $here/overtrained |
+    xargs -0 bash -c "$quietly" - "$tool" &
+wait
+printf '%s\0' compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules |
+    xargs -0 bash -c "$quietly" - "$tool"
+printf "$here/%s\n" amplitude fork schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
 echo "tables, comparisons, reports and figures of $here are made again"

@@ -32,6 +32,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(REFERENCE / "shards.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     for name in (*AUDITS, *FORKS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for kept in ("run.json", "fork.json", "shards"):
             source = REFERENCE / name / kept
             if source.is_dir():
@@ -89,6 +90,33 @@ def test_the_growth_of_every_schedule_is_the_one_that_is_published(seed: int, un
             assert getattr(growth.growth, key) == pytest.approx(kept["growth"][key], rel=1e-6)
         said = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**kept["growth"])
         assert said in words, f"FINDINGS.md does not give the growth of {name}, seed {seed}: {said}"
+
+
+def test_the_differences_of_the_forks_are_those_of_their_tables():
+    words = (REFERENCE / "FINDINGS.md").read_text()
+    for name in FORKS:
+        report = json.loads((REFERENCE / name / "tables" / "schedules.json").read_text())
+        for row in report["comparisons"]:
+            said = "{estimate:+.2f} [{lower:+.2f}, {upper:+.2f}]".format(**row["difference"])
+            # the largest amplitude is told in the paper's words, as so many points smaller
+            smaller = "{upper:.2f}, {lower:.2f}".format(
+                **{k: abs(row["difference"][k]) for k in ("lower", "upper")}
+            )
+            if row["weights"] == "live":
+                assert said in words or smaller in words, (
+                    f"FINDINGS.md does not give {name}, {row['arm']}: {said}"
+                )
+
+
+def test_int8_is_as_harmless_as_is_said():
+    largest = max(
+        pl.read_parquet(REFERENCE / name / "tables" / "trajectory.parquet")["int8_gap"].max()
+        for name in AUDITS
+    )
+    assert (
+        f"largest gap of any checkpoint of any suite {largest:.2%}".replace("%", " %")
+        in (REFERENCE / "FINDINGS.md").read_text()
+    )
 
 
 def test_the_documents_name_no_file_that_is_not_there():

@@ -20,7 +20,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 demo: install
 	$(BIN)/int4-collapse run tiny --out outputs/demo
 
-# Every table and figure of outputs/reference from its shards, as `git diff --stat` then shows: none changed.
+# Every table and figure of outputs/reference again from its shards.
 reference: install
 	BIN=$(BIN) bash outputs/reference/rebuild.sh
 

@@ -202,7 +202,7 @@ PYTHON_SOURCE_100K = Recipe(
     schedule="cosine",
     corpus="python-source",
 )
-"""0.1 M parameters beside the embeddings, 4.7 G tokens: 48,000 tokens for each of them, to see how far damage goes."""
+"""0.1 M parameters beside the embeddings, 4.7 G tokens: 47,000 tokens for each of them, to see how far damage goes."""
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe for recipe in (TINY, MICRO, PYTHON_SOURCE_100K, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M)

@@ -126,6 +126,8 @@ def command(
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    if options["probe_every"] is not None and options["runs"] is None:
+        raise UsageError(f"--probe-every {options['probe_every']}: only a run of --fork --runs N is probed")
     if options["runs"] is not None and not training:
         raise UsageError(f"--runs {options['runs']}: these are runs of `fork`; wanted --fork beside it")
     if options["runs"] is not None:

@@ -50,14 +50,17 @@ def command(
     """Compare the growth of the gap between two windows of steps in reduced audits, with 95 % intervals.
 
     All are compared with the first. They must be audits of the same evaluation tokens. The figure shows the gap of
-    the first variant; audits whose names differ only in a last number, as seeds do, share a colour.
+    int4, or else of the first variant; audits whose names differ only in a last number, as seeds do, share a colour.
     """
     from pipeline.analysis.growth import compare_growth, parse_window
 
     windows = parse_window(before), parse_window(end)
+    target = None if out is None else absolute_out(out)
     curves = _read(folders)
     if ALL in variants:
         variants = tuple(curves[0].variants)
+        if not variants:
+            raise UsageError(f"{folders[0]}: only fp32 was measured, there is no gap to compare")
     found: list[tuple[str, str, Growth]] = []
     for variant in variants:
         grown = compare_growth(curves, variant, *windows, seed=seed)
@@ -71,9 +74,9 @@ def command(
             click.echo(json.dumps(each))
     else:
         _print(found, windows, several=len(variants) > 1)
-    if out is not None:
+    if target is not None:
         numbers = {"before": before, "end": end, "seed": seed, "found": objects}
-        _write(absolute_out(out), numbers, curves, variants[0], windows)
+        _write(target, numbers, curves, "int4" if "int4" in variants else variants[0], windows)
 
 
 def _read(folders: tuple[str, ...]) -> list[Curve]:
@@ -97,6 +100,8 @@ def _print(found: list[tuple[str, str, Growth]], windows: tuple[Window, Window],
             console.print(
                 f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
             )
+        if growth.growth is None:
+            console.print("  no growth: the gap before cannot be told from 0", markup=False)
         for name, times in (("growth", growth.growth), (f"over the growth of {found[0][0]}", growth.against)):
             if times is not None:
                 console.print(

@@ -244,7 +244,7 @@ def _training(
     digest = corpus_sha256(texts)
     made = made_of(digest, tokenizer, vocab_size)
     if options.data is not None:
-        return text, tokens_in(absolute_out(options.data), digest, tokenizer), made
+        return text, tokens_in(absolute_out(options.data, "--data"), digest, tokenizer), made
     kept = None if made is None else out.kept_training_tokens(made)
     return text, encode(texts, tokenizer, vocab_size) if kept is None else kept, made
 

@@ -156,10 +156,12 @@ def run_folder(text: str, kind: Kind | None = None) -> RunFolder:
     return RunFolder(text if is_url(text) else absolute_out(text), kind or AUDIT)
 
 
-def absolute_out(text: str) -> Path:
-    """The output folder as an absolute path; UsageError for a URL, which only folders of runs may be."""
+def absolute_out(text: str, option: str = "--out") -> Path:
+    """The folder that ``option`` names as an absolute path; UsageError for a URL, which only folders of runs may be."""
     if is_url(text):
-        raise UsageError("--out: this command writes to a folder of this machine; wanted a path, not a URL")
+        raise UsageError(
+            f"{option} {text}: this has to be a folder of this machine; wanted a path, not a URL"
+        )
     try:
         path = Path(text).expanduser()
         usable = bool(text) and (path.is_dir() or not path.exists())
@@ -169,7 +171,7 @@ def absolute_out(text: str) -> Path:
         raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
-            f"--out {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
+            f"{option} {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
             "wanted an absolute path on storage that every node shares, or a URL such as s3://BUCKET/FOLDER"
         )
     return path.absolute()

@@ -48,6 +48,7 @@ class ModelSize:
     stored_bytes: int
     """Of its weight files."""
     layers: int
+    """1 where its config.json does not say: the bound layer by layer is then the one for a single huge layer."""
     hidden: int
     inner: int
     vocabulary: int
@@ -61,10 +62,10 @@ class ModelSize:
         inner = _whole(config, "intermediate_size", "ffn_dim", "n_inner")
         vocabulary = _whole(config, "vocab_size")
         layers = _whole(config, "num_hidden_layers", "n_layer")
-        if hidden is None or vocabulary is None or layers is None:
+        if hidden is None or vocabulary is None:
             return None
         neox = config.get("model_type") == "gpt_neox"
-        return cls(stored_bytes, layers, hidden, inner or 4 * hidden, vocabulary, neox)
+        return cls(stored_bytes, layers or 1, hidden, inner or 4 * hidden, vocabulary, neox)
 
 
 def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:

@@ -144,8 +144,8 @@ def assert_close(one: Any, other: Any, where: str) -> None:
             assert_close(left, right, f"{where}[{index}]")
     elif isinstance(one, float) and isinstance(other, float):
         assert math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12), where
-    elif isinstance(one, str):
-        # sentences hold rounded numbers: the last digit of one may differ with the last bit of a sum
+    elif isinstance(one, str) and re.search("sentences|verdict|reason", where):
+        # words hold rounded numbers: the last digit of one may differ with the last bit of a sum
         assert re.sub(r"\d", "#", one) == re.sub(r"\d", "#", other), where
     else:
         assert one == other, where

@@ -5,6 +5,8 @@ set -euo pipefail
 tool=${BIN:+$BIN/}int4-collapse
 here=outputs/reference
 [[ -f $here/shards.tar.xz ]] || { echo "$here/shards.tar.xz is not here: run this from the root of the repository" >&2; exit 2; }
+running=()
+all() { for each in "${running[@]}"; do wait "$each"; done; running=(); }  # fails where one of them did
 windows=(--before 20000:22800 --end 27600:28600)
 
 tar xJf $here/shards.tar.xz -C $here
@@ -15,13 +17,16 @@ printf "$here/%s\n" $folders | xargs -P 2 -I{} bash -c "$quietly" - "$tool" redu
 for seed in 0 1; do
     printf '%s\0' compare $here/schedules/{constant,wsd,cosine}-seed$seed "${windows[@]}" --out $here/schedules/seed$seed |
         xargs -0 bash -c "$quietly" - "$tool" &
+    running+=($!)
 done
-wait
+all
 printf '%s\0' compare $here/grids --before 4000:6000 --end 13800:14300 --variant all --out $here/grids |
     xargs -0 bash -c "$quietly" - "$tool" &
+running+=($!)
 printf '%s\0' compare $here/overtrained --before 16000:36000 --end 67500:71500 --out $here/overtrained |
     xargs -0 bash -c "$quietly" - "$tool" &
-wait
+running+=($!)
+all
 printf '%s\0' compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules |
     xargs -0 bash -c "$quietly" - "$tool"
 printf "$here/%s\n" amplitude fork schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}

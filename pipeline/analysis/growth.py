@@ -73,10 +73,11 @@ class Growth:
 
     before: Bounded
     end: Bounded
-    growth: Bounded
-    """end / before"""
+    growth: Bounded | None
+    """end / before; None where the gap before cannot be told from 0."""
     against: Bounded | None
-    """This growth over the growth of the suite it is compared with; None for that suite itself."""
+    """This growth over the growth of the suite it is compared with; None for that suite itself, and where one of the
+    two has no growth."""
 
 
 def compare_growth(
@@ -84,26 +85,25 @@ def compare_growth(
 ) -> list[Growth]:
     """The growth of every curve, and of all but the first against the first's.
 
-    ``UsageError`` where a window is empty, or a curve has no losses per batch or not the batches of the first.
+    ``UsageError`` where a window is empty or holds a loss that is not a number, or where a curve has no losses per
+    batch or not the batches of the first.
     """
     replicates = _Replicates(curves, seed)
     found: list[Growth] = []
     first: tuple[float, FloatArray] | None = None
-    for curve in curves:
+    for index, curve in enumerate(curves):
         (early, early_samples), (late, late_samples) = (
             replicates.gap(curve, variant, each) for each in (before, end)
         )
+        bounded_early, bounded_late = _bounded(early, early_samples), _bounded(late, late_samples)
+        if bounded_early.lower <= 0:  # a ratio to what may be nothing says nothing
+            found.append(Growth(bounded_early, bounded_late, None, None))
+            continue
         grown, samples = late / early, late_samples / early_samples
         against = None if first is None else _bounded(grown / first[0], samples / first[1])
-        first = first or (grown, samples)
-        found.append(
-            Growth(
-                _bounded(early, early_samples),
-                _bounded(late, late_samples),
-                _bounded(grown, samples),
-                against,
-            )
-        )
+        found.append(Growth(bounded_early, bounded_late, _bounded(grown, samples), against))
+        if index == 0:
+            first = (grown, samples)
     return found
 
 
@@ -124,6 +124,12 @@ class _Replicates:
     def gap(self, curve: Curve, variant: str, window: Window) -> tuple[float, FloatArray]:
         """The window's gap, and its replicates (N_REPLICATES,)."""
         rows, gap = window.rows(curve), curve.gap(variant)
+        if not np.isfinite(gap[rows]).all():
+            step = curve.step[rows][~np.isfinite(gap[rows])][0]
+            raise UsageError(
+                f"{curve.name}: the gap of {variant} at step {step} is not a number: choose windows without it, or "
+                "name other variants"
+            )
         assert curve.fp32_batch_nll_nats is not None
         _, gaps = paired_replicates(
             curve.fp32_batch_nll_nats[rows], curve.variant_batch_nll_nats[variant][rows], self._weights

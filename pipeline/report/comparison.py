@@ -54,7 +54,7 @@ def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, in
         rows += _rows(curve, variant, group, f"{group} {members[group]}")
         members[group] += 1
     titles = {
-        "gap": f"{variant.upper()} gap: perplexity against FP32, minus 1",
+        "gap": f"{_label(variant)} gap: perplexity against FP32, minus 1",
         "perplexity": "FP32 perplexity",
         "learning_rate": "Learning rate",
     }
@@ -102,6 +102,12 @@ def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, in
             }
         )
     return {"$schema": SCHEMA, "data": {"values": rows}, "vconcat": views, "spacing": 14}
+
+
+def _label(variant: str) -> str:
+    """``INT4`` of ``int4``, ``INT3 g64 asym`` of ``int3_g64_asym``."""
+    bits, *rest = variant.split("_")
+    return " ".join([bits.upper(), *rest])
 
 
 def _shading(windows: Sequence[tuple[int, int]], x: Spec) -> Spec:

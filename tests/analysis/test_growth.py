@@ -73,3 +73,30 @@ def test_what_cannot_be_compared_is_named() -> None:
     for text in ("", "5", "9:3", "a:b"):
         with pytest.raises(UsageError, match="FIRST:LAST"):
             parse_window(text)
+
+
+def test_a_gap_that_may_be_nothing_has_no_growth() -> None:
+    rng = np.random.default_rng(0)
+    plain = simulated(rng, 2.0)
+    nothing = Curve(
+        step=plain.step,
+        fp32_nll_nats=plain.fp32_nll_nats,
+        variant_nll_nats={"int4": plain.fp32_nll_nats},
+        fp32_batch_nll_nats=plain.fp32_batch_nll_nats,
+        variant_batch_nll_nats={
+            "int4": plain.fp32_batch_nll_nats + rng.normal(0, 1e-4, (len(plain.step), 16))
+        },
+    )
+    for curves in ([nothing, plain], [plain, nothing]):
+        found = compare_growth(curves, "int4", BEFORE, END)
+        by_curve = dict(zip(map(id, curves), found, strict=True))
+        assert (by_curve[id(nothing)].growth, by_curve[id(nothing)].against) == (None, None)
+        assert by_curve[id(plain)].growth is not None
+        assert by_curve[id(plain)].against is None  # there is nothing to compare it with
+
+
+def test_a_loss_that_is_not_a_number_is_named() -> None:
+    curve = simulated(np.random.default_rng(0), 2.0)
+    curve.variant_nll_nats["int4"][curve.step == 220] = np.nan
+    with pytest.raises(UsageError, match="int4 at step 220 is not a number"):
+        compare_growth([curve], "int4", BEFORE, END)

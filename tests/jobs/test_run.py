@@ -142,8 +142,11 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     table = trajectory(trained / "out")
     gaps = dict(zip(table["step"], table["int4_gap"], strict=True))
     assert first["before"]["estimate"] == pytest.approx(np.mean([gaps[step] for step in (5, 8, 10, 15)]))
-    assert first["growth"]["lower"] < first["growth"]["estimate"] < first["growth"]["upper"]
-    assert (first["against"], second["against"]["estimate"]) == (None, 1.0)
+    assert first["before"]["lower"] < first["before"]["estimate"] < first["before"]["upper"]
+    # a gap of so few steps of so small a model may be nothing, and then has no growth
+    told_from_nothing = first["before"]["lower"] > 0
+    assert (first["growth"] is not None) == (second["against"] is not None) == told_from_nothing
+    assert first["against"] is None
     drawn = compare(
         out, out, "--before", "5:15", "--end", "20:30", "--variant", "all", "--out", str(trained / "drawn")
     )
@@ -152,6 +155,8 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     assert [each["variant"] for each in numbers["found"]] == ["int8", "int8", "int4", "int4"]
     assert numbers["found"][2]["growth"] == first["growth"]
     assert (trained / "drawn" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    url = compare(out, "--before", "5:15", "--end", "20:30", "--out", "s3://bucket/x")
+    assert (url.exit_code, "--out s3://bucket/x: this has to be a folder" in url.stderr) == (2, True)
     wrong = compare(out, "--before", "5:15", "--end", "100:200")
     assert (wrong.exit_code, "its steps go from 0 to 30" in wrong.stderr) == (2, True)
     other = trained / "other"

@@ -12,10 +12,9 @@ That first comparison is a pass of its own, so the first checkpoint of a suite t
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +78,14 @@ class Engine:
         """The skeleton for checkpoints like the one in ``folder``; stays until one of another kind comes."""
         if self._skeleton is None or self._skeleton.signature != signature(folder, weights.outlines):
             check_fit(read_config(folder), self._tokens.cpu().numpy())
-            self._skeleton = weights.skeleton(folder, self._plan, self.device)
-            self._rehearse(weights.fill(self._skeleton))
-            self._walks = None
+            self._skeleton, self._walks = None, None  # until the new one has been seen to work
+            skeleton = weights.skeleton(folder, self._plan, self.device)
+            try:
+                self._rehearse(weights.fill(skeleton))
+            except BaseException:
+                skeleton.release()
+                raise
+            self._skeleton = skeleton
         return self._skeleton
 
     def _measure(self, filled: Filled) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
@@ -99,11 +103,10 @@ class Engine:
     def _rehearse(self, filled: Filled) -> None:
         """Compiles what the probes of this skeleton launch, all kernels at once."""
         # The layers are alike, but the walk enters every one but the first with products that have yet to be added.
-        first = dataclasses.replace(filled, layers=itertools.islice(filled.layers, 2))
         walks = self._may_walk(filled.skeleton)
         with compiling():
             few = [self._passage(filled, self._few, walk) for walk in ((True, False) if walks else (False,))]
-            _go(few, first, len(self._few))
+            _go(few, filled, len(self._few), most=2)
             self._score(few[0])
             for passage in few[1:]:
                 list(passage.logits())
@@ -207,10 +210,19 @@ class Engine:
         return {variant: tuple(rows) for variant, rows in found.items()}
 
 
-def _go(passages: Sequence[neox.Walk | Forward], filled: Filled, chunk: int) -> None:
-    """Takes ``passages`` through the layers, ``chunk`` sequences at a time; their logits are then to be had."""
+def _go(passages: Sequence[neox.Walk | Forward], filled: Filled, chunk: int, most: int | None = None) -> None:
+    """Takes ``passages`` through the first ``most`` layers (None: all), ``chunk`` sequences at a time; their logits are
+    then to be had.
+    """
     for passage in passages:
         passage.begin(chunk)
-    for layer in filled.layers:
-        for passage in passages:
-            passage.advance(layer)
+    layers = iter(filled.layers)
+    try:
+        for layer in itertools.islice(layers, most):
+            for passage in passages:
+                passage.advance(layer)
+    finally:
+        if isinstance(
+            layers, Generator
+        ):  # ends the thread that reads ahead before anything else uses its buffers
+            layers.close()

@@ -84,12 +84,18 @@ def test_the_growth_of_every_schedule_is_the_one_that_is_published(seed: int, un
     ]
     found = compare_growth(curves, "int4", *windows, seed=published["seed"])
     words = (REFERENCE / "FINDINGS.md").read_text()
+    rule, readme = ((REFERENCE / name).read_text() for name in ("schedules/RULE.md", "../../README.md"))
     for name, growth, kept in zip(SCHEDULES, found, published["found"], strict=True):
         assert Path(kept["folder"]).name == f"{name}-seed{seed}"
         for key in ("estimate", "lower", "upper"):
             assert getattr(growth.growth, key) == pytest.approx(kept["growth"][key], rel=1e-6)
         said = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**kept["growth"])
         assert said in words, f"FINDINGS.md does not give the growth of {name}, seed {seed}: {said}"
+        assert said in rule, f"RULE.md does not give the growth of {name}, seed {seed}: {said}"
+        if name == "wsd":
+            ratio = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**kept["against"])
+            for text in (words, rule, readme):
+                assert ratio in text.replace("\n  ", " "), f"the ratio of seed {seed} is {ratio}"
 
 
 def test_the_differences_of_the_forks_are_those_of_their_tables():

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from tests.jobs.test_faults import wait_for
+from tests.waiting import wait_for
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,9 @@ from pipeline.driver import MAX_ATTEMPTS, Layout, drive
 from pipeline.events import read_events
 from pipeline.worker import Outcome
 from tests.jobs.conftest import start, trajectory
+from tests.jobs.disks import fill_when, small_disk
 from tests.models import save_tiny_suite
+from tests.waiting import wait_for
 from tests.workers import PoisonWorker, SkewedWorker, simulated_tasks
 
 Run = Callable[..., Result]
@@ -46,16 +47,6 @@ def undisturbed(
     for arguments in (["audit", suite, "--corpus", tokens_file, "--out", out, *SIZE], ["reduce", out]):
         assert CliRunner().invoke(main, [str(argument) for argument in arguments]).exit_code == 0
     return out
-
-
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
-) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.02)
 
 
 def shards(out: Path) -> list[Path]:
@@ -207,23 +198,10 @@ def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
     run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        out = disk / "out"
-        filler = disk / "filler"
+    with small_disk(tmp_path, "512k") as disk:
+        out, filler = disk / "out", disk / "filler"
         audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-
-        def fill() -> None:
-            wait_for(lambda: len(shards(out)) >= 2)
-            with filler.open("wb") as file:
-                while True:
-                    file.write(b"\0" * 4096)
-                    file.flush()
-
-        in_background(lambda: _ignore_full(fill)).join(0)
+        fill_when(lambda: len(shards(out)) >= 2, filler)
         full = run(*audit)
         assert full.exit_code == 1
         assert "No space left on device" in full.stderr
@@ -236,12 +214,3 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
         assert f"{kept} were there" in resumed.stdout
         assert run("reduce", out).exit_code == 0
         assert trajectory(out).equals(trajectory(undisturbed))
-    finally:
-        subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-def _ignore_full(fill: Callable[[], None]) -> None:
-    try:
-        fill()
-    except OSError:
-        return

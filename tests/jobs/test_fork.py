@@ -26,8 +26,8 @@ from pipeline.train.fork_spec import ForkTask
 from pipeline.train.start import automatic_start
 from tests.jobs.conftest import start
 from tests.jobs.disks import fill_when, small_disk
-from tests.jobs.test_faults import wait_for
 from tests.models import write_text_corpus
+from tests.waiting import wait_for
 
 Run = Callable[..., Result]
 ARMS = ("--schedules", "cosine,oli:period=20,noop", "--seeds", "2", "--workers", "1", "--device", "cpu")

@@ -14,8 +14,9 @@ from click.testing import Result
 
 from pipeline.events import read_events
 from tests.jobs.conftest import start, trajectory
-from tests.jobs.test_faults import N_CHECKPOINTS, shards, suite, undisturbed, wait_for
+from tests.jobs.test_faults import N_CHECKPOINTS, shards, suite, undisturbed
 from tests.raylets import Raylets, RayNode, raylets
+from tests.waiting import wait_for
 
 __all__ = ["suite", "undisturbed"]  # fixtures
 ONE_CORE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64")

@@ -17,10 +17,10 @@ from pipeline.shards import RunFolder
 from pipeline.store import lease
 from tests.conftest import SECRET
 from tests.jobs.conftest import MEASURE, start
-from tests.jobs.test_faults import wait_for
 from tests.models import save_tiny_suite
 from tests.store.faults import Fault
 from tests.store.server import Way
+from tests.waiting import wait_for
 
 Run = Callable[..., Result]
 TABLES = ("tables/trajectory.parquet", "tables/trajectory.csv", "tables/tensors.parquet")

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from jobs.cli import main
 from pipeline.shards import RunFolder
 from tests.jobs.nodes import Nodes, busy_workers, raylet
-from tests.jobs.test_faults import wait_for
 from tests.models import save_tiny_suite
 from tests.store.server import Way
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "2")

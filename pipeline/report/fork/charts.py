@@ -160,7 +160,12 @@ def _shading(shades: Rows) -> Spec:
 
 _ARM: Spec = {"type": "nominal"}
 _X: Spec = {"field": "step", "type": "quantitative"}
-_STEPS: Spec = {"title": "updates since the fork", "tickCount": 5, "labelOverlap": "greedy", "labelSeparation": 6}
+_STEPS: Spec = {
+    "title": "updates since the fork",
+    "tickCount": 5,
+    "labelOverlap": "greedy",
+    "labelSeparation": 6,
+}
 
 
 def _y(field: str, domain: list[float], title: str | None, form: str, count: int = 5) -> Spec:

@@ -114,6 +114,28 @@ def test_the_differences_of_the_forks_are_those_of_their_tables():
                 )
 
 
+def test_what_is_said_of_the_small_model_and_of_the_grids_is_what_was_measured():
+    words = (REFERENCE / "FINDINGS.md").read_text()
+    readme = (REFERENCE / "../../README.md").read_text()
+    (small,) = json.loads((REFERENCE / "overtrained" / "comparison.json").read_text())["found"]
+    end = "{:.1f} % [{:.1f}, {:.1f}]".format(
+        *(100 * small["end"][key] for key in ("estimate", "lower", "upper"))
+    )
+    assert end in words
+    assert end in readme
+    assert "{estimate:.2f}-fold [{lower:.2f}, {upper:.2f}]".format(**small["growth"]) in words
+    grids = json.loads((REFERENCE / "grids" / "comparison.json").read_text())["found"]
+    measured = {
+        "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**each["growth"])
+        for each in grids
+        if each["growth"]
+    }
+    (table,) = re.findall(r"\| width \|.*?\n\n", words, flags=re.DOTALL)
+    told = set(re.findall(r"\d+\.\d\d \[[^\]]+\]", table))
+    assert len(told) > 20
+    assert told <= measured
+
+
 def test_int8_is_as_harmless_as_is_said():
     largest = max(
         pl.read_parquet(REFERENCE / name / "tables" / "trajectory.parquet")["int8_gap"].max()

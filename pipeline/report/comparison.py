@@ -13,6 +13,7 @@ import vl_convert
 from pipeline.report.axes import SCHEMA, VL_VERSION, Spec
 from pipeline.report.curves import EARLY
 from pipeline.report.figures import SCALE, WIDTH
+from pipeline.report.frame import named_series
 from pipeline.report.theme import config, distinct_colours, paint, tokens
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, in
         rows += _rows(curve, variant, group, f"{group} {members[group]}")
         members[group] += 1
     titles = {
-        "gap": f"{_label(variant)} gap: perplexity against FP32, minus 1",
+        "gap": f"{named_series([variant])[0].label} gap: perplexity against FP32, minus 1",
         "perplexity": "FP32 perplexity",
         "learning_rate": "Learning rate",
     }
@@ -102,12 +103,6 @@ def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, in
             }
         )
     return {"$schema": SCHEMA, "data": {"values": rows}, "vconcat": views, "spacing": 14}
-
-
-def _label(variant: str) -> str:
-    """``INT4`` of ``int4``, ``INT3 g64 asym`` of ``int3_g64_asym``."""
-    bits, *rest = variant.split("_")
-    return " ".join([bits.upper(), *rest])
 
 
 def _shading(windows: Sequence[tuple[int, int]], x: Spec) -> Spec:

@@ -90,7 +90,7 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
     rows = rows.sort("step", maintain_order=True)
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
-    series = _name(sorted(keys, key=_rank))
+    series = named_series(sorted(keys, key=_rank))
     return Frame(_derive(rows, keys), series, gone)
 
 
@@ -113,7 +113,8 @@ def _rank(key: str) -> tuple[int, str]:
     return (order.index(key) if key in order else len(order), key)
 
 
-def _name(keys: Iterable[str]) -> tuple[Series, ...]:
+def named_series(keys: Iterable[str]) -> tuple[Series, ...]:
+    """The series with these column prefixes, in their order, as they are called where they stand together."""
     specs = {key: _spec(key) for key in keys}
     bits = Counter(spec.split("-")[0] for spec in specs.values())
     named = []

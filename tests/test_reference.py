@@ -114,6 +114,15 @@ def test_the_differences_of_the_forks_are_those_of_their_tables():
                 )
 
 
+def test_the_mean_rates_of_the_forks_are_those_of_their_tables():
+    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+    report = json.loads((REFERENCE / "fork" / "tables" / "schedules.json").read_text())
+    names = {"sgdr": "SGDR", "constant": "constant", "wsd": "WSD", "cosine": "cosine", "oli": "OLI"}
+    for arm, name in names.items():
+        assert f"{name} {1e3 * report['arms'][arm]['mean_learning_rate']:.1f}e-3" in words
+    assert report["arms"]["noop"]["mean_learning_rate"] == 0
+
+
 def test_what_is_said_of_the_small_model_and_of_the_grids_is_what_was_measured():
     words = (REFERENCE / "FINDINGS.md").read_text()
     readme = (REFERENCE / "../../README.md").read_text()

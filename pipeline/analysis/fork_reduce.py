@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +28,17 @@ from pipeline.errors import IncompleteRunError
 from pipeline.shards import SCHEDULES, ForkPlan, RunFolder
 from pipeline.spec import ALIASES
 from pipeline.survey import Survey, survey
+from pipeline.train.arms import BASELINE, ForkRates, make_arm_schedule
+from pipeline.train.schedules import mean_rate
 from pipeline.versions import versions
 
 POINTS = 100.0
 """Gaps are fractions in the tables and percentage points in comparisons."""
 
 WEIGHTS = ("live", "ema", "lawa")
+
+LEAST_VALUES = 3
+"""Of a parameter, for a trend over it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,17 @@ class ForkReduction:
     """``fork_table``"""
     report: dict[str, Any]
     """The contents of schedules.json."""
+
+
+@dataclass(frozen=True)
+class SweptArms:
+    """Arms of one schedule that differ in one parameter alone."""
+
+    parameter: str
+    arms: dict[float, str]
+    """Label by value of the parameter."""
+    held: dict[str, float]
+    """Their other parameters, of those in which arms of the schedule differ."""
 
 
 def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> ForkReduction:
@@ -58,11 +74,14 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
     table = fork_table(folder.require_shards([run.key for run in plan.runs if run.key in done]))
+    compared = compare_arms(table, seed=seed)
+    for arm, rate in _mean_rates(plan, compared["arms"]).items():
+        compared["arms"][arm]["mean_learning_rate"] = rate
     report = {
         "suite": plan.suite,
         "from_step": plan.checkpoint.step,
         "start_rule": plan.start_rule,
-        **compare_arms(table, seed=seed),
+        **compared,
         "failures": found.failed,
         "missing": list(found.to_measure),
         "notes": list(plan.notes),
@@ -87,7 +106,7 @@ def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
 def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     """The statistics and the sentences of a ``fork_table``."""
     arms = table["arm"].unique(maintain_order=True).to_list()
-    baseline = "cosine" if "cosine" in arms else arms[0]
+    baseline = BASELINE if BASELINE in arms else arms[0]
     variant = headline(table)
     runs = table.unique("run_id", maintain_order=True)
     report: dict[str, Any] = {
@@ -189,6 +208,13 @@ def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> dict[str, 
     }
 
 
+def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
+    """Mean learning rate of the updates of a run, the ramp for cold moments among them, by arm."""
+    rates = ForkRates(**plan.config["rates"])
+    arms = {run.arm.label: run.arm for run in plan.runs if run.arm.label in labels}
+    return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}
+
+
 def _average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> dict[str, Any]:
     """Averaged against live weights of the same runs, at the probes after the start: one difference per run."""
     live, mean = (arm_runs(table, arm, variant, each) for each in ("live", weights))
@@ -207,34 +233,55 @@ def _average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> dict[
 
 
 def _sweeps(table: pl.DataFrame, variant: str) -> list[dict[str, Any]]:
-    """Rank correlation, over runs, of the gap with the parameter in which arms of one schedule differ."""
+    """Rank correlation, over runs, of the gap with a parameter that takes three values or more, all others held."""
     arms = table.select("arm", "schedule", "parameters", "optimizer").unique(maintain_order=True)
     found = []
     for (schedule, _), group in arms.group_by("schedule", "optimizer", maintain_order=True):
         settings = {
             arm: json.loads(text) for arm, text in zip(group["arm"], group["parameters"], strict=True)
         }
-        names = sorted({name for values in settings.values() for name in values})
-        moving = [name for name in names if len({values[name] for values in settings.values()}) > 1]
-        if len(settings) < 3 or len(moving) != 1:
-            continue
-        points = [
-            (values[moving[0]], gap)
-            for arm, values in settings.items()
-            for gap in _run_means(table, arm, variant)
-            if math.isfinite(gap)
-        ]
-        test = stats.spearmanr(*zip(*points, strict=True))
-        found.append(
-            {
-                "schedule": schedule,
-                "parameter": moving[0],
-                "values": sorted({value for value, _ in points}),
-                "n_runs": len(points),
-                "spearman_r": float(test.statistic),
-                "p_value": float(test.pvalue),
-            }
-        )
+        for sweep in _swept_arms(settings):
+            points = [
+                (value, gap)
+                for value, arm in sweep.arms.items()
+                for gap in _run_means(table, arm, variant)
+                if math.isfinite(gap)
+            ]
+            values = sorted({value for value, _ in points})
+            if len(values) < LEAST_VALUES:
+                continue
+            test = stats.spearmanr(*zip(*points, strict=True))
+            found.append(
+                {
+                    "schedule": schedule,
+                    "parameter": sweep.parameter,
+                    "values": values,
+                    "n_runs": len(points),
+                    "spearman_r": float(test.statistic),
+                    "p_value": float(test.pvalue),
+                    "held": sweep.held,
+                }
+            )
+    return found
+
+
+def _swept_arms(settings: Mapping[str, Mapping[str, float]]) -> list[SweptArms]:
+    """Every way in which arms of one schedule, given with their parameters, differ in one parameter alone.
+
+    An arm without a parameter is alike to others without it, and has no place in a sweep of it. Of arms that are the
+    same by two names the first counts.
+    """
+    names = sorted({name for values in settings.values() for name in values})
+    moving = [name for name in names if len({values.get(name) for values in settings.values()}) > 1]
+    found = []
+    for name in moving:
+        alike: dict[tuple[tuple[str, float], ...], dict[float, str]] = {}
+        for arm, values in settings.items():
+            if name in values:
+                others = tuple(sorted((key, value) for key, value in values.items() if key != name))
+                alike.setdefault(others, {}).setdefault(values[name], arm)
+        for others, arms in alike.items():
+            found.append(SweptArms(name, arms, {key: value for key, value in others if key in moving}))
     return found
 
 

@@ -97,7 +97,9 @@ def _interval(difference: Mapping[str, Any]) -> str:
 
 def _sweep(row: Mapping[str, Any]) -> str:
     values = ", ".join(f"{value:g}" for value in row["values"])
-    head = f"Over {row['parameter']} of {row['schedule']} ({values}; {row['n_runs']} runs) the gap"
+    held = ", ".join(f"{name} {value:g}" for name, value in row["held"].items())
+    swept = f"{row['parameter']} of {row['schedule']}" + (f" with {held}" if held else "")
+    head = f"Over {swept} ({values}; {row['n_runs']} runs) the gap"
     if row["p_value"] is None or math.isnan(row["p_value"]):
         return f"{head} does not vary."
     trend = "shows no trend" if row["p_value"] >= ALPHA else "rises" if row["spearman_r"] > 0 else "falls"

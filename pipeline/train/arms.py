@@ -19,24 +19,34 @@ from pipeline.train.schedules import (
     Noop,
     Pythia,
     Rewarmed,
+    Scaled,
     Schedule,
     WarmRestarts,
     WarmupStableDecay,
+    mean_rate,
 )
 
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "cosine": ("final",),
-    "pythia": ("final",),
-    "sgdr": ("eta_max", "final", "period", "t_mult"),
-    "oli": ("amplitude", "bump_fraction", "cool_factor", "final", "period", "settled_fraction"),
-    "constant": (),
-    "wsd": ("decay_fraction",),
+    "cosine": ("final", "mean_factor"),
+    "pythia": ("final", "mean_factor"),
+    "sgdr": ("eta_max", "final", "mean_factor", "period", "t_mult"),
+    "oli": (
+        "amplitude",
+        "bump_fraction",
+        "cool_factor",
+        "final",
+        "mean_factor",
+        "period",
+        "settled_fraction",
+    ),
+    "constant": ("mean_factor",),
+    "wsd": ("decay_fraction", "mean_factor"),
     "noop": (),
 }
 """Schedules of a fork and what each can be told."""
 
 BASELINE = "cosine"
-"""Every other arm is compared with this schedule."""
+"""Every other arm is compared with this schedule at its defaults."""
 
 OPTIMIZERS = ("adamw", "sam", "muon")
 
@@ -50,7 +60,8 @@ DEFAULTS = {
     "decay_fraction": 0.2,
 }
 """``final``: last rate of a cosine as a multiple of the rate at the fork. ``period`` is a quarter of the run,
-``eta_max`` the peak rate of the suite's own training."""
+``eta_max`` the peak rate of the suite's own training. ``mean_factor`` is the mean rate of the run as a multiple of the
+rate at the fork; it has no default: left out, the schedule is not scaled and its runs' identity does not name it."""
 
 _WORD = re.compile(r"[a-z_]+")
 
@@ -76,7 +87,7 @@ class Arm:
     schedule: str
     """Key of :data:`PARAMETERS`."""
     parameters: tuple[tuple[str, float], ...] = ()
-    """By name, sorted: those given, or after :func:`resolve` all."""
+    """By name, sorted: those given, or after :func:`resolve` also those with a default."""
     optimizer: str = "adamw"
     label: str = ""
     """Unique within an experiment and usable as a file name: the schedule and what was said of it."""
@@ -103,11 +114,14 @@ class Arm:
 def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "adamw") -> tuple[Arm, ...]:
     """Arms of ``--schedules cosine,sgdr,oli:period=40``, ``--sweep amplitude=0.1,1`` and ``--optimizers``.
 
-    A sweep replaces every arm whose schedule has the parameter by one arm per value. Optimizers other than AdamW
-    run under the first schedule. ``UsageError`` for unknown names and repeats.
+    A sweep replaces every arm whose schedule has the parameter by one arm per value, but a plain baseline stays
+    beside its own: every arm is compared with it. Optimizers other than AdamW run under the first schedule.
+    ``UsageError`` for unknown names and repeats.
 
     >>> [arm.label for arm in parse_arms("cosine,oli", sweep="amplitude=0.1,1", optimizers="adamw,sam")]
     ['cosine', 'oli-amplitude0.1', 'oli-amplitude1', 'cosine-sam']
+    >>> [arm.label for arm in parse_arms("cosine,constant", sweep="mean_factor=0.5")]
+    ['cosine', 'cosine-mean_factor0.5', 'constant-mean_factor0.5']
     """
     plain = [_parse_arm(word) for word in schedules.split(",")]
     arms = _swept(plain, sweep) if sweep else plain
@@ -125,10 +139,10 @@ def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "a
 
 
 def resolve(arm: Arm, rates: ForkRates) -> Arm:
-    """``arm`` with every parameter of its schedule set. ``UsageError`` for what does not fit the run."""
+    """``arm`` with every parameter set that has a default. ``UsageError`` for what does not fit the run."""
     defaults = {**DEFAULTS, "period": float(max(2, rates.steps // 4)), "eta_max": rates.peak_lr}
     given = arm.settings()
-    values = {name: given.get(name, defaults[name]) for name in PARAMETERS[arm.schedule]}
+    values = {name: defaults[name] for name in PARAMETERS[arm.schedule] if name in defaults} | given
     period, restarts = values.get("period"), values.get("t_mult")
     if period is not None and not (period >= 2 and period == int(period)):
         raise UsageError(f"{arm.label}: period {period:g}; wanted a whole number of at least 2 steps")
@@ -146,11 +160,24 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
         raise UsageError(
             f"{arm.label}: final {values['final']:g}; wanted at most 1, a multiple of the rate at the fork"
         )
-    return replace(arm, parameters=tuple(sorted(values.items())))
+    resolved = replace(arm, parameters=tuple(sorted(values.items())))
+    _check_mean(resolved, rates)
+    return resolved
 
 
 def make_arm_schedule(arm: Arm, rates: ForkRates) -> Schedule:
-    """The learning rate of a resolved ``arm`` as a function of the updates since the fork."""
+    """The learning rate of a resolved ``arm`` as a function of the updates since the fork.
+
+    ``mean_factor`` sets the mean of the schedule itself, before the ramp for cold moments takes from it.
+    """
+    inner, factor = _unscaled(arm, rates), arm.settings().get("mean_factor")
+    if factor is not None:
+        inner = Scaled(inner, factor * rates.base_lr / mean_rate(inner, rates.steps))
+    return Rewarmed(inner, rates.rewarm_steps)
+
+
+def _unscaled(arm: Arm, rates: ForkRates) -> Schedule:
+    """The schedule of a resolved ``arm`` at its own level."""
     values, base, steps = arm.settings(), rates.base_lr, rates.steps
     low = base * values.get("final", 0.0)
     inner: Schedule
@@ -173,7 +200,16 @@ def make_arm_schedule(arm: Arm, rates: ForkRates) -> Schedule:
             inner = LockIn(Cosine(steps, base, low, 0), int(values["period"]), **shape)
         case _:
             inner = Noop()
-    return Rewarmed(inner, rates.rewarm_steps)
+    return inner
+
+
+def _check_mean(arm: Arm, rates: ForkRates) -> None:
+    """UsageError where a resolved ``arm`` asks for a mean rate that no scaling gives."""
+    factor = arm.settings().get("mean_factor")
+    if factor == 0:
+        raise UsageError(f"{arm.label}: mean_factor {factor:g}; wanted more than 0 (noop has rate 0)")
+    if factor is not None and mean_rate(_unscaled(arm, rates), rates.steps) == 0:
+        raise UsageError(f"{arm.label}: mean_factor {factor:g} of a rate that is 0 throughout; leave it out")
 
 
 def _parse_arm(word: str) -> Arm:
@@ -205,8 +241,9 @@ def _swept(arms: Sequence[Arm], sweep: str) -> list[Arm]:
         raise UsageError(f"--sweep {sweep}: none of the schedules takes {name!r}; {hint}")
     swept: list[Arm] = []
     for arm in arms:
-        if name not in PARAMETERS[arm.schedule]:
+        if name not in PARAMETERS[arm.schedule] or arm.label == BASELINE:
             swept.append(arm)
+        if name not in PARAMETERS[arm.schedule]:
             continue
         kept = {key: value for key, value in arm.parameters if key != name}
         swept += [Arm(arm.schedule, tuple(sorted({**kept, name: number}.items()))) for number in numbers]

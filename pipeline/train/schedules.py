@@ -216,6 +216,24 @@ class Noop:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """``inner`` times ``factor``: the same shape at another level.
+
+    >>> [Scaled(WarmRestarts(1.0, 0.0, period=4), 0.5)(step) for step in (0, 2, 4)]
+    [0.5, 0.25, 0.5]
+    """
+
+    inner: Schedule
+    factor: float
+
+    def __call__(self, step: int) -> float:
+        return self.inner(step) * self.factor
+
+    def phase(self, step: int) -> str:
+        return self.inner.phase(step)
+
+
+@dataclass(frozen=True)
 class Rewarmed:
     """``inner`` times a linear ramp over the first ``ramp_steps`` updates, while cold Adam moments fill.
 
@@ -236,6 +254,15 @@ class Rewarmed:
 
     def phase(self, step: int) -> str:
         return "rewarm" if step < self.ramp_steps else self.inner.phase(step)
+
+
+def mean_rate(schedule: Schedule, steps: int) -> float:
+    """Mean learning rate of the first ``steps`` updates.
+
+    >>> mean_rate(WarmRestarts(1.0, 0.0, period=4), 8)
+    0.625
+    """
+    return math.fsum(schedule(step) for step in range(steps)) / steps
 
 
 SCHEDULES: dict[str, type[Pythia | Cosine | Constant | WarmupStableDecay]] = {

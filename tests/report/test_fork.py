@@ -22,6 +22,7 @@ def inputs():
                  "settled_fraction": 0.5}),
     ):  # fmt: skip
         report["arms"][arm]["parameters"] = parameters
+    report["arms"]["oli"]["mean_learning_rate"] = 4.717e-4
     rates = {"base_lr": 1e-3, "peak_lr": 4e-3, "steps": 40, "rewarm_steps": 4}
     report |= {
         "suite": f"suite {EVIL}", "from_step": 1200, "start_rule": "step 1,200 was asked for", "missing": [],
@@ -42,6 +43,7 @@ def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
     assert page.count("<svg") == 3
     assert all(arm in page for arm in ("cosine", "sgdr", "oli"))
     assert "oli lowers the INT4 gap by 3.00 points" in page
+    assert "settled_fraction 0.5; mean rate 0.000472; 4 runs" in page
     assert "1 runs are missing: oli-seed3" in page
     assert "<script" not in page
     assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in page

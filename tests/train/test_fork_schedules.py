@@ -3,11 +3,13 @@
 import warnings
 from itertools import groupby
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import UsageError
 from pipeline.train.arms import PARAMETERS, Arm, ForkRates, make_arm_schedule, parse_arms, resolve
+from pipeline.train.fork_spec import arm_identity
 from pipeline.train.schedules import Constant, LockIn, WarmRestarts
 
 RATES = ForkRates(base_lr=1e-3, peak_lr=4e-3, steps=80)
@@ -67,6 +69,53 @@ def test_the_controls():
     assert pythia[70] == pythia[-1] < rates_of("cosine")[70]
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(name for name in PARAMETERS if name != "noop"),
+        "oli:amplitude=3:period=7",
+        "sgdr:period=9",
+        "wsd:decay_fraction=1",
+    ],
+)
+@pytest.mark.parametrize("factor", [0.3, 0.55, 2])
+def test_a_mean_factor_sets_the_mean_of_a_run_and_leaves_its_shape(word, factor):
+    plain, scaled = rates_of(word), rates_of(f"{word}:mean_factor={factor}")
+    assert np.mean(scaled[:80]) == pytest.approx(factor * 1e-3, rel=1e-12)
+    assert np.divide(scaled[1:80], scaled[0]) == pytest.approx(np.divide(plain[1:80], plain[0]))
+
+
+def test_a_scaled_schedule_has_the_phases_of_its_own_and_is_scaled_before_the_ramp():
+    rates = ForkRates(1e-3, 4e-3, 80, rewarm_steps=10)
+    word = "oli:amplitude=3:mean_factor=0.55"
+    ramped = make_arm_schedule(resolve(parse_arms(word)[0], rates), rates)
+    own = make_arm_schedule(resolve(parse_arms("oli")[0], RATES), RATES)
+    assert [ramped(step) for step in (10, 50)] == [rates_of(word)[step] for step in (10, 50)]
+    assert ramped(0) == pytest.approx(rates_of(word)[0] / 10)
+    assert [ramped.phase(step) for step in range(10, 80)] == [own.phase(step) for step in range(10, 80)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "names"),
+    [
+        ("cosine", ["final"]),
+        ("pythia", ["final"]),
+        ("sgdr", ["eta_max", "final", "period", "t_mult"]),
+        ("oli", ["amplitude", "bump_fraction", "cool_factor", "final", "period", "settled_fraction"]),
+        ("constant", []),
+        ("wsd", ["decay_fraction"]),
+        ("noop", []),
+    ],
+)
+def test_an_arm_that_is_not_scaled_is_the_one_of_older_shards(schedule, names):
+    identity = arm_identity(resolve(Arm(schedule), RATES), 0)
+    assert list(identity) == ["schedule", *names, "optimizer", "seed"]
+    if schedule != "noop":
+        scaled = arm_identity(resolve(Arm(schedule, (("mean_factor", 0.5),)), RATES), 0)
+        assert {name: value for name, value in scaled.items() if name != "mean_factor"} == identity
+        assert scaled["mean_factor"] == 0.5
+
+
 def test_lock_in_bumps_by_its_amplitude_and_settles_at_its_cool_rate():
     oli = LockIn(Constant(80, 1.0, 0.0, 0), period=20, amplitude=0.8, cool_factor=0.25)
     cycle = [oli(step) for step in range(20)]
@@ -104,6 +153,24 @@ def test_a_sweep_is_one_arm_per_value_and_optimizers_run_under_the_first_schedul
 
 
 @pytest.mark.parametrize(
+    ("schedules", "sweep", "labels"),
+    [
+        ("cosine,constant", "mean_factor=0.3,0.6",
+         ["cosine", "cosine-mean_factor0.3", "cosine-mean_factor0.6", "constant-mean_factor0.3",
+          "constant-mean_factor0.6"]),
+        ("cosine,noop", "final=0.1,0.5", ["cosine", "cosine-final0.1", "cosine-final0.5", "noop"]),
+        ("cosine,oli,oli:mean_factor=0.55", "amplitude=1,3",
+         ["cosine", "oli-amplitude1", "oli-amplitude3", "oli-amplitude1-mean_factor0.55",
+          "oli-amplitude3-mean_factor0.55"]),
+        ("constant,wsd", "mean_factor=0.5,1",
+         ["constant-mean_factor0.5", "constant-mean_factor1", "wsd-mean_factor0.5", "wsd-mean_factor1"]),
+    ],
+)  # fmt: skip
+def test_a_sweep_leaves_a_plain_baseline_in_place(schedules, sweep, labels):
+    assert [arm.label for arm in parse_arms(schedules, sweep=sweep)] == labels
+
+
+@pytest.mark.parametrize(
     ("words", "complaint"),
     [
         ({"schedules": "cosine,olli"}, "did you mean 'oli'"),
@@ -111,6 +178,8 @@ def test_a_sweep_is_one_arm_per_value_and_optimizers_run_under_the_first_schedul
         ({"schedules": "oli:amplitud=1"}, "did you mean 'amplitude'"),
         ({"schedules": "oli:amplitude"}, "oli:period=40:amplitude=1"),
         ({"schedules": "oli:amplitude=-1"}, "at least 0"),
+        ({"schedules": "oli:mean_factor=-1"}, "at least 0"),
+        ({"schedules": "noop:mean_factor=1"}, "parameter of noop"),
         ({"schedules": "cosine", "sweep": "amplitude=1"}, "add one of oli"),
         ({"schedules": "cosine", "optimizers": "sgd"}, "wanted adamw"),
         ({"schedules": "cosine", "optimizers": "adamw,moun"}, "did you mean 'muon'"),
@@ -129,6 +198,8 @@ def test_words_that_make_no_arm_are_refused(words, complaint):
         ("sgdr:t_mult=0", "t_mult 0"),
         ("oli:bump_fraction=1", "bump_fraction 1"),
         ("cosine:final=2", "at most 1"),
+        ("constant:mean_factor=0", "mean_factor 0; wanted more than 0"),
+        ("sgdr:eta_max=0:final=0:mean_factor=1", "0 throughout"),
     ],
 )
 def test_parameters_that_do_not_fit_the_run_are_refused(word, complaint):

@@ -30,11 +30,7 @@ def comparison_html(report: Mapping[str, Any]) -> str:
 
 def facts_html(report: Mapping[str, Any]) -> str:
     """What the runs were: arms with their parameters, notes, and where each number is."""
-    facts = [
-        (arm, ", ".join([f"{name} {value:g}" for name, value in facts["parameters"].items()] or ["no parameters"])
-         + ("" if facts["optimizer"] == "adamw" else f", {facts['optimizer']}") + f"; {facts['runs']} runs")
-        for arm, facts in report["arms"].items()
-    ]  # fmt: skip
+    facts = [(arm, _arm(facts)) for arm, facts in report["arms"].items()]
     rates = report["config"]["rates"]
     facts += [
         ("rate at the fork", f"{rates['base_lr']:.3g} (peak of the training {rates['peak_lr']:.3g})"),
@@ -44,6 +40,14 @@ def facts_html(report: Mapping[str, Any]) -> str:
     ]
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in facts)
     return f'<h2 class="quiet">Arms and settings</h2><dl class="facts">{rows}</dl>'
+
+
+def _arm(facts: Mapping[str, Any]) -> str:
+    parameters = [f"{name} {value:g}" for name, value in facts["parameters"].items()] or ["no parameters"]
+    optimizer = [] if facts["optimizer"] == "adamw" else [facts["optimizer"]]
+    mean = facts.get("mean_learning_rate")
+    level = [] if mean is None else [f"mean rate {mean:.3g}"]
+    return "; ".join([", ".join([*parameters, *optimizer]), *level, f"{facts['runs']} runs"])
 
 
 def _comparison(row: Mapping[str, Any]) -> str:

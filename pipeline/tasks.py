@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,20 +44,27 @@ class TaskDone:
 
 
 class Turn:
-    """One measurement at a time, and how long none went on before it."""
+    """One measurement at a time, in the order in which they are ready, and how long none went on before it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()
         self._ended: float | None = None
 
     @contextmanager
     def take(self, asked: float) -> Iterator[float]:
         """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
-        with self._lock:
-            try:
-                yield time.perf_counter() - (asked if self._ended is None else self._ended)
-            finally:
+        place = object()
+        with self._changed:
+            self._line.append(place)
+            self._changed.wait_for(lambda: self._line[0] is place)
+        try:
+            yield time.perf_counter() - (asked if self._ended is None else self._ended)
+        finally:
+            with self._changed:
+                self._line.popleft()
                 self._ended = time.perf_counter()
+                self._changed.notify_all()
 
 
 class Runner:
@@ -68,7 +76,7 @@ class Runner:
         self._making, self._turn = threading.Lock(), Turn()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
-        """As ``run_probe`` or ``run_fork``; of two threads, one reads its checkpoint while the other measures."""
+        """As ``run_probe`` or ``run_fork``; of several threads, one measures while the next is read."""
         if isinstance(task, ForkTask):
             return run_fork(task)
         with self._making:

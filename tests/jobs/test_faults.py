@@ -142,7 +142,7 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
 
 
 @pytest.mark.parametrize(
-    "layout", [Layout("cpu", 2, 1, 0), Layout("cuda", 1, 1, 0)], ids=["one each", "two queued"]
+    "layout", [Layout("cpu", 2, 1, 0), Layout("cuda", 1, 1, 0)], ids=["one each", "others queued"]
 )
 def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, layout: Layout) -> None:
     outcomes: list[Outcome] = []

@@ -12,6 +12,7 @@ from pipeline.probe import Prober
 from pipeline.probe.arithmetic import choose_arithmetic
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from tests.waiting import wait_for
 
 SHAPE = TokenShape(1, 1, 4)
 
@@ -47,3 +48,25 @@ def test_what_was_begun_is_taken_once_and_errors_come_with_it() -> None:
         ahead.take(Path("bad"), None)
     assert ahead.take(Path("c"), None) == "c None"
     assert begun == ["a", "bad", "c"]
+
+
+def test_one_at_most_is_loaded_and_not_taken() -> None:
+    begun: list[str] = []
+
+    def load(folder: Path, _: str | None) -> str:
+        begun.append(folder.name)
+        return folder.name
+
+    ahead = Prefetcher(load)
+    for name in "abc":
+        ahead.start(Path(name), None)
+    assert ahead.take(Path("a"), None) == "a"
+    wait_for(lambda: begun == ["a", "b"])
+    assert ahead.take(Path("c"), None) == "c", "out of turn: loaded at once"
+    assert begun == ["a", "b", "c"]
+    for name in "de":
+        ahead.start(Path(name), None)
+    assert begun == ["a", "b", "c"], "b's task ended without taking it, and so holds the others up"
+    ahead.start(Path("f"), None)  # b is forgotten
+    wait_for(lambda: begun[3:] == ["d"])
+    assert [ahead.take(Path(name), None) for name in "def"] == list("def")

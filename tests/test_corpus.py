@@ -20,7 +20,7 @@ from pipeline.corpus import (
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.hub import _readings
 from pipeline.corpus.python_source import python_source
-from pipeline.corpus.tokens import token_stream
+from pipeline.corpus.tokens import token_stream, tokens_sha256
 from pipeline.errors import UsageError
 from pipeline.spec import TokenShape
 from pipeline.train.tokenizer import train_tokenizer
@@ -159,6 +159,15 @@ def test_files_that_are_no_arrays_are_refused(tmp_path):
     np.save(path, np.array([{"a": 1}]), allow_pickle=True)
     with pytest.raises(UsageError, match="not a readable"):
         evaluation_tokens(TokenFile(str(path)), SHAPE)
+
+
+def test_tokens_stay_what_was_hashed_when_their_file_changes(tmp_path):
+    path = tmp_path / "ids.npy"
+    np.save(path, np.arange(24))
+    tokens = evaluation_tokens(TokenFile(str(path)), SHAPE)
+    np.load(path, mmap_mode="r+")[:] = 7
+    assert tokens_sha256(tokens.array) == tokens.sha256
+    assert tokens.array.flags.writeable, "torch warns of what it cannot write to"
 
 
 def test_unusable_text_is_refused(tmp_path):

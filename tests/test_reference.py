@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,97 @@ def test_what_is_said_of_the_small_model_and_of_the_grids_is_what_was_measured()
     told = set(re.findall(r"\d+\.\d\d \[[^\]]+\]", table))
     assert len(told) > 20
     assert told <= measured
+
+
+def test_what_is_said_of_weights_and_losses_at_the_end_is_what_was_measured():
+    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+    suites = {name: [EndOfSuite.read(name, seed) for seed in (0, 1)] for name in SCHEDULES}
+    for name, ends in suites.items():
+        columns = (
+            ("{:.1f} %", [100 * end.gap for end in ends]),
+            ("{:.4f}", [end.relative_error for end in ends]),
+            ("{:.1f}", [end.norm for end in ends]),
+            ("{:.1f}", [end.error_norm for end in ends]),
+            ("{:.2f}", [end.kurtosis for end in ends]),
+        )
+        row = " | ".join(", ".join(form.format(value) for value in values) for form, values in columns)
+        assert re.search(rf"\| `{name}`[^|]*\| {re.escape(row)} \|", words), f"{name}: {row}"
+        losses = "{:.3f} and {:.3f}".format(*(end.int4_nll_nats for end in ends))
+        assert losses in words, f"the INT4 losses of {name} are {losses}"
+        assert all(end.best_int4_step > 28_600 * 6 / 7 for end in ends), name
+    # the ordering that section 2 draws on
+    for constant, wsd, cosine in zip(*(suites[name] for name in ("constant", "wsd", "cosine")), strict=True):
+        assert constant.norm > wsd.norm > cosine.norm
+        assert constant.gap < wsd.gap < cosine.gap
+    fp32, int4 = ([end.late_change(each) for end in suites["cosine"]] for each in ("fp32", "int4"))
+    assert "{:.3f} and {:.3f} nats, and INT4 by {:.3f} and {:.3f};".format(*fp32, *int4) in words
+    changes = [end.late_change(each) for each in ("fp32", "int4") for end in suites["wsd"]]
+    assert [round(change, 2) for change in changes] == [0.09, 0.09, 0.07, 0.07]
+
+
+@dataclass(frozen=True)
+class EndOfSuite:
+    """The late window of one suite of the comparison."""
+
+    curve: pl.DataFrame
+    gap: float
+    relative_error: float
+    norm: float
+    """Of all quantized weights, the root of the summed squares."""
+    error_norm: float
+    kurtosis: float
+
+    @classmethod
+    def read(cls, name: str, seed: int) -> EndOfSuite:
+        tables = REFERENCE / "schedules" / f"{name}-seed{seed}" / "tables"
+        late, curve = (
+            pl.col("step").is_between(27_600, 28_600),
+            pl.read_parquet(tables / "trajectory.parquet"),
+        )
+        squares = pl.col("n") * (pl.col("std") ** 2 + pl.col("mean") ** 2)
+        (weights,) = (
+            pl.read_parquet(tables / "tensors.parquet")
+            .filter(late, pl.col("variant") == "int4-g128-asym")
+            .with_columns(squares=squares, errors=squares * pl.col("relative_error") ** 2)
+            .group_by("step")
+            .agg(
+                pl.col("relative_error", "kurtosis").mean(),
+                pl.col("squares", "errors").sum().sqrt(),
+            )
+            .mean()
+            .to_dicts()
+        )
+        gap: Any = curve.filter(late)["int4_gap"].mean()
+        return cls(
+            curve, gap, weights["relative_error"], weights["squares"], weights["errors"], weights["kurtosis"]
+        )
+
+    @property
+    def int4_nll_nats(self) -> float:
+        return self._loss("int4", 27_600, 28_600)
+
+    @property
+    def best_int4_step(self) -> int:
+        step: int = self.curve.sort("int4_nll_nats")["step"][0]
+        return step
+
+    def late_change(self, variant: str) -> float:
+        """By how much the loss fell from steps 24,000-25,200 to the end, in nats."""
+        return self._loss(variant, 24_000, 25_200) - self._loss(variant, 27_600, 28_600)
+
+    def _loss(self, variant: str, first: int, last: int) -> float:
+        loss: Any = self.curve.filter(pl.col("step").is_between(first, last))[f"{variant}_nll_nats"].mean()
+        return float(loss)
+
+
+@pytest.mark.parametrize(("seed", "growth"), [(0, "0.85\n[0.74, 0.99]"), (1, "1.25 [1.10, 1.43]")])
+def test_the_growth_at_a_constant_rate_over_the_whole_run_is_told(seed: int, growth: str, unpacked: Path):
+    curve = read_curve(RunFolder(unpacked / "schedules" / f"constant-seed{seed}"), name="constant")
+    windows = (parse_window("4000:6000"), parse_window("27600:28600"))
+    (found,) = compare_growth([curve], "int4", *windows, seed=0)
+    said = f"{found.growth.estimate:.2f} [{found.growth.lower:.2f}, {found.growth.upper:.2f}]"
+    assert said == growth.replace("\n", " ")
+    assert growth in (REFERENCE / "FINDINGS.md").read_text()
 
 
 def test_int8_is_as_harmless_as_is_said():

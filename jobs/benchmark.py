@@ -76,7 +76,7 @@ ARITHMETIC_FILES = 4
 @click.option(
     "--probe-every",
     type=click.IntRange(1),
-    help="Of --runs: updates between probes. Default: a quarter of --updates.",
+    help="Of --runs: updates between probes. Default: a tenth of --updates, as of `fork`.",
 )
 @click.option(
     "--driver",

@@ -13,7 +13,7 @@ import numpy as np
 from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import Record, Stages
 from jobs.console import console, errors, progress
-from jobs.fork_request import ForkOptions, build_fork_request
+from jobs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
 from jobs.request import AuditOptions
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from pipeline.fork import ForkRequest
 
 NUMBERS = "benchmark-fork-runs.json"
-PROBES = 4
-"""Of a run after its start, unless ``--probe-every`` says otherwise."""
-
 MIN_PERIOD = 4
 """Updates of the shortest cycle of OLI that ends in a settled phase."""
 
@@ -60,7 +57,7 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
     options = options | {"suite": options["suite"] or "tiny", "out": str(scratch / "out")}
     suite = resolve_suite(options["suite"], options["revisions"])
     runs, updates = options["runs"], options["updates"]
-    probe_every = options["probe_every"] or max(1, updates // PROBES)
+    probe_every = options["probe_every"] or max(1, updates // RUN_SHARE)
     schedules = _schedules(runs, updates, probe_every)
     train = scratch / "train.npy"
     tokens = updates * options["tokens_per_step"] + 1

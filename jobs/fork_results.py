@@ -64,7 +64,7 @@ def report_fork_folder(directory: str) -> None:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
         ) from error
-    if any("variant_price_nats" not in row for row in (*report["comparisons"], *report["averages"])):
+    if any("at_end" not in row for row in (*report["comparisons"], *report["averages"])):
         raise UsageError(
             f"the tables in {folder} were made by an earlier version; run `int4-collapse reduce {folder}`"
         )

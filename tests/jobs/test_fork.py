@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -87,6 +88,18 @@ def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> No
     assert (state["kind"], state["expected"]) == ("fork", 6)
 
 
+def test_tables_of_an_earlier_version_are_not_drawn(run: Run, undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "out")
+    file = tmp_path / "out" / "tables" / "schedules.json"
+    report = json.loads(file.read_text())
+    for row in report["comparisons"]:
+        del row["at_end"]
+    file.write_text(json.dumps(report))
+    result = run("report", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "made by an earlier version; run `int4-collapse reduce" in result.output
+
+
 def test_a_run_kept_in_an_object_store_has_the_same_numbers(
     run: Run, suite: Path, undisturbed: Path, bucket: str
 ) -> None:
@@ -106,8 +119,6 @@ def test_a_run_kept_in_an_object_store_has_the_same_numbers(
 def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
     again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)

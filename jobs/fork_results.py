@@ -64,14 +64,19 @@ def report_fork_folder(directory: str) -> None:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"
         ) from error
-    if any("variant_price_nats" not in row for row in (*report["comparisons"], *report["averages"])):
-        raise UsageError(
-            f"the tables in {folder} were made by an earlier version; run `int4-collapse reduce {folder}`"
-        )
+    refuse_earlier(report, directory)
     folder.write_result(PAGE, fork_page(table, report))
     for name, png in fork_figures(table, report).items():
         folder.write_figure(name, png)
     console.print(f"report: {folder.place(PAGE)}\nfigures: {folder.place(FIGURES)}", markup=False)
+
+
+def refuse_earlier(report: dict[str, Any], directory: str) -> None:
+    """``UsageError`` for a schedules.json without what is drawn of it now."""
+    if any("at_end" not in row for row in (*report["comparisons"], *report["averages"])):
+        raise UsageError(
+            f"the tables in {directory} were made by an earlier version; run `int4-collapse reduce {directory}`"
+        )
 
 
 def comparison_table(report: dict[str, Any]) -> Table:

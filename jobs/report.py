@@ -31,6 +31,7 @@ def run_report(directory: str) -> None:
     """Draws everything and prints where it is."""
     import polars as pl
 
+    from jobs.fork_results import refuse_earlier
     from pipeline.errors import UsageError
     from pipeline.report import build_figures, build_report
     from pipeline.shards import FIGURES, REPORT, SCHEDULES, TABLES
@@ -47,6 +48,7 @@ def run_report(directory: str) -> None:
         if schedules is not None:
             (table,) = required_results(folder, f"{TABLES}/fork.parquet")
             fork = (pl.read_parquet(table), json.loads(schedules))
+            refuse_earlier(fork[1], directory)
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
         raise UsageError(
             f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`"

@@ -9,32 +9,45 @@ the larger p value, the wider interval.
 Measured on 1,500 simulated experiments without any difference (12 probes per run, correlation 0.8 within a run), share
 of differences claimed at the 5 % level: three runs against three: naive t 63 %, bootstrap alone 20 %, the smaller
 claim 3.4 %; nine against nine: 55 %, 8 %, 4.7 % (``tests/analysis/test_contrasts.py``).
+
+A run that repeats another number for number is not one more: it is in no pair, rank or spread. Where all runs of an arm
+are one, as without training, the arm is a constant, and the other arm's scatter alone decides.
+
+What every interval and p value is conditional on: one starting checkpoint, and runs that differ by their seed, which
+decides the order of the training text and nothing else. They say what other orders would give, not what other models
+would. By runs alone they also hold the evaluation text fixed; ``*_with_text`` counts its scatter as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import stats
 
 from pipeline.analysis.curves import FloatArray
+from pipeline.analysis.permutation import rank_sum_p
+from pipeline.analysis.power import detectable_difference
 
 REPLICATES = 4000
 """Of the bootstrap over runs."""
-POWER = 0.8
-"""With which the smallest detectable difference would be found."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference with its interval; None where the runs are too few to say."""
+    """A difference with its interval over runs; None where the runs are too few to say."""
 
     estimate: float
     lower: float | None
     upper: float | None
     p_value: float | None
+    text_se: float | None = None
+    """Standard error that the evaluation text leaves; None where it is one batch."""
+    lower_with_text: float | None = None
+    upper_with_text: float | None = None
+    """Interval that counts both, runs and text."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +70,61 @@ class Contrast:
     bootstrap_p: float | None
     naive: NaiveTest
     wilcoxon_p: float | None
-    """Rank-sum test of the run means, exact: the test of the wins."""
+    """Rank-sum test of the run means, exact with ties too: the test of the wins."""
     wilcoxon_p_floor: float
     """Smallest p value that so few runs can reach in it."""
     wins: int
     """Pairs of a treated and a baseline run of which the treated one is lower; a diverged run loses."""
     pairs: int
+    """Of runs that do not repeat another."""
+    n_distinct_runs: int
+    n_distinct_baseline_runs: int
     effect_size: float | None
     """Hedges' g: the difference in standard deviations between runs, corrected for few runs."""
     detectable: float | None
-    """Smallest true difference that this design finds four times out of five at the 5 % level."""
+    """Smallest true difference that this design finds four times out of five, at the 5 % level after Holm's correction
+    of as many claims; None where an arm has no spread."""
 
 
-def contrast(treated: FloatArray, baseline: FloatArray, *, seed: int = 0, level: float = 0.95) -> Contrast:
+def contrast(
+    treated: FloatArray, baseline: FloatArray, *, claims: int = 1, seed: int = 0, level: float = 0.95
+) -> Contrast:
     """Compares (runs, probes) of an arm with (runs, probes) of the baseline at the same probes.
 
-    Runs with a NaN have diverged: they count as losses and are in no mean. ``seed``: of the bootstrap.
+    Runs with a NaN have diverged: they count as losses and are in no mean. ``claims``: comparisons that are corrected
+    together. ``seed``: of the bootstrap.
     """
-    ours, theirs = treated.mean(axis=1), baseline.mean(axis=1)
-    a, b = ours[np.isfinite(ours)], theirs[np.isfinite(theirs)]
+    ours, theirs = distinct_runs(treated), distinct_runs(baseline)
+    a, b = _finite_means(ours), _finite_means(theirs)
     floor = 2 / math.comb(max(len(a) + len(b), 2), max(len(a), 1))
-    welch, boot = _welch(a, b, level), _bootstrap(a, b, seed, level)
+    sample = _finite_means(
+        treated if len(ours) == 1 else ours
+    )  # of a constant all runs: they show that it is one
+    reference = _finite_means(baseline if len(theirs) == 1 else theirs)
+    welch, boot = _welch(sample, reference, level), _bootstrap(sample, reference, seed, level)
     return Contrast(
         difference=_smaller_claim(welch, boot),
         welch_p=welch.p_value,
         bootstrap_p=boot.p_value,
         naive=naive_t(treated, baseline),
-        wilcoxon_p=_rank_sum(a, b),
+        wilcoxon_p=rank_sum_p(a, b),
         wilcoxon_p_floor=min(1.0, floor),
-        wins=wins(treated, baseline),
+        wins=wins(ours, theirs),
         pairs=len(ours) * len(theirs),
+        n_distinct_runs=len(ours),
+        n_distinct_baseline_runs=len(theirs),
         effect_size=hedges_g(a, b),
-        detectable=detectable_difference(a, b, alpha=1 - level),
+        detectable=detectable_difference(a, b, claims=claims, alpha=1 - level),
     )
+
+
+def distinct_runs(runs: FloatArray) -> FloatArray:
+    """``runs`` (runs, probes) without those that repeat an earlier one number for number; a NaN equals nothing."""
+    kept: list[FloatArray] = []
+    for run in runs:
+        if not any(np.array_equal(run, other) for other in kept):
+            kept.append(run)
+    return np.array(kept).reshape(-1, runs.shape[1])
 
 
 def wins(treated: FloatArray, baseline: FloatArray) -> int:
@@ -112,6 +147,23 @@ def paired_estimate(differences: FloatArray, level: float = 0.95) -> Estimate:
     return _student(mean, float(kept.std(ddof=1)) / math.sqrt(len(kept)), len(kept) - 1, level)
 
 
+def with_text(estimate: Estimate, text_se: float | None, df: int, level: float = 0.95) -> Estimate:
+    """``estimate`` with what the evaluation text adds, a standard error with ``df`` degrees of freedom.
+
+    Runs and text are taken for independent, so the distances of their limits from the estimate add in squares (MOVER:
+    Zou and Donner 2008). What a run and a batch have in common is in both, which errs towards wide intervals.
+    """
+    if text_se is None or not math.isfinite(text_se) or estimate.lower is None or estimate.upper is None:
+        return dataclasses.replace(estimate, text_se=text_se)
+    half = float(stats.t.ppf((1 + level) / 2, df)) * text_se
+    return dataclasses.replace(
+        estimate,
+        text_se=text_se,
+        lower_with_text=estimate.estimate - math.hypot(estimate.estimate - estimate.lower, half),
+        upper_with_text=estimate.estimate + math.hypot(estimate.upper - estimate.estimate, half),
+    )
+
+
 def naive_t(treated: FloatArray, baseline: FloatArray) -> NaiveTest:
     """Paired t over all probes of all runs, run i with run i; runs beyond the shorter group are left out."""
     n_runs = min(len(treated), len(baseline))
@@ -132,23 +184,6 @@ def hedges_g(a: FloatArray, b: FloatArray) -> float | None:
     return float((a.mean() - b.mean()) / pooled * (1 - 3 / (4 * df - 1)))
 
 
-def detectable_difference(a: FloatArray, b: FloatArray, *, alpha: float = 0.05) -> float | None:
-    """Smallest true difference found with :data:`POWER`, from the noncentral t distribution and the pooled spread."""
-    pooled, df = _pooled(a, b)
-    if pooled is None:
-        return None
-    critical = stats.t.ppf(1 - alpha / 2, df)
-
-    def excess(shift: float) -> float:  # the tail on the other side is far below the digits that matter
-        return float(stats.nct.sf(critical, df, shift)) - POWER
-
-    upper = critical
-    while excess(upper) < 0:
-        upper *= 1.25
-    shift = optimize.brentq(excess, 0.0, upper)
-    return float(shift * pooled * math.sqrt(1 / len(a) + 1 / len(b)))
-
-
 def holm(p_values: list[float | None]) -> list[float | None]:
     """Holm's step-down adjustment over the values that are there. Source: Holm 1979.
 
@@ -162,6 +197,11 @@ def holm(p_values: list[float | None]) -> list[float | None]:
         worst = max(worst, min(1.0, p * (len(order) - rank)))
         adjusted[index] = worst
     return adjusted
+
+
+def _finite_means(runs: FloatArray) -> FloatArray:
+    means: FloatArray = runs.mean(axis=1)
+    return means[np.isfinite(means)]
 
 
 def _losing(means: FloatArray) -> FloatArray:
@@ -221,12 +261,3 @@ def _smaller_claim(welch: Estimate, boot: Estimate) -> Estimate:
         max(welch.upper, boot.upper if boot.upper is not None else welch.upper),
         max(welch.p_value, boot.p_value),
     )
-
-
-def _rank_sum(a: FloatArray, b: FloatArray) -> float | None:
-    if len(a) == 0 or len(b) == 0:
-        return None
-    method = "exact" if len(np.unique([*a, *b])) == len(a) + len(b) else "asymptotic"
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p_value = float(stats.mannwhitneyu(a, b, alternative="two-sided", method=method).pvalue)
-    return p_value if math.isfinite(p_value) else None

@@ -4,13 +4,15 @@ Rules, written down before any run: an arm is compared with the baseline (``cosi
 probe steps, on the mean over these of the gap of the headline variant (int4 where there is one); probes at the start
 and during the re-warm-up count nowhere, of OLI only the settled cool ones count. Holm's correction is over the arms,
 for each set of weights apart. An arm helps or hurts where the adjusted p value is under 0.05.
+
+Added after the first results, and in no claim: the same differences at the last of these probes, whose model is the one
+that is deployed, and intervals that count the scatter of the evaluation text. What all of them are conditional on
+stands in ``analysis.contrasts``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import itertools
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -19,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
-from pipeline.analysis.contrasts import contrast, holm, paired_estimate, welch_estimate, wins
-from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
+from pipeline.analysis.fork_compare import compare_average, compare_with_baseline, count_wins
+from pipeline.analysis.fork_sweeps import find_sweeps
+from pipeline.analysis.fork_table import fork_table
 from pipeline.analysis.fork_words import sentences
 from pipeline.errors import IncompleteRunError
 from pipeline.shards import SCHEDULES, ForkPlan, RunFolder
@@ -32,13 +34,7 @@ from pipeline.train.arms import BASELINE, ForkRates, make_arm_schedule
 from pipeline.train.schedules import mean_rate
 from pipeline.versions import versions
 
-POINTS = 100.0
-"""Gaps are fractions in the tables and percentage points in comparisons."""
-
 WEIGHTS = ("live", "ema", "lawa")
-
-LEAST_VALUES = 3
-"""Of a parameter, for a trend over it."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +42,9 @@ class ForkReduction:
     """What a fork experiment comes to."""
 
     table: pl.DataFrame
-    """``fork_table``"""
+    """``fork_table``, without the losses by batch"""
     report: dict[str, Any]
     """The contents of schedules.json."""
-
-
-@dataclass(frozen=True)
-class SweptArms:
-    """Arms of one schedule that differ in one parameter alone."""
-
-    parameter: str
-    arms: dict[float, str]
-    """Label by value of the parameter."""
-    held: dict[str, float]
-    """Their other parameters, of those in which arms of the schedule differ."""
 
 
 def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> ForkReduction:
@@ -92,7 +77,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
         "wall_s": plan.wall_s,
         "versions": versions(),
     }
-    return ForkReduction(table, report)
+    return ForkReduction(table.drop("batch_nll_nats"), report)
 
 
 def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
@@ -107,6 +92,7 @@ def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     """The statistics and the sentences of a ``fork_table``."""
     arms = table["arm"].unique(maintain_order=True).to_list()
     baseline = BASELINE if BASELINE in arms else arms[0]
+    others = [arm for arm in arms if arm != baseline]
     variant = headline(table)
     runs = table.unique("run_id", maintain_order=True)
     report: dict[str, Any] = {
@@ -122,12 +108,17 @@ def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     }
     if variant is not None:
         for weights in WEIGHTS:
-            report["comparisons"] += _comparisons(table, (baseline, *arms), variant, weights, seed)
-        report["wins"] = _wins(table, arms, variant)
+            report["comparisons"] += compare_with_baseline(
+                table, baseline, others, variant, weights, seed=seed
+            )
+        report["wins"] = count_wins(table, arms, variant)
         report["averages"] = [
-            _average(table, arm, variant, weights) for arm in arms for weights in WEIGHTS if weights != "live"
+            compare_average(table, arm, variant, weights)
+            for arm in arms
+            for weights in WEIGHTS
+            if weights != "live"
         ]
-        report["sweeps"] = _sweeps(table, variant)
+        report["sweeps"] = find_sweeps(table, variant, seed=seed)
     report["sentences"] = sentences(report)
     return report
 
@@ -136,60 +127,6 @@ def headline(table: pl.DataFrame) -> str | None:
     """The variant whose gap is compared: int4 where it was measured, else the first that is not fp32."""
     variants = [each for each in table["variant"].unique(maintain_order=True) if each != "fp32"]
     return ALIASES["int4"] if ALIASES["int4"] in variants else next(iter(variants), None)
-
-
-def _comparisons(
-    table: pl.DataFrame, named: tuple[str, ...], variant: str, weights: str, seed: int
-) -> list[dict[str, Any]]:
-    """Every arm against the baseline, which ``named`` names first."""
-    baseline, *arms = named
-    reference = arm_runs(table, baseline, variant, weights)
-    rows = []
-    for arm in arms:
-        if arm == baseline:
-            continue
-        runs = arm_runs(table, arm, variant, weights)
-        chosen = compared_steps(runs)
-        found = contrast(runs.gap[:, chosen] * POINTS, reference.gap[:, chosen] * POINTS, seed=seed)
-        price = welch_estimate(
-            runs.fp32_nll_nats[:, chosen].mean(axis=1), reference.fp32_nll_nats[:, chosen].mean(axis=1)
-        )
-        loss = welch_estimate(
-            runs.variant_nll_nats[:, chosen].mean(axis=1), reference.variant_nll_nats[:, chosen].mean(axis=1)
-        )
-        rows.append(
-            {
-                "arm": arm,
-                "baseline": baseline,
-                "weights": weights,
-                "probes": "settled" if "settled" in runs.phases else "all",
-                "n_probes": int(chosen.sum()),
-                "n_runs": len(runs.seeds),
-                "n_baseline_runs": len(reference.seeds),
-                **dataclasses.asdict(found),
-                "fp32_price_nats": dataclasses.asdict(price),
-                "variant_price_nats": dataclasses.asdict(loss),
-            }
-        )
-    adjusted = holm([row["difference"]["p_value"] for row in rows])
-    return [{**row, "p_holm": p_value} for row, p_value in zip(rows, adjusted, strict=True)]
-
-
-def _wins(table: pl.DataFrame, arms: list[str], variant: str) -> list[dict[str, Any]]:
-    """In how many pairs of runs the first of two arms has the lower gap, on the probes that are compared of both.
-
-    Two arms without such a probe (OLI with different periods) are left out.
-    """
-    runs = {arm: arm_runs(table, arm, variant, "live") for arm in arms}
-    found = []
-    for arm, other in itertools.permutations(arms, 2):
-        chosen = compared_steps(runs[arm]) & compared_steps(runs[other])
-        if not chosen.any():
-            continue
-        won = wins(runs[arm].gap[:, chosen], runs[other].gap[:, chosen])
-        pairs = len(runs[arm].seeds) * len(runs[other].seeds)
-        found.append({"arm": arm, "other": other, "wins": won, "pairs": pairs})
-    return found
 
 
 def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> dict[str, Any]:
@@ -213,82 +150,6 @@ def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
     rates = ForkRates(**plan.config["rates"])
     arms = {run.arm.label: run.arm for run in plan.runs if run.arm.label in labels}
     return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}
-
-
-def _average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> dict[str, Any]:
-    """Averaged against live weights of the same runs, at the probes after the start: one difference per run."""
-    live, mean = (arm_runs(table, arm, variant, each) for each in ("live", weights))
-    chosen = ~np.isin(np.array(live.phases), ["start", "rewarm"])
-    gap = paired_estimate((mean.gap - live.gap)[:, chosen].mean(axis=1) * POINTS)
-    price = paired_estimate((mean.fp32_nll_nats - live.fp32_nll_nats)[:, chosen].mean(axis=1))
-    loss = paired_estimate((mean.variant_nll_nats - live.variant_nll_nats)[:, chosen].mean(axis=1))
-    return {
-        "arm": arm,
-        "weights": weights,
-        "n_runs": len(live.seeds),
-        "difference": dataclasses.asdict(gap),
-        "fp32_price_nats": dataclasses.asdict(price),
-        "variant_price_nats": dataclasses.asdict(loss),
-    }
-
-
-def _sweeps(table: pl.DataFrame, variant: str) -> list[dict[str, Any]]:
-    """Rank correlation, over runs, of the gap with a parameter that takes three values or more, all others held."""
-    arms = table.select("arm", "schedule", "parameters", "optimizer").unique(maintain_order=True)
-    found = []
-    for (schedule, _), group in arms.group_by("schedule", "optimizer", maintain_order=True):
-        settings = {
-            arm: json.loads(text) for arm, text in zip(group["arm"], group["parameters"], strict=True)
-        }
-        for sweep in _swept_arms(settings):
-            points = [
-                (value, gap)
-                for value, arm in sweep.arms.items()
-                for gap in _run_means(table, arm, variant)
-                if math.isfinite(gap)
-            ]
-            values = sorted({value for value, _ in points})
-            if len(values) < LEAST_VALUES:
-                continue
-            test = stats.spearmanr(*zip(*points, strict=True))
-            found.append(
-                {
-                    "schedule": schedule,
-                    "parameter": sweep.parameter,
-                    "values": values,
-                    "n_runs": len(points),
-                    "spearman_r": float(test.statistic),
-                    "p_value": float(test.pvalue),
-                    "held": sweep.held,
-                }
-            )
-    return found
-
-
-def _swept_arms(settings: Mapping[str, Mapping[str, float]]) -> list[SweptArms]:
-    """Every way in which arms of one schedule, given with their parameters, differ in one parameter alone.
-
-    An arm without a parameter is alike to others without it, and has no place in a sweep of it. Of arms that are the
-    same by two names the first counts.
-    """
-    names = sorted({name for values in settings.values() for name in values})
-    moving = [name for name in names if len({values.get(name) for values in settings.values()}) > 1]
-    found = []
-    for name in moving:
-        alike: dict[tuple[tuple[str, float], ...], dict[float, str]] = {}
-        for arm, values in settings.items():
-            if name in values:
-                others = tuple(sorted((key, value) for key, value in values.items() if key != name))
-                alike.setdefault(others, {}).setdefault(values[name], arm)
-        for others, arms in alike.items():
-            found.append(SweptArms(name, arms, {key: value for key, value in others if key in moving}))
-    return found
-
-
-def _run_means(table: pl.DataFrame, arm: str, variant: str) -> list[float]:
-    runs = arm_runs(table, arm, variant, "live")
-    means: list[float] = runs.gap[:, compared_steps(runs)].mean(axis=1).tolist()
-    return means
 
 
 def _missing_message(folder: RunFolder, plan: ForkPlan, found: Survey) -> str:

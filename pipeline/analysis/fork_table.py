@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.analysis.bootstrap import paired_gap_se
-from pipeline.analysis.curves import FloatArray
+from pipeline.analysis.bootstrap import BATCH_BLOCK, paired_gap_se
+from pipeline.analysis.curves import FloatArray, gap_from_nll
 from pipeline.shards import Shard
 
-NOT_IN_TABLE = ("suite", "revision", "batch_nll_nats", "wall_s", "probe_s", "device")
+NOT_IN_TABLE = ("suite", "revision", "wall_s", "probe_s", "device")
 """Columns of the shards that are the same for all rows, or that another run of the same experiment would change."""
 
 UNSETTLED = ("start", "rewarm")
@@ -35,6 +36,10 @@ class ArmRuns:
     """(runs, steps)"""
     variant_nll_nats: FloatArray
     """(runs, steps): what the quantized model itself loses, which is what is deployed"""
+    fp32_batch_nll_nats: FloatArray
+    """(runs, steps, batches): the same equally long batches for all"""
+    variant_batch_nll_nats: FloatArray
+    """(runs, steps, batches)"""
     diverged: tuple[bool, ...]
 
 
@@ -62,6 +67,8 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
     steps = sorted(table["step"].unique().to_list())
     seeds = tuple(sorted(rows["seed"].unique().to_list()))
     gap, nll, fp32_nll = np.full((3, len(seeds), len(steps)), np.nan)
+    n_batches = len(table["batch_nll_nats"][0])
+    batch_nll, fp32_batch_nll = np.full((2, len(seeds), len(steps), n_batches), np.nan)
     place = {step: index for index, step in enumerate(steps)}
     phases = dict.fromkeys(steps, "")
     diverged = dict.fromkeys(seeds, False)
@@ -69,8 +76,9 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         run, column = seeds.index(row["seed"]), place[row["step"]]
         if row["variant"] == variant:
             gap[run, column], nll[run, column] = row["gap"], row["nll_nats"]
+            batch_nll[run, column] = row["batch_nll_nats"]
         if row["variant"] == "fp32":
-            fp32_nll[run, column] = row["nll_nats"]
+            fp32_nll[run, column], fp32_batch_nll[run, column] = row["nll_nats"], row["batch_nll_nats"]
         phases[row["step"]] = row["phase_label"]
         diverged[row["seed"]] = row["status"] == "diverged"
     return ArmRuns(
@@ -81,13 +89,44 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         gap=gap,
         fp32_nll_nats=fp32_nll,
         variant_nll_nats=nll,
+        fp32_batch_nll_nats=fp32_batch_nll,
+        variant_batch_nll_nats=batch_nll,
         diverged=tuple(diverged[seed] for seed in seeds),
     )
 
 
+def started(runs: ArmRuns) -> NDArray[np.bool_]:
+    """Probes after the start and the re-warm-up, (steps,) bool."""
+    return np.asarray(~np.isin(np.array(runs.phases), [*UNSETTLED, ""]))
+
+
 def compared_steps(runs: ArmRuns) -> NDArray[np.bool_]:
     """Probes of an arm that are compared, (steps,) bool: of OLI the settled cool ones, else all after the start."""
-    labels = np.array(runs.phases)
-    if "settled" in runs.phases:
-        return np.asarray(labels == "settled")
-    return np.asarray(~np.isin(labels, [*UNSETTLED, ""]))
+    return np.asarray(np.array(runs.phases) == "settled") if "settled" in runs.phases else started(runs)
+
+
+def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The last of the chosen ``steps`` alone: what is deployed is the end of a run."""
+    return np.asarray(np.arange(len(steps)) == np.flatnonzero(steps).max(initial=-1))
+
+
+def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
+    """``runs`` as they would be without one block of evaluation batches, for every block; nothing for one batch.
+
+    Blocks are of :data:`BATCH_BLOCK` neighbours, of fewer where there are not two such blocks.
+    """
+    n_batches = runs.fp32_batch_nll_nats.shape[-1]
+    if n_batches < 2:
+        return []
+    found = []
+    for block in np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK)):
+        fp32_nll, nll = (
+            np.delete(batches, block, axis=-1).mean(axis=-1)
+            for batches in (runs.fp32_batch_nll_nats, runs.variant_batch_nll_nats)
+        )
+        found.append(
+            dataclasses.replace(
+                runs, gap=gap_from_nll(nll, fp32_nll), fp32_nll_nats=fp32_nll, variant_nll_nats=nll
+            )
+        )
+    return found

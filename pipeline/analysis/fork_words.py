@@ -10,7 +10,10 @@ ALPHA = 0.05
 
 
 def sentences(report: Mapping[str, Any]) -> list[str]:
-    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged."""
+    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged.
+
+    Numbers in parentheses after a number are its 95 % interval over runs.
+    """
     out = []
     if report["variant"] is None:
         return ["Only fp32 was measured: there is no gap to compare."]
@@ -35,14 +38,14 @@ def _comparison(row: Mapping[str, Any], variant: str) -> str:
     if estimate is None or math.isnan(estimate):
         return f"{row['arm']}: no run without divergence to compare with {row['baseline']}."
     where = "in its settled cool phases" if row["probes"] == "settled" else "after the start"
-    wins = f"it wins {row['wins']} of {row['pairs']} pairs of runs"
+    wins = f"it wins {row['wins']} of {row['pairs']} pairs of runs{_repeats(row)}"
     if difference["p_value"] is None:
         return (
             f"{row['arm']}: {variant} gap {estimate:+.2f} points against {row['baseline']} {where} ({wins}); with "
             f"{row['n_runs']} run against {row['n_baseline_runs']} the spread between runs is unknown, so nothing "
             "can be claimed."
         )
-    interval = f"{_interval(difference)}, Holm-adjusted {_p(row['p_holm'])}"
+    interval = f"{_interval(difference)}; Holm-adjusted {_p(row['p_holm'])}"
     against = f"{estimate:+.2f} points {where}"
     if row["p_holm"] is not None and row["p_holm"] < ALPHA:
         claim = "lowers" if estimate < 0 else "raises"
@@ -56,13 +59,36 @@ def _comparison(row: Mapping[str, Any], variant: str) -> str:
             if row["detectable"] is None
             else f" The design could have found {row['detectable']:.2f} points."
         )
-    return f"{head} ({interval}; {wins}). {_losses(row, variant)}{_naive(row)}{tail}"
+    return f"{head} ({interval}; {wins}). {_losses(row, variant)} {_end(row, variant)}{_naive(row)}{tail}"
+
+
+def _repeats(row: Mapping[str, Any]) -> str:
+    """That runs without chance in them are one run."""
+    same = row["n_runs"] - row["n_distinct_runs"]
+    return f": {same} of its {row['n_runs']} runs repeat another number for number" if same else ""
 
 
 def _losses(row: Mapping[str, Any], variant: str) -> str:
     """What the arm costs in full precision, and what of the model that is deployed: a small gap alone is no gain."""
-    fp32, deployed = (row[f"{name}_price_nats"]["estimate"] for name in ("fp32", "variant"))
-    return f"FP32 price: {fp32:+.4f} nats; {variant} itself: {deployed:+.4f} nats."
+    return f"Over the run: FP32 price {_price(row, 'fp32')}; {variant} itself {_price(row, 'variant')}."
+
+
+def _end(row: Mapping[str, Any], variant: str) -> str:
+    """The same at the last compared probe: whoever deploys a model deploys that one."""
+    end = row["at_end"]
+    name = "At its last settled probe" if row.get("probes") == "settled" else "At its end"
+    gap = end["difference"]
+    bounds = "" if gap["lower"] is None else f" ({gap['lower']:+.2f} to {gap['upper']:+.2f})"
+    return (
+        f"{name} (update {end['step']:,}): gap {gap['estimate']:+.2f} points{bounds}; "
+        f"FP32 price {_price(end, 'fp32')}; {variant} itself {_price(end, 'variant')}."
+    )
+
+
+def _price(row: Mapping[str, Any], name: str) -> str:
+    loss = row[f"{name}_price_nats"]
+    bounds = "" if loss["lower"] is None else f" ({loss['lower']:+.4f} to {loss['upper']:+.4f})"
+    return f"{loss['estimate']:+.4f} nats{bounds}"
 
 
 def _naive(row: Mapping[str, Any]) -> str:
@@ -87,12 +113,17 @@ def _average(row: Mapping[str, Any], variant: str) -> str:
     interval = "one run, no interval" if difference["lower"] is None else _interval(difference)
     return (
         f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}). "
-        f"{_losses(row, variant)}"
+        f"{_losses(row, variant)} {_end(row, variant)}"
     )
 
 
 def _interval(difference: Mapping[str, Any]) -> str:
-    return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f}"
+    """By runs, as the claim is; and with what other evaluation text would change."""
+    whole = ""
+    if difference["lower_with_text"] is not None:
+        low, high = difference["lower_with_text"], difference["upper_with_text"]
+        whole = f", {low:+.2f} to {high:+.2f} with the scatter of the evaluation text"
+    return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f} by run{whole}"
 
 
 def _sweep(row: Mapping[str, Any]) -> str:
@@ -102,8 +133,14 @@ def _sweep(row: Mapping[str, Any]) -> str:
     head = f"Over {swept} ({values}; {row['n_runs']} runs) the gap"
     if row["p_value"] is None or math.isnan(row["p_value"]):
         return f"{head} does not vary."
-    trend = "shows no trend" if row["p_value"] >= ALPHA else "rises" if row["spearman_r"] > 0 else "falls"
-    return f"{head} {trend} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])})."
+    trend = (
+        "shows no detectable trend"
+        if row["p_value"] >= ALPHA
+        else "rises"
+        if row["spearman_r"] > 0
+        else "falls"
+    )
+    return f"{head} {trend} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])} by permutation within seeds)."
 
 
 def _p(value: float | None) -> str:

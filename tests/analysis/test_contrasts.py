@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.contrasts import contrast, detectable_difference, hedges_g, holm, paired_estimate, wins
+from pipeline.analysis.contrasts import (
+    contrast,
+    distinct_runs,
+    hedges_g,
+    holm,
+    paired_estimate,
+    welch_estimate,
+    wins,
+    with_text,
+)
 
 PROBES = 12
 BETWEEN = 0.8
@@ -37,20 +46,6 @@ def test_the_interval_covers_the_true_effect_at_least_nineteen_times_in_twenty()
     ]
     covered = np.mean([each.lower <= -1.0 <= each.upper for each in found])
     assert covered >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / 500)
-
-
-def test_the_detectable_difference_is_found_four_times_in_five():
-    """With the pooled t test that it is computed for; the runs' spread is known here instead of estimated."""
-    rng = np.random.default_rng(7)
-    runs, spread = 6, math.sqrt(BETWEEN + (1 - BETWEEN) / PROBES)
-    unit = np.array([-1.0, 1.0] * (runs // 2)) * spread * math.sqrt((runs - 1) / runs)
-    shift = detectable_difference(unit, unit)
-    found = [
-        stats.ttest_ind(simulated(rng, runs, shift).mean(axis=1), simulated(rng, runs).mean(axis=1)).pvalue
-        < 0.05
-        for _ in range(2000)
-    ]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.03)
 
 
 def test_a_large_effect_is_found_with_the_right_size():
@@ -95,6 +90,41 @@ def test_a_diverged_run_loses_every_pair_and_is_in_no_mean():
     baseline = np.array([[4.0, 4.0], [5.0, 5.0], [math.nan, math.nan]])
     assert wins(treated, baseline) == 6  # two runs win all three pairs, also that against the diverged one
     assert contrast(treated, baseline).difference.estimate == pytest.approx(2.0 - 4.5)
+
+
+def test_a_run_that_repeats_another_is_not_one_more():
+    rng = np.random.default_rng(4)
+    treated, baseline = simulated(rng, 3, 0.5), simulated(rng, 4)
+    once = contrast(treated, baseline)
+    again = contrast(np.concatenate([treated, treated[1:]]), baseline)
+    assert (again.n_distinct_runs, again.n_distinct_baseline_runs, again.pairs) == (3, 4, 12)
+    assert (again.difference, again.wins, again.wilcoxon_p) == (once.difference, once.wins, once.wilcoxon_p)
+    diverged = np.array([[1.0, math.nan], [1.0, math.nan], [2.0, 3.0], [2.0, 3.0]])
+    assert len(distinct_runs(diverged)) == 3
+
+
+def test_an_arm_of_one_repeated_run_is_a_constant_against_the_scatter_of_the_other():
+    still, baseline = np.full((5, PROBES), 2.0), simulated(np.random.default_rng(6), 5)
+    found = contrast(still, baseline)
+    test = stats.ttest_1samp(baseline.mean(axis=1), 2.0)
+    assert found.welch_p == pytest.approx(test.pvalue)
+    assert (found.wins, found.pairs) == (0, 5)
+    assert found.wilcoxon_p >= found.wilcoxon_p_floor == pytest.approx(2 / 6)
+    assert found.effect_size is None
+    assert found.detectable is None
+
+
+def test_text_widens_an_interval_in_squares_and_leaves_it_where_it_was():
+    rng = np.random.default_rng(8)
+    by_run = welch_estimate(rng.normal(1, 1, 4), rng.normal(0, 1, 4))
+    half = stats.t.ppf(0.975, 15) * 0.3
+    found = with_text(by_run, 0.3, 15)
+    assert (found.lower, found.upper, found.p_value) == (by_run.lower, by_run.upper, by_run.p_value)
+    assert found.upper_with_text - found.estimate == pytest.approx(
+        math.hypot(by_run.upper - by_run.estimate, half)
+    )
+    assert found.estimate - found.lower_with_text == pytest.approx(found.upper_with_text - found.estimate)
+    assert with_text(by_run, None, 0).upper_with_text is None
 
 
 def test_one_run_per_arm_claims_nothing():

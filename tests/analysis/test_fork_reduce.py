@@ -19,13 +19,19 @@ PHASES = {
     "cosine": ("start", "rewarm", "decay", "decay", "decay"),
     "sgdr": ("start", "rewarm", "anneal", "restart", "anneal"),
     "oli": ("start", "rewarm", "settled", "bump", "settled"),
+    "unfinished": ("start", "rewarm", "settled", "settled", "bump"),
+    "noop": ("start", "noop", "noop", "noop", "noop"),
 }
 
 
 def shard(
     arm: str, seed: int, gaps: Sequence[float], *, nll: float = 2.0, diverged: bool = False, **change
 ) -> Shard:
-    """A run with the given live INT4 gaps at STEPS; averaged weights have half of each."""
+    """A run with the given live INT4 gaps at STEPS; averaged weights have half of each.
+
+    ``text``: by evaluation batch, the share of the mean excess that it has.
+    """
+    text = change.get("text")
     rows = []
     for step, gap, phase in zip(STEPS, gaps, PHASES[arm.partition("-")[0]], strict=True):
         for weights, factor in (("live", 1.0), ("ema", 0.5), ("lawa", 0.5)):
@@ -38,7 +44,8 @@ def shard(
                         "tokens": step * 128, "learning_rate": 1e-3, "phase_label": phase, "train_loss_nats": 2.0,
                         "weights": weights, "variant": variant, "nll_nats": nll + excess,
                         "perplexity": math.exp(nll + excess), "n_tokens": 8,
-                        "batch_nll_nats": [nll + excess - 0.1, nll + 1.5 * excess + 0.1], "kl_nats_mean": 0.1,
+                        "batch_nll_nats": [nll + excess - 0.1, nll + 1.5 * excess + 0.1] if text is None
+                        else [nll + excess * share for share in text], "kl_nats_mean": 0.1,
                         "kl_nats_p50": 0.1, "kl_nats_p99": 0.1, "top1_agreement": 0.9, "delta_p_rms": 0.1,
                         "gap": math.expm1(excess), "kurtosis": 0.0, "relative_error": None, "wall_s": 1.0,
                         "probe_s": 1.0, "device": "cpu",
@@ -65,7 +72,7 @@ def experiment() -> pl.DataFrame:
 def test_the_table_keeps_every_row_and_leaves_out_what_another_machine_would_change():
     table = experiment()
     assert table.height == 12 * 5 * 3 * 2
-    assert not {"wall_s", "probe_s", "device", "batch_nll_nats"} & set(table.columns)
+    assert not {"wall_s", "probe_s", "device"} & set(table.columns)
     row = table.filter((pl.col("step") == 20) & (pl.col("variant") != "fp32")).row(0, named=True)
     excess = math.log1p(row["gap"])
     # batches differ from fp32 by the excess and by half as much again; delta method on their mean
@@ -106,6 +113,78 @@ def test_differences_wins_and_prices_are_the_ones_put_in():
     assert "sgdr raises the INT4 gap by 2.00 points" in text
     assert "oli lowers the INT4 gap by 3.00 points against cosine in its settled cool phases" in text
     assert "it wins 16 of 16 pairs" in text
+
+
+def test_the_end_of_a_run_is_told_apart_from_the_whole_of_it():
+    shards = []
+    for seed in range(3):
+        own = 0.001 * seed
+        shards += [
+            shard("cosine", seed, [0.05, 0.2, 0.10 + own, 0.10 + own, 0.06 + own]),
+            shard("sgdr", seed, [0.05, 0.2, 0.13 + own, 0.13 + own, 0.05 + own], nll=2.1),
+            shard("unfinished", seed, [0.05, 0.2, 0.10 + own, 0.08 + own, 0.5]),
+        ]
+    report = compare_arms(fork_table(shards))
+    found = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    sgdr, unfinished = found["sgdr"], found["unfinished"]
+    assert sgdr["difference"]["estimate"] == pytest.approx(5 / 3)
+    assert sgdr["at_end"]["step"] == 40
+    assert sgdr["at_end"]["difference"]["estimate"] == pytest.approx(-1.0)
+    assert sgdr["at_end"]["fp32_price_nats"]["estimate"] == pytest.approx(0.1)
+    assert sgdr["at_end"]["variant_price_nats"]["estimate"] == pytest.approx(
+        0.1 + math.log(1.051 / 1.061), abs=1e-5
+    )
+    assert unfinished["at_end"]["step"] == 30  # what it ends with is a bump, which is not compared
+    assert unfinished["at_end"]["difference"]["estimate"] == pytest.approx(-2.0)
+    means = {(row["arm"], row["weights"]): row for row in report["averages"]}
+    assert means["cosine", "ema"]["difference"]["estimate"] == pytest.approx(-50 * (0.26 / 3 + 0.001))
+    assert means["cosine", "ema"]["at_end"]["difference"]["estimate"] == pytest.approx(-50 * 0.061)
+    text = " ".join(report["sentences"])
+    assert "At its end (update 40): gap -1.00 points" in text
+    assert "At its last settled probe (update 30): gap -2.00 points" in text
+    assert "At its end (update 40): gap -3.05 points" in text
+
+
+def test_the_error_of_the_text_is_that_of_paired_blocks_of_batches():
+    rng = np.random.default_rng(11)
+    common = rng.normal(0, 0.3, 32)
+    shares = {arm: 1 + common + rng.normal(0, 0.1, 32) for arm in ("cosine", "sgdr")}
+    shares = {arm: each / each.mean() for arm, each in shares.items()}
+    gaps = {"cosine": 0.10, "sgdr": 0.12}
+    table = fork_table(
+        [
+            shard(arm, seed, [gap + seed / 1000] * 5, text=shares[arm])
+            for arm, gap in gaps.items()
+            for seed in range(3)
+        ]
+    )
+    row = next(each for each in compare_arms(table)["comparisons"] if each["weights"] == "live")
+    moved = {  # delta method: what a batch adds to the gap in points
+        arm: sum((1 + own) * math.log1p(own) * 100 * shares[arm] for own in gap + np.arange(3) / 1000) / 3
+        for arm, gap in gaps.items()
+    }
+    blocks = (moved["sgdr"] - moved["cosine"]).reshape(16, 2).mean(axis=1)
+    expected = blocks.std(ddof=1) / 4
+    for found in (row["difference"], row["at_end"]["difference"]):
+        assert found["text_se"] == pytest.approx(expected, rel=0.02)
+        assert found["lower_with_text"] < found["lower"] < found["upper"] < found["upper_with_text"]
+    alone = moved["sgdr"].reshape(16, 2).mean(axis=1).std(ddof=1) / 4
+    assert row["difference"]["text_se"] < 0.7 * alone  # what is hard for both is in neither
+    assert row["fp32_price_nats"]["text_se"] == pytest.approx(0.0, abs=1e-12)
+    assert "with the scatter of the evaluation text" in compare_arms(table)["sentences"][0]
+
+
+def test_runs_without_chance_in_them_are_one_run():
+    shards = [shard("cosine", seed, [0.1 + seed / 1000] * 5) for seed in range(3)]
+    shards += [shard("noop", seed, [0.12] * 5) for seed in range(3)]
+    report = compare_arms(fork_table(shards))
+    row = next(each for each in report["comparisons"] if each["weights"] == "live")
+    assert (row["n_runs"], row["n_distinct_runs"], row["pairs"], row["wins"]) == (3, 1, 3, 0)
+    assert row["wilcoxon_p"] >= row["wilcoxon_p_floor"]
+    assert row["difference"]["p_value"] < 0.05
+    assert row["detectable"] is None
+    assert [each["pairs"] for each in report["wins"]] == [3, 3]
+    assert "it wins 0 of 3 pairs of runs: 2 of its 3 runs repeat another" in report["sentences"][0]
 
 
 def test_what_is_not_significant_is_not_claimed_and_the_naive_claim_is_told():
@@ -168,7 +247,7 @@ def test_a_sweep_holds_all_other_parameters():
         slope = 0.01 if "mean_factor" in parameters else -0.01
         gap = 0.2 + slope * parameters["amplitude"] - 0.05 * parameters.get("mean_factor", 0.0)
         shards += [
-            shard(f"oli-{number}", seed, [gap + seed / 1e4] * 5, parameters=parameters) for seed in (0, 1)
+            shard(f"oli-{number}", seed, [gap + seed / 1e4] * 5, parameters=parameters) for seed in range(3)
         ]
     report = compare_arms(fork_table(shards))
     own_rate, held_rate, level = report["sweeps"]
@@ -176,12 +255,12 @@ def test_a_sweep_holds_all_other_parameters():
     assert [sweep["held"] for sweep in report["sweeps"]] == [{}, {"mean_factor": 0.55}, {"amplitude": 1.0}]
     assert own_rate["values"] == held_rate["values"] == list(amplitudes)
     assert level["values"] == [0.3, 0.55, 1.0]
-    assert (own_rate["n_runs"], held_rate["n_runs"], level["n_runs"]) == (8, 8, 6)  # no arm twice
+    assert (own_rate["n_runs"], held_rate["n_runs"], level["n_runs"]) == (12, 12, 9)  # no arm twice
     assert own_rate["spearman_r"] < -0.9 < 0.9 < held_rate["spearman_r"]
     text = " ".join(report["sentences"])
-    assert "Over amplitude of oli (0.1, 0.3, 1, 3; 8 runs) the gap falls" in text
-    assert "Over amplitude of oli with mean_factor 0.55 (0.1, 0.3, 1, 3; 8 runs) the gap rises" in text
-    assert "Over mean_factor of oli with amplitude 1 (0.3, 0.55, 1; 6 runs) the gap falls" in text
+    assert "Over amplitude of oli (0.1, 0.3, 1, 3; 12 runs) the gap falls" in text
+    assert "Over amplitude of oli with mean_factor 0.55 (0.1, 0.3, 1, 3; 12 runs) the gap rises" in text
+    assert "Over mean_factor of oli with amplitude 1 (0.3, 0.55, 1; 9 runs) the gap falls" in text
 
 
 @pytest.mark.parametrize("ends", [[0.1] * 3, [math.nan] * 3])

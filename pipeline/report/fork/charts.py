@@ -79,7 +79,10 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
 
 
 def forest_spec(report: Mapping[str, Any]) -> Spec:
-    """Difference of every arm to the baseline with its interval, for live and averaged weights."""
+    """Difference of every arm to the baseline with its intervals, for live and averaged weights.
+
+    Thick is the interval over runs, thin the one that counts the evaluation text as well.
+    """
     rows = forest_rows(report)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     colour = {
@@ -105,9 +108,9 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
             "layer": [
                 {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "color": "$faint", "strokeDash": [4, 3]},
                  "encoding": {"x": {"field": "zero", "type": "quantitative"}}},
-                {"mark": {"type": "rule", "strokeWidth": 2.2},
-                 "encoding": {**place, "x": {"field": "low", "type": "quantitative", "axis": axis},
-                              "x2": {"field": "high"}}},
+                *({"mark": {"type": "rule", "strokeWidth": width},
+                   "encoding": {**place, "x": {"field": f"{name}low", "type": "quantitative", "axis": axis},
+                                "x2": {"field": f"{name}high"}}} for name, width in (("", 2.6), ("whole_", 0.9))),
                 {"mark": {"type": "point", "filled": True, "size": 62, "opacity": 1},
                  "encoding": {**place, "x": {"field": "estimate", "type": "quantitative"}}},
             ],

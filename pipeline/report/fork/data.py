@@ -82,20 +82,24 @@ def win_rows(report: Mapping[str, Any]) -> Rows:
 
 
 def forest_rows(report: Mapping[str, Any]) -> Rows:
-    """One row per comparison with the baseline: the difference in points and its interval, where there is one."""
+    """One row per comparison with the baseline: the difference in points and its intervals, where there are any."""
     rows = []
     for each in report["comparisons"]:
         difference = each["difference"]
         if difference["estimate"] is None or not math.isfinite(difference["estimate"]):
             continue
-        low, high = difference["lower"], difference["upper"]
+        bounds = {
+            "low": difference["lower"],
+            "high": difference["upper"],
+            "whole_low": difference["lower_with_text"],
+            "whole_high": difference["upper_with_text"],
+        }
         rows.append(
             {
                 "arm": each["arm"],
                 "weights": each["weights"],
                 "estimate": difference["estimate"],
-                "low": difference["estimate"] if low is None else low,
-                "high": difference["estimate"] if high is None else high,
+                **{key: difference["estimate"] if at is None else at for key, at in bounds.items()},
             }
         )
     return rows

@@ -13,7 +13,7 @@ import vl_convert
 
 from pipeline.report.axes import VL_VERSION
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
-from pipeline.report.fork.tables import comparison_html, facts_html
+from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
 from pipeline.report.text import esc
 from pipeline.report.theme import DARK, LIGHT, config, paint
 
@@ -29,12 +29,13 @@ CAPTIONS = {
     ),
     "fork_forest": (
         "Differences to the baseline",
-        "At matched probes, of OLI the settled cool ones; 95 % intervals over runs, the wider of Welch's and the "
-        "bootstrap's.",
+        "Over the run, at matched probes, of OLI the settled cool ones. Thick: 95 % intervals over runs, the wider of "
+        "Welch's and the bootstrap's; thin: with the scatter of the evaluation text.",
     ),
     "fork_wins": (
         "Wins",
-        "Pairs of one run of each arm; the lower mean gap at their common probes wins, a diverged run loses.",
+        "Pairs of one run of each arm; the lower mean gap at their common probes wins, a diverged run loses. Runs that "
+        "repeat another number for number are one.",
     ),
 }
 """Heading and note by chart."""
@@ -67,7 +68,7 @@ def fork_section(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
     return (
         f'<section id="fork" aria-labelledby="h-fork">{warning}<h2 id="h-fork">The fork experiment</h2>'
         f'<p class="note">{esc(rule)}</p><div class="fork-words">{words}</div>{figures}{comparison_html(report)}'
-        f"{facts_html(report)}</section>"
+        f"{averages_html(report)}{facts_html(report)}</section>"
     )
 
 

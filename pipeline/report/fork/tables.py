@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.report.text import MINUS, esc
 
-_HEADS = (
-    "arm", "weights", "runs", "probes", "difference, points", "95% interval", "p", "p (Holm)", "naive t (n)", "naive p",
-    "rank-sum p", "wins", "effect size g", "detectable, points", "FP32 price, nats",
-    "quantized price, nats",
+_SIZES = (
+    "difference, points", "95% interval by run", "with the text", "FP32 price, nats", "quantized price, nats",
+    "at its end: points", "95% interval by run", "with the text", "FP32 price, nats", "quantized price, nats",
+)  # fmt: skip
+_TESTS = (
+    "p", "p (Holm)", "naive t (n)", "naive p", "rank-sum p", "wins", "effect size g", "detectable, points",
 )  # fmt: skip
 
 
@@ -19,12 +21,30 @@ def comparison_html(report: Mapping[str, Any]) -> str:
     """One row per comparison with the baseline; empty where nothing is compared."""
     if not report["comparisons"]:
         return ""
-    head = "".join(f"<th>{esc(each)}</th>" for each in _HEADS)
-    body = "".join(_comparison(row) for row in report["comparisons"])
+    return _table(
+        f"Every comparison with {report['baseline']}",
+        ("arm", "weights", "runs", "probes", *_TESTS, *_SIZES),
+        [_comparison(row) for row in report["comparisons"]],
+    )
+
+
+def averages_html(report: Mapping[str, Any]) -> str:
+    """One row per arm and kind of averaged weights, against its live ones; empty where nothing is compared."""
+    if not report["averages"]:
+        return ""
+    return _table(
+        "Averaged against live weights of the same runs",
+        ("arm", "weights", "runs", *_SIZES),
+        [(row["arm"], row["weights"], str(row["n_runs"]), *_sizes(row)) for row in report["averages"]],
+    )
+
+
+def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = "".join(f"<th>{esc(each)}</th>" for each in heads)
+    body = "".join("<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return (
-        f'<h2 class="quiet">Every comparison with {esc(report["baseline"])}</h2><div class="scroll" tabindex="0" '
-        f'role="region" aria-label="Comparisons"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
+        f'<h2 class="quiet">{esc(title)}</h2><div class="scroll" tabindex="0" role="region" aria-label="{esc(title)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -50,21 +70,30 @@ def _arm(facts: Mapping[str, Any]) -> str:
     return "; ".join([", ".join([*parameters, *optimizer]), *level, f"{facts['runs']} runs"])
 
 
-def _comparison(row: Mapping[str, Any]) -> str:
-    difference, naive = row["difference"], row["naive"]
-    interval = (
-        "-"
-        if difference["lower"] is None
-        else f"{number(difference['lower'], '+.2f')} to {number(difference['upper'], '+.2f')}"
-    )
-    cells = (
-        row["arm"], row["weights"], f"{row['n_runs']} v {row['n_baseline_runs']}", f"{row['n_probes']} {row['probes']}",
-        number(difference["estimate"], "+.2f"), interval, p_text(difference["p_value"]), p_text(row["p_holm"]),
+def _comparison(row: Mapping[str, Any]) -> Iterable[str]:
+    naive = row["naive"]
+    same = row["n_runs"] - row["n_distinct_runs"]
+    return (
+        row["arm"], row["weights"],
+        f"{row['n_runs']} v {row['n_baseline_runs']}" + (f" ({same} repeat another)" if same else ""),
+        f"{row['n_probes']} {row['probes']}",
+        p_text(row["difference"]["p_value"]), p_text(row["p_holm"]),
         f"{number(naive['t'], '.2f')} ({naive['n']})", p_text(naive["p_value"]), p_text(row["wilcoxon_p"]),
         f"{row['wins']} of {row['pairs']}", number(row["effect_size"], "+.2f"), number(row["detectable"], ".2f"),
-        number(row["fp32_price_nats"]["estimate"], "+.4f"), number(row["variant_price_nats"]["estimate"], "+.4f"),
+        *_sizes(row),
     )  # fmt: skip
-    return "<tr>" + "".join(f"<td>{esc(cell)}</td>" for cell in cells) + "</tr>"
+
+
+def _sizes(row: Mapping[str, Any]) -> Iterable[str]:
+    """Gap and losses over the run, then at its end."""
+    for part in (row, row["at_end"]):
+        gap = part["difference"]
+        yield number(gap["estimate"], "+.2f")
+        for name in ("", "_with_text"):
+            low, high = gap[f"lower{name}"], gap[f"upper{name}"]
+            yield "-" if low is None else f"{number(low, '+.2f')} to {number(high, '+.2f')}"
+        for name in ("fp32", "variant"):
+            yield number(part[f"{name}_price_nats"]["estimate"], "+.4f")
 
 
 def p_text(value: float | None) -> str:

@@ -100,19 +100,56 @@ def test_the_growth_of_every_schedule_is_the_one_that_is_published(seed: int, un
 
 
 def test_the_differences_of_the_forks_are_those_of_their_tables():
-    words = (REFERENCE / "FINDINGS.md").read_text()
+    words = findings()
     for name in FORKS:
         report = json.loads((REFERENCE / name / "tables" / "schedules.json").read_text())
         for row in report["comparisons"]:
-            said = "{estimate:+.2f} [{lower:+.2f}, {upper:+.2f}]".format(**row["difference"])
+            if row["weights"] != "live":
+                continue
+            where = f"FINDINGS.md does not give {name}, {row['arm']}"
             # the largest amplitude is told in the paper's words, as so many points smaller
-            smaller = "{upper:.2f}, {lower:.2f}".format(
-                **{k: abs(row["difference"][k]) for k in ("lower", "upper")}
-            )
-            if row["weights"] == "live":
-                assert said in words or smaller in words, (
-                    f"FINDINGS.md does not give {name}, {row['arm']}: {said}"
-                )
+            for difference in (row["difference"], row["at_end"]["difference"]):
+                forms = interval(difference, "+.2f"), smaller(difference)
+                if name == "fork" or difference is row["difference"] or row["arm"] == "oli-amplitude3":
+                    assert any(form in words for form in forms), f"{where}: {forms}"
+            price = row["at_end"]["variant_price_nats"]
+            assert interval(price, "+.3f") in words or interval(price, ".3f") in words, where
+            if name == "fork":
+                assert f"{row['wins']} of {row['pairs']}" in words, where
+                assert interval(row["variant_price_nats"], "+.3f") in words, where
+                assert f"| {row['at_end']['fp32_price_nats']['estimate']:+.3f} |" in words, where
+        (sweep,) = report["sweeps"] or [None]
+        if sweep is not None:
+            assert f"r = {sweep['spearman_r']:.2f}, p = {sweep['p_value']:.4f}" in words
+
+
+def test_what_averaging_gives_is_what_was_measured():
+    words = findings()
+    report = json.loads((REFERENCE / "fork" / "tables" / "schedules.json").read_text())
+    for row in report["averages"]:
+        at_end = row["at_end"]
+        if row["arm"] == "cosine":
+            assert interval(row["difference"], "+.2f") in words
+            assert f"{row['variant_price_nats']['estimate']:+.3f}" in words
+            assert interval(at_end["difference"], "+.2f") in words
+            assert interval(at_end["variant_price_nats"], "+.3f") in words
+        if row["arm"] != "noop":
+            assert at_end["variant_price_nats"]["upper"] < 0, "it helps along every schedule that trains"
+
+
+def findings() -> str:
+    """FINDINGS.md in one line, without the units before its intervals."""
+    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+    return re.sub(r" (points|nats) \[", " [", words)
+
+
+def interval(estimate: dict[str, float], form: str) -> str:
+    return f"{{estimate:{form}}} [{{lower:{form}}}, {{upper:{form}}}]".format(**estimate)
+
+
+def smaller(difference: dict[str, float]) -> str:
+    """As so many points less, in the middle of a sentence."""
+    return "[{:.2f}, {:.2f}]".format(*(abs(difference[each]) for each in ("upper", "lower")))
 
 
 def test_the_mean_rates_of_the_forks_are_those_of_their_tables():

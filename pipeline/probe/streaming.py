@@ -41,7 +41,7 @@ from pipeline.probe.quantized import TensorStatistics, expand_site
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.walk import LayerCall, Walk
 from pipeline.spec import ProbeSpec, Variant
-from pipeline.suites import weights_sha256
+from pipeline.suites import Unchanged, weights_sha256
 
 if TYPE_CHECKING:
     from pipeline.probe.gpu.prober import GpuProber
@@ -84,15 +84,16 @@ class StreamingProber:
 
     def _measure(self, folder: Path, expected_sha256: str | None) -> Found:
         start = time.perf_counter()
-        with ThreadPoolExecutor(1) as pool:
-            hashing = pool.submit(weights_sha256, folder)
-            skeleton = Skeleton(folder, self.device)
-            sha256 = hashing.result()
-        check_sha256(folder, sha256, expected_sha256)
-        check_fit(skeleton.model.config, self._sequences.numpy())
-        loaded = time.perf_counter()
-        with float32_products(tf32=self.spec.arithmetic == "tf32"):
-            tokens, statistics = self._evaluate(skeleton)
+        with Unchanged(folder):
+            with ThreadPoolExecutor(1) as pool:
+                hashing = pool.submit(weights_sha256, folder)
+                skeleton = Skeleton(folder, self.device)
+                sha256 = hashing.result()
+            check_sha256(folder, sha256, expected_sha256)
+            check_fit(skeleton.model.config, self._sequences.numpy())
+            loaded = time.perf_counter()
+            with float32_products(tf32=self.spec.arithmetic == "tf32"):
+                tokens, statistics = self._evaluate(skeleton)
         return Found(tokens, statistics, sha256, loaded - start, loaded)
 
     def _evaluate(

@@ -20,6 +20,7 @@ import torch
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
 from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
@@ -37,6 +38,7 @@ class ForkRun:
     def __init__(self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober) -> None:
         """``folder``: the checkpoint's. ``tokens``: 1-D training tokens."""
         spec, device = task.spec, torch.device(task.device)
+        files = Unchanged(folder)
         stored = read_weights(folder, task.checkpoint.weights_sha256)
         model = build_model(read_config(folder), stored).requires_grad_(True)
         self.task, self.rows, self.notes = task, list[Row](), list[str]()
@@ -62,6 +64,7 @@ class ForkRun:
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))
         self._averages = Averages(model, decay=spec.ema_decay, window=spec.lawa_window)
+        files.check()  # the averages hold every weight as it was read
         self._drops = drops(model)
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._probes = set(spec.probe_steps)

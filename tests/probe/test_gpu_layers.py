@@ -156,6 +156,33 @@ def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path) -> None:
         damaged.measure_layers(folder, None)
 
 
+def test_a_file_that_is_replaced_between_hashing_and_a_layer_fails_by_name(tmp_path, monkeypatch) -> None:
+    folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = WeightIndex.of(folder).file_of[name]
+    read_some = Reader.read_some
+
+    def replaced(self, index, names):
+        if name in names and (other / file.name).exists():
+            (other / file.name).rename(file)
+        return read_some(self, index, names)
+
+    monkeypatch.setattr(Reader, "read_some", replaced)
+    with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read: run the same"):
+        prober(spec("ieee")).measure_layers(folder, None)
+
+
+def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path) -> None:
+    folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    warm, file = prober(spec("ieee")), WeightIndex.of(folder).file_of["lm_head.weight"]
+    for each in (folder, other):
+        warm.hashes.start(each, None)
+    warm.hashes.take(other, None)  # one after the other: both are done
+    (other / file.name).rename(file)
+    with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read"):
+        warm.measure_layers(folder, None)
+
+
 def test_some_tensors_are_read_as_they_are_stored(tmp_path) -> None:
     save(tmp_path, "gpt2")
     exact, index = read_weights(tmp_path).tensors, WeightIndex.of(tmp_path)

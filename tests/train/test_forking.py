@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import torch
 
 from pipeline.errors import CheckpointError, OutputError, UsageError
 from pipeline.probe import Prober
+from pipeline.probe.loading import read_weights
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
 from pipeline.tasks import run_fork
-from pipeline.train import pretrain
+from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.forking import ForkRun
 from pipeline.train.model import save_model
@@ -201,6 +203,22 @@ def test_a_run_that_diverges_keeps_its_rows(suite, tmp_path, rate):
     broken = [row for row in table[9:] if row["weights"] == "live"]
     assert broken[-1]["nll_nats"] is None
     assert broken[-1]["step"] < 12 or rate == 1e3
+
+
+def test_a_start_that_is_replaced_while_it_is_read_fails_by_name(suite, tmp_path, monkeypatch):
+    task, folder = fork_task(suite, tmp_path / "out"), tmp_path / "start"
+    shutil.copytree(task.checkpoint.location, folder)
+    moved = dataclasses.replace(task.checkpoint, location=str(folder))
+
+    def read_and_replaced(*arguments):
+        stored = read_weights(*arguments)
+        shutil.copy(suite / "step25" / "model.safetensors", tmp_path / "new")
+        (tmp_path / "new").rename(folder / "model.safetensors")
+        return stored
+
+    monkeypatch.setattr(forking, "read_weights", read_and_replaced)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
+        run_fork(dataclasses.replace(task, checkpoint=moved))
 
 
 def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):

@@ -36,6 +36,7 @@ from pipeline.probe.loading import (
 from pipeline.probe.skeleton import WeightIndex
 from pipeline.suites.content import combined_sha256
 from pipeline.suites.files import weight_files
+from pipeline.suites.unchanged import Unchanged
 
 PIECE_BYTES = 2**25
 PIECES = 3
@@ -76,7 +77,7 @@ class Reader:
         start = time.perf_counter()
         files = weight_files(folder)
         tensors: dict[str, Tensor] = {}
-        with self._on_stream():
+        with Unchanged(folder), self._on_stream():
             if any(file.suffix != ".safetensors" for file in files):
                 stored = read_weights(folder, expected_sha256)
                 tensors = {name: tensor.to(self.device) for name, tensor in stored.tensors.items()}

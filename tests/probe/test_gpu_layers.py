@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
-from pipeline.probe.gpu import modules
+from pipeline.probe.gpu import modules, reading
 from pipeline.probe.gpu.engine import Engine
+from pipeline.probe.gpu.layers import NOT_AHEAD
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.loading import read_weights
@@ -137,6 +139,63 @@ def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeyp
     exact = Prober(ProbeSpec(probe.variants, SHAPE, "", VOCAB - 4), TOKENS).measure(folder)
     for ours, theirs in zip(found.results, exact.results, strict=True):
         assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)
+
+
+SHORT = "CUDA out of memory. Tried to allocate 96.00 MiB. GPU 0 has a total capacity of 79 GiB."
+
+
+def test_a_layer_that_finds_no_room_beside_the_one_before_is_read_after_it(tmp_path, monkeypatch) -> None:
+    probe, folder = spec("ieee"), save(tmp_path, "llama", num_hidden_layers=3)
+    whole = measurement(probe, DEVICE, prober(probe).measure(folder, None))
+    read_some, held = Reader.read_some, []
+
+    def room_for_one_layer(self, index, names):
+        inside = any(".layers." in name for name in names)
+        if inside and any(tensor() is not None for tensor in held):
+            raise torch.OutOfMemoryError(SHORT)
+        tensors = read_some(self, index, names)
+        if inside:
+            held[:] = [weakref.ref(tensor) for tensor in tensors.values()]
+        return tensors
+
+    monkeypatch.setattr(Reader, "read_some", room_for_one_layer)
+    found = measurement(probe, DEVICE, prober(probe).measure_layers(folder, None))
+    assert found.results == whole.results
+    assert found.notes == (NOT_AHEAD,), "and the chunk is what it was"
+
+
+def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> None:
+    folder, read_some = save(tmp_path, "llama", num_hidden_layers=3), Reader.read_some
+
+    def no_room_for_the_last(self, index, names):
+        if any(".layers.2." in name for name in names):
+            raise torch.OutOfMemoryError(SHORT)
+        return read_some(self, index, names)
+
+    monkeypatch.setattr(Reader, "read_some", no_room_for_the_last)
+    with pytest.raises(
+        NoRoomError, match=r"the weights of layer 2 \(CUDA out of memory.*fewer workers per GPU"
+    ):
+        prober(spec("ieee")).measure_layers(folder, None)
+
+
+@pytest.mark.parametrize("way", ["measure", "measure_layers"])
+def test_buffers_that_find_no_host_memory_are_named(tmp_path, monkeypatch, way) -> None:
+    folder = save(tmp_path, "llama")
+    monkeypatch.setattr(reading, "PIECE_BYTES", 2**60)
+    with pytest.raises(NoRoomError, match="the buffers in host memory that weights are read into"):
+        getattr(prober(spec("ieee")), way)(folder, None)
+
+
+def test_weights_that_find_no_room_as_a_whole_say_so(tmp_path, monkeypatch) -> None:
+    folder = save(tmp_path, "llama")
+
+    def short_of_memory(*_) -> None:
+        raise torch.OutOfMemoryError(SHORT)
+
+    monkeypatch.setattr(Reader, "_copy", short_of_memory)
+    with pytest.raises(NoRoomError, match=r"the weights as a whole .* measure layer by layer \(--stream\)"):
+        prober(spec("ieee")).measure(folder, None)
 
 
 def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path) -> None:

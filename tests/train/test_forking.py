@@ -17,7 +17,7 @@ from pipeline.probe import Prober
 from pipeline.probe.loading import read_weights
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
-from pipeline.tasks import run_fork
+from pipeline.tasks import Runner, run_fork
 from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.forking import ForkRun
@@ -133,6 +133,41 @@ def test_seeds_see_other_text_and_the_same_seed_the_same(whole, suite, tmp_path)
     assert rows(again) == rows(whole)
     assert rows(other)[:9][0]["nll_nats"] == rows(whole)[0]["nll_nats"]
     assert rows(other)[-1]["nll_nats"] != rows(whole)[-1]["nll_nats"]
+
+
+def test_runs_of_one_worker_measure_their_start_once_and_nothing_else_changes(whole, suite, tmp_path):
+    runner = Runner()
+    tasks = [fork_task(suite, tmp_path / "out", seed=seed) for seed in (0, 1)]
+    alone = fork_task(suite, tmp_path / "alone", seed=1)
+    for task in tasks:
+        runner.run(task)
+    run_fork(alone)
+    first, second = (rows(task, timeless=False) for task in tasks)
+    taken = [[row["probe_s"] for row in each[::9]] for each in (first, second)]
+    assert [one == other for one, other in zip(*taken, strict=True)] == [True, False, False, False, False]
+    assert rows(tasks[0]) == rows(whole)
+    assert rows(tasks[1]) == rows(alone)
+
+
+def test_another_start_or_another_probe_is_measured(suite, tmp_path):
+    runner, folder = Runner(), tmp_path / "start"
+    first = fork_task(suite, tmp_path / "out")
+    shutil.copytree(first.checkpoint.location, folder)
+    here = dataclasses.replace(first.checkpoint, location=str(folder), weights_sha256=None)
+    few = dataclasses.replace(first.spec.probe, variants=first.spec.probe.variants[:2])
+    tasks = [
+        dataclasses.replace(first, checkpoint=here),
+        fork_task(suite, tmp_path / "step25", step=25),
+        fork_task(suite, tmp_path / "few", probe=few),
+    ]
+    for task in tasks:
+        runner.run(task)
+        together = rows(task)
+        run_fork(task)
+        assert together == rows(task)
+    shutil.copy(suite / "step25" / "model.safetensors", folder)  # under the content id that the plan has
+    runner.run(tasks[0])
+    assert rows(tasks[0])[0]["nll_nats"] == rows(tasks[1])[0]["nll_nats"]
 
 
 @pytest.mark.parametrize("optimizer", ["sam", "muon"])

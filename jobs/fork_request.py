@@ -103,8 +103,8 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
             f"--tokens-per-step {tokens_per_step}: wanted a multiple of the {seq_len} tokens of a sequence"
         )
     out = run_folder(options.audit.out, FORK)
-    train_corpus, train, made_of = _training(options, audit, out)
-    notes = _epochs(options, len(train), steps, tokens_per_step)
+    train = _training(options, audit, out)
+    notes = _epochs(options, len(train.tokens), steps, tokens_per_step)
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
@@ -112,7 +112,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,
-        train_sha256=_sha256(train),
+        train_sha256=_sha256(train.tokens),
         optimizer=settings,
         moments=moments,
         precision=_precision(options),
@@ -135,14 +135,15 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         arms=resolved,
         seeds=options.seeds,
         tokens=audit.tokens,
-        train=train,
+        train=train.tokens,
         corpus=audit.corpus,
-        train_corpus=train_corpus,
+        train_corpus=train.corpus,
         out=out,
         resources=_resources(options, audit, start),
         state_every=options.state_every or probe_every,
         state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
-        train_made_of=made_of,
+        train_made_of=train.made_of,
+        train_kept=train.kept,
         notes=notes,
         warnings=suite.warnings,
         replace_stale=options.audit.replace_stale,
@@ -223,10 +224,21 @@ def _default_tokens_per_step(suite: Suite) -> int:
     return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
 
 
-def _training(
-    options: ForkOptions, audit: AuditRequest, out: RunFolder
-) -> tuple[str, Any, dict[str, Any] | None]:
-    """The training corpus as named, its tokens, and what they were made of. Only text needs the suite's tokenizer."""
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What is trained on."""
+
+    corpus: str
+    """As named."""
+    tokens: Any
+    made_of: dict[str, Any] | None = None
+    """Of which text and tokenizer, where that is known."""
+    kept: bool = False
+    """Whether they were read from the output folder."""
+
+
+def _training(options: ForkOptions, audit: AuditRequest, out: RunFolder) -> _Training:
+    """The training corpus and its tokens. Only text needs the suite's tokenizer."""
     from pipeline.suites import load_tokenizer
     from pipeline.train.data import encode, training_texts, training_tokens
     from pipeline.train.kept_tokens import made_of, tokens_in
@@ -239,14 +251,16 @@ def _training(
     if isinstance(corpus, TokenFile) and options.data is not None:
         raise UsageError(f"--data {options.data}: {corpus} holds tokens already; leave --data out")
     if isinstance(corpus, TokenFile) or suite.tokenizer is None:
-        return text, training_tokens(text, None, vocab_size), None
+        return _Training(text, training_tokens(text, None, vocab_size))
     tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
     digest = corpus_sha256(texts)
     made = made_of(digest, tokenizer, vocab_size)
     if options.data is not None:
-        return text, tokens_in(absolute_out(options.data, "--data"), digest, tokenizer), made
+        return _Training(text, tokens_in(absolute_out(options.data, "--data"), digest, tokenizer), made)
     kept = None if made is None else out.kept_training_tokens(made)
-    return text, encode(texts, tokenizer, vocab_size) if kept is None else kept, made
+    if kept is not None:
+        return _Training(text, kept, made, kept=True)
+    return _Training(text, encode(texts, tokenizer, vocab_size), made)
 
 
 def _vocab_size(suite: Suite) -> int:

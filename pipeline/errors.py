@@ -7,6 +7,7 @@
     |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
+    |   +-- NoRoomError        its weights find no memory, however small the chunk   (exit 1)
     +-- ShardError             a shard is truncated or altered                       (redone)
     |   +-- OtherSchemaError   a shard is whole, but of another version              (stale)
     +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)
@@ -41,6 +42,10 @@ class FolderLockedError(UsageError):
 
 class CheckpointError(CollapseError):
     """One checkpoint is unusable (truncated, NaN, wrong shape, ...). Deterministic: never retried."""
+
+
+class NoRoomError(CheckpointError):
+    """Weights of a checkpoint find no memory where they are read to."""
 
 
 class ShardError(CollapseError):

@@ -54,6 +54,8 @@ class ForkRequest:
     """Least seconds between two states of a run."""
     train_made_of: dict[str, Any] | None = None
     """Of which text and tokenizer ``train`` is (``pipeline.train.kept_tokens``); None = they are never used again."""
+    train_kept: bool = False
+    """Whether ``train`` was read from ``out``, where an earlier call had kept it."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """What is known to be wrong with some of the suite's checkpoints."""
@@ -87,7 +89,8 @@ def fork(
         found.refuse_stale(out)
         out.prepare()
         out.write_tokens(request.tokens.array)
-        out.write_training_tokens(request.train, _note(request))
+        if not out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
+            out.write_training_tokens(request.train, _note(request))
         out.write_plan(plan)
         on_survey(found)
         ledger = Ledger(out, found, len(plan.runs), on_progress, events)
@@ -104,10 +107,9 @@ def fork(
         return ledger.summary(wall_s)
 
 
-def _note(request: ForkRequest) -> dict[str, Any] | None:
+def _note(request: ForkRequest) -> dict[str, Any]:
     """What is kept beside the training tokens."""
-    made_of = request.train_made_of
-    return None if made_of is None else {**made_of, "tokens_sha256": request.spec.train_sha256}
+    return {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
 
 
 class UnderWay:

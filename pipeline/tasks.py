@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError, OutputError, ShardError
 from pipeline.patience import patiently
-from pipeline.shards import FORK, RunFolder
+from pipeline.shards import AUDIT, FORK, RunFolder
 from pipeline.signals import termination
-from pipeline.spec import Checkpoint, ProbeTask, canonical_json
+from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
 from pipeline.suites import Fetcher, checkout
 from pipeline.train.fork_spec import ForkTask
 from pipeline.versions import versions
@@ -27,7 +27,7 @@ from pipeline.versions import versions
 if TYPE_CHECKING:
     from pipeline.probe import Measurement, Prober
     from pipeline.probe.streaming import StreamingProber
-    from pipeline.train.forking import ForkRun
+    from pipeline.train.forking import ForkRun, Starts
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,33 @@ class Runner:
 
     def __init__(self) -> None:
         self._prober: Prober | None = None
+        self._starts: Starts = {}
         self._fetcher: Fetcher | None = None
         self._making, self._turn = threading.Lock(), Turn()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
         """As ``run_probe`` or ``run_fork``; of several threads, one measures while the next is read."""
-        if isinstance(task, ForkTask):
-            return run_fork(task)
         with self._making:
-            if self._prober is None or self._prober.spec != task.probe:
+            if self._prober is None or self._prober.spec != _probe_spec(task):
                 self._prober = patiently(lambda: make_prober(task))
-            if self._fetcher is None and task.ahead:
+            prober = self._prober
+            if isinstance(task, ProbeTask) and self._fetcher is None and task.ahead:
                 self._fetcher = Fetcher(task.cache_gb)
-            prober, fetcher = self._prober, self._fetcher
-        return run_probe(task, prober, fetcher, self._turn)
+        if isinstance(task, ForkTask):
+            return run_fork(task, prober, self._starts)
+        return run_probe(task, prober, self._fetcher, self._turn)
 
 
-def make_prober(task: ProbeTask) -> Prober:
+def make_prober(task: ProbeTask | ForkTask) -> Prober:
     """The warm state for ``task`` and every other task of the same probe: tokens, device, model skeleton."""
     from pipeline.probe import Prober
 
-    tokens = RunFolder(task.out).read_tokens()
-    return Prober(task.probe, tokens, task.device)
+    folder = RunFolder(task.out, FORK if isinstance(task, ForkTask) else AUDIT)
+    return Prober(_probe_spec(task), folder.read_tokens(), task.device)
+
+
+def _probe_spec(task: ProbeTask | ForkTask) -> ProbeSpec:
+    return task.spec.probe if isinstance(task, ForkTask) else task.probe
 
 
 def run_probe(
@@ -139,22 +144,22 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | Streamin
     return prober if whole else prober.layer_by_layer
 
 
-def run_fork(task: ForkTask) -> TaskDone:
+def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None = None) -> TaskDone:
     """Trains one run of the fork experiment, probing on the way, and writes its shard.
 
+    ``prober`` is reused where given, and so are the measurements in ``starts``, to which that of this run is added.
     Continues from the state that a killed run left, and leaves one every ``state_every`` updates, no sooner than
     ``state_after_s`` after the last, and on SIGTERM, which then ends the process. Raises CheckpointError for a
     checkpoint that cannot be used and OutputError where the folder cannot be written; a run that diverges is written
     like any other.
     """
-    from pipeline.probe import Prober
     from pipeline.train.forking import ForkRun
 
     start = time.perf_counter()
     folder = RunFolder(task.out, FORK)
-    prober = Prober(task.spec.probe, folder.read_tokens(), task.device)
+    prober = prober or make_prober(task)
     with checkout(task.checkpoint) as weights:
-        run = ForkRun(task, weights, folder.read_training_tokens(), prober)
+        run = ForkRun(task, weights, folder.read_training_tokens(), prober, starts)
     state = folder.read_state(task.key)
     notes = []
     if state is not None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipeline.errors import CheckpointError
 from pipeline.suites.content import combined_sha256, file_sha256
 from pipeline.suites.files import weight_files
+from pipeline.suites.unchanged import Unchanged
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
@@ -44,8 +45,14 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
     """Reads, hashes and checks the weights in ``folder``.
 
     Raises CheckpointError for unreadable files, NaN or Inf values, or bytes that do not hash to
-    ``expected_sha256``.
+    ``expected_sha256``. The tensors are views of the mapped files: who uses them watches the files (``Unchanged``)
+    until they are done.
     """
+    with Unchanged(folder):
+        return _read_weights(folder, expected_sha256)
+
+
+def _read_weights(folder: Path, expected_sha256: str | None) -> StoredWeights:
     files = weight_files(folder)
     with ThreadPoolExecutor(4) as pool:  # hashing releases the GIL, so it overlaps reading the tensors
         hashing = [pool.submit(file_sha256, file) for file in files]

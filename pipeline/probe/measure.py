@@ -20,6 +20,7 @@ from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_c
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
 from pipeline.spec import ProbeSpec, TokenShape, Variant
+from pipeline.suites import Unchanged
 
 if TYPE_CHECKING:
     from pipeline.probe.gpu.prober import GpuProber
@@ -85,6 +86,16 @@ class Measurement:
     notes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Read:
+    """A checkpoint as it was read."""
+
+    weights: StoredWeights
+    files: Unchanged
+    """As they were before."""
+    seconds: float
+
+
 class Prober:
     """Measures checkpoints of one suite with one set of tokens on one device."""
 
@@ -93,7 +104,7 @@ class Prober:
         self.device = torch.device(device)
         self._sequences = checked_sequences(spec, tokens)
         self._gpu = gpu_prober(spec, self._sequences, self.device)
-        self._ahead = Prefetcher(_timed_read)
+        self._ahead = Prefetcher(_read)
 
     @functools.cached_property
     def layer_by_layer(self) -> StreamingProber:
@@ -118,15 +129,15 @@ class Prober:
             torch.cuda.reset_peak_memory_stats(self.device)
         if self._gpu is not None:
             return measurement(self.spec, self.device, self._gpu.measure(folder, expected_sha256))
-        weights, read_s = self._ahead.take(folder, expected_sha256)
-        start = time.perf_counter()
-        config = read_config(folder)
-        check_fit(config, self._sequences)
-        model = build_model(config, weights).to(self.device)
-        sha256 = weights.sha256
-        del weights
-        load_s = read_s + time.perf_counter() - start
-        return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
+        read = self._ahead.take(folder, expected_sha256)
+        with read.files:  # weights that are stored as float32 stay views of them to the end
+            start = time.perf_counter()
+            config = read_config(folder)
+            check_fit(config, self._sequences)
+            model = build_model(config, read.weights).to(self.device)
+            sha256, load_s = read.weights.sha256, read.seconds + time.perf_counter() - start
+            del read
+            return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
 
     def keep(self, folder: Path) -> None:
         """Readies the measurement of models in memory whose weights are stored as in the checkpoint in ``folder``."""
@@ -230,9 +241,9 @@ def summarise(
     )
 
 
-def _timed_read(folder: Path, expected_sha256: str | None) -> tuple[StoredWeights, float]:
-    start = time.perf_counter()
-    return read_weights(folder, expected_sha256), time.perf_counter() - start
+def _read(folder: Path, expected_sha256: str | None) -> _Read:
+    start, files = time.perf_counter(), Unchanged(folder)
+    return _Read(read_weights(folder, expected_sha256), files, time.perf_counter() - start)
 
 
 @contextlib.contextmanager

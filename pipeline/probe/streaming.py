@@ -15,7 +15,7 @@ import gc
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,14 +38,16 @@ from pipeline.probe.measure import (
     sequences_per_chunk,
 )
 from pipeline.probe.quantized import TensorStatistics, expand_site
+from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.walk import LayerCall, Walk
 from pipeline.spec import ProbeSpec, Variant
-from pipeline.suites import weights_sha256
+from pipeline.suites import Unchanged, weights_sha256
 
 if TYPE_CHECKING:
     from pipeline.probe.gpu.prober import GpuProber
 
+ADVICE = "free memory there, or use fewer workers, variants or batches, or a shorter --seq-len"
 NOTE = "measured layer by layer"
 
 
@@ -84,15 +86,16 @@ class StreamingProber:
 
     def _measure(self, folder: Path, expected_sha256: str | None) -> Found:
         start = time.perf_counter()
-        with ThreadPoolExecutor(1) as pool:
-            hashing = pool.submit(weights_sha256, folder)
-            skeleton = Skeleton(folder, self.device)
-            sha256 = hashing.result()
-        check_sha256(folder, sha256, expected_sha256)
-        check_fit(skeleton.model.config, self._sequences.numpy())
-        loaded = time.perf_counter()
-        with float32_products(tf32=self.spec.arithmetic == "tf32"):
-            tokens, statistics = self._evaluate(skeleton)
+        with Unchanged(folder):
+            with ThreadPoolExecutor(1) as pool:
+                hashing = pool.submit(weights_sha256, folder)
+                skeleton = Skeleton(folder, self.device)
+                sha256 = hashing.result()
+            check_sha256(folder, sha256, expected_sha256)
+            check_fit(skeleton.model.config, self._sequences.numpy())
+            loaded = time.perf_counter()
+            with float32_products(tf32=self.spec.arithmetic == "tf32"):
+                tokens, statistics = self._evaluate(skeleton)
         return Found(tokens, statistics, sha256, loaded - start, loaded)
 
     def _evaluate(
@@ -138,13 +141,13 @@ class _Pass:
         walk = Walk(skeleton.model, self._layers)
         try:
             with ThreadPoolExecutor(1) as reader:
-                following: Future[dict[str, Tensor]] = reader.submit(skeleton.read, inside[0])
-                skeleton.fill(skeleton.read(outside))
+                following: Future[dict[str, Tensor]] = reader.submit(self._read, inside[0], 0)
+                self._fill(self._read(outside, None), None)
                 states, calls = self._begin(walk, chunks)
                 for index, paths in enumerate(inside):
-                    skeleton.fill(following.result())
+                    self._fill(following.result(), index)
                     if index + 1 < len(inside):
-                        following = reader.submit(skeleton.read, inside[index + 1])
+                        following = reader.submit(self._read, inside[index + 1], index + 1)
                     with self._expanded(f"{self._prefix}.{index}."):
                         _advance(self._layers[index], index, states, calls)
                     skeleton.empty(paths)
@@ -153,6 +156,14 @@ class _Pass:
         finally:
             skeleton.empty(skeleton.paths())
         return tokens, {variant: tuple(rows) for variant, rows in self._statistics.items()}
+
+    def _read(self, paths: list[str], layer: int | None) -> dict[str, Tensor]:
+        with _room(layer):
+            return self._skeleton.read(paths)
+
+    def _fill(self, tensors: dict[str, Tensor], layer: int | None) -> None:
+        with _room(layer):
+            self._skeleton.fill(tensors)
 
     def _begin(self, walk: Walk, chunks: tuple[Tensor, ...]) -> tuple[list[Tensor], list[list[LayerCall]]]:
         """Hidden states before the first layer and the calls of all layers, by chunk."""
@@ -177,7 +188,8 @@ class _Pass:
                 replace_module(self._skeleton.model, site.name, site.module)
 
     def _expand(self, site: LinearSite) -> None:
-        stacked, statistics = expand_site(site, self._spec.variants, self._spec.vocab_rows)
+        with room_for(f"all variants of {site.name}", ADVICE):
+            stacked, statistics = expand_site(site, self._spec.variants, self._spec.vocab_rows)
         expanded = VariantLinear(stacked, site.module.bias)  # type: ignore[arg-type]
         replace_module(self._skeleton.model, site.name, expanded)
         for variant, row in statistics.items():
@@ -194,6 +206,13 @@ class _Pass:
             states[index] = states[index].new_empty(0)
         nll, kl, agrees, delta_p = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
         return TokenResults(nll.astype(np.float64), kl, agrees, delta_p)
+
+
+def _room(layer: int | None) -> AbstractContextManager[None]:
+    """For the weights of ``layer``, None = outside of the layers."""
+    return room_for(
+        "the weights outside of the layers" if layer is None else f"the weights of layer {layer}", ADVICE
+    )
 
 
 def _advance(layer: nn.Module, index: int, states: list[Tensor], calls: list[list[LayerCall]]) -> None:

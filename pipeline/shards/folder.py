@@ -129,7 +129,8 @@ class RunFolder:
     def write_training_tokens(self, tokens: np.ndarray, note: dict[str, Any] | None = None) -> None:
         """Writes the 1-D training tokens of a fork experiment.
 
-        ``note``: what they were made of and, as ``tokens_sha256``, their hash; see :meth:`kept_training_tokens`.
+        ``note``: their hash as ``tokens_sha256`` and, where that is known, what they were made of; see
+        :meth:`holds_training_tokens` and :meth:`kept_training_tokens`.
         """
         self._store.remove(TRAIN_NOTE)  # no note ever stands beside tokens that it is not of
         self._write_array(TRAIN_TOKENS, tokens)
@@ -141,14 +142,34 @@ class RunFolder:
 
     def kept_training_tokens(self, made_of: dict[str, Any]) -> np.ndarray | None:
         """The training tokens of an earlier call if they were made of the same and are whole; else None."""
+        note = self._train_note()
+        sha256 = note.pop("tokens_sha256", None)
+        return self._checked_training_tokens(sha256) if note == made_of else None
+
+    def holds_training_tokens(self, sha256: str, *, checked: bool = False) -> bool:
+        """Whether the training tokens of an earlier call are those that hash to ``sha256``, and whole.
+
+        Their note is asked first; what it says is believed where it has been ``checked`` before, as
+        :meth:`kept_training_tokens` does, else the tokens are read.
+        """
+        if self._train_note().get("tokens_sha256") != sha256:
+            return False
+        return checked or self._checked_training_tokens(sha256) is not None
+
+    def _train_note(self) -> dict[str, Any]:
+        """Empty where there is none, or it is damaged."""
         try:
             note = json.loads(self._store.read(TRAIN_NOTE) or b"{}")
-            if note != {**made_of, "tokens_sha256": note.get("tokens_sha256")}:
-                return None
+        except (ValueError, UnreadableError):
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _checked_training_tokens(self, sha256: Any) -> np.ndarray | None:
+        try:
             tokens = self.read_training_tokens()
-        except (ValueError, AttributeError, UnreadableError, UsageError):
+        except UsageError:
             return None
-        return tokens if tokens_sha256(tokens) == note["tokens_sha256"] else None
+        return tokens if tokens_sha256(tokens) == sha256 else None
 
     def _write_array(self, name: str, array: np.ndarray) -> None:
         buffer = io.BytesIO()

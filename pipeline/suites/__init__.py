@@ -9,6 +9,7 @@ from pipeline.suites.opening import load_tokenizer, open_suite
 from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.settings import TrainingSettings, clipped_cosine
 from pipeline.suites.suite import Suite
+from pipeline.suites.unchanged import Unchanged
 
 __all__ = [
     "Entry",
@@ -18,6 +19,7 @@ __all__ = [
     "RecipeSuite",
     "Suite",
     "TrainingSettings",
+    "Unchanged",
     "checkout",
     "clipped_cosine",
     "content_id",

@@ -20,6 +20,7 @@ import torch
 from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
 from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
@@ -29,19 +30,27 @@ from pipeline.train.optimizers import load_moments
 from pipeline.train.start import MOMENTS_FILE
 
 Row = dict[str, Any]
+Starts = dict[tuple[str, ...], Measurement]
+"""What the weights that runs start from measured, by what identifies them, the probe and the device: all runs of an
+experiment start from the same, and those in one process measure it once."""
 
 
 class ForkRun:
     """A run from its fork to its end."""
 
-    def __init__(self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober) -> None:
-        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens."""
+    def __init__(
+        self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober, starts: Starts | None = None
+    ) -> None:
+        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens. ``starts`` are used and added to."""
         spec, device = task.spec, torch.device(task.device)
+        files = Unchanged(folder)
         stored = read_weights(folder, task.checkpoint.weights_sha256)
         model = build_model(read_config(folder), stored).requires_grad_(True)
         self.task, self.rows, self.notes = task, list[Row](), list[str]()
         self.diverged = False
         self._prober, self._stored = prober, stored.dtype
+        self._starts: Starts = {} if starts is None else starts
+        self._start_key = (spec.content_id, stored.sha256, spec.probe.fingerprint(), task.device)
         prober.keep(folder)
         self._schedule = make_arm_schedule(task.arm, spec.rates)
         self._trainer = Trainer(
@@ -62,6 +71,7 @@ class ForkRun:
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))
         self._averages = Averages(model, decay=spec.ema_decay, window=spec.lawa_window)
+        files.check()  # the averages hold every weight as it was read
         self._drops = drops(model)
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._probes = set(spec.probe_steps)
@@ -131,8 +141,8 @@ class ForkRun:
             self.diverged = True
             self.rows += _nan_rows(self.rows, self._common(loss))
             return
-        live = self._measure(None)
         still = self.step == 0  # nothing to average yet: three times the same weights
+        live = self._measure_start() if still else self._measure(None)
         for name, measured in (
             ("live", live),
             ("ema", live if still else self._measure(self._averages.ema())),
@@ -147,9 +157,17 @@ class ForkRun:
         weights = self._trainer.model.parameters()
         return all(bool(torch.isfinite(weight.to(self._stored)).all()) for weight in weights)
 
+    def _measure_start(self) -> Measurement:
+        known = self._starts.get(self._start_key)
+        measured = self._measure(None) if known is None else self._noted(known)
+        self._starts[self._start_key] = measured
+        return measured
+
     def _measure(self, weights: list[torch.Tensor] | None) -> Measurement:
         model = checkpoint_model(self._trainer.model, weights, self._stored)
-        measured = self._prober.measure_model(model)
+        return self._noted(self._prober.measure_model(model))
+
+    def _noted(self, measured: Measurement) -> Measurement:
         self.notes += [note for note in measured.notes if note not in self.notes]
         return measured
 

@@ -13,7 +13,7 @@ pytest.importorskip("triton")
 
 from pipeline.errors import CheckpointError
 from pipeline.probe import Prober
-from pipeline.probe.gpu import engine
+from pipeline.probe.gpu import engine, reading
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
@@ -198,4 +198,20 @@ def test_the_reader_refuses_what_read_weights_refuses(tmp_path: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
+        Reader(DEVICE).read(folder)
+
+
+def test_the_reader_refuses_a_file_that_is_replaced_between_its_header_and_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, other = (save_tiny_model("llama", tmp_path / name, seed) for seed, name in enumerate("ab"))
+
+    def replaced(file: Path) -> tuple[dict, int]:
+        found = header(file)
+        (other / file.name).rename(file)
+        return found
+
+    header = reading._header
+    monkeypatch.setattr(reading, "_header", replaced)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
         Reader(DEVICE).read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
-from pipeline.probe.gpu import modules
+from pipeline.probe.gpu import modules, reading
 from pipeline.probe.gpu.engine import Engine
+from pipeline.probe.gpu.layers import NOT_AHEAD
 from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.loading import read_weights
@@ -139,6 +141,63 @@ def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeyp
         assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)
 
 
+SHORT = "CUDA out of memory. Tried to allocate 96.00 MiB. GPU 0 has a total capacity of 79 GiB."
+
+
+def test_a_layer_that_finds_no_room_beside_the_one_before_is_read_after_it(tmp_path, monkeypatch) -> None:
+    probe, folder = spec("ieee"), save(tmp_path, "llama", num_hidden_layers=3)
+    whole = measurement(probe, DEVICE, prober(probe).measure(folder, None))
+    read_some, held = Reader.read_some, []
+
+    def room_for_one_layer(self, index, names):
+        inside = any(".layers." in name for name in names)
+        if inside and any(tensor() is not None for tensor in held):
+            raise torch.OutOfMemoryError(SHORT)
+        tensors = read_some(self, index, names)
+        if inside:
+            held[:] = [weakref.ref(tensor) for tensor in tensors.values()]
+        return tensors
+
+    monkeypatch.setattr(Reader, "read_some", room_for_one_layer)
+    found = measurement(probe, DEVICE, prober(probe).measure_layers(folder, None))
+    assert found.results == whole.results
+    assert found.notes == (NOT_AHEAD,), "and the chunk is what it was"
+
+
+def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> None:
+    folder, read_some = save(tmp_path, "llama", num_hidden_layers=3), Reader.read_some
+
+    def no_room_for_the_last(self, index, names):
+        if any(".layers.2." in name for name in names):
+            raise torch.OutOfMemoryError(SHORT)
+        return read_some(self, index, names)
+
+    monkeypatch.setattr(Reader, "read_some", no_room_for_the_last)
+    with pytest.raises(
+        NoRoomError, match=r"the weights of layer 2 \(CUDA out of memory.*fewer workers per GPU"
+    ):
+        prober(spec("ieee")).measure_layers(folder, None)
+
+
+@pytest.mark.parametrize("way", ["measure", "measure_layers"])
+def test_buffers_that_find_no_host_memory_are_named(tmp_path, monkeypatch, way) -> None:
+    folder = save(tmp_path, "llama")
+    monkeypatch.setattr(reading, "PIECE_BYTES", 2**60)
+    with pytest.raises(NoRoomError, match="the buffers in host memory that weights are read into"):
+        getattr(prober(spec("ieee")), way)(folder, None)
+
+
+def test_weights_that_find_no_room_as_a_whole_say_so(tmp_path, monkeypatch) -> None:
+    folder = save(tmp_path, "llama")
+
+    def short_of_memory(*_) -> None:
+        raise torch.OutOfMemoryError(SHORT)
+
+    monkeypatch.setattr(Reader, "_copy", short_of_memory)
+    with pytest.raises(NoRoomError, match=r"the weights as a whole .* measure layer by layer \(--stream\)"):
+        prober(spec("ieee")).measure(folder, None)
+
+
 def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path) -> None:
     folder = save(tmp_path, "llama", num_hidden_layers=3)
     name = "model.layers.1.mlp.up_proj.weight"
@@ -154,6 +213,33 @@ def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="truncated"):
         damaged.measure_layers(folder, None)
+
+
+def test_a_file_that_is_replaced_between_hashing_and_a_layer_fails_by_name(tmp_path, monkeypatch) -> None:
+    folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = WeightIndex.of(folder).file_of[name]
+    read_some = Reader.read_some
+
+    def replaced(self, index, names):
+        if name in names and (other / file.name).exists():
+            (other / file.name).rename(file)
+        return read_some(self, index, names)
+
+    monkeypatch.setattr(Reader, "read_some", replaced)
+    with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read: run the same"):
+        prober(spec("ieee")).measure_layers(folder, None)
+
+
+def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path) -> None:
+    folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    warm, file = prober(spec("ieee")), WeightIndex.of(folder).file_of["lm_head.weight"]
+    for each in (folder, other):
+        warm.hashes.start(each, None)
+    warm.hashes.take(other, None)  # one after the other: both are done
+    (other / file.name).rename(file)
+    with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read"):
+        warm.measure_layers(folder, None)
 
 
 def test_some_tensors_are_read_as_they_are_stored(tmp_path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import CheckpointError
-from pipeline.probe import Prober, fit
+from pipeline.errors import CheckpointError, NoRoomError
+from pipeline.probe import Prober, fit, streaming
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.streaming import NOTE, StreamingProber
 from pipeline.shards import RunFolder
@@ -123,6 +123,51 @@ def test_a_model_that_works_between_its_layers_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(model_type, "forward", forward)
     with pytest.raises(CheckpointError, match=r"cannot be walked layer by layer.*run without --stream"):
         StreamingProber(SPEC, TOKENS).measure(tmp_path)
+
+
+HOST = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+DEVICE = "CUDA out of memory. Tried to allocate 96.00 MiB."
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "reason"),
+    [
+        ("read", RuntimeError(HOST), "the weights of layer 1 "),
+        ("fill", torch.OutOfMemoryError(DEVICE), "the weights of layer 1 "),
+        ("expand_site", torch.OutOfMemoryError(DEVICE), r"all variants of model\.layers\.1\.self_attn"),
+    ],
+)
+def test_weights_that_find_no_room_are_named(tmp_path, monkeypatch, place, error, reason):
+    save_tiny_model("llama", tmp_path)
+    owner = streaming if place == "expand_site" else Skeleton
+    original = getattr(owner, place)
+
+    def short_of_memory(*arguments):
+        if "layers.1." in str(arguments[0].name if owner is streaming else list(arguments[1])):
+            raise error
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, place, short_of_memory)
+    with pytest.raises(NoRoomError, match=rf"no memory is left for {reason}.*fewer workers"):
+        StreamingProber(SPEC, TOKENS).measure(tmp_path)
+
+
+def test_a_chunk_that_finds_no_room_is_halved(tmp_path, monkeypatch):
+    save_tiny_model("llama", tmp_path)
+    forward_chunk = streaming.forward_chunk
+
+    def room_for_two(*arguments, ids_NT, **keywords):
+        if len(ids_NT) > 2:
+            raise torch.OutOfMemoryError(DEVICE)
+        return forward_chunk(*arguments, ids_NT=ids_NT, **keywords)
+
+    monkeypatch.setattr(streaming, "forward_chunk", room_for_two)
+    monkeypatch.setattr("pipeline.probe.measure.CPU_CHUNK_ROWS", 4 * 24 * 4)
+    found = StreamingProber(SPEC, TOKENS).measure(tmp_path)
+    assert found.notes == ("GPU out of memory: chunk reduced to 2 sequences", NOTE)
+    assert [each.nll_nats for each in found.results] == pytest.approx(
+        [each.nll_nats for each in Prober(SPEC, TOKENS).measure(tmp_path).results], abs=1e-6
+    )
 
 
 def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):

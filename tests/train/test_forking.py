@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import torch
 
 from pipeline.errors import CheckpointError, OutputError, UsageError
 from pipeline.probe import Prober
+from pipeline.probe.loading import read_weights
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
-from pipeline.tasks import run_fork
-from pipeline.train import pretrain
+from pipeline.tasks import Runner, run_fork
+from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.forking import ForkRun
 from pipeline.train.model import save_model
@@ -133,6 +135,41 @@ def test_seeds_see_other_text_and_the_same_seed_the_same(whole, suite, tmp_path)
     assert rows(other)[-1]["nll_nats"] != rows(whole)[-1]["nll_nats"]
 
 
+def test_runs_of_one_worker_measure_their_start_once_and_nothing_else_changes(whole, suite, tmp_path):
+    runner = Runner()
+    tasks = [fork_task(suite, tmp_path / "out", seed=seed) for seed in (0, 1)]
+    alone = fork_task(suite, tmp_path / "alone", seed=1)
+    for task in tasks:
+        runner.run(task)
+    run_fork(alone)
+    first, second = (rows(task, timeless=False) for task in tasks)
+    taken = [[row["probe_s"] for row in each[::9]] for each in (first, second)]
+    assert [one == other for one, other in zip(*taken, strict=True)] == [True, False, False, False, False]
+    assert rows(tasks[0]) == rows(whole)
+    assert rows(tasks[1]) == rows(alone)
+
+
+def test_another_start_or_another_probe_is_measured(suite, tmp_path):
+    runner, folder = Runner(), tmp_path / "start"
+    first = fork_task(suite, tmp_path / "out")
+    shutil.copytree(first.checkpoint.location, folder)
+    here = dataclasses.replace(first.checkpoint, location=str(folder), weights_sha256=None)
+    few = dataclasses.replace(first.spec.probe, variants=first.spec.probe.variants[:2])
+    tasks = [
+        dataclasses.replace(first, checkpoint=here),
+        fork_task(suite, tmp_path / "step25", step=25),
+        fork_task(suite, tmp_path / "few", probe=few),
+    ]
+    for task in tasks:
+        runner.run(task)
+        together = rows(task)
+        run_fork(task)
+        assert together == rows(task)
+    shutil.copy(suite / "step25" / "model.safetensors", folder)  # under the content id that the plan has
+    runner.run(tasks[0])
+    assert rows(tasks[0])[0]["nll_nats"] == rows(tasks[1])[0]["nll_nats"]
+
+
 @pytest.mark.parametrize("optimizer", ["sam", "muon"])
 def test_other_optimizers_train_too_and_otherwise(whole, suite, tmp_path, optimizer):
     arm = dataclasses.replace(whole.arm, optimizer=optimizer)
@@ -201,6 +238,22 @@ def test_a_run_that_diverges_keeps_its_rows(suite, tmp_path, rate):
     broken = [row for row in table[9:] if row["weights"] == "live"]
     assert broken[-1]["nll_nats"] is None
     assert broken[-1]["step"] < 12 or rate == 1e3
+
+
+def test_a_start_that_is_replaced_while_it_is_read_fails_by_name(suite, tmp_path, monkeypatch):
+    task, folder = fork_task(suite, tmp_path / "out"), tmp_path / "start"
+    shutil.copytree(task.checkpoint.location, folder)
+    moved = dataclasses.replace(task.checkpoint, location=str(folder))
+
+    def read_and_replaced(*arguments):
+        stored = read_weights(*arguments)
+        shutil.copy(suite / "step25" / "model.safetensors", tmp_path / "new")
+        (tmp_path / "new").rename(folder / "model.safetensors")
+        return stored
+
+    monkeypatch.setattr(forking, "read_weights", read_and_replaced)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
+        run_fork(dataclasses.replace(task, checkpoint=moved))
 
 
 def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):

@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import pipeline.fork
 import pipeline.train.data
 from jobs.cli import main
 from jobs.fork_request import ForkOptions, build_fork_request
 from jobs.request import AuditOptions
+from pipeline.corpus import tokens_sha256
+from pipeline.driver import Layout
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, RunFolder
+from pipeline.store import LocalStore
 from pipeline.train import find_recipe, pretrain
 from tests.models import write_text_corpus
 
@@ -59,12 +64,28 @@ def encoded(monkeypatch) -> list[int]:
     return counts
 
 
+@pytest.fixture
+def written(monkeypatch) -> list[str]:
+    """Grows by the name of whatever is written to the output folder."""
+    names: list[str] = []
+    write = LocalStore.write
+
+    def named(self, name, data):
+        names.append(name)
+        write(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "write", named)
+    return names
+
+
 def keep(options: ForkOptions) -> np.ndarray:
     """What ``fork`` does with the tokens of its request before the first run; the tokens."""
     request = build_fork_request(options)
-    note = {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
-    request.out.prepare()
-    request.out.write_training_tokens(request.train, note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(Layout("cpu", 1, 1, 0)))
+        patch.setattr(pipeline.fork, "drive", lambda *_, **__: None)
+        pipeline.fork.fork(request)
+    assert tokens_sha256(request.out.read_training_tokens()) == request.spec.train_sha256
     return np.array(request.train)
 
 
@@ -87,6 +108,35 @@ def test_a_rerun_uses_the_tokens_in_its_folder(options, encoded):
     assert len(encoded) == 1
     assert np.array_equal(again, first)
     assert again.dtype == first.dtype
+
+
+def of_text(options: ForkOptions, folder: Path) -> ForkOptions:
+    return options
+
+
+def of_pretrain(options: ForkOptions, folder: Path) -> ForkOptions:
+    return dataclasses.replace(options, data=str(folder / "data"))
+
+
+def of_ids(options: ForkOptions, folder: Path) -> ForkOptions:
+    np.save(folder / "ids.npy", np.arange(9000) % 300)
+    return dataclasses.replace(options, train_corpus=f"tokens:{folder / 'ids.npy'}")
+
+
+@pytest.mark.parametrize("source", [of_text, of_pretrain, of_ids])
+def test_a_rerun_writes_no_tokens_where_the_same_are_there(options, written, tmp_path, source):
+    given = source(options, tmp_path)
+    keep(given)
+    assert written.count("fork_train.npy") == 1
+    written.clear()
+    keep(given)
+    assert not {"fork_train.npy", "fork_train.json"} & set(written)
+
+
+def test_other_tokens_take_the_place_of_those_there(options, tmp_path):
+    ids = of_ids(options, tmp_path)
+    for given in (options, ids, options):
+        keep(given)
 
 
 @pytest.mark.parametrize("change", [change_text, change_tokenizer])
@@ -120,6 +170,15 @@ def test_tokens_that_cannot_be_trusted_are_made_anew(options, encoded, tmp_path,
     damage(tmp_path / "out")
     assert np.array_equal(keep(options), first)
     assert len(encoded) == 2
+
+
+@pytest.mark.parametrize("source", [of_pretrain, of_ids])
+@pytest.mark.parametrize("damage", [damage_tokens, lambda out: (out / "fork_train.npy").write_bytes(b"")])
+def test_tokens_that_are_damaged_are_written_again(options, tmp_path, source, damage):
+    given = source(options, tmp_path)
+    keep(given)
+    damage(tmp_path / "out")
+    keep(given)
 
 
 def test_tokens_without_a_note_of_their_own_are_not_used(options, encoded):

@@ -136,7 +136,7 @@ class Engine:
             number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
             for number in ops.scores(sums)
         )
-        return TokenResults(nll, kl, agrees, delta_p, self._notes)
+        return TokenResults(nll, kl, agrees, delta_p, [*self._notes, *filled.notes])
 
     def _sums(self, filled: Filled, walks: bool, chunk: int) -> Tensor:
         passage = self._passage(filled, self._tokens, walks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,16 @@ from pipeline.probe.measure import Found
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics
 from pipeline.spec import ProbeSpec, Variant
-from pipeline.suites import weights_sha256
+from pipeline.suites import Unchanged, weights_sha256
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A checkpoint's hash."""
+
+    sha256: str
+    files: Unchanged
+    """As they were before they were hashed."""
 
 
 class GpuProber:
@@ -28,7 +38,7 @@ class GpuProber:
     def __init__(self, spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> None:
         self.ahead: Prefetcher[DeviceWeights] = Prefetcher(Reader(device).read)
         """Whole checkpoints."""
-        self.hashes: Prefetcher[str] = Prefetcher(_checked_hash)
+        self.hashes: Prefetcher[_Hashed] = Prefetcher(_hashed)
         """Of checkpoints that are measured layer by layer: their files are read once more for it."""
         self._layers = Reader(device)
         self._engine = Engine(spec, sequences, device)
@@ -44,15 +54,22 @@ class GpuProber:
         """The same layer by layer, where loading is to open the files."""
         start = time.perf_counter()
         self.hashes.start(folder, expected_sha256)
-        try:
-            weights = LayerWeights(folder, self._layers)
-            loaded = time.perf_counter()
-            tokens, statistics = self._engine.run(folder, weights)
-        except CheckpointError:
-            self.hashes.take(folder, expected_sha256)  # that its files are damaged is the better reason
-            raise
-        sha256 = self.hashes.take(folder, expected_sha256)
+        with Unchanged(folder):  # hashing may have begun before, and may begin later
+            try:
+                weights = LayerWeights(folder, self._layers)
+                loaded = time.perf_counter()
+                tokens, statistics = self._engine.run(folder, weights)
+            except CheckpointError:
+                self._sha256(folder, expected_sha256)  # that its files are damaged is the better reason
+                raise
+            sha256 = self._sha256(folder, expected_sha256)
         return Found(tokens, statistics, sha256, loaded - start, loaded)
+
+    def _sha256(self, folder: Path, expected_sha256: str | None) -> str:
+        """Of files that are since then the same."""
+        hashed = self.hashes.take(folder, expected_sha256)
+        hashed.files.check()
+        return hashed.sha256
 
     def keep(self, folder: Path) -> None:
         """Learns from the checkpoint in ``folder`` how its like are stored."""
@@ -65,7 +82,8 @@ class GpuProber:
         return self._engine.run_model(model.state_dict())
 
 
-def _checked_hash(folder: Path, expected_sha256: str | None) -> str:
-    sha256 = weights_sha256(folder)
-    check_sha256(folder, sha256, expected_sha256)
-    return sha256
+def _hashed(folder: Path, expected_sha256: str | None) -> _Hashed:
+    with Unchanged(folder) as files:
+        sha256 = weights_sha256(folder)
+        check_sha256(folder, sha256, expected_sha256)
+    return _Hashed(sha256, files)

@@ -33,12 +33,17 @@ from pipeline.probe.loading import (
     read_weights,
     refuse_non_finite,
 )
+from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import WeightIndex
 from pipeline.suites.content import combined_sha256
 from pipeline.suites.files import weight_files
+from pipeline.suites.unchanged import Unchanged
 
 PIECE_BYTES = 2**25
 PIECES = 3
+
+WHOLE_ADVICE = "measure layer by layer (--stream), or use fewer workers per GPU"
+HOST_ADVICE = "free memory on its node, or use fewer workers there"
 
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -76,7 +81,7 @@ class Reader:
         start = time.perf_counter()
         files = weight_files(folder)
         tensors: dict[str, Tensor] = {}
-        with self._on_stream():
+        with Unchanged(folder), room_for("the weights as a whole", WHOLE_ADVICE), self._on_stream():
             if any(file.suffix != ".safetensors" for file in files):
                 stored = read_weights(folder, expected_sha256)
                 tensors = {name: tensor.to(self.device) for name, tensor in stored.tensors.items()}
@@ -156,9 +161,10 @@ class Reader:
         """Fills ``target`` (uint8) with the bytes of ``file`` from ``start`` on; ``digest`` hashes them."""
         if not self._pieces:
             pin = self.device.type == "cuda"
-            self._pieces = [
-                torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=pin) for _ in range(PIECES)
-            ]
+            with room_for("the buffers in host memory that weights are read into", HOST_ADVICE):
+                self._pieces = [
+                    torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=pin) for _ in range(PIECES)
+                ]
         hashed: list[Future[None] | None] = [None] * PIECES
         copied: list[torch.cuda.Event | None] = [None] * PIECES
         offset = index = 0

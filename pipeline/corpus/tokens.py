@@ -53,10 +53,8 @@ def evaluation_tokens(
     wanted = shape.n_tokens
     if isinstance(corpus, TokenFile):
         file = open_token_file(corpus)
-        stream, available = (
-            np.array(file[:wanted], dtype=np.int64),
-            len(file),
-        )  # not the map: the file may change
+        stream = np.array(file[:wanted], dtype=np.int64)  # not the map: the file may change
+        available = len(file)
     else:
         if tokenizer is None:
             raise UsageError(f"this suite has no tokenizer, so it cannot read {corpus}: use tokens:FILE.npy")

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import absolute_out, run_folder
+from jobs.fork_training import read_training
+from jobs.options import run_folder
 from jobs.request import AuditOptions, build_request
-from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, REPORT
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
     from pipeline.driver import Resources
     from pipeline.fork import ForkRequest
-    from pipeline.shards import RunFolder
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
     from pipeline.train.start import Start
@@ -103,7 +102,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
             f"--tokens-per-step {tokens_per_step}: wanted a multiple of the {seq_len} tokens of a sequence"
         )
     out = run_folder(options.audit.out, FORK)
-    train = _training(options, audit, out)
+    train = read_training(options.train_corpus, options.data, suite, out)
     notes = _epochs(options, len(train.tokens), steps, tokens_per_step)
     spec = ForkSpec(
         content_id=start.checkpoint.content_id,
@@ -112,7 +111,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         probe_every=probe_every,
         sequences=tokens_per_step // seq_len,
         seq_len=seq_len,
-        train_sha256=_sha256(train.tokens),
+        train_sha256=train.sha256,
         optimizer=settings,
         moments=moments,
         precision=_precision(options),
@@ -224,58 +223,6 @@ def _default_tokens_per_step(suite: Suite) -> int:
     return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
 
 
-@dataclass(frozen=True, eq=False)
-class _Training:
-    """What is trained on."""
-
-    corpus: str
-    """As named."""
-    tokens: Any
-    made_of: dict[str, Any] | None = None
-    """Of which text and tokenizer, where that is known."""
-    kept: bool = False
-    """Whether they were read from the output folder."""
-
-
-def _training(options: ForkOptions, audit: AuditRequest, out: RunFolder) -> _Training:
-    """The training corpus and its tokens. Only text needs the suite's tokenizer."""
-    from pipeline.suites import load_tokenizer
-    from pipeline.train.data import encode, training_texts, training_tokens
-    from pipeline.train.kept_tokens import made_of, tokens_in
-
-    suite = audit.suite
-    text = options.train_corpus or suite.train_corpus
-    if text is None:
-        raise UsageError(f"suite {suite.name} does not say what it was trained on: give --train-corpus")
-    corpus, vocab_size = parse_corpus(text), _vocab_size(suite)
-    if isinstance(corpus, TokenFile) and options.data is not None:
-        raise UsageError(f"--data {options.data}: {corpus} holds tokens already; leave --data out")
-    if isinstance(corpus, TokenFile) or suite.tokenizer is None:
-        return _Training(text, training_tokens(text, None, vocab_size))
-    tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
-    digest = corpus_sha256(texts)
-    made = made_of(digest, tokenizer, vocab_size)
-    if options.data is not None:
-        return _Training(text, tokens_in(absolute_out(options.data, "--data"), digest, tokenizer), made)
-    kept = None if made is None else out.kept_training_tokens(made)
-    if kept is not None:
-        return _Training(text, kept, made, kept=True)
-    return _Training(text, encode(texts, tokenizer, vocab_size), made)
-
-
-def _vocab_size(suite: Suite) -> int:
-    """Ids that the suite's models know; UsageError where no config.json says."""
-    from pipeline.suites.model_config import model_config
-
-    size = model_config(suite).get("vocab_size")
-    if type(size) is not int or size < 1:
-        raise UsageError(
-            f"the config.json of suite {suite.name} gives vocab_size {size!r}: wanted a positive whole number, "
-            "without which training tokens cannot be checked; mend the file"
-        )
-    return size
-
-
 def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
     """A note where the runs see a token more than once; UsageError unless that is allowed."""
     epochs = steps * tokens_per_step / max(available, 1)
@@ -315,9 +262,3 @@ def _precision(options: ForkOptions) -> str:
     if options.audit.device == "cpu":
         return "fp32"
     return "bf16" if options.audit.device == "cuda" or cuda_memory() else "fp32"
-
-
-def _sha256(tokens: Any) -> str:
-    from pipeline.corpus import tokens_sha256
-
-    return tokens_sha256(tokens)

@@ -1,0 +1,76 @@
+"""What a fork trains on: the tokens of a corpus, from wherever they can be had soonest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobs.options import absolute_out
+from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.shards import RunFolder
+    from pipeline.suites import Suite
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What is trained on."""
+
+    corpus: str
+    """As named."""
+    tokens: Any
+    """1-D."""
+    made_of: dict[str, Any] | None = None
+    """Of which text and tokenizer, where that is known."""
+    kept: bool = False
+    """Whether they were read from the output folder."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the tokens."""
+        from pipeline.corpus import tokens_sha256
+
+        return tokens_sha256(self.tokens)
+
+
+def read_training(named: str | None, data: str | None, suite: Suite, out: RunFolder) -> Training:
+    """The tokens of the corpus that is ``named``, else of the suite's own: as ``data`` keeps them (``--data``), as an
+    earlier call kept them in ``out``, or made now. Only text needs the suite's tokenizer. ``UsageError`` for what
+    cannot be had.
+    """
+    from pipeline.suites import load_tokenizer
+    from pipeline.train.data import encode, training_texts, training_tokens
+    from pipeline.train.kept_tokens import made_of, tokens_in
+
+    text = named or suite.train_corpus
+    if text is None:
+        raise UsageError(f"suite {suite.name} does not say what it was trained on: give --train-corpus")
+    corpus, vocab_size = parse_corpus(text), _vocab_size(suite)
+    if isinstance(corpus, TokenFile) and data is not None:
+        raise UsageError(f"--data {data}: {corpus} holds tokens already; leave --data out")
+    if isinstance(corpus, TokenFile) or suite.tokenizer is None:
+        return Training(text, training_tokens(text, None, vocab_size))
+    tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
+    digest = corpus_sha256(texts)
+    made = made_of(digest, tokenizer, vocab_size)
+    if data is not None:
+        return Training(text, tokens_in(absolute_out(data, "--data"), digest, tokenizer), made)
+    kept = None if made is None else out.kept_training_tokens(made)
+    if kept is not None:
+        return Training(text, kept, made, kept=True)
+    return Training(text, encode(texts, tokenizer, vocab_size), made)
+
+
+def _vocab_size(suite: Suite) -> int:
+    """Ids that the suite's models know; UsageError where no config.json says."""
+    from pipeline.suites.model_config import model_config
+
+    size = model_config(suite).get("vocab_size")
+    if type(size) is not int or size < 1:
+        raise UsageError(
+            f"the config.json of suite {suite.name} gives vocab_size {size!r}: wanted a positive whole number, "
+            "without which training tokens cannot be checked; mend the file"
+        )
+    return size

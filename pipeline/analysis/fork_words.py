@@ -70,25 +70,24 @@ def _repeats(row: Mapping[str, Any]) -> str:
 
 def _losses(row: Mapping[str, Any], variant: str) -> str:
     """What the arm costs in full precision, and what of the model that is deployed: a small gap alone is no gain."""
-    return f"Over the run: FP32 price {_price(row, 'fp32')}; {variant} itself {_price(row, 'variant')}."
+    return f"Over the run the FP32 price is {_nats(row, 'fp32')} and that of {variant} itself {_nats(row, 'variant')}."
 
 
 def _end(row: Mapping[str, Any], variant: str) -> str:
     """The same at the last compared probe: whoever deploys a model deploys that one."""
     end = row["at_end"]
     name = "At its last settled probe" if row.get("probes") == "settled" else "At its end"
-    gap = end["difference"]
-    bounds = "" if gap["lower"] is None else f" ({gap['lower']:+.2f} to {gap['upper']:+.2f})"
-    return (
-        f"{name} (update {end['step']:,}): gap {gap['estimate']:+.2f} points{bounds}; "
-        f"FP32 price {_price(end, 'fp32')}; {variant} itself {_price(end, 'variant')}."
-    )
+    gap = f"{end['difference']['estimate']:+.2f} points{_bounds(end['difference'], '+.2f')}"
+    price = f"{_nats(end, 'variant')}{_bounds(end['variant_price_nats'], '+.3f')}"
+    return f"{name} (update {end['step']:,}): gap {gap}; FP32 price {_nats(end, 'fp32')}, of {variant} itself {price}."
 
 
-def _price(row: Mapping[str, Any], name: str) -> str:
-    loss = row[f"{name}_price_nats"]
-    bounds = "" if loss["lower"] is None else f" ({loss['lower']:+.4f} to {loss['upper']:+.4f})"
-    return f"{loss['estimate']:+.4f} nats{bounds}"
+def _nats(row: Mapping[str, Any], name: str) -> str:
+    return f"{row[f'{name}_price_nats']['estimate']:+.3f} nats"
+
+
+def _bounds(estimate: Mapping[str, Any], form: str) -> str:
+    return "" if estimate["lower"] is None else f" ({estimate['lower']:{form}} to {estimate['upper']:{form}})"
 
 
 def _naive(row: Mapping[str, Any]) -> str:
@@ -122,7 +121,7 @@ def _interval(difference: Mapping[str, Any]) -> str:
     whole = ""
     if difference["lower_with_text"] is not None:
         low, high = difference["lower_with_text"], difference["upper_with_text"]
-        whole = f", {low:+.2f} to {high:+.2f} with the scatter of the evaluation text"
+        whole = f", {low:+.2f} to {high:+.2f} with the evaluation text"
     return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f} by run{whole}"
 
 

@@ -171,7 +171,7 @@ def test_the_error_of_the_text_is_that_of_paired_blocks_of_batches():
     alone = moved["sgdr"].reshape(16, 2).mean(axis=1).std(ddof=1) / 4
     assert row["difference"]["text_se"] < 0.7 * alone  # what is hard for both is in neither
     assert row["fp32_price_nats"]["text_se"] == pytest.approx(0.0, abs=1e-12)
-    assert "with the scatter of the evaluation text" in compare_arms(table)["sentences"][0]
+    assert "with the evaluation text" in compare_arms(table)["sentences"][0]
 
 
 def test_runs_without_chance_in_them_are_one_run():

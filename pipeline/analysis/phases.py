@@ -106,9 +106,11 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
             convergence_step=None,
             convergence_ci=None,
             convergence_reason=f"not converged: {reason}",
+            convergence_share=None,
+            convergence_at_limit=None,
             onset_step=None,
             onset_ci=None,
-            onset_reason=f"no onset: {reason}",
+            onset_reason=f"no onset detected: {reason}",
             phases=phases,
             predictors=events.judge(None, []),
             fp32_best_step=None,
@@ -142,6 +144,8 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
         convergence_step=conv_step,
         convergence_ci=conv_ci,
         convergence_reason=conv_reason,
+        convergence_share=convergence.share,
+        convergence_at_limit=None if conv_step is None else convergence.at_limit,
         onset_step=onset_step,
         onset_ci=onset_ci,
         onset_reason=onset_reason,
@@ -188,13 +192,11 @@ def _thin(values: FloatArray) -> FloatArray:
 def _convergence(
     fit: ConvergenceFit, step: IntArray, last: float, level: float
 ) -> tuple[int | None, tuple[int, int] | None, str | None]:
-    settled = float(np.mean(np.isfinite(fit.plateau_draws)))
-    if fit.plateau is None or settled < 0.5:
-        return (
-            None,
-            None,
-            f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run",
-        )
+    if fit.plateau is None:
+        reason = f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run"
+        if fit.share > 1 - level:
+            reason += f", though {fit.share:.0%} of the resampled curves converge"
+        return None, None, reason
     at = int(step[np.argmin(np.abs(step - fit.plateau * last))])
     draws = np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0) * last
     return at, _outward(draws, at, step, level), None
@@ -203,17 +205,17 @@ def _convergence(
 def _why_no_onset(fit: OnsetFit | None) -> str | None:
     """The first rule that the best candidate breaks, None when it keeps them all."""
     if fit is None:
-        return "no onset: too few checkpoints, or growth that nowhere speeds up"
-    if fit.p_value > ALPHA:
-        return f"no onset: curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
-    if fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):
-        return (
-            f"no onset: the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
-        )
-    if fit.rate_after < MIN_GROWTH_RATIO * max(fit.rate_before, 0.0):
+        broken = "too few checkpoints, or growth that nowhere speeds up"
+    elif fit.p_value > ALPHA:
+        broken = f"curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
+    elif fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):
+        broken = f"the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
+    elif fit.rate_after < MIN_GROWTH_RATIO * max(fit.rate_before, 0.0):
         ratio = fit.rate_after / fit.rate_before
-        return f"no onset: growth changes only {ratio:.2f}-fold, less than {MIN_GROWTH_RATIO:g}-fold"
-    return None
+        broken = f"growth changes only {ratio:.2f}-fold, less than {MIN_GROWTH_RATIO:g}-fold"
+    else:
+        return None
+    return f"no onset detected: {broken}"
 
 
 def _evidence(fit: OnsetFit | None) -> OnsetEvidence | None:

@@ -66,21 +66,19 @@ def _follows(report: PhaseReport) -> str:
     together = [e for e in found.events if e.coincides]
     if len(together) > 1:
         *names, last = (f"{_name(e)} ({_lag(e)})" for e in together)
-        return (
-            f"The data cannot tell what the onset follows: its interval holds {', '.join(names)} and {last}."
-        )
+        held = f"{', '.join(names)} and {last}"
+        return f"The data cannot tell what the onset follows: its interval holds {held}."
     if together and found.follows is not None:
         (only,) = together
-        return (
-            f"The onset follows {_name(only)} ({_lag(only)}), the only candidate event within its interval."
-        )
+        lag = f"{_steps_after(only):,} steps{_range(only.onset_minus_event_ci, report.level)}"
+        return f"The onset follows {_name(only)}, the only candidate event within its interval, by {lag}."
     near = min((e for e in found.events if _steps_after(e) > 0), key=_steps_after, default=None)
     nearest = (
         "" if near is None else f"; the nearest before it is {_name(near)}, by {_steps_after(near):,} steps"
     )
     if together:
-        only = f"{_name(together[0])} alone ({_lag(together[0])})"
-        return f"The onset coincides with {only}, and an effect does not come first{nearest}."
+        alone = f"{_name(together[0])} alone ({_lag(together[0])})"
+        return f"The onset coincides with {alone}, and an effect does not come first{nearest}."
     if near is None:
         return "The onset comes before every candidate event, so it follows none of them."
     return f"No candidate event coincides with the onset{nearest}."

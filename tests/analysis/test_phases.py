@@ -133,12 +133,9 @@ def test_a_rate_without_a_stable_peak_to_leave_has_no_start_of_its_decay(rate: n
 @pytest.mark.parametrize(
     ("onset", "follows", "said"),
     [
-        (
-            75_000,
-            "half_peak_learning_rate",
-            "The onset follows half of the peak learning rate (2,000 steps earlier)",
-        ),
-        (73_000, "half_peak_learning_rate", "(the same step)"),
+        (75_000, "half_peak_learning_rate", "follows half of the peak learning rate, the only"),
+        (75_000, "half_peak_learning_rate", "by 2,000 steps (95% interval"),
+        (73_000, "half_peak_learning_rate", "by 0 steps"),
         (71_000, None, "The onset coincides with half of the peak learning rate alone (2,000 steps later)"),
     ],
 )

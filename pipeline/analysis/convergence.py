@@ -5,7 +5,11 @@ TOLERANCE_NATS below it. A later rise does not undo it, a later fall does. Noise
 look lower than it is and so the plateau later; the bootstrap measures that bias and it is subtracted. The
 uncertainty comes from refitting: noise with the local level and the memory of the residuals is added to the
 smooth curve and the rule applied again, and where batches are known their block bootstrap replaces the curve
-as well.
+as well. The share of these replicates that converge says how sure convergence itself is.
+
+The plateau must be seen for PLATEAU_SHARE of the run, so the rule returns no point after that limit. An estimate
+closer to it than half the smoother's window lies at the limit of what the rule sees: the plateau may as well begin
+later, or not at all.
 """
 
 from __future__ import annotations
@@ -23,8 +27,12 @@ PLATEAU_SHARE = 0.15
 """The plateau must be seen for this share of the run."""
 LEVEL_SHARE = 0.1
 """Later levels are averages over this share of the run."""
+ROUNDING = 0.999
+"""Factor on shares of the run, so that a checkpoint exactly at one counts as within it."""
 SMOOTH_SHARE = 0.08
 """Share of the checkpoints in the smoother's window (at least 5)."""
+MIN_SHARE = 0.5
+"""Convergence is claimed only if at least this share of the replicates converges."""
 N_REPLICATES = 400
 """Bootstrap replicates of the curve."""
 
@@ -37,6 +45,10 @@ class ConvergenceFit:
     """First point of the plateau, None = still improving."""
     plateau_draws: FloatArray
     """Shape (N_REPLICATES,)."""
+    share: float
+    """Share of the replicates that converge."""
+    at_limit: bool
+    """Whether the plateau lies at the limit of what the rule sees; False without one."""
     best: float
     """Minimum of the smooth curve."""
     best_draws: FloatArray
@@ -49,12 +61,13 @@ class ConvergenceFit:
 
 def plateau_start(x: FloatArray, y_nb: FloatArray, smooth_nb: FloatArray) -> FloatArray:
     """The rule of the module for each column: position of the first plateau point, inf = none; shape (B,)."""
-    starts = np.flatnonzero(x <= x[-1] - LEVEL_SHARE * 0.999)
-    ends = np.minimum(np.searchsorted(x, x[starts] + LEVEL_SHARE * 0.999) + 1, len(x))
+    starts = np.flatnonzero(x <= x[-1] - LEVEL_SHARE * ROUNDING)
+    ends = np.minimum(np.searchsorted(x, x[starts] + LEVEL_SHARE * ROUNDING) + 1, len(x))
     total = np.concatenate([np.zeros((1, y_nb.shape[1])), np.cumsum(y_nb, axis=0)])
     means = (total[ends] - total[starts]) / (ends - starts)[:, None]
     lowest_later = np.minimum.accumulate(means[::-1], axis=0)[::-1]
-    settled = (smooth_nb[starts] - lowest_later <= TOLERANCE_NATS)[x[starts] <= x[-1] - PLATEAU_SHARE * 0.999]
+    possible = x[starts] <= x[-1] - PLATEAU_SHARE * ROUNDING
+    settled = (smooth_nb[starts] - lowest_later <= TOLERANCE_NATS)[possible]
     return np.where(settled.any(0), x[np.argmax(settled, axis=0)], np.inf)
 
 
@@ -67,7 +80,8 @@ def fit_convergence(
     """
     n = len(x)
     y = tame_outliers(x, nll_nats)
-    smooth_by = smoother(x, max(5, round(SMOOTH_SHARE * n)))
+    window = max(5, round(SMOOTH_SHARE * n))
+    smooth_by = smoother(x, window)
     smooth = smooth_by @ y
     sd = local_sd(x, y)
     phi = memory((y - smooth) / sd, 1)
@@ -80,15 +94,20 @@ def fit_convergence(
     smooth_nb = smooth_by @ y_nb
     raw = float(plateau_start(x, y[:, None], smooth[:, None])[0])
     draws = plateau_start(x, y_nb, smooth_nb)
-    plateau = None
-    if np.isfinite(raw) and np.mean(np.isfinite(draws)) >= 0.5:
+    share = float(np.mean(np.isfinite(draws)))
+    plateau, at_limit = None, False
+    if np.isfinite(raw) and share >= MIN_SHARE:
         bias = float(np.median(draws)) - raw
         plateau = float(np.clip(raw - bias, x[0], x[-1]))
+        latest = int(np.searchsorted(x, x[-1] - PLATEAU_SHARE * ROUNDING, side="right")) - 1
+        at_limit = max(raw, plateau) >= float(x[max(latest - window // 2, 0)])
         draws = np.maximum(draws - 2 * bias, x[0])
     tail = x >= x[-1] - PLATEAU_SHARE
     return ConvergenceFit(
         plateau=plateau,
         plateau_draws=draws,
+        share=share,
+        at_limit=at_limit,
         best=float(x[np.argmin(smooth)]),
         best_draws=x[np.argmin(smooth_nb, axis=0)],
         remaining_nats=float(smooth[tail][0] - smooth[-1]),

@@ -49,6 +49,10 @@ class PhaseReport:
     convergence_step: int | None
     convergence_ci: tuple[int, int] | None
     convergence_reason: str | None
+    convergence_share: float | None
+    """Share of the resampled curves that converge, whether or not convergence is claimed."""
+    convergence_at_limit: bool | None
+    """Whether the convergence step lies at the limit of what its rule sees (`convergence`)."""
     onset_step: int | None
     onset_ci: tuple[int, int] | None
     onset_reason: str | None
@@ -71,6 +75,8 @@ class PhaseReport:
             "convergence_step": self.convergence_step,
             "convergence_ci": None if self.convergence_ci is None else list(self.convergence_ci),
             "convergence_reason": self.convergence_reason,
+            "convergence_share": self.convergence_share,
+            "convergence_at_limit": self.convergence_at_limit,
             "onset_step": self.onset_step,
             "onset_ci": None if self.onset_ci is None else list(self.onset_ci),
             "onset_reason": self.onset_reason,

@@ -77,6 +77,6 @@ def summarise(curve: Curve, *, variant: str = "int4", seed: int = 0, level: floa
         test = KurtosisTest(0, reason="no onset, hence no phase 3")
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
-        test = kurtosis_test(kurtosis, curve.gap(variant)[third], seed=seed, level=level)
+        test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed, level=level)
     gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
     return Summary(len(curve.step), report, gaps, test)

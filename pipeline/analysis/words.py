@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.events import EVENT_WORDS
+from pipeline.analysis.events import EVENT_WORDS, Predictor
 from pipeline.analysis.findings import PhaseReport
 
 NOTABLE_RISE_NATS = 0.01
@@ -28,10 +28,20 @@ def _convergence(report: PhaseReport) -> str:
         return f"Full precision: {report.convergence_reason}."
     where = f"step {report.convergence_step:,}{_range(report.convergence_ci, report.level)}"
     rise = report.fp32_late_rise_nats or 0.0
+    after = ""
     if rise > NOTABLE_RISE_NATS and report.fp32_best_step is not None:
-        after = f"after its best at step {report.fp32_best_step:,} its loss rises again by {rise:.2f} nats"
-        return f"Full precision converges at {where}; {after}."
-    return f"Full precision converges at {where}."
+        after = f"; after its best at step {report.fp32_best_step:,} its loss rises again by {rise:.2f} nats"
+    return f"Full precision converges at {where}{after}.{_how_sure(report)}"
+
+
+def _how_sure(report: PhaseReport) -> str:
+    """What makes the convergence doubtful, as a sentence; empty where nothing does."""
+    doubts = []
+    if report.convergence_share is not None and report.convergence_share < report.level:
+        doubts.append(f"only {report.convergence_share:.0%} of the resampled curves converge")
+    if report.convergence_at_limit:
+        doubts.append("the step lies at the limit of what the rule sees, so that it may as well come later")
+    return f" This is uncertain: {'; '.join(doubts)}." if doubts else ""
 
 
 def _onset(report: PhaseReport) -> str:
@@ -53,16 +63,37 @@ def _onset(report: PhaseReport) -> str:
 
 def _follows(report: PhaseReport) -> str:
     found = report.predictors
-    if found.follows == "cannot tell":
-        names = " and ".join(EVENT_WORDS.get(e, e) for e in found.coincide)
-        return f"The data cannot tell what the onset follows: its interval holds {names}."
-    if found.follows != "none":
-        name = EVENT_WORDS.get(found.follows, found.follows)
-        return f"Of the candidate events only {name} coincides with the onset."
-    before = [e for e in found.events if e.onset_minus_event is not None and e.onset_minus_event > 0]
-    if not before:
+    together = [e for e in found.events if e.coincides]
+    if len(together) > 1:
+        *names, last = (f"{_name(e)} ({_lag(e)})" for e in together)
+        held = f"{', '.join(names)} and {last}"
+        return f"The data cannot tell what the onset follows: its interval holds {held}."
+    if together and found.follows is not None:
+        (only,) = together
+        lag = f"{_steps_after(only):,} steps{_range(only.onset_minus_event_ci, report.level)}"
+        return f"The onset follows {_name(only)}, the only candidate event within its interval, by {lag}."
+    near = min((e for e in found.events if _steps_after(e) > 0), key=_steps_after, default=None)
+    nearest = (
+        "" if near is None else f"; the nearest before it is {_name(near)}, by {_steps_after(near):,} steps"
+    )
+    if together:
+        alone = f"{_name(together[0])} alone ({_lag(together[0])})"
+        return f"The onset coincides with {alone}, and an effect does not come first{nearest}."
+    if near is None:
         return "The onset comes before every candidate event, so it follows none of them."
-    near = min(before, key=lambda e: e.onset_minus_event or 0)
-    name = EVENT_WORDS.get(near.event, near.event)
-    lag = f"{near.onset_minus_event:,} steps"
-    return f"No candidate event coincides with the onset; the nearest before it is {name}, by {lag}."
+    return f"No candidate event coincides with the onset{nearest}."
+
+
+def _steps_after(event: Predictor) -> int:
+    """Steps from an event to the onset; 0 where there is none."""
+    return event.onset_minus_event or 0
+
+
+def _name(event: Predictor) -> str:
+    return EVENT_WORDS.get(event.event, event.event)
+
+
+def _lag(event: Predictor) -> str:
+    """Where the event lies, as seen from the onset."""
+    steps = _steps_after(event)
+    return "the same step" if steps == 0 else f"{abs(steps):,} steps {'earlier' if steps > 0 else 'later'}"

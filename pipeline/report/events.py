@@ -13,6 +13,7 @@ LABELS = {
     "warmup_end": "End of warm-up",
     "fp32_plateau": "FP32 plateau (convergence)",
     "fp32_best": "Best FP32 loss",
+    "decay_start": "Start of the decay",
     "half_peak_learning_rate": "Half of peak learning rate",
     "min_learning_rate": "Minimum learning rate",
 }

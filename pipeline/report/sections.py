@@ -38,13 +38,16 @@ def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
     """Key numbers; one that is not known has no tile, but "none found" is an answer."""
     name = esc(subject(report))
     tiles = [("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame))]
-    for what, label, none in (("convergence", "FP32 converged", "no"), ("onset", f"{name} onset", "none")):
+    for what, label, none, seen in (
+        ("convergence", "FP32 converged", "no", "not detected in this run"),
+        ("onset", f"{name} onset", "none", "detected in this run"),
+    ):
         at, ci = report.get(f"{what}_step"), text.interval(report.get(f"{what}_ci"))
         if at is not None:
             note = f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
             tiles.append((label, text.step(at), note))
         elif f"{what}_step" in report:
-            tiles.append((label, none, "within this run"))
+            tiles.append((label, none, seen))
     first, last = report.get("int4_gap_first"), report.get("int4_gap_last")
     if last is not None:
         tiles.append((f"{name} gap, last", text.percent(last), f"first {text.percent(first)}"))
@@ -72,7 +75,7 @@ def events_html(report: Mapping[str, Any]) -> str:
     title = "Which event does the onset follow?" if onset else "Events of the run"
     note = (
         "An event coincides with the onset when the interval of the difference holds 0. One run cannot separate two "
-        "events that coincide, and coincidence is not yet a cause."
+        "events that coincide, an event after the onset is not its cause, and coincidence is not yet a cause."
         if onset
         else "Without an onset there is nothing to compare them with."
     )

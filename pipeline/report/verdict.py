@@ -49,21 +49,19 @@ def _warning(report: Mapping[str, Any]) -> str:
 
 def _headline(report: Mapping[str, Any]) -> str:
     name, onset, converged = subject(report), report.get("onset_step"), report.get("convergence_step")
+    full = f"full precision {'may converge' if report.get('convergence_at_limit') else 'converges'}"
     if onset is None:
         if report.get("onset_evidence") is None:
             return f"Cannot tell whether {name} damage takes off."
-        tail = (
-            "" if converged is None else f", although full precision converges at step {text.step(converged)}"
-        )
-        return f"No onset: {name} damage does not take off in this run{tail}."
+        tail = "" if converged is None else f", although {full} at step {text.step(converged)}"
+        return f"No onset was detected: no step was found from which {name} damage takes off{tail}."
     start = f"{name} damage takes off at step {text.step(onset)}"
     if converged is None:
-        return f"{start}; full precision has not converged."
+        return f"{start}; full precision was not seen to converge."
     apart = onset - converged
     if apart == 0:
-        return f"{start}, where full precision converges."
-    where = "after" if apart > 0 else "before"
-    return f"{start}, {text.step(abs(apart))} steps {where} full precision converges."
+        return f"{start}, where {full}."
+    return f"{start}, {text.step(abs(apart))} steps {'after' if apart > 0 else 'before'} {full}."
 
 
 def _gaps(report: Mapping[str, Any]) -> str:
@@ -101,15 +99,18 @@ def _kurtosis(report: Mapping[str, Any]) -> str:
     if r is None:
         return ""
     ci, p = text.interval(test.get("pearson_ci")), test.get("pearson_p")
-    if ci is None:
-        meaning = "correlates"
-    elif ci[0] <= 0 <= ci[1]:
-        meaning = "shows no clear relation"
-    else:
+    if test.get("related"):
         meaning = "rises with the gap" if r > 0 else "falls as the gap grows"
+    else:
+        meaning = "shows no clear relation to the gap"
     span = "" if ci is None else f", 95 % interval {text.decimals(ci[0])} to {text.decimals(ci[1])}"
     chance = "" if p is None else f", p = {text.number(p, 2)}"
-    return f"After the onset, weight kurtosis {meaning} (r = {text.decimals(r)}{span}{chance}, n = {n})."
+    left, left_p = test.get("detrended_pearson_r"), test.get("detrended_pearson_p")
+    beside = f"; without straight trends r = {text.decimals(left)}" if left is not None else ""
+    beside += f", p = {text.number(left_p, 2)}" if left is not None and left_p is not None else ""
+    return (
+        f"After the onset, weight kurtosis {meaning} (r = {text.decimals(r)}{span}{chance}, n = {n}{beside})."
+    )
 
 
 def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -131,10 +132,22 @@ def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         found.append(("Onset", "; ".join(parts)))
     ci = text.interval(report.get("convergence_ci"))
     if report.get("convergence_step") is not None and ci:
-        found.append(("Convergence", f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}"))
-    reason = (report.get("kurtosis_test") or {}).get("reason")
-    if reason:
-        found.append(("Kurtosis", f"not tested: {reason}"))
+        parts = [f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}"]
+        if report.get("convergence_share") is not None:
+            parts.append(f"{100 * report['convergence_share']:.0f} % of the resampled curves converge")
+        if report.get("convergence_at_limit"):
+            parts.append("the step lies at the limit of what the rule sees")
+        found.append(("Convergence", "; ".join(parts)))
+    elif report.get("convergence_share"):
+        share = f"{100 * report['convergence_share']:.0f} % of the resampled curves converge"
+        found.append(("Convergence", f"none is claimed; {share}"))
+    test = report.get("kurtosis_test") or {}
+    worth = test.get("n_effective_unclipped")
+    if test.get("reason"):
+        found.append(("Kurtosis", f"not tested: {test['reason']}"))
+    elif worth is not None:
+        floor = f" (p is that of {test['n_effective']:g})" if worth < test["n_effective"] else ""
+        found.append(("Kurtosis", f"{test['n']} checkpoints are worth {worth:.1f} independent ones{floor}"))
     used, left_out = report.get("n_used"), report.get("n_not_finite")
     if used is not None:
         broken = f"; {left_out} diverged and left out" if left_out else ""

@@ -93,10 +93,20 @@ def kinked(x: Array, at: float, ratio: float, first: float, last: float, scale: 
     return back(lo + slope * x + bend * np.maximum(x - at, 0))
 
 
+def cosine_rate(x: Array) -> Array:
+    """Learning rate over its peak: a cosine to a tenth."""
+    return 0.55 + 0.45 * np.cos(np.pi * x)
+
+
 def softened(x: Array, at: float, width: float, first: float, last: float) -> Array:
     """Flat, then straight, joined by a soft-plus of the given width (a share of the run)."""
     soft = width * np.logaddexp(0, (x - at) / width)
     return first + (last - first) * soft / (1 - at)
+
+
+SMOOTH_KINDS = ("smooth_cubic", "smooth_quartic", "smooth_rate", "smooth_inverse_rate", "smooth_logistic")
+"""Growth that speeds up a lot without a step at which it jumps: powers of the step, a straight function of a cosine
+learning rate, one over that rate, a logistic of width 0.1; with the noise and memory of the schedules' audits."""
 
 
 def _null(name: str, rng: Rng) -> Labelled:
@@ -122,6 +132,11 @@ def _null(name: str, rng: Rng) -> Labelled:
         "decay": lambda: 0.02 + 0.06 * np.exp(-x / u(0.02, 0.15)),
         "transient": lambda: lo + 0.03 * (1 - np.exp(-x / u(0.02, 0.08))) + u(0, 0.04) * x,
         "bump": lambda: lo + 0.02 * x + 0.05 * (x / 0.02) * np.exp(1 - x / 0.02),
+        "smooth_cubic": lambda: 0.05 + 0.07 * x**3,
+        "smooth_quartic": lambda: 0.05 + 0.07 * x**4,
+        "smooth_rate": lambda: 0.05 + 0.07 * (1 - cosine_rate(x)) / 0.9,
+        "smooth_inverse_rate": lambda: 0.012 / cosine_rate(x),
+        "smooth_logistic": lambda: 0.05 + 0.07 / (1 + np.exp(-(x - u(0.4, 0.7)) / 0.1)),
     }
     options: dict[str, dict[str, object]] = {
         "linear_ar8": {"phi": 0.8},
@@ -132,6 +147,7 @@ def _null(name: str, rng: Rng) -> Labelled:
         "linear_tails": {"tails": True},
         "linear_nan": {"nan_tail": int(rng.integers(5, 60))},
     }
+    options |= {kind: {"phi": 0.2, "sd": 0.0045} for kind in SMOOTH_KINDS}
     shape = name.removeprefix("short_")
     gap = shapes[shape if shape in shapes else shape.split("_")[0]]()
     return build(rng, step, gap, **options.get(name, {}))  # type: ignore[arg-type]
@@ -161,6 +177,8 @@ NULL_KINDS = (
     "short_flat",
     "short_linear",
     "short_saturating",
+    "smooth_cubic",
+    "smooth_quartic",
 )
 
 
@@ -243,7 +261,10 @@ ONSET_KINDS = (
 )
 
 
-HARD_KINDS = ("null/linear_ar8", "null/walk", "onset/rows_16", "onset/rows_24")
+HARD_KINDS = (
+    *("null/linear_ar8", "null/walk", "onset/rows_16", "onset/rows_24"),
+    *("null/smooth_rate", "null/smooth_inverse_rate", "null/smooth_logistic"),
+)
 """Known weaknesses: reported, held to no bound."""
 
 

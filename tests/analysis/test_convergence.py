@@ -56,3 +56,11 @@ def test_the_best_point_lies_before_a_late_rise() -> None:
     result = fit(1.7 + 0.8 * np.maximum(0.5 - X, 0) + 0.8 * np.maximum(X - 0.5, 0))
     assert result.best == pytest.approx(0.5, abs=0.04)
     assert result.late_rise_nats == pytest.approx(0.4, abs=0.03)
+
+
+def test_a_plateau_near_the_end_of_what_the_rule_sees_says_so() -> None:
+    early, late, none = (fit(1.7 + 0.8 * np.maximum(at - X, 0)) for at in (0.5, 0.83, 1.0))
+    assert (early.share, early.at_limit) == (1.0, False)
+    assert late.at_limit
+    assert 0.5 <= late.share < 1
+    assert (none.plateau, none.share, none.at_limit) == (None, 0.0, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,10 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.curves import Curve
+from pipeline.analysis.events import Event, compare, judge, learning_rate_events
 from pipeline.analysis.phases import detect_phases
 from pipeline.analysis.summary import summarise
+from pipeline.analysis.words import verdict
 from pipeline.errors import UsageError
 from tests.analysis.simulate import build, even_steps, kinked, pythia_steps
 
@@ -40,6 +43,13 @@ def like_the_paper(onset: float = 77_000, converged: float = 60_000, seed: int =
         curve, fp32_nll_nats=fp32, variant_nll_nats=shifted, learning_rate=pythia_learning_rate(STEP),
         kurtosis=1.0 + X,
     )  # fmt: skip
+
+
+def with_a_clear_best(curve: Curve, converged: float) -> Curve:
+    """The curve with an FP32 loss that rises after its plateau has begun."""
+    late_rise = 0.3 * np.maximum(X - converged / 143_000 - 0.02, 0)
+    nll = {k: v + late_rise for k, v in curve.variant_nll_nats.items()}
+    return replace(curve, fp32_nll_nats=curve.fp32_nll_nats + late_rise, variant_nll_nats=nll)
 
 
 def test_three_phases_in_order_without_overlap() -> None:
@@ -76,12 +86,7 @@ def test_learning_rate_events_of_pythia_are_where_its_schedule_puts_them() -> No
 def test_the_onset_follows_the_only_event_that_coincides(
     onset: float, converged: float, follows: str
 ) -> None:
-    curve = like_the_paper(onset, converged)
-    late_rise = 0.3 * np.maximum(
-        X - converged / 143_000 - 0.02, 0
-    )  # so that the best FP32 point is a clear one
-    nll = {k: v + late_rise for k, v in curve.variant_nll_nats.items()}
-    found = detect_phases(replace(curve, fp32_nll_nats=curve.fp32_nll_nats + late_rise, variant_nll_nats=nll))
+    found = detect_phases(with_a_clear_best(like_the_paper(onset, converged), converged))
     assert found.predictors.follows == follows
     assert found.predictors.coincide == (() if follows == "none" else (follows,))
 
@@ -91,6 +96,78 @@ def test_events_that_coincide_with_each_other_cannot_be_told_apart() -> None:
     found = detect_phases(curve).predictors
     assert found.follows == "cannot tell"
     assert {"fp32_plateau", "half_peak_learning_rate"} <= set(found.coincide)
+
+
+def events_of(rate: np.ndarray) -> dict[str, Event]:
+    return {e.name: e for e in learning_rate_events(STEP, rate)}
+
+
+def test_a_decay_starts_at_the_last_checkpoint_of_a_stable_peak() -> None:
+    warm_up = np.minimum(STEP / 1430, 1.0)
+    decay = events_of(6e-4 * warm_up * np.minimum(1.0, (143_000 - STEP) / (143_000 - 100_500)))["decay_start"]
+    assert decay.step == 100_000
+    assert (decay.draws.min(), decay.draws.max()) == (100_000, 101_000)  # it lies between two checkpoints
+    dip = np.where((STEP > 30_000) & (STEP < 40_000), 0.5, 1.0)  # a dip that is made good is not the decay
+    steps = np.where(STEP > 90_000, 0.1, 1.0)
+    assert events_of(warm_up * dip * steps)["decay_start"].step == 90_000
+
+
+@pytest.mark.parametrize(
+    ("rate", "why"),
+    [
+        (pythia_learning_rate(STEP), "no stable peak"),
+        (0.55 + 0.45 * np.cos(np.pi * X), "no stable peak"),
+        (0.55 + 0.45 * np.cos(2 * np.pi * ((3 * X) % 1)), "no stable peak|back at its peak"),
+        (np.ones_like(X), "never decays"),
+        (np.where(X < 0.5, 0.1, 1.0), "never decays"),
+        (np.where((X > 0.4) & (X < 0.5), 0.1, 1.0), "back at its peak"),
+    ],
+    ids=["clipped", "cosine", "restarts", "constant", "warm-up", "dip"],
+)
+def test_a_rate_without_a_stable_peak_to_leave_has_no_start_of_its_decay(rate: np.ndarray, why: str) -> None:
+    decay = events_of(rate)["decay_start"]
+    assert decay.step is None
+    assert re.search(why, str(decay.reason))
+
+
+@pytest.mark.parametrize(
+    ("onset", "follows", "said"),
+    [
+        (75_000, "half_peak_learning_rate", "follows half of the peak learning rate, the only"),
+        (75_000, "half_peak_learning_rate", "by 2,000 steps (95% interval"),
+        (73_000, "half_peak_learning_rate", "by 0 steps"),
+        (71_000, None, "The onset coincides with half of the peak learning rate alone (2,000 steps later)"),
+    ],
+)
+def test_an_onset_follows_only_what_is_not_estimated_after_it(
+    onset: int, follows: str | None, said: str
+) -> None:
+    report = detect_phases(like_the_paper())
+    half = Event("half_peak_learning_rate", 73_000.0, np.linspace(72_000, 73_000, 11))
+    warm_up = Event("warmup_end", 2_000.0, np.linspace(1_000, 2_000, 11))
+    draws = np.linspace(onset - 6_000, onset + 6_000, 2_000)
+    found = judge(onset, [compare(onset, draws, e, 0.95, 1_000) for e in (warm_up, half)])
+    assert found.coincide == ("half_peak_learning_rate",)
+    assert found.to_json()["follows"] == follows
+    sentence = verdict(replace(report, onset_step=onset, predictors=found))[2]
+    assert said in sentence
+    assert ("the nearest before it is the end of warm-up, by 69,000 steps" in sentence) == (follows is None)
+
+
+def test_a_late_decay_takes_part_in_the_comparison() -> None:
+    rate = np.minimum(STEP / 1430, 1.0) * np.minimum(1.0, (143_000 - STEP) / 43_000)
+    curve = with_a_clear_best(like_the_paper(onset=101_000, converged=40_000), 40_000)
+    report = detect_phases(replace(curve, learning_rate=rate))
+    assert report.predictors.follows == "decay_start"
+    assert "The onset follows the start of the learning-rate decay" in " ".join(verdict(report))
+
+
+def test_a_convergence_at_the_limit_is_told_with_its_doubts() -> None:
+    sure, late = (summarise(like_the_paper(converged=at)).to_json() for at in (60_000, 119_000))
+    assert (sure["convergence_share"], sure["convergence_at_limit"]) == (1.0, False)
+    assert "uncertain" not in " ".join(sure["verdict"])  # type: ignore[arg-type]
+    assert late["convergence_at_limit"] is True
+    assert "the limit of what the rule sees" in " ".join(late["verdict"])  # type: ignore[arg-type]
 
 
 def test_report_has_every_key_and_no_nan_even_when_the_run_diverges() -> None:

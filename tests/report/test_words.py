@@ -24,15 +24,20 @@ EVIDENCE = {"p_value": 0.4, "growth_ratio": 1.1, "rise": 0.0, "noise_sd": 0.01}
         ),
         (
             {"convergence_step": None},
-            "INT4 damage takes off at step 900; full precision has not converged.",
+            "INT4 damage takes off at step 900; full precision was not seen to converge.",
         ),
         (
             {"onset_step": None, "onset_evidence": EVIDENCE, "convergence_step": None},
-            "No onset: INT4 damage does not take off in this run.",
+            "No onset was detected: no step was found from which INT4 damage takes off.",
         ),
         (
             {"onset_step": None, "onset_evidence": EVIDENCE},
-            "No onset: INT4 damage does not take off in this run, although full precision converges at step 780.",
+            "No onset was detected: no step was found from which INT4 damage takes off, "
+            "although full precision converges at step 780.",
+        ),
+        (
+            {"convergence_at_limit": True},
+            "INT4 damage takes off at step 900, 120 steps after full precision may converge.",
         ),
         (
             {"onset_step": None, "onset_evidence": None, "convergence_step": None},
@@ -48,11 +53,38 @@ def test_headline(changes: dict[str, Any], headline: str) -> None:
     assert make_verdict(report(**changes)).headline == headline
 
 
-def test_an_interval_that_holds_zero_is_no_relation() -> None:
-    test = {"pearson_r": 0.89, "pearson_ci": [-1.0, 1.0], "pearson_p": 0.3, "n": 43}
-    sentences = " ".join(make_verdict(report(kurtosis_test=test)).magnitudes)
-    assert "shows no clear relation" in sentences
-    assert "rises with" not in sentences
+def kurtosis_words(**changes: Any) -> str:
+    return " ".join(make_verdict(report(kurtosis_test=report()["kurtosis_test"] | changes)).magnitudes)
+
+
+def test_a_relation_of_kurtosis_is_told_with_what_is_left_of_it_without_trends() -> None:
+    assert "weight kurtosis rises with the gap (r = 0.93" in kurtosis_words()
+    assert "n = 54; without straight trends r = 0.61, p = 0.0010)" in kurtosis_words()
+    assert "falls as the gap grows" in kurtosis_words(pearson_r=-0.93)
+
+
+def test_a_correlation_of_trends_is_no_relation() -> None:
+    words = kurtosis_words(related=False, detrended_pearson_r=0.04, detrended_pearson_p=0.8)
+    assert "shows no clear relation to the gap (r = 0.93" in words
+    assert "without straight trends r = 0.04" in words
+    assert "rises with" not in words
+
+
+def test_checkpoints_that_are_worth_less_than_is_assumed_are_told() -> None:
+    test = report()["kurtosis_test"] | {"n_effective": 3.0, "n_effective_unclipped": 0.6}
+    grounds = dict(make_verdict(report(kurtosis_test=test)).grounds)
+    assert grounds["Kurtosis"] == "54 checkpoints are worth 0.6 independent ones (p is that of 3)"
+
+
+def test_how_sure_convergence_is_stands_beside_it() -> None:
+    grounds = dict(make_verdict(report(convergence_share=0.72, convergence_at_limit=True)).grounds)
+    assert grounds["Convergence"].endswith(
+        "72 % of the resampled curves converge; the step lies at the limit of what the rule sees"
+    )
+    none = dict(
+        make_verdict(report(convergence_step=None, convergence_ci=None, convergence_share=0.5)).grounds
+    )
+    assert none["Convergence"] == "none is claimed; 50 % of the resampled curves converge"
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:

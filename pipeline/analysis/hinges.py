@@ -1,9 +1,9 @@
 """All one-knot models of a curve at once: their residual sums of squares for many data sets in one product.
 
-A model is: straight line [+ one early transient] [+ one bend at a knot], or straight line + one power of the
-step. Bends upwards are candidate onsets; no bend, bends downwards and powers are the curves without one. By
-Gram-Schmidt every model's gain over the line is the square of one or two inner products with fixed unit vectors,
-so a thousand bootstrap curves cost one matrix product.
+A model is: straight line [+ one early transient] [+ one bend at a knot]. Bends upwards are candidate onsets;
+no bend, and bends downwards, are the curves without one. By Gram-Schmidt every model's gain over the line is
+the square of one or two inner products with fixed unit vectors, so a thousand bootstrap curves cost one
+matrix product.
 
 Weights are BIC approximations to posterior model probabilities (Schwarz, Ann. Stat. 1978; the mixture is
 Bayesian model averaging, Hoeting et al., Stat. Sci. 1999): RSS^(-n/2) n^(-k/2) prior.
@@ -24,8 +24,6 @@ SLOW_TRANSIENTS = (0.25, 0.5)
 """Time constants of saturating growth (upwards only: a slow decay that ends would look like an onset)."""
 PRIOR_TRANSIENT = 0.5
 """Prior weight of all transients together."""
-POWERS = (2, 3, 4)
-"""Exponents of the step in growth that accelerates steadily (upwards only)."""
 HUMPS = (0.02, 0.05)
 """Places, as shares of the run, of an early hump or dip that passes."""
 STARTS = {"kink": 0.65, "soft": 0.1, "softer": 0.1, "quadratic": 0.05}
@@ -150,9 +148,8 @@ class HingeGrid:
         every = np.ones(y_nb.shape[1], dtype=bool)
         plain = 1 - PRIOR_TRANSIENT
         none = [_log(np.zeros_like(total), total, n, 2, plain, every)]
-        for power in POWERS:  # the square is the plain one, any other exponent was chosen
-            steady = _unit(self._clean(self.x[:, None] ** power))[0][:, 0] @ z
-            none.append(_log(steady**2, total, n, 3 if power == 2 else 4, plain, steady > 0))
+        steady = _unit(self._clean(self.x[:, None] ** 2))[0][:, 0] @ z
+        none.append(_log(steady**2, total, n, 3, plain, steady > 0))
         onset: list[FloatArray] = []
         for start, prior in STARTS.items():
             beta = self.bends[start].T @ z  # (T, B)

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pipeline.analysis.curves import FloatArray
-from pipeline.analysis.hinges import POWERS, HingeGrid, Shape, columns, transients
+from pipeline.analysis.hinges import HingeGrid, Shape, columns, transients
 from pipeline.analysis.noise import ar1_noise, memory, noise_shape, smoother, tame_outliers
 from pipeline.analysis.scales import LeastSquares, Scaled, scales_for
 
@@ -119,8 +119,7 @@ def _weigh(grids: list[HingeGrid], curves_nb: list[FloatArray]) -> tuple[FloatAr
 def _null_truth(x: FloatArray, scaled: list[Scaled], gap: FloatArray, phi: float) -> FloatArray:
     """The best curve without an onset, on the gap scale; shape (n,)."""
     line = np.stack([np.ones_like(x), x], axis=1)
-    candidates: list[tuple[FloatArray, bool]] = [(line, True)]
-    candidates += [(np.column_stack([line, x**power]), False) for power in POWERS]
+    candidates: list[tuple[FloatArray, bool]] = [(line, True), (np.column_stack([line, x**2]), False)]
     candidates += [(np.column_stack([line, c]), free) for c, free in transients(x)]
     best, best_score = gap, -np.inf
     for scale in scaled:
@@ -129,8 +128,9 @@ def _null_truth(x: FloatArray, scaled: list[Scaled], gap: FloatArray, phi: float
             fit = LeastSquares.fit(design, y, scale.sd, phi)
             if not free and fit.coefficients[2] < 0:
                 continue
-            chosen = design.shape[1] > 2  # a transient's time constant or an exponent
-            n_parameters = design.shape[1] + chosen
+            n_parameters = design.shape[1] + (
+                design.shape[1] > 2
+            )  # a transient's time constant was chosen too
             score = -0.5 * len(x) * np.log(fit.rss + 1e-12) - 0.5 * n_parameters * np.log(len(x))
             if score > best_score:
                 best, best_score = scale.back(fit.fitted), score

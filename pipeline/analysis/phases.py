@@ -16,13 +16,12 @@ Rules and thresholds, the same for every run; they were chosen on simulated curv
    scale of the gap, of nats or of the log gap, whichever fits. The point is the median and the interval the
    equal-tailed one of the knot's posterior, rounded outward to checkpoints. (`onset`, `hinges`)
 3. It is an onset only if (a) curves without one, simulated from the best of them (flat, straight,
-   saturating, transient, accelerating as a power of the step up to the fourth, exponential) with this
-   curve's noise, show evidence as strong in at most 3 % of cases; (b) growth after it is at least twice the
-   growth just before, on the fitted scale; (c) the gap rises afterwards by at least 0.002 and three standard
-   errors. Otherwise: no onset detected, and the reason; that is not to say that there is none. Hence growth
-   that accelerates steadily (exponential, a power of the step) is not an onset by itself: there is no step
-   after which it takes off. (The third and fourth power came in after the reference result was out, on
-   simulated curves alone; none of its answers changed.)
+   saturating, transient, steadily accelerating, exponential) with this curve's noise, show evidence as
+   strong in at most 3 % of cases; (b) growth after it is at least twice the growth just before, on the
+   fitted scale; (c) the gap rises afterwards by at least 0.002 and three standard errors. Otherwise: no
+   onset detected, and the reason; that is not to say that there is none. Hence growth that accelerates at a
+   constant pace (exponential, quadratic) is not an onset by itself: there is no step after which it takes
+   off. Growth that accelerates more than that may be called one: see the known weaknesses.
 4. Phase 1 runs until convergence, 2 from there until the onset, 3 from the onset on. An onset before
    convergence (or without) ends phase 1 and leaves no phase 2; without an onset there is no phase 3.
 5. The onset coincides with an event that lies within the interval of their difference, widened by one
@@ -56,6 +55,15 @@ repeats it:
 Known weaknesses, also measured: noise with memory 0.8 (4 % claimed) is borne, a gap that wanders like a
 random walk is not (43 % claimed). Short tables lose power: of onsets times 10, 68 % are found with 24
 rows, 60 % with 16, where three intervals in four cover; under 12 rows none is looked for.
+
+A smooth curve that speeds up more than a parabola is often called an onset, because the curves without one
+hold nothing like it. Gap 5 % to 12 %, noise 0.0045, memory 0.2, no break anywhere: claimed in 10 % for growth
+as step^3, 45 % as step^4, 18 % where the gap is a straight function of a cosine learning rate; 98 % where it
+is 0.012 / (rate / peak) under that cosine, to a tenth; 87 % for a logistic of width 0.1 of the run, whose
+growth does start within a tenth of it, so that one may call it an onset. The step is then where the growth is
+best cut in two, not a break. With step^3 and step^4 among the curves without an onset, 4 % and 4 % are
+claimed, but 18 %, 74 % and 87 % of the others still, and of the faint onsets above 58 % and 69 % are found
+instead of 73 % and 81 %; so the rule stays as it was.
 """
 
 from __future__ import annotations

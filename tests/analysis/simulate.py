@@ -177,8 +177,6 @@ NULL_KINDS = (
     "short_flat",
     "short_linear",
     "short_saturating",
-    "smooth_cubic",
-    "smooth_quartic",
 )
 
 
@@ -263,7 +261,7 @@ ONSET_KINDS = (
 
 HARD_KINDS = (
     *("null/linear_ar8", "null/walk", "onset/rows_16", "onset/rows_24"),
-    *("null/smooth_rate", "null/smooth_inverse_rate", "null/smooth_logistic"),
+    *(f"null/{kind}" for kind in SMOOTH_KINDS),
 )
 """Known weaknesses: reported, held to no bound."""
 

@@ -274,6 +274,19 @@ def test_the_growth_at_a_constant_rate_over_the_whole_run_is_told(seed: int, gro
     assert growth in (REFERENCE / "FINDINGS.md").read_text()
 
 
+def test_what_is_said_of_kurtosis_is_what_was_measured():
+    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+    tests = [
+        json.loads((REFERENCE / "schedules" / name / "report.json").read_text())["kurtosis_test"]
+        for name in ("cosine-seed0", "wsd-seed0", "wsd-seed1")
+    ]
+    assert "r = {:+.2f}, {:+.2f}, {:+.2f}".format(*(test["pearson_r"] for test in tests)) in words
+    assert "{:.1f}, {:.1f} and {:.1f}".format(*(test["n_effective_unclipped"] for test in tests)) in words
+    assert "{:+.2f}, {:+.2f}, {:+.2f} (p =".format(*(test["detrended_pearson_r"] for test in tests)) in words
+    assert "(p = {:.2f}, {:.2f}, {:.2f})".format(*(test["detrended_pearson_p"] for test in tests)) in words
+    assert not any(test["related"] for test in tests)
+
+
 def test_int8_is_as_harmless_as_is_said():
     largest = max(
         pl.read_parquet(REFERENCE / name / "tables" / "trajectory.parquet")["int8_gap"].max()

@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -50,6 +51,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests go first: one that is begun last would leave the other process idle."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> None:
+    if "triton" in sys.modules:  # by a test of kernels that was collected
+        from tests.interpreted import patch_language_once
+
+        patch_language_once()
 
 
 @pytest.fixture(scope="session")

@@ -25,8 +25,9 @@ reference: install
 	BIN=$(BIN) bash outputs/reference/rebuild.sh
 
 # Two at a time, file by file: most of the time of a test with real processes is waiting for them to start.
+# The order is tests/conftest.py's.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check .

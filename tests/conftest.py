@@ -1,4 +1,8 @@
-"""What tests share: no network, no Ray authentication, one Ray cluster and one object store for the session."""
+"""What tests share: no network, no Ray authentication, one Ray cluster and one object store for the session.
+
+``make test`` has a process on each of two cores, so a process computes in one thread: with more, numpy's and torch's
+threads spend twice the time spinning for each other.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,12 @@ import atexit
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 
 import pytest
 import torch
@@ -37,6 +45,20 @@ os.environ |= {
 
 
 SESSION_CORES = 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests go first: one that is begun last would leave the other process idle."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> None:
+    if "triton" in sys.modules:  # by a test of kernels that was collected
+        from tests.interpreted import patch_language_once
+
+        patch_language_once()
 
 
 @pytest.fixture(scope="session")

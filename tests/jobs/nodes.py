@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
+import urllib.request
 from pathlib import Path
+from typing import Any
+
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -38,14 +41,11 @@ class Nodes:
         }
         self._environment.pop("PYTHONPATH", None)  # the code that runs is what was uploaded
         self._nodes: list[subprocess.Popen[bytes]] = []
-        self.add(
+        self.head = self.add(
             cpus, "--head", f"--port={self._port}", f"--temp-dir={self._temporary}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while self.ray("job", "list").returncode:
-            assert time.monotonic() < deadline, "the head does not answer"
-            time.sleep(0.5)
+        wait_for(self._answers, seconds=60)
 
     def add(self, cpus: int, *options: str) -> subprocess.Popen[bytes]:
         """Starts one more node (or, with these options, the head)."""
@@ -79,14 +79,27 @@ class Nodes:
         return self.ray("job", "submit", *options, "--", "python", "-m", "jobs", *map(str, command))
 
     def status(self, job: str) -> str:
-        """RUNNING, STOPPED, SUCCEEDED, FAILED, ..."""
-        said = self.ray("job", "status", job)
-        found = re.search(r"(PENDING|RUNNING|STOPPED|SUCCEEDED|FAILED)|succeeded|failed|stopped", said.stdout)
-        assert found, said
-        return found[0].upper()
+        """RUNNING, STOPPED, SUCCEEDED, FAILED, ...: what ``ray job status`` asks, without seconds of its imports."""
+        return str(self._asked(f"jobs/{job}")["status"])
 
     def logs(self, job: str) -> str:
         return self.ray("job", "logs", "--log-color", "false", job).stdout
+
+    def alive(self) -> int:
+        """How many nodes have joined and are there."""
+        nodes = self._asked("v0/nodes")["data"]["result"]["result"]
+        return sum(node["state"] == "ALIVE" for node in nodes)
+
+    def _asked(self, what: str) -> Any:
+        """The dashboard's answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._dashboard}/api/{what}", timeout=30) as answer:
+            return json.load(answer)
+
+    def _answers(self) -> bool:
+        try:
+            return self._asked("jobs/") is not None
+        except OSError:
+            return False
 
     def close(self) -> None:
         for node in reversed(self._nodes):

@@ -46,6 +46,21 @@ def nodes(way: Way) -> Iterator[Nodes]:
     nodes.close()
 
 
+def halt_workers(raylets: list[int]) -> list[int]:
+    """Stops one worker of each raylet in the middle of a checkpoint, whichever comes to one first."""
+    halted: dict[int, int] = {}
+
+    def all_halted() -> bool:
+        for parent in raylets:
+            for worker in busy_workers(parent)[: parent not in halted]:
+                os.kill(worker, signal.SIGSTOP)
+                halted[parent] = worker
+        return len(halted) == len(raylets)
+
+    wait_for(all_halted)
+    return [halted[parent] for parent in raylets]
+
+
 def assert_same_tables(out: str, local: Path) -> None:
     for name in ("tables/trajectory.parquet", "tables/tensors.parquet"):
         assert RunFolder(out).read_result(name) == (local / name).read_bytes(), name
@@ -56,14 +71,15 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
 ) -> None:
     out = f"{bucket}/run"
     node = nodes.add(2)
-    wait_for(lambda: raylet(node) is not None)
+    wait_for(lambda: nodes.alive() == 2 and raylet(node) is not None)
     submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
     assert submitted.returncode == 0, submitted.stderr
-    wait_for(lambda: bool(RunFolder(out).shard_keys()) and bool(busy_workers(raylet(node) or 0)))
-    victim = raylet(node)
-    assert victim is not None
-    os.kill(victim, signal.SIGKILL)
+    raylets = [raylet(each) for each in (nodes.head, node)]
+    kept, lost = halt_workers([pid for pid in raylets if pid])
     assert len(RunFolder(out).shard_keys()) < N, "it was meant to be killed in the middle"
+    for victim in (raylets[1], lost):
+        os.kill(victim, signal.SIGKILL)
+    os.kill(kept, signal.SIGCONT)
     wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
     log = nodes.logs("killed")
     assert nodes.status("killed") == "SUCCEEDED", log

@@ -73,7 +73,7 @@ class ForkOptions:
 def build_fork_request(options: ForkOptions) -> ForkRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
     from pipeline.fork import ForkRequest
-    from pipeline.train.arms import ForkRates, parse_arms, resolve
+    from pipeline.train.arms import ForkRates, parse_arms, refuse_twins, resolve
     from pipeline.train.fork_spec import ForkSpec
 
     if options.seeds < 1:
@@ -95,6 +95,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     base_lr = _base_rate(options, start)
     rates = ForkRates(base_lr=base_lr, peak_lr=_peak_rate(suite, base_lr), steps=steps, rewarm_steps=rewarm)
     resolved = tuple(resolve(arm, rates) for arm in arms)
+    refuse_twins(resolved)
     seq_len = suite.recipe.get("seq_len") or audit.probe.shape.seq_len
     tokens_per_step = options.tokens_per_step or _default_tokens_per_step(suite)
     if tokens_per_step % seq_len:

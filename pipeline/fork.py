@@ -89,7 +89,9 @@ def fork(
         found.refuse_stale(out)
         out.prepare()
         out.write_tokens(request.tokens.array)
-        if not out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
+        if out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
+            out.write_train_note(_note(request))
+        else:
             out.write_training_tokens(request.train, _note(request))
         out.write_plan(plan)
         on_survey(found)

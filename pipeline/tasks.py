@@ -117,10 +117,15 @@ def run_probe(
     with checkout(task.checkpoint, task.cache_gb) as weights:
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)
-        with (turn or Turn()).take(asked) as idle_s:
-            begun = time.perf_counter()
-            measured = suited.measure(weights, task.checkpoint.weights_sha256)
-            busy_s = time.perf_counter() - begun
+        try:
+            with (turn or Turn()).take(asked) as idle_s:
+                begun = time.perf_counter()
+                measured = suited.measure(weights, task.checkpoint.weights_sha256)
+                busy_s = time.perf_counter() - begun
+        finally:
+            suited.forget(
+                weights, task.checkpoint.weights_sha256
+            )  # an error may have come before it was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if not _is_there(folder, task):
         patiently(lambda: folder.write_shard(task, rows, versions(), measured.notes))

@@ -80,7 +80,8 @@ class Contrast:
     n_distinct_runs: int
     n_distinct_baseline_runs: int
     effect_size: float | None
-    """Hedges' g: the difference in standard deviations between runs, corrected for few runs."""
+    """Hedges' g: the difference in standard deviations between runs, corrected for few runs; None where an arm has no
+    spread."""
     detectable: float | None
     """Smallest true difference that this design finds four times out of five, at the 5 % level after Holm's correction
     of as many claims; None where an arm has no spread."""
@@ -97,10 +98,7 @@ def contrast(
     ours, theirs = distinct_runs(treated), distinct_runs(baseline)
     a, b = _finite_means(ours), _finite_means(theirs)
     floor = 2 / math.comb(max(len(a) + len(b), 2), max(len(a), 1))
-    sample = _finite_means(
-        treated if len(ours) == 1 else ours
-    )  # of a constant all runs: they show that it is one
-    reference = _finite_means(baseline if len(theirs) == 1 else theirs)
+    sample, reference = _sample(treated, ours), _sample(baseline, theirs)
     welch, boot = _welch(sample, reference, level), _bootstrap(sample, reference, seed, level)
     return Contrast(
         difference=_smaller_claim(welch, boot),
@@ -124,7 +122,7 @@ def distinct_runs(runs: FloatArray) -> FloatArray:
     for run in runs:
         if not any(np.array_equal(run, other) for other in kept):
             kept.append(run)
-    return np.array(kept).reshape(-1, runs.shape[1])
+    return np.array(kept).reshape(len(kept), runs.shape[1])
 
 
 def wins(treated: FloatArray, baseline: FloatArray) -> int:
@@ -197,6 +195,13 @@ def holm(p_values: list[float | None]) -> list[float | None]:
         worst = max(worst, min(1.0, p * (len(order) - rank)))
         adjusted[index] = worst
     return adjusted
+
+
+def _sample(runs: FloatArray, distinct: FloatArray) -> FloatArray:
+    """Run means for tests on the scatter of runs. An arm all of whose runs are one is a constant: it enters with every
+    copy, so that its scatter counts as the zero that it is, not as unknown.
+    """
+    return _finite_means(runs if len(distinct) == 1 else distinct)
 
 
 def _finite_means(runs: FloatArray) -> FloatArray:

@@ -97,7 +97,7 @@ def fit_convergence(
     share = float(np.mean(np.isfinite(draws)))
     plateau, at_limit = None, False
     if np.isfinite(raw) and share >= MIN_SHARE:
-        bias = float(np.median(draws)) - raw
+        bias = float(np.quantile(draws, 0.5, method="inverted_cdf")) - raw  # finite where half of them are
         plateau = float(np.clip(raw - bias, x[0], x[-1]))
         latest = int(np.searchsorted(x, x[-1] - PLATEAU_SHARE * ROUNDING, side="right")) - 1
         at_limit = max(raw, plateau) >= float(x[max(latest - window // 2, 0)])

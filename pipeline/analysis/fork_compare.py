@@ -109,17 +109,22 @@ def compare_average(table: pl.DataFrame, arm: str, variant: str, weights: str) -
 
 def _against(runs: ArmRuns, reference: ArmRuns, steps: Steps, *, claims: int, seed: int) -> dict[str, Any]:
     """The contrast of the gap, and the differences of the losses, on means over ``steps``."""
-    treated, baseline = (each.gap[:, steps] * POINTS for each in (runs, reference))
+    treated, baseline = (_at(each.gap, steps) * POINTS for each in (runs, reference))
     gap = contrast(treated, baseline, claims=claims, seed=seed)
     ours, theirs = (_run_means(each, steps) for each in (runs, reference))
     losses = [welch_estimate(a, b) for a, b in zip(ours[1:], theirs[1:], strict=True)]
     return {**dataclasses.asdict(gap), **_with_text([gap.difference, *losses], (runs, reference), steps)}
 
 
+def _at(values: FloatArray, steps: Steps) -> FloatArray:
+    """(runs, steps) at ``steps``; NaN where there are none, because every run diverged before the first."""
+    return values[:, steps] if steps.any() else np.full((len(values), 1), np.nan)
+
+
 def _run_means(runs: ArmRuns, steps: Steps) -> FloatArray:
     """(quantities, runs): means over ``steps``, in the order of :data:`QUANTITIES`."""
     whole = (runs.gap * POINTS, runs.fp32_nll_nats, runs.variant_nll_nats)
-    return np.array([each[:, steps].mean(axis=1) for each in whole])
+    return np.array([_at(each, steps).mean(axis=1) for each in whole])
 
 
 def _with_text(
@@ -147,5 +152,6 @@ def _mean_of_finite(values: FloatArray) -> FloatArray:
     return kept.mean(axis=1) if kept.size else np.full(len(values), np.nan)
 
 
-def _step(runs: ArmRuns, last: Steps) -> int:
-    return int(np.array(runs.steps)[last][0])
+def _step(runs: ArmRuns, last: Steps) -> int | None:
+    """None where no probe is compared: every run diverged before the first."""
+    return int(np.array(runs.steps)[last][0]) if last.any() else None

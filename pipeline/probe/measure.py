@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -117,8 +117,15 @@ class Prober:
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
         """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
-        ahead = self._ahead if self._gpu is None else self._gpu.ahead
-        ahead.start(folder, expected_sha256)
+        self._reader.start(folder, expected_sha256)
+
+    def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
+        self._reader.forget(folder, expected_sha256)
+
+    @property
+    def _reader(self) -> Prefetcher[Any]:
+        return self._ahead if self._gpu is None else self._gpu.ahead
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.

@@ -11,9 +11,6 @@ from typing import Generic, TypeVar
 Loaded = TypeVar("Loaded")
 Key = tuple[Path, str | None]
 
-MOST_ASKED = 3
-"""Folders that may be asked for and not taken: as many as a worker holds tasks (``driver.resources.GPU_QUEUE``)."""
-
 
 class Prefetcher(Generic[Loaded]):
     """Runs ``load(folder, expected_sha256)`` one call ahead, in one thread.
@@ -31,16 +28,10 @@ class Prefetcher(Generic[Loaded]):
     def start(self, folder: Path, expected_sha256: str | None) -> None:
         """Asks for ``folder``: loading begins now, or when what was asked for before it is taken.
 
-        Before there are more than ``MOST_ASKED`` the oldest is forgotten: its task ended without taking it.
+        Who asks takes it or forgets it: until then the next is not begun.
         """
         with self._lock:
-            if (folder, expected_sha256) in self._asked:
-                return
-            while len(self._asked) >= MOST_ASKED:
-                forgotten = self._asked.pop(next(iter(self._asked)))
-                if forgotten is not None:
-                    forgotten.cancel()
-            self._asked[folder, expected_sha256] = None
+            self._asked.setdefault((folder, expected_sha256), None)
             self._begin_next()
 
     def take(self, folder: Path, expected_sha256: str | None) -> Loaded:
@@ -50,6 +41,14 @@ class Prefetcher(Generic[Loaded]):
             future = future or self._thread.submit(self._load, folder, expected_sha256)
             self._begin_next()
         return future.result()
+
+    def forget(self, folder: Path, expected_sha256: str | None) -> None:
+        """Lets go what was asked for and not taken."""
+        with self._lock:
+            future = self._asked.pop((folder, expected_sha256), None)
+            if future is not None:
+                future.cancel()
+            self._begin_next()
 
     def _begin_next(self) -> None:
         """Begins the oldest, if nothing that is begun waits to be taken."""

@@ -69,6 +69,11 @@ class StreamingProber:
         if self._gpu is not None:
             self._gpu.hashes.start(folder, expected_sha256)
 
+    def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
+        if self._gpu is not None:
+            self._gpu.hashes.forget(folder, expected_sha256)
+
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.
 

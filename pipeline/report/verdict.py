@@ -99,7 +99,9 @@ def _kurtosis(report: Mapping[str, Any]) -> str:
     if r is None:
         return ""
     ci, p = text.interval(test.get("pearson_ci")), test.get("pearson_p")
-    if test.get("related"):
+    if "related" not in test:  # of an earlier version, which did not ask it of both
+        meaning = "beside the gap"
+    elif test["related"]:
         meaning = "rises with the gap" if r > 0 else "falls as the gap grows"
     else:
         meaning = "shows no clear relation to the gap"

@@ -135,6 +135,11 @@ class RunFolder:
         self._store.remove(TRAIN_NOTE)  # no note ever stands beside tokens that it is not of
         self._write_array(TRAIN_TOKENS, tokens)
         if note is not None:
+            self.write_train_note(note)
+
+    def write_train_note(self, note: dict[str, Any]) -> None:
+        """Writes the note on the training tokens that are there, unless it says so already."""
+        if self._train_note() != note:
             self._store.write(TRAIN_NOTE, json.dumps(note, indent=1).encode())
 
     def read_training_tokens(self) -> np.ndarray:

@@ -9,6 +9,7 @@ to a file and its permissions may change meanwhile: they are not its content.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,10 +34,10 @@ class Unchanged:
         self._before = _told(folder)
 
     def check(self) -> None:
-        """``CheckpointError`` where they are others by now."""
+        """``CheckpointError`` where they are others by now, OSError where the file system does not say."""
         try:
             now = _told(self._folder)
-        except (CheckpointError, OSError) as error:  # OSError: gone since they were listed
+        except (CheckpointError, FileNotFoundError) as error:  # gone, or gone since they were listed
             raise CheckpointError(f"{self._folder} {_CHANGED} ({error})") from error
         changed = sorted(file for file in self._before | now if self._before.get(file) != now.get(file))
         if changed:
@@ -48,8 +49,11 @@ class Unchanged:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, Exception):  # an interrupt stays one
+        if error is None:
             self.check()
+        elif isinstance(error, Exception):  # an interrupt stays one
+            with suppress(OSError):  # a file system that is away is told by the error that is there
+                self.check()
 
 
 def _told(folder: Path) -> _Told:

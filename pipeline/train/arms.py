@@ -165,6 +165,19 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
     return resolved
 
 
+def refuse_twins(arms: Sequence[Arm]) -> None:
+    """UsageError where two resolved ``arms`` differ by their names alone: every one counts in the correction for many
+    comparisons, and one would be compared with itself.
+    """
+    named: dict[tuple[object, ...], str] = {}
+    for arm in arms:
+        twin = named.setdefault((arm.schedule, arm.parameters, arm.optimizer), arm.label)
+        if twin != arm.label:
+            raise UsageError(
+                f"{arm.label} and {twin} are the same: {arm.label} says what is the default; leave one out"
+            )
+
+
 def make_arm_schedule(arm: Arm, rates: ForkRates) -> Schedule:
     """The learning rate of a resolved ``arm`` as a function of the updates since the fork.
 

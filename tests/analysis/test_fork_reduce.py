@@ -284,3 +284,23 @@ def test_one_arm_and_fp32_alone_are_said_to_be_nothing_to_compare():
     assert alone["sentences"][0] == "There is one arm, cosine: nothing to compare it with."
     table = fork_table([shard("cosine", 0, [0.1] * 5)]).filter(pl.col("variant") == "fp32")
     assert compare_arms(table)["sentences"] == ["Only fp32 was measured: there is no gap to compare."]
+
+
+@pytest.mark.parametrize("last", [0, 10])
+@pytest.mark.parametrize("arm", ["sgdr", "cosine"])
+def test_an_arm_whose_runs_all_diverge_before_a_probe_is_compared_leaves_the_others_theirs(
+    arm: str, last: int
+):
+    """At the start, or within the ramp for cold moments, which the first probe may still belong to."""
+    kept = experiment().filter((pl.col("arm") != arm) | (pl.col("step") <= last))
+    report = compare_arms(
+        kept.with_columns(status=pl.when(pl.col("arm") == arm).then(pl.lit("diverged")).otherwise("status"))
+    )
+    live = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    if arm == "cosine":
+        assert all(math.isnan(row["difference"]["estimate"]) for row in live.values())
+    else:
+        assert math.isnan(live["sgdr"]["difference"]["estimate"])
+        assert live["sgdr"]["at_end"]["step"] is None
+        assert live["oli"]["difference"]["estimate"] == pytest.approx(-3.0)
+    assert any("no run without divergence" in sentence for sentence in report["sentences"])

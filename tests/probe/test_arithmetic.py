@@ -64,9 +64,11 @@ def test_one_at_most_is_loaded_and_not_taken() -> None:
     wait_for(lambda: begun == ["a", "b"])
     assert ahead.take(Path("c"), None) == "c", "out of turn: loaded at once"
     assert begun == ["a", "b", "c"]
-    for name in "de":
+    for name in "def":
         ahead.start(Path(name), None)
-    assert begun == ["a", "b", "c"], "b's task ended without taking it, and so holds the others up"
-    ahead.start(Path("f"), None)  # b is forgotten
+    assert begun == ["a", "b", "c"], "b waits to be taken"
+    ahead.forget(Path("b"), None)  # its task ended before
     wait_for(lambda: begun[3:] == ["d"])
+    ahead.forget(Path("b"), None)
+    assert begun[3:] == ["d"]
     assert [ahead.take(Path(name), None) for name in "def"] == list("def")

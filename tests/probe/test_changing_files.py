@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pipeline.probe import Prober, loading, measure
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.streaming import StreamingProber
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
-from pipeline.suites import weights_sha256
+from pipeline.suites import Unchanged, weights_sha256
 from tests.models import VOCAB, save_tiny_model
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (2, 1, 16))
@@ -156,3 +157,23 @@ class AtOnce:
     def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
         result = work(*arguments)
         return type("Done", (), {"result": lambda self: result})()
+
+
+def test_a_file_system_that_is_away_is_told_as_it_is(
+    checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def read() -> None:
+        with Unchanged(checkpoints[0]):
+            monkeypatch.setattr(Path, "stat", away)
+            raise OSError(errno.EIO, "the read itself")
+
+    with pytest.raises(OSError, match="the read itself"):
+        read()
+    monkeypatch.undo()
+    files = Unchanged(checkpoints[0])
+    monkeypatch.setattr(Path, "stat", away)
+    with pytest.raises(OSError, match="Input/output error"):
+        files.check()

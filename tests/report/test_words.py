@@ -127,3 +127,10 @@ def test_credentials_do_not_reach_the_page() -> None:
     html = provenance_html(SECRETS, {}) + problems_html({"failures": {"step1": SECRETS["log"]}})
     assert "abc123" not in html
     assert HIDDEN in html
+
+
+def test_a_report_of_an_earlier_version_is_told_without_what_it_did_not_ask() -> None:
+    test = report()["kurtosis_test"]
+    earlier = {key: test[key] for key in test if key != "related" and not key.startswith("detrended")}
+    words = " ".join(make_verdict(report(kurtosis_test=earlier)).magnitudes)
+    assert "weight kurtosis beside the gap (r = 0.93" in words

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.train.arms import PARAMETERS, Arm, ForkRates, make_arm_schedule, parse_arms, resolve
+from pipeline.train.arms import (
+    PARAMETERS,
+    Arm,
+    ForkRates,
+    make_arm_schedule,
+    parse_arms,
+    refuse_twins,
+    resolve,
+)
 from pipeline.train.fork_spec import arm_identity
 from pipeline.train.schedules import Constant, LockIn, WarmRestarts
 
@@ -210,3 +218,10 @@ def test_parameters_that_do_not_fit_the_run_are_refused(word, complaint):
 def test_an_arm_is_a_value():
     assert Arm("oli", (("amplitude", 0.3),)).label == "oli-amplitude0.3"
     assert resolve(Arm("oli"), RATES) == resolve(Arm("oli"), RATES)
+
+
+def test_arms_that_differ_by_their_names_alone_are_refused():
+    arms = [resolve(arm, RATES) for arm in parse_arms("cosine", sweep="final=0,0.1,0.3")]
+    with pytest.raises(UsageError, match=r"cosine-final0\.1 and cosine are the same"):
+        refuse_twins(arms)
+    refuse_twins([arm for arm in arms if arm.label != "cosine-final0.1"])

@@ -228,3 +228,14 @@ def test_the_command_takes_the_folder(tmp_path, made):
     result = CliRunner().invoke(main, [*arguments, "--steps", "20", "--out", str(tmp_path / "out")])
     assert result.exit_code == 2
     assert "holds no tokens that pretrain made" in " ".join(result.stderr.split())
+
+
+def test_tokens_that_another_tokenizer_version_makes_alike_are_made_once(options, encoded, written, tmp_path):
+    keep(options)
+    note = tmp_path / "out" / "fork_train.json"
+    note.write_text(json.dumps({**json.loads(note.read_text()), "tokenizers": "0.0.1"}))
+    keep(options)
+    assert len(encoded) == 2
+    assert written.count("fork_train.npy") == 1
+    keep(options)
+    assert len(encoded) == 2

@@ -71,6 +71,7 @@ def in_background(action: Callable[[], None]) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 def test_interrupted_killed_and_resumed_equals_undisturbed(
     run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_vanished_output_folder_stops_the_run_with_its_path(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
     run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +197,7 @@ def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
     assert (kinds[0], kinds[-1]) == ("started", "finished")
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
     run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from tests.raylets import Raylets, RayNode, raylets
 from tests.waiting import wait_for
 
 __all__ = ["suite", "undisturbed"]  # fixtures
+pytestmark = pytest.mark.slow
 ONE_CORE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64")
 
 

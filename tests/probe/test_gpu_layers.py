@@ -74,6 +74,7 @@ def both_ways(probe: ProbeSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     return [measurement(probe, DEVICE, way(folder, None)) for way in ways]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "arithmetic", "settings"),
     [

@@ -32,7 +32,7 @@ ROUNDING = 0.999
 SMOOTH_SHARE = 0.08
 """Share of the checkpoints in the smoother's window (at least 5)."""
 MIN_SHARE = 0.5
-"""Convergence is claimed only if at least this share of the replicates converges."""
+"""Convergence is claimed only if more than this share of the replicates converges: their median is then a step."""
 N_REPLICATES = 400
 """Bootstrap replicates of the curve."""
 
@@ -96,8 +96,8 @@ def fit_convergence(
     draws = plateau_start(x, y_nb, smooth_nb)
     share = float(np.mean(np.isfinite(draws)))
     plateau, at_limit = None, False
-    if np.isfinite(raw) and share >= MIN_SHARE:
-        bias = float(np.quantile(draws, 0.5, method="inverted_cdf")) - raw  # finite where half of them are
+    if np.isfinite(raw) and share > MIN_SHARE:
+        bias = float(np.median(draws)) - raw
         plateau = float(np.clip(raw - bias, x[0], x[-1]))
         latest = int(np.searchsorted(x, x[-1] - PLATEAU_SHARE * ROUNDING, side="right")) - 1
         at_limit = max(raw, plateau) >= float(x[max(latest - window // 2, 0)])

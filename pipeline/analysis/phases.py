@@ -6,7 +6,7 @@ counted; rows in the first 1 % of the run enter none either (nearly untrained we
 Rules and thresholds, the same for every run; they were chosen on simulated curves alone:
 
 1. Convergence: the first checkpoint after which no later tenth of the run averages more than 0.005 nats
-   below the smooth FP32 loss there, if at least 15 % of the run is left and half of the resampled curves
+   below the smooth FP32 loss there, if at least 15 % of the run is left and most of the resampled curves
    converge too. A late rise does not undo it, a later lower plateau does. Otherwise: not converged. The share
    of the resampled curves that converge is reported either way, and a step at the limit of what the rule sees
    is marked: it may as well lie later. In the interval, a curve that does not converge counts as the end of

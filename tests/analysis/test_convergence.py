@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.analysis import convergence
 from pipeline.analysis.convergence import ConvergenceFit, fit_convergence
 
 X = np.arange(2, 144) / 143
@@ -64,3 +65,15 @@ def test_a_plateau_near_the_end_of_what_the_rule_sees_says_so() -> None:
     assert late.at_limit
     assert 0.5 <= late.share < 1
     assert (none.plateau, none.share, none.at_limit) == (None, 0.0, False)
+
+
+def test_half_of_the_curves_are_not_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = convergence.plateau_start
+
+    def half(x: np.ndarray, y_nb: np.ndarray, smooth_nb: np.ndarray) -> np.ndarray:
+        starts = found(x, y_nb, smooth_nb)
+        return np.where(np.arange(len(starts)) < len(starts) // 2, np.inf, starts)
+
+    monkeypatch.setattr(convergence, "plateau_start", half)
+    result = fit(1.7 + 0.8 * np.maximum(0.5 - X, 0))
+    assert (result.plateau, result.share, result.at_limit) == (None, 0.5, False)

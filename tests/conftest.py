@@ -28,9 +28,6 @@ if not torch.cuda.is_available():
     )
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault(
-    "RAY_worker_niceness", "0"
-)  # at Ray's 15 a worker starves beside whatever else runs here
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -38,6 +38,7 @@ class Nodes:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "disabled",
             "RAY_scheduler_spread_threshold": "0",
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",  # Ray's 3 s are too few where other tests run
         }
         self._environment.pop("PYTHONPATH", None)  # the code that runs is what was uploaded
         self._nodes: list[subprocess.Popen[bytes]] = []

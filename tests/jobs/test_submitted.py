@@ -93,10 +93,13 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
 ) -> None:
     out = f"{bucket}/run"
-    command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE, "--workers", 1)
     nodes.submit("first", *command, wait=False)
     wait_for(lambda: bool(RunFolder(out).shard_keys()))
-    assert nodes.ray("job", "stop", "first").returncode == 0
+    (worker,) = halt_workers([raylet(nodes.head) or 0])
+    assert nodes.ray("job", "stop", "--no-wait", "first").returncode == 0
+    os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: nodes.status("first") != "RUNNING")
     assert nodes.status("first") == "STOPPED"
     kept = len(RunFolder(out).shard_keys())
     assert kept < N

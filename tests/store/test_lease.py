@@ -102,9 +102,9 @@ def test_whoever_lost_it_is_stopped_in_whatever_it_does(shelf: Memory) -> None:
     start = time.monotonic()
     with pytest.raises(FolderLockedError, match="another took over"), hold(shelf, "lock"):  # noqa: PT012
         shelf.files.clear()  # as one who found it expired does
-        time.sleep(5)
+        time.sleep(60)
         pytest.fail("it went on")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 30  # two at most where nothing else runs
 
 
 def test_a_store_that_is_away_for_a_while_costs_nothing(shelf: Memory) -> None:

@@ -27,7 +27,15 @@ from pipeline.analysis.contrasts import (
     with_text,
 )
 from pipeline.analysis.curves import FloatArray
-from pipeline.analysis.fork_table import ArmRuns, arm_runs, at_end, compared_steps, leave_out_text, started
+from pipeline.analysis.fork_table import (
+    ArmRuns,
+    arm_runs,
+    at_end,
+    compared_steps,
+    leave_out_text,
+    started,
+    values_at,
+)
 
 POINTS = 100.0
 """Gaps are fractions in the tables and percentage points in comparisons."""
@@ -109,22 +117,17 @@ def compare_average(table: pl.DataFrame, arm: str, variant: str, weights: str) -
 
 def _against(runs: ArmRuns, reference: ArmRuns, steps: Steps, *, claims: int, seed: int) -> dict[str, Any]:
     """The contrast of the gap, and the differences of the losses, on means over ``steps``."""
-    treated, baseline = (_at(each.gap, steps) * POINTS for each in (runs, reference))
+    treated, baseline = (values_at(each.gap, steps) * POINTS for each in (runs, reference))
     gap = contrast(treated, baseline, claims=claims, seed=seed)
     ours, theirs = (_run_means(each, steps) for each in (runs, reference))
     losses = [welch_estimate(a, b) for a, b in zip(ours[1:], theirs[1:], strict=True)]
     return {**dataclasses.asdict(gap), **_with_text([gap.difference, *losses], (runs, reference), steps)}
 
 
-def _at(values: FloatArray, steps: Steps) -> FloatArray:
-    """(runs, steps) at ``steps``; NaN where there are none, because every run diverged before the first."""
-    return values[:, steps] if steps.any() else np.full((len(values), 1), np.nan)
-
-
 def _run_means(runs: ArmRuns, steps: Steps) -> FloatArray:
     """(quantities, runs): means over ``steps``, in the order of :data:`QUANTITIES`."""
     whole = (runs.gap * POINTS, runs.fp32_nll_nats, runs.variant_nll_nats)
-    return np.array([_at(each, steps).mean(axis=1) for each in whole])
+    return np.array([values_at(each, steps).mean(axis=1) for each in whole])
 
 
 def _with_text(

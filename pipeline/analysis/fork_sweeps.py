@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.fork_table import arm_runs, compared_steps
+from pipeline.analysis.fork_table import arm_runs, compared_steps, values_at
 from pipeline.analysis.permutation import ARRANGEMENTS, trend_within_seeds
 
 LEAST_VALUES = 3
@@ -92,5 +92,5 @@ def _swept_arms(settings: Mapping[str, Mapping[str, float]]) -> list[SweptArms]:
 def _run_means(table: pl.DataFrame, arm: str, variant: str) -> list[tuple[float, int]]:
     """Mean gap over the compared probes, and seed, of every run."""
     runs = arm_runs(table, arm, variant, "live")
-    means: list[float] = runs.gap[:, compared_steps(runs)].mean(axis=1).tolist()
+    means: list[float] = values_at(runs.gap, compared_steps(runs)).mean(axis=1).tolist()
     return list(zip(means, runs.seeds, strict=True))

@@ -130,3 +130,8 @@ def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
             )
         )
     return found
+
+
+def values_at(values: FloatArray, steps: NDArray[np.bool_]) -> FloatArray:
+    """(runs, steps) at ``steps``; NaN where there are none, because every run diverged before the first."""
+    return values[:, steps] if steps.any() else np.full((len(values), 1), np.nan)

@@ -304,3 +304,14 @@ def test_an_arm_whose_runs_all_diverge_before_a_probe_is_compared_leaves_the_oth
         assert live["sgdr"]["at_end"]["step"] is None
         assert live["oli"]["difference"]["estimate"] == pytest.approx(-3.0)
     assert any("no run without divergence" in sentence for sentence in report["sentences"])
+
+
+def test_a_sweep_goes_on_without_an_arm_that_diverged_before_a_probe_is_compared():
+    arms = {value: f"oli-amplitude{value:g}" for value in (0.1, 0.3, 1, 3)}
+    shards = [shard("cosine", seed, [0.1 + 0.001 * seed] * 5) for seed in range(3)]
+    for value, arm in arms.items():
+        gaps = [0.1 - 0.01 * value] * 5
+        shards += [shard(arm, seed, gaps, parameters={"amplitude": value}) for seed in range(3)]
+    table = fork_table(shards).filter((pl.col("arm") != arms[3]) | (pl.col("step") == 0))
+    (sweep,) = compare_arms(table)["sweeps"]
+    assert (sweep["values"], sweep["n_runs"]) == ([0.1, 0.3, 1], 9)

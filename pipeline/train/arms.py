@@ -98,6 +98,10 @@ class Arm:
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         for name, value in self.parameters:
+            if not PARAMETERS[self.schedule]:
+                raise UsageError(
+                    f"unknown parameter of {self.schedule} {name!r}: it takes none, leave it out"
+                )
             if name not in PARAMETERS[self.schedule]:
                 raise unknown_name(f"parameter of {self.schedule}", name, PARAMETERS[self.schedule])
             if not math.isfinite(value) or value < 0:
@@ -227,25 +231,28 @@ def _check_mean(arm: Arm, rates: ForkRates) -> None:
 
 def _parse_arm(word: str) -> Arm:
     name, *settings = word.strip().split(":")
-    return Arm(name, tuple(sorted(_parse_setting(word, each) for each in settings)))
+    wanted = "NAME:parameter=number:..., such as oli:period=40:amplitude=1"
+    return Arm(name, tuple(sorted(_parse_setting(f"schedule {word!r}", each, wanted) for each in settings)))
 
 
-def _parse_setting(word: str, text: str) -> tuple[str, float]:
+def _parse_setting(given: str, text: str, wanted: str) -> tuple[str, float]:
+    """``text`` as name and number; ``given`` and ``wanted`` are for the complaint."""
     name, _, value = text.partition("=")
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not _WORD.fullmatch(name) or math.isnan(number):
-        raise UsageError(
-            f"schedule {word!r}: wanted NAME:parameter=number:..., such as oli:period=40:amplitude=1"
-        )
+        raise UsageError(f"{given}: wanted {wanted}")
     return name, number
 
 
 def _swept(arms: Sequence[Arm], sweep: str) -> list[Arm]:
     name, _, values = sweep.partition("=")
-    numbers = [_parse_setting(f"--sweep {sweep}", f"{name}={value}")[1] for value in values.split(",")]
+    wanted = "parameter=number,number,..., such as amplitude=0.1,1"
+    numbers = [
+        _parse_setting(f"--sweep {sweep}", f"{name}={value}", wanted)[1] for value in values.split(",")
+    ]
     if not any(name in PARAMETERS[arm.schedule] for arm in arms):
         having = [schedule for schedule, names in PARAMETERS.items() if name in names]
         hint = (

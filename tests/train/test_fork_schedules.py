@@ -225,3 +225,10 @@ def test_arms_that_differ_by_their_names_alone_are_refused():
     with pytest.raises(UsageError, match=r"cosine-final0\.1 and cosine are the same"):
         refuse_twins(arms)
     refuse_twins([arm for arm in arms if arm.label != "cosine-final0.1"])
+
+
+def test_complaints_name_what_was_given():
+    with pytest.raises(UsageError, match="--sweep amplitude=a: wanted parameter=number,number"):
+        parse_arms("oli", sweep="amplitude=a")
+    with pytest.raises(UsageError, match=r"unknown parameter of noop 'mean_factor': it takes none"):
+        parse_arms("noop:mean_factor=1")

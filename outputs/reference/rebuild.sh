@@ -23,11 +23,11 @@ all
 printf '%s\0' compare $here/grids --before 4000:6000 --end 13800:14300 --variant all --out $here/grids |
     xargs -0 bash -c "$quietly" - "$tool" &
 running+=($!)
-printf '%s\0' compare $here/overtrained --before 16000:36000 --end 67500:71500 --out $here/overtrained |
+printf '%s\0' compare $here/overtrained --before 31300:70500 --end 132200:140000 --out $here/overtrained |
     xargs -0 bash -c "$quietly" - "$tool" &
 running+=($!)
 all
 printf '%s\0' compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules |
     xargs -0 bash -c "$quietly" - "$tool"
-printf "$here/%s\n" amplitude fork schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
+printf "$here/%s\n" fork sweeps/amplitude sweeps/equal-mean sweeps/level schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
 echo "tables, comparisons, reports and figures of $here are made again"

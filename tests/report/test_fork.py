@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.analysis.fork_reduce import compare_arms
 from pipeline.report.fork import fork_figures, fork_page
+from pipeline.report.fork.charts import title_lines
 from tests.analysis.test_fork_reduce import experiment
 
 EVIL = "<script>alert(1)</script>"
@@ -54,3 +55,9 @@ def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
     colours = set(re.findall(r"var\((--[a-z0-9-]+)\)", page))
     defined = set(re.findall(r"(--[a-z0-9-]+):", page))
     assert colours <= defined | {"--chip", "--of"}
+
+
+def test_long_names_of_arms_are_told_whole():
+    arm = "oli-amplitude0.1-bump_fraction0.909-mean_factor1e-05"
+    assert title_lines(arm) == ["oli amplitude0.1", "bump_fraction0.909", "mean_factor1e-05"]
+    assert title_lines("cosine") == ["cosine"]

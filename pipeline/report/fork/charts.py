@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,10 @@ COLUMNS = 3
 """Arms side by side."""
 PANEL = 250
 """Width of an arm's panel in CSS pixels."""
+TITLE_LETTERS = 34
+"""Most letters in a line of an arm's name above its panel; a parameter is never broken."""
+LABEL = 380
+"""Widest name of an arm beside an axis, in CSS pixels: longer ones are cut."""
 ARM_COLOURS = ("soft", "fork_a", "fork_b", "converged", "onset", "accent", "warn", "measure")
 SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
 WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
@@ -33,7 +38,7 @@ def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
     reference = curves[report["baseline"]][1]
     views = [
         {
-            "title": {"text": arm, "offset": 6},
+            "title": {"text": title_lines(arm), "offset": 6},
             "spacing": 4,
             "vconcat": [
                 _rate_view(rates[arm], shade_rows(report, arm), first=index % COLUMNS == 0),
@@ -62,9 +67,9 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
         "height": cell * len(arms),
         "encoding": {
             "x": {**_ARM, "field": "column", "sort": arms, "scale": {"domain": arms}, "title": "... than this one",
-                  "axis": {"orient": "top", "labelAngle": -30, "domain": False, "ticks": False}},
+                  "axis": {"labelLimit": LABEL, "orient": "top", "labelAngle": -30, "domain": False, "ticks": False}},
             "y": {**_ARM, "field": "row", "sort": arms, "scale": {"domain": arms}, "title": "this arm is lower ...",
-                  "axis": {"minExtent": 0, "maxExtent": 400, "domain": False, "titlePadding": 14}},
+                  "axis": {"labelLimit": LABEL, "minExtent": 0, "maxExtent": 400, "domain": False, "titlePadding": 14}},
         },
         "layer": [
             {"mark": {"type": "rect", "stroke": "$paper", "strokeWidth": 2},
@@ -92,7 +97,7 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
     }  # fmt: skip
     y = {
         **_ARM, "field": "arm", "sort": arms, "title": None, "scale": {"domain": arms, "paddingInner": 0.3},
-        "axis": {"minExtent": 0, "maxExtent": 400, "grid": False},
+        "axis": {"labelLimit": LABEL, "minExtent": 0, "maxExtent": 400, "grid": False},
     }  # fmt: skip
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
     place = {"y": y, "yOffset": offset, "color": colour}
@@ -116,6 +121,17 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
             ],
         }
     )  # fmt: skip
+
+
+def title_lines(arm: str) -> list[str]:
+    """The name of an arm in lines: the schedule, and as many of its parameters in each as fit."""
+    lines: list[str] = []
+    for part in re.split(r"-(?=[a-z])", arm):
+        if lines and len(f"{lines[-1]} {part}") <= TITLE_LETTERS:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def _rate_view(rates: Rows, shades: Rows, *, first: bool) -> Spec:

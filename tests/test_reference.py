@@ -101,26 +101,41 @@ def test_the_growth_of_every_schedule_is_the_one_that_is_published(seed: int, un
 
 def test_the_differences_of_the_forks_are_those_of_their_tables():
     words = findings()
+    assert {"fork", "sweeps/amplitude", "sweeps/equal-mean", "sweeps/level"} <= set(FORKS)
     for name in FORKS:
         report = json.loads((REFERENCE / name / "tables" / "schedules.json").read_text())
         for row in report["comparisons"]:
             if row["weights"] != "live":
                 continue
-            where = f"FINDINGS.md does not give {name}, {row['arm']}"
-            # the largest amplitude is told in the paper's words, as so many points smaller
-            for difference in (row["difference"], row["at_end"]["difference"]):
-                forms = interval(difference, "+.2f"), smaller(difference)
-                if name == "fork" or difference is row["difference"] or row["arm"] == "oli-amplitude3":
-                    assert any(form in words for form in forms), f"{where}: {forms}"
-            price = row["at_end"]["variant_price_nats"]
-            assert interval(price, "+.3f") in words or interval(price, ".3f") in words, where
+            at_end = row["at_end"]
+            gap, end = (interval(each["difference"], "+.2f") for each in (row, at_end))
+            told = [gap, f"{row['wins']} of {row['pairs']}", end]
             if name == "fork":
-                assert f"{row['wins']} of {row['pairs']}" in words, where
-                assert interval(row["variant_price_nats"], "+.3f") in words, where
-                assert f"| {row['at_end']['fp32_price_nats']['estimate']:+.3f} |" in words, where
+                told += [
+                    f"{at_end['fp32_price_nats']['estimate']:+.3f}",
+                    interval(row["variant_price_nats"], "+.3f"),
+                ]
+            told.append(interval(at_end["variant_price_nats"], "+.3f"))
+            assert " | ".join(told) in words, f"FINDINGS.md does not give {name}, {row['arm']}: {told}"
         (sweep,) = report["sweeps"] or [None]
         if sweep is not None:
             assert f"r = {sweep['spearman_r']:.2f}, p = {sweep['p_value']:.4f}" in words
+
+
+def test_what_is_left_of_the_largest_amplitude_at_an_equal_mean_rate_is_told():
+    texts = findings(), " ".join((REFERENCE / "../../README.md").read_text().split())
+    for name, arm in (
+        ("amplitude", "oli-amplitude3"),
+        ("equal-mean", "oli-amplitude3-bump_fraction0.25-mean_factor0.55"),
+    ):
+        report = json.loads((REFERENCE / "sweeps" / name / "tables" / "schedules.json").read_text())
+        means = [report["arms"][each]["mean_learning_rate"] for each in (arm, "cosine")]
+        assert math.isclose(*means, rel_tol=1e-3) == (name == "equal-mean")
+        (row,) = (row for row in report["comparisons"] if (row["arm"], row["weights"]) == (arm, "live"))
+        for text in texts:
+            assert f"{-row['difference']['estimate']:.2f} {smaller(row['difference'])}" in text or (
+                interval(row["difference"], "+.2f") in text
+            )
 
 
 def test_what_averaging_gives_is_what_was_measured():
@@ -171,6 +186,19 @@ def test_what_is_said_of_the_small_model_and_of_the_grids_is_what_was_measured()
     assert end in words
     assert end in readme
     assert "{estimate:.2f}-fold [{lower:.2f}, {upper:.2f}]".format(**small["growth"]) in words
+    curve = pl.read_parquet(REFERENCE / "overtrained" / "tables" / "trajectory.parquet")
+
+    def loss(variant: str, first: int, last: int) -> Any:
+        return curve.filter(pl.col("step").is_between(first, last))[f"{variant}_nll_nats"].mean()
+
+    gains = [
+        loss(variant, first, last) - loss(variant, 132_200, 140_000)
+        for first, last in ((110_000, 120_000), (120_000, 130_000))
+        for variant in ("int4", "fp32")
+    ]
+    assert [round(gain, 3) for gain in gains] == [0.007, 0.016, -0.003, 0.003]
+    assert curve.sort("int4_nll_nats")["step"][0] == 129_360
+    assert "its best checkpoint is 129,360 of 140,000" in " ".join(words.split())
     grids = json.loads((REFERENCE / "grids" / "comparison.json").read_text())["found"]
     measured = {
         "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**each["growth"])

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("triton")
 
+from pipeline import sizing
 from pipeline.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.probe.gpu import engine, reading
@@ -18,7 +19,7 @@ from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
-from pipeline.probe.measure import Measurement, measurement
+from pipeline.probe.measure import Found, Measurement, measurement
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
@@ -114,6 +115,29 @@ def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tie
     exact = prober.measure(later, None)
     assert np.array_equal(found.nll_nats, exact.tokens.nll_nats)
     assert statistics == exact.statistics
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arithmetic"), [("gpt_neox", "split"), pytest.param("qwen2", "split", marks=gpu)]
+)
+def test_variants_in_groups_have_the_numbers_that_they_have_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, arithmetic: str
+) -> None:
+    monkeypatch.setattr(sizing, "VARIANTS_AT_ONCE", 2)
+    settings = {} if architecture == "qwen2" else {"hidden_size": 8, "intermediate_size": 8}
+    folder = save(tmp_path / "a", architecture, **settings)
+    variants = ("int8", "int4-g8-asym+head")
+    probe = spec(arithmetic, *variants)
+    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+    whole = measurement(probe, DEVICE, prober.measure(folder, None))
+    assert whole.notes == ()
+    assert_same(whole, Prober(spec("ieee", *variants), TOKENS).measure(folder))
+    layered = measurement(probe, DEVICE, prober.measure_layers(folder, None))
+    assert (layered.results, layered.notes) == (whole.results, ())
+    prober.keep(folder)
+    model = build_model(read_config(folder), read_weights(folder)).to(DEVICE)
+    tokens, statistics = prober.measure_model(model)
+    assert measurement(probe, DEVICE, Found(tokens, statistics, "", 0.0, 0.0)).results == whole.results
 
 
 @gpu

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ pytest.importorskip("triton")
 from pipeline import sizing
 from pipeline.errors import CheckpointError
 from pipeline.probe import Prober
-from pipeline.probe.gpu import engine, reading
+from pipeline.probe.gpu import engine, neox, ops, reading
 from pipeline.probe.gpu.prober import GpuProber
+from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.measure import Found, Measurement, measurement
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.quantize.fused import pack
+from pipeline.spec import ProbeSpec, Scheme, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -188,6 +191,26 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
         tokens = prober.measure(folder, None).tokens
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_what_truncation_took_from_a_product_is_given_back() -> None:
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(DEVICE)
+
+    schemes, features, slots = (Scheme(4, 8, False), Scheme(8, None, True)), 24, (0, 1, 0)
+    packed = pack(normal(5, features), schemes)
+    packed.operand[1, :, :features] = torch.nan  # what an exact weight leaves there
+    operand, _ = ops.split(normal(1, 3 * 7, features)[0])
+    raws = torch.empty(3, 7, 5, device=DEVICE)
+    for v, (rows, slot) in enumerate(zip(operand.chunk(3), slots, strict=True)):
+        multiply(rows, packed.operand[slot], packed.three[slot], raws[v])
+    shrinkage = torch.tensor([2e-6, 1e-5, 1e-3], device=DEVICE)  # the last is none of truncation's
+    raws *= (1.0 - shrinkage)[:, None, None]
+    raws[1, 3] = 0.0  # tells nothing
+    weights = neox._Weights(SimpleNamespace(slots=slots), packed)  # type: ignore[arg-type]
+    grown = weights.grown(operand, raws, torch.ones(3, 5, device=DEVICE)).double() - 1.0
+    expected = torch.tensor([2e-6, 1e-5 * 6 / 7, 0.0], device=DEVICE, dtype=torch.float64)
+    assert (grown - expected[:, None]).abs().max() < 2e-7
 
 
 def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from typing import Any
 from pipeline.spec import TokenShape, Variant
 
 VARIANTS_AT_ONCE = 16
-"""Variants that go through a GPU at a time, the baseline among them. The loss holds a block of logits of each in
-registers; beyond that the baseline, which every group repeats, costs less than what they spill."""
+"""Variants that go through a GPU at a time, the baseline, which every group repeats, among them. The loss holds a block
+of logits of each in registers, and a kernel's argument has a bit for each."""
 CHUNK_BYTES = 2**32
 """Bound on the operands and raw products of one chunk in one layer of the walk."""
 HEAD_ROWS = 2048

@@ -2,7 +2,7 @@
 
 Known before anything starts, so that the choice between the two is made once for a suite. Added up is what the code
 holds at its fullest moment; all bounds are from above. Legend: S = stored bytes, L = layers, D = hidden size, F = inner
-size, K = vocabulary, V = variants, M = V x tokens.
+size, K = vocabulary, V = variants at a time (``VARIANTS_AT_ONCE``), M = V x tokens.
 
 * as a whole: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D
 * layer by layer: two layers as stored, 2 S / L; embedding and head as stored and the embedding in float32, 12 K D. The
@@ -29,6 +29,9 @@ from typing import Any
 
 from pipeline.spec import TokenShape, Variant
 
+VARIANTS_AT_ONCE = 16
+"""Variants that go through a GPU at a time, the baseline, which every group repeats, among them. The loss holds a block
+of logits of each in registers, and a kernel's argument has a bit for each."""
 CHUNK_BYTES = 2**32
 """Bound on the operands and raw products of one chunk in one layer of the walk."""
 HEAD_ROWS = 2048
@@ -77,8 +80,18 @@ def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape,
 def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
     """Bytes of GPU memory that a probe layer by layer takes at most."""
     stored = 2 * size.stored_bytes // size.layers + 12 * size.vocabulary * size.hidden
-    states = 0 if _walks(size, arithmetic) else 4 * len(variants) * shape.n_tokens * size.hidden
+    at_once = len(variant_groups(variants)[0])
+    states = 0 if _walks(size, arithmetic) else 4 * at_once * shape.n_tokens * size.hidden
     return stored + states + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+
+
+def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
+    """``variants`` cut into those that are measured at a time, no group fuller than the first; the first variant, the
+    baseline, comes first in every group.
+    """
+    baseline, *others = variants
+    most = VARIANTS_AT_ONCE - 1
+    return [(baseline, *others[start : start + most]) for start in range(0, max(1, len(others)), most)]
 
 
 def _walks(size: ModelSize, arithmetic: str) -> bool:
@@ -86,7 +99,11 @@ def _walks(size: ModelSize, arithmetic: str) -> bool:
 
 
 def _work_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
-    """Beside the stored weights: packed ones, activations and logits."""
+    """Beside the stored weights, whichever of the variants are at hand: packed ones, activations and logits."""
+    return max(_group_bytes(size, group, shape, arithmetic) for group in variant_groups(variants))
+
+
+def _group_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
     hidden, inner, vocabulary, count = size.hidden, size.inner, size.vocabulary, len(variants)
     sequences, rows = shape.n_tokens // shape.seq_len, count * shape.n_tokens
     head = 6 * (1 + sum(variant.head for variant in variants)) * vocabulary * hidden

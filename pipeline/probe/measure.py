@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class Measurement:
     load_s: float
     """Seconds that loading took, from opening the files; in the background where the checkpoint was prefetched."""
     probe_s: float
-    """Seconds from loaded weights to the last number."""
+    """Seconds from loaded weights to the last number; on a GPU to the weights' hash, where that is later."""
     peak_bytes: int
     """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
     device: str
@@ -117,15 +117,15 @@ class Prober:
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
         """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
-        self._reader.start(folder, expected_sha256)
+        self._background.start(folder, expected_sha256)
 
     def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
         """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
-        self._reader.forget(folder, expected_sha256)
+        self._background.forget(folder, expected_sha256)
 
     @property
-    def _reader(self) -> Prefetcher[Any]:
-        return self._ahead if self._gpu is None else self._gpu.ahead
+    def _background(self) -> Prefetcher[_Read] | GpuProber:
+        return self._gpu or self._ahead
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
         """Measures the checkpoint in ``folder``.

@@ -101,10 +101,10 @@ def summarise(packed: PackedWeight, rows: int | None = None) -> Tensor:
     mean_O, second_O, third_O, fourth_O, absmax_O = packed.moments[:rows].unbind(1)
     mean = mean_O.mean()
     d_O = mean_O - mean
-    variance = (second_O / count + d_O.square()).mean()
-    fourth = (
-        (fourth_O + 4 * d_O * third_O + 6 * d_O.square() * second_O) / count + d_O.square().square()
-    ).mean()
+    square_O = d_O.square()
+    variance = (second_O / count + square_O).mean()
+    fourth_O = fourth_O.addcmul(d_O, third_O, value=4).addcmul(square_O, second_O, value=6)
+    fourth = (fourth_O / count).addcmul(square_O, square_O).mean()
     kurtosis = fourth / variance.square() - 3.0
     error_S, square_S, boundary_S, _ = packed.fit[:, :rows].sum(dim=1).unbind(1)
     relative_S = torch.where(square_S > 0, (error_S / square_S).sqrt(), 0.0)

@@ -12,8 +12,15 @@ from jobs.request import AuditOptions, build_request
 from jobs.way import Way, choose_way
 from pipeline.audit import AuditRequest
 from pipeline.errors import UsageError
-from pipeline.sizing import ModelSize, layered_bytes, usable_bytes, whole_bytes
-from pipeline.spec import TokenShape, parse_variants
+from pipeline.sizing import (
+    VARIANTS_AT_ONCE,
+    ModelSize,
+    layered_bytes,
+    usable_bytes,
+    variant_groups,
+    whole_bytes,
+)
+from pipeline.spec import TokenShape, Variant, parse_variants
 
 GIB = 2**30
 VARIANTS = parse_variants(("int8", "int4"))
@@ -101,6 +108,21 @@ def test_layer_by_layer_the_depth_does_not_count(arithmetic: str) -> None:
     assert bound < 24 * GIB
     assert 0 <= bound - layered_bytes(twice, VARIANTS, TokenShape(), arithmetic) < 0.05 * GIB
     assert whole_bytes(twice, VARIANTS, TokenShape(), arithmetic) > bound + 24 * GIB
+
+
+@pytest.mark.parametrize("arithmetic", ["split", "ieee"])
+def test_the_bound_grows_with_the_variants_that_are_measured_at_a_time_alone(arithmetic: str) -> None:
+    def variants(count: int) -> tuple[Variant, ...]:
+        return parse_variants(tuple(f"int4-g{size}-asym" for size in range(1, count)))
+
+    size = ModelSize(2**28, 12, 768, 3072, 50304, neox=True)
+    for bound in (whole_bytes, layered_bytes):
+        full, many = (
+            bound(size, variants(count), TokenShape(), arithmetic) for count in (VARIANTS_AT_ONCE, 113)
+        )
+        assert full == many
+    assert [len(group) for group in variant_groups(variants(18))] == [16, 3]
+    assert variant_groups(variants(1)) == [variants(1)]
 
 
 def test_sizes_come_from_the_usual_names_of_a_config() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +73,21 @@ def test_one_at_most_is_loaded_and_not_taken() -> None:
     ahead.forget(Path("b"), None)
     assert begun[3:] == ["d"]
     assert [ahead.take(Path(name), None) for name in "def"] == list("def")
+
+
+def test_as_many_are_loaded_at_the_same_time_as_may_be_begun_and_not_taken() -> None:
+    begun, together = [], threading.Barrier(2, timeout=30)
+
+    def load(folder: Path, _: str | None) -> str:
+        begun.append(folder.name)
+        together.wait()
+        return folder.name
+
+    ahead = Prefetcher(load, most=2)
+    for name in "abcd":
+        ahead.start(Path(name), None)
+    wait_for(lambda: sorted(begun) == ["a", "b"])
+    assert ahead.take(Path("b"), None) == "b"
+    wait_for(lambda: begun[2:] == ["c"])
+    assert ahead.take(Path("a"), None) == "a"
+    assert [ahead.take(Path(name), None) for name in "dc"] == ["d", "c"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ import torch
 
 pytest.importorskip("triton")
 
+from pipeline import sizing
 from pipeline.errors import CheckpointError
 from pipeline.probe import Prober
-from pipeline.probe.gpu import engine, reading
+from pipeline.probe.gpu import engine, neox, ops, reading
 from pipeline.probe.gpu.prober import GpuProber
+from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
-from pipeline.probe.measure import Measurement, measurement
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.probe.measure import Found, Measurement, measurement
+from pipeline.quantize.fused import pack
+from pipeline.spec import ProbeSpec, Scheme, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,6 +120,29 @@ def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tie
     assert statistics == exact.statistics
 
 
+@pytest.mark.parametrize(
+    ("architecture", "arithmetic"), [("gpt_neox", "split"), pytest.param("qwen2", "split", marks=gpu)]
+)
+def test_variants_in_groups_have_the_numbers_that_they_have_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str, arithmetic: str
+) -> None:
+    monkeypatch.setattr(sizing, "VARIANTS_AT_ONCE", 2)
+    settings = {} if architecture == "qwen2" else {"hidden_size": 8, "intermediate_size": 8}
+    folder = save(tmp_path / "a", architecture, **settings)
+    variants = ("int8", "int4-g8-asym+head")
+    probe = spec(arithmetic, *variants)
+    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+    whole = measurement(probe, DEVICE, prober.measure(folder, None))
+    assert whole.notes == ()
+    assert_same(whole, Prober(spec("ieee", *variants), TOKENS).measure(folder))
+    layered = measurement(probe, DEVICE, prober.measure_layers(folder, None))
+    assert (layered.results, layered.notes) == (whole.results, ())
+    prober.keep(folder)
+    model = build_model(read_config(folder), read_weights(folder)).to(DEVICE)
+    tokens, statistics = prober.measure_model(model)
+    assert measurement(probe, DEVICE, Found(tokens, statistics, "", 0.0, 0.0)).results == whole.results
+
+
 @gpu
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_other_stored_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
@@ -160,10 +187,30 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
     folders = [save(tmp_path / "a", seed=1), save(tmp_path / "b", seed=2)]
     folders.append(save(tmp_path / "c", seed=3, intermediate_size=64))
     for folder in folders:
-        prober.ahead.start(folder, None)
+        prober.start(folder, None)
         tokens = prober.measure(folder, None).tokens
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_what_truncation_took_from_a_product_is_given_back() -> None:
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(DEVICE)
+
+    schemes, features, slots = (Scheme(4, 8, False), Scheme(8, None, True)), 24, (0, 1, 0)
+    packed = pack(normal(5, features), schemes)
+    packed.operand[1, :, :features] = torch.nan  # what an exact weight leaves there
+    operand, _ = ops.split(normal(1, 3 * 7, features)[0])
+    raws = torch.empty(3, 7, 5, device=DEVICE)
+    for v, (rows, slot) in enumerate(zip(operand.chunk(3), slots, strict=True)):
+        multiply(rows, packed.operand[slot], packed.three[slot], raws[v])
+    shrinkage = torch.tensor([2e-6, 1e-5, 1e-3], device=DEVICE)  # the last is none of truncation's
+    raws *= (1.0 - shrinkage)[:, None, None]
+    raws[1, 3] = 0.0  # tells nothing
+    weights = neox._Weights(SimpleNamespace(slots=slots), packed)  # type: ignore[arg-type]
+    grown = weights.grown(operand, raws, torch.ones(3, 5, device=DEVICE)).double() - 1.0
+    expected = torch.tensor([2e-6, 1e-5 * 6 / 7, 0.0], device=DEVICE, dtype=torch.float64)
+    assert (grown - expected[:, None]).abs().max() < 2e-7
 
 
 def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_path: Path) -> None:
@@ -181,15 +228,12 @@ def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_pat
 def test_the_reader_returns_what_is_stored(tmp_path: Path) -> None:
     folder = save_tiny_model("llama", tmp_path / "a")
     found, exact = Reader(DEVICE).read(folder), read_weights(folder)
-    assert found.sha256 == exact.sha256
     assert found.tensors.keys() == exact.tensors.keys()
     assert all(torch.equal(found.tensors[name].cpu(), tensor) for name, tensor in exact.tensors.items())
 
 
 def test_the_reader_refuses_what_read_weights_refuses(tmp_path: Path) -> None:
     folder = save_tiny_model("llama", tmp_path / "a")
-    with pytest.raises(CheckpointError, match="fetch them again"):
-        Reader(DEVICE).read(folder, "0" * 64)
     model = tiny_model("llama")
     model.model.norm.weight.data[3] = torch.nan
     model.save_pretrained(tmp_path / "b")
@@ -199,6 +243,21 @@ def test_the_reader_refuses_what_read_weights_refuses(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
         Reader(DEVICE).read(folder)
+
+
+def test_the_reader_returns_what_a_pickle_holds(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.config.save_pretrained(tmp_path)
+    tensors = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    tensors["model.norm.weight"] = torch.ones(32, 2).half()[:, 1]  # strided
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    found = Reader(DEVICE).read(tmp_path).tensors
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name].cpu(), tensor) for name, tensor in tensors.items())
+    tensors["model.norm.weight"][5] = torch.inf
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds 0 NaN and 1 Inf"):
+        Reader(DEVICE).read(tmp_path)
 
 
 def test_the_reader_refuses_a_file_that_is_replaced_between_its_header_and_its_data(

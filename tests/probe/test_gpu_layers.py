@@ -16,6 +16,7 @@ pytest.importorskip("triton")
 from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
 from pipeline.probe.gpu import modules, reading
+from pipeline.probe.gpu import prober as gpu_prober
 from pipeline.probe.gpu.engine import Engine
 from pipeline.probe.gpu.layers import NOT_AHEAD
 from pipeline.probe.gpu.prober import GpuProber
@@ -25,7 +26,9 @@ from pipeline.probe.measure import Measurement, measurement
 from pipeline.probe.skeleton import WeightIndex
 from pipeline.probe.streaming import NOTE, StreamingProber
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.suites import weights_sha256
 from tests.models import tiny_model
+from tests.waiting import wait_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB, LENGTH = 16, 4
@@ -41,6 +44,7 @@ SMALL = {
     "vocab_size": VOCAB,
 }
 gpu = pytest.mark.gpu  # too slow for the interpreter
+WAYS = pytest.mark.parametrize("way", ["measure", "measure_layers"])
 
 
 def spec(arithmetic: str) -> ProbeSpec:
@@ -180,7 +184,7 @@ def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> No
         prober(spec("ieee")).measure_layers(folder, None)
 
 
-@pytest.mark.parametrize("way", ["measure", "measure_layers"])
+@WAYS
 def test_buffers_that_find_no_host_memory_are_named(tmp_path, monkeypatch, way) -> None:
     folder = save(tmp_path, "llama")
     monkeypatch.setattr(reading, "PIECE_BYTES", 2**60)
@@ -199,21 +203,34 @@ def test_weights_that_find_no_room_as_a_whole_say_so(tmp_path, monkeypatch) -> N
         prober(spec("ieee")).measure(folder, None)
 
 
-def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path) -> None:
+@WAYS
+def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path, way) -> None:
     folder = save(tmp_path, "llama", num_hidden_layers=3)
     name = "model.layers.1.mlp.up_proj.weight"
     file = WeightIndex.of(folder).file_of[name]
     tensors = safetensors.torch.load_file(file)
     tensors[name][0, :3] = torch.nan
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
-    damaged = prober(spec("ieee"))
+    measure = getattr(prober(spec("ieee")), way)
     with pytest.raises(CheckpointError, match=rf"tensor {name} holds 3 NaN"):
-        damaged.measure_layers(folder, None)
+        measure(folder, None)
     with pytest.raises(CheckpointError, match="fetch them again"):  # a reason for the NaN
-        damaged.measure_layers(folder, "0" * 64)
+        measure(folder, "0" * 64)
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(CheckpointError, match="truncated"):
-        damaged.measure_layers(folder, None)
+        measure(folder, None)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=file.name):
+        measure(folder, None)
+
+
+@WAYS
+def test_a_hash_that_is_not_the_suites_fails_by_name(tmp_path, way) -> None:
+    folder = save(tmp_path, "llama")
+    measure = getattr(prober(spec("ieee")), way)
+    with pytest.raises(CheckpointError, match="the suite says 000000000000"):
+        measure(folder, "0" * 64)
+    assert measure(folder, weights_sha256(folder)).weights_sha256 == weights_sha256(folder)
 
 
 def test_a_file_that_is_replaced_between_hashing_and_a_layer_fails_by_name(tmp_path, monkeypatch) -> None:
@@ -232,15 +249,55 @@ def test_a_file_that_is_replaced_between_hashing_and_a_layer_fails_by_name(tmp_p
         prober(spec("ieee")).measure_layers(folder, None)
 
 
-def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path) -> None:
+@WAYS
+def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path, monkeypatch, way) -> None:
     folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    hashed = []
+    monkeypatch.setattr(
+        gpu_prober, "weights_sha256", lambda folder: hashed.append(weights_sha256(folder)) or hashed[-1]
+    )
     warm, file = prober(spec("ieee")), WeightIndex.of(folder).file_of["lm_head.weight"]
-    for each in (folder, other):
-        warm.hashes.start(each, None)
-    warm.hashes.take(other, None)  # one after the other: both are done
+    warm.hashes.start(folder, None)
+    wait_for(lambda: hashed)
     (other / file.name).rename(file)
     with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read"):
-        warm.measure_layers(folder, None)
+        getattr(warm, way)(folder, None)
+
+
+@WAYS
+def test_a_file_that_is_replaced_after_it_was_read_and_before_it_is_hashed_fails_by_name(
+    tmp_path, monkeypatch, way
+) -> None:
+    folder, other, *waiting = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("abcd"))
+    warm, file = prober(spec("ieee")), WeightIndex.of(folder).file_of["lm_head.weight"]
+    for each in waiting:  # so that the hash is not begun before it is taken
+        warm.hashes.start(each, None)
+    run = Engine.run
+
+    def replaced(self, folder, weights):
+        found = run(self, folder, weights)
+        if (other / file.name).exists():
+            (other / file.name).rename(file)
+        return found
+
+    monkeypatch.setattr(Engine, "run", replaced)
+    with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read"):
+        getattr(warm, way)(folder, None)
+    assert getattr(warm, way)(folder, None).weights_sha256 == weights_sha256(folder)
+
+
+def test_what_was_begun_and_forgotten_is_read_and_hashed_anew(tmp_path) -> None:
+    folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
+    warm = prober(spec("ieee"))
+    warm.start(folder, None)
+    assert warm.measure(folder, None).weights_sha256 == weights_sha256(folder)
+    warm.start(folder, None)
+    warm.forget(folder, None)
+    for file in other.iterdir():
+        file.rename(folder / file.name)
+    found, exact = warm.measure(folder, None), prober(spec("ieee")).measure(folder, None)
+    assert found.weights_sha256 == exact.weights_sha256
+    assert np.array_equal(found.tokens.nll_nats, exact.tokens.nll_nats)
 
 
 def test_some_tensors_are_read_as_they_are_stored(tmp_path) -> None:

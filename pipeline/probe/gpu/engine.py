@@ -8,6 +8,9 @@ the modules, and where the walk would have been expected a note says why.
 
 Either goes through the layers once, whether their weights are all there or come one layer at a time (``layers.py``).
 That first comparison is a pass of its own, so the first checkpoint of a suite that comes layer by layer is read twice.
+
+Many variants go through in groups (``sizing.variant_groups``), each with the baseline, to which they are compared: a
+pass of its own for each group, and where the layers come one at a time they are read once for each.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
 from pipeline.probe.quantized import TensorStatistics, refuse_range
 from pipeline.quantize.launch import compiling
-from pipeline.sizing import module_chunk, walk_chunk
+from pipeline.sizing import module_chunk, variant_groups, walk_chunk
 from pipeline.spec import ProbeSpec, Variant
 
 AGREEMENT = 1e-4
@@ -90,29 +93,42 @@ class Engine:
 
     def _measure(self, filled: Filled) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
         """Of the weights that ``filled`` holds, which it then lets go."""
-        self._plan.summaries.clear()
         self._notes = list(filled.skeleton.notes)
+        found: list[list[np.ndarray]] = []
+        statistics: dict[Variant, tuple[TensorStatistics, ...]] = {}
         allow_tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
-            return self._evaluate(filled), self._statistics(filled.skeleton)
+            for variants in variant_groups(self.spec.variants):
+                self._plan.begin(variants)
+                numbers = self._evaluate(filled)
+                found.append([number[1:] for number in numbers] if found else numbers)  # the baseline once
+                statistics = self._statistics(filled.skeleton) | statistics
         finally:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
             filled.skeleton.release()
+        notes = list(dict.fromkeys([*self._notes, *filled.notes]))
+        nll, kl, agrees, delta_p = map(np.concatenate, zip(*found, strict=True))
+        return TokenResults(nll, kl, agrees, delta_p, notes), statistics
 
     def _rehearse(self, filled: Filled) -> None:
         """Compiles what the probes of this skeleton launch, all kernels at once."""
         # The layers are alike, but the walk enters every one but the first with products that have yet to be added.
         walks = self._may_walk(filled.skeleton)
         with compiling():
-            few = [self._passage(filled, self._few, walk) for walk in ((True, False) if walks else (False,))]
-            _go(few, filled, len(self._few), most=2)
-            self._score(few[0])
-            for passage in few[1:]:
-                list(passage.logits())
+            for variants in variant_groups(self.spec.variants):
+                self._plan.begin(variants)
+                few = [
+                    self._passage(filled, self._few, walk) for walk in ((True, False) if walks else (False,))
+                ]
+                _go(few, filled, len(self._few), most=2)
+                self._score(few[0])
+                for passage in few[1:]:
+                    list(passage.logits())
 
-    def _evaluate(self, filled: Filled) -> TokenResults:
-        variants, (sequences, length) = len(self.spec.variants), self._tokens.shape
+    def _evaluate(self, filled: Filled) -> list[np.ndarray]:
+        """The four numbers of ``TokenResults`` for the variants at hand."""
+        variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
         walks = self._use_walk(filled)
         config = filled.skeleton.model.config
         if walks:
@@ -132,11 +148,10 @@ class Engine:
             chunk //= 2
             self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
             torch.cuda.empty_cache()
-        nll, kl, agrees, delta_p = (
+        return [
             number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
             for number in ops.scores(sums)
-        )
-        return TokenResults(nll, kl, agrees, delta_p, [*self._notes, *filled.notes])
+        ]
 
     def _sums(self, filled: Filled, walks: bool, chunk: int) -> Tensor:
         passage = self._passage(filled, self._tokens, walks)
@@ -145,7 +160,7 @@ class Engine:
 
     def _passage(self, filled: Filled, tokens: Tensor, walks: bool) -> neox.Walk | Forward:
         """A pass of ``tokens`` that has not begun."""
-        model, variants = filled.skeleton.model, len(self.spec.variants)
+        model, variants = filled.skeleton.model, len(self._plan.variants)
         if walks:
             return neox.Walk(model, variants, tokens)
         if filled.one_by_one:
@@ -155,7 +170,7 @@ class Engine:
     def _score(self, passage: neox.Walk | Forward) -> Tensor:
         """``ops.score``'s sums (6, V, sequences * T); the last token of a sequence has no target: its mean nothing."""
         targets = passage.tokens.roll(-1, dims=1).flatten()
-        sums = ops.empty_sums(len(self.spec.variants), targets.numel(), self.device)
+        sums = ops.empty_sums(len(self._plan.variants), targets.numel(), self.device)
         first = 0
         for logits, scale in passage.logits():
             ops.score(logits, targets[first : first + logits.shape[1]], sums, first, scale)
@@ -191,7 +206,7 @@ class Engine:
         return self._walks
 
     def _statistics(self, skeleton: Skeleton) -> dict[Variant, tuple[TensorStatistics, ...]]:
-        found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in self.spec.variants}
+        found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in self._plan.variants}
         linears = [
             linear for linear in skeleton.linears.values() if not linear.is_head or len(set(linear.slots)) > 1
         ]
@@ -200,7 +215,7 @@ class Engine:
             count = self._plan.summaries[linear.name].numel()
             (mean, std, absmax, kurtosis, *fits), summaries = summaries[:count], summaries[count:]
             n = linear.counted_values
-            for variant, slot in zip(self.spec.variants, linear.slots, strict=True):
+            for variant, slot in zip(self._plan.variants, linear.slots, strict=True):
                 if linear.is_head and not variant.head:
                     continue
                 fit = (None, None) if variant.scheme is None else fits[2 * slot : 2 * slot + 2]

@@ -20,6 +20,7 @@ GiB, against 6,206 and 24.1 GiB as a whole once that is loaded, which takes 10 s
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ from pipeline.probe.gpu.reading import DeviceWeights, Reader
 from pipeline.probe.gpu.skeleton import Skeleton
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import WeightIndex
+from pipeline.suites import Unchanged
 
 ADVICE = "use fewer workers per GPU, fewer variants or batches, or a shorter --seq-len"
 NOT_AHEAD = "GPU out of memory: layers read one after the other instead of ahead"
@@ -57,6 +59,14 @@ class Weights(Protocol):
     """One checkpoint's weights, wherever they are."""
 
     @property
+    def files(self) -> Unchanged:
+        """Their files as they were before anything was read."""
+
+    @property
+    def load_s(self) -> float:
+        """Seconds that it took to get them ready to be measured."""
+
+    @property
     def outlines(self) -> dict[str, Tensor]:
         """Tensors of the shapes and dtypes that the files hold, by the files' names."""
 
@@ -72,6 +82,7 @@ class WholeWeights:
 
     def __init__(self, weights: DeviceWeights) -> None:
         self._weights = weights
+        self.files, self.load_s = weights.files, weights.load_s
 
     @property
     def outlines(self) -> dict[str, Tensor]:
@@ -93,7 +104,10 @@ class LayerWeights:
     """Weights in their files, read layer by layer with ``reader``."""
 
     def __init__(self, folder: Path, reader: Reader) -> None:
-        self._index, self._reader = WeightIndex.of(folder), reader
+        start = time.perf_counter()
+        with Unchanged(folder) as self.files:
+            self._index, self._reader = WeightIndex.of(folder), reader
+        self.load_s = time.perf_counter() - start
 
     @property
     def outlines(self) -> dict[str, Tensor]:

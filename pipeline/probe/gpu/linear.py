@@ -18,7 +18,23 @@ from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.layers import LinearSite
 from pipeline.quantize.fused import PackedWeight, pack, summarise
-from pipeline.spec import ProbeSpec, Scheme
+from pipeline.spec import ProbeSpec, Scheme, Variant
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the variants share the packed weights of a layer."""
+
+    schemes: tuple[Scheme | None, ...]
+    """Of each packed weight."""
+    slots: tuple[int, ...]
+    """Which packed weight each variant uses; variants with the same scheme share one."""
+
+    @classmethod
+    def of(cls, by_variant: list[Scheme | None]) -> Packing:
+        """Each scheme once."""
+        schemes = tuple(dict.fromkeys(by_variant))
+        return cls(schemes, tuple(map(schemes.index, by_variant)))
 
 
 @dataclass
@@ -26,12 +42,21 @@ class Plan:
     """What all layers share."""
 
     spec: ProbeSpec
+    variants: tuple[Variant, ...] = ()
+    """Those that are measured now."""
+    packing: dict[bool, Packing] = field(default_factory=dict)
+    """For the head (True), and for every other layer."""
     summaries: dict[str, Tensor] = field(default_factory=dict)
     """By layer: the statistics of this checkpoint's weight (``fused.summarise``), still on the device."""
 
-    def schemes(self, is_head: bool) -> list[Scheme | None]:
-        """Scheme of each variant for a layer of the blocks, or for the head."""
-        return [None if is_head and not v.head else v.scheme for v in self.spec.variants]
+    def begin(self, variants: tuple[Variant, ...]) -> None:
+        """Turns to ``variants`` of a checkpoint."""
+        self.variants = variants
+        self.packing = {
+            False: Packing.of([variant.scheme for variant in variants]),
+            True: Packing.of([variant.scheme if variant.head else None for variant in variants]),
+        }
+        self.summaries.clear()
 
 
 class ProbeLinear(nn.Module):
@@ -52,10 +77,11 @@ class ProbeLinear(nn.Module):
         self.counted_rows: int = rows if vocabulary is None else min(rows, vocabulary)
         """Rows that count in statistics: all but the padding of the vocabulary."""
         self.counted_values: int = self.counted_rows * features
-        per_variant = plan.schemes(site.is_head)
-        self._schemes = tuple(dict.fromkeys(per_variant))
-        self.slots = [self._schemes.index(scheme) for scheme in per_variant]
-        """Which packed weight each variant uses; variants with the same scheme share one."""
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Which packed weight each variant uses."""
+        return self._plan.packing[self.is_head].slots
 
     def _weight(self) -> Tensor:
         assert self.stored is not None, f"{self.name} was not filled"
@@ -63,7 +89,8 @@ class ProbeLinear(nn.Module):
 
     def packed(self) -> PackedWeight:
         """The weight packed for all variants; its statistics are kept when it is packed for the first time."""
-        packed = pack(self._weight(), self._schemes, full=self._plan.spec.arithmetic != "split")
+        schemes = self._plan.packing[self.is_head].schemes
+        packed = pack(self._weight(), schemes, full=self._plan.spec.arithmetic != "split")
         if self.name not in self._plan.summaries:
             self._plan.summaries[self.name] = summarise(packed, self.counted_rows)
         return packed

@@ -23,7 +23,8 @@ Cost, Pythia-160m, 65,536 tokens, 3 variants (flops of float16 products; H100 at
 = 0.12 s with the third product of the group-wise variant, head 30 TFLOP = 0.05 s, attention 6 TFLOP = 0.03 s; row
 kernels 100 GB = 0.04 s, loss 40 GB written and read = 0.03 s.
 
-Legend: V = variants, N = sequences of a chunk, T = tokens of a sequence, D = width, M = V * N * T rows.
+Legend: V = variants, N = sequences of a chunk, T = tokens of a sequence, D = width, M = V * N * T rows; in a sample:
+R = rows, O = outputs, I = inputs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from pipeline.probe.gpu.product import multiply
 from pipeline.quantize.fused import PackedWeight, row_norms
 from pipeline.sizing import HEAD_ROWS
 
-SAMPLE_ROWS, SAMPLE_OUTS = 128, 4096
+SAMPLE_ROWS, SAMPLE_OUTS = 128, 1024
 """How much of a product its truncation is measured on."""
 LARGEST_SHRINKAGE = 3e-5
 """Beyond this it is not truncation (a product of zeros, values that are not finite) and nothing is taken out."""
@@ -95,19 +96,20 @@ class _Weights:
 
         The factor is the one that brings a sample row nearest to its float32 counterpart, averaged over rows.
         """
-        features = operand.shape[1] // 3
-        factors = []
-        for v, slot in enumerate(self.linear.slots):
-            rows = operand.view(len(raws), -1, 3 * features)[v, :SAMPLE_ROWS].float()
-            weight = self.packed.operand[slot, :SAMPLE_OUTS].float()
-            high = weight[:, features : 2 * features]
-            if self.packed.three[slot]:
-                high = high + weight[:, :features]
-            exact = ((rows[:, features : 2 * features] + rows[:, 2 * features :]) @ high.T).double()
-            found = raws[v, :SAMPLE_ROWS, :SAMPLE_OUTS].double()
-            factor_R = (exact * found).sum(dim=1) / found.square().sum(dim=1)
-            factors.append(torch.where((factor_R - 1.0).abs() < LARGEST_SHRINKAGE, factor_R, 1.0).mean())
-        return (scale.double() * torch.stack(factors)[:, None]).float()
+        features, slots, three = operand.shape[1] // 3, self.linear.slots, self.packed.three
+        sample = operand.view(len(raws), -1, 3 * features)[:, :SAMPLE_ROWS]
+        rows_VRI = sample[..., features : 2 * features].float() + sample[..., 2 * features :]
+        weights = self.packed.operand[:, :SAMPLE_OUTS]
+        high, low = weights[..., features : 2 * features], weights[..., :features]
+        weight_VOI = torch.stack([high[slot] for slot in slots]).float()
+        if any(three):
+            none = torch.zeros_like(low[0])
+            weight_VOI += torch.stack([low[slot] if three[slot] else none for slot in slots])
+        exact_VRO = rows_VRI @ weight_VOI.mT
+        found_VRO = raws[:, :SAMPLE_ROWS, :SAMPLE_OUTS].double()
+        factor_VR = (exact_VRO * found_VRO).sum(dim=2) / found_VRO.square().sum(dim=2)
+        factor_V = torch.where((factor_VR - 1.0).abs() < LARGEST_SHRINKAGE, factor_VR, 1.0).mean(dim=1)
+        return (scale.double() * factor_V[:, None]).float()
 
     def product(self, operand: Tensor, power: Tensor) -> Raw:
         """The raw products of all variants with ``operand`` (M, 3 in)."""

@@ -1,8 +1,10 @@
-"""What the probers delegate to on a GPU: readers, one of them a checkpoint ahead, and the engine that measures."""
+"""What the probers delegate to on a GPU: reading and hashing, ahead of it, and the engine that measures."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from torch import nn
 from pipeline.errors import CheckpointError
 from pipeline.probe.evaluate import TokenResults
 from pipeline.probe.gpu.engine import Engine
-from pipeline.probe.gpu.layers import LayerWeights, WholeWeights
+from pipeline.probe.gpu.layers import LayerWeights, Weights, WholeWeights
 from pipeline.probe.gpu.reading import DeviceWeights, Reader
 from pipeline.probe.loading import check_sha256
 from pipeline.probe.measure import Found
@@ -33,37 +35,61 @@ class _Hashed:
 
 
 class GpuProber:
-    """The warm state of one device."""
+    """The warm state of one device.
+
+    A checkpoint's files are hashed by threads of their own, beside reading and computing: read twice, at the same time,
+    so the second time from the page cache. That the bytes which were hashed are those which were measured follows from
+    the files being the same before either and after both.
+    """
 
     def __init__(self, spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> None:
-        self.ahead: Prefetcher[DeviceWeights] = Prefetcher(Reader(device).read)
+        reader = Reader(device)
+        self._ahead: Prefetcher[DeviceWeights] = Prefetcher(lambda folder, _: reader.read(folder))
         """Whole checkpoints."""
-        self.hashes: Prefetcher[_Hashed] = Prefetcher(_hashed)
-        """Of checkpoints that are measured layer by layer: their files are read once more for it."""
+        # The hash of the one that is measured is not taken before the end, and takes about as long.
+        self.hashes: Prefetcher[_Hashed] = Prefetcher(_hashed, most=2)
         self._layers = Reader(device)
         self._engine = Engine(spec, sequences, device)
 
+    def start(self, folder: Path, expected_sha256: str | None) -> None:
+        """Starts to read and to hash the checkpoint in ``folder``, which is to be measured as a whole."""
+        self._ahead.start(folder, expected_sha256)
+        self.hashes.start(folder, expected_sha256)
+
+    def forget(self, folder: Path, expected_sha256: str | None) -> None:
+        """Lets go what :meth:`start` began and no :meth:`measure` has used."""
+        self._ahead.forget(folder, expected_sha256)
+        self.hashes.forget(folder, expected_sha256)
+
     def measure(self, folder: Path, expected_sha256: str | None) -> Found:
         """Measures the checkpoint in ``folder``, which is there as a whole."""
-        weights = self.ahead.take(folder, expected_sha256)
-        loaded = time.perf_counter()
-        tokens, statistics = self._engine.run(folder, WholeWeights(weights))
-        return Found(tokens, statistics, weights.sha256, weights.load_s, loaded)
+        return self._measure(
+            folder, expected_sha256, lambda: WholeWeights(self._ahead.take(folder, expected_sha256))
+        )
 
     def measure_layers(self, folder: Path, expected_sha256: str | None) -> Found:
         """The same layer by layer, where loading is to open the files."""
-        start = time.perf_counter()
+        return self._measure(folder, expected_sha256, lambda: LayerWeights(folder, self._layers))
+
+    def _measure(self, folder: Path, expected_sha256: str | None, load: Callable[[], Weights]) -> Found:
         self.hashes.start(folder, expected_sha256)
-        with Unchanged(folder):  # hashing may have begun before, and may begin later
-            try:
-                weights = LayerWeights(folder, self._layers)
-                loaded = time.perf_counter()
+        with self._damage_first(folder, expected_sha256):
+            weights = load()
+        loaded = time.perf_counter()
+        with weights.files:  # hashing may have begun before, and may begin later
+            with self._damage_first(folder, expected_sha256):
                 tokens, statistics = self._engine.run(folder, weights)
-            except CheckpointError:
-                self._sha256(folder, expected_sha256)  # that its files are damaged is the better reason
-                raise
             sha256 = self._sha256(folder, expected_sha256)
-        return Found(tokens, statistics, sha256, loaded - start, loaded)
+        return Found(tokens, statistics, sha256, weights.load_s, loaded)
+
+    @contextmanager
+    def _damage_first(self, folder: Path, expected_sha256: str | None) -> Iterator[None]:
+        """Of what is wrong with the checkpoint, that its files are damaged is the better reason."""
+        try:
+            yield
+        except CheckpointError:
+            self._sha256(folder, expected_sha256)
+            raise
 
     def _sha256(self, folder: Path, expected_sha256: str | None) -> str:
         """Of files that are since then the same."""
@@ -73,7 +99,7 @@ class GpuProber:
 
     def keep(self, folder: Path) -> None:
         """Learns from the checkpoint in ``folder`` how its like are stored."""
-        self._engine.prepare(folder, WholeWeights(self.ahead.take(folder, None)))
+        self._engine.prepare(folder, WholeWeights(self._ahead.take(folder, None)))
 
     def measure_model(
         self, model: nn.Module

@@ -1,11 +1,14 @@
 """Weights from disk to the GPU while something else computes.
 
-A file is read in pieces into a few pinned buffers; each piece is hashed by one thread and copied to the GPU by its own
-stream while the next is read, so that a checkpoint takes as long as its slowest stage (SHA-256: 1.2 GB/s measured,
-against 4 GB/s of reading from the page cache and 50 of copying). The file arrives as it is, its tensors are views
-of it in the stored dtype. Finiteness is checked on the GPU, where it costs one pass at memory speed.
+A file is read in pieces into a few pinned buffers; each piece is copied to the GPU by a stream of its own while the
+next is read, so that a checkpoint takes as long as reading its file (4 GB/s measured from the page cache, against 50 of
+copying). The file arrives as it is, its tensors are views of it in the stored dtype. Finiteness is checked on the GPU,
+where it costs one pass at memory speed. A checkpoint that is measured layer by layer is read in the same way, some
+tensors at a time.
 
-A checkpoint that is measured layer by layer is read in the same way, some tensors at a time and without hashing.
+Nothing is hashed on the way. SHA-256 does 1.2 GB/s on a core: a checkpoint of Pythia-160m would take as long to read as
+to measure. Other threads read the files once more for it (``prober.py``), and it is wanted only when the numbers are
+there. So the weights come with their files as they were before (``Unchanged``), for whoever has the hash to compare.
 
 Other formats than safetensors are read by ``loading`` and copied.
 """
@@ -13,11 +16,9 @@ Other formats than safetensors are read by ``loading`` and copied.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.probe.loading import (
-    check_sha256,
-    read_file,
-    read_weights,
-    refuse_non_finite,
-)
+from pipeline.probe.loading import read_file, refuse_non_finite
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import WeightIndex
-from pipeline.suites.content import combined_sha256
 from pipeline.suites.files import weight_files
 from pipeline.suites.unchanged import Unchanged
 
@@ -56,7 +51,8 @@ class DeviceWeights:
     """The tensors of one checkpoint on a device, by the file's names, in the stored dtype."""
 
     tensors: dict[str, Tensor]
-    sha256: str
+    files: Unchanged
+    """As they were before they were read."""
     load_s: float
 
     def use(self, device: torch.device) -> None:
@@ -73,29 +69,28 @@ class Reader:
         self.device = device
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._pieces: list[Tensor] = []
-        self._hasher = ThreadPoolExecutor(1)
 
     @torch.inference_mode()
-    def read(self, folder: Path, expected_sha256: str | None = None) -> DeviceWeights:
-        """Reads, hashes and checks the weights in ``folder``: the same errors as ``loading.read_weights``."""
+    def read(self, folder: Path) -> DeviceWeights:
+        """Reads and checks the weights in ``folder``: the errors of ``loading.read_weights``, but for the hash."""
         start = time.perf_counter()
-        files = weight_files(folder)
         tensors: dict[str, Tensor] = {}
-        with Unchanged(folder), room_for("the weights as a whole", WHOLE_ADVICE), self._on_stream():
-            if any(file.suffix != ".safetensors" for file in files):
-                stored = read_weights(folder, expected_sha256)
-                tensors = {name: tensor.to(self.device) for name, tensor in stored.tensors.items()}
-                sha256 = stored.sha256
-            else:
-                hashes = {file.name: self._read_file(file, tensors) for file in files}
-                sha256 = combined_sha256(hashes)
-                check_sha256(folder, sha256, expected_sha256)
-                if not tensors:
-                    raise CheckpointError(f"the weight files in {folder} hold no tensors")
-                _check_finite(tensors)
+        with (
+            Unchanged(folder) as files,
+            room_for("the weights as a whole", WHOLE_ADVICE),
+            self._on_stream(),
+        ):
+            for file in weight_files(folder):
+                if file.suffix == ".safetensors":
+                    self._read_file(file, tensors)
+                else:
+                    tensors |= {name: stored.to(self.device) for name, stored in read_file(file).items()}
+            if not tensors:
+                raise CheckpointError(f"the weight files in {folder} hold no tensors")
+            _check_finite(tensors)
         if self._stream is not None:
             self._stream.synchronize()
-        return DeviceWeights(tensors, sha256, time.perf_counter() - start)
+        return DeviceWeights(tensors, files, time.perf_counter() - start)
 
     @torch.inference_mode()
     def read_some(self, index: WeightIndex, names: Iterable[str]) -> dict[str, Tensor]:
@@ -122,18 +117,16 @@ class Reader:
             with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
                 yield
 
-    def _read_file(self, file: Path, tensors: dict[str, Tensor]) -> str:
-        """Adds all that ``file`` holds to ``tensors``; returns its SHA-256."""
+    def _read_file(self, file: Path, tensors: dict[str, Tensor]) -> None:
+        """Adds all that ``file`` holds to ``tensors``."""
         header, data_start = _header(file)
         size = file.stat().st_size
         # The data begins at a multiple of 16 bytes on the device, wherever it begins in the file.
         shift = -data_start % 16
         buffer = torch.empty(shift + size, dtype=torch.uint8, device=self.device)
-        digest = hashlib.sha256()
-        self._copy(file, 0, buffer[shift:], digest)
+        self._copy(file, 0, buffer[shift:])
         for name, entry in header.items():
             tensors[name] = _view(entry, buffer, shift + data_start)
-        return digest.hexdigest()
 
     def _read_places(self, file: Path, names: list[str], tensors: dict[str, Tensor]) -> None:
         """Adds the tensors ``names`` of ``file`` to ``tensors``, neighbours in the file by one read."""
@@ -157,38 +150,30 @@ class Reader:
             for _, name in run:
                 tensors[name] = _view(header[name], buffer, shift - begin)
 
-    def _copy(self, file: Path, start: int, target: Tensor, digest: hashlib._Hash | None = None) -> None:
-        """Fills ``target`` (uint8) with the bytes of ``file`` from ``start`` on; ``digest`` hashes them."""
+    def _copy(self, file: Path, start: int, target: Tensor) -> None:
+        """Fills ``target`` (uint8) with the bytes of ``file`` from ``start`` on."""
         if not self._pieces:
             pin = self.device.type == "cuda"
             with room_for("the buffers in host memory that weights are read into", HOST_ADVICE):
                 self._pieces = [
                     torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=pin) for _ in range(PIECES)
                 ]
-        hashed: list[Future[None] | None] = [None] * PIECES
         copied: list[torch.cuda.Event | None] = [None] * PIECES
         offset = index = 0
         with file.open("rb", buffering=0) as opened:
             opened.seek(start)
             while offset < target.numel():
-                job, event, piece = hashed[index], copied[index], self._pieces[index]
-                if job is not None:
-                    job.result()
+                event, piece = copied[index], self._pieces[index]
                 if event is not None:
                     event.synchronize()
                 view = memoryview(piece.numpy().data)[: target.numel() - offset]
                 count = opened.readinto(view)
                 if not count:
                     raise CheckpointError(f"{file} became shorter while it was read")
-                if digest is not None:
-                    hashed[index] = self._hasher.submit(digest.update, view[:count])
                 target[offset : offset + count].copy_(piece[:count], non_blocking=True)
                 if self._stream is not None:
                     copied[index] = self._stream.record_event()
                 offset, index = offset + count, (index + 1) % PIECES
-            for job in hashed:
-                if job is not None:
-                    job.result()
             if self._stream is not None:
                 self._stream.synchronize()  # the buffers are free again
 
@@ -227,7 +212,9 @@ def _check_finite(tensors: dict[str, Tensor]) -> None:
 
 def _runs(tensors: dict[str, Tensor]) -> list[Tensor]:
     """The floating tensors, neighbours in memory joined: few kernels, which wait for few gaps in a busy GPU."""
-    floating = [tensor for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()]
+    floating = [
+        tensor.contiguous() for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()
+    ]
     floating.sort(key=Tensor.data_ptr)
     runs: list[Tensor] = []
     for tensor in floating:

@@ -18,6 +18,9 @@ from pipeline.probe.gpu.loss import loss_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
 from pipeline.quantize.launch import launch
 
+TILE = 8192
+"""Most logits that a program of the loss holds at a time: 64 registers of each thread."""
+
 
 @dataclass(frozen=True)
 class Raw:
@@ -147,11 +150,12 @@ def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: 
     of ``sums``. With ``scale`` (float32 (V, vocabulary)) the logits are raw.
     """
     variants, predictions, vocabulary = logits.shape
+    others = triton.next_power_of_2(max(1, variants - 1))
     launch(
         loss_kernel, (predictions,), logits, sums if scale is None else scale, targets, sums,
         vocabulary, predictions, first, sums.shape[2],
-        V=variants, OTHERS=triton.next_power_of_2(max(1, variants - 1)), SCALED=scale is not None,
-        BLOCK=min(1024, triton.next_power_of_2(vocabulary)), num_warps=4,
+        V=variants, OTHERS=others, SCALED=scale is not None,
+        BLOCK=min(1024, TILE // others, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
 
 

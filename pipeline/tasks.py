@@ -5,7 +5,6 @@ The driver imports this module too, for its duplicates, and measures nothing: to
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
@@ -229,7 +228,7 @@ def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> lis
         "peak_bytes": measured.peak_bytes,
         "device": measured.device,
     }
-    return [common | dataclasses.asdict(result) for result in measured.results]
+    return [common | result.row() for result in measured.results]
 
 
 def identity(suite: str, checkpoint: Checkpoint) -> dict[str, Any]:

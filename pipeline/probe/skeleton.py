@@ -49,11 +49,6 @@ class WeightIndex:
         """Of all tensors."""
         return sum(outline.numel() for outline in self.outlines.values())
 
-    @property
-    def stored_bytes(self) -> int:
-        """Of all tensors."""
-        return sum(outline.nbytes for outline in self.outlines.values())
-
     def by_file(self, names: Iterable[str]) -> dict[Path, list[str]]:
         """Which of ``names`` each file holds."""
         wanted: dict[Path, list[str]] = defaultdict(list)

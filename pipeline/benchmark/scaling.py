@@ -93,8 +93,8 @@ OLMO_32B = Shape(
 
 READ_BYTES_PER_S, READ_LAYERS_BYTES_PER_S = 1.2e9, 2.4e9
 """Measured, from the page cache with checksums: whole checkpoints as fast as Pythia-1.4b's shape was measured (an
-audit reads the next one meanwhile), and the layers of Pythia-6.9b's, whose files are hashed side by side. Whole ones are
-hashed two at a time since, so the first is on the safe side."""
+audit reads the next one meanwhile), and the layers of Pythia-6.9b's, whose files are hashed side by side. Whole ones
+are hashed two at a time since, so the first is on the safe side."""
 SPLIT_SMALL, SPLIT_LARGE = Rates(149e12, READ_BYTES_PER_S), Rates(218e12, READ_BYTES_PER_S)
 """H100, arithmetic ``split``. Measured: 0.332 s per checkpoint of Pythia-160m's shape, 2.36 s of Pythia-1.4b's."""
 STREAMED = Rates(231e12, READ_LAYERS_BYTES_PER_S)

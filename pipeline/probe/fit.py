@@ -31,12 +31,20 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
 
 def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
     if device.type == "cuda" and has_triton():
-        # By the files' sizes, as the driver does: opening them takes 5 ms, which a GPU beside it may wait for.
-        stored_bytes = sum(file.stat().st_size for file in weight_files(folder))
-        size = ModelSize.of(read_config(folder).get_text_config().to_dict(), stored_bytes)
+        size = ModelSize.of(read_config(folder).get_text_config().to_dict(), _stored_bytes(folder))
         if size is not None:
             return whole_bytes(size, spec.variants, spec.shape, spec.arithmetic)
     return WeightIndex.of(folder).elements * 4 * (1 + len(spec.variants)) + SPARE_BYTES
+
+
+def _stored_bytes(folder: Path) -> int:
+    """Of all tensors, at least."""
+    files = weight_files(folder)
+    if all(file.suffix == ".safetensors" for file in files):
+        # Not by opening them, which takes 5 ms that a GPU at work beside it may wait for.
+        return sum(file.stat().st_size for file in files)
+    # A pickle holds a tensor of two names once; on a GPU it is there twice.
+    return sum(outline.nbytes for outline in WeightIndex.of(folder).outlines.values())
 
 
 def free_bytes(device: torch.device) -> int:

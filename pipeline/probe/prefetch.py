@@ -40,7 +40,10 @@ class Prefetcher(Generic[Loaded]):
             future = self._asked.pop((folder, expected_sha256), None)
             future = future or self._threads.submit(self._load, folder, expected_sha256)
             self._begin_next()
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # an error that it holds would hold it in turn, and with it what had been loaded
 
     def forget(self, folder: Path, expected_sha256: str | None) -> None:
         """Lets go what was asked for and not taken."""

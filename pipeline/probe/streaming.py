@@ -65,12 +65,12 @@ class StreamingProber:
         self._sequences = torch.from_numpy(sequences)
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Starts to hash the checkpoint in ``folder``, on a GPU; layers are read while the one before computes."""
-        if self._gpu is not None:
-            self._gpu.hashes.start(folder, expected_sha256)
+        """Nothing: a layer is read while the one before computes, and hashing begins with the first, so that a file
+        larger than the page cache is read from its disk once.
+        """
 
     def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
+        """Lets go what a :meth:`measure` that failed has begun."""
         if self._gpu is not None:
             self._gpu.hashes.forget(folder, expected_sha256)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +76,28 @@ def test_one_at_most_is_loaded_and_not_taken() -> None:
     ahead.forget(Path("b"), None)
     assert begun[3:] == ["d"]
     assert [ahead.take(Path(name), None) for name in "def"] == list("def")
+
+
+def test_what_was_loaded_before_an_error_is_let_go_with_it() -> None:
+    class Weights:
+        pass
+
+    held: list[weakref.ref[Weights]] = []
+
+    def load(folder: Path, _: str | None) -> None:
+        weights = Weights()
+        held.append(weakref.ref(weights))
+        raise ValueError(folder.name)
+
+    ahead = Prefetcher(load)
+    ahead.start(Path("bad"), None)
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            ahead.take(Path("bad"), None)
+        wait_for(lambda: held[0]() is None)  # the thread may still hold it for a moment
+    finally:
+        gc.enable()
 
 
 def test_as_many_are_loaded_at_the_same_time_as_may_be_begun_and_not_taken() -> None:

@@ -134,6 +134,8 @@ def test_variants_in_groups_have_the_numbers_that_they_have_together(
     prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
     whole = measurement(probe, DEVICE, prober.measure(folder, None))
     assert whole.notes == ()
+    if architecture == "gpt_neox":
+        assert set(prober._engine._off) == set(sizing.variant_groups(probe.variants)), "both paths of either"
     assert_same(whole, Prober(spec("ieee", *variants), TOKENS).measure(folder))
     layered = measurement(probe, DEVICE, prober.measure_layers(folder, None))
     assert (layered.results, layered.notes) == (whole.results, ())

@@ -16,7 +16,6 @@ pytest.importorskip("triton")
 from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
 from pipeline.probe.gpu import modules, reading
-from pipeline.probe.gpu import prober as gpu_prober
 from pipeline.probe.gpu.engine import Engine
 from pipeline.probe.gpu.layers import NOT_AHEAD
 from pipeline.probe.gpu.prober import GpuProber
@@ -250,15 +249,11 @@ def test_a_file_that_is_replaced_between_hashing_and_a_layer_fails_by_name(tmp_p
 
 
 @WAYS
-def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path, monkeypatch, way) -> None:
+def test_a_file_that_is_replaced_after_it_was_hashed_ahead_fails_by_name(tmp_path, way) -> None:
     folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
-    hashed = []
-    monkeypatch.setattr(
-        gpu_prober, "weights_sha256", lambda folder: hashed.append(weights_sha256(folder)) or hashed[-1]
-    )
     warm, file = prober(spec("ieee")), WeightIndex.of(folder).file_of["lm_head.weight"]
     warm.hashes.start(folder, None)
-    wait_for(lambda: hashed)
+    wait_for(warm.hashes._asked[folder, None].done)
     (other / file.name).rename(file)
     with pytest.raises(CheckpointError, match=f"{file.name} changed while it was being read"):
         getattr(warm, way)(folder, None)

@@ -187,6 +187,14 @@ def test_what_finds_too_little_of_a_gpu_free_is_streamed_too(tmp_path, monkeypat
         assert fit.fits_whole(folder, spec, torch.device("cuda")) is fits
 
 
+def test_a_pickle_counts_a_tensor_of_two_names_twice(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    shared = torch.ones(64, 64)
+    torch.save({"a": shared, "b": shared}, tmp_path / "pytorch_model.bin")
+    assert (tmp_path / "pytorch_model.bin").stat().st_size < 2 * shared.nbytes
+    assert fit._stored_bytes(tmp_path) == 2 * shared.nbytes
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_task_is_streamed_where_that_is_asked_for_or_needed(tmp_path, monkeypatch, asked):
     folder, out = save_tiny_model("llama", tmp_path / "a"), RunFolder(str(tmp_path / "out"))

@@ -53,8 +53,8 @@ class Engine:
         self._few = self._tokens[:FEW, :FEW_TOKENS].contiguous()
         self._plan = Plan(spec)
         self._skeleton: Skeleton | None = None
-        self._walks: bool | None = None
-        self._off = 0.0
+        self._off: dict[tuple[Variant, ...], float] = {}
+        """How far the two paths' logits were apart, by the variants that were measured."""
         self._notes: list[str] = []
 
     @torch.inference_mode()
@@ -81,7 +81,8 @@ class Engine:
         """The skeleton for checkpoints like the one in ``folder``; stays until one of another kind comes."""
         if self._skeleton is None or self._skeleton.signature != signature(folder, weights.outlines):
             check_fit(read_config(folder), self._tokens.cpu().numpy())
-            self._skeleton, self._walks = None, None  # until the new one has been seen to work
+            self._skeleton = None  # until the new one has been seen to work
+            self._off.clear()
             skeleton = weights.skeleton(folder, self._plan, self.device)
             try:
                 self._rehearse(weights.fill(skeleton))
@@ -184,7 +185,8 @@ class Engine:
         """Whether the walk is taken; where that is not known yet, both paths are run on a few tokens."""
         if not self._may_walk(filled.skeleton):
             return False
-        if self._walks is None:
+        variants = self._plan.variants
+        if variants not in self._off:
             few = [self._passage(filled, self._few, walk) for walk in (True, False)]
             _go(few, filled, len(self._few))
             found, exact = (
@@ -199,11 +201,12 @@ class Engine:
                     "modules path taken: logits are not finite, so the fused path cannot be checked"
                 )
                 return False
-            self._walks = off <= AGREEMENT
-            self._off = off
-        if not self._walks:
-            self._notes.append(f"modules path taken: the fused path's logits differ by {self._off:.1e}")
-        return self._walks
+            self._off[variants] = off
+        if self._off[variants] > AGREEMENT:
+            self._notes.append(
+                f"modules path taken: the fused path's logits differ by {self._off[variants]:.1e}"
+            )
+        return self._off[variants] <= AGREEMENT
 
     def _statistics(self, skeleton: Skeleton) -> dict[Variant, tuple[TensorStatistics, ...]]:
         found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in self._plan.variants}

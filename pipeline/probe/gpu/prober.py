@@ -38,8 +38,8 @@ class GpuProber:
     """The warm state of one device.
 
     A checkpoint's files are hashed by threads of their own, beside reading and computing: read twice, at the same time,
-    so the second time from the page cache. That the bytes which were hashed are those which were measured follows from
-    the files being the same before either and after both.
+    so the second time from the page cache. That the bytes which were hashed are those which were measured follows, as
+    far as the file system tells, from the files being the same before either and after both.
     """
 
     def __init__(self, spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> None:

@@ -123,7 +123,7 @@ def test_the_differences_of_the_forks_are_those_of_their_tables():
 
 
 def test_what_is_left_of_the_largest_amplitude_at_an_equal_mean_rate_is_told():
-    texts = findings(), " ".join((REFERENCE / "../../README.md").read_text().split())
+    texts = findings(), findings("../../README.md")
     for name, arm in (
         ("amplitude", "oli-amplitude3"),
         ("equal-mean", "oli-amplitude3-bump_fraction0.25-mean_factor0.55"),
@@ -152,9 +152,9 @@ def test_what_averaging_gives_is_what_was_measured():
             assert at_end["variant_price_nats"]["upper"] < 0, "it helps along every schedule that trains"
 
 
-def findings() -> str:
-    """FINDINGS.md in one line, without the units before its intervals."""
-    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+def findings(document: str = "FINDINGS.md") -> str:
+    """The document in one line, without the units before its intervals."""
+    words = " ".join((REFERENCE / document).read_text().split())
     return re.sub(r" (points|nats) \[", " [", words)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
@@ -17,10 +17,14 @@ COLUMNS = 3
 """Arms side by side."""
 PANEL = 250
 """Width of an arm's panel in CSS pixels."""
-TITLE_LETTERS = 34
+TITLE_LETTERS = 28
 """Most letters in a line of an arm's name above its panel; a parameter is never broken."""
 LABEL = 380
 """Widest name of an arm beside an axis, in CSS pixels: longer ones are cut."""
+LETTER, DRAWN_LETTER = 6.8, 5.0
+"""Width of a letter of a label in the widest fonts, for which room is kept, and in the one that charts are laid out
+with, in CSS pixels: a page is shown in its reader's font.
+"""
 ARM_COLOURS = ("soft", "fork_a", "fork_b", "converged", "onset", "accent", "warn", "measure")
 SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
 WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
@@ -61,7 +65,9 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
     """Which arm beats which, in how many pairs of runs."""
     arms = list(report["arms"])
     cell = 54
+    slack = (LETTER - DRAWN_LETTER) * max(map(len, arms))
     view = {
+        "padding": {"left": 8, "top": 8 + slack / 2, "right": 8 + slack, "bottom": 8},
         "data": {"values": win_rows(report)},
         "width": cell * len(arms),
         "height": cell * len(arms),
@@ -69,7 +75,7 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
             "x": {**_ARM, "field": "column", "sort": arms, "scale": {"domain": arms}, "title": "... than this one",
                   "axis": {"labelLimit": LABEL, "orient": "top", "labelAngle": -30, "domain": False, "ticks": False}},
             "y": {**_ARM, "field": "row", "sort": arms, "scale": {"domain": arms}, "title": "this arm is lower ...",
-                  "axis": {"labelLimit": LABEL, "minExtent": 0, "maxExtent": 400, "domain": False, "titlePadding": 14}},
+                  "axis": {**_room(arms), "domain": False, "titlePadding": 14}},
         },
         "layer": [
             {"mark": {"type": "rect", "stroke": "$paper", "strokeWidth": 2},
@@ -97,7 +103,7 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
     }  # fmt: skip
     y = {
         **_ARM, "field": "arm", "sort": arms, "title": None, "scale": {"domain": arms, "paddingInner": 0.3},
-        "axis": {"labelLimit": LABEL, "minExtent": 0, "maxExtent": 400, "grid": False},
+        "axis": {**_room(arms), "grid": False},
     }  # fmt: skip
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
     place = {"y": y, "yOffset": offset, "color": colour}
@@ -132,6 +138,11 @@ def title_lines(arm: str) -> list[str]:
         else:
             lines.append(part)
     return lines
+
+
+def _room(arms: Iterable[str]) -> Spec:
+    """Of an axis: the room that its labels, the names of ``arms``, take in any font."""
+    return {"labelLimit": LABEL, "minExtent": min(LABEL, LETTER * max(map(len, arms))), "maxExtent": 400}
 
 
 def _rate_view(rates: Rows, shades: Rows, *, first: bool) -> Spec:

@@ -57,6 +57,15 @@ def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
     assert colours <= defined | {"--chip", "--of"}
 
 
+def test_an_experiment_whose_other_arms_all_diverged_is_drawn_too(inputs):
+    table, report = inputs
+    nothing = [
+        {**row, "difference": {**row["difference"], "estimate": None}} for row in report["comparisons"]
+    ]
+    figures = fork_figures(table, {**report, "comparisons": nothing})
+    assert set(figures) == {"fork_runs.png", "fork_forest.png", "fork_wins.png"}
+
+
 def test_long_names_of_arms_are_told_whole():
     arm = "oli-amplitude0.1-bump_fraction0.909-mean_factor1e-05"
     assert title_lines(arm) == ["oli amplitude0.1", "bump_fraction0.909", "mean_factor1e-05"]

@@ -142,7 +142,11 @@ def title_lines(arm: str) -> list[str]:
 
 def _room(arms: Iterable[str]) -> Spec:
     """Of an axis: the room that its labels, the names of ``arms``, take in any font."""
-    return {"labelLimit": LABEL, "minExtent": min(LABEL, LETTER * max(map(len, arms))), "maxExtent": 400}
+    return {
+        "labelLimit": LABEL,
+        "minExtent": min(LABEL, LETTER * max(map(len, arms), default=0)),
+        "maxExtent": 400,
+    }
 
 
 def _rate_view(rates: Rows, shades: Rows, *, first: bool) -> Spec:

@@ -49,3 +49,20 @@ def test_money_is_gpu_hours_times_the_price_given() -> None:
 
 def test_its_examples() -> None:
     assert doctest.testmod(scaling).failed == 0
+
+
+def test_the_speeds_in_the_readme_are_those_measured() -> None:
+    readme = " ".join((MEASURED.parents[2] / "README.md").read_text().split())
+    probe, forks = (
+        json.loads((MEASURED / f"h100-{name}.json").read_text()) for name in ("pythia-160m", "fork-nine-runs")
+    )
+    for way in probe["arithmetics"]["timings"]:
+        row = "| {seconds_per_checkpoint:.2f} | {useful_tflops:.0f} | {peak_gib:.1f} |".format(**way)
+        assert row in readme, way["name"]
+    useful = way["useful_tflops"] * way["seconds_per_checkpoint"] / probe["pipeline_s"]
+    assert f"| **{probe['pipeline_s']:.2f}** | {useful:.0f} | {probe['peak_gib']:.1f} |" in readme
+    assert f"{probe['ratio']:.1f} times as fast as the naive loop" in readme
+    assert f"{probe['scipy_ratio']:.0f} times as fast as the loop that also takes" in readme
+    assert f"{forks['ours_s']:.0f} s against {forks['naive_runs_s']:.0f} s" in readme
+    assert f"**{forks['ratio']:.1f} times** as fast" in readme
+    assert f"{forks['live_ratio']:.2f} times against naive runs" in readme

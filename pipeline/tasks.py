@@ -43,7 +43,7 @@ class TaskDone:
 
 
 class Turn:
-    """One measurement at a time, in the order in which they are ready, and how long none went on before it."""
+    """A first-come-first-served lock for the device; also reports the idle time before each turn."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -67,7 +67,10 @@ class Turn:
 
 
 class Runner:
-    """Runs tasks of any kind one after the other, keeping what the next can use."""
+    """Runs tasks of any kind and keeps the warm state for the next ones.
+
+    Several threads may call :meth:`run`: measurements take turns, reading and writing overlap them.
+    """
 
     def __init__(self) -> None:
         self._prober: Prober | None = None
@@ -76,7 +79,7 @@ class Runner:
         self._making, self._turn = threading.Lock(), Turn()
 
     def run(self, task: ProbeTask | ForkTask) -> TaskDone:
-        """As ``run_probe`` or ``run_fork``; of several threads, one measures while the next is read."""
+        """Runs ``task`` by ``run_probe`` or ``run_fork``."""
         with self._making:
             if self._prober is None or self._prober.spec != _probe_spec(task):
                 self._prober = patiently(lambda: make_prober(task))

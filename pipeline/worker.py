@@ -1,4 +1,8 @@
-"""What runs in a worker's process: one task after another, every error an outcome. Knows nothing of Ray."""
+"""The worker process: runs tasks and turns every error into an outcome. Knows nothing of Ray.
+
+The driver calls a GPU worker from several threads at once (``driver.resources.GPU_QUEUE``): one task computes while the
+checkpoints of the next are read. A CPU worker gets one task at a time.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,7 @@ class Outcome:
 
 
 class TaskWorker:
-    """The actor: warm state and one task at a time."""
+    """The actor: the warm state that all of a worker's tasks share. ``run`` may be called from several threads."""
 
     def __init__(self, threads: int) -> None:
         import torch

@@ -43,8 +43,14 @@ class PackedWeight:
 def pack(weight: Tensor, schemes: tuple[Scheme | None, ...], full: bool = False) -> PackedWeight:
     """Packs ``weight`` (O, I), any floating dtype and strides, under all ``schemes`` in one pass.
 
-    ``full`` asks for float32 values instead of operands of split products.
+    ``full`` asks for float32 values instead of operands of split products. TypeError for a scheme whose grid the
+    kernel does not compute.
     """
+    for scheme in schemes:
+        if scheme is not None and type(scheme) is not Scheme:
+            raise TypeError(
+                f"cannot pack {type(scheme).__name__} {scheme}: wanted a Scheme, whose grid the kernel computes"
+            )
     rows, width = weight.shape
     if width > WIDEST:
         raise CheckpointError(

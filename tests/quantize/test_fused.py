@@ -113,6 +113,14 @@ def test_row_norms_bound_the_packed_rows() -> None:
         assert (row_norms(packed)[index].cpu() <= norms * (1 + 1e-5) + 1e-30).all()
 
 
+def test_a_grid_that_the_kernel_does_not_compute_is_refused() -> None:
+    class Logarithmic(Scheme):
+        """A grid of other values under the same fields."""
+
+    with pytest.raises(TypeError, match="Logarithmic"):
+        pack(torch.ones(3, 4, device=DEVICE), (None, Logarithmic(4, None, True)))
+
+
 def test_zeros_fit_exactly() -> None:
     summary = summarise(pack(torch.zeros(3, 130, device=DEVICE), (Scheme(4, 128, False),)))
     assert summary[4:].tolist() == [0.0, 0.0]

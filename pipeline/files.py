@@ -6,18 +6,26 @@ name starts with a dot and ends in ``.tmp``, so no ``*.arrow`` glob matches it.
 Arrow IPC has no checksums: a flipped byte reads as a wrong value. A *sealed* file therefore carries, in its schema
 metadata, the sha256 of its own bytes with the digest's place filled by zeros, so that any changed byte, in the data
 as in the metadata, is found at the next read.
+
+What is read back was put there by anybody: only regular files are read, never more of them than the reader can use,
+and JSON only where it is text, no deeper than ``NESTING`` levels.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
+import io
+import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -25,6 +33,19 @@ from pipeline.errors import FolderLockedError, OutputError, ShardError
 
 _SEAL = b"sha256"
 _BLANK = b"0" * 64
+
+JSON_BYTES = 64 * 2**20
+"""Most that a JSON file is read of: a Trainer's log of a million updates fits."""
+NESTING = 64
+"""Levels of lists and objects that a JSON text may have; what is written here has fewer than ten."""
+_PIECE_BYTES = 2**24
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -51,6 +72,89 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"cannot write {path}: {error.strerror or error}; what was written before is intact: "
             "make the folder writable (or free space there) and run the same command again"
         ) from error
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """``path`` opened to be read, unbuffered; OSError where it, or what it links to, is no regular file.
+
+    Never waits: a named pipe without a writer and a device would be waited for without end.
+    """
+    _wanted_regular(path, path.stat())  # before it is opened, which is an action for some devices
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _wanted_regular(path, os.fstat(descriptor))
+        return io.FileIO(descriptor, closefd=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """All bytes of the regular file ``path``; OSError where it is none, or has more than ``most_bytes``.
+
+    The error's ``strerror`` says which. What only looks like a file is refused, too: those of ``/proc`` have no size
+    and yet contents, some of them without end.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray()
+        while size <= most_bytes and len(data) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
+            data += piece
+        size = max(size, os.fstat(file.fileno()).st_size)  # it may have grown meanwhile
+    if max(size, len(data)) > most_bytes:
+        raise OSError(
+            errno.EFBIG, f"it has {max(size, len(data)):,} bytes, wanted at most {most_bytes:,}", str(path)
+        )
+    if data and not size:
+        raise OSError(errno.EINVAL, "it has contents but no size: it is no file of a disk", str(path))
+    return bytes(data)
+
+
+def load_json(path: Path, most_bytes: int = JSON_BYTES) -> Any:
+    """The value in the JSON file ``path``: OSError as from :func:`read_regular`, ValueError as from
+    :func:`parse_json`.
+    """
+    return parse_json(read_regular(path, most_bytes))
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    ValueError where it is not that, is nested deeper than ``NESTING`` levels, or holds half of a surrogate pair, which
+    no file and no terminal takes.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except RecursionError:
+        raise _too_deep() from None
+    level = [value]
+    for _ in range(NESTING + 1):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return value
+    raise _too_deep()
+
+
+def _inside(value: Any) -> list[Any]:
+    """What a JSON value holds, keys among it."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"it holds the text {ascii(value)[:80]}, which is no Unicode") from None
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    return value if isinstance(value, list) else []
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested deeper than {NESTING} levels")
+
+
+def _wanted_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {what}, wanted a regular file", str(path))
 
 
 def make_folder(path: Path) -> None:

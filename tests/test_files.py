@@ -13,7 +13,16 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import FolderLockedError, OutputError, ShardError
-from pipeline.files import exclusive, seal, sweep_temporaries, unseal, write_atomically
+from pipeline.files import (
+    exclusive,
+    load_json,
+    parse_json,
+    read_regular,
+    seal,
+    sweep_temporaries,
+    unseal,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -119,3 +128,47 @@ def test_a_second_holder_is_refused_by_name_and_a_dead_one_leaves_no_lock(tmp_pa
         holder.wait()
     with exclusive(lock):
         pass
+
+
+def test_only_regular_files_are_read_and_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    (tmp_path / "tty").symlink_to("/dev/tty")
+    for path in (tmp_path / "pipe", tmp_path / "link", tmp_path / "tty", tmp_path, Path("/proc/self/maps")):
+        with pytest.raises(OSError, match=r"it (is|has)|cannot"):
+            read_regular(path, 2**20)
+
+
+def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    assert read_regular(path, 1000) == b"x" * 1000
+    with pytest.raises(OSError, match="1,000 bytes, wanted at most 999"):
+        read_regular(path, 999)
+    os.truncate(path, 30 * 2**30)  # sparse: reading it would take minutes
+    with pytest.raises(OSError, match="bytes, wanted at most"):
+        read_regular(path, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"[" * 100_000, "nested"),
+        (b"[" * 80 + b"]" * 80, "nested"),
+        (b'{"a":' * 80 + b"1" + b"}" * 80, "nested"),
+        (rb'{"a": ["\ud800"]}', "Unicode"),
+        (rb'{"\udfff": 1}', "Unicode"),
+        (b'"\xff"', "utf-8"),
+        (b"{", "Expecting"),
+        (b"1" * 5000, "integer"),
+    ],
+)
+def test_json_that_no_reader_can_use_is_a_value_error(text: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_json(text)
+
+
+def test_json_of_few_levels_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": [{"b": [1, 2.5, null, "\\ud83d\\ude00"]}]}')
+    assert load_json(path) == {"a": [{"b": [1, 2.5, None, "\U0001f600"]}]}

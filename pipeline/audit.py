@@ -242,7 +242,7 @@ class _Ledger(Ledger):
                 self.copy(task, outcome.key)
             else:
                 reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
-                super().record(Outcome(task.key, reason))
+                super().record(Outcome(task.key, reason, outcome.trace))
 
     def copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""

@@ -115,7 +115,7 @@ class Ledger:
         else:
             self.failures[outcome.key] = outcome.failure
             reason = outcome.failure
-            patiently(lambda: self._out.write_failure(outcome.key, reason, outcome.deaths))
+            patiently(lambda: self._out.write_failure(outcome.key, reason, outcome.deaths, outcome.trace))
             self._events(
                 "failed",
                 key=outcome.key,

@@ -6,6 +6,7 @@ checkpoints of the next are read. A CPU worker gets one task at a time.
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,13 @@ from pipeline.train.fork_spec import ForkTask
 
 AnyTask = ProbeTask | ForkTask
 
+TRACE_CHARACTERS = 20_000
+"""Of a traceback, its end is kept: the error is there."""
+
+_QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
+_LOGIN = re.compile(r"(https?://)[^\s/@'\"<>]+@")
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -23,7 +31,9 @@ class Outcome:
 
     key: str
     failure: str | None = None
-    """The reason, None if it is done."""
+    """The reason in one line, None if it is done."""
+    trace: str = ""
+    """Python's traceback of the failure; empty where no Python of ours failed (a worker that died)."""
     deaths: int = 0
     """Workers that died on it."""
     seconds: float = 0.0
@@ -55,11 +65,22 @@ class TaskWorker:
         except OutputError:
             raise  # no other task could write either: the driver stops
         except CheckpointError as error:
-            return Outcome(task.key, str(error))
+            return Outcome(task.key, str(error), traced(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
-            return Outcome(task.key, f"unexpected {type(error).__name__} at {where}: {error}")
+            reason = f"unexpected {type(error).__name__} at {where}: {error}"
+            return Outcome(task.key, reason, traced(error))
         return Outcome(
             task.key, seconds=done.seconds, notes=done.notes, busy_s=done.busy_s, idle_s=done.idle_s
         )
+
+
+def traced(error: BaseException) -> str:
+    """The traceback of ``error`` and of what caused it, without what may let others in.
+
+    Errors of HTTP clients quote whole addresses: signed ones carry a credential in their query.
+    """
+    text = "".join(traceback.format_exception(error))
+    text = _TOKEN.sub("hf_...", _LOGIN.sub(r"\1...@", _QUERY.sub(r"\1?...", text)))
+    return text if len(text) <= TRACE_CHARACTERS else f"...{text[-TRACE_CHARACTERS:]}"

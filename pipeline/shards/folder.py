@@ -298,8 +298,9 @@ class RunFolder:
 
     # --- failures ---------------------------------------------------------------------------------------
 
-    def write_failure(self, key: str, reason: str, worker_deaths: int) -> None:
-        record = {"key": key, "reason": reason, "worker_deaths": worker_deaths}
+    def write_failure(self, key: str, reason: str, worker_deaths: int, trace: str = "") -> None:
+        """Records why ``key`` has no shard: ``reason`` for people, ``trace`` (Python's traceback) for its author."""
+        record = {"key": key, "reason": reason, "worker_deaths": worker_deaths, "traceback": trace}
         self._store.write(self._failure(key), json.dumps(record, indent=1).encode())
 
     def read_failures(self) -> dict[str, str]:

@@ -18,11 +18,12 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -110,41 +111,60 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     return bytes(data)
 
 
-def load_json(path: Path, most_bytes: int = JSON_BYTES) -> Any:
+def load_json(path: Path, most_bytes: int = JSON_BYTES, *, finite: bool = True) -> Any:
     """The value in the JSON file ``path``: OSError as from :func:`read_regular`, ValueError as from
     :func:`parse_json`.
     """
-    return parse_json(read_regular(path, most_bytes))
+    return parse_json(read_regular(path, most_bytes), finite=finite)
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, *, finite: bool = True) -> Any:
     """The value of a JSON text in UTF-8.
 
-    ValueError where it is not that, is nested deeper than ``NESTING`` levels, or holds half of a surrogate pair, which
-    no file and no terminal takes.
+    ValueError where it is not that, is nested deeper than ``NESTING`` levels, holds half of a surrogate pair, which no
+    file and no terminal takes, or, if ``finite``, a number that is NaN or infinite.
     """
+    number = _finite if finite else float
     try:
-        value = json.loads(data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"), parse_constant=number, parse_float=number)
     except RecursionError:
         raise _too_deep() from None
     level = [value]
     for _ in range(NESTING + 1):
         level = [inner for each in level for inner in _inside(each)]
         if not level:
+            if b"\\u" in data:  # the one way to half a pair
+                _wanted_unicode("", value)
             return value
     raise _too_deep()
 
 
-def _inside(value: Any) -> list[Any]:
-    """What a JSON value holds, keys among it."""
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _wanted_unicode(place: str, value: Any) -> None:
     if isinstance(value, str):
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError(f"it holds the text {ascii(value)[:80]}, which is no Unicode") from None
-    if isinstance(value, dict):
-        return [*value, *value.values()]
-    return value if isinstance(value, list) else []
+            raise ValueError(f"{place or 'it'} is {ascii(value)[:80]}, which is no Unicode text") from None
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _wanted_unicode(f"{place}[{index}]", inner)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _wanted_unicode(f"a name in {place or 'it'}", key)
+            _wanted_unicode(f"{place}.{key}" if place else key, inner)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:40]}: wanted finite numbers")
+    return value
 
 
 def _too_deep() -> ValueError:

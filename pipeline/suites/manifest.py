@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.files import write_atomically
+from pipeline.fields import Fields
+from pipeline.files import load_json, write_atomically
 from pipeline.spec import TokenShape
 
 MANIFEST = "suite.json"
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -67,57 +66,29 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest | None:
     """``folder/suite.json``, or None if there is none. ``UsageError`` if it is broken: file and field."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         return None
+    broken = functools.partial(_broken, path)
     try:
-        text = path.read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, OSError, RecursionError) as error:
-        raise _broken(path, f"not readable JSON ({error})") from error
-    top = _Fields(path, "", value)
+        value = load_json(path)
+    except OSError as error:
+        raise broken(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise broken(f"not readable JSON ({error})") from error
+    top = Fields(value, broken)
     corpus, evaluation = top.child("corpus"), top.child("evaluation")
-    entries = top.get("checkpoints", list) or []
     return Manifest(
         name=top.get("name", str) or folder.name,
-        checkpoints=tuple(
-            _entry(_Fields(path, f"checkpoints[{i}].", each)) for i, each in enumerate(entries)
-        ),
+        checkpoints=tuple(map(_entry, top.children("checkpoints"))),
         recipe=top.get("recipe", dict) or {},
         corpus=corpus.get("spec", str),
         corpus_sha256=corpus.get("sha256", str),
         evaluation_corpus=evaluation.get("corpus", str),
-        evaluation_shape=_shape(evaluation),
+        evaluation_shape=_shape(evaluation, broken),
     )
 
 
-class _Fields:
-    """Typed reads from one JSON object that name the file and the field when the type is wrong."""
-
-    def __init__(self, path: Path, prefix: str, value: Any) -> None:
-        if not isinstance(value, dict):
-            raise _broken(path, f"{prefix.rstrip('.') or 'the whole'} is {value!r:.80}, wanted an object")
-        self.path, self.prefix, self.value = path, prefix, value
-
-    def get(self, name: str, kind: type[_T]) -> _T | None:
-        value: Any = self.value.get(name)
-        accepted = (int, float) if kind is float else (kind,)
-        if value is None or (isinstance(value, accepted) and not isinstance(value, bool)):
-            if isinstance(value, int) and abs(value) >= 2**63:
-                raise _broken(self.path, f"{self.prefix}{name} is larger than any such number can be")
-            return value  # type: ignore[return-value]
-        raise _broken(self.path, f"{self.prefix}{name} is {value!r:.80}, wanted {kind.__name__}")
-
-    def need(self, name: str, kind: type[_T]) -> _T:
-        value = self.get(name, kind)
-        if value is None:
-            raise _broken(self.path, f"{self.prefix}{name} is missing, wanted {kind.__name__}")
-        return value
-
-    def child(self, name: str) -> _Fields:
-        return _Fields(self.path, f"{name}.", self.get(name, dict) or {})
-
-
-def _entry(fields: _Fields) -> Entry:
+def _entry(fields: Fields) -> Entry:
     return Entry(
         step=fields.need("step", int),
         revision=fields.need("revision", str),
@@ -127,7 +98,7 @@ def _entry(fields: _Fields) -> Entry:
     )
 
 
-def _shape(fields: _Fields) -> TokenShape | None:
+def _shape(fields: Fields, broken: Callable[[str], UsageError]) -> TokenShape | None:
     names = ("batches", "batch_size", "seq_len")
     if not any(name in fields.value for name in names):
         return None
@@ -135,15 +106,7 @@ def _shape(fields: _Fields) -> TokenShape | None:
     try:
         return TokenShape(*numbers)
     except UsageError as error:
-        raise _broken(fields.path, str(error)) from error
-
-
-def _finite(text: str) -> float:
-    """The number in a JSON text; ``ValueError`` for NaN and Infinity, which no setting and no table can hold."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"it holds {text}: wanted finite numbers")
-    return value
+        raise broken(str(error)) from error
 
 
 def _broken(path: Path, what: str) -> UsageError:

@@ -29,7 +29,7 @@ class TrainingSettings:
     def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainingSettings:
         """The settings that the recipe of a suite.json states, in the names of ``pipeline.train.Recipe``.
 
-        One of another type is as good as not stated: a recipe is whatever its writer put there.
+        One of another type, or below 0, is as good as not stated: a recipe is whatever its writer put there.
         """
         given = {name: recipe.get(name) for name in _TYPES}
         return cls(**{name: value for name, value in given.items() if _is(value, _TYPES[name])})
@@ -77,4 +77,6 @@ _TYPES: dict[str, type | UnionType] = {
 
 
 def _is(value: Any, kind: type | UnionType) -> bool:
+    if isinstance(value, int | float) and not 0 <= value < 2**63:
+        return False
     return isinstance(value, kind) and not isinstance(value, bool)

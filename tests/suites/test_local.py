@@ -160,23 +160,27 @@ def test_the_manifest_is_read_back_and_its_corpus_found_beside_it(suite):
     [
         ("{", "not readable JSON"),
         ("[]", "wanted an object"),
-        ('{"checkpoints": {}}', "checkpoints is {}, wanted list"),
+        ('{"checkpoints": {}}', "checkpoints is {}, wanted a list"),
         ('{"checkpoints": [3]}', r"checkpoints\[0\] is 3"),
         ('{"checkpoints": [{"revision": "step9"}]}', r"checkpoints\[0\].step is missing"),
         (
             '{"checkpoints": [{"step": "9", "revision": "step9"}]}',
-            r"checkpoints\[0\].step is '9', wanted int",
+            r"checkpoints\[0\].step is '9', wanted an integer",
         ),
         ('{"checkpoints": [{"step": 7, "revision": "step9"}]}', "calls folder step9 step 7"),
         ('{"evaluation": {"batches": 3}}', "evaluation.batch_size is missing"),
         ('{"checkpoints": [{"step": 9, "revision": "step9", "learning_rate": NaN}]}', "holds NaN"),
         (
             '{"checkpoints": [{"step": 9, "revision": "step9", "tokens_seen": 1' + "0" * 20 + "}]}",
-            "is larger",
+            "tokens_seen is .*, wanted a number of at most 64 bits",
         ),
         ('{"recipe": {"x": -Infinity}}', "holds -Infinity: wanted finite numbers"),
         ('{"recipe": {"x": 1e999}}', "holds 1e999"),
         ("[" * 200_000, "not readable JSON"),
+        ('{"recipe": {"steps": ' * 100 + "1" + "}}" * 100, "nested deeper"),
+        ('{"checkpoints": [{"step": 9, "revision": "step\\ud800"}]}', r"checkpoints\[0\].revision is"),
+        ('{"name": "odd \\udc00"}', "name is"),
+        ('{"recipe": {"x\\ud800": 1}}', "a name in recipe is"),
         ('{"evaluation": {"batches": 0, "batch_size": 1, "seq_len": 8}}', "batches 0"),
     ],
 )
@@ -186,6 +190,22 @@ def test_a_broken_manifest_is_named(suite, text, complaint):
         open_suite(str(suite))
     assert str(suite / "suite.json") in str(caught.value)
     assert str(caught.value).count("is broken") == 1
+
+
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "a folder", "bytes, wanted at most"])
+def test_a_manifest_that_is_no_small_regular_file_is_refused_at_once(suite, kind):
+    manifest = suite / "suite.json"
+    if kind == "a named pipe":
+        os.mkfifo(manifest)
+    elif kind == "a device":
+        manifest.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        manifest.mkdir()
+    else:
+        manifest.touch()
+        os.truncate(manifest, 30 * 2**30)
+    with pytest.raises(UsageError, match=rf"suite.json is broken: .*{kind}"):
+        open_suite(str(suite))
 
 
 def test_a_folder_that_suite_json_names_and_is_absent_fails_by_name(suite):
@@ -225,8 +245,6 @@ def test_names_may_be_in_any_script_but_numbers_are_ascii(suite, tmp_path):
     (folder / os.fsdecode(b"raw\xff")).mkdir()
     found = open_suite(str(folder))
     assert found.name == folder.name
-    write_manifest(folder, Manifest("odd \ud800", ()))
-    assert open_suite(str(folder)).name == "odd ?"
     assert [c.step for c in found.checkpoints] == [9, 10, 1000]
     assert found.skipped == ("gr\u00f6\u00dfe", "raw?", "step\u0661\u0662")
 
@@ -240,6 +258,7 @@ def test_one_checkpoint_is_a_suite(suite):
 def test_a_recipe_of_other_types_states_nothing():
     given = {"steps": "many", "peak_lr": 1, "min_lr": None, "schedule": 3, "warmup_steps": True, "x": []}
     assert TrainingSettings.from_recipe(given) == TrainingSettings(peak_lr=1)
+    assert TrainingSettings.from_recipe({"steps": -5, "tokens_per_step": 10**30}) == TrainingSettings()
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,10 @@ def batch_curve(trajectory: pl.DataFrame, shards: Sequence[Shard]) -> Curve:
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:
-    """Per row of all shards: mean kurtosis and relative error of its matrices, boundary share of their weights."""
+    """Per row of all shards: mean kurtosis and relative error of its matrices, boundary share of their weights.
+
+    A matrix whose weights are all equal (zeros, at the start of some runs) has no kurtosis and is left out of its mean.
+    """
     columns: dict[str, list[float | None]] = {"kurtosis": [], "relative_error": [], "boundary_fraction": []}
     for shard in shards:
         for tensors in shard.table["tensors"]:
@@ -143,7 +146,10 @@ def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:
                     means.append(None)
                     continue
                 numbers = field.to_numpy(zero_copy_only=False)
-                means.append(float(np.average(numbers, weights=n if name == "boundary_fraction" else None)))
+                if name == "kurtosis":
+                    numbers = numbers[np.isfinite(numbers)]
+                weights = n if name == "boundary_fraction" else None
+                means.append(float(np.average(numbers, weights=weights)) if len(numbers) else None)
     return [pl.Series(name, means, dtype=pl.Float64) for name, means in columns.items()]
 
 

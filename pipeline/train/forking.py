@@ -195,7 +195,10 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def score_rows(measured: Measurement, common: Row) -> list[Row]:
-    """One row per variant: its scores, its gap to fp32, the mean kurtosis and relative error of its tensors."""
+    """One row per variant: its scores, its gap to fp32, the mean kurtosis and relative error of its tensors.
+
+    A tensor of equal values has no kurtosis and is left out of the mean.
+    """
     baseline = measured.results[0].nll_nats
     rows = []
     for result in measured.results:
@@ -207,13 +210,14 @@ def score_rows(measured: Measurement, common: Row) -> list[Row]:
         with np.errstate(over="ignore", invalid="ignore"):
             gap = float(np.expm1(result.nll_nats - baseline))
         errors = [each.relative_error for each in result.tensors if each.relative_error is not None]
+        kurtosis = [each.kurtosis for each in result.tensors if math.isfinite(each.kurtosis)]
         rows.append(
             {
                 **common,
                 **scores,
                 "batch_nll_nats": list(result.batch_nll_nats),
                 "gap": gap,
-                "kurtosis": float(np.mean([each.kurtosis for each in result.tensors])),
+                "kurtosis": float(np.mean(kurtosis)) if kurtosis else None,
                 "relative_error": float(np.mean(errors)) if errors else None,
                 "probe_s": measured.probe_s,
                 "device": measured.device,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
+
+from pipeline.files import JSON_BYTES, load_json
 
 _T = TypeVar("_T")
 _NAMES = {
@@ -65,6 +68,21 @@ class Fields:
         """The error for the field ``name`` (the object itself where it is empty) whose ``value`` is not as wanted."""
         where = f"{self._prefix}{name}".rstrip(".") or "the whole"
         return self._broken(f"{where} is {_short(value)}, wanted {wanted}")
+
+
+def read_object(
+    path: Path, broken: Callable[[str], Exception], most_bytes: int = JSON_BYTES, *, finite: bool = True
+) -> Fields:
+    """The object in the JSON file ``path`` (see :func:`pipeline.files.load_json`); whatever is wrong with the file is
+    raised as what ``broken`` makes of it.
+    """
+    try:
+        value = load_json(path, most_bytes, finite=finite)
+    except OSError as error:
+        raise broken(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise broken(f"not readable JSON ({error})") from error
+    return Fields(value, broken)
 
 
 def _short(value: Any) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.fields import Fields
-from pipeline.files import load_json, write_atomically
+from pipeline.fields import Fields, read_object
+from pipeline.files import write_atomically
 from pipeline.spec import TokenShape
 
 MANIFEST = "suite.json"
@@ -69,13 +69,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     broken = functools.partial(_broken, path)
-    try:
-        value = load_json(path)
-    except OSError as error:
-        raise broken(error.strerror or str(error)) from error
-    except ValueError as error:
-        raise broken(f"not readable JSON ({error})") from error
-    top = Fields(value, broken)
+    top = read_object(path, broken)
     corpus, evaluation = top.child("corpus"), top.child("evaluation")
     return Manifest(
         name=top.get("name", str) or folder.name,

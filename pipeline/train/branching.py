@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.fields import Fields
 from pipeline.files import make_folder, write_atomically
 from pipeline.suites.files import new_folder
 from pipeline.train.recipes import Recipe
@@ -75,8 +76,7 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
             f"{source} was trained with another {', '.join(sorted(set(differing) - FREE))}: a branch may differ in "
             "its schedule only"
         )
-    fields = {field.name for field in dataclasses.fields(Recipe)}
-    before = Recipe(**{name: value for name, value in made_by.items() if name in fields}).learning_rate
+    before = _schedule_of(recipe, source, made_by)
     kept = sorted(int(path.stem.removeprefix("step")) for path in (source / KEPT).glob("step*.pt"))
     shared = [
         step
@@ -98,6 +98,13 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
     make_folder(state.parent)
     write_atomically(state, kept_state(source, shared[-1]).read_bytes())
     return shared[-1]
+
+
+def _schedule_of(recipe: Recipe, source: Path, made_by: dict[str, Any]) -> Schedule:
+    """The schedule of ``source``, which agrees with ``recipe`` in everything but ``FREE``."""
+    said = Fields(made_by, lambda what: UsageError(f"{source} says of its recipe: {what}"), "recipe.")
+    kinds = {"name": str, "schedule": str, "min_lr": float}
+    return dataclasses.replace(recipe, **{name: said.need(name, kinds[name]) for name in FREE}).learning_rate
 
 
 def _link(source: Path, target: Path) -> None:

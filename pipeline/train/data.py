@@ -25,6 +25,7 @@ from pipeline.corpus import (
 )
 from pipeline.corpus.tokens import token_stream
 from pipeline.errors import UsageError
+from pipeline.fields import Fields, read_object
 from pipeline.files import make_folder
 from pipeline.suites.files import new_folder
 from pipeline.suites.locks import FileLock
@@ -69,17 +70,17 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
             with new_folder(folder) as fresh:
                 _make(recipe, fresh)
     made_of = read_note(folder, "name a new folder")
-    wanted = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size}
-    if {name: made_of.get(name) for name in wanted} != wanted:
+    spec, vocab_size = made_of.need("spec", str), made_of.need("vocab_size", int)
+    if (spec, vocab_size) != (recipe.corpus, recipe.vocab_size):
         raise UsageError(
-            f"{folder} holds the tokens of {made_of.get('spec')} with a vocabulary of {made_of.get('vocab_size')}, "
+            f"{folder} holds the tokens of {spec} with a vocabulary of {vocab_size}, "
             f"wanted {recipe.corpus} with {recipe.vocab_size}: name another folder"
         )
     tokenizer = folder / TOKENIZER_FOLDER
     return TrainingData(
         train=np.load(folder / TRAIN_TOKENS, mmap_mode="r"),
         held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
-        corpus_sha256=made_of["sha256"],
+        corpus_sha256=made_of.need("sha256", str),
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
 
@@ -168,13 +169,14 @@ def _make(recipe: Recipe, folder: Path) -> None:
     (folder / CORPUS_NOTE).write_text(json.dumps(made_of) + "\n")
 
 
-def read_note(folder: Path, advice: str) -> dict[str, Any]:
+def read_note(folder: Path, advice: str) -> Fields:
     """What ``folder`` was made of; ``UsageError`` with ``advice`` where it is not a folder of :func:`prepare_data`."""
-    try:
-        made_of: dict[str, Any] = json.loads((folder / CORPUS_NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{folder} holds no tokens that pretrain made: {advice}") from error
-    return made_of
+    return read_object(
+        folder / CORPUS_NOTE,
+        lambda what: UsageError(
+            f"{folder} holds no tokens that pretrain made ({CORPUS_NOTE}: {what}): {advice}"
+        ),
+    )
 
 
 def _sample(texts: list[str]) -> list[str]:

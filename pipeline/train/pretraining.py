@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.fields import read_object
 from pipeline.files import exclusive, make_folder, write_atomically
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.suites.files import new_folder
@@ -176,7 +177,10 @@ def _recipe_of(out: Path) -> dict[str, Any]:
     manifest, note = read_manifest(out), out / STATE / "recipe.json"
     if manifest is not None:
         return dict(manifest.recipe)
-    return json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    if not note.exists():
+        return {}
+    advice = f"delete {out / STATE} to train from the start"
+    return read_object(note, lambda what: UsageError(f"{note} is broken: {what}; {advice}")).value
 
 
 def _finished(out: Path) -> bool:

@@ -57,6 +57,10 @@ def test_tokens_are_shared_by_suites_of_the_same_text_and_vocabulary_only(tmp_pa
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="no tokens that pretrain made"):
         prepare_data(recipe, tmp_path / "mine")
+    for note in ("[]", '{"spec": 3}', '{"spec": "docstrings"}', "[" * 100_000):
+        (tmp_path / "data" / "corpus.json").write_text(note)
+        with pytest.raises(UsageError, match=r"no tokens that pretrain made \(corpus.json: "):
+            prepare_data(recipe, tmp_path / "data")
 
 
 def test_a_tokenizer_is_trained_on_the_first_documents(monkeypatch):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,14 @@ from transformers import AutoModelForCausalLM
 from pipeline.corpus import evaluation_tokens, parse_corpus
 from pipeline.errors import CheckpointError, FolderLockedError, UsageError
 from pipeline.files import exclusive
-from pipeline.suites import fetch, load_tokenizer, open_suite, weights_sha256
+from pipeline.suites import (
+    Manifest,
+    fetch,
+    load_tokenizer,
+    open_suite,
+    weights_sha256,
+    write_manifest,
+)
 from pipeline.train import find_recipe, known_recipes, pretrain
 from pipeline.train.branching import agree
 
@@ -21,6 +29,7 @@ import sys
 from pathlib import Path
 from pipeline.train import Recipe, pretrain
 import json
+import os
 recipe = Recipe(**json.loads(sys.argv[1]))
 pretrain(recipe, Path(sys.argv[2]), device="cpu", state_every=7,
          on_progress=lambda done, total, eta, note: print(done, flush=True))
@@ -131,6 +140,27 @@ def test_a_folder_of_another_recipe_is_refused(micro, trained, tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(UsageError, match=r"was not made by pretrain \(it holds thesis\.txt\)"):
         pretrain(micro, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, '{"seed": NaN}', '{"name": "\\ud800"}', None])
+def test_a_damaged_note_of_the_recipe_is_named(micro, tmp_path, text):
+    note = tmp_path / ".state" / "recipe.json"
+    note.parent.mkdir()
+    if text is None:
+        os.mkfifo(note)
+    else:
+        note.write_text(text)
+    with pytest.raises(UsageError, match=r"recipe.json is broken: .*; delete"):
+        pretrain(micro, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(("name", "value"), [("schedule", 3), ("min_lr", "low"), ("schedule", "unheard-of")])
+def test_a_branch_from_a_recipe_of_other_types_is_refused(micro, tmp_path, name, value):
+    source = tmp_path / "source"
+    source.mkdir()
+    write_manifest(source, Manifest("micro", (), recipe=micro.plain() | {name: value}))
+    with pytest.raises(UsageError, match=rf"recipe.{name} is|unknown schedule"):
+        pretrain(micro, tmp_path / "b", device="cpu", branch_from=source)
 
 
 def test_a_refused_corpus_does_not_claim_the_folder(micro, tmp_path):

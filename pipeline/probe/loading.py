@@ -8,7 +8,7 @@ missing one at random and only log it. Code that comes with a checkpoint is neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,13 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.suites.content import combined_sha256, file_sha256
-from pipeline.suites.files import weight_files
+from pipeline.suites.files import assigned_tensors
 from pipeline.suites.unchanged import Unchanged
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
+PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+WANTED_DTYPES = "float32, float16, bfloat16 or float64"
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,18 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
 
 
 def _read_weights(folder: Path, expected_sha256: str | None) -> StoredWeights:
-    files = weight_files(folder)
+    files = assigned_tensors(folder)
     with ThreadPoolExecutor(4) as pool:  # hashing releases the GIL, so it overlaps reading the tensors
         hashing = [pool.submit(file_sha256, file) for file in files]
         tensors: dict[str, Tensor] = {}
-        for file in files:
-            tensors |= read_file(file)
+        for file, names in files.items():
+            tensors |= read_file(file, names)
         hashes = {file.name: job.result() for file, job in zip(files, hashing, strict=True)}
     sha256 = combined_sha256(hashes)
     check_sha256(folder, sha256, expected_sha256)
     if not tensors:
         raise CheckpointError(f"the weight files in {folder} hold no tensors")
+    refuse_other_dtypes(tensors)
     refuse_non_finite(tensors)
     return StoredWeights(tensors, sha256, max(tensors.values(), key=Tensor.numel).dtype)
 
@@ -101,20 +104,8 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
     """
     transformers.utils.logging.set_verbosity(transformers.utils.logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
-    model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    try:
-        model, info = model_class.from_pretrained(
-            None,
-            config=config,
-            state_dict=weights.tensors,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the weights do not load as {model_class.__name__}: {_first_line(error)}"
-        ) from error
+    model, info = _load(config, weights.tensors)
+    _refuse_integers(config, weights.tensors, info)
     superfluous = {name for name in info["unexpected_keys"] if not name.endswith(_BUFFER_SUFFIXES)}
     for problem, names in (
         ("of another shape than config.json says", {_name_of(key) for key in info["mismatched_keys"]}),
@@ -122,11 +113,59 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
         ("unknown to config.json's model", superfluous),
     ):
         if names:
-            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
-            raise CheckpointError(f"{len(names)} tensors are {problem}: {shown}")
+            raise CheckpointError(f"{len(names)} tensors are {problem}: {_shown(names)}")
     model.eval()
     model.requires_grad_(False)
     return model
+
+
+def _load(
+    config: transformers.PretrainedConfig, tensors: dict[str, Tensor]
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that transformers makes of ``config`` with ``tensors``, and what it says of their names and shapes."""
+    model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    try:
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise CheckpointError(
+            f"the weights do not load as {model_class.__name__}: {_first_line(error)}"
+        ) from error
+    return model, info
+
+
+def _refuse_integers(
+    config: transformers.PretrainedConfig, tensors: dict[str, Tensor], info: dict[str, Any]
+) -> None:
+    """CheckpointError where ``tensors`` that are not floating point became weights, as whose values transformers takes
+    them; ``info`` is what it said. A mask or a table of positions may be integers.
+    """
+    integers = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not tensor.is_floating_point() and not name.endswith(_BUFFER_SUFFIXES)
+    }
+    if not integers:
+        return
+    # Which weights they became is what is missing without them.
+    others = {
+        name: torch.zeros(()).expand(tensor.shape) for name, tensor in tensors.items() if name not in integers
+    }
+    model, without = _load(config, others)
+    became = set(without["missing_keys"]) - set(info["missing_keys"])
+    became &= {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if became:
+        dtypes = sorted({_dtype(tensor) for tensor in integers.values()})
+        raise CheckpointError(
+            f"{len(became)} weights are stored as {', '.join(dtypes)}: {_shown(became)}; wanted {WANTED_DTYPES}: "
+            "measure the checkpoint that was quantized to them"
+        )
 
 
 def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> None:
@@ -152,7 +191,8 @@ def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tenso
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as opened:
-                return {name: opened.get_tensor(name) for name in (opened.keys() if names is None else names)}
+                wanted = present(file, opened.keys(), names)
+                return {name: opened.get_tensor(name) for name in wanted}
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} is truncated or not safetensors: {_first_line(error)}") from error
     try:
@@ -163,7 +203,30 @@ def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tenso
         ) from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{file} is not a state dict: wanted names mapped to tensors")
-    return loaded if names is None else {name: loaded[name] for name in names}
+    return {name: loaded[name] for name in present(file, loaded, names)}
+
+
+def present(file: Path, found: Iterable[str], names: Iterable[str] | None) -> list[str]:
+    """``names`` (None: all) of the tensors ``found`` in ``file``; CheckpointError where some are not among them."""
+    found = list(found)
+    wanted = found if names is None else list(names)
+    missing = sorted(set(wanted).difference(found))
+    if missing:
+        raise CheckpointError(
+            f"{file} lacks {_shown(missing)}, which it held before or its index assigns to it: "
+            "copy the checkpoint again"
+        )
+    return wanted
+
+
+def refuse_other_dtypes(tensors: Mapping[str, Tensor]) -> None:
+    """CheckpointError naming the first tensor in a floating-point format that is no plain weight's (8 bits, 4 bits)."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.dtype not in PLAIN_DTYPES:
+            raise CheckpointError(
+                f"tensor {name} is stored as {_dtype(tensor)}: wanted {WANTED_DTYPES}; "
+                "measure the checkpoint that was quantized to it"
+            )
 
 
 def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
@@ -172,6 +235,15 @@ def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())
             raise CheckpointError(f"tensor {name} holds {nan} NaN and {inf} Inf of {tensor.numel()} values")
+
+
+def _shown(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _name_of(key: Any) -> str:

@@ -18,8 +18,15 @@ from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
 from pipeline.probe.layers import replace_module
-from pipeline.probe.loading import StoredWeights, build_model, read_config, read_file, refuse_non_finite
-from pipeline.suites import weight_files
+from pipeline.probe.loading import (
+    StoredWeights,
+    build_model,
+    read_config,
+    read_file,
+    refuse_non_finite,
+    refuse_other_dtypes,
+)
+from pipeline.suites.files import assigned_tensors
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,12 @@ class WeightIndex:
         """Reads names and shapes only. ``CheckpointError`` where a file cannot be read."""
         file_of: dict[str, Path] = {}
         outlines: dict[str, Tensor] = {}
-        for file in weight_files(folder):
-            for name, tensor in read_file(file).items():  # memory-mapped: nothing is read
+        for file, names in assigned_tensors(folder).items():
+            for name, tensor in read_file(file, names).items():  # memory-mapped: nothing is read
                 file_of[name], outlines[name] = file, torch.empty_like(tensor, device="meta")
         if not outlines:
             raise CheckpointError(f"the weight files in {folder} hold no tensors")
+        refuse_other_dtypes(outlines)
         return cls(folder, file_of, outlines)
 
     @property
@@ -81,7 +89,7 @@ class HollowModel:
     @classmethod
     def of(cls, folder: Path, index: WeightIndex) -> HollowModel:
         """Of the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
-        stand_ins = {name: torch.zeros(1).expand(outline.shape) for name, outline in index.outlines.items()}
+        stand_ins = {name: _stand_in(outline) for name, outline in index.outlines.items()}
         by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
         model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
         stored = {
@@ -92,6 +100,12 @@ class HollowModel:
         if assembled:
             raise refuse_assembled(model, assembled)
         return cls(model, stored, stand_ins)
+
+
+def _stand_in(outline: Tensor) -> Tensor:
+    """Of the shape of ``outline``, in float32; integers stay what they are, for the model to be refused."""
+    dtype = torch.float32 if outline.is_floating_point() else outline.dtype
+    return torch.zeros((), dtype=dtype).expand(outline.shape)
 
 
 def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:

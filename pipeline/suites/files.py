@@ -54,23 +54,31 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     ``CheckpointError`` if there is no config.json, no weight file, or if the index of a sharded checkpoint
     names one that is missing.
     """
+    return tuple(assigned_tensors(folder))
+
+
+def assigned_tensors(folder: Path) -> dict[Path, tuple[str, ...] | None]:
+    """Each of :func:`weight_files`, and which of its tensors belong to the checkpoint; None: all.
+
+    A shard may hold more than its index assigns to it, such as copies that an earlier split left.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint folder {folder} does not exist (any more)")
-    names = _weight_names(folder)
+    assigned = _assigned(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json: the architecture is unknown")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in assigned if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{folder} lacks weight shards {', '.join(missing)}, which its index names: copy it completely"
         )
-    return tuple(folder / name for name in names)
+    return {folder / name: tensors for name, tensors in assigned.items()}
 
 
-def _weight_names(folder: Path) -> list[str]:
+def _assigned(folder: Path) -> dict[str, tuple[str, ...] | None]:
     for single in WEIGHT_NAMES:
         if (folder / single).is_file():
-            return [single]
+            return {single: None}
         if (folder / (single + INDEX)).is_file():
             return _indexed(folder / (single + INDEX))
     raise CheckpointError(
@@ -78,14 +86,15 @@ def _weight_names(folder: Path) -> list[str]:
     )
 
 
-def _indexed(index: Path) -> list[str]:
+def _indexed(index: Path) -> dict[str, tuple[str, ...] | None]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index} is not a readable index of weights: {error}") from error
-    if not names or not all(isinstance(name, str) for name in names):
+    if not file_of or not all(isinstance(file, str) for file in file_of.values()):
         raise CheckpointError(f"{index} names no weight files: fetch it again")
-    return sorted(names)
+    names = sorted(set(file_of.values()))
+    return {name: tuple(tensor for tensor, file in file_of.items() if file == name) for name in names}
 
 
 def has_tokenizer(names: Iterable[str]) -> bool:

@@ -340,3 +340,29 @@ def test_gpu_memory_is_bounded_by_the_width_and_not_by_the_depth(tmp_path, archi
     # Whether the next layer is there at the fullest moment of the one at hand is a matter of time.
     assert deep - shallow < 2 * layer, "thirteen more layers cost nothing"
     assert peak(Prober, 16) > deep + 8 * layer, "which the whole model does not"
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "some"])
+def test_what_the_index_does_not_assign_to_a_shard_is_not_read(tmp_path, whole: bool) -> None:
+    save(tmp_path, "llama")
+    exact, index = read_weights(tmp_path).tensors, WeightIndex.of(tmp_path)
+    for file in set(index.file_of.values()):
+        tensors = safetensors.torch.load_file(file)
+        others = {name: torch.ones(3) for name in exact if name not in tensors}
+        safetensors.torch.save_file({**tensors, **others}, file, metadata={"format": "pt"})
+    reader = Reader(DEVICE)
+    found = reader.read(tmp_path).tensors if whole else reader.read_some(WeightIndex.of(tmp_path), exact)
+    assert found.keys() == exact.keys()
+    assert all(torch.equal(found[name].cpu(), tensor) for name, tensor in exact.items())
+
+
+@WAYS
+def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way) -> None:
+    save(tmp_path, "llama")
+    name = "model.layers.1.mlp.up_proj.weight"
+    file = WeightIndex.of(tmp_path).file_of[name]
+    tensors = safetensors.torch.load_file(file)
+    tensors[name] = torch.ones_like(tensors[name], dtype=torch.int8)
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"1 weights are stored as int8: {name}"):
+        getattr(prober(spec("ieee")), way)(tmp_path, None)

@@ -187,3 +187,85 @@ def test_blocks_spread_over_several_lists_are_refused(tmp_path: Path) -> None:
     model = XLMWithLMHeadModel(XLMConfig(vocab_size=64, emb_dim=32, n_layers=2, n_heads=2))
     with pytest.raises(CheckpointError, match="not supported"):
         linear_sites(model)
+
+
+def test_integers_are_not_taken_as_the_values_of_weights(tmp_path: Path) -> None:
+    def to_integers(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.endswith("_proj.weight")]:
+            tensors[name] = (tensors[name].float() * 1000).to(torch.int8)
+
+    folder = save_tiny_model("llama", tmp_path)
+    rewrite(folder, to_integers)
+    for measure in (PROBER.measure, PROBER.layer_by_layer.measure):
+        with pytest.raises(
+            CheckpointError, match=r"14 weights are stored as int8: model\.layers\.0\.mlp\.down_proj\.weight"
+        ):
+            measure(folder)
+
+
+def test_weights_of_eight_bits_are_refused_by_their_dtype(tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    folder = save_tiny_model("llama", tmp_path)
+    rewrite(folder, lambda tensors: tensors.update({name: tensors[name].to(torch.float8_e4m3fn)}))
+    for measure in (PROBER.measure, PROBER.layer_by_layer.measure):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name)} is stored as float8_e4m3fn: wanted"):
+            measure(folder)
+
+
+def test_masks_that_are_stored_as_integers_are_no_weights(tmp_path: Path) -> None:
+    folder = save_tiny_model("gpt2", tmp_path)
+    expected = PROBER.measure(folder)
+    mask = torch.ones(1, 1, 64, 64, dtype=torch.uint8).tril()
+    rewrite(folder, lambda tensors: tensors.update({"transformer.h.0.attn.bias": mask}))
+    for measure in (PROBER.measure, PROBER.layer_by_layer.measure):
+        assert measure(folder).results == expected.results
+
+
+def with_leftovers(folder: Path) -> int:
+    """Adds to the shards of the checkpoint in ``folder`` other copies of tensors that their index assigns elsewhere."""
+    file_of = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    added = 0
+    for file in sorted(set(file_of.values())):
+        tensors = safetensors.torch.load_file(folder / file)
+        others = {name: torch.ones(3) for name in file_of if name not in tensors}
+        added += len(others)
+        safetensors.torch.save_file({**tensors, **others}, folder / file, metadata={"format": "pt"})
+    return added
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_tensors_that_the_index_does_not_assign_to_a_shard_are_no_part_of_the_checkpoint(
+    tmp_path: Path, form: str
+) -> None:
+    from tests.models import tiny_model
+
+    model = tiny_model("llama").half()
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    expected = PROBER.measure(tmp_path)
+    assert with_leftovers(tmp_path) > 20
+    if form == "bin":
+        for file in list(tmp_path.glob("*.safetensors")):
+            torch.save(safetensors.torch.load_file(file), tmp_path / file.name.replace("safetensors", "bin"))
+            file.unlink()
+        index = tmp_path / "model.safetensors.index.json"
+        (tmp_path / "pytorch_model.bin.index.json").write_text(
+            index.read_text().replace(".safetensors", ".bin")
+        )
+        index.unlink()
+    for measure in (PROBER.measure, PROBER.layer_by_layer.measure):
+        assert measure(tmp_path).results == expected.results
+
+
+def test_a_tensor_that_its_shard_lacks_is_named(tmp_path: Path) -> None:
+    from tests.models import tiny_model
+
+    tiny_model("llama").save_pretrained(tmp_path, max_shard_size="40KB")
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first, *_, last = sorted(set(content["weight_map"].values()))
+    name = next(name for name, file in content["weight_map"].items() if file == last)
+    content["weight_map"][name] = first
+    index.write_text(json.dumps(content))
+    for measure in (PROBER.measure, PROBER.layer_by_layer.measure):
+        with pytest.raises(CheckpointError, match=rf"{re.escape(first)} lacks {re.escape(name)}"):
+            measure(tmp_path)

@@ -28,10 +28,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.probe.loading import read_file, refuse_non_finite
+from pipeline.probe.loading import WANTED_DTYPES, present, read_file, refuse_non_finite, refuse_other_dtypes
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import WeightIndex
-from pipeline.suites.files import weight_files
+from pipeline.suites.files import assigned_tensors
 from pipeline.suites.unchanged import Unchanged
 
 PIECE_BYTES = 2**25
@@ -80,13 +80,16 @@ class Reader:
             room_for("the weights as a whole", WHOLE_ADVICE),
             self._on_stream(),
         ):
-            for file in weight_files(folder):
+            for file, names in assigned_tensors(folder).items():
                 if file.suffix == ".safetensors":
-                    self._read_file(file, tensors)
+                    self._read_file(file, names, tensors)
                 else:
-                    tensors |= {name: stored.to(self.device) for name, stored in read_file(file).items()}
+                    tensors |= {
+                        name: stored.to(self.device) for name, stored in read_file(file, names).items()
+                    }
             if not tensors:
                 raise CheckpointError(f"the weight files in {folder} hold no tensors")
+            refuse_other_dtypes(tensors)
             _check_finite(tensors)
         if self._stream is not None:
             self._stream.synchronize()
@@ -117,16 +120,16 @@ class Reader:
             with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
                 yield
 
-    def _read_file(self, file: Path, tensors: dict[str, Tensor]) -> None:
-        """Adds all that ``file`` holds to ``tensors``."""
+    def _read_file(self, file: Path, names: Iterable[str] | None, tensors: dict[str, Tensor]) -> None:
+        """Adds the tensors ``names`` of ``file`` (None: all) to ``tensors``."""
         header, data_start = _header(file)
         size = file.stat().st_size
         # The data begins at a multiple of 16 bytes on the device, wherever it begins in the file.
         shift = -data_start % 16
         buffer = torch.empty(shift + size, dtype=torch.uint8, device=self.device)
         self._copy(file, 0, buffer[shift:])
-        for name, entry in header.items():
-            tensors[name] = _view(entry, buffer, shift + data_start)
+        for name in present(file, header, names):
+            tensors[name] = _view(header[name], buffer, shift + data_start)
 
     def _read_places(self, file: Path, names: list[str], tensors: dict[str, Tensor]) -> None:
         """Adds the tensors ``names`` of ``file`` to ``tensors``, neighbours in the file by one read."""
@@ -199,7 +202,10 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     header.pop("__metadata__", None)
     unknown = sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES))
     if unknown:
-        raise CheckpointError(f"{file} holds {', '.join(unknown)} tensors: wanted {', '.join(_DTYPES)}")
+        raise CheckpointError(
+            f"{file} holds {', '.join(unknown)} tensors: wanted {WANTED_DTYPES}; measure the checkpoint that was "
+            "quantized to them"
+        )
     return header, 8 + length
 
 

@@ -14,7 +14,7 @@ from pipeline.suites.memory import content_ids
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
 from pipeline.suites.settings import TrainingSettings
 from pipeline.suites.suite import Suite, keyed_stages
-from pipeline.suites.trainer_state import read_trainer_state
+from pipeline.suites.trainer_state import read_trainer_state, trainer_warnings
 
 _T = TypeVar("_T")
 
@@ -34,10 +34,11 @@ def open_folder(folder: Path, choice: RevisionChoice = ALL) -> Suite:
     if not revisions:
         raise UsageError(_none_found(folder, names))
     name = _shown(manifest.name if manifest else folder.name)
+    checkpoints, warnings = _checkpoints(folder, name, revisions, entries, choice)
     return Suite(
         name=name,
         location=str(folder),
-        checkpoints=_checkpoints(folder, name, revisions, entries, choice),
+        checkpoints=checkpoints,
         default_corpus=_resolve(folder, manifest.evaluation_corpus) if manifest else None,
         default_shape=manifest.evaluation_shape if manifest else None,
         tokenizer=_tokenizer(folder, revisions),
@@ -45,21 +46,25 @@ def open_folder(folder: Path, choice: RevisionChoice = ALL) -> Suite:
         recipe=manifest.recipe if manifest else {},
         train_corpus=manifest.corpus if manifest else None,
         skipped=tuple(map(_shown, skipped)),
+        warnings=warnings,
     )
 
 
 def _checkpoints(
     folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry], choice: RevisionChoice
-) -> tuple[Checkpoint, ...]:
+) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    """The checkpoints, and what is wrong with some of them."""
     stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
     wanted = [revision for revision in revisions if choice.wants(revision.name)]
     if not wanted:
         raise choice.nothing(name, [revision.name for revision in revisions])
     folders = [folder / revision.name for revision in wanted]
-    found = []
+    found, states = [], {}
     for revision, path, identity in zip(wanted, folders, content_ids(folder, folders), strict=True):
         entry = entries.get(revision.name) or Entry(revision.step, revision.name)
         state = read_trainer_state(path, revision.step)
+        if entry.learning_rate is None:
+            states[_shown(revision.name)] = state
         found.append(
             Checkpoint(
                 step=revision.step,
@@ -72,7 +77,7 @@ def _checkpoints(
                 weights_sha256=entry.sha256,
             )
         )
-    return find_duplicates(found, confirm_local)
+    return find_duplicates(found, confirm_local), tuple(trainer_warnings(states.items()))
 
 
 def _sub_folders(folder: Path) -> list[str]:

@@ -10,7 +10,6 @@ from pipeline.suites import (
     Manifest,
     TrainingSettings,
     fetch,
-    load_tokenizer,
     open_suite,
     read_manifest,
     weights_sha256,
@@ -103,25 +102,6 @@ def test_selecting_keeps_duplicates_honest(suite):
         found.select(steps=[15])
     with pytest.raises(UsageError, match=r"limit 0"):
         found.select(limit=0)
-
-
-def test_the_trainer_state_gives_rates_and_tokens(tmp_path):
-    for step in (20, 100):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    state = {
-        "log_history": [
-            {"step": 50, "learning_rate": 3e-4, "loss": 2.0},
-            {"step": 100, "learning_rate": 1e-4, "loss": 1.9},
-            {"step": 100, "eval_loss": 1.9},
-            {"step": 150, "learning_rate": 5e-5},
-        ],
-        "num_input_tokens_seen": 4096,
-    }
-    (tmp_path / "checkpoint-100" / "trainer_state.json").write_text(json.dumps(state))
-    (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{not json")
-    first, second = open_suite(str(tmp_path)).checkpoints
-    assert (first.learning_rate, first.tokens_seen) == (None, None)
-    assert (second.learning_rate, second.tokens_seen) == (1e-4, 4096)
 
 
 def test_stages_are_in_the_key_where_steps_repeat(tmp_path):
@@ -259,50 +239,3 @@ def test_a_recipe_of_other_types_states_nothing():
     given = {"steps": "many", "peak_lr": 1, "min_lr": None, "schedule": 3, "warmup_steps": True, "x": []}
     assert TrainingSettings.from_recipe(given) == TrainingSettings(peak_lr=1)
     assert TrainingSettings.from_recipe({"steps": -5, "tokens_per_step": 10**30}) == TrainingSettings()
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        '{"log_history": 5}',
-        '{"log_history": {"step": 1}, "num_input_tokens_seen": NaN}',
-        '{"log_history": [{"step": 1, "learning_rate": NaN}], "num_input_tokens_seen": Infinity}',
-        '{"log_history": [{"step": NaN, "learning_rate": 1}], "num_input_tokens_seen": 1e40}',
-        '{"log_history": [{"step": 1, "learning_rate": 1' + "0" * 400 + "}]}",
-        "[" * 200_000,
-    ],
-)
-def test_odd_values_in_a_trainer_state_are_unknown(state, tmp_path):
-    (tmp_path / "checkpoint-1").mkdir()
-    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text(state)
-    (found,) = open_suite(str(tmp_path)).checkpoints
-    assert (found.learning_rate, found.tokens_seen) == (None, None)
-
-
-def test_unknown_suites_say_what_is_near(suite, tmp_path):
-    with pytest.raises(UsageError, match=r"did you mean 'pythia-160m'"):
-        open_suite("pythia-160")
-    with pytest.raises(UsageError, match=r"did you mean .*run\?"):
-        open_suite(str(tmp_path / "ru"))
-    with pytest.raises(UsageError, match=r"is a file"):
-        open_suite(str(suite / "step9" / "config.json"))
-    with pytest.raises(UsageError, match=r"itself one checkpoint"):
-        open_suite(str(suite / "step9"))
-    for name, complaint in (
-        ("", r"suite '' names nothing: wanted a folder"),
-        ("~nouser/run", r"suite '~nouser/run': there is no such user"),
-        ("a" * 300, r"suite 'a{77}'\.\.\. cannot be looked up \(File name too long\)"),
-        (str(suite / "step9" / "config.json" / "x"), r"does not exist; neither does"),
-    ):
-        with pytest.raises(UsageError, match=complaint):
-            open_suite(name)
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    with pytest.raises(UsageError, match=r"loop' cannot be looked up \(Too many levels of symbolic links\)"):
-        open_suite(str(tmp_path / "loop"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"no checkpoints in .*empty"):
-        open_suite(str(tmp_path / "empty"))
-    with pytest.raises(UsageError, match=r"pretrain tiny"):
-        open_suite("tiny")
-    with pytest.raises(UsageError, match=r"has no tokenizer"):
-        load_tokenizer(open_suite(str(suite)))

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curves import MIN_ROWS, Curve
+from pipeline.analysis.square_law import square_law
 from pipeline.analysis.summary import summarise, summarise_gaps
 from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
 from pipeline.errors import IncompleteRunError
@@ -55,11 +56,16 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     trajectory = trajectory_table(shards, plan.checkpoints)
     analysis, phases = _analyse(trajectory, shards, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
+    duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
+    law = square_law(shards, duplicates=list(duplicates))
+    if law is not None:
+        trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
     report = {
         "suite": plan.suite,
         "n_checkpoints": len(shards),
         **analysis,
-        "duplicates": {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of},
+        "square_law": None if law is None else law.to_json(),
+        "duplicates": duplicates,
         "failures": found.failed,
         "missing": list(found.to_measure),
         "skipped": list(plan.skipped),

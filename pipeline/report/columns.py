@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.report.frame import PER_VARIANT, Frame
 
-RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kurtosis")
+RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kurtosis", "kappa", "kappa_lower", "kappa_upper")
 
 
 def chart_columns(frame: Frame) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""The line charts over training steps: perplexity, damage, learning rate, kurtosis."""
+"""The line charts over training steps: perplexity, damage, learning rate, kurtosis, kappa."""
 
 from __future__ import annotations
 
@@ -124,8 +124,16 @@ def damage(frame: Frame, measure: Measure) -> Spec:
     return chart([*layers, cursor_rule()], frame, 220)
 
 
-def single(frame: Frame, column: str, number_format: str, *, zero: bool, height: int = 96) -> Spec:
-    """One quantity of the run itself (learning rate, kurtosis)."""
+def single(
+    frame: Frame,
+    column: str,
+    number_format: str,
+    *,
+    zero: bool,
+    height: int = 96,
+    band: tuple[str, str] | None = None,
+) -> Spec:
+    """One quantity of the run itself (learning rate, kurtosis); ``band``: columns of its lower and upper end."""
     y = {
         "field": column,
         "type": "quantitative",
@@ -149,7 +157,13 @@ def single(frame: Frame, column: str, number_format: str, *, zero: bool, height:
         },
         "encoding": {"x": X, "y": y},
     }
-    return chart([*backdrop(), line, dot, cursor_rule()], frame, height)
+    shade = []
+    if band is not None and frame.has(band[0]):
+        edges = {"x": X, "y": {**y, "field": band[0]}, "y2": {"field": band[1]}}
+        shade = [
+            {"mark": {"type": "area", "color": "$measure", "opacity": 0.2, "clip": True}, "encoding": edges}
+        ]
+    return chart([*backdrop(), *shade, line, dot, cursor_rule()], frame, height)
 
 
 def _back_to_front(series: tuple[Series, ...]) -> list[Series]:

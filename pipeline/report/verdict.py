@@ -79,9 +79,11 @@ def _int8(report: Mapping[str, Any]) -> str:
     most = report.get("int8_gap_max")
     if most is None:
         return ""
-    return (
+    cost = (
         f"INT8 never costs more than {text.percent(most)}." if most > 0 else "INT8 costs nothing measurable."
     )
+    law = report.get("square_law") or {}
+    return f"{cost} {law['sentence']}" if law else cost
 
 
 def _best(report: Mapping[str, Any]) -> str:

@@ -17,13 +17,13 @@ from jobs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
 from jobs.request import AuditOptions
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
+from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
+from pipeline.train.schedules import ForkRates, schedules
 
 if TYPE_CHECKING:
     from pipeline.fork import ForkRequest
 
 NUMBERS = "benchmark-fork-runs.json"
-MIN_PERIOD = 4
-"""Updates of the shortest cycle of OLI that ends in a settled phase."""
 
 
 def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
@@ -58,7 +58,7 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
     suite = resolve_suite(options["suite"], options["revisions"])
     runs, updates = options["runs"], options["updates"]
     probe_every = options["probe_every"] or max(1, updates // RUN_SHARE)
-    schedules = _schedules(runs, updates, probe_every)
+    arms = paper_arms(runs, updates, probe_every)
     train = scratch / "train.npy"
     tokens = updates * options["tokens_per_step"] + 1
     np.save(train, _random_tokens(model_config(suite).get("vocab_size"), tokens))
@@ -67,8 +67,8 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
         ForkOptions(
             AuditOptions.from_command(options | {"steps": None, "limit": None}),
             start=str(suite.checkpoints[-1].step),
-            schedules=",".join(schedules),
-            seeds=runs // len(schedules),
+            schedules=",".join(arms),
+            seeds=runs // len(arms),
             n_steps=updates,
             probe_every=probe_every,
             tokens_per_step=options["tokens_per_step"],
@@ -80,14 +80,22 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
     )
 
 
-def _schedules(runs: int, updates: int, probe_every: int) -> tuple[str, ...]:
-    """The paper's three where they share ``runs`` evenly, OLI with a probe at the end of every cycle; else cosine."""
-    period = -(-MIN_PERIOD // probe_every) * probe_every
-    return ("cosine", "sgdr", f"oli:period={period}") if runs % 3 == 0 and period <= updates else ("cosine",)
+def paper_arms(runs: int, updates: int, probe_every: int) -> tuple[str, ...]:
+    """The paper's schedules where they share ``runs`` evenly and fit the run, each with a probe that is compared; else
+    the baseline alone.
+    """
+    rates = ForkRates(base_lr=1.0, peak_lr=1.0, steps=updates)
+    arms = tuple(arm_word(name, schedules.find(name).settings_for(probe_every)) for name in PAPER_SCHEDULES)
+    try:
+        for arm in parse_arms(",".join(arms)):
+            resolve(arm, rates)
+    except UsageError:
+        return (BASELINE,)
+    return arms if runs % len(arms) == 0 else (BASELINE,)
 
 
 def _random_tokens(vocab_size: object, count: int) -> np.ndarray:
-    """Ids of which nine tenths, the part of a token file that is trained on, are ``count``."""
+    """Random token ids; sized so that the training split (90 %) has ``count`` tokens."""
     if not isinstance(vocab_size, int):
         raise UsageError(
             f"the suite's config.json gives vocab_size {vocab_size!r}: wanted a number; choose another suite"

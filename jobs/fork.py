@@ -9,6 +9,8 @@ import click
 from jobs.console import console, duration, errors, progress
 from jobs.fork_request import ForkOptions, build_fork_request
 from jobs.options import measurement_options, out_option, resource_options, seed_option, stale_option
+from pipeline.train.arms import PAPER_SCHEDULES
+from pipeline.train.schedules import schedules
 
 if TYPE_CHECKING:
     from pipeline.ledger import Progress
@@ -17,7 +19,19 @@ SHOWN = 4
 """Unfinished runs that a line of progress names."""
 
 
-@click.command()
+def _schedule_help() -> str:
+    """Every schedule with its parameters and their defaults, a line each."""
+    lines = ["\b", "Schedules and their parameters:"]
+    for each in schedules:
+        lines.append(f"  {each.name}" + ("" if each.accepted() else " (none)"))
+        lines += [
+            f"    {name} = {parameter.default_text}: {parameter.meaning}"
+            for name, parameter in sorted(each.accepted().items())
+        ]
+    return "\n".join(lines)
+
+
+@click.command(epilog=_schedule_help())
 @click.argument("suite")
 @out_option
 @click.option(
@@ -33,9 +47,9 @@ SHOWN = 4
 )
 @click.option(
     "--schedules",
-    default="cosine,sgdr,oli",
+    default=",".join(PAPER_SCHEDULES),
     show_default=True,
-    help="Of cosine, pythia, sgdr, oli, constant, wsd, noop; parameters as in oli:period=40:amplitude=1.",
+    help=f"Of {', '.join(schedules.names())}; parameters, listed below, as in oli:period=40:amplitude=1.",
 )
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs per schedule.")
 @click.option("--steps", "n_steps", type=int, help="Updates of a run. Default: a tenth of the suite's own.")

@@ -14,6 +14,7 @@ from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
 from pipeline.shards import FORK, REPORT
 from pipeline.suites import fetch, weight_files
+from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.start import MOMENTS_FILE
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class ForkOptions:
     audit: AuditOptions
     start: str = "auto"
     audit_dir: str | None = None
-    schedules: str = "cosine,sgdr,oli"
+    schedules: str = ",".join(PAPER_SCHEDULES)
     seeds: int = 3
     n_steps: int | None = None
     probe_every: int | None = None
@@ -73,8 +74,9 @@ class ForkOptions:
 def build_fork_request(options: ForkOptions) -> ForkRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
     from pipeline.fork import ForkRequest
-    from pipeline.train.arms import ForkRates, parse_arms, refuse_twins, resolve
+    from pipeline.train.arms import parse_arms, refuse_twins, resolve
     from pipeline.train.fork_spec import ForkSpec
+    from pipeline.train.schedules import ForkRates
 
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
@@ -121,7 +123,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
         lawa_window=options.lawa_window,
     )
-    _check_settled(resolved, spec)
+    _check_compared(resolved, spec)
     if moments == "cold":
         notes += (
             f"Adam's moments start cold, after a learning-rate ramp of {rewarm} steps: "
@@ -237,17 +239,19 @@ def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: i
     return (told,)
 
 
-def _check_settled(arms: tuple[Arm, ...], spec: Any) -> None:
-    """UsageError where no probe of an OLI arm falls into a settled cool phase, the only ones that are compared."""
+def _check_compared(arms: tuple[Arm, ...], spec: Any) -> None:
+    """UsageError where no probe of an arm falls into the phase that is compared."""
     from pipeline.train.arms import make_arm_schedule
 
     for arm in arms:
         schedule = make_arm_schedule(arm, spec.rates)
         labels = {schedule.phase(step - 1) for step in spec.probe_steps if step}
-        if arm.schedule == "oli" and "settled" not in labels:
+        compared = schedule.inner.compared
+        if compared is not None and compared.phase not in labels:
+            settings = ", ".join(f"{name} {value:g}" for name, value in arm.parameters)
             raise UsageError(
-                f"{arm.label}: no probe falls into a settled cool phase (period {arm.settings()['period']:g}, a probe "
-                f"every {spec.probe_every} steps): choose --probe-every so that it divides the period"
+                f"{arm.label}: no probe falls into a {compared.adjective} phase, the only one that is compared "
+                f"({settings}; a probe every {spec.probe_every} steps): choose --probe-every so that it divides a cycle"
             )
 
 

@@ -12,9 +12,10 @@ from pipeline.corpus import evaluation_tokens, parse_corpus, tokens_sha256
 from pipeline.shards import FORK, RunFolder
 from pipeline.spec import ProbeSpec, parse_variants
 from pipeline.suites import load_tokenizer, open_suite
-from pipeline.train.arms import Arm, ForkRates, parse_arms, resolve
+from pipeline.train.arms import Arm, parse_arms, resolve
 from pipeline.train.data import training_tokens
 from pipeline.train.fork_spec import ForkSpec, ForkTask
+from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
 
 RATES = ForkRates(base_lr=2e-3, peak_lr=4e-3, steps=12, rewarm_steps=2)

@@ -64,7 +64,7 @@ def compare_with_baseline(
                 "arm": arm,
                 "baseline": baseline,
                 "weights": weights,
-                "probes": "settled" if "settled" in runs.phases else "all",
+                "probes": runs.compared.phase if runs.compared else "all",
                 "n_probes": int(chosen.sum()),
                 "n_runs": len(runs.seeds),
                 "n_baseline_runs": len(reference.seeds),
@@ -79,7 +79,7 @@ def compare_with_baseline(
 def count_wins(table: pl.DataFrame, arms: Sequence[str], variant: str) -> list[dict[str, Any]]:
     """In how many pairs of runs the first of two arms has the lower gap, on the probes that are compared of both.
 
-    Runs that repeat another are in no pair. Two arms without a common probe (OLI with different periods) are left out.
+    Runs that repeat another are in no pair. Two arms without a common probe (OLI at different periods) are left out.
     """
     runs = {arm: arm_runs(table, arm, variant, "live") for arm in arms}
     found = []

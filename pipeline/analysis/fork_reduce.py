@@ -2,8 +2,9 @@
 
 Rules, written down before any run: an arm is compared with the baseline (``cosine``, else the first arm) at the same
 probe steps, on the mean over these of the gap of the headline variant (int4 where there is one); probes at the start
-and during the re-warm-up count nowhere, of OLI only the settled cool ones count. Holm's correction is over the arms,
-for each set of weights apart. An arm helps or hurts where the adjusted p value is under 0.05.
+and during the re-warm-up count nowhere, and where a schedule names a compared phase (OLI: the settled cool ones) only
+its probes count. Holm's correction is over the arms, for each set of weights apart. An arm helps or hurts where the
+adjusted p value is under 0.05.
 
 Added after the first results, and in no claim: the same differences at the last of these probes, whose model is the one
 that is deployed, and intervals that count the scatter of the evaluation text. What all of them are conditional on
@@ -30,8 +31,8 @@ from pipeline.errors import IncompleteRunError
 from pipeline.shards import SCHEDULES, ForkPlan, RunFolder
 from pipeline.spec import ALIASES
 from pipeline.survey import Survey, survey
-from pipeline.train.arms import BASELINE, ForkRates, make_arm_schedule
-from pipeline.train.schedules import mean_rate
+from pipeline.train.arms import BASELINE, make_arm_schedule
+from pipeline.train.schedules import ForkRates, mean_rate
 from pipeline.versions import versions
 
 WEIGHTS = ("live", "ema", "lawa")

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from pipeline.analysis.bootstrap import BATCH_BLOCK, paired_gap_se
 from pipeline.analysis.curves import FloatArray, gap_from_nll
 from pipeline.shards import Shard
+from pipeline.train.arms import REWARM
+from pipeline.train.schedules import ComparedPhase, schedules
 
 NOT_IN_TABLE = ("suite", "revision", "wall_s", "probe_s", "device")
 """Columns of the shards that are the same for all rows, or that another run of the same experiment would change."""
 
-UNSETTLED = ("start", "rewarm")
+UNSETTLED = ("start", REWARM)
 """Phases in which no schedule has had its say."""
 
 
@@ -26,6 +28,8 @@ class ArmRuns:
     """The runs of one arm under one variant and one set of weights, on common probe steps."""
 
     label: str
+    compared: ComparedPhase | None
+    """The phase that is compared; None = every probe after the start."""
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     phases: tuple[str, ...]
@@ -62,7 +66,10 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
 
 
 def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRuns:
-    """The runs of ``arm`` as arrays. A run that diverged has NaN from there on."""
+    """The runs of ``arm`` as arrays. A run that diverged has NaN from there on.
+
+    ``UsageError`` where its schedule is not registered, such as one of a plug-in that is not there.
+    """
     rows = table.filter((pl.col("arm") == arm) & (pl.col("weights") == weights))
     steps = sorted(table["step"].unique().to_list())
     seeds = tuple(sorted(rows["seed"].unique().to_list()))
@@ -83,6 +90,7 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         diverged[row["seed"]] = row["status"] == "diverged"
     return ArmRuns(
         label=arm,
+        compared=schedules.find(rows["schedule"][0]).compared,
         seeds=seeds,
         steps=tuple(steps),
         phases=tuple(phases[step] for step in steps),
@@ -101,8 +109,8 @@ def started(runs: ArmRuns) -> NDArray[np.bool_]:
 
 
 def compared_steps(runs: ArmRuns) -> NDArray[np.bool_]:
-    """Probes of an arm that are compared, (steps,) bool: of OLI the settled cool ones, else all after the start."""
-    return np.asarray(np.array(runs.phases) == "settled") if "settled" in runs.phases else started(runs)
+    """Probes of an arm that are compared, (steps,) bool: those of its compared phase, else all after the start."""
+    return np.asarray(np.array(runs.phases) == runs.compared.phase) if runs.compared else started(runs)
 
 
 def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.train.schedules import ComparedPhase, schedules
+
 ALPHA = 0.05
 
 
@@ -20,7 +22,7 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     live = [row for row in report["comparisons"] if row["weights"] == "live"]
     if not live:
         out.append(f"There is one arm, {report['baseline']}: nothing to compare it with.")
-    out += [_comparison(row, _short(report["variant"])) for row in live]
+    out += [_comparison(row, _short(report["variant"]), _compared(report, row)) for row in live]
     averages = [row for row in report["averages"] if row["arm"] == report["baseline"]]
     out += [_average(row, _short(report["variant"])) for row in averages]
     out += [_sweep(row) for row in report["sweeps"]]
@@ -32,12 +34,17 @@ def sentences(report: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def _comparison(row: Mapping[str, Any], variant: str) -> str:
+def _compared(report: Mapping[str, Any], row: Mapping[str, Any]) -> ComparedPhase | None:
+    """The phase of the arm's schedule that is compared."""
+    return schedules.find(report["arms"][row["arm"]]["schedule"]).compared
+
+
+def _comparison(row: Mapping[str, Any], variant: str, compared: ComparedPhase | None) -> str:
     difference = row["difference"]
     estimate = difference["estimate"]
     if estimate is None or math.isnan(estimate):
         return f"{row['arm']}: no run without divergence to compare with {row['baseline']}."
-    where = "in its settled cool phases" if row["probes"] == "settled" else "after the start"
+    where = f"in its {compared.adjective} phases" if compared else "after the start"
     wins = f"it wins {row['wins']} of {row['pairs']} pairs of runs{_repeats(row)}"
     if difference["p_value"] is None:
         return (
@@ -59,7 +66,7 @@ def _comparison(row: Mapping[str, Any], variant: str) -> str:
             if row["detectable"] is None
             else f" The design could have found {row['detectable']:.2f} points."
         )
-    return f"{head} ({interval}; {wins}). {_losses(row, variant)} {_end(row, variant)}{_naive(row)}{tail}"
+    return f"{head} ({interval}; {wins}). {_losses(row, variant)} {_end(row, variant, compared)}{_naive(row)}{tail}"
 
 
 def _repeats(row: Mapping[str, Any]) -> str:
@@ -73,10 +80,10 @@ def _losses(row: Mapping[str, Any], variant: str) -> str:
     return f"Over the run the FP32 price is {_nats(row, 'fp32')} and that of {variant} itself {_nats(row, 'variant')}."
 
 
-def _end(row: Mapping[str, Any], variant: str) -> str:
+def _end(row: Mapping[str, Any], variant: str, compared: ComparedPhase | None = None) -> str:
     """The same at the last compared probe: whoever deploys a model deploys that one."""
     end = row["at_end"]
-    name = "At its last settled probe" if row.get("probes") == "settled" else "At its end"
+    name = f"At its last {compared.phase} probe" if compared else "At its end"
     gap = f"{end['difference']['estimate']:+.2f} points{_bounds(end['difference'], '+.2f')}"
     price = f"{_nats(end, 'variant')}{_bounds(end['variant_price_nats'], '+.3f')}"
     return f"{name} (update {end['step']:,}): gap {gap}; FP32 price {_nats(end, 'fp32')}, of {variant} itself {price}."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline.benchmark.naive_training import NaiveTraining
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.train.loop import Trainer
-from pipeline.train.schedules import Constant
+from pipeline.train.schedules.constant import Constant
 from pipeline.train.settings import OptimizerSettings
 
 WARM_UP = 5

@@ -17,7 +17,7 @@ class TrainingSettings:
     """Optimizer steps of the whole run."""
     tokens_per_step: int | None = None
     schedule: str | None = None
-    """Name in ``pipeline.train.schedules``."""
+    """Name of a registered schedule (``pipeline.train.schedules``)."""
     peak_lr: float | None = None
     min_lr: float | None = None
     warmup_steps: int | None = None

@@ -5,14 +5,13 @@ torch.
 from typing import TYPE_CHECKING, Any
 
 from pipeline.train.recipes import RECIPES, Recipe, find_recipe, known_recipes
-from pipeline.train.schedules import SCHEDULES, Schedule, make_schedule
+from pipeline.train.schedules import Schedule, make_schedule
 
 if TYPE_CHECKING:
     from pipeline.train.pretraining import pretrain
 
 __all__ = [
     "RECIPES",
-    "SCHEDULES",
     "Recipe",
     "Schedule",
     "find_recipe",

@@ -12,72 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError, unknown_name
-from pipeline.train.schedules import (
-    Constant,
-    Cosine,
-    LockIn,
-    Noop,
-    Pythia,
-    Rewarmed,
-    Scaled,
-    Schedule,
-    WarmRestarts,
-    WarmupStableDecay,
-    mean_rate,
-)
-
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "cosine": ("final", "mean_factor"),
-    "pythia": ("final", "mean_factor"),
-    "sgdr": ("eta_max", "final", "mean_factor", "period", "t_mult"),
-    "oli": (
-        "amplitude",
-        "bump_fraction",
-        "cool_factor",
-        "final",
-        "mean_factor",
-        "period",
-        "settled_fraction",
-    ),
-    "constant": ("mean_factor",),
-    "wsd": ("decay_fraction", "mean_factor"),
-    "noop": (),
-}
-"""Schedules of a fork and what each can be told."""
+from pipeline.train.schedules import ForkRates, Schedule, mean_rate, schedules
 
 BASELINE = "cosine"
 """Every other arm is compared with this schedule at its defaults."""
 
+PAPER_SCHEDULES = ("cosine", "sgdr", "oli")
+"""The schedules of the paper's nine runs, the default of ``fork``."""
+
+REWARM = "rewarm"
+"""Phase of the ramp for cold moments."""
+
 OPTIMIZERS = ("adamw", "sam", "muon")
 
-DEFAULTS = {
-    "final": 0.1,
-    "t_mult": 1.0,
-    "amplitude": 0.3,
-    "bump_fraction": 0.5,
-    "cool_factor": 0.5,
-    "settled_fraction": 0.5,
-    "decay_fraction": 0.2,
-}
-"""``final``: last rate of a cosine as a multiple of the rate at the fork. ``period`` is a quarter of the run,
-``eta_max`` the peak rate of the suite's own training. ``mean_factor`` is the mean rate of the run as a multiple of the
-rate at the fork; it has no default: left out, the schedule is not scaled and its runs' identity does not name it."""
-
 _WORD = re.compile(r"[a-z_]+")
-
-
-@dataclass(frozen=True)
-class ForkRates:
-    """What the schedules of one experiment share."""
-
-    base_lr: float
-    """Learning rate at the fork."""
-    peak_lr: float
-    """Highest rate of the suite's training: where warm restarts go back to."""
-    steps: int
-    """Updates of a run."""
-    rewarm_steps: int = 0
-    """Length of the ramp for cold moments."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +33,7 @@ class Arm:
     """One treatment; every seed runs it once."""
 
     schedule: str
-    """Key of :data:`PARAMETERS`."""
+    """Name of a registered schedule."""
     parameters: tuple[tuple[str, float], ...] = ()
     """By name, sorted: those given, or after :func:`resolve` also those with a default."""
     optimizer: str = "adamw"
@@ -93,17 +41,16 @@ class Arm:
     """Unique within an experiment and usable as a file name: the schedule and what was said of it."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in PARAMETERS:
-            raise unknown_name("schedule", self.schedule, PARAMETERS)
+        accepted = schedules.find(self.schedule).accepted()
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
         for name, value in self.parameters:
-            if not PARAMETERS[self.schedule]:
+            if not accepted:
                 raise UsageError(
                     f"unknown parameter of {self.schedule} {name!r}: it takes none, leave it out"
                 )
-            if name not in PARAMETERS[self.schedule]:
-                raise unknown_name(f"parameter of {self.schedule}", name, PARAMETERS[self.schedule])
+            if name not in accepted:
+                raise unknown_name(f"parameter of {self.schedule}", name, sorted(accepted))
             if not math.isfinite(value) or value < 0:
                 raise UsageError(f"{self.schedule}: {name} {value}; wanted a number of at least 0")
         if not self.label:
@@ -144,26 +91,13 @@ def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "a
 
 def resolve(arm: Arm, rates: ForkRates) -> Arm:
     """``arm`` with every parameter set that has a default. ``UsageError`` for what does not fit the run."""
-    defaults = {**DEFAULTS, "period": float(max(2, rates.steps // 4)), "eta_max": rates.peak_lr}
-    given = arm.settings()
-    values = {name: defaults[name] for name in PARAMETERS[arm.schedule] if name in defaults} | given
-    period, restarts = values.get("period"), values.get("t_mult")
-    if period is not None and not (period >= 2 and period == int(period)):
-        raise UsageError(f"{arm.label}: period {period:g}; wanted a whole number of at least 2 steps")
-    if period is not None and period > rates.steps:
-        raise UsageError(
-            f"{arm.label}: its period of {period:,.0f} steps is longer than the run of {rates.steps:,}: "
-            f"give period={rates.steps // 4 or 2} or more --steps"
-        )
-    if restarts is not None and not (restarts >= 1 and restarts == int(restarts)):
-        raise UsageError(f"{arm.label}: t_mult {restarts:g}; wanted a whole number of at least 1")
-    for name in ("bump_fraction", "settled_fraction", "decay_fraction"):
-        if name in values and not 0 < values[name] <= 1 - (name == "bump_fraction") * 1e-9:
-            raise UsageError(f"{arm.label}: {name} {values[name]:g}; wanted more than 0 and at most 1")
-    if values.get("final", 0.0) > 1:
-        raise UsageError(
-            f"{arm.label}: final {values['final']:g}; wanted at most 1, a multiple of the rate at the fork"
-        )
+    accepted = schedules.find(arm.schedule).accepted()
+    defaults = {name: each.default_for(rates) for name, each in accepted.items()}
+    values = {name: value for name, value in defaults.items() if value is not None} | arm.settings()
+    for name, value in values.items():
+        problem = accepted[name].problem(value, rates)
+        if problem is not None:
+            raise UsageError(f"{arm.label}: {problem}")
     resolved = replace(arm, parameters=tuple(sorted(values.items())))
     _check_mean(resolved, rates)
     return resolved
@@ -182,42 +116,55 @@ def refuse_twins(arms: Sequence[Arm]) -> None:
             )
 
 
-def make_arm_schedule(arm: Arm, rates: ForkRates) -> Schedule:
+@dataclass(frozen=True)
+class ArmSchedule:
+    """A schedule at the level that its arm asks for, behind a linear ramp while cold Adam moments fill.
+
+    Without the ramp the first updates, whose second moments rest on a handful of gradients, are larger than any that
+    the schedule means.
+    """
+
+    inner: Schedule
+    factor: float = 1.0
+    """The rate is ``inner`` times this."""
+    ramp_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        rate = self.inner(step) * self.factor
+        return rate * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else rate
+
+    def phase(self, step: int) -> str:
+        return REWARM if step < self.ramp_steps else self.inner.phase(step)
+
+    @property
+    def shaded(self) -> frozenset[str]:
+        """Phases that charts shade: the rate is raised, or not yet itself."""
+        return self.inner.shaded | {REWARM}
+
+
+def make_arm_schedule(arm: Arm, rates: ForkRates) -> ArmSchedule:
     """The learning rate of a resolved ``arm`` as a function of the updates since the fork.
 
     ``mean_factor`` sets the mean of the schedule itself, before the ramp for cold moments takes from it.
+
+    >>> rates = ForkRates(base_lr=1.0, peak_lr=1.0, steps=8, rewarm_steps=4)
+    >>> half = make_arm_schedule(Arm("constant", (("mean_factor", 0.5),)), rates)
+    >>> [half(step) for step in (0, 1, 3, 4)], half.phase(3), half.phase(4)
+    ([0.125, 0.25, 0.5, 0.5], 'rewarm', 'stable')
     """
-    inner, factor = _unscaled(arm, rates), arm.settings().get("mean_factor")
-    if factor is not None:
-        inner = Scaled(inner, factor * rates.base_lr / mean_rate(inner, rates.steps))
-    return Rewarmed(inner, rates.rewarm_steps)
+    values = arm.settings()
+    inner, factor = schedules.find(arm.schedule).from_fork(rates, values), values.get("mean_factor")
+    level = 1.0 if factor is None else factor * rates.base_lr / mean_rate(inner, rates.steps)
+    return ArmSchedule(inner, level, rates.rewarm_steps)
 
 
-def _unscaled(arm: Arm, rates: ForkRates) -> Schedule:
-    """The schedule of a resolved ``arm`` at its own level."""
-    values, base, steps = arm.settings(), rates.base_lr, rates.steps
-    low = base * values.get("final", 0.0)
-    inner: Schedule
-    match arm.schedule:
-        case "cosine":
-            inner = Cosine(steps, base, low, 0)
-        case "pythia":
-            inner = Pythia(steps, base, low, 0)
-        case "constant":
-            inner = Constant(steps, base, base, 0)
-        case "wsd":
-            inner = WarmupStableDecay(steps, base, 0.0, 0, values["decay_fraction"])
-        case "sgdr":
-            inner = WarmRestarts(values["eta_max"], low, int(values["period"]), int(values["t_mult"]))
-        case "oli":
-            shape = {
-                name: values[name]
-                for name in ("amplitude", "cool_factor", "bump_fraction", "settled_fraction")
-            }
-            inner = LockIn(Cosine(steps, base, low, 0), int(values["period"]), **shape)
-        case _:
-            inner = Noop()
-    return inner
+def arm_word(schedule: str, settings: dict[str, float]) -> str:
+    """An arm as ``--schedules`` takes it.
+
+    >>> arm_word("oli", {"period": 40.0})
+    'oli:period=40'
+    """
+    return ":".join([schedule, *(f"{name}={value:g}" for name, value in settings.items())])
 
 
 def _check_mean(arm: Arm, rates: ForkRates) -> None:
@@ -225,7 +172,8 @@ def _check_mean(arm: Arm, rates: ForkRates) -> None:
     factor = arm.settings().get("mean_factor")
     if factor == 0:
         raise UsageError(f"{arm.label}: mean_factor {factor:g}; wanted more than 0 (noop has rate 0)")
-    if factor is not None and mean_rate(_unscaled(arm, rates), rates.steps) == 0:
+    inner = schedules.find(arm.schedule).from_fork(rates, arm.settings())
+    if factor is not None and mean_rate(inner, rates.steps) == 0:
         raise UsageError(f"{arm.label}: mean_factor {factor:g} of a rate that is 0 throughout; leave it out")
 
 
@@ -253,17 +201,19 @@ def _swept(arms: Sequence[Arm], sweep: str) -> list[Arm]:
     numbers = [
         _parse_setting(f"--sweep {sweep}", f"{name}={value}", wanted)[1] for value in values.split(",")
     ]
-    if not any(name in PARAMETERS[arm.schedule] for arm in arms):
-        having = [schedule for schedule, names in PARAMETERS.items() if name in names]
+    takers = {each.name for each in schedules if name in each.accepted()}
+    if not any(arm.schedule in takers for arm in arms):
         hint = (
-            f"add one of {', '.join(having)} to --schedules" if having else "no schedule has such a parameter"
+            f"add one of {', '.join(sorted(takers))} to --schedules"
+            if takers
+            else "no schedule has such a parameter"
         )
         raise UsageError(f"--sweep {sweep}: none of the schedules takes {name!r}; {hint}")
     swept: list[Arm] = []
     for arm in arms:
-        if name not in PARAMETERS[arm.schedule] or arm.label == BASELINE:
+        if arm.schedule not in takers or arm.label == BASELINE:
             swept.append(arm)
-        if name not in PARAMETERS[arm.schedule]:
+        if arm.schedule not in takers:
             continue
         kept = {key: value for key, value in arm.parameters if key != name}
         swept += [Arm(arm.schedule, tuple(sorted({**kept, name: number}.items()))) for number in numbers]

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, ProbeSpec, fingerprint
-from pipeline.train.arms import Arm, ForkRates
+from pipeline.train.arms import Arm
+from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
 
 FORK_VERSION = 1

@@ -15,7 +15,6 @@ from pipeline.errors import UsageError
 from pipeline.train.capture import CapturedStep
 from pipeline.train.compiling import Loss, compile_blocks, drop_mask, fused_loss, token_loss
 from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill
-from pipeline.train.schedules import Schedule
 from pipeline.train.settings import OptimizerSettings
 
 
@@ -31,7 +30,7 @@ class Trainer:
         model: nn.Module,
         *,
         batches: Callable[[int], Tensor],
-        schedule: Schedule,
+        schedule: Callable[[int], float],
         settings: OptimizerSettings,
         device: torch.device,
         optimizer: str = "adamw",

@@ -35,7 +35,7 @@ class Recipe:
     checkpoint_every: int
     """Spacing of the checkpoints after the powers of two up to 512."""
     schedule: str = "pythia"
-    """Name in ``pipeline.train.schedules.SCHEDULES``."""
+    """Name of a schedule that a recipe can have (``pipeline.train.schedules.recipe_schedules``)."""
     ff_multiple: int = 4
     """intermediate_size / hidden_size."""
     weight_decay: float = 0.1

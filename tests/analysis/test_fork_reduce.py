@@ -39,7 +39,8 @@ def shard(
                 rows.append(
                     {
                         "suite": "s", "revision": "step5", "run_id": f"{arm}-seed{seed}", "arm": arm,
-                        "schedule": arm.partition("-")[0], "parameters": json.dumps(change.get("parameters", {})),
+                        "schedule": change.get("schedule", arm.partition("-")[0]),
+                        "parameters": json.dumps(change.get("parameters", {})),
                         "optimizer": "adamw", "seed": seed, "status": "diverged" if diverged else "ok", "step": step,
                         "tokens": step * 128, "learning_rate": 1e-3, "phase_label": phase, "train_loss_nats": 2.0,
                         "weights": weights, "variant": variant, "nll_nats": nll + excess,
@@ -122,7 +123,7 @@ def test_the_end_of_a_run_is_told_apart_from_the_whole_of_it():
         shards += [
             shard("cosine", seed, [0.05, 0.2, 0.10 + own, 0.10 + own, 0.06 + own]),
             shard("sgdr", seed, [0.05, 0.2, 0.13 + own, 0.13 + own, 0.05 + own], nll=2.1),
-            shard("unfinished", seed, [0.05, 0.2, 0.10 + own, 0.08 + own, 0.5]),
+            shard("unfinished", seed, [0.05, 0.2, 0.10 + own, 0.08 + own, 0.5], schedule="oli"),
         ]
     report = compare_arms(fork_table(shards))
     found = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from jobs.benchmark_fork_runs import _schedules
+from jobs.benchmark_fork_runs import paper_arms
 from pipeline.benchmark import Comparison, DeviceComparison, Outcome
 from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
@@ -117,9 +117,9 @@ def test_a_whole_experiment_against_naive_runs(
 
 
 def test_schedules_share_the_runs_evenly() -> None:
-    assert _schedules(9, 300, 75) == ("cosine", "sgdr", "oli:period=75")
-    assert _schedules(3, 4, 1) == ("cosine", "sgdr", "oli:period=4")
-    assert _schedules(4, 300, 75) == _schedules(3, 3, 1) == ("cosine",)
+    assert paper_arms(9, 300, 75) == ("cosine", "sgdr", "oli:period=75")
+    assert paper_arms(3, 4, 1) == ("cosine", "sgdr", "oli:period=4")
+    assert paper_arms(4, 300, 75) == paper_arms(3, 3, 1) == ("cosine",)
 
 
 def test_runs_are_those_of_a_fork(run: Run, llama_suite: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from pipeline.train.compiling import compile_blocks, drop_mask, token_loss
 from pipeline.train.loop import Trainer
-from pipeline.train.schedules import Cosine
+from pipeline.train.schedules.cosine import Cosine
 from pipeline.train.settings import OptimizerSettings
 from tests.models import tiny_model
 

@@ -8,17 +8,12 @@ import pytest
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.train.arms import (
-    PARAMETERS,
-    Arm,
-    ForkRates,
-    make_arm_schedule,
-    parse_arms,
-    refuse_twins,
-    resolve,
-)
+from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import arm_identity
-from pipeline.train.schedules import Constant, LockIn, WarmRestarts
+from pipeline.train.schedules import ForkRates, schedules
+from pipeline.train.schedules.constant import Constant
+from pipeline.train.schedules.oli import LockIn
+from pipeline.train.schedules.sgdr import WarmRestarts
 
 RATES = ForkRates(base_lr=1e-3, peak_lr=4e-3, steps=80)
 
@@ -80,7 +75,7 @@ def test_the_controls():
 @pytest.mark.parametrize(
     "word",
     [
-        *(name for name in PARAMETERS if name != "noop"),
+        *(name for name in schedules.names() if name != "noop"),
         "oli:amplitude=3:period=7",
         "sgdr:period=9",
         "wsd:decay_fraction=1",
@@ -142,7 +137,7 @@ def test_without_amplitude_and_cooling_lock_in_is_the_cosine():
 
 def test_cold_moments_ramp_every_schedule_alike():
     rates = ForkRates(1e-3, 4e-3, 80, rewarm_steps=10)
-    for word in PARAMETERS:
+    for word in schedules.names():
         schedule = make_arm_schedule(resolve(parse_arms(word)[0], rates), rates)
         plain = make_arm_schedule(resolve(parse_arms(word)[0], RATES), RATES)
         assert schedule(0) == pytest.approx(plain(0) / 10)

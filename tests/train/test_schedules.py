@@ -7,12 +7,12 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.suites import registered_suite
-from pipeline.train import SCHEDULES, make_schedule
+from pipeline.train.schedules import make_schedule, recipe_schedules
 
 RUN = {"steps": 1000, "peak_lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 10}
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", recipe_schedules())
 def test_every_schedule_warms_up_from_zero_to_the_peak(name):
     rates = [make_schedule(name, **RUN)(step) for step in range(1001)]
     assert rates[0] == 0.0
@@ -57,4 +57,4 @@ def test_senseless_settings_are_refused(change, complaint):
 
 def test_schedules_are_values():
     assert make_schedule("wsd", **RUN) == make_schedule("wsd", **RUN)
-    assert all(dataclasses.is_dataclass(kind) for kind in SCHEDULES.values())
+    assert all(dataclasses.is_dataclass(kind) for kind in recipe_schedules().values())

@@ -11,12 +11,11 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
-from pipeline.train.arms import Arm, ForkRates, make_arm_schedule
+from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
+from pipeline.train.schedules import ForkRates
 
 Rows = list[dict[str, Any]]
 
-SHADED = ("bump", "restart", "rewarm")
-"""Phases drawn behind the curves: where the learning rate is raised, or not yet itself."""
 RATE_POINTS = 400
 """Most points of a learning-rate curve."""
 
@@ -29,12 +28,12 @@ def rate_rows(report: Mapping[str, Any], arm: str) -> Rows:
 
 
 def shade_rows(report: Mapping[str, Any], arm: str) -> Rows:
-    """Stretches of updates whose phase is one of :data:`SHADED`: ``from``, ``to``, ``phase``."""
+    """Stretches of updates whose phase the schedule wants shaded: ``from``, ``to``, ``phase``."""
     schedule, steps = _schedule(report, arm)
     found: Rows = []
     for phase, group in itertools.groupby(range(steps), key=schedule.phase):
         stretch = list(group)
-        if phase in SHADED:
+        if phase in schedule.shaded:
             found.append({"from": stretch[0], "to": stretch[-1] + 1, "phase": phase})
     return found
 
@@ -105,7 +104,7 @@ def forest_rows(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def _schedule(report: Mapping[str, Any], arm: str) -> tuple[Any, int]:
+def _schedule(report: Mapping[str, Any], arm: str) -> tuple[ArmSchedule, int]:
     facts = report["arms"][arm]
     rates = ForkRates(**report["config"]["rates"])
     parameters = tuple(sorted(facts["parameters"].items()))

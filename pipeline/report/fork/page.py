@@ -16,6 +16,7 @@ from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
 from pipeline.report.text import esc
 from pipeline.report.theme import DARK, LIGHT, config, paint
+from pipeline.train.schedules import schedules
 
 SCALE = 2.0
 _OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
@@ -29,7 +30,7 @@ CAPTIONS = {
     ),
     "fork_forest": (
         "Differences to the baseline",
-        "Over the run, at matched probes, of OLI the settled cool ones. Thick: 95 % intervals over runs, the wider of "
+        "Over the run, at matched probes{compared}. Thick: 95 % intervals over runs, the wider of "
         "Welch's and the bootstrap's; thin: with the scatter of the evaluation text.",
     ),
     "fork_wins": (
@@ -38,7 +39,7 @@ CAPTIONS = {
         "repeat another number for number are one.",
     ),
 }
-"""Heading and note by chart."""
+"""Heading and note by chart; ``{compared}`` = what of which schedule is compared."""
 
 
 def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, bytes]:
@@ -56,7 +57,8 @@ def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, by
 
 def fork_section(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
     """The experiment as an HTML section in the classes of the report's style sheet."""
-    figures = "".join(_figure(name, spec) for name, spec in _specs(table, report).items())
+    compared = _compared(report)
+    figures = "".join(_figure(name, spec, compared) for name, spec in _specs(table, report).items())
     words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report["sentences"])
     rule = f"{report['n_runs']} runs from step {report['from_step']:,}: {report['start_rule']}."
     missing = report["missing"]
@@ -107,12 +109,20 @@ def _specs(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, Spec]:
     return specs
 
 
-def _figure(name: str, spec: Spec) -> str:
+def _compared(report: Mapping[str, Any]) -> str:
+    """What of which schedule is compared, where that is not every probe after the start."""
+    used = (schedules.find(name) for name in sorted({facts["schedule"] for facts in report["arms"].values()}))
+    return "".join(
+        f", of {each.title or each.name} the {each.compared.adjective} ones" for each in used if each.compared
+    )
+
+
+def _figure(name: str, spec: Spec, compared: str) -> str:
     """A chart as SVG whose colours are the page's CSS variables."""
     css = {token: f"var({_css_name(token)})" for token in _tokens(dark=False)}
     whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
     svg: str = vl_convert.vegalite_to_svg(whole, vl_version=VL_VERSION)
-    title, note = CAPTIONS[name]
+    title, note = CAPTIONS[name][0], CAPTIONS[name][1].format(compared=compared)
     return (
         f'<figure class="fork-chart" id="{name}"><figcaption><h3>{esc(title)}</h3><span class="note">{esc(note)}</span>'
         f'</figcaption><div class="scroll" tabindex="0" role="img" aria-label="{esc(title)}">{svg}</div></figure>'

@@ -1,0 +1,131 @@
+"""Sets that grow by one file: a registry per set, filled by the library's own modules and by plug-ins.
+
+A plug-in is a module that registers members when it is imported. It is found in two ways:
+
+- an installed package names it in the entry-point group ``int4_collapse.plugins``;
+- the environment variable ``INT4_COLLAPSE_PLUGINS`` names it, as a module or as a path that ends in ``.py``, several
+  separated by commas.
+
+A registry loads both at the first question, so a command that asks nothing of a set imports nothing for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import threading
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, Protocol, TypeVar
+
+from pipeline.errors import CollapseError, UsageError, unknown_name
+
+GROUP = "int4_collapse.plugins"
+VARIABLE = "INT4_COLLAPSE_PLUGINS"
+
+
+class Named(Protocol):
+    """A member of a registry."""
+
+    @property
+    def name(self) -> str:
+        """What users call it; unique within its set."""
+        ...
+
+
+Member = TypeVar("Member", bound=Named)
+_loading = threading.RLock()
+_loaded: set[str] = set()
+
+
+class Registry(Generic[Member]):
+    """The members of one set by name."""
+
+    def __init__(self, noun: str, package: str) -> None:
+        """``noun``: what a member is, such as ``schedule``. ``package``: where the library's own files are."""
+        self._noun, self._package = noun, package
+        self._members: dict[str, Member] = {}
+
+    def register(self, member: Member) -> Member:
+        """Adds ``member``, also as a decorator. ``UsageError`` where another member has its name."""
+        other = self._members.setdefault(member.name, member)
+        if other is not member and _place(other) != _place(member):
+            raise UsageError(
+                f"two {self._noun}s are called {member.name!r}: {_place(other)} and {_place(member)}; "
+                "rename one, or leave its plug-in out"
+            )
+        self._members[member.name] = member
+        return member
+
+    def find(self, name: str) -> Member:
+        """The member called ``name``. ``UsageError`` with the nearest names where there is none."""
+        self._load()
+        if name not in self._members:
+            raise unknown_name(self._noun, name, self.names())
+        return self._members[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        self._load()
+        return tuple(sorted(self._members))
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        """The members, by name."""
+        return iter([self._members[name] for name in self.names()])
+
+    def _load(self) -> None:
+        with _loading:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
+            load_plugins()
+
+
+def load_plugins() -> None:
+    """Imports every plug-in that is not imported yet. ``UsageError`` where one cannot be."""
+    with _loading:
+        for entry in entry_points(group=GROUP):
+            _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
+        for word in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
+            _once(word, f"plug-in {word}, named in {VARIABLE},")
+
+
+def _once(word: str, told: str) -> None:
+    """Imports the plug-in that ``word`` names, a module or a file; ``told`` is for the complaint."""
+    if word in _loaded:
+        return
+    try:
+        _import_file(Path(word)) if word.endswith(".py") else importlib.import_module(word.partition(":")[0])
+    except CollapseError as error:
+        raise UsageError(f"{told}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"{told} cannot be loaded: {type(error).__name__}: {error}; mend it or leave it out"
+        ) from error
+    _loaded.add(word)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module in a file outside the import path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError("there is no such file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _place(member: object) -> str:
+    """Where ``member`` is defined: its file and name."""
+    definition = member if inspect.isclass(member) else type(member)
+    try:
+        file = inspect.getsourcefile(definition) or definition.__module__
+    except (TypeError, OSError):
+        file = definition.__module__
+    return f"{definition.__qualname__} in {file}"

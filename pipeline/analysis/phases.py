@@ -74,12 +74,12 @@ from pipeline.analysis import bootstrap, events
 from pipeline.analysis.convergence import TOLERANCE_NATS, ConvergenceFit, fit_convergence
 from pipeline.analysis.curves import BoolArray, Curve, FloatArray, IntArray
 from pipeline.analysis.findings import OnsetEvidence, Phase, PhaseReport
-from pipeline.analysis.onset import OnsetFit, fit_onset
+from pipeline.analysis.onset import MIN_POINTS, OnsetFit, fit_onset
 
 INITIAL_SHARE = 0.01
 """Checkpoints before this share of the run are not used: nearly untrained weights follow other laws."""
 MIN_CHECKPOINTS = 8
-"""Fewer usable checkpoints give no answer."""
+"""Fewer usable checkpoints give no answer on convergence; an onset needs ``onset.MIN_POINTS``."""
 ALPHA = 0.03
 """An onset needs a smaller p-value than this (the rest of the 5 % is left to misfit)."""
 MIN_GROWTH_RATIO = 2.0
@@ -112,19 +112,18 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
     step = curve.step[used]
     n_bad = int(np.sum(~finite))
     if len(step) < MIN_CHECKPOINTS:
-        reason = f"{len(step)} usable checkpoints, at least {MIN_CHECKPOINTS} are needed"
         phases = _phases(steps_all, None, None)
         return PhaseReport(
             variant=variant,
             level=level,
             convergence_step=None,
             convergence_ci=None,
-            convergence_reason=f"not converged: {reason}",
+            convergence_reason=f"not converged: {_too_few(len(step), MIN_CHECKPOINTS)}",
             convergence_share=None,
             convergence_at_limit=None,
             onset_step=None,
             onset_ci=None,
-            onset_reason=f"no onset detected: {reason}",
+            onset_reason=f"no onset detected: {_too_few(len(step), MIN_POINTS)}",
             phases=phases,
             predictors=events.judge(None, []),
             fp32_best_step=None,
@@ -139,7 +138,7 @@ def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: 
     convergence = fit_convergence(x, _thin(curve.fp32_nll_nats[used]), rng, replicates=fp32_b)
     fit = fit_onset(x, _thin(gap[used]), rng, replicates=gap_b)
     conv_step, conv_ci, conv_reason = _convergence(convergence, step, last, level)
-    onset_reason = _why_no_onset(fit)
+    onset_reason = _why_no_onset(fit, len(step))
     onset_step, onset_ci, draws = None, None, np.empty(0)
     if fit is not None and onset_reason is None:
         draws = fit.draws * last
@@ -216,10 +215,16 @@ def _convergence(
     return at, _outward(draws, at, step, level), None
 
 
-def _why_no_onset(fit: OnsetFit | None) -> str | None:
+def _too_few(n: int, needed: int) -> str:
+    return f"{n} usable checkpoints are too few: at least {needed} are needed"
+
+
+def _why_no_onset(fit: OnsetFit | None, n: int) -> str | None:
     """The first rule that the best candidate breaks, None when it keeps them all."""
-    if fit is None:
-        broken = "too few checkpoints, or growth that nowhere speeds up"
+    if n < MIN_POINTS:
+        broken = _too_few(n, MIN_POINTS)
+    elif fit is None:
+        broken = "too few checkpoints where one could be, or growth that nowhere speeds up"
     elif fit.p_value > ALPHA:
         broken = f"curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
     elif fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):

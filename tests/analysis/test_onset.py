@@ -95,8 +95,10 @@ def test_loss_spikes_do_not_move_the_onset() -> None:
     assert abs(report.onset_step / STEP[-1] - 0.6) < 0.04
 
 
-def test_eleven_checkpoints_are_too_few_for_an_onset_but_not_an_error() -> None:
-    step = even_steps(11)
+@pytest.mark.parametrize("n", [3, 7, 8, 11])
+def test_few_checkpoints_are_no_error_and_the_reasons_name_how_many_are_needed(n: int) -> None:
+    step = even_steps(n)
     report = detect_phases(curve_of(kinked(step / step[-1], 0.5, 50, 0.02, 2.0), step))
     assert report.onset_step is None
-    assert "too few" in str(report.onset_reason)
+    assert str(report.onset_reason).endswith("too few: at least 12 are needed")
+    assert str(report.convergence_reason).endswith("at least 8 are needed") == (report.n_used < 8)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pipeline.errors import UsageError
 
 PATTERNS = (
     r"step(?P<step>\d+)",
-    r"step(?P<step>\d+)-tokens(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[BT])",
-    r"(?P<stage>stage\d+(?:-ingredient\d+)?)-step(?P<step>\d+)-tokens(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[BT])",
+    r"step(?P<step>\d+)-tokens(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[KMBT])",
+    r"(?P<stage>stage\d+(?:-ingredient\d+)?)-step(?P<step>\d+)-tokens(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[KMBT])",
     r"(?P<stage>stage\d+)-step-(?P<step>\d+)",
     r"ckpt_(?P<step>\d+)",
     r"checkpoint-(?P<step>\d+)",
@@ -27,7 +28,9 @@ FORMS = "step*, checkpoint-*, iter_*, global_step*, ckpt_*, step*-tokens*B, stag
 """The patterns as people write them."""
 
 _COMPILED = tuple(re.compile(pattern, re.ASCII) for pattern in PATTERNS)
-_UNIT = {"B": 10**9, "T": 10**12}
+_UNIT = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_MOST = 2**63
+"""Numbers from here on fit no table."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Revision:
 def parse_revision(name: str, pattern: re.Pattern[str] | None = None) -> Revision | None:
     """The step, stage and tokens that ``name`` states, or None if it is no checkpoint's name.
 
-    ``pattern`` replaces :data:`PATTERNS`; it has the group ``step`` and may have ``stage``, ``tokens`` and ``unit``.
+    ``pattern`` replaces :data:`PATTERNS`; it has the group ``step`` and may have ``stage``, ``tokens`` and ``unit``
+    (K, M, B or T). ``UsageError`` where a group holds something else.
 
     >>> parse_revision("stage1-step1000-tokens3B")
     Revision(name='stage1-step1000-tokens3B', step=1000, stage='stage1', tokens=3000000000)
@@ -60,11 +64,34 @@ def parse_revision(name: str, pattern: re.Pattern[str] | None = None) -> Revisio
     for known in (pattern,) if pattern else _COMPILED:
         match = known.fullmatch(name)
         if match is not None:
-            found = match.groupdict()
-            unit = _UNIT.get(found.get("unit") or "", 1)
-            tokens = round(float(found["tokens"]) * unit) if found.get("tokens") else None
-            return Revision(name, int(found["step"]), found.get("stage") or "", tokens)
+            try:
+                return _read(name, match)
+            except _MisreadError as error:
+                if pattern is None:  # a number beyond any
+                    return None
+                raise UsageError(f"the pattern {pattern.pattern!r} reads in {name[:120]!r} {error}") from None
     return None
+
+
+class _MisreadError(Exception):
+    """A group of a pattern holds something else than it is called."""
+
+
+def _read(name: str, match: re.Match[str]) -> Revision:
+    found = {group: text for group, text in match.groupdict().items() if text}
+    step, tokens, unit = found.get("step", ""), found.get("tokens"), found.get("unit", "")
+    if not re.fullmatch(r"[0-9]+", step) or int(step) >= _MOST:
+        raise _MisreadError(f"{step!r} as the step: wanted its digits, such as (?P<step>\\d+)")
+    if tokens is None:
+        return Revision(name, int(step), found.get("stage", ""))
+    if not re.fullmatch(r"[0-9]+\.?[0-9]*", tokens):
+        raise _MisreadError(f"{tokens!r} as the tokens: wanted a number such as 500 or 1.5")
+    if unit.upper() not in _UNIT:
+        raise _MisreadError(f"{unit!r} as the unit of its tokens: wanted K, M, B or T")
+    count = round(Decimal(tokens) * _UNIT[unit.upper()])
+    if count >= _MOST:
+        raise _MisreadError(f"{tokens + unit!r} as the tokens: wanted a number below 2**63")
+    return Revision(name, int(step), found.get("stage", ""), count)
 
 
 def sort_revisions(

@@ -27,6 +27,9 @@ from pipeline.suites.unchanged import Unchanged
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
+PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
+"""Entries of a config.json that say who wrote it and how the file is stored, not what the model is. A model is built
+and checked once for all checkpoints of its kind, so another spelling of the same must not make another kind."""
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WANTED_DTYPES = "float32, float16, bfloat16 or float64"
 

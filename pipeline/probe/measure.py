@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
+from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
 from pipeline.probe.prefetch import Prefetcher
@@ -109,6 +110,7 @@ class Prober:
         self._sequences = checked_sequences(spec, tokens)
         self._gpu = gpu_prober(spec, self._sequences, self.device)
         self._ahead = Prefetcher(_read)
+        self._check = ForwardCheck(self._sequences)
 
     @functools.cached_property
     def layer_by_layer(self) -> StreamingProber:
@@ -168,12 +170,21 @@ class Prober:
             tokens, statistics = self._gpu.measure_model(model)
         else:
             with float32_products(tf32=self.spec.arithmetic == "tf32"):
+                self._refuse_unsuited(model)
                 statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
                 tokens = evaluate(
                     model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
                 )
         found = Found(tokens, statistics, weights_sha256, load_s, loaded)
         return measurement(self.spec, self.device, found)
+
+    @torch.inference_mode()
+    def _refuse_unsuited(self, model: Any) -> None:
+        if self._check.needed(model.config):
+            rows = (ids.unsqueeze(0).to(self.device) for ids in self._check.sequences)
+            self._check.judge(
+                model, (model(input_ids=ids, use_cache=False, return_dict=True).logits[0] for ids in rows)
+            )
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""

@@ -18,13 +18,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, forward_chunk
 from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
 from pipeline.probe.loading import check_fit, check_sha256
@@ -63,6 +64,7 @@ class StreamingProber:
         sequences = checked_sequences(spec, tokens)
         self._gpu = gpu or gpu_prober(spec, sequences, self.device)
         self._sequences = torch.from_numpy(sequences)
+        self._check = ForwardCheck(sequences)
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
         """Nothing: a layer is read while the one before computes, and hashing begins with the first, so that a file
@@ -111,7 +113,7 @@ class StreamingProber:
         notes: list[str] = []
         while True:
             try:
-                tokens, statistics = _Pass(self.spec, skeleton).run(self._sequences.split(chunk))
+                tokens, statistics = _Pass(self.spec, skeleton, self._check).run(self._sequences.split(chunk))
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise CheckpointError(
@@ -130,8 +132,8 @@ class StreamingProber:
 class _Pass:
     """One walk of one checkpoint."""
 
-    def __init__(self, spec: ProbeSpec, skeleton: Skeleton) -> None:
-        self._spec, self._skeleton = spec, skeleton
+    def __init__(self, spec: ProbeSpec, skeleton: Skeleton, check: ForwardCheck) -> None:
+        self._spec, self._skeleton, self._check = spec, skeleton, check
         self._prefix, self._layers = blocks(skeleton.model)
         self._sites = linear_sites(skeleton.model)
         self._statistics: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in spec.variants}
@@ -144,11 +146,12 @@ class _Pass:
         inside = [skeleton.paths(f"{self._prefix}.{index}") for index in range(len(self._layers))]
         outside = sorted(set(skeleton.paths()).difference(*inside))
         walk = Walk(skeleton.model, self._layers)
+        checked = self._check.sequences.split(1) if self._check.needed(skeleton.model.config) else ()
         try:
             with ThreadPoolExecutor(1) as reader:
                 following: Future[dict[str, Tensor]] = reader.submit(self._read, inside[0], 0)
                 self._fill(self._read(outside, None), None)
-                states, calls = self._begin(walk, chunks)
+                states, calls = self._begin(walk, (*chunks, *checked))
                 for index, paths in enumerate(inside):
                     self._fill(following.result(), index)
                     if index + 1 < len(inside):
@@ -157,6 +160,8 @@ class _Pass:
                         _advance(self._layers[index], index, states, calls)
                     skeleton.empty(paths)
             with self._expanded(None):
+                if checked:
+                    self._judge(walk, checked, states[len(chunks) :])
                 tokens = self._finish(walk, chunks, states)
         finally:
             skeleton.empty(skeleton.paths())
@@ -200,6 +205,18 @@ class _Pass:
         for variant, row in statistics.items():
             self._statistics[variant].append(row)
 
+    def _judge(self, walk: Walk, checked: tuple[Tensor, ...], states: list[Tensor]) -> None:
+        """CheckpointError for a model that is not to be measured."""
+        model, variants, device = self._skeleton.model, len(self._spec.variants), self._skeleton.device
+
+        def logits(ids: Tensor, hidden: Tensor) -> Tensor:
+            folded = ids.repeat(variants, 1).to(device)
+            out = walk.finish(hidden, partial(_call, input_ids=folded, use_cache=False, return_dict=True))
+            baseline: Tensor = out.logits[0]
+            return baseline
+
+        self._check.judge(model, map(logits, checked, states))
+
     def _finish(self, walk: Walk, chunks: tuple[Tensor, ...], states: list[Tensor]) -> TokenResults:
         """Norm, head and comparison of every chunk; each chunk's hidden states are dropped after it."""
         parts = []
@@ -218,6 +235,10 @@ def _room(layer: int | None) -> AbstractContextManager[None]:
     return room_for(
         "the weights outside of the layers" if layer is None else f"the weights of layer {layer}", ADVICE
     )
+
+
+def _call(model: nn.Module, **inputs: Any) -> Any:
+    return model(**inputs)
 
 
 def _advance(layer: nn.Module, index: int, states: list[Tensor], calls: list[list[LayerCall]]) -> None:

@@ -126,6 +126,8 @@ def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeyp
     advance, calls = modules.LayeredForward.advance, []
 
     def short_of_memory(self, layer) -> None:
+        if len(self.tokens) != len(TOKENS):  # the sequences that the model is checked with
+            return advance(self, layer)
         calls.append(len(self._parts))
         if calls == [
             1,
@@ -134,7 +136,7 @@ def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeyp
             1,
         ]:  # two layers of the rehearsal, then the second of the pass of both sequences
             raise torch.OutOfMemoryError
-        advance(self, layer)
+        return advance(self, layer)
 
     monkeypatch.setattr(modules.LayeredForward, "advance", short_of_memory)
     found = measurement(probe, DEVICE, prober(probe).measure_layers(folder, None))
@@ -366,3 +368,19 @@ def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way) -> None:
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"1 weights are stored as int8: {name}"):
         getattr(prober(spec("ieee")), way)(tmp_path, None)
+
+
+@WAYS
+def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way) -> None:
+    from transformers.models.llama import modeling_llama
+
+    folder = save(tmp_path, "llama")
+    attend = modeling_llama.LlamaAttention.forward
+
+    def both_ways(self, *args, attention_mask=None, **kwargs):
+        self.is_causal = False
+        return attend(self, *args, attention_mask=None, **kwargs)
+
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", both_ways)
+    with pytest.raises(CheckpointError, match="reads later tokens"):
+        getattr(prober(spec("ieee")), way)(folder, None)

@@ -17,14 +17,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
+from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.layers import Filled, Weights
@@ -37,6 +39,7 @@ from pipeline.quantize.launch import compiling
 from pipeline.sizing import module_chunk, variant_groups, walk_chunk
 from pipeline.spec import ProbeSpec, Variant
 
+Result = TypeVar("Result")
 AGREEMENT = 1e-4
 """Largest difference between the two paths' logits, relative to the largest logit, that counts as the same."""
 FEW, FEW_TOKENS = 2, 32
@@ -56,6 +59,7 @@ class Engine:
         self._off: dict[tuple[Variant, ...], float] = {}
         """How far the two paths' logits were apart, by the variants that were measured."""
         self._notes: list[str] = []
+        self._check = ForwardCheck(sequences)
 
     @torch.inference_mode()
     def run(
@@ -100,6 +104,7 @@ class Engine:
         allow_tf32 = torch.backends.cuda.matmul.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
+            self._refuse_unsuited(filled)
             for variants in variant_groups(self.spec.variants):
                 self._plan.begin(variants)
                 numbers = self._evaluate(filled)
@@ -136,23 +141,43 @@ class Engine:
             chunk = walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         else:
             chunk = module_chunk(config.vocab_size, variants, sequences, length)
-        while True:
-            try:
-                sums = self._sums(filled, walks, chunk)
-                break
-            except torch.OutOfMemoryError:
-                if chunk == 1:
-                    raise CheckpointError(
-                        f"one sequence of {length} tokens in {variants} variants does not fit the GPU: "
-                        "use a shorter --seq-len, fewer variants or fewer batches"
-                    ) from None
-            chunk //= 2
-            self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
-            torch.cuda.empty_cache()
+        sums = self._in_room(lambda chunk: self._sums(filled, walks, chunk), chunk)
         return [
             number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
             for number in ops.scores(sums)
         ]
+
+    def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
+        """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""
+        while True:
+            try:
+                return work(chunk)
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise CheckpointError(
+                        f"one sequence of {self._tokens.shape[1]} tokens in {len(self._plan.variants)} variants does "
+                        "not fit the GPU: use a shorter --seq-len, fewer variants or fewer batches"
+                    ) from None
+            chunk //= 2
+            self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
+            torch.cuda.empty_cache()
+
+    def _refuse_unsuited(self, filled: Filled) -> None:
+        """CheckpointError for a model that is not to be measured. One that the walk fits is GPT-NeoX: causal."""
+        model = filled.skeleton.model
+        if self._may_walk(filled.skeleton) or not self._check.needed(model.config):
+            return
+        self._plan.begin(variant_groups(self.spec.variants)[0])
+        ids, length = self._check.sequences.to(self.device), self._tokens.shape[1]
+
+        def judge(chunk: int) -> None:
+            passages = [self._passage(filled, part, walks=False) for part in (ids[:-1], ids[-1:])]
+            _go(passages, filled, chunk)
+            parts = itertools.chain.from_iterable(passage.logits() for passage in passages)
+            rows = itertools.chain.from_iterable(logits[0].split(length) for logits, _ in parts)
+            self._check.judge(model, rows)
+
+        self._in_room(judge, module_chunk(model.config.vocab_size, len(self._plan.variants), 3, length))
 
     def _sums(self, filled: Filled, walks: bool, chunk: int) -> Tensor:
         passage = self._passage(filled, self._tokens, walks)

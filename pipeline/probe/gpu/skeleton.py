@@ -24,13 +24,10 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.probe.gpu.linear import Plan, ProbeLinear
 from pipeline.probe.layers import blocks, linear_sites, replace_module
-from pipeline.probe.loading import StoredWeights, build_model, read_config
+from pipeline.probe.loading import PROVENANCE, StoredWeights, build_model, read_config
 from pipeline.probe.skeleton import HollowModel, WeightIndex, refuse_assembled
 from pipeline.spec import canonical_json
 
-_PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
-"""Entries of a config.json that say who wrote it and how the file is stored, not what the model is. A skeleton takes
-longer to make than a checkpoint to measure, so one must not be made anew for another spelling of the same."""
 _PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the marker
 
 
@@ -170,7 +167,7 @@ def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
     """The signature of the checkpoint in ``folder`` with ``tensors``, of which only shapes and dtypes are looked at."""
     described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    built = {name: value for name, value in config.items() if name not in _PROVENANCE}
+    built = {name: value for name, value in config.items() if name not in PROVENANCE}
     return Signature(canonical_json(built), tuple(described))
 
 

@@ -1,0 +1,88 @@
+"""Whether a model predicts each token from the tokens before it, and the same way every time: else it is refused.
+
+Nothing here knows an architecture by name. One sequence is run four times: as it is, with another last token, with
+another first token, and as it is once more. What was predicted before the last token must not change with it (a masked
+language model, an encoder or a prefix model reads later tokens, and its "perplexity" would mean nothing), and nothing
+may change between the first run and the last (a model that draws random numbers when it is evaluated, such as one with
+hashing attention, gives other numbers every time).
+
+Weights decide nothing where no token reads another, as with output projections of zeros before the first step: the
+first token must be seen to change later predictions, else the next checkpoint is asked again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.probe.loading import PROVENANCE
+
+NOISE = 1e-5
+"""Largest change of a logit, relative to the largest logit, that rounding explains. Causal models of transformers
+change by 0 on a CPU, the others by 1e-2 and more."""
+_ROWS = 256
+"""Predictions compared at a time: bounds what the comparison takes beside the logits."""
+
+
+class ForwardCheck:
+    """Whether the models of some configurations may be measured on the tokens of one prober."""
+
+    def __init__(self, sequences: np.ndarray) -> None:
+        """``sequences``: int64 (N, T), the evaluation tokens."""
+        given = torch.from_numpy(sequences[0])
+        other = int(given[-1]) + (1 if given[-1] == 0 else -1)
+        last, first = given.clone(), given.clone()
+        last[-1], first[0] = other, int(given[0]) + (1 if given[0] == 0 else -1)
+        self.sequences = torch.stack([given, last, first, given])
+        """int64 (4, T): what to run, each row by itself or with the others, the last one in a forward of its own."""
+        self._decided: set[str] = set()
+
+    def needed(self, config: Any) -> bool:
+        """Whether models of ``config`` have yet to be seen to be what they must be."""
+        return _key(config) not in self._decided
+
+    def judge(self, model: torch.nn.Module, logits: Iterable[Tensor]) -> None:
+        """CheckpointError for a ``model`` that is not to be measured.
+
+        ``logits``: float (T, vocabulary) of each row of ``sequences``, baseline weights, one after the other.
+        """
+        rows = iter(logits)
+        given = next(rows)
+        by_last = _change(given[:-1], next(rows)[:-1])
+        by_first = _change(given[1:], next(rows)[1:])
+        by_chance = _change(given, next(rows))
+        noise = NOISE * given.abs().amax().item()
+        if not math.isfinite(noise + by_last + by_first + by_chance):
+            return  # a diverged checkpoint decides nothing
+        name = type(model).__name__
+        if by_chance > noise:
+            raise CheckpointError(
+                f"{name} draws random numbers when it is evaluated: one sequence had other logits the second time (by "
+                f"{by_chance:.1e}), so no number of it could be measured again"
+            )
+        if by_last > noise:
+            raise CheckpointError(
+                f"{name} reads later tokens: another last token changed what was predicted before it (logits by "
+                f"{by_last:.1e}); wanted a causal language model, not a masked one, an encoder or a prefix model"
+            )
+        if by_first > noise:
+            self._decided.add(_key(model.config))
+
+
+def _change(left: Tensor, right: Tensor) -> float:
+    """Largest absolute difference of two (rows, vocabulary); NaN where either holds one."""
+    parts = [(a - b).abs().amax() for a, b in zip(left.split(_ROWS), right.split(_ROWS), strict=True)]
+    return torch.stack(parts).amax().item()
+
+
+def _key(config: Any) -> str:
+    """What two configurations share that are of one model, whoever saved them where."""
+    settings = {name: value for name, value in config.to_dict().items() if name not in PROVENANCE}
+    return json.dumps(settings, sort_keys=True, default=str)

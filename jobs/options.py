@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pipeline.errors import UsageError
-from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, GRAMMAR
+from pipeline.quantize.registry import grammar
+from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS
 from pipeline.store import is_url
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ measurement_options = _stack(
         "variants",
         multiple=True,
         metavar="VARIANT",
-        help=f"{GRAMMAR}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}.",
+        help=f"{grammar()}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}.",
     ),
     click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
     click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),

@@ -1,6 +1,6 @@
 """What is measured, as frozen values that check themselves and have a fingerprint.
 
-``Scheme`` and ``Variant`` name a way of quantizing a model, ``ProbeSpec`` names everything that can change a
+``Variant`` names a way of quantizing a model (``pipeline.quantize``), ``ProbeSpec`` names everything that can change a
 measured number, ``Checkpoint`` names one set of weights of a trajectory and ``ProbeTask`` is the unit of work.
 Nothing here reads a file, touches a device or knows about Ray.
 """
@@ -11,28 +11,33 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
+
+__all__ = [
+    "ALIASES",
+    "ARITHMETICS",
+    "DEFAULT_VARIANTS",
+    "PROBE_VERSION",
+    "Checkpoint",
+    "ProbeSpec",
+    "ProbeTask",
+    "TokenShape",
+    "Variant",
+    "canonical_json",
+    "column_of",
+    "fingerprint",
+    "parse_variants",
+]
 
 PROBE_VERSION = 1
 """Raised by hand whenever the probe's arithmetic or definitions change, so that old shards become stale."""
 
-ALIASES = {"int8": "int8-channel-sym", "int4": "int4-g128-asym"}
-"""Short names of the default variants, also used in column names."""
-
-DEFAULT_VARIANTS = ("fp32", ALIASES["int8"], ALIASES["int4"])
-
 ARITHMETICS = ("ieee", "split", "tf32")
 """How a probe may compute products (``ProbeSpec.arithmetic``)."""
-
-GRAMMAR = "fp32, int{2..8}-g{G}-{asym|sym} or int{2..8}-channel-{asym|sym}, each with an optional +head"
-
-_VARIANT = re.compile(
-    r"int(?P<bits>[2-8])-(?:g(?P<group>[1-9]\d*)|channel)-(?P<kind>asym|sym)(?P<head>\+head)?"
-)
 
 
 def canonical_json(value: Any) -> str:
@@ -65,77 +70,6 @@ def _plain(value: Any) -> Any:
 def fingerprint(value: Any) -> str:
     """sha256 (hex) of :func:`canonical_json`."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-@dataclass(frozen=True, order=True)
-class Scheme:
-    """A uniform integer grid for weights (definitions: ``pipeline.quantize``)."""
-
-    bits: int
-    """Width of the grid, 2 to 8."""
-    group_size: int | None
-    """Consecutive weights along in_features that share a scale; None = the whole row (per output channel)."""
-    symmetric: bool
-    """True: q in [-(2^(b-1)-1), 2^(b-1)-1], zero point 0. False: q in [0, 2^b-1] with an integer zero point."""
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise UsageError(f"scheme of {self.bits} bits: wanted 2 to 8")
-        if self.group_size is not None and self.group_size < 1:
-            raise UsageError(f"scheme with group size {self.group_size}: wanted at least 1")
-
-    def __str__(self) -> str:
-        group = "channel" if self.group_size is None else f"g{self.group_size}"
-        return f"int{self.bits}-{group}-{'sym' if self.symmetric else 'asym'}"
-
-
-@dataclass(frozen=True, order=True)
-class Variant:
-    """One way of evaluating a checkpoint: unquantized, or with its linear layers on a grid."""
-
-    scheme: Scheme | None
-    """None = the stored weights in float32."""
-    head: bool = False
-    """Whether the output head is quantized too."""
-
-    def __post_init__(self) -> None:
-        if self.scheme is None and self.head:
-            raise UsageError("variant 'fp32+head': nothing is quantized in fp32; wanted 'fp32'")
-
-    @classmethod
-    def parse(cls, text: str) -> Variant:
-        """The variant that ``text`` names; ``int4`` and ``int8`` are short for the default two.
-
-        >>> Variant.parse("int4-g128-asym+head").column
-        'int4_g128_asym_head'
-        """
-        full = ALIASES.get(text, text)
-        if full == "fp32":
-            return cls(None)
-        match = _VARIANT.fullmatch(full)
-        if match is None:
-            raise UsageError(
-                f"unknown variant {text!r}: wanted {GRAMMAR} (such as {', '.join(ALIASES.values())})"
-            )
-        group = int(match["group"]) if match["group"] else None
-        return cls(Scheme(int(match["bits"]), group, match["kind"] == "sym"), bool(match["head"]))
-
-    def __str__(self) -> str:
-        return "fp32" if self.scheme is None else f"{self.scheme}{'+head' if self.head else ''}"
-
-    @property
-    def column(self) -> str:
-        """Prefix of this variant's columns: the alias of a default variant, else the spec with ``_``."""
-        for alias, full in ALIASES.items():
-            if str(self) == full:
-                return alias
-        return str(self).replace("-", "_").replace("+", "_")
-
-
-def parse_variants(texts: tuple[str, ...]) -> tuple[Variant, ...]:
-    """Variants in the order given, without repeats, with ``fp32`` (the baseline of every gap) always first."""
-    given = [Variant.parse(text) for text in texts]
-    return tuple(dict.fromkeys([Variant(None), *given]))
 
 
 @dataclass(frozen=True)
@@ -178,12 +112,19 @@ class ProbeSpec:
     """Version of the probe's definitions."""
 
     def __post_init__(self) -> None:
-        if not self.variants or self.variants[0] != Variant(None):
+        if not self.variants or not self.variants[0].is_fp32:
             raise UsageError("a probe needs fp32 as its first variant: every gap is measured against it")
         if self.arithmetic not in ARITHMETICS:
             raise UsageError(f"unknown arithmetic {self.arithmetic!r}: wanted {', '.join(ARITHMETICS)}")
         if len(set(self.variants)) != len(self.variants):
             raise UsageError(f"variants repeat: {', '.join(map(str, self.variants))}")
+        by_column: dict[str, Variant] = {}
+        for variant in self.variants:
+            other = by_column.setdefault(variant.column, variant)
+            if other != variant:
+                raise UsageError(
+                    f"variants {other} and {variant} would share the column name {variant.column}"
+                )
 
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values; what :meth:`fingerprint` hashes."""

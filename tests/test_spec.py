@@ -9,19 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint, ProbeSpec, Scheme, TokenShape, Variant, canonical_json, parse_variants
+from pipeline.quantize.integer import IntegerGrid
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, Variant, canonical_json, parse_variants
 
 SPEC = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
 
-schemes = st.builds(Scheme, st.integers(2, 8), st.none() | st.integers(1, 4096), st.booleans())
+grids = st.builds(IntegerGrid, st.integers(2, 8), st.none() | st.integers(1, 4096), st.booleans())
 
 
-@given(st.builds(Variant, schemes, st.booleans()))
+@given(st.builds(Variant.of, grids, head=st.booleans()))
 def test_every_variant_reads_back_from_its_name(variant: Variant) -> None:
     assert Variant.parse(str(variant)) == variant
 
 
-@given(st.lists(st.builds(Variant, schemes, st.booleans()), unique=True))
+@given(st.lists(st.builds(Variant.of, grids, head=st.booleans()), unique=True))
 def test_columns_of_different_variants_differ(variants: list[Variant]) -> None:
     assert len({variant.column for variant in variants}) == len(variants)
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.analysis.bootstrap import paired_gap_se
 from pipeline.analysis.curves import Curve, FloatArray, gap_from_nll
 from pipeline.shards import Shard
-from pipeline.spec import Checkpoint, Variant
+from pipeline.spec import Checkpoint, column_of
 
 METRICS = (
     "nll_nats",
@@ -92,7 +92,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     for variant in rows["variant"].unique(maintain_order=True):
         if variant == FP32:
             continue
-        prefix = Variant.parse(variant).column
+        prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
             "key", "batch_nll_nats",
             *(pl.col(metric).alias(f"{prefix}_{metric}") for metric in METRICS),
@@ -116,7 +116,7 @@ def batch_curve(trajectory: pl.DataFrame, shards: Sequence[Shard]) -> Curve:
     batches: dict[str, list[list[float]]] = {}
     for step in trajectory["step"]:
         for row in by_step[step].table.select(["variant", "batch_nll_nats"]).to_pylist():
-            batches.setdefault(Variant.parse(row["variant"]).column, []).append(row["batch_nll_nats"])
+            batches.setdefault(column_of(row["variant"]), []).append(row["batch_nll_nats"])
     matrices = {name: np.array(values, dtype=np.float64) for name, values in batches.items()}
     return Curve(
         step=curve.step,

@@ -24,7 +24,7 @@ from pipeline.probe import Prober
 from pipeline.probe.arithmetic import available_arithmetics
 from pipeline.probe.layers import linear_sites
 from pipeline.probe.loading import build_model, read_config, read_weights
-from pipeline.quantize import choose_params, round_trip
+from pipeline.quantize import round_trip
 from pipeline.spec import ProbeSpec, TokenShape, Variant
 
 CEILING_SIZE = 8192
@@ -194,8 +194,9 @@ def _reference(
         on_step(f"float64 reference, {variant}")
         for site, weight, turned in zip(sites, stored, transposed, strict=True):
             value = weight
-            if variant.scheme is not None and (variant.head or not site.is_head):
-                value = round_trip(weight, choose_params(weight, variant.scheme))
+            quantizer = variant.quantizer_of(site.name, is_head=site.is_head)
+            if quantizer is not None:
+                value = round_trip(quantizer, weight)
             value = (value.T if turned else value).double().to(device)
             site.module.weight = nn.Parameter(value, requires_grad=False)
         losses = []

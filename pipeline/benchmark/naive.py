@@ -18,8 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.quantize import choose_params, round_trip
-from pipeline.spec import Scheme, Variant
+from pipeline.quantize import Variant, round_trip
 
 
 def naive_losses(
@@ -55,10 +54,10 @@ def losses_of(
     losses: dict[str, float] = {}
     for variant in variants:
         model = make()
-        if variant.scheme is None:
+        if variant.is_fp32:
             inspect(model)
         else:
-            _quantize_in_place(model, variant.scheme, head=variant.head)
+            _quantize_in_place(model, variant)
         losses[str(variant)] = _evaluate(model, tokens, device)
     return losses
 
@@ -69,21 +68,27 @@ def scipy_kurtosis(model: Any) -> list[float]:
     return [float(kurtosis(module.weight.cpu().numpy().ravel())) for module in _linears(model)]
 
 
-def _linears(model: Any, *, head: bool = False) -> list[Any]:
+def _linears(model: Any) -> list[Any]:
     output = model.get_output_embeddings()
     return [
         module
         for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and (head or module is not output)
+        if isinstance(module, nn.Linear | Conv1D) and module is not output
     ]
 
 
 @torch.no_grad()
-def _quantize_in_place(model: Any, scheme: Scheme, *, head: bool) -> None:
-    for module in _linears(model, head=head):
+def _quantize_in_place(model: Any, variant: Variant) -> None:
+    output = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear | Conv1D):
+            continue
+        quantizer = variant.quantizer_of(name, is_head=module is output)
+        if quantizer is None:
+            continue
         transposed = isinstance(module, Conv1D)
         weight = module.weight.T.contiguous() if transposed else module.weight
-        quantized = round_trip(weight, choose_params(weight, scheme))
+        quantized = round_trip(quantizer, weight)
         module.weight = nn.Parameter(
             quantized.T.contiguous() if transposed else quantized, requires_grad=False
         )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
+from pipeline.errors import CheckpointError, UsageError
 from pipeline.probe.layers import LinearSite, VariantLinear, linear_sites, replace_module
-from pipeline.quantize import choose_params, grid_fit, moments, round_trip
-from pipeline.spec import Variant
+from pipeline.quantize import Quantizer, Variant, decoded
+from pipeline.quantize.statistics import grid_fit, moments
+from pipeline.quantize.variant import require_sites
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,9 @@ def expand(
     Returns the statistics per variant, in depth order.
     """
     found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in variants}
-    for site in linear_sites(model):
+    sites = linear_sites(model)
+    require_rules(variants, sites)
+    for site in sites:
         if site.is_head and not any(variant.head for variant in variants):
             continue
         stacked, statistics = expand_site(site, variants, vocab_rows)
@@ -66,25 +71,38 @@ def expand_site(
     stacked = weight.new_empty(len(variants), *weight.shape)
     statistics: dict[Variant, TensorStatistics] = {}
     for index, variant in enumerate(variants):
-        if variant.scheme is None or (site.is_head and not variant.head):
+        quantizer = variant.quantizer_of(site.name, is_head=site.is_head)
+        if quantizer is None:
             stacked[index] = weight
-            if not site.is_head:  # fp32 lists the block weights, whatever other variants were asked for
+            if (
+                variant.is_fp32 and not site.is_head
+            ):  # fp32 lists the block weights, whatever else was asked for
                 statistics[variant] = unquantized
             continue
-        grid = choose_params(weight, variant.scheme)
-        stacked[index] = round_trip(weight, grid)
-        if not torch.isfinite(grid.scale).all():
-            refuse_range(site.name, variant, moment.absmax)
+        encoded = quantizer.encode(weight)
+        stacked[index] = decoded(quantizer, encoded, weight)
         rows = counted.shape[0]
-        counted_grid = dataclasses.replace(grid, scale=grid.scale[:rows], zero_point=grid.zero_point[:rows])
-        fit = grid_fit(counted, stacked[index, :rows], counted_grid)
+        steps = quantizer.grid_steps(weight, encoded)
+        fit = grid_fit(counted, stacked[index, :rows], None if steps is None else steps[:rows])
+        if not math.isfinite(fit.relative_error):
+            refuse_values(site.name, quantizer, moment.absmax)
         statistics[variant] = dataclasses.replace(unquantized, **dataclasses.asdict(fit))
     return stacked, statistics
 
 
-def refuse_range(name: str, variant: Variant, absmax: float) -> NoReturn:
-    """CheckpointError for finite weights whose range overflows float32."""
+def require_rules(variants: Iterable[Variant], sites: Sequence[LinearSite]) -> None:
+    """``CheckpointError`` where a rule of ``variants`` decides for none of ``sites``."""
+    layers = [site.name for site in sites if not site.is_head]
+    head = next((site.name for site in sites if site.is_head), None)
+    try:
+        require_sites(variants, layers, head)
+    except UsageError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def refuse_values(name: str, quantizer: Quantizer, absmax: float) -> NoReturn:
+    """CheckpointError for finite weights whose quantized values are not, or are not zero where all weights are."""
     raise CheckpointError(
-        f"{name} cannot be quantized to {variant.scheme}: its weights reach {absmax:.2g}, "
-        "and their range is beyond float32"
+        f"{name} cannot be quantized to {quantizer}: its weights reach {absmax:.2g}, and their quantized values are "
+        "not finite, or not zero where all weights are (a range beyond float32, or a fault of the quantizer)"
     )

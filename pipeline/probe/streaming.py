@@ -38,7 +38,7 @@ from pipeline.probe.measure import (
     measurement,
     sequences_per_chunk,
 )
-from pipeline.probe.quantized import TensorStatistics, expand_site
+from pipeline.probe.quantized import TensorStatistics, expand_site, require_rules
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.walk import LayerCall, Walk
@@ -136,6 +136,7 @@ class _Pass:
         self._spec, self._skeleton, self._check = spec, skeleton, check
         self._prefix, self._layers = blocks(skeleton.model)
         self._sites = linear_sites(skeleton.model)
+        require_rules(spec.variants, self._sites)
         self._statistics: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in spec.variants}
 
     @torch.inference_mode()

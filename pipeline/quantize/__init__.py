@@ -1,16 +1,24 @@
-"""Integer grids for weights: three pure verbs and the statistics of what they do to a tensor."""
+"""Quantizers, one file each, and the variants that apply them to a model's layers. Parsing needs no torch.
 
-from pipeline.quantize.affine import Grid, choose_params, dequantize, quantize, round_trip
-from pipeline.quantize.statistics import GridFit, Moments, grid_fit, moments
+A new quantizer is a frozen dataclass in a file of this package, or of a plug-in, that ``register`` decorates.
+"""
+
+from pipeline.quantize.base import Calibration, Encoded, Method, Need, Quantizer, decoded, round_trip
+from pipeline.quantize.registry import parse_quantizer, register, registered
+from pipeline.quantize.variant import Rule, Variant, parse_variants
 
 __all__ = [
-    "Grid",
-    "GridFit",
-    "Moments",
-    "choose_params",
-    "dequantize",
-    "grid_fit",
-    "moments",
-    "quantize",
+    "Calibration",
+    "Encoded",
+    "Method",
+    "Need",
+    "Quantizer",
+    "Rule",
+    "Variant",
+    "decoded",
+    "parse_quantizer",
+    "parse_variants",
+    "register",
+    "registered",
     "round_trip",
 ]

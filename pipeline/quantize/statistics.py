@@ -7,11 +7,10 @@ last bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from pipeline.quantize.affine import Grid, normalised
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BOUNDARY_WIDTH = 0.1
 """A weight closer than this to a rounding boundary, in grid steps, counts as being at the boundary."""
@@ -37,15 +36,15 @@ class GridFit:
 
     relative_error: float
     """||w' - w|| / ||w|| (Frobenius); 0 for a tensor of zeros."""
-    boundary_fraction: float
-    """Share of weights whose w / scale lies within ``BOUNDARY_WIDTH`` of a rounding boundary (a half-integer).
-    Weights spread evenly over the grid's cells give 0.2; more means misaligned with the grid, where a small
-    change flips the rounding. Groups of zeros count as being at a grid point."""
+    boundary_fraction: float | None
+    """Share of weights whose w / scale lies within ``BOUNDARY_WIDTH`` of a rounding boundary (a half-integer); None
+    where the grid has no even steps. Weights spread evenly over the grid's cells give 0.2; more means misaligned with
+    the grid, where a small change flips the rounding. Groups of zeros count as being at a grid point."""
 
 
 def moments(weight: Tensor) -> Moments:
     """Moments of all elements of ``weight`` (any shape, float32), two passes in float64."""
-    values = weight.to(torch.float64).flatten()
+    values = weight.double().flatten()
     mean = values.mean()
     squares = (values - mean).square_()
     variance = squares.mean()
@@ -60,16 +59,19 @@ def moments(weight: Tensor) -> Moments:
     )
 
 
-def grid_fit(weight: Tensor, quantized: Tensor, grid: Grid) -> GridFit:
-    """Fit of ``weight`` to ``grid``, given ``quantized`` = its round trip (both float32 (out, in))."""
-    norm = weight.to(torch.float64).square_().sum().sqrt()
-    error = (quantized - weight).to(torch.float64).square_().sum().sqrt()
-    steps_OGS = normalised(weight, grid)
-    distance_OGS = (steps_OGS - steps_OGS.floor()).sub_(0.5).abs_()
-    # The padding of a short last group sits at 0, half a step from any boundary: it is never counted here,
-    # and the divisor is the number of real weights.
-    at_boundary = (distance_OGS < BOUNDARY_WIDTH).sum()
-    return GridFit(
-        relative_error=(error / norm).item() if norm > 0 else 0.0,
-        boundary_fraction=at_boundary.item() / weight.numel(),
-    )
+def grid_fit(weight: Tensor, quantized: Tensor, steps: Tensor | None) -> GridFit:
+    """Fit of ``weight`` to a grid, given ``quantized`` = its round trip (both float32 (out, in)).
+
+    ``steps``: the weight in grid steps (``Quantizer.grid_steps``). The relative error is NaN or inf where the quantized
+    weight is not finite, or is not zero where the weight is.
+    """
+    norm = weight.double().square_().sum().sqrt()
+    error = (quantized - weight).double().square_().sum().sqrt()
+    boundary_fraction = None
+    if steps is not None:
+        # Padding sits at 0, half a step from any boundary: it is never counted here, and the divisor is the number of
+        # real weights.
+        distance = (steps - steps.floor()).sub_(0.5).abs_()
+        boundary_fraction = (distance < BOUNDARY_WIDTH).sum().item() / weight.numel()
+    relative_error = 0.0 if error == 0 else (error / norm).item()
+    return GridFit(relative_error, boundary_fraction)

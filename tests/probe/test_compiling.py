@@ -29,7 +29,7 @@ triton.runtime.driver.set_active(Hopper())
 from pipeline.probe.gpu.engine import Engine, _go
 from pipeline.probe.gpu.layers import LayerWeights, WholeWeights
 from pipeline.probe.gpu.reading import Reader
-from pipeline.quantize import launch
+from pipeline.quantize.triton import launch
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 
 launch._load = lambda kernel: None  # onto a device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,10 @@ from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.measure import Found, Measurement, measurement
-from pipeline.quantize.fused import pack
-from pipeline.spec import ProbeSpec, Scheme, TokenShape, parse_variants
+from pipeline.quantize import Rule, Variant
+from pipeline.quantize.integer import IntegerGrid
+from pipeline.quantize.triton.packing import pack
+from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -166,9 +169,16 @@ def test_any_architecture_goes_through_its_own_modules(
     tmp_path: Path, architecture: str, arithmetic: str
 ) -> None:
     folder = save(tmp_path / "a", architecture)
-    found = measure_on_gpu(spec(arithmetic, "int4-g8-asym"), folder)
+    attention = Variant(
+        (Rule("*attn.*" if architecture != "gpt_neox" else "attention.*", IntegerGrid(4, 8, True)),)
+    )
+    on_gpu, on_cpu = (
+        dataclasses.replace(each, variants=(*each.variants, attention))
+        for each in (spec(arithmetic, "int4-g8-asym"), spec("ieee", "int4-g8-asym"))
+    )
+    found = measure_on_gpu(on_gpu, folder)
     assert found.notes == ()
-    assert_same(found, Prober(spec("ieee", "int4-g8-asym"), TOKENS).measure(folder))
+    assert_same(found, Prober(on_cpu, TOKENS).measure(folder))
 
 
 @gpu
@@ -199,7 +209,7 @@ def test_what_truncation_took_from_a_product_is_given_back() -> None:
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape))).to(DEVICE)
 
-    schemes, features, slots = (Scheme(4, 8, False), Scheme(8, None, True)), 24, (0, 1, 0)
+    schemes, features, slots = (IntegerGrid(4, 8, False), IntegerGrid(8, None, True)), 24, (0, 1, 0)
     packed = pack(normal(5, features), schemes)
     packed.operand[1, :, :features] = torch.nan  # what an exact weight leaves there
     operand, _ = ops.split(normal(1, 3 * 7, features)[0])

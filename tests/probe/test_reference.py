@@ -11,11 +11,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
+from pipeline.quantize import Rule
+from pipeline.quantize.integer import IntegerGrid
 from pipeline.spec import ProbeSpec, TokenShape, Variant, parse_variants
 from tests.models import ARCHITECTURES, VOCAB, save_tiny_model
 
 SHAPE = TokenShape(batches=3, batch_size=2, seq_len=24)
+INT4, INT3 = IntegerGrid(4, 128, False), IntegerGrid(3, 32, True)
 VARIANTS = parse_variants(("int8", "int4", "int3-g32-sym+head"))
 
 
@@ -30,8 +34,8 @@ def probe(folder: Path, tokens: np.ndarray, shape: TokenShape = SHAPE, **setting
 
 def grid_by_loops(weight: np.ndarray, variant: Variant) -> np.ndarray:
     """The definition, row by row and group by group, in numpy scalars."""
-    scheme = variant.scheme
-    assert scheme is not None
+    scheme = variant.rules[0].quantizer
+    assert isinstance(scheme, IntegerGrid)
     out = np.zeros_like(weight)
     size = scheme.group_size or weight.shape[1]
     for row in range(weight.shape[0]):
@@ -67,7 +71,7 @@ def block_weights(model: Any, architecture: str) -> list[torch.nn.Parameter]:
 def reference_nll(folder: Path, architecture: str, variant: Variant, tokens: np.ndarray) -> list[float]:
     """Mean nll per batch of the float64 model with its weights quantized in place."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    if variant.scheme is not None:
+    if not variant.is_fp32:
         weights = block_weights(model, architecture)
         if variant.head:
             head = torch.nn.Parameter(model.get_output_embeddings().weight.detach().clone())
@@ -105,6 +109,42 @@ def test_losses_agree_with_a_float64_reference(architecture: str, tmp_path: Path
         assert result.batch_nll_nats == pytest.approx(expected, abs=2e-6)
         assert result.perplexity == math.exp(result.nll_nats)
         assert result.n_tokens == 3 * 2 * 23
+
+
+def test_a_variant_of_rules_quantizes_each_layer_by_its_own(tmp_path: Path) -> None:
+    folder = save_tiny_model("gpt_neox", tmp_path, initializer_range=0.1)
+    one = Variant((Rule("layers.1.*", INT4),))
+    mixed = Variant((Rule("layers.1.mlp.*", INT3), Rule("layers.0.attention.dense", None), Rule("*", INT4)))
+    tokens = random_tokens()
+    measured = Prober(ProbeSpec((Variant(), one, mixed), SHAPE, "x"), tokens).measure(folder)
+    for variant, result in zip((one, mixed), measured.results[1:], strict=True):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        chosen = []
+        for name, weight in model.named_parameters():
+            inside = {id(each) for each in block_weights(model, "gpt_neox")}
+            grid = INT3 if variant is mixed and "layers.1.mlp" in name else INT4
+            left = "layers.0" in name if variant is one else "layers.0.attention.dense" in name
+            if id(weight) in inside and not left:
+                weight.data = torch.from_numpy(grid_by_loops(weight.detach().numpy(), Variant.of(grid)))
+                chosen.append(name.removesuffix(".weight"))
+        model = model.double().eval()
+        ids = torch.from_numpy(tokens.reshape(-1, SHAPE.seq_len))
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(input_ids=ids).logits[:, :-1], dim=-1)
+        expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
+        assert result.nll_nats == pytest.approx(expected, abs=2e-6)
+        assert result.nll_nats != measured.results[0].nll_nats
+        assert sorted(tensor.name for tensor in result.tensors) == sorted(chosen)
+
+
+@pytest.mark.parametrize("way", ["whole", "layer_by_layer"])
+def test_a_rule_for_no_layer_of_the_model_is_named_with_some_of_its_layers(tmp_path: Path, way: str) -> None:
+    folder = save_tiny_model("llama", tmp_path)
+    spec = ProbeSpec((Variant(), Variant((Rule("h.3.*", INT4),))), SHAPE, "x")
+    prober = Prober(spec, random_tokens())
+    measure = prober.measure if way == "whole" else prober.layer_by_layer.measure
+    with pytest.raises(CheckpointError, match=r"rule h\.3\.\*=.*decides for no layer: .*model\.layers\.0\."):
+        measure(folder)
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gpt2"])

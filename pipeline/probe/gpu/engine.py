@@ -34,8 +34,8 @@ from pipeline.probe.gpu.linear import Plan
 from pipeline.probe.gpu.modules import Forward, LayeredForward
 from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
-from pipeline.probe.quantized import TensorStatistics, refuse_range
-from pipeline.quantize.launch import compiling
+from pipeline.probe.quantized import TensorStatistics, refuse_values
+from pipeline.quantize.triton.launch import compiling
 from pipeline.sizing import module_chunk, variant_groups, walk_chunk
 from pipeline.spec import ProbeSpec, Variant
 
@@ -244,12 +244,17 @@ class Engine:
             (mean, std, absmax, kurtosis, *fits), summaries = summaries[:count], summaries[count:]
             n = linear.counted_values
             for variant, slot in zip(self._plan.variants, linear.slots, strict=True):
-                if linear.is_head and not variant.head:
+                quantizer = linear.packing.quantizers[slot]
+                moments = (linear.name, n, mean, std, absmax, kurtosis)
+                if quantizer is None:
+                    if variant.is_fp32 and not linear.is_head:
+                        found[variant].append(TensorStatistics(*moments, None, None))
                     continue
-                fit = (None, None) if variant.scheme is None else fits[2 * slot : 2 * slot + 2]
-                if variant.scheme is not None and not all(map(math.isfinite, fit)):
-                    refuse_range(linear.name, variant, absmax)
-                found[variant].append(TensorStatistics(linear.name, n, mean, std, absmax, kurtosis, *fit))
+                error, boundary = fits[2 * slot : 2 * slot + 2]
+                if not math.isfinite(error):
+                    refuse_values(linear.name, quantizer, absmax)
+                fit = (error, None if math.isnan(boundary) else boundary)
+                found[variant].append(TensorStatistics(*moments, *fit))
         return {variant: tuple(rows) for variant, rows in found.items()}
 
 

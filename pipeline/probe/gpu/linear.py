@@ -1,7 +1,7 @@
 """The quantizable layers of a skeleton: stored weights in, products of all variants out.
 
 A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at once when it is
-used (``quantize.fused``). Packing costs a few percent of the product that follows, and no model ever holds more
+used (``quantize.triton``). Packing costs a few percent of the product that follows, and no model ever holds more
 than one layer's packed weights.
 
 Legend: V = variants, M = rows per variant, I = in_features, O = out_features.
@@ -17,24 +17,25 @@ from torch import Tensor, nn
 from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.layers import LinearSite
-from pipeline.quantize.fused import PackedWeight, pack, summarise
-from pipeline.spec import ProbeSpec, Scheme, Variant
+from pipeline.quantize import Quantizer, Variant
+from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
+from pipeline.spec import ProbeSpec
 
 
 @dataclass(frozen=True)
 class Packing:
     """How the variants share the packed weights of a layer."""
 
-    schemes: tuple[Scheme | None, ...]
-    """Of each packed weight."""
+    quantizers: tuple[Quantizer | None, ...]
+    """Of each packed weight; None = the stored values."""
     slots: tuple[int, ...]
-    """Which packed weight each variant uses; variants with the same scheme share one."""
+    """Which packed weight each variant uses; variants with the same quantizer share one."""
 
     @classmethod
-    def of(cls, by_variant: list[Scheme | None]) -> Packing:
-        """Each scheme once."""
-        schemes = tuple(dict.fromkeys(by_variant))
-        return cls(schemes, tuple(map(schemes.index, by_variant)))
+    def of(cls, by_variant: list[Quantizer | None]) -> Packing:
+        """Each quantizer once."""
+        quantizers = tuple(dict.fromkeys(by_variant))
+        return cls(quantizers, tuple(map(quantizers.index, by_variant)))
 
 
 @dataclass
@@ -44,19 +45,23 @@ class Plan:
     spec: ProbeSpec
     variants: tuple[Variant, ...] = ()
     """Those that are measured now."""
-    packing: dict[bool, Packing] = field(default_factory=dict)
-    """For the head (True), and for every other layer."""
+    packings: dict[str, Packing] = field(default_factory=dict)
+    """By layer, filled when a layer is first asked for."""
     summaries: dict[str, Tensor] = field(default_factory=dict)
     """By layer: the statistics of this checkpoint's weight (``fused.summarise``), still on the device."""
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
         """Turns to ``variants`` of a checkpoint."""
         self.variants = variants
-        self.packing = {
-            False: Packing.of([variant.scheme for variant in variants]),
-            True: Packing.of([variant.scheme if variant.head else None for variant in variants]),
-        }
+        self.packings.clear()
         self.summaries.clear()
+
+    def packing(self, name: str, *, is_head: bool) -> Packing:
+        """How the variants share the packed weights of the layer called ``name``."""
+        if name not in self.packings:
+            by_variant = [variant.quantizer_of(name, is_head=is_head) for variant in self.variants]
+            self.packings[name] = Packing.of(by_variant)
+        return self.packings[name]
 
 
 class ProbeLinear(nn.Module):
@@ -79,9 +84,14 @@ class ProbeLinear(nn.Module):
         self.counted_values: int = self.counted_rows * features
 
     @property
+    def packing(self) -> Packing:
+        """How the variants share its packed weights."""
+        return self._plan.packing(self.name, is_head=self.is_head)
+
+    @property
     def slots(self) -> tuple[int, ...]:
         """Which packed weight each variant uses."""
-        return self._plan.packing[self.is_head].slots
+        return self.packing.slots
 
     def _weight(self) -> Tensor:
         assert self.stored is not None, f"{self.name} was not filled"
@@ -89,8 +99,7 @@ class ProbeLinear(nn.Module):
 
     def packed(self) -> PackedWeight:
         """The weight packed for all variants; its statistics are kept when it is packed for the first time."""
-        schemes = self._plan.packing[self.is_head].schemes
-        packed = pack(self._weight(), schemes, full=self._plan.spec.arithmetic != "split")
+        packed = pack(self._weight(), self.packing.quantizers, full=self._plan.spec.arithmetic != "split")
         if self.name not in self._plan.summaries:
             self._plan.summaries[self.name] = summarise(packed, self.counted_rows)
         return packed

@@ -41,7 +41,7 @@ from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.linear import ProbeLinear
 from pipeline.probe.gpu.ops import Norm, Raw
 from pipeline.probe.gpu.product import multiply
-from pipeline.quantize.fused import PackedWeight, row_norms
+from pipeline.quantize.triton.packing import PackedWeight, row_norms
 from pipeline.sizing import HEAD_ROWS
 
 SAMPLE_ROWS, SAMPLE_OUTS = 128, 1024

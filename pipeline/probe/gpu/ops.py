@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.probe.gpu.attention import attention_kernel
 from pipeline.probe.gpu.loss import loss_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
-from pipeline.quantize.launch import launch
+from pipeline.quantize.triton.launch import launch
 
 TILE = 8192
 """Most logits that a program of the loss holds at a time: 64 registers of each thread."""

@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.probe.gpu.linear import Plan, ProbeLinear
 from pipeline.probe.layers import blocks, linear_sites, replace_module
 from pipeline.probe.loading import PROVENANCE, StoredWeights, build_model, read_config
+from pipeline.probe.quantized import require_rules
 from pipeline.probe.skeleton import HollowModel, WeightIndex, refuse_assembled
 from pipeline.spec import canonical_json
 
@@ -70,7 +71,9 @@ class Skeleton:
         self._prefix, self.layers = blocks(model)
         self.linears: dict[str, ProbeLinear] = {}
         """By the name of their weight."""
-        for site in linear_sites(model):
+        sites = linear_sites(model)
+        require_rules(plan.spec.variants, sites)
+        for site in sites:
             weight_name = f"{site.name}.weight"
             linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
             replace_module(model, site.name, linear)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import Tensor
 
 pytest.importorskip("triton")
 
-from pipeline.quantize import choose_params, grid_fit, moments, round_trip
-from pipeline.quantize.fused import PackedWeight, pack, row_norms, summarise
-from pipeline.spec import Scheme
+from pipeline.errors import CheckpointError
+from pipeline.quantize import Calibration, Encoded, Quantizer, round_trip
+from pipeline.quantize.integer import IntegerGrid
+from pipeline.quantize.statistics import grid_fit, moments
+from pipeline.quantize.triton.packing import PackedWeight, pack, row_norms, summarise
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SCHEMES = (Scheme(8, None, True), Scheme(4, 128, False), Scheme(3, 48, True), Scheme(2, None, False))
+SCHEMES = (
+    IntegerGrid(8, None, True),
+    IntegerGrid(4, 128, False),
+    IntegerGrid(3, 48, True),
+    IntegerGrid(2, None, False),
+)
 
 
 def weight_of(width: int, dtype: torch.dtype) -> Tensor:
@@ -41,7 +50,7 @@ def test_float32_values_are_bit_equal_to_the_verbs(width: int, dtype: torch.dtyp
     weight = weight_of(width, dtype)
     packed = pack(weight.to(DEVICE), SCHEMES, full=True)
     for index, scheme in enumerate(SCHEMES):
-        exact = round_trip(weight.float(), choose_params(weight.float(), scheme))
+        exact = round_trip(scheme, weight.float())
         assert torch.equal(packed.full[index].cpu(), exact), scheme
 
 
@@ -57,13 +66,13 @@ def test_operands_hold_the_weights(width: int, dtype: torch.dtype) -> None:
     for index, scheme in enumerate((None, *SCHEMES)):
         exact = weight.float()
         if scheme is not None:
-            exact = round_trip(exact, choose_params(exact, scheme))
+            exact = round_trip(scheme, exact)
         largest = exact.double().abs().amax(dim=1, keepdim=True)
         assert ((values(packed, index) - exact.double()).abs() <= largest * 2.0**-22).all(), scheme
 
 
 def test_whole_row_grids_are_packed_as_exact_integers() -> None:
-    packed = pack(weight_of(300, torch.float16).to(DEVICE), (Scheme(8, None, True),))
+    packed = pack(weight_of(300, torch.float16).to(DEVICE), (IntegerGrid(8, None, True),))
     assert packed.three == (False,)
     high = packed.operand[0, :, 300:600].float()
     assert torch.equal(high, high.round())
@@ -82,8 +91,8 @@ def test_statistics_are_those_of_the_verbs(width: int) -> None:
             (exact.mean, exact.std, exact.absmax, exact.kurtosis), rel=1e-9, abs=1e-15
         )
         for index, scheme in enumerate(SCHEMES):
-            grid = choose_params(counted, scheme)
-            fit = grid_fit(counted, round_trip(counted, grid), grid)
+            encoded = scheme.encode(counted)
+            fit = grid_fit(counted, scheme.decode(encoded), scheme.grid_steps(counted, encoded))
             assert fits[2 * index] == pytest.approx(fit.relative_error, rel=1e-9)
             assert fits[2 * index + 1] == fit.boundary_fraction
 
@@ -113,14 +122,57 @@ def test_row_norms_bound_the_packed_rows() -> None:
         assert (row_norms(packed)[index].cpu() <= norms * (1 + 1e-5) + 1e-30).all()
 
 
-def test_a_grid_that_the_kernel_does_not_compute_is_refused() -> None:
-    class Logarithmic(Scheme):
-        """A grid of other values under the same fields."""
+@dataclass(frozen=True)
+class Same(Quantizer):
+    """The values of ``grid``, without its kernel."""
 
-    with pytest.raises(TypeError, match="Logarithmic"):
-        pack(torch.ones(3, 4, device=DEVICE), (None, Logarithmic(4, None, True)))
+    grid: IntegerGrid
+
+    def __str__(self) -> str:
+        return f"same as {self.grid}"
+
+    def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        return self.grid.encode(weight.cpu(), calibration)
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        return self.grid.decode(encoded).to(DEVICE)
+
+    def grid_steps(self, weight: Tensor, encoded: Encoded) -> Tensor | None:
+        steps = self.grid.grid_steps(weight.cpu(), encoded)
+        return None if steps is None else steps.to(DEVICE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("width", [31, 128])
+def test_a_quantizer_without_a_kernel_is_packed_to_the_same_values(width: int, dtype: torch.dtype) -> None:
+    weight = weight_of(width, dtype).to(DEVICE)
+    mixed = (SCHEMES[0], Same(SCHEMES[1]), None, Same(SCHEMES[2]))
+    fast = (SCHEMES[0], SCHEMES[1], None, SCHEMES[2])
+    assert torch.equal(pack(weight, mixed, full=True).full, pack(weight, fast, full=True).full)
+    found, exact = pack(weight, mixed), pack(weight, fast)
+    for index in range(4):
+        largest = (
+            values(exact, index).abs().amax(dim=1, keepdim=True)
+        )  # which a pair of halves keeps 22 bits of
+        assert ((values(found, index) - values(exact, index)).abs() <= largest * 2.0**-22).all()
+    assert torch.equal(found.moments, exact.moments)
+    assert summarise(found).tolist() == pytest.approx(summarise(exact).tolist(), rel=1e-12, nan_ok=True)
+    alone = pack(weight, mixed[1:2])
+    assert torch.equal(values(alone, 0), values(found, 1))
+    assert torch.equal(alone.moments, exact.moments)
+
+
+def test_a_quantizer_that_gives_another_shape_is_refused_by_name() -> None:
+    class Turned(Same):
+        def decode(self, encoded: Encoded) -> Tensor:
+            return super().decode(encoded).T
+
+    with pytest.raises(
+        CheckpointError, match=r"same as int8-channel-sym .*Turned.* \(4, 3\) .* wanted .* \(3, 4\)"
+    ):
+        pack(torch.ones(3, 4, device=DEVICE), (None, Turned(SCHEMES[0])))
 
 
 def test_zeros_fit_exactly() -> None:
-    summary = summarise(pack(torch.zeros(3, 130, device=DEVICE), (Scheme(4, 128, False),)))
+    summary = summarise(pack(torch.zeros(3, 130, device=DEVICE), (IntegerGrid(4, 128, False),)))
     assert summary[4:].tolist() == [0.0, 0.0]

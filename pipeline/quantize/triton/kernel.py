@@ -1,17 +1,17 @@
-"""One pass over a weight: every scheme's quantized weight, its fit, and the tensor's moments.
+"""One pass over a weight: its values on several integer grids, their fit, and the tensor's moments.
 
-The pure verbs of ``affine.py`` read a weight about ten times per scheme and leave float32 temporaries of its size.
-Here a program reads a row and does everything there: 2 or 4 bytes per weight in, once, and per scheme the packed
-weight out (a scheme's own view of the row comes from the cache). It is bound by memory where the verbs are bound
-by their temporaries.
+The definition (``quantize.integer``) reads a weight about ten times per grid, with float32 temporaries of its size.
+Here a program reads a row and does everything there: 2 or 4 bytes per weight in, once, and per grid the packed
+weight out (a grid's own view of the row comes from the cache). It is bound by memory where the definition is bound
+by its temporaries.
 
-The grids are bit-equal to the verbs on the CPU: the same float32 operations in the same order, division correctly
+The values are bit-equal to the definition on the CPU: the same float32 operations in the same order, division correctly
 rounded (``div_rn``; a plain ``/`` is not on a GPU) and no fused multiply-add (launched with fusion off).
 Rounding half to even is adding and subtracting 1.5 * 2^23, exact for |x| < 2^22; a grid index is at most
-255. (The verbs themselves differ in last bits on a GPU: torch divides by a constant through its reciprocal there.)
+255.
 
 Sums are float64: moments centred on the row's own mean, so that nothing cancels; the rows are merged in
-float64 (``fused.py``).
+float64 (``packing.py``).
 
 A weight is packed as the right-hand operand of a split product (``pipeline.probe.gpu.product``): three float16 blocks
 side by side per row, [low | high | high], of which an exact float16 weight uses the last two.
@@ -36,7 +36,7 @@ FULL = 3
 ROW_SUMS = 5
 """Per row: mean; second, third and fourth power sums about it; largest absolute value."""
 FIT_SUMS = 4
-"""Per row and scheme: squared error, sum of squares, count at a rounding boundary, squares of the quantized row."""
+"""Per row and grid: squared error, sum of squares, count at a rounding boundary, squares of the quantized row."""
 
 
 @triton.jit

@@ -1,0 +1,164 @@
+"""What a quantizer is: a frozen value with a name, and two functions from a weight to the values that stand for it.
+
+``encode`` and ``decode`` are the definition on every device. A faster way to the same values may stand beside it
+(``quantize.triton``); where there is none, the decoded values are used: slower, never different.
+
+A quantizer's file imports torch inside its functions, if at all, so that names are parsed without torch.
+
+Legend of shapes: O = out_features, I = in_features, N = rows of inputs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pipeline.errors import CheckpointError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Need(enum.Enum):
+    """What a quantizer may need of a layer's inputs."""
+
+    INPUTS = "inputs"
+    """The inputs themselves, row by row."""
+    SECOND_MOMENTS = "second moments"
+    """The mean of x x^T over the inputs x."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What one linear layer received for the calibration tokens, its predecessors quantized by the same variant."""
+
+    n_rows: int
+    """Tokens that were seen."""
+    inputs: Tensor | None = None
+    """float32 (N, I), where ``Need.INPUTS`` was declared."""
+    second_moments: Tensor | None = None
+    """float64 (I, I), the mean of x x^T, where ``Need.SECOND_MOMENTS`` was declared."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One weight as a quantizer stores it."""
+
+    codes: Tensor
+    """(O, I), integers held in float32 (exact up to 2^24): what they are computed in, so that no copy is made."""
+    parameters: Mapping[str, Tensor]
+    """Scales, zero points and the like, by name."""
+
+
+class Quantizer:
+    """Base of all quantizers: subclass it as a frozen dataclass and register it (``pipeline.quantize.register``)."""
+
+    name: ClassVar[str]
+    """Unique among quantizers; for a method, the METHOD of the variant grammar."""
+    grammar: ClassVar[str]
+    """The names it parses, for help and error texts."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What ``encode`` needs of the layer's inputs."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The quantizer that ``text`` (GRID of the variant grammar) names; None where it names another."""
+        raise NotImplementedError(f"{cls.__name__}.parse")
+
+    def __str__(self) -> str:
+        """Its name in the variant grammar: ``parse`` reads it back."""
+        raise NotImplementedError(f"{type(self).__name__}.__str__")
+
+    def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        """``weight`` (float32 (O, I), on any device) as it is stored.
+
+        ``calibration`` holds what ``needs`` declares; None where that is nothing.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """The values that ``encoded`` stands for: float32 (O, I), on the same device."""
+        raise NotImplementedError(f"{type(self).__name__}.decode")
+
+    def grid_steps(self, weight: Tensor, encoded: Encoded) -> Tensor | None:
+        """``weight`` in units of grid steps, (O, ...) and padded with zeros, for a grid whose rounding boundaries are
+        the half-integers; None for any other.
+        """
+        del weight, encoded
+        return None
+
+
+@dataclass(frozen=True)
+class Method(Quantizer):
+    """Base of quantizers that choose the codes of another one's grid: GRID@METHOD[:parameter=value...].
+
+    The fields after ``grid`` are the parameters; each has a default of its type (int, float, bool or str).
+    """
+
+    grid: Quantizer
+    """The grid whose codes are chosen."""
+
+    @classmethod
+    def make(cls, grid: Quantizer, parameters: Mapping[str, str]) -> Self:
+        """The method on ``grid``. ``UsageError`` for a parameter that is unknown or of another type."""
+        defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.name != "grid"}
+        values: dict[str, Any] = {}
+        for name, text in parameters.items():
+            if name not in defaults:
+                raise unknown_name(f"parameter of {cls.name}", name, defaults)
+            values[name] = _value(f"{cls.name}:{name}", text, defaults[name])
+        return cls(grid, **values)
+
+    def __str__(self) -> str:
+        """The grid, the method and every parameter that is not at its default."""
+        changed = [
+            f":{field.name}={_text(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if field.name != "grid" and getattr(self, field.name) != field.default
+        ]
+        return f"{self.grid}@{self.name}{''.join(changed)}"
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """The values of the grid."""
+        return self.grid.decode(encoded)
+
+    def grid_steps(self, weight: Tensor, encoded: Encoded) -> Tensor | None:
+        """The steps of the grid."""
+        return self.grid.grid_steps(weight, encoded)
+
+
+def _value(what: str, text: str, default: object) -> Any:
+    """``text`` as a value of the type of ``default``."""
+    if isinstance(default, bool):
+        if text in ("true", "false"):
+            return text == "true"
+        raise UsageError(f"{what}={text}: wanted true or false")
+    try:
+        return type(default)(text)  # type: ignore[call-arg]
+    except ValueError:
+        raise UsageError(f"{what}={text}: wanted a value of type {type(default).__name__}") from None
+
+
+def _text(value: object) -> str:
+    """``value`` as :func:`_value` reads it, without the ``+`` that begins a modifier."""
+    return str(value).lower() if isinstance(value, bool) else str(value).replace("e+", "e")
+
+
+def round_trip(quantizer: Quantizer, weight: Tensor, calibration: Calibration | None = None) -> Tensor:
+    """The values, float32 (O, I), that ``quantizer`` puts in place of ``weight`` (float32 (O, I))."""
+    return decoded(quantizer, quantizer.encode(weight, calibration), weight)
+
+
+def decoded(quantizer: Quantizer, encoded: Encoded, weight: Tensor) -> Tensor:
+    """``quantizer.decode(encoded)``. ``CheckpointError`` where that has not the form of ``weight``."""
+    values = quantizer.decode(encoded)
+    if values.shape != weight.shape or values.dtype != weight.dtype or values.device != weight.device:
+        kind = type(quantizer)
+        raise CheckpointError(
+            f"quantizer {quantizer} ({kind.__module__}.{kind.__qualname__}) decodes a weight to {values.dtype} "
+            f"{tuple(values.shape)} on {values.device}: wanted {weight.dtype} {tuple(weight.shape)} on {weight.device}"
+        )
+    return values

@@ -1,0 +1,158 @@
+"""Variants: which quantizer each layer of a model gets.
+
+A variant is an ordered list of rules. The first rule whose pattern matches a layer decides for it; a layer that no rule
+matches keeps its stored values. ``int4-g128-asym`` is one rule for all layers, ``fp32`` has no rule.
+
+Names: GRID[@METHOD[:parameter=value...]][+MODIFIER...], where the only modifier so far is ``head``. A variant of
+several rules, or of one for some layers, has no such name and is made in Python.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from pipeline.errors import UsageError
+from pipeline.quantize.base import Need, Quantizer
+from pipeline.quantize.registry import grammar, parse_quantizer
+
+ALIASES = {"int8": "int8-channel-sym", "int4": "int4-g128-asym"}
+"""Short names of the default variants, also used in column names."""
+
+DEFAULT_VARIANTS = ("fp32", ALIASES["int8"], ALIASES["int4"])
+
+EVERYWHERE = "*"
+"""The pattern of every layer."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the layers of a pattern get."""
+
+    pattern: str
+    """Shell-style pattern (``*``, ``?``, ``[...]``) of a layer's dotted name or of its end after a dot: ``layers.3.*``
+    is all of layer 3, ``*.down_proj`` one matrix of every layer. A star also matches dots."""
+    quantizer: Quantizer | None
+    """None = the stored values."""
+
+    def __post_init__(self) -> None:
+        if not self.pattern:
+            raise UsageError("a rule with an empty pattern: wanted a layer's name or '*'")
+
+    def matches(self, name: str) -> bool:
+        """Whether the rule is for the layer called ``name``."""
+        patterns = (self.pattern, f"*.{self.pattern}")
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    def __str__(self) -> str:
+        return f"{self.pattern}={'fp32' if self.quantizer is None else self.quantizer}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of evaluating a checkpoint: unquantized, or with its linear layers quantized by rules."""
+
+    rules: tuple[Rule, ...] = ()
+    """In order of precedence. Empty = fp32, the stored weights in float32."""
+    head: bool = False
+    """Whether the rules are for the output head too; where not, it keeps its values."""
+
+    def __post_init__(self) -> None:
+        if self.head and self.is_fp32:
+            raise UsageError("variant 'fp32+head': nothing is quantized in fp32; wanted 'fp32'")
+        if self.rules and self.is_fp32:
+            raise UsageError(f"variant {self}: no rule quantizes anything; wanted Variant() for fp32")
+
+    @classmethod
+    def of(cls, quantizer: Quantizer, *, head: bool = False) -> Self:
+        """Every layer by ``quantizer``."""
+        return cls((Rule(EVERYWHERE, quantizer),), head)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The variant that ``text`` names; ``int4`` and ``int8`` are short for the default two.
+
+        >>> Variant.parse("int4-g128-asym+head").column
+        'int4_g128_asym_head'
+        """
+        full = ALIASES.get(text, text)
+        quantizer_text, *modifiers = full.split("+")
+        if full == "fp32":
+            return cls()
+        if modifiers not in ([], ["head"]):
+            raise UsageError(f"unknown modifier in variant {text!r}: wanted {grammar()}")
+        if quantizer_text == "fp32":
+            raise UsageError("variant 'fp32+head': nothing is quantized in fp32; wanted 'fp32'")
+        quantizer = parse_quantizer(quantizer_text)
+        if quantizer is None:
+            raise UsageError(
+                f"unknown variant {text!r}: wanted {grammar()} (such as {', '.join(ALIASES.values())})"
+            )
+        return cls.of(quantizer, head=bool(modifiers))
+
+    def __str__(self) -> str:
+        """The name in the grammar, or all rules in braces: different variants differ in it."""
+        if not self.rules:
+            return "fp32"
+        uniform = len(self.rules) == 1 and self.rules[0].pattern == EVERYWHERE
+        rules = str(self.rules[0].quantizer) if uniform else f"{{{';'.join(map(str, self.rules))}}}"
+        return f"{rules}{'+head' if self.head else ''}"
+
+    @property
+    def is_fp32(self) -> bool:
+        """Whether nothing is quantized."""
+        return all(rule.quantizer is None for rule in self.rules)
+
+    @property
+    def column(self) -> str:
+        """Prefix of this variant's columns."""
+        return column_of(str(self))
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its quantizers need of the layers' inputs."""
+        return frozenset().union(*(rule.quantizer.needs for rule in self.rules if rule.quantizer is not None))
+
+    def quantizer_of(self, name: str, *, is_head: bool = False) -> Quantizer | None:
+        """The quantizer of the layer called ``name``; None where it keeps its values."""
+        if is_head and not self.head:
+            return None
+        return next((rule.quantizer for rule in self.rules if rule.matches(name)), None)
+
+    def unmatched(self, names: Iterable[str]) -> list[Rule]:
+        """The rules that decide for none of the layers called ``names``."""
+        deciding = {
+            next((i for i, rule in enumerate(self.rules) if rule.matches(name)), None) for name in names
+        }
+        return [rule for i, rule in enumerate(self.rules) if i not in deciding]
+
+
+def column_of(variant: str) -> str:
+    """Prefix of the columns of the variant that is called ``variant``: a default one's alias, else its name with ``_``
+    for everything but letters and digits.
+    """
+    for alias, full in ALIASES.items():
+        if variant == full:
+            return alias
+    return re.sub(r"[^0-9A-Za-z]", "_", variant)
+
+
+def parse_variants(texts: Sequence[str]) -> tuple[Variant, ...]:
+    """Variants in the order given, without repeats, with ``fp32`` (the baseline of every gap) always first."""
+    given = [Variant.parse(text) for text in texts]
+    return tuple(dict.fromkeys([Variant(), *given]))
+
+
+def require_sites(variants: Iterable[Variant], layers: Sequence[str], head: str | None) -> None:
+    """``UsageError`` where a rule decides for no layer of a model that has ``layers`` and the output head ``head``."""
+    for variant in variants:
+        names = [*layers, *([head] if variant.head and head is not None else [])]
+        for rule in variant.unmatched(names):
+            shown = ", ".join([*names[:3], "...", *names[-1:]]) if len(names) > 4 else ", ".join(names)
+            raise UsageError(
+                f"rule {rule} of variant {variant} decides for no layer: wanted a pattern that matches one of "
+                f"{shown} and that no earlier rule covers"
+            )

@@ -9,6 +9,7 @@ import click
 
 from jobs.console import console, duration, errors, progress
 from jobs.options import (
+    audit_options,
     measurement_options,
     out_option,
     resource_options,
@@ -17,7 +18,7 @@ from jobs.options import (
     stale_option,
     unused_seed_option,
 )  # fmt: skip
-from jobs.request import AuditOptions, build_request
+from pipeline.runs.audit_request import AuditOptions, build_request
 
 
 @click.command()
@@ -31,7 +32,7 @@ from jobs.request import AuditOptions, build_request
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
-    raise SystemExit(run_audit(AuditOptions.from_command(options)))
+    raise SystemExit(run_audit(audit_options(options)))
 
 
 def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: None) -> int:
@@ -39,12 +40,13 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
 
     ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
     """
+    from jobs.suite import resolve_suite
     from pipeline.audit import audit
     from pipeline.ledger import Progress
     from pipeline.survey import Survey
 
-    request = build_request(options)
-    for warning in request.suite.warnings:
+    request = build_request(options, resolve_suite)
+    for warning in request.warnings:
         errors.print(f"warning: {warning}", markup=False)
     for note in request.notes:
         errors.print(note, markup=False)

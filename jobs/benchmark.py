@@ -19,15 +19,17 @@ from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import NUMBERS, Record, Stages
 from jobs.console import console, errors, progress
 from jobs.options import (
-    absolute_out,
+    audit_options,
     measurement_options,
     resource_options,
     selection_options,
     unused_seed_option,
 )
-from jobs.request import AuditOptions, build_request
+from jobs.suite import resolve_suite
 from pipeline.errors import UsageError
 from pipeline.files import write_atomically
+from pipeline.runs.audit_request import build_request
+from pipeline.runs.output import absolute_out
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
@@ -143,7 +145,9 @@ def command(
         if options["steps"] is None and options["limit"] is None:
             options["limit"] = DEFAULT_LIMIT
         options["suite"] = options["suite"] or DEFAULT_SUITE
-        request = build_request(AuditOptions.from_command(options | {"out": "."}))
+        request = build_request(audit_options(options | {"out": "."}), resolve_suite)
+        for warning in request.warnings:
+            errors.print(f"warning: {warning}", markup=False)
         outcome = _measure(request, folder, scaling=scaling)
     lines = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
     console.print(json.dumps(outcome.to_json()) if as_json else lines, markup=False)

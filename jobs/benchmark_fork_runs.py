@@ -13,10 +13,10 @@ import numpy as np
 from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import Record, Stages
 from jobs.console import console, errors, progress
-from jobs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
-from jobs.request import AuditOptions
+from jobs.options import audit_options
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
+from pipeline.runs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules
 
@@ -65,7 +65,7 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
     source = click.get_current_context().get_parameter_source("workers_per_gpu")
     return build_fork_request(
         ForkOptions(
-            AuditOptions.from_command(options | {"steps": None, "limit": None}),
+            audit_options(options | {"steps": None, "limit": None}),
             start=str(suite.checkpoints[-1].step),
             schedules=",".join(arms),
             seeds=runs // len(arms),
@@ -76,7 +76,8 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
             learning_rate=RATE,
             compile=_on_gpu(options["device"]) if options["compile"] is None else options["compile"],
             share_gpu=source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None,
-        )
+        ),
+        resolve_suite,
     )
 
 

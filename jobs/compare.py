@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console, errors
-from jobs.options import absolute_out, run_folder, seed_option
+from jobs.options import seed_option
 from pipeline.errors import UsageError
 from pipeline.files import make_folder, write_atomically
+from pipeline.runs.output import absolute_out, run_folder
 
 if TYPE_CHECKING:
     from pipeline.analysis.curves import Curve

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.console import console, duration, errors, progress
-from jobs.fork_request import ForkOptions, build_fork_request
-from jobs.options import measurement_options, out_option, resource_options, seed_option, stale_option
+from jobs.options import (
+    audit_options,
+    measurement_options,
+    out_option,
+    resource_options,
+    seed_option,
+    stale_option,
+)
+from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules
 
@@ -108,19 +116,26 @@ def command(seed: int, **options: object) -> None:
     """
     source = click.get_current_context().get_parameter_source("workers_per_gpu")
     share = source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None
-    code = run_fork_experiment(ForkOptions.from_command({**options, "share_gpu": share}))
+    code = run_fork_experiment(_fork_options({**options, "share_gpu": share}))
     from jobs.fork_results import reduce_and_report
 
     reduce_and_report(str(options["out"]), allow_missing=code != 0, seed=seed)
     raise SystemExit(code)
 
 
+def _fork_options(options: dict[str, Any]) -> ForkOptions:
+    """Takes the options that a fork has, and those that it shares with an audit."""
+    own = {field.name: options[field.name] for field in fields(ForkOptions) if field.name in options}
+    return ForkOptions(audit=audit_options(options), **own)
+
+
 def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
+    from jobs.suite import resolve_suite
     from pipeline.fork import fork
     from pipeline.survey import Survey
 
-    request = build_fork_request(options)
+    request = build_fork_request(options, resolve_suite)
     console.print(
         f"fork of {request.suite} at {request.checkpoint.revision}: {request.start_rule}\n"
         f"{len(request.arms)} arms x {request.seeds} seeds, {request.spec.rates.steps:,} steps of "

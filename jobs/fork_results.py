@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 
 from jobs.console import console
-from jobs.options import run_folder
 from jobs.results import required_results
 from pipeline.errors import UsageError
+from pipeline.runs.output import run_folder
 from pipeline.shards import FIGURES, FORK, REPORT, SCHEDULES, TABLES
 
 PAGE = "fork.html"

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.errors import UsageError
 from pipeline.quantize.registry import grammar
+from pipeline.runs.audit_request import AuditOptions
 from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS
-from pipeline.store import is_url
-
-if TYPE_CHECKING:
-    from pipeline.shards import Kind, RunFolder
-
-SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray in the environment of a job's entry point."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,29 +143,7 @@ def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | 
         ) from None
 
 
-def run_folder(text: str, kind: Kind | None = None) -> RunFolder:
-    """The output folder at a path or URL; UsageError for what can be neither."""
-    from pipeline.shards import AUDIT, RunFolder
-
-    return RunFolder(text if is_url(text) else absolute_out(text), kind or AUDIT)
-
-
-def absolute_out(text: str, option: str = "--out") -> Path:
-    """The folder that ``option`` names as an absolute path; UsageError for a URL, which only folders of runs may be."""
-    if is_url(text):
-        raise UsageError(
-            f"{option} {text}: this has to be a folder of this machine; wanted a path, not a URL"
-        )
-    try:
-        path = Path(text).expanduser()
-        usable = bool(text) and (path.is_dir() or not path.exists())
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"folder {text!r} cannot be used: {error}") from error
-    if not usable:
-        raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
-    if SUBMITTED_JOB in os.environ and not path.is_absolute():
-        raise UsageError(
-            f"{option} {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
-            "wanted an absolute path on storage that every node shares, or a URL such as s3://BUCKET/FOLDER"
-        )
-    return path.absolute()
+def audit_options(options: dict[str, Any]) -> AuditOptions:
+    """Takes the options that an audit has and leaves the others."""
+    own = {field.name: options[field.name] for field in fields(AuditOptions) if field.name in options}
+    return AuditOptions(**own | {"steps": parse_steps(options.get("steps"))})

@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from jobs.console import console, progress
-from jobs.options import absolute_out, out_option, parse_steps
+from jobs.options import out_option, parse_steps
+from pipeline.runs.output import absolute_out
 from pipeline.train.recipes import Recipe
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from jobs.console import console
-from jobs.options import missing_option, run_folder, seed_option
+from jobs.options import missing_option, seed_option
+from pipeline.runs.output import run_folder
 
 
 @click.command()

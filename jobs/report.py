@@ -7,8 +7,8 @@ import json
 import click
 
 from jobs.console import console
-from jobs.options import run_folder
 from jobs.results import required_results
+from pipeline.runs.output import run_folder
 
 PAGE = "report.html"
 PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")

@@ -9,6 +9,7 @@ import click
 
 from jobs.audit import run_audit
 from jobs.options import (
+    audit_options,
     measurement_options,
     missing_option,
     out_option,
@@ -20,7 +21,6 @@ from jobs.options import (
 )
 from jobs.reduce import run_reduce
 from jobs.report import run_report
-from jobs.request import AuditOptions
 
 
 @click.command()
@@ -35,7 +35,7 @@ from jobs.request import AuditOptions
 @seed_option
 def command(allow_missing: bool, seed: int, **options: object) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
-    audit = AuditOptions.from_command(options)
+    audit = audit_options(options)
     code = run_audit(audit, meanwhile=prepare)
     run_reduce(audit.out, allow_missing=allow_missing, seed=seed)
     run_report(audit.out)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console
-from jobs.options import run_folder
 from jobs.watch import watch_run
+from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:
     from pipeline.shards import Kind

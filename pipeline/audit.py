@@ -44,6 +44,8 @@ class AuditRequest:
     """Measure layer by layer even where the whole model fits."""
     notes: tuple[str, ...] = ()
     """What a user should know of how it is measured."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the suite or cannot be known of it."""
 
 
 def audit(

@@ -19,12 +19,12 @@ DIR is a local folder or a URL (``pipeline.store``). A shard is done when its fi
 (``pipeline.files``); there is no marker and no database.
 """
 
-from pipeline.shards.folder import FIGURES, REPORT, SCHEDULES, SUITES_FOLDER, TABLES, RunFolder
+from pipeline.shards.folder import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, AUDIT_SCHEMA, FORK, FORK_SCHEMA, Kind
 from pipeline.shards.shard import Shard
 
 __all__ = [
-    "AUDIT", "AUDIT_SCHEMA", "FIGURES", "FORK", "FORK_SCHEMA", "REPORT", "SCHEDULES", "SUITES_FOLDER", "TABLES",
+    "AUDIT", "AUDIT_SCHEMA", "FIGURES", "FORK", "FORK_SCHEMA", "REPORT", "SCHEDULES", "TABLES",
     "ForkPlan", "Kind", "RunFolder", "RunPlan", "Shard",
 ]  # fmt: skip

@@ -26,9 +26,6 @@ from pipeline.spec import ProbeTask
 from pipeline.store import LocalStore, Store, open_store
 from pipeline.train.fork_spec import ForkTask
 
-SUITES_FOLDER = Path("outputs/suites")
-"""Where suites trained at first use are kept."""
-
 TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
 EVENTS = "events.jsonl"

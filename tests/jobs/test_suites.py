@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from jobs.cli import main
-from jobs.request import AuditOptions, build_request
 from jobs.suites import _table
 from pipeline.errors import UsageError
+from pipeline.runs.audit_request import AuditOptions, build_request
 from pipeline.suites import open_suite
 from tests.models import save_tiny_suite
 
@@ -145,9 +145,7 @@ def test_an_odd_vocabulary_size_is_unknown(suite: Path, tokens_file: str, value:
     assert request.corpus == tokens_file
 
 
-def test_a_damaged_tokenizer_matters_to_text_only(
-    suite: Path, tokens_file: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_tokenizer_matters_to_text_only(suite: Path, tokens_file: str) -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
@@ -155,12 +153,12 @@ def test_a_damaged_tokenizer_matters_to_text_only(
     words = {f"w{number}": number for number in range(300)}
     made = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")))
     made.save_pretrained(suite / "step9")
-    assert build_request(options(suite, tokens_file)).probe.vocab_rows == 300
-    assert capsys.readouterr().err == ""
+    whole = build_request(options(suite, tokens_file))
+    assert (whole.probe.vocab_rows, whole.warnings) == (300, ())
     (suite / "step9" / "tokenizer.json").write_text("{")
-    assert build_request(options(suite, tokens_file)).probe.vocab_rows is None
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    damaged = build_request(options(suite, tokens_file))
+    assert damaged.probe.vocab_rows is None
+    (said,) = damaged.warnings
     assert "the tokenizer of suite suite in" in said
     assert "going on without it" in said
     with pytest.raises(UsageError, match=r"the tokenizer of suite suite in .* cannot be read"):

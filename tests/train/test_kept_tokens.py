@@ -13,11 +13,11 @@ from click.testing import CliRunner
 import pipeline.fork
 import pipeline.train.data
 from jobs.cli import main
-from jobs.fork_request import ForkOptions, build_fork_request
-from jobs.request import AuditOptions
 from pipeline.corpus import tokens_sha256
 from pipeline.driver import Layout
 from pipeline.errors import UsageError
+from pipeline.runs.audit_request import AuditOptions
+from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.shards import FORK, RunFolder
 from pipeline.store import LocalStore
 from pipeline.train import find_recipe, pretrain

@@ -19,13 +19,13 @@ from pipeline.sizing import ModelSize, layered_bytes, usable_bytes, whole_bytes
 from pipeline.spec import TokenShape, Variant
 
 if TYPE_CHECKING:
-    from jobs.request import AuditOptions
     from pipeline.driver import Resources
+    from pipeline.runs.audit_request import AuditOptions
     from pipeline.suites import Suite
 
 
 @dataclass(frozen=True)
-class Way:
+class Execution:
     """How the checkpoints of a suite are measured."""
 
     arithmetic: str
@@ -34,32 +34,32 @@ class Way:
     """What a user should know of the choice."""
 
 
-def choose_way(
+def choose_execution(
     options: AuditOptions,
     suite: Suite,
     variants: Sequence[Variant],
     shape: TokenShape,
     resources: Resources,
-) -> Way:
-    """The way for ``options`` on ``resources``, whose device is known; UsageError where there is none."""
+) -> Execution:
+    """How ``options`` are carried out on ``resources``, whose device is known; UsageError where they cannot be."""
     asked = options.arithmetic
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):
             raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
-        return Way("ieee", options.stream)
+        return Execution("ieee", options.stream)
     has_triton = importlib.util.find_spec("triton") is not None
     arithmetic = asked if asked != "auto" else "split" if has_triton else "ieee"
     if options.stream:
-        return Way(arithmetic, stream=True)
+        return Execution(arithmetic, stream=True)
     size, usable = _sizes(suite, resources)
     if size is None or whole_bytes(size, variants, shape, arithmetic) <= usable:
-        return Way(arithmetic)
+        return Execution(arithmetic)
     note = (
         f"as a whole the models of {suite.name} take up to {_gib(whole_bytes(size, variants, shape, arithmetic))} GiB "
         f"of a GPU, of which {_gib(usable)} GiB are usable: they are measured layer by layer, in up to "
         f"{_gib(layered_bytes(size, variants, shape, arithmetic))} GiB"
     )
-    return Way(arithmetic, stream=True, notes=(note,))
+    return Execution(arithmetic, stream=True, notes=(note,))
 
 
 def _sizes(suite: Suite, resources: Resources) -> tuple[ModelSize | None, int]:

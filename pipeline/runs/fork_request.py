@@ -1,4 +1,4 @@
-"""From the options of ``fork`` to a :class:`ForkRequest`: everything wrong with them is found here, before work."""
+"""From plain options to a :class:`ForkRequest`: everything wrong with them is found here, before work."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.fork_training import read_training
-from jobs.options import run_folder
-from jobs.request import AuditOptions, build_request
 from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
+from pipeline.runs.audit_request import AuditOptions, FindSuite, build_request
+from pipeline.runs.output import run_folder
+from pipeline.runs.training_tokens import read_training
 from pipeline.shards import FORK, REPORT
 from pipeline.suites import fetch, weight_files
 from pipeline.train.arms import PAPER_SCHEDULES
+from pipeline.train.on_demand import open_or_train
 from pipeline.train.start import MOMENTS_FILE
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ RUN_SHARE = 10
 
 @dataclass(frozen=True)
 class ForkOptions:
-    """The options of ``fork`` as typed; those that it shares with ``audit`` are in ``audit``."""
+    """What a user may say of a fork, beside what it shares with an audit; None = the default in ``fork --help``."""
 
     audit: AuditOptions
     start: str = "auto"
@@ -65,13 +66,8 @@ class ForkOptions:
     share_gpu: bool = False
     """Whether to choose how many runs share a GPU by the size of the model."""
 
-    @classmethod
-    def from_command(cls, options: dict[str, Any]) -> ForkOptions:
-        own = {field.name: options[field.name] for field in fields(cls) if field.name in options}
-        return cls(audit=AuditOptions.from_command(options), **own)
 
-
-def build_fork_request(options: ForkOptions) -> ForkRequest:
+def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_train) -> ForkRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
     from pipeline.fork import ForkRequest
     from pipeline.train.arms import parse_arms, refuse_twins, resolve
@@ -81,7 +77,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
-    audit = build_request(options.audit)
+    audit = build_request(options.audit, find_suite)
     suite = audit.suite
     start = _start(options, suite)
     steps, probe_every = _lengths(options, suite)
@@ -147,7 +143,7 @@ def build_fork_request(options: ForkOptions) -> ForkRequest:
         train_made_of=train.made_of,
         train_kept=train.kept,
         notes=notes,
-        warnings=suite.warnings,
+        warnings=audit.warnings,
         replace_stale=options.audit.replace_stale,
     )
 
@@ -164,9 +160,14 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
     if report is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
-            f"{options.audit.suite} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
+            f"{_typed(options, suite)} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
     return automatic_start(suite, json.loads(report))
+
+
+def _typed(options: ForkOptions, suite: Suite) -> str:
+    """The suite as the command line takes it."""
+    return options.audit.suite if isinstance(options.audit.suite, str) else suite.location
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:

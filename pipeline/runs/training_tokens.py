@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.options import absolute_out
 from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
 from pipeline.errors import UsageError
+from pipeline.runs.output import absolute_out
 
 if TYPE_CHECKING:
     from pipeline.shards import RunFolder

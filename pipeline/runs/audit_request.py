@@ -1,16 +1,18 @@
-"""From command-line options to an :class:`AuditRequest`: everything wrong with them is found here, before work."""
+"""From plain options to an :class:`AuditRequest`: everything wrong with them is found here, before work."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.console import errors
-from jobs.options import parse_steps, run_folder
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
+from pipeline.runs.execution import choose_execution
+from pipeline.runs.output import run_folder
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
+from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
     from pipeline.audit import AuditRequest
@@ -22,11 +24,14 @@ DEFAULT_CORPUS = "docstrings"
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """The options of ``audit`` as typed."""
+    """What a user may say of an audit; None = the default that the field or the README states."""
 
-    suite: str
+    suite: str | Suite
+    """A name, a hub repository or a folder (then opened, or trained at first use), or a suite that is open."""
     out: str
-    steps: str | None = None
+    """Folder or URL that receives the shards."""
+    steps: tuple[int, ...] | None = None
+    """Only these."""
     limit: int | None = None
     corpus: str | None = None
     variants: tuple[str, ...] = ()
@@ -45,23 +50,19 @@ class AuditOptions:
     cache_gb: float | None = None
     stream: bool = False
 
-    @classmethod
-    def from_command(cls, options: dict[str, Any]) -> AuditOptions:
-        """Takes the options that ``audit`` has and leaves the others."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
+
+FindSuite = Callable[[str, str | None], "Suite"]
+"""Opens the suite of a name, of it the revisions that match."""
 
 
-def build_request(options: AuditOptions) -> AuditRequest:
+def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) -> AuditRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
-    from jobs.suite import resolve_suite
-    from jobs.way import choose_way
     from pipeline.audit import AuditRequest
     from pipeline.driver import Resources, resolve_device
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     out = run_folder(options.out)
     out.check()
-    steps = parse_steps(options.steps)
     resources = Resources(
         address=options.address,
         device=options.device,
@@ -71,13 +72,15 @@ def build_request(options: AuditOptions) -> AuditRequest:
         task_timeout_s=options.task_timeout_s,
     )
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
-    suite = resolve_suite(options.suite, options.revisions).select(steps, options.limit)
+    named = options.suite
+    suite = find_suite(named, options.revisions) if isinstance(named, str) else named
+    suite = suite.select(options.steps, options.limit)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
-    tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
+    tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
-    way = choose_way(options, suite, variants, shape, resources)
-    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, way.arithmetic)
+    execution = choose_execution(options, suite, variants, shape, resources)
+    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, execution.arithmetic)
     return AuditRequest(
         suite=suite,
         probe=probe,
@@ -87,8 +90,9 @@ def build_request(options: AuditOptions) -> AuditRequest:
         resources=resources,
         replace_stale=options.replace_stale,
         cache_gb=options.cache_gb,
-        stream=way.stream,
-        notes=way.notes,
+        stream=execution.stream,
+        notes=execution.notes,
+        warnings=(*suite.warnings, *remarks),
     )
 
 
@@ -101,8 +105,10 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
     )
 
 
-def _tokens(suite: Suite, corpus: Corpus, shape: TokenShape) -> tuple[EvaluationTokens, int | None]:
-    """The evaluation tokens, and the number of real rows in the head where the suite's tokenizer tells it."""
+def _tokens(
+    suite: Suite, corpus: Corpus, shape: TokenShape
+) -> tuple[EvaluationTokens, int | None, tuple[str, ...]]:
+    """The evaluation tokens, the number of real rows in the head where the suite's tokenizer tells it, and remarks."""
     from pipeline.suites.model_config import model_config
 
     config = model_config(suite)
@@ -111,11 +117,12 @@ def _tokens(suite: Suite, corpus: Corpus, shape: TokenShape) -> tuple[Evaluation
         raise UsageError(
             f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"
         )
-    tokenizer = _tokenizer(suite, corpus)
+    tokenizer, remarks = _tokenizer(suite, corpus)
     vocab_size = _count(config, "vocab_size")
     tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)
     rows = None if tokenizer is None else len(tokenizer)
-    return tokens, rows if rows is not None and vocab_size is not None and rows < vocab_size else None
+    padded = rows is not None and vocab_size is not None and rows < vocab_size
+    return tokens, rows if padded else None, remarks
 
 
 def _count(config: dict[str, Any], name: str) -> int | None:
@@ -124,24 +131,23 @@ def _count(config: dict[str, Any], name: str) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _tokenizer(suite: Suite, corpus: Corpus) -> Any:
+def _tokenizer(suite: Suite, corpus: Corpus) -> tuple[Any, tuple[str, ...]]:
     """The suite's tokenizer; None where it has none or a damaged one and ``corpus`` can do without."""
     from pipeline.suites import load_tokenizer
 
     if suite.tokenizer is None:
         if isinstance(corpus, TokenFile):
-            return None
+            return None, ()
         raise UsageError(
             f"suite {suite.name} has no tokenizer, so it cannot read text: give --corpus tokens:FILE.npy"
         )
     try:
-        return load_tokenizer(suite)
+        return load_tokenizer(suite), ()
     except UsageError as error:
         if not isinstance(corpus, TokenFile):
             raise
-        errors.print(
+        remark = (
             f"{error}; going on without it, as {corpus} needs none: rows that pad the vocabulary are not known "
-            "and count as weights",
-            markup=False,
+            "and count as weights"
         )
-        return None
+        return None, (remark,)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import pipeline.driver
-from jobs.request import AuditOptions, build_request
-from jobs.way import Way, choose_way
 from pipeline.audit import AuditRequest
 from pipeline.errors import UsageError
+from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.runs.execution import Execution, choose_execution
 from pipeline.sizing import (
     VARIANTS_AT_ONCE,
     ModelSize,
@@ -72,8 +72,8 @@ def test_any_arithmetic_is_computed_layer_by_layer(monkeypatch, options, arithme
 
 def test_on_a_cpu_the_worker_decides(options) -> None:
     request = build_request(dataclasses.replace(options, device="cpu"))
-    way = choose_way(options, request.suite, VARIANTS, TokenShape(), request.resources)
-    assert way == Way("ieee")
+    execution = choose_execution(options, request.suite, VARIANTS, TokenShape(), request.resources)
+    assert execution == Execution("ieee")
     forced = dataclasses.replace(options, device="cpu", stream=True)
     assert build_request(forced).stream
     with pytest.raises(UsageError, match="the cpu computes in ieee only"):

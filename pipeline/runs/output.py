@@ -1,0 +1,39 @@
+"""The folder that a run writes to, from what a user typed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pipeline.errors import UsageError
+from pipeline.shards import AUDIT, Kind, RunFolder
+from pipeline.store import is_url
+
+SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray in the environment of a job's entry point."""
+
+
+def run_folder(text: str | Path, kind: Kind = AUDIT) -> RunFolder:
+    """The output folder at a path or URL; UsageError for what can be neither."""
+    return RunFolder(text if is_url(str(text)) else absolute_out(str(text)), kind)
+
+
+def absolute_out(text: str, option: str = "--out") -> Path:
+    """The folder that ``option`` names as an absolute path; UsageError for a URL, which only folders of runs may be."""
+    if is_url(text):
+        raise UsageError(
+            f"{option} {text}: this has to be a folder of this machine; wanted a path, not a URL"
+        )
+    try:
+        path = Path(text).expanduser()
+        usable = bool(text) and (path.is_dir() or not path.exists())
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UsageError(f"folder {text!r} cannot be used: {error}") from error
+    if not usable:
+        raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
+    if SUBMITTED_JOB in os.environ and not path.is_absolute():
+        raise UsageError(
+            f"{option} {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
+            "wanted an absolute path on storage that every node shares, or a URL such as s3://BUCKET/FOLDER"
+        )
+    return path.absolute()

@@ -11,22 +11,37 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError
+from pipeline.files import JSON_BYTES, parse_json, read_regular
 from pipeline.spec import Checkpoint
 from pipeline.suites.files import weight_files
 
 WHOLE_BYTES = 64 * 2**20
 BLOCK_BYTES = 64 * 2**10
 BLOCKS = 256
+NO_SETTINGS = ("_name_or_path", "_commit_hash", "transformers_version")
+"""Names in config.json that say nothing of the model."""
 PIECE_BYTES = 2**25
 """Read and hashed at a time. Between two pieces the thread waits for its turn of Python, up to 5 ms beside one that
 launches kernels all the time: with hashlib.file_digest's pieces of 2^18 bytes it took up to 20 times as long there."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells the content of a checkpoint folder from others'; empty texts where it has no complete weights."""
+
+    content: str = ""
+    """Of the weights and of config.json byte for byte."""
+    same: str = ""
+    """Of the weights and of what config.json says, however it is spelled."""
 
 
 def content_id(folder: Path) -> str:
@@ -34,12 +49,34 @@ def content_id(folder: Path) -> str:
 
     ``CheckpointError`` where :func:`weight_files` finds no complete checkpoint.
     """
-    digest = hashlib.sha256(
-        (folder / "config.json").read_bytes() if (folder / "config.json").is_file() else b""
-    )
-    for path in weight_files(folder):
-        digest.update(f"\n{path.name} {path.stat().st_size}\n".encode() + _sample(path))
-    return digest.hexdigest()
+    return identify(folder).content
+
+
+def identify(folder: Path) -> Identity:
+    """Both identities of a checkpoint folder, by one read of its weights; errors as of :func:`content_id`."""
+    files = weight_files(folder)
+    config = read_regular(folder / "config.json", JSON_BYTES)
+    content, same = hashlib.sha256(config), hashlib.sha256(canonical_config(config))
+    for path in files:
+        line = f"\n{path.name} {path.stat().st_size}\n".encode() + sample(path)
+        content.update(line)
+        same.update(line)
+    return Identity(content.hexdigest(), same.hexdigest())
+
+
+def canonical_config(data: bytes) -> bytes:
+    """What a config.json says of the model, in one spelling; ``data`` itself where it is no JSON object.
+
+    Where the file was and what wrote it does not count: :data:`NO_SETTINGS`.
+    """
+    try:
+        config = parse_json(data, finite=False)
+    except ValueError:
+        return data
+    if not isinstance(config, dict):
+        return data
+    kept = {name: value for name, value in config.items() if name not in NO_SETTINGS}
+    return json.dumps(kept, sort_keys=True).encode()
 
 
 def weights_sha256(folder: Path) -> str:
@@ -71,54 +108,58 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def local_content_ids(folders: Sequence[Path]) -> list[str]:
-    """:func:`content_id` of each folder, hashed in parallel (hashlib releases the GIL).
+def local_identities(folders: Sequence[Path]) -> list[Identity]:
+    """:func:`identify` of each folder, hashed in parallel (hashlib releases the GIL).
 
     Empty for a folder without complete weights: it is listed all the same and fails by name when it is
     measured.
     """
 
-    def identify(folder: Path) -> str:
+    def identity(folder: Path) -> Identity:
         try:
-            return content_id(folder)
+            return identify(folder)
         except (CheckpointError, OSError):
-            return ""
+            return Identity()
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(identify, folders))
+        return list(pool.map(identity, folders))
 
 
 def find_duplicates(
-    checkpoints: Sequence[Checkpoint], confirm: Callable[[Checkpoint], str] | None = None
+    checkpoints: Sequence[Checkpoint],
+    confirm: Callable[[Checkpoint], str] | None = None,
+    same: Mapping[str, str] | None = None,
 ) -> tuple[Checkpoint, ...]:
     """The same checkpoints, each later one of equal content marked with the key of the first.
 
-    ``confirm`` returns the whole hash of one checkpoint; given, it decides within a group of equal ids.
+    ``same``: by key, an id that is equal for equal content, instead of the content id. ``confirm`` returns the whole
+    hash of one checkpoint's weights, empty where its id is of every byte; given, it decides within a group of equal
+    ids.
     """
     groups: dict[str, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
         if checkpoint.content_id:
-            groups[checkpoint.content_id].append(checkpoint)
+            groups[(same or {}).get(checkpoint.key, checkpoint.content_id)].append(checkpoint)
     first_of: dict[str, str] = {}
     for group in groups.values():
         seen: dict[str, str] = {}
         for checkpoint in group if len(group) > 1 else ():
-            identity = confirm(checkpoint) if confirm else checkpoint.content_id
-            first = seen.setdefault(identity, checkpoint.key)
+            first = seen.setdefault(confirm(checkpoint) if confirm else "", checkpoint.key)
             if first != checkpoint.key:
                 first_of[checkpoint.key] = first
     return tuple(dataclasses.replace(each, duplicate_of=first_of.get(each.key)) for each in checkpoints)
 
 
 def confirm_local(checkpoint: Checkpoint) -> str:
-    """Whole hash of a local checkpoint whose id was sampled; its id where that already covers every byte."""
+    """Whole hash of a local checkpoint's weights; empty where its id already covers every byte."""
     folder = Path(checkpoint.location)
     if all(path.stat().st_size <= WHOLE_BYTES for path in weight_files(folder)):
-        return checkpoint.content_id
+        return ""
     return weights_sha256(folder)
 
 
-def _sample(path: Path) -> bytes:
+def sample(path: Path) -> bytes:
+    """Hash of a file's bytes up to ``WHOLE_BYTES``, of samples of a larger one: see the module's text."""
     size = path.stat().st_size
     if size <= WHOLE_BYTES:
         return bytes.fromhex(file_sha256(path))

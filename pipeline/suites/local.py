@@ -10,7 +10,7 @@ from pipeline.spec import Checkpoint
 from pipeline.suites.content import confirm_local, find_duplicates
 from pipeline.suites.files import choose_weights, has_tokenizer
 from pipeline.suites.manifest import MANIFEST, Entry, Manifest, read_manifest
-from pipeline.suites.memory import content_ids
+from pipeline.suites.memory import identities
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
 from pipeline.suites.settings import TrainingSettings
 from pipeline.suites.suite import Suite, keyed_stages
@@ -59,8 +59,8 @@ def _checkpoints(
     if not wanted:
         raise choice.nothing(name, [revision.name for revision in revisions])
     folders = [folder / revision.name for revision in wanted]
-    found, states = [], {}
-    for revision, path, identity in zip(wanted, folders, content_ids(folder, folders), strict=True):
+    found, states, same = [], {}, {}
+    for revision, path, identity in zip(wanted, folders, identities(folder, folders), strict=True):
         entry = entries.get(revision.name) or Entry(revision.step, revision.name)
         state = read_trainer_state(path, revision.step)
         if entry.learning_rate is None:
@@ -70,14 +70,15 @@ def _checkpoints(
                 step=revision.step,
                 revision=revision.name,
                 location=str(path),
-                content_id=identity,
+                content_id=identity.content,
                 stage=stages[revision],
                 tokens_seen=_first(entry.tokens_seen, state.tokens_seen, revision.tokens),
                 learning_rate=_first(entry.learning_rate, state.learning_rate),
                 weights_sha256=entry.sha256,
             )
         )
-    return find_duplicates(found, confirm_local), tuple(trainer_warnings(states.items()))
+        same[found[-1].key] = identity.same
+    return find_duplicates(found, confirm_local, same), tuple(trainer_warnings(states.items()))
 
 
 def _sub_folders(folder: Path) -> list[str]:

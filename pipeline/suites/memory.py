@@ -20,30 +20,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError
-from pipeline.files import make_folder, write_atomically
-from pipeline.suites.content import local_content_ids
+from pipeline.files import load_json, make_folder, write_atomically
+from pipeline.suites.content import Identity, local_identities
 from pipeline.suites.files import weight_files
 
 SETTLED_NS = 60 * 10**9
 """Files changed more recently than this are not remembered."""
 
 
-def content_ids(suite: Path, folders: Sequence[Path]) -> list[str]:
-    """As ``content.local_content_ids`` for ``folders`` of ``suite``, reading only what has changed since last time."""
+def identities(suite: Path, folders: Sequence[Path]) -> list[Identity]:
+    """As ``content.local_identities`` for ``folders`` of ``suite``, reading only what has changed since last time."""
     path = _memory_file(suite)
     known, states = _read(path), [_state(folder) for folder in folders]
     ids = {}
     for folder, state in zip(folders, states, strict=True):
         remembered = known.get(folder.name)
         if state is not None and remembered is not None and remembered[0] == state:
-            ids[folder] = remembered[1]
+            ids[folder] = Identity(*remembered[1:])
     missing = [folder for folder in folders if folder not in ids]
-    ids |= dict(zip(missing, local_content_ids(missing), strict=True))
+    ids |= dict(zip(missing, local_identities(missing), strict=True))
     if missing:
         now = {
-            folder.name: [state, ids[folder]]
+            folder.name: [state, ids[folder].content, ids[folder].same]
             for folder, state in zip(folders, states, strict=True)
-            if state is not None and ids[folder] and state == _state(folder)
+            if state is not None and ids[folder].content and state == _state(folder)
         }
         if now:
             _write(path, known | now)
@@ -70,14 +70,16 @@ def _memory_file(suite: Path) -> Path:
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        known = json.loads(path.read_bytes())
+        known = load_json(path)
     except (OSError, ValueError):
         return {}
-    if not isinstance(known, dict) or not all(
-        isinstance(each, list) and len(each) == 2 for each in known.values()
-    ):
+    if not isinstance(known, dict):
         return {}
-    return known
+    return {
+        name: each
+        for name, each in known.items()
+        if isinstance(each, list) and len(each) == 3 and all(isinstance(text, str) for text in each)
+    }
 
 
 def _write(path: Path, known: dict[str, list[str]]) -> None:

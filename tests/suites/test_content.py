@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pipeline.spec import Checkpoint
-from pipeline.suites import content, content_id, find_duplicates, weight_files, weights_sha256
+from pipeline.suites import content, content_id, find_duplicates, open_suite, weight_files, weights_sha256
 from pipeline.suites.files import choose_weights
 
 
@@ -40,6 +40,28 @@ def test_config_counts_and_optimizer_does_not(tmp_path):
     assert content_id(folder) != before
 
 
+@pytest.mark.parametrize(
+    ("other", "equal"),
+    [
+        ('{"_name_or_path": "/runs/x/step1", "eps": 0.00001, "n": 1, "transformers_version": "5"}', True),
+        ('{"n": 1, "eps": 1e-05}', True),
+        ('{"n": 2, "eps": 1e-05}', False),
+        ('{"n": 1}', False),
+        ('{"n": 1, "eps": 1e-05', False),
+        ("[1]", False),
+    ],
+)
+def test_equal_weights_are_told_however_the_config_is_spelled(tmp_path, other, equal):
+    for name, config in (("step1", '{"n": 1,\n "eps": 1e-05}'), ("step2", other)):
+        folder = make(tmp_path / name, ("model.safetensors", b"w" * 100))
+        (folder / "config.json").write_text(config)
+    first, second = open_suite(str(tmp_path)).checkpoints
+    assert first.content_id != second.content_id, "shards of earlier runs are known by it"
+    assert second.duplicate_of == ("step000000001" if equal else None)
+    (tmp_path / "step2" / "model.safetensors").write_bytes(b"w" * 99 + b"x")
+    assert [each.duplicate_of for each in open_suite(str(tmp_path)).checkpoints] == [None, None]
+
+
 @pytest.fixture
 def sampled(monkeypatch):
     """Files over 64 KiB count as large: 8 blocks of 1 KiB and both ends are read."""
@@ -55,7 +77,7 @@ def test_large_files_are_sampled_and_suspicions_confirmed(tmp_path, sampled):
     hidden[3_000] ^= 1  # between two sampled blocks
     folders.append(make(tmp_path / "step2", ("model.safetensors", bytes(hidden))))
     folders.append(make(tmp_path / "step3", ("model.safetensors", bytes(data))))
-    ids = content.local_content_ids(folders)
+    ids = [each.content for each in content.local_identities(folders)]
     assert len(set(ids)) == 1
     found = [Checkpoint(n + 1, f.name, str(f), ids[n]) for n, f in enumerate(folders)]
     confirmed = find_duplicates(found, content.confirm_local)
@@ -100,7 +122,7 @@ def test_what_is_hashed_is_what_is_loaded(chosen, tmp_path):
             weight_map = {str(number): name for number, name in enumerate(shards)}
             (folder / f"{index}.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert [path.name for path in weight_files(folder)] == chosen
-    assert [path.name for path in loading.weight_files(folder)] == chosen
+    assert [path.name for path in loading.assigned_tensors(folder)] == chosen
     assert choose_weights(path.name for path in folder.iterdir()) == tuple(chosen)
     before = content_id(folder), weights_sha256(folder)
     (folder / "model.ema.safetensors").write_bytes(b"another average")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.suites import content, memory
-from pipeline.suites.content import local_content_ids
+from pipeline.suites.content import local_identities
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +31,13 @@ def suite(tmp_path: Path) -> Path:
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folders that were read."""
     names: list[str] = []
-    whole = content.content_id
+    whole = content.identify
 
-    def note(folder: Path) -> str:
+    def note(folder: Path) -> content.Identity:
         names.append(folder.name)
         return whole(folder)
 
-    monkeypatch.setattr(content, "content_id", note)
+    monkeypatch.setattr(content, "identify", note)
     return names
 
 
@@ -46,19 +46,19 @@ def folders(suite: Path) -> list[Path]:
 
 
 def test_only_what_changed_is_read_again(suite: Path, read: list[str]) -> None:
-    first = memory.content_ids(suite, folders(suite))
+    first = memory.identities(suite, folders(suite))
     assert sorted(read) == ["step0", "step1", "step2", "step3"]
     read.clear()
-    assert memory.content_ids(suite, folders(suite)) == first == local_content_ids(folders(suite))
+    assert memory.identities(suite, folders(suite)) == first == local_identities(folders(suite))
     read.clear()
-    assert memory.content_ids(suite, folders(suite)[1:3]) == first[1:3]
+    assert memory.identities(suite, folders(suite)[1:3]) == first[1:3]
     assert read == []
     weights = suite / "step2" / "model.safetensors"
     before = weights.stat()
     weights.write_bytes(b"x" * 100)
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and date
     (suite / "step3" / "config.json").write_text('{"a": 1}')
-    changed = memory.content_ids(suite, folders(suite))
+    changed = memory.identities(suite, folders(suite))
     assert sorted(read) == ["step2", "step3"]
     assert changed[:2] == first[:2]
     assert changed[2] != first[2]
@@ -69,21 +69,21 @@ def test_a_checkpoint_without_weights_and_a_fresh_one_are_not_remembered(
     suite: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (suite / "step1" / "model.safetensors").unlink()
-    assert memory.content_ids(suite, folders(suite))[1] == ""
+    assert memory.identities(suite, folders(suite))[1] == content.Identity()
     read.clear()
-    memory.content_ids(suite, folders(suite))
+    memory.identities(suite, folders(suite))
     assert read == ["step1"]
     monkeypatch.setattr(memory, "SETTLED_NS", 60 * 10**9)
     read.clear()
-    memory.content_ids(suite, folders(suite))
+    memory.identities(suite, folders(suite))
     assert len(read) == 4
 
 
 @pytest.mark.parametrize("damage", [b"", b"[1, 2]", b'{"step0": 3}', b"\xff"])
 def test_a_damaged_memory_is_an_empty_one(suite: Path, damage: bytes) -> None:
-    first = memory.content_ids(suite, folders(suite))
+    first = memory.identities(suite, folders(suite))
     memory._memory_file(suite).write_bytes(damage)
-    assert memory.content_ids(suite, folders(suite)) == first
+    assert memory.identities(suite, folders(suite)) == first
 
 
 def test_a_memory_that_cannot_be_kept_is_done_without(
@@ -91,4 +91,4 @@ def test_a_memory_that_cannot_be_kept_is_done_without(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert memory.content_ids(suite, folders(suite)) == local_content_ids(folders(suite))
+    assert memory.identities(suite, folders(suite)) == local_identities(folders(suite))

@@ -1,0 +1,71 @@
+"""The six lines that the Python API shows are carried out as they stand there."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+import int4_collapse
+from pipeline.train import find_recipe, pretrain
+from tests.models import write_text_corpus
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which the suite ``tiny`` has been trained: here the steps of the recipe ``micro``."""
+    folder = tmp_path_factory.mktemp("python")
+    recipe = dataclasses.replace(find_recipe("micro"), corpus=write_text_corpus(folder))
+    pretrain(recipe, folder / "outputs" / "suites" / "tiny", device="cpu")
+    return folder
+
+
+def test_the_lines_of_its_docstring_run(
+    folder: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    lines = re.search(r"::\n\n(.*?)\n\n``", int4_collapse.__doc__ or "", flags=re.DOTALL)
+    assert lines is not None
+    code = textwrap.dedent(lines[1])
+    assert len(code.splitlines()) == 6
+    names = {name: getattr(int4_collapse, name) for name in int4_collapse.__all__}
+    names |= {"AutoModelForCausalLM": AutoModelForCausalLM}
+    exec(code, names)
+    table, scores = names["table"], names["scores"]
+    assert table["step"].to_list() == [each.step for each in names["suite"].checkpoints]
+    # The last checkpoint, measured in memory on the same tokens, scores as it did in the audit.
+    last = table.row(-1, named=True)
+    by_variant = {each.variant: each.nll_nats for each in scores.results}
+    assert by_variant["fp32"] == pytest.approx(last["fp32_nll_nats"], abs=1e-12)
+    assert by_variant["int4-g128-asym"] == pytest.approx(last["int4_nll_nats"], abs=1e-12)
+    assert names["phases"].phases
+    model = names["model"]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    int4_collapse.measure(model, int4_collapse.read_tokens("outputs/tiny")[:1], ["int4"])
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_every_public_name_is_there_and_importing_loads_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys, int4_collapse as api\n"
+        "print({'torch', 'transformers', 'ray', 'polars'} & set(sys.modules))\n"
+        "assert [getattr(api, name) for name in api.__all__]"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert ended.stdout.strip() == "set()"
+
+
+def test_an_option_that_is_none_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(int4_collapse.UsageError, match="did you mean 'variants'"):
+        int4_collapse.audit("tiny", "out", variant=("int4",))

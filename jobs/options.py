@@ -84,10 +84,16 @@ measurement_options = _stack(
 
 resource_options = _stack(
     click.option(
-        "--address", metavar="ADDRESS", help="Ray cluster to use. Default: start one on this machine."
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster to use, HOST:PORT or auto. Default: RAY_ADDRESS, else a Ray of its own on this machine.",
     ),
     click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-    click.option("--workers", type=int, help="Most workers. Default: every GPU slot or CPU core."),
+    click.option(
+        "--workers",
+        type=int,
+        help="Most workers; of a cluster's autoscaler as many are asked for. Default: every GPU slot or CPU core.",
+    ),
     click.option(
         "--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."
     ),

@@ -1,4 +1,4 @@
-"""SIGTERM as a question that a loop can ask, or as an exit that unwinds, so that work stops where it can go on from."""
+"""Termination as a question that a loop asks, or as an exit that unwinds: work stops where it can go on from."""
 
 from __future__ import annotations
 
@@ -34,17 +34,24 @@ def termination() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM raises SystemExit(143), whoever handled it before; in the main thread only."""
+def exit_on_termination() -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise SystemExit(128 + number), whoever handled them before.
+
+    In the main thread only. A SIGHUP that is ignored (``nohup``) stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    signals = [signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signals.remove(signal.SIGHUP)
+    before = [signal.signal(each, leave) for each in signals]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)

@@ -53,16 +53,15 @@ def test_sizes_that_can_never_fit_are_refused_at_once(resources: Resources, node
         plan_layout(resources, nodes)
 
 
-def test_an_autoscaler_is_asked_for_more_but_not_for_everything_at_once() -> None:
-    layout = plan_layout(Resources(device="cuda"), [{"CPU": 4.0}], grows=True)
-    assert layout.device == "cuda"
-    assert 1 <= layout.wanted([{"CPU": 4.0}], 1000, grows=True) < 10
+def test_an_autoscaler_is_asked_for_as_many_workers_as_the_user_says() -> None:
     eight = [{"CPU": 8.0, "GPU": 8.0}]
-    assert layout.wanted(eight, 1000, grows=True) == 16
-    assert layout.wanted(eight, 3, grows=True) == 3
-    assert layout.wanted(eight, 1000, grows=False) == 8
-    limited = plan_layout(Resources(device="cuda", workers=10), eight, grows=True)
-    assert limited.wanted(eight, 1000, grows=True) == 10
+    asked = plan_layout(Resources(device="cuda", workers=10), [{"CPU": 4.0}], grows=True)
+    assert asked.device == "cuda"
+    assert asked.wanted([{"CPU": 4.0}], 1000) == asked.wanted(eight, 1000) == 10
+    assert asked.wanted(eight, 3) == 3
+    on_cpus = plan_layout(Resources(device="cpu", workers=10), [{"CPU": 4.0}], grows=True)
+    assert (on_cpus.workers, on_cpus.cpus, on_cpus.wanted([{"CPU": 4.0}], 1000)) == (4, 1, 10)
+    assert plan_layout(Resources(), eight).wanted(eight, 1000) == 8, "room, where no number is given"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ class HangingWorker(NoWorker):
         return Outcome(task.key, notes=(f"{os.getpid()}",))
 
 
+class SleepingWorker(NoWorker):
+    """Never ends a task."""
+
+    def run(self, task: ProbeTask) -> Outcome:
+        time.sleep(1000)
+        return Outcome(task.key)
+
+
 class SkewedWorker(TaskWorker):
     """Measures, on a clock that is a day fast on every second worker and a year slow on the others."""
 

@@ -6,23 +6,31 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, chdir, contextmanager
 
 import ray
-from ray.exceptions import RayError
+from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.devices import cuda_memory
+from pipeline.driver.local_ray import PACKAGES, local_ray
 from pipeline.driver.resources import Layout, Resources, plan_layout
-from pipeline.errors import UsageError
-from pipeline.signals import exit_on_sigterm
+from pipeline.errors import CollapseError, UsageError
+from pipeline.signals import exit_on_termination
 
 CONNECT_TIMEOUT_S = 10
 """Longest wait for a cluster to answer at its address."""
 
-_AUTOSCALER_STATUS = b"__autoscaling_status"
-"""Where Ray's autoscaler keeps its last report in the cluster's key-value store."""
+
+def address_of(resources: Resources) -> str | None:
+    """The address of the cluster to join; None where this machine gets a Ray of its own.
+
+    ``RAY_ADDRESS``, which Ray sets in a submitted job, counts where none is given. What some other program left in
+    Ray's temporary folder (``ray_current_cluster``) does not, unless the address is ``auto``.
+    """
+    given = resources.address or None
+    address = os.environ.get("RAY_ADDRESS") or given if given in (None, "auto") else given
+    return None if address == "local" else address
 
 
 @contextmanager
@@ -30,37 +38,60 @@ def cluster(resources: Resources) -> Iterator[Layout]:
     """Connects to Ray (or starts it on this machine) for the length of the block."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ours = not ray.is_initialized()
-    if ours:
-        local = resources.address is None and "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"include_dashboard": False} if local else {"address": resources.address}
+    # Ray's handler of a termination would kill the workers before they can save their runs.
+    with _connected(resources), exit_on_termination():
+        yield plan_layout(resources, list(alive_nodes().values()), grows=grows(resources))
+
+
+@contextmanager
+def _connected(resources: Resources) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    address = address_of(resources)
+    with ExitStack() as stack:
         try:
-            _require_listener(resources.address)
-            ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
-        except (OSError, ValueError, RuntimeError, RayError) as error:
+            if address is None:
+                stack.enter_context(local_ray())
+            else:
+                _join(address)
+                stack.callback(ray.shutdown)
+        except CollapseError:
+            raise
+        except Exception as error:  # Ray raises nearly everything here, AssertionError and RpcError among it
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if address is None:
+                raise UsageError(f"cannot start Ray on this machine: {reason}") from error
             raise UsageError(
-                f"cannot use the Ray cluster at {resources.address or 'this machine'}: {error}"
+                f"cannot use the Ray cluster at {_named(address, resources)}: {reason}"
             ) from error
-    try:
-        with exit_on_sigterm():  # Ray's own handler would kill the workers before they can save their runs
-            yield plan_layout(resources, list(alive_nodes().values()), grows=autoscales())
-    finally:
-        if ours:
-            ray.shutdown()
+        yield
+
+
+def _named(address: str, resources: Resources) -> str:
+    """The address and where it comes from, if that is not an option."""
+    return address if address == resources.address else f"{address} (from RAY_ADDRESS)"
+
+
+def _join(address: str) -> None:
+    host_port = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
+    _require_listener(host_port)
+    with chdir(PACKAGES):  # Ray has the cluster's workers import from the working directory first
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def _require_listener(address: str | None) -> None:
     """OSError where nothing answers at ``host:port`` (Ray itself would go on trying for minutes)."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def resolve_device(resources: Resources) -> str:
     """The device that ``resources`` will give, without starting anything on this machine."""
     if resources.device != "auto":
         return resources.device
-    if ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ:
+    if ray.is_initialized() or address_of(resources) is not None:
         with cluster(resources) as layout:
             return layout.device
     return "cuda" if cuda_memory() else "cpu"
@@ -68,7 +99,7 @@ def resolve_device(resources: Resources) -> str:
 
 def gpu_memory(resources: Resources, wait_s: float = 30.0) -> int | None:
     """Bytes of the smallest GPU here, or on the cluster's nodes; None where none answers (within ``wait_s``)."""
-    if not (ray.is_initialized() or resources.address is not None or "RAY_ADDRESS" in os.environ):
+    if not ray.is_initialized() and address_of(resources) is None:
         return min(cuda_memory(), default=None)
     with cluster(resources):
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
@@ -84,15 +115,9 @@ def alive_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def autoscales() -> bool:
-    """Whether an autoscaler watches this cluster, so that a worker that fits no node may still get one."""
-    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-    from ray.experimental.internal_kv import _internal_kv_get
+def grows(resources: Resources) -> bool:
+    """Whether to ask for more workers than there is room for, so that an autoscaler brings nodes.
 
-    # Ray has no public way to ask. Its first autoscaler reports to the key-value store (without a configuration the
-    # same process runs and reports no more than the load), its second to the control service.
-    if b"autoscaler_report" in (_internal_kv_get(_AUTOSCALER_STATUS) or b""):
-        return True
-    status = ray._private.worker.global_worker.gcs_client.get_cluster_status()
-    reply = GetClusterStatusReply.FromString(status)
-    return bool(reply.autoscaling_state.autoscaler_state_version > 0)
+    Nobody but the user knows whether one would: a number of workers for a cluster says so.
+    """
+    return resources.workers is not None and address_of(resources) is not None

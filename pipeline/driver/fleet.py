@@ -15,7 +15,8 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 
 from pipeline.driver.board import Hold
-from pipeline.driver.connection import alive_nodes, autoscales
+from pipeline.driver.connection import alive_nodes
+from pipeline.driver.local_ray import is_alive, require_alive
 from pipeline.driver.resources import Layout
 from pipeline.errors import CollapseError
 from pipeline.events import OnEvent
@@ -26,7 +27,9 @@ LOOK_EVERY_S = 2.0
 STOP_WAIT_S = 10.0
 """Longest wait for workers that were asked to stop to save their runs."""
 NO_ROOM_WAIT_S = 300.0
-"""Longest wait for a node that can hold a worker, where no autoscaler would bring one."""
+"""Longest wait for a node that can hold a worker."""
+AUTOSCALER_WAIT_S = 1200.0
+"""The same where an autoscaler may bring one: a machine has to be found, started and set up."""
 MAX_FALSE_STARTS = 20
 """Workers in a row that die before they have started."""
 
@@ -121,23 +124,23 @@ class Fleet:
         self._workers: list[Worker] = []
         self._owner: dict[Any, Worker] = {}
         """Of every reference that is waited for."""
-        self._grows = autoscales()
         self._looked, self._room = float("-inf"), time.monotonic()
         self._false_starts = self._wanted = 0
 
     def fit(self, tasks: int) -> None:
         """Starts workers for ``tasks`` unfinished tasks, where the cluster has room; cheap to call often."""
+        require_alive()
         now = time.monotonic()
         if now - self._looked > LOOK_EVERY_S:
             self._looked = now
             nodes = list(alive_nodes().values())
-            self._wanted = self._layout.wanted(nodes, tasks, grows=self._grows)
-            if self._workers or self._wanted:
+            self._wanted = self._layout.wanted(nodes, tasks)
+            if self._layout.slots(nodes) or any(worker.place for worker in self._workers):
                 self._room = now
-            elif now - self._room > NO_ROOM_WAIT_S:
+            elif now - self._room > (wait_s := AUTOSCALER_WAIT_S if self._layout.grows else NO_ROOM_WAIT_S):
                 raise CollapseError(
-                    f"no node of the cluster has had room for a worker for {NO_ROOM_WAIT_S:.0f} s, {tasks} tasks are "
-                    "left: add a node and run the same command again to resume"
+                    f"no node of the cluster has had room for a worker for {wait_s:.0f} s, {tasks} tasks are left: "
+                    "add a node and run the same command again to resume"
                 )
         while len(self._workers) < min(self._wanted, tasks):
             self._start()
@@ -188,6 +191,9 @@ class Fleet:
 
     def stop(self, *, interrupted: bool) -> None:
         """Ends the workers; where work is ``interrupted``, those at it are asked first, so that a run can be saved."""
+        if not is_alive():  # nobody is left who could answer: the watchdog ends them
+            self._workers.clear()
+            return
         if interrupted:
             asked = [
                 reference

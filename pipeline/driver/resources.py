@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.errors import UsageError
 
@@ -75,6 +75,8 @@ class Layout:
     """As in :class:`Resources`."""
     long_tasks: bool = False
     """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, never copied."""
+    grows: bool = False
+    """Whether an autoscaler may bring nodes for workers that find no room now."""
 
     @property
     def queue(self) -> int:
@@ -85,19 +87,12 @@ class Layout:
         """Workers that ``nodes`` have room for, each on one node."""
         return sum(_fit(node, self.cpus, self.gpus) for node in nodes)
 
-    def wanted(self, nodes: Nodes, tasks: int, *, grows: bool) -> int:
-        """Workers to have for ``tasks`` unfinished tasks.
-
-        Where the cluster ``grows`` with what waits for it (an autoscaler), the missing ones are asked for as well:
-        all of an explicit limit, otherwise as many as there are and at least ``DEMAND``, so that it doubles.
-        """
+    def wanted(self, nodes: Nodes, tasks: int) -> int:
+        """Workers to have for ``tasks`` unfinished tasks; with ``grows`` all that were asked for, room or not."""
         there = self.slots(nodes)
-        hoped = there + max(DEMAND, there) if grows else there
-        return min(tasks, hoped if self.limit is None else min(self.limit, hoped))
-
-
-DEMAND = 4
-"""Workers asked of an autoscaler beyond what there is, at least."""
+        if self.limit is None:
+            return min(tasks, there)
+        return min(tasks, self.limit if self.grows else min(self.limit, there))
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
@@ -117,33 +112,36 @@ def plan_layout(resources: Resources, nodes: Nodes, *, grows: bool = False) -> L
     gpus = max((node.get("GPU", 0.0) for node in nodes), default=0.0)
     if resources.device == "cuda" or (resources.device == "auto" and gpus >= 1):
         return _gpu_layout(resources, nodes, grows=grows)
-    return _cpu_layout(resources, nodes)
+    return _cpu_layout(resources, nodes, grows=grows)
 
 
 def _gpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
-    layout = Layout("cuda", 0, 1, resources.gpu_share, resources.workers, resources.task_timeout_s)
+    layout = Layout(
+        "cuda", 0, 1, resources.gpu_share, resources.workers, resources.task_timeout_s, grows=grows
+    )
     slots = layout.slots(nodes)
     if slots == 0 and not grows:
         if all(node.get("GPU", 0.0) < 1 for node in nodes):
-            raise UsageError("--device cuda: the cluster has no GPU; use --device cpu, or add a GPU node")
+            raise UsageError(
+                "--device cuda: the cluster has no GPU; use --device cpu, or add a GPU node. Where an autoscaler would "
+                "add one, say how many workers to ask it for with --address auto --workers N"
+            )
         raise UsageError(
             "no node with a GPU offers a CPU core to its workers; start it with at least --num-cpus 1"
         )
-    return _sized(layout, min(resources.workers or max(slots, 1), max(slots, 1)))
+    return replace(layout, workers=min(resources.workers or max(slots, 1), max(slots, 1)))
 
 
-def _cpu_layout(resources: Resources, nodes: Nodes) -> Layout:
+def _cpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
     """As many threads per worker as leave room for all workers, each on one node."""
     cores = [int(node.get("CPU", 0.0)) for node in nodes]
     wanted = resources.workers or sum(cores)
-    if wanted < 1 or wanted > sum(cores):
+    if grows:
+        wanted = min(wanted, max(sum(cores), 1))
+    elif wanted < 1 or wanted > sum(cores):
         raise UsageError(
             f"{max(wanted, 1)} CPU workers do not fit a cluster of {sum(cores)} cores; use --workers {sum(cores)}"
         )
-    threads = next(n for n in range(max(cores), 0, -1) if sum(each // n for each in cores) >= wanted)
-    layout = Layout("cpu", 0, threads, 0, resources.workers, resources.task_timeout_s)
-    return _sized(layout, wanted)
-
-
-def _sized(layout: Layout, workers: int) -> Layout:
-    return Layout(layout.device, workers, layout.cpus, layout.gpus, layout.limit, layout.task_timeout_s)
+    enough = (n for n in range(max(cores, default=0), 0, -1) if sum(each // n for each in cores) >= wanted)
+    threads = next(enough, 1)
+    return Layout("cpu", wanted, threads, 0, resources.workers, resources.task_timeout_s, grows=grows)

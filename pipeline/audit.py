@@ -134,7 +134,7 @@ def _record_plan(request: AuditRequest) -> RunPlan:
         skipped=request.suite.skipped,
     )
     before = _plan_before(request.out)
-    if before is None or before.fingerprint != plan.fingerprint:
+    if before is None or not before.is_comparable(plan):
         return plan
     if before.location != plan.location and not _same_weights(before, plan):
         if not request.replace_stale:

@@ -161,7 +161,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
     if not request.out.has_plan():
         return plan
     before: ForkPlan = request.out.read_plan()
-    if before.fingerprint != plan.fingerprint or before.suite != plan.suite:
+    if not before.is_comparable(plan) or before.suite != plan.suite:
         return plan
     asked = {run.key for run in plan.runs}
     kept = tuple(run for run in before.runs if run.key not in asked)

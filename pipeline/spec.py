@@ -11,16 +11,20 @@ import dataclasses
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, get_type_hints
 
 from pipeline.errors import UsageError
 from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
 
 __all__ = [
     "ALIASES",
+    "ALWAYS",
     "ARITHMETICS",
     "DEFAULT_VARIANTS",
+    "MEASUREMENTS",
     "PROBE_VERSION",
     "Checkpoint",
     "ProbeSpec",
@@ -31,10 +35,14 @@ __all__ = [
     "column_of",
     "fingerprint",
     "parse_variants",
+    "pinned",
 ]
 
 PROBE_VERSION = 1
 """Raised by hand whenever the probe's arithmetic or definitions change, so that old shards become stale."""
+
+MEASUREMENTS = ("loss", "divergence", "agreement", "moments", "grid_fit")
+"""Names of what every probe measures (``pipeline.measurements``); others are asked for by name."""
 
 ARITHMETICS = ("ieee", "split", "tf32")
 """How a probe may compute products (``ProbeSpec.arithmetic``)."""
@@ -72,6 +80,43 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+WANTED, ALWAYS = {"pinned": False}, {"pinned": True}
+"""Metadata of a field of a spec: it says what is wanted and changes no number, so it is never in a fingerprint; it is
+in the fingerprint even at its default. Any other field is in it unless it is at its default."""
+
+
+def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``config``, the settings of a spec of class ``kind`` as plain JSON values, its fingerprint holds.
+
+    Two measurements are comparable exactly when this is equal, whichever releases wrote their settings: a field that
+    one release did not have yet is at its default, and one that this release does not know stays. So a field may be
+    added at any time, if its default means what was done before; a default never changes.
+    """
+    fields, hints = {each.name: each for each in dataclasses.fields(kind)}, _hints(kind)
+    kept: dict[str, Any] = {}
+    for name, value in config.items():
+        if name not in fields:
+            kept[name] = value
+            continue
+        rule, default = fields[name].metadata.get("pinned"), fields[name].default
+        if rule is False:
+            continue
+        inner = pinned(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+        if rule or default is dataclasses.MISSING or _pinned_default(hints[name], default) != inner:
+            kept[name] = inner
+    return kept
+
+
+def _pinned_default(hint: Any, default: Any) -> Any:
+    """A field's default as :func:`pinned` has its value."""
+    return pinned(hint, _plain(default)) if dataclasses.is_dataclass(default) else _plain(default)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 @dataclass(frozen=True)
 class TokenShape:
     """Shape of the evaluation tokens."""
@@ -95,9 +140,9 @@ class TokenShape:
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """Everything that can change a number of a probe, and nothing that cannot."""
+    """What is measured: the variants and measurements that are wanted, and everything that can change their numbers."""
 
-    variants: tuple[Variant, ...]
+    variants: tuple[Variant, ...] = field(metadata=WANTED)
     """fp32 first."""
     shape: TokenShape
     """How the evaluation tokens are cut."""
@@ -108,8 +153,10 @@ class ProbeSpec:
     arithmetic: str = "ieee"
     """How products are computed. ``ieee``: float32 throughout. ``split``: on tensor cores, every float32 operand as two
     float16 halves, as accurate as ieee. ``tf32``: on tensor cores with operands of 11 bits, for comparison only."""
-    version: int = PROBE_VERSION
+    version: int = field(default=PROBE_VERSION, metadata=ALWAYS)
     """Version of the probe's definitions."""
+    measurements: tuple[str, ...] = field(default=MEASUREMENTS, metadata=WANTED)
+    """Names (``pipeline.measurements``), those that are always measured first."""
 
     def __post_init__(self) -> None:
         if not self.variants or not self.variants[0].is_fp32:
@@ -125,16 +172,18 @@ class ProbeSpec:
                 raise UsageError(
                     f"variants {other} and {variant} would share the column name {variant.column}"
                 )
+        if self.measurements[: len(MEASUREMENTS)] != MEASUREMENTS:
+            raise UsageError(f"measurements {self.measurements}: wanted {', '.join(MEASUREMENTS)} first")
 
     def config(self) -> dict[str, Any]:
-        """The resolved settings as plain JSON values; what :meth:`fingerprint` hashes."""
+        """The resolved settings as plain JSON values."""
         plain: dict[str, Any] = _plain(self)
         plain["variants"] = [str(variant) for variant in self.variants]
         return plain
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of :meth:`config`: two shards are comparable exactly when theirs are equal."""
-        return fingerprint(self.config())
+        """sha256 (hex) of what can change a number and is not at its default: equal where shards are comparable."""
+        return fingerprint(pinned(ProbeSpec, self.config()))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import OtherSchemaError, ShardError, StaleShardsError
-from pipeline.shards import ForkPlan, RunFolder, RunPlan
+from pipeline.shards import ForkPlan, RunFolder, RunPlan, Shard
+from pipeline.spec import pinned
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,7 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | No
             stale[key] = ("schema: that of another version -> this version's",)
         elif isinstance(shard, ShardError):
             corrupt[key] = str(shard)
-        elif shard.fingerprint != plan.fingerprint:
-            stale[key] = differing_fields(shard.config, plan.config)
-        elif key in wanted and (differing := _of_others(shard.identity, wanted[key])):
+        elif differing := _differing_shard(folder, shard, plan, wanted.get(key)):
             stale[key] = differing
         elif key in wanted:
             done.append(key)
@@ -83,6 +82,30 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | No
     )
 
 
+def _differing_shard(
+    folder: RunFolder, shard: Shard, plan: RunPlan | ForkPlan, identity: dict[str, Any] | None
+) -> tuple[str, ...]:
+    """Why ``shard`` is not what the plan wants, whose ``identity`` is that of its key, if there is one."""
+    if differing := differing_settings(folder.kind.spec_type, shard.config, plan.config):
+        return differing
+    if identity is None:
+        return ()
+    if differing := _of_others(shard.identity, identity):
+        return differing
+    lacks = shard.lacks(plan.probe)
+    return (f"variants and measurements: {lacks}",) if lacks else ()
+
+
+def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """The settings of two specs of class ``kind`` that make their numbers incomparable."""
+    names = _differing(_flat(pinned(kind, there)), _flat(pinned(kind, wanted)))
+    flat_there, flat_wanted = _flat(there), _flat(wanted)
+    return tuple(
+        f"{name}: {flat_there.get(name, 'its default')} -> {flat_wanted.get(name, 'its default')}"
+        for name in names
+    )
+
+
 def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
     """As :func:`differing_fields`, but an empty value (weights that cannot be looked at now) differs from none."""
     known = {name for name in wanted if wanted[name] != "" and there.get(name) != ""}
@@ -92,12 +115,14 @@ def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]
 def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
     """The settings in which two measurements differ, nested ones by dotted name."""
     flat_there, flat_wanted = _flat(there), _flat(wanted)
-    names = sorted(flat_there.keys() | flat_wanted.keys())
     return tuple(
         f"{name}: {flat_there.get(name)} -> {flat_wanted.get(name)}"
-        for name in names
-        if flat_there.get(name) != flat_wanted.get(name)
+        for name in _differing(flat_there, flat_wanted)
     )
+
+
+def _differing(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError, OutputError, ShardError
 from pipeline.patience import patiently
-from pipeline.shards import AUDIT, FORK, RunFolder
+from pipeline.shards import AUDIT, FORK, Origin, RunFolder
 from pipeline.signals import termination
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
 from pipeline.suites import Fetcher, checkout
@@ -130,7 +130,7 @@ def run_probe(
             )  # an error may have come before it was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if not _is_there(folder, task):
-        patiently(lambda: folder.write_shard(task, rows, versions(), measured.notes))
+        patiently(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
 
@@ -140,7 +140,9 @@ def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
         there = folder.read_shard(task.key)
     except (ShardError, OutputError):
         return False
-    return there.fingerprint == task.probe.fingerprint() and there.identity == task.identity()
+    return (
+        there.is_of(task.probe) and there.identity == task.identity() and not there.lacks(task.probe.config())
+    )
 
 
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
@@ -188,7 +190,7 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
                 break
     if not run.done:
         raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
-    patiently(lambda: folder.write_shard(task, fork_rows(task, run), versions(), run.notes))
+    patiently(lambda: folder.write_shard(task, fork_rows(task, run), Origin(versions(), tuple(run.notes))))
     folder.remove_state(task.key)
     return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
 
@@ -214,10 +216,10 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
     checkpoint = task.checkpoint
     folder = RunFolder(task.out)
     source = folder.read_shard(source_key)
-    if source.fingerprint != task.probe.fingerprint() or source.identity != task.identity():
+    if not source.is_of(task.probe) or source.identity != task.identity():
         raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
-    folder.write_shard(task, rows, versions(), source.notes)
+    folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)
     return TaskDone(checkpoint.key, 0.0, source.notes)
 
 

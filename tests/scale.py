@@ -24,6 +24,7 @@ from pipeline.audit import AuditRequest
 from pipeline.events import read_events
 from pipeline.files import seal
 from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.shards import Origin
 from pipeline.spec import ProbeTask
 from pipeline.suites.memory import SETTLED_NS
 from pipeline.versions import versions
@@ -56,7 +57,7 @@ def write_shards(request: AuditRequest, tensors: int) -> None:
         path = Path(request.out.place(f"shards/audit/{task.key}.arrow"))
         if template is None:
             rows = [row(task, str(variant), names, draw) for variant in probe.variants]
-            request.out.write_shard(task, rows, versions())
+            request.out.write_shard(task, rows, Origin(versions()))
             template = request.out.read_shard(task.key).table
             continue
         n = len(template)

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
 from pipeline.quantize.integer import IntegerGrid
-from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, Variant, canonical_json, parse_variants
+from pipeline.spec import (
+    MEASUREMENTS,
+    Checkpoint,
+    ProbeSpec,
+    TokenShape,
+    Variant,
+    canonical_json,
+    parse_variants,
+    pinned,
+)
 
 SPEC = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
 
@@ -47,12 +56,8 @@ def test_fp32_is_always_there_and_first() -> None:
     assert [str(v) for v in parse_variants(("int4", "int4-g128-asym"))] == ["fp32", "int4-g128-asym"]
 
 
-def test_the_fingerprint_sees_every_setting_and_no_repeat_of_it() -> None:
-    same = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
-    assert same.fingerprint() == SPEC.fingerprint()
+def test_the_fingerprint_sees_every_setting_that_can_change_a_number() -> None:
     others = [
-        dataclasses.replace(SPEC, variants=parse_variants(("int4",))),
-        dataclasses.replace(SPEC, variants=parse_variants(("int8", "int4-g128-asym+head"))),
         dataclasses.replace(SPEC, shape=TokenShape(batches=16)),
         dataclasses.replace(SPEC, shape=TokenShape(batch_size=8)),
         dataclasses.replace(SPEC, shape=TokenShape(seq_len=256)),
@@ -62,6 +67,31 @@ def test_the_fingerprint_sees_every_setting_and_no_repeat_of_it() -> None:
         dataclasses.replace(SPEC, version=SPEC.version + 1),
     ]
     assert len({SPEC.fingerprint(), *(other.fingerprint() for other in others)}) == len(others) + 1
+
+
+def test_what_is_wanted_of_a_probe_is_not_in_its_fingerprint() -> None:
+    for other in (
+        dataclasses.replace(SPEC, variants=parse_variants(("int4", "int3-g32-sym+head"))),
+        dataclasses.replace(SPEC, measurements=(*MEASUREMENTS, "entropy")),
+    ):
+        assert other.fingerprint() == SPEC.fingerprint()
+        assert other.config() != SPEC.config()
+
+
+def test_a_field_at_its_default_is_not_in_the_fingerprint() -> None:
+    full = {**SPEC.config(), "vocab_rows": 7}
+    earlier = {name: value for name, value in full.items() if name not in {"arithmetic", "measurements"}}
+    assert pinned(ProbeSpec, earlier) == pinned(ProbeSpec, full)
+    assert pinned(ProbeSpec, full) == {"shape": {}, "tokens_sha256": "a" * 64, "vocab_rows": 7, "version": 1}
+    assert pinned(ProbeSpec, {**full, "arithmetic": "tf32"}) != pinned(ProbeSpec, full)
+    later = {**full, "calibration": "self"}
+    assert pinned(ProbeSpec, later) != pinned(ProbeSpec, full), (
+        "a setting of a later release may change numbers"
+    )
+
+
+def test_the_version_of_the_definitions_is_always_in_the_fingerprint() -> None:
+    assert pinned(ProbeSpec, SPEC.config())["version"] == SPEC.version
 
 
 @pytest.mark.parametrize("value", [print, object(), float("nan"), {1: 2}, {"x": {3, 4}}])

@@ -23,7 +23,7 @@ def task_in(out: Path, checkpoint: Path) -> ProbeTask:
     folder.prepare()
     tokens = np.zeros((1, 1, 4), dtype=np.int64)
     folder.write_tokens(tokens)
-    probe = ProbeSpec((Variant(None),), TokenShape(1, 1, 4), "0" * 64)
+    probe = ProbeSpec((Variant(),), TokenShape(1, 1, 4), "0" * 64)
     return ProbeTask("s", Checkpoint(1, "step1", str(checkpoint)), probe, str(out))
 
 

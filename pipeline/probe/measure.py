@@ -7,20 +7,29 @@ import functools
 import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from pipeline.errors import UsageError
+from pipeline.measurements import (
+    CheckpointMeasurement,
+    TensorMeasurement,
+    TokenMeasurement,
+    further,
+    selected,
+)
+from pipeline.measurements.hooks import checkpoint_values, token_columns
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
-from pipeline.spec import ProbeSpec, TokenShape, Variant
+from pipeline.spec import MEASUREMENTS, ProbeSpec, Variant
 from pipeline.suites import Unchanged
 
 if TYPE_CHECKING:
@@ -56,10 +65,14 @@ class VariantResult:
     delta_p_rms: float
     """Root mean square change of the correct token's probability against fp32."""
     tensors: tuple[TensorStatistics, ...]
+    more: dict[str, Any] = field(default_factory=dict)
+    """Columns of further measurements."""
 
     def row(self) -> dict[str, Any]:
         """As plain values; ``dataclasses.asdict`` copies every number of every tensor: 5 ms beside a GPU at work."""
-        return {**vars(self), "tensors": [dict(vars(tensor)) for tensor in self.tensors]}
+        row = {**vars(self), **self.more, "tensors": [tensor.row() for tensor in self.tensors]}
+        del row["more"]
+        return row
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,8 @@ class Found:
     """As in :class:`Measurement`."""
     loaded: float
     """When loading was done (perf_counter)."""
+    of_model: dict[str, Any] = field(default_factory=dict)
+    """Columns of the checkpoint level."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,8 @@ class Measurement:
     """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
     device: str
     notes: tuple[str, ...]
+    measurements: tuple[str, ...] = MEASUREMENTS
+    """Names of what was measured."""
 
 
 @dataclass(frozen=True)
@@ -168,14 +185,24 @@ class Prober:
         loaded = time.perf_counter()
         if self._gpu is not None:
             tokens, statistics = self._gpu.measure_model(model)
+            of_model = {}
         else:
             with float32_products(tf32=self.spec.arithmetic == "tf32"):
                 self._refuse_unsuited(model)
-                statistics = expand(model, self.spec.variants, self.spec.vocab_rows)
+                of_model = self._of_model(model)
+                tensor_level = selected(self.spec.measurements, TensorMeasurement)
+                statistics = expand(model, self.spec.variants, self.spec.vocab_rows, tensor_level)
+                token_level = selected(self.spec.measurements, TokenMeasurement)
+                n_variants = len(self.spec.variants)
                 tokens = evaluate(
-                    model, len(self.spec.variants), self._sequences, self._chunk(model), self.device
+                    model,
+                    n_variants,
+                    self._sequences,
+                    self._chunk(model),
+                    self.device,
+                    measurements=token_level,
                 )
-        found = Found(tokens, statistics, weights_sha256, load_s, loaded)
+        found = Found(tokens, statistics, weights_sha256, load_s, loaded, of_model)
         return measurement(self.spec, self.device, found)
 
     @torch.inference_mode()
@@ -185,6 +212,13 @@ class Prober:
             self._check.judge(
                 model, (model(input_ids=ids, use_cache=False, return_dict=True).logits[0] for ids in rows)
             )
+
+    def _of_model(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Columns of the checkpoint level, of the model before its layers are replaced."""
+        asked = selected(self.spec.measurements, CheckpointMeasurement)
+        if not asked:
+            return {}
+        return checkpoint_values(asked, model, torch.from_numpy(self._sequences).to(self.device))
 
     def _chunk(self, model: torch.nn.Module) -> int:
         """Sequences per forward."""
@@ -208,6 +242,8 @@ def gpu_prober(spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> 
     require_arithmetic(spec.arithmetic, str(device))
     if device.type != "cuda" or not has_triton():
         return None
+    if asked := further(spec.measurements):
+        raise UsageError(f"measurement {asked[0]!r} cannot be taken on a GPU yet: run with --device cpu")
     from pipeline.probe.gpu.prober import GpuProber
 
     return GpuProber(spec, sequences, device)
@@ -215,18 +251,22 @@ def gpu_prober(spec: ProbeSpec, sequences: np.ndarray, device: torch.device) -> 
 
 def measurement(spec: ProbeSpec, device: torch.device, found: Found) -> Measurement:
     """One checkpoint's rows and what measuring it took."""
-    results = tuple(
-        summarise(str(variant), index, found.tokens, spec.shape, found.statistics[variant])
-        for index, variant in enumerate(spec.variants)
-    )
+    token_level = selected(spec.measurements, TokenMeasurement)
+    results = []
+    for index, variant in enumerate(spec.variants):
+        values = {name: value[index] for name, value in found.tokens.values.items()}
+        columns = token_columns(token_level, values, spec.shape.batches)
+        of_model = found.of_model if index == 0 else dict.fromkeys(found.of_model)
+        results.append(variant_result(str(variant), columns | of_model, found.statistics[variant]))
     return Measurement(
-        results=results,
+        results=tuple(results),
         weights_sha256=found.weights_sha256,
         load_s=found.load_s,
         probe_s=time.perf_counter() - found.loaded,
         peak_bytes=peak_bytes(device),
         device=device_name(device),
         notes=tuple(found.tokens.notes),
+        measurements=spec.measurements,
     )
 
 
@@ -238,29 +278,14 @@ def sequences_per_chunk(spec: ProbeSpec, vocabulary: int, device: torch.device) 
     return max(1, min(rows // rows_per_sequence, by_logits))
 
 
-def summarise(
-    variant: str, index: int, tokens: TokenResults, shape: TokenShape, tensors: tuple[TensorStatistics, ...]
+def variant_result(
+    variant: str, columns: dict[str, Any], tensors: tuple[TensorStatistics, ...]
 ) -> VariantResult:
-    """The row of the variant at ``index`` from its per-token results."""
-    nll = tokens.nll_nats[index]
-    kl = tokens.kl_nats[index].astype(np.float64)
-    mean_nll = nll.mean()
-    with np.errstate(over="ignore"):  # a diverged checkpoint's perplexity may be inf
-        perplexity = np.exp(mean_nll)
-    median, p99 = np.quantile(kl, (0.5, 0.99))
-    return VariantResult(
-        variant=variant,
-        nll_nats=float(mean_nll),
-        perplexity=float(perplexity),
-        n_tokens=nll.size,
-        batch_nll_nats=tuple(nll.reshape(shape.batches, -1).mean(axis=1).tolist()),
-        kl_nats_mean=float(kl.mean()),
-        kl_nats_p50=float(median),
-        kl_nats_p99=float(p99),
-        top1_agreement=float(tokens.agrees[index].mean(dtype=np.float64)),
-        delta_p_rms=float(np.sqrt(np.square(tokens.delta_p[index], dtype=np.float64).mean())),
-        tensors=tensors,
-    )
+    """The row of ``variant`` from the columns of all measurements."""
+    core = {name: columns[name] for name in VariantResult.__dataclass_fields__ if name in columns}
+    core["batch_nll_nats"] = tuple(core["batch_nll_nats"])
+    more = {name: value for name, value in columns.items() if name not in core}
+    return VariantResult(variant=variant, tensors=tensors, **core, more=more)
 
 
 def _read(folder: Path, expected_sha256: str | None) -> _Read:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError, UsageError
+from pipeline.measurements import QuantizedWeight, TensorMeasurement
+from pipeline.measurements.hooks import tensor_values
 from pipeline.probe.layers import LinearSite, VariantLinear, linear_sites, replace_module
 from pipeline.quantize import Quantizer, Variant, decoded
-from pipeline.quantize.statistics import grid_fit, moments
 from pipeline.quantize.variant import require_sites
 
 
@@ -31,11 +32,29 @@ class TensorStatistics:
     relative_error: float | None
     """None under fp32, which has no grid."""
     boundary_fraction: float | None
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Columns of further measurements."""
+
+    @classmethod
+    def of(cls, name: str, n: int, values: Mapping[str, Any]) -> TensorStatistics:
+        """From the ``values`` of all measurements of the tensor ``name`` with ``n`` elements."""
+        core = {each.name for each in dataclasses.fields(cls)}
+        more = {column: value for column, value in values.items() if column not in core}
+        return cls(name, n, **{key: value for key, value in values.items() if key in core}, more=more)
+
+    def row(self) -> dict[str, Any]:
+        """As plain values, one per field of the shard's struct."""
+        row = {**vars(self), **self.more}
+        del row["more"]
+        return row
 
 
 @torch.inference_mode()
 def expand(
-    model: nn.Module, variants: tuple[Variant, ...], vocab_rows: int | None
+    model: nn.Module,
+    variants: tuple[Variant, ...],
+    vocab_rows: int | None,
+    measurements: Sequence[TensorMeasurement],
 ) -> dict[Variant, tuple[TensorStatistics, ...]]:
     """Replaces every quantizable layer of ``model`` by one that holds a weight per variant.
 
@@ -51,7 +70,7 @@ def expand(
     for site in sites:
         if site.is_head and not any(variant.head for variant in variants):
             continue
-        stacked, statistics = expand_site(site, variants, vocab_rows)
+        stacked, statistics = expand_site(site, variants, vocab_rows, measurements)
         replace_module(model, site.name, VariantLinear(stacked, site.module.bias))  # type: ignore[arg-type]
         for variant, row in statistics.items():
             found[variant].append(row)
@@ -59,15 +78,23 @@ def expand(
 
 
 def expand_site(
-    site: LinearSite, variants: tuple[Variant, ...], vocab_rows: int | None
+    site: LinearSite,
+    variants: tuple[Variant, ...],
+    vocab_rows: int | None,
+    measurements: Sequence[TensorMeasurement],
 ) -> tuple[Tensor, dict[Variant, TensorStatistics]]:
     """The weights of one layer under every variant, (V, out, in), and their statistics where it is quantized."""
     weight = site.weight()
     counted = weight[:vocab_rows] if site.is_head else weight
-    moment = moments(counted)
-    unquantized = TensorStatistics(
-        site.name, **dataclasses.asdict(moment), relative_error=None, boundary_fraction=None
-    )
+    once, each_variant = ([m for m in measurements if m.per_variant is wanted] for wanted in (False, True))
+    stored = QuantizedWeight(site.name, counted, None, Variant())
+    of_weight = tensor_values(once, stored)
+
+    def found(weight: QuantizedWeight) -> TensorStatistics:
+        return TensorStatistics.of(
+            site.name, counted.numel(), {**of_weight, **tensor_values(each_variant, weight)}
+        )
+
     stacked = weight.new_empty(len(variants), *weight.shape)
     statistics: dict[Variant, TensorStatistics] = {}
     for index, variant in enumerate(variants):
@@ -77,16 +104,17 @@ def expand_site(
             if (
                 variant.is_fp32 and not site.is_head
             ):  # fp32 lists the block weights, whatever else was asked for
-                statistics[variant] = unquantized
+                statistics[variant] = found(dataclasses.replace(stored, variant=variant))
             continue
         encoded = quantizer.encode(weight)
         stacked[index] = decoded(quantizer, encoded, weight)
         rows = counted.shape[0]
         steps = quantizer.grid_steps(weight, encoded)
-        fit = grid_fit(counted, stacked[index, :rows], None if steps is None else steps[:rows])
-        if not math.isfinite(fit.relative_error):
-            refuse_values(site.name, quantizer, moment.absmax)
-        statistics[variant] = dataclasses.replace(unquantized, **dataclasses.asdict(fit))
+        steps = None if steps is None else steps[:rows]
+        row = found(QuantizedWeight(site.name, counted, stacked[index, :rows], variant, quantizer, steps))
+        if row.relative_error is None or not math.isfinite(row.relative_error):
+            refuse_values(site.name, quantizer, row.absmax)
+        statistics[variant] = row
     return stacked, statistics
 
 

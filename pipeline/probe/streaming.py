@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.measurements import CheckpointMeasurement, TensorMeasurement, TokenMeasurement, selected
+from pipeline.measurements.hooks import refuse_whole_models
 from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, forward_chunk
 from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
@@ -82,6 +84,7 @@ class StreamingProber:
         Raises CheckpointError where it cannot be used, or is of an architecture that cannot be walked; the message
         does not repeat the checkpoint's name.
         """
+        refuse_whole_models(selected(self.spec.measurements, CheckpointMeasurement))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if self._gpu is not None:
@@ -134,6 +137,8 @@ class _Pass:
 
     def __init__(self, spec: ProbeSpec, skeleton: Skeleton, check: ForwardCheck) -> None:
         self._spec, self._skeleton, self._check = spec, skeleton, check
+        self._token_level = selected(spec.measurements, TokenMeasurement)
+        self._tensor_level = selected(spec.measurements, TensorMeasurement)
         self._prefix, self._layers = blocks(skeleton.model)
         self._sites = linear_sites(skeleton.model)
         require_rules(spec.variants, self._sites)
@@ -200,7 +205,9 @@ class _Pass:
 
     def _expand(self, site: LinearSite) -> None:
         with room_for(f"all variants of {site.name}", ADVICE):
-            stacked, statistics = expand_site(site, self._spec.variants, self._spec.vocab_rows)
+            stacked, statistics = expand_site(
+                site, self._spec.variants, self._spec.vocab_rows, self._tensor_level
+            )
         expanded = VariantLinear(stacked, site.module.bias)  # type: ignore[arg-type]
         replace_module(self._skeleton.model, site.name, expanded)
         for variant, row in statistics.items():
@@ -223,12 +230,20 @@ class _Pass:
         parts = []
         for index, ids in enumerate(chunks):
             compare = partial(
-                forward_chunk, n_variants=len(self._spec.variants), ids_NT=ids.to(self._skeleton.device)
+                forward_chunk,
+                n_variants=len(self._spec.variants),
+                ids_NT=ids.to(self._skeleton.device),
+                measurements=self._token_level,
             )
             parts.append(walk.finish(states[index], compare))
             states[index] = states[index].new_empty(0)
-        nll, kl, agrees, delta_p = (np.concatenate(arrays, axis=1) for arrays in zip(*parts, strict=True))
-        return TokenResults(nll.astype(np.float64), kl, agrees, delta_p)
+        dtypes = {name: dtype for each in self._token_level for name, dtype in each.values.items()}
+        return TokenResults(
+            {
+                name: np.concatenate([part[name] for part in parts], axis=1, dtype=dtype)
+                for name, dtype in dtypes.items()
+            }
+        )
 
 
 def _room(layer: int | None) -> AbstractContextManager[None]:

@@ -22,9 +22,9 @@ DIR is a local folder or a URL (``pipeline.store``). A shard is done when its fi
 from pipeline.shards.folder import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, AUDIT_SCHEMA, FORK, FORK_SCHEMA, Kind
-from pipeline.shards.shard import Shard
+from pipeline.shards.shard import Lacks, Origin, Shard
 
 __all__ = [
     "AUDIT", "AUDIT_SCHEMA", "FIGURES", "FORK", "FORK_SCHEMA", "REPORT", "SCHEDULES", "TABLES",
-    "ForkPlan", "Kind", "RunFolder", "RunPlan", "Shard",
+    "ForkPlan", "Kind", "Lacks", "Origin", "RunFolder", "RunPlan", "Shard",
 ]  # fmt: skip

@@ -7,9 +7,10 @@ import errno
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from pipeline.corpus import tokens_sha256
 from pipeline.errors import ShardError, UnreadableError, UsageError
 from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
 from pipeline.files import seal, unseal_bytes
+from pipeline.measurements import installed
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, Kind
-from pipeline.shards.shard import Shard, shard_from, shard_table
+from pipeline.shards.shard import Origin, Shard, shard_from, shard_table
 from pipeline.spec import ProbeTask
 from pipeline.store import LocalStore, Store, open_store
 from pipeline.train.fork_spec import ForkTask
@@ -207,11 +209,17 @@ class RunFolder:
         self,
         task: ProbeTask | ForkTask,
         rows: list[dict[str, Any]],
-        versions: dict[str, str],
-        notes: Iterable[str] = (),
+        origin: Origin,
+        there: Shard | None = None,
     ) -> None:
-        """Writes the shard of ``task`` and removes its failure record; ``rows`` have exactly the schema's columns."""
-        table = shard_table(self.kind.schema, task, rows, versions, notes)
+        """Writes the shard of ``task`` and removes its failure record.
+
+        ``there``: the shard whose columns are kept, those of its rows that are among ``rows`` too.
+        """
+        probe = task.spec.probe if isinstance(task, ForkTask) else task.probe
+        names = dict.fromkeys([*probe.measurements, *chain(*origin.measured.values())])
+        schema = self.kind.schema(installed(names), None if there is None else there.table.schema)
+        table = shard_table(schema, task, rows, origin)
         self._store.write(self._shard(task.key), seal(table))
         self._store.remove(self._failure(task.key))
 
@@ -224,7 +232,7 @@ class RunFolder:
             raise ShardError(str(error)) from error
         if data is None:
             raise ShardError(f"{path} is not there")
-        return shard_from(unseal_bytes(data, path), self.kind.schema, key, path)
+        return shard_from(unseal_bytes(data, path), self.kind.core, key, path)
 
     def read_shards(self, keys: Sequence[str]) -> Iterator[Shard | ShardError]:
         """Each of ``keys`` as :meth:`read_shard` gives or raises it, in order, as many at a time as the store likes."""

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.spec import Checkpoint
+from pipeline.spec import Checkpoint, ProbeSpec, pinned
 from pipeline.train.arms import Arm
-from pipeline.train.fork_spec import arm_identity, run_id
+from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,15 @@ class RunPlan:
     """Seconds between their first and last checkpoint in which they computed nothing: downloads, files."""
     location: str = ""
     """The suite's folder or repository."""
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """Settings of the probe: what is wanted of every shard."""
+        return self.config
+
+    def is_comparable(self, other: RunPlan) -> bool:
+        """Whether the numbers of both can stand in one table."""
+        return pinned(ProbeSpec, self.config) == pinned(ProbeSpec, other.config)
 
     @property
     def idle_share(self) -> float | None:
@@ -90,6 +99,16 @@ class ForkPlan:
     notes: tuple[str, ...] = field(default=())
     """What a reader of the numbers should know (epochs, cold moments)."""
     wall_s: float = 0.0
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """Settings of the probe: what is wanted of every shard."""
+        probe: dict[str, Any] = self.config["probe"]
+        return probe
+
+    def is_comparable(self, other: ForkPlan) -> bool:
+        """Whether the runs of both can be compared."""
+        return pinned(ForkSpec, self.config) == pinned(ForkSpec, other.config)
 
     @property
     def updates(self) -> int:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
 from pipeline.shards.plans import ForkPlan, RunPlan
+from pipeline.spec import MEASUREMENTS, ProbeSpec
+from pipeline.train.fork_spec import ForkSpec
 
-_TENSOR = pa.struct(
-    [
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("n", pa.int64(), nullable=False),
-        *(pa.field(name, pa.float64()) for name in ("mean", "std", "absmax", "kurtosis")),
-        pa.field("relative_error", pa.float64()),
-        pa.field("boundary_fraction", pa.float64()),
-    ]
-)
+_TYPES = {"float64": pa.float64(), "int64": pa.int64(), "list<float64>": pa.list_(pa.float64())}
+
+
+def _fields(columns: Iterable[Column], *, nullable: bool) -> list[pa.Field]:
+    return [pa.field(column.name, _TYPES[column.dtype], nullable=nullable) for column in columns]
+
+
+def _tensors(measurements: Sequence[str]) -> pa.Field:
+    """Statistics of each quantized weight matrix."""
+    identity = [pa.field("name", pa.string(), nullable=False), pa.field("n", pa.int64(), nullable=False)]
+    struct = pa.struct([*identity, *_fields(tensor_columns(measurements), nullable=True)])
+    return pa.field("tensors", pa.list_(struct), nullable=False)
+
 
 _SCORES = [
     pa.field("variant", pa.string(), nullable=False),
-    pa.field("nll_nats", pa.float64(), nullable=False),
-    pa.field("perplexity", pa.float64(), nullable=False),
-    pa.field("n_tokens", pa.int64(), nullable=False),
-    pa.field("batch_nll_nats", pa.list_(pa.float64()), nullable=False),
-    pa.field("kl_nats_mean", pa.float64(), nullable=False),
-    pa.field("kl_nats_p50", pa.float64(), nullable=False),
-    pa.field("kl_nats_p99", pa.float64(), nullable=False),
-    pa.field("top1_agreement", pa.float64(), nullable=False),
-    pa.field("delta_p_rms", pa.float64(), nullable=False),
+    *_fields(score_columns(MEASUREMENTS), nullable=False),
 ]
 
 AUDIT_SCHEMA = pa.schema(
@@ -41,13 +41,14 @@ AUDIT_SCHEMA = pa.schema(
         pa.field("weights_sha256", pa.string(), nullable=False),
         pa.field("duplicate_of", pa.string()),
         *_SCORES,
-        pa.field("tensors", pa.list_(_TENSOR), nullable=False),
+        _tensors(MEASUREMENTS),
         pa.field("load_s", pa.float64(), nullable=False),
         pa.field("probe_s", pa.float64(), nullable=False),
         pa.field("peak_bytes", pa.int64(), nullable=False),
         pa.field("device", pa.string(), nullable=False),
     ]
 )
+"""Columns that every shard of an audit has; further measurements add theirs (``Kind.schema``)."""
 
 FORK_SCHEMA = pa.schema(
     [
@@ -86,11 +87,41 @@ class Kind:
 
     name: str
     """Of the sub-folder of its shards, failures and states, and of the command that makes them."""
-    schema: pa.Schema
+    core: pa.Schema
+    """Columns that every shard has."""
     plan_type: type[RunPlan | ForkPlan]
+    spec_type: type[ProbeSpec | ForkSpec]
+    """What the settings of its plans and shards are of."""
     plan_file: str
     tokens_file: str
 
+    def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
+        """The columns of a shard with ``measurements``: those of the core, then what is open.
 
-AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, "run.json", "tokens.npy")
-FORK = Kind("fork", FORK_SCHEMA, ForkPlan, "fork.json", "fork_tokens.npy")
+        ``there``: the columns of a shard that is added to, which stay, also those of measurements that are not
+        installed here.
+        """
+        schema = self.core if there is None else there.remove_metadata()
+        names = tuple(measurements)
+        columns = score_columns(names)
+        if "tensors" not in self.core.names:
+            columns += pooled_columns(names)
+        for field in _fields(columns, nullable=True):
+            if field.name not in schema.names:
+                schema = schema.append(field)
+        if "tensors" in self.core.names:
+            schema = _with_tensor_fields(schema, tensor_columns(names))
+        return schema
+
+
+def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Schema:
+    index = schema.get_field_index("tensors")
+    struct = schema.field(index).type.value_type
+    there = [struct.field(i) for i in range(struct.num_fields)]
+    known = {field.name for field in there}
+    there += [field for field in _fields(columns, nullable=True) if field.name not in known]
+    return schema.set(index, schema.field(index).with_type(pa.list_(pa.struct(there))))
+
+
+AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy")
+FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy")

@@ -3,15 +3,41 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.errors import OtherSchemaError
-from pipeline.spec import ProbeTask, canonical_json
-from pipeline.train.fork_spec import ForkTask
+from pipeline.spec import MEASUREMENTS, ProbeSpec, ProbeTask, canonical_json, pinned
+from pipeline.train.fork_spec import ForkSpec, ForkTask
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the rows of a shard came about."""
+
+    versions: dict[str, str]
+    """Of the packages."""
+    notes: tuple[str, ...] = ()
+    measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """As in :class:`Shard`; empty: what the task asks for, of every row."""
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """What of that which is wanted a shard does not hold."""
+
+    variants: tuple[str, ...] = ()
+    measurements: tuple[str, ...] = ()
+    """Of at least one of the wanted variants that it holds."""
+
+    def __bool__(self) -> bool:
+        return bool(self.variants or self.measurements)
+
+    def __str__(self) -> str:
+        return "lacks " + ", ".join((*self.variants, *self.measurements))
 
 
 @dataclass(frozen=True)
@@ -21,38 +47,57 @@ class Shard:
     key: str
     table: pa.Table
     fingerprint: str
+    """As it was written; releases hashed different fields, so what it is compared by is ``config``."""
     config: dict[str, Any]
+    """Settings of its measurement, resolved (``ProbeSpec.config``, ``ForkSpec.config``)."""
     identity: dict[str, Any]
     """What its contents are of: the weights of a checkpoint, or the arm and seed of a run."""
     notes: tuple[str, ...]
     versions: dict[str, str]
     """Of the packages it was measured with."""
+    measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the measurements of each of its variants."""
+
+    def lacks(self, config: Mapping[str, Any]) -> Lacks:
+        """What is missing of that which the probe with the settings ``config`` is to give."""
+        wanted = tuple(config.get("measurements", MEASUREMENTS))
+        there = [self.measured[variant] for variant in config["variants"] if variant in self.measured]
+        return Lacks(
+            tuple(variant for variant in config["variants"] if variant not in self.measured),
+            tuple(name for name in wanted if not all(name in names for names in there)),
+        )
+
+    def is_of(self, spec: ProbeSpec | ForkSpec) -> bool:
+        """Whether its numbers are comparable with those of ``spec``, whatever either holds of them."""
+        return pinned(type(spec), self.config) == pinned(type(spec), spec.config())
 
 
 def shard_table(
     schema: pa.Schema,
     task: ProbeTask | ForkTask,
     rows: list[dict[str, Any]],
-    versions: dict[str, str],
-    notes: Iterable[str],
+    origin: Origin,
 ) -> pa.Table:
     """``rows`` of ``task`` with ``schema`` and the metadata that :func:`shard_from` reads.
 
-    ``rows`` must have exactly the schema's keys: Arrow itself drops unknown ones and fills missing ones with
-    null, silently.
+    Arrow itself drops unknown columns and fills missing ones with null, silently: here an unknown one, and a missing
+    one that may not be null, is a ValueError.
     """
-    names = set(schema.names)
+    known = set(schema.names)
     for row in rows:
-        if row.keys() != names:
-            raise ValueError(f"row of {task.key}: columns differ: {sorted(row.keys() ^ names)}")
+        lost = {field.name for field in schema if not field.nullable} - row.keys()
+        if lost or not row.keys() <= known:
+            raise ValueError(f"row of {task.key}: columns differ: {sorted(lost | (row.keys() - known))}")
     spec = task.spec if isinstance(task, ForkTask) else task.probe
     probe = task.spec.probe if isinstance(task, ForkTask) else task.probe
+    measured = origin.measured or {row["variant"]: probe.measurements for row in rows}
     metadata = {
         "fingerprint": spec.fingerprint(),
         "config": canonical_json(spec.config()),
-        "versions": canonical_json(versions),
+        "versions": canonical_json(origin.versions),
         "corpus_sha256": probe.tokens_sha256,
-        "notes": canonical_json(list(notes)),
+        "notes": canonical_json(list(origin.notes)),
+        "measured": canonical_json(measured),
     }
     if isinstance(task, ForkTask):
         metadata["identity"] = canonical_json(task.identity())
@@ -64,11 +109,11 @@ def shard_table(
     return table
 
 
-def shard_from(table: pa.Table, schema: pa.Schema, key: str, place: str) -> Shard:
-    """The shard ``key`` that was read from ``place``; OtherSchemaError where its columns are not ``schema``'s."""
+def shard_from(table: pa.Table, core: pa.Schema, key: str, place: str) -> Shard:
+    """The shard ``key`` that was read from ``place``; OtherSchemaError where it lacks a column of ``core``."""
     metadata = table.schema.metadata
-    if not table.schema.remove_metadata().equals(schema):
-        raise OtherSchemaError(f"{place} has another schema: it was written by another version")
+    if missing := _lacking(table.schema, core):
+        raise OtherSchemaError(f"{place} has another schema ({missing}): it was written by another version")
     return Shard(
         key=key,
         table=table,
@@ -77,7 +122,40 @@ def shard_from(table: pa.Table, schema: pa.Schema, key: str, place: str) -> Shar
         identity=_identity(metadata),
         notes=tuple(json.loads(metadata[b"notes"])),
         versions=json.loads(metadata[b"versions"]),
+        measured=_measured(metadata, table),
     )
+
+
+def _lacking(schema: pa.Schema, core: pa.Schema) -> str:
+    """The columns of ``core`` that ``schema`` has not, or has of another type; empty where it has all."""
+    wrong = []
+    for wanted in core:
+        index = schema.get_field_index(wanted.name)
+        if index < 0:
+            wrong.append(f"no {wanted.name}")
+        elif not _holds(schema.field(index).type, wanted.type):
+            wrong.append(f"{wanted.name} of type {schema.field(index).type}")
+    return ", ".join(wrong)
+
+
+def _holds(there: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether values of the type ``there`` have all that ``wanted`` has; structs may have more fields."""
+    if pa.types.is_list(there) and pa.types.is_list(wanted):
+        return _holds(there.value_type, wanted.value_type)
+    if pa.types.is_struct(there) and pa.types.is_struct(wanted):
+        return all(
+            there.get_field_index(each.name) >= 0
+            and _holds(there.field(there.get_field_index(each.name)).type, each.type)
+            for each in (wanted.field(i) for i in range(wanted.num_fields))
+        )
+    return bool(there.equals(wanted))
+
+
+def _measured(metadata: dict[bytes, bytes], table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Earlier releases did not say it: they had the core measurements and no other."""
+    if b"measured" in metadata:
+        return {variant: tuple(names) for variant, names in json.loads(metadata[b"measured"]).items()}
+    return dict.fromkeys(table["variant"].to_pylist(), MEASUREMENTS)
 
 
 def _identity(metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint, ProbeSpec, fingerprint
+from pipeline.spec import ALWAYS, Checkpoint, ProbeSpec, fingerprint, pinned
 from pipeline.train.arms import Arm
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
@@ -47,7 +47,7 @@ class ForkSpec:
     """Of the exponential moving average of the weights, per update."""
     lawa_window: int
     """Probes whose weights are averaged uniformly (LAWA; Kaddour 2022, arXiv 2209.14981)."""
-    version: int = FORK_VERSION
+    version: int = field(default=FORK_VERSION, metadata=ALWAYS)
 
     def __post_init__(self) -> None:
         for name in ("probe_every", "sequences", "seq_len", "lawa_window"):
@@ -74,11 +74,12 @@ class ForkSpec:
         return (*range(0, self.rates.steps, self.probe_every), self.rates.steps)
 
     def config(self) -> dict[str, Any]:
-        """The settings as plain JSON values; what the fingerprint hashes."""
+        """The settings as plain JSON values."""
         return {**dataclasses.asdict(self), "probe": self.probe.config()}
 
     def fingerprint(self) -> str:
-        return fingerprint(self.config())
+        """sha256 (hex) of what can change a number and is not at its default."""
+        return fingerprint(pinned(ForkSpec, self.config()))
 
 
 @dataclass(frozen=True)

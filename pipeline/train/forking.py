@@ -6,7 +6,6 @@ step) alone, and dropout, where the model has it, is drawn from a generator seed
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import math
@@ -18,8 +17,10 @@ import numpy as np
 import torch
 
 from pipeline.errors import CheckpointError
+from pipeline.measurements import pool, pooled_columns, score_columns
 from pipeline.probe import Measurement, Prober
 from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.spec import MEASUREMENTS, ProbeSpec, canonical_json, fingerprint
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
@@ -30,7 +31,7 @@ from pipeline.train.optimizers import load_moments
 from pipeline.train.start import MOMENTS_FILE
 
 Row = dict[str, Any]
-Starts = dict[tuple[str, ...], Measurement]
+Starts = dict[tuple[str, str, ProbeSpec, str], Measurement]
 """What the weights that runs start from measured, by what identifies them, the probe and the device: all runs of an
 experiment start from the same, and those in one process measure it once."""
 
@@ -50,7 +51,7 @@ class ForkRun:
         self.diverged = False
         self._prober, self._stored = prober, stored.dtype
         self._starts: Starts = {} if starts is None else starts
-        self._start_key = (spec.content_id, stored.sha256, spec.probe.fingerprint(), task.device)
+        self._start_key = (spec.content_id, stored.sha256, spec.probe, task.device)
         prober.keep(folder)
         self._schedule = make_arm_schedule(task.arm, spec.rates)
         self._trainer = Trainer(
@@ -104,7 +105,7 @@ class ForkRun:
         """Where the run stands."""
         buffer = io.BytesIO()
         value = {
-            "fingerprint": self.task.spec.fingerprint(),
+            "config": canonical_json(self.task.spec.config()),
             "identity": json.dumps(self.task.identity()),
             "trainer": self._trainer.state_dict(),
             "averages": self._averages.state_dict(),
@@ -121,16 +122,24 @@ class ForkRun:
             value = torch.load(io.BytesIO(data), map_location=self._trainer.device, weights_only=True)
         except Exception:  # noqa: BLE001 - a damaged file raises anything; the run then starts over
             return False
-        if (value["fingerprint"], value["identity"]) != (
-            self.task.spec.fingerprint(),
-            json.dumps(self.task.identity()),
-        ):
+        if not self._is_of_this_run(value):
             return False
         self._trainer.load_state_dict(value["trainer"])
         self._averages.load_state_dict(value["averages"])
         self.rows, (self._loss_sum, self._loss_count) = value["rows"], value["loss"]
         self._began = time.perf_counter() - value["seconds"]
         return True
+
+    def _is_of_this_run(self, value: dict[str, Any]) -> bool:
+        """Whether a state is of the same run and holds rows of the same variants and measurements."""
+        config = self.task.spec.config()
+        if "config" in value:
+            same = value["config"] == canonical_json(config)
+        else:  # of a release whose fingerprint held all of its settings, and which had the core measurements only
+            former = {**config, "probe": {k: v for k, v in config["probe"].items() if k != "measurements"}}
+            core = tuple(config["probe"]["measurements"]) == MEASUREMENTS
+            same = core and value.get("fingerprint") == fingerprint(former)
+        return same and value.get("identity") == json.dumps(self.task.identity())
 
     def _probe(self) -> None:
         loss = self._loss_sum.item() / self._loss_count if self._loss_count else None
@@ -139,7 +148,7 @@ class ForkRun:
         self._averages.at_probe()
         if (loss is not None and not math.isfinite(loss)) or not self._finite():
             self.diverged = True
-            self.rows += _nan_rows(self.rows, self._common(loss))
+            self.rows += _nan_rows(self.rows, self._common(loss), self.task.spec.probe.measurements)
             return
         still = self.step == 0  # nothing to average yet: three times the same weights
         live = self._measure_start() if still else self._measure(None)
@@ -195,30 +204,21 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def score_rows(measured: Measurement, common: Row) -> list[Row]:
-    """One row per variant: its scores, its gap to fp32, the mean kurtosis and relative error of its tensors.
-
-    A tensor of equal values has no kurtosis and is left out of the mean.
-    """
+    """One row per variant: its scores, its gap to fp32, and its tensors' statistics pooled."""
     baseline = measured.results[0].nll_nats
     rows = []
     for result in measured.results:
-        scores = {
-            field.name: getattr(result, field.name)
-            for field in dataclasses.fields(result)
-            if field.name != "tensors"
-        }
+        scores = result.row()
+        tensors = scores.pop("tensors")
         with np.errstate(over="ignore", invalid="ignore"):
             gap = float(np.expm1(result.nll_nats - baseline))
-        errors = [each.relative_error for each in result.tensors if each.relative_error is not None]
-        kurtosis = [each.kurtosis for each in result.tensors if math.isfinite(each.kurtosis)]
         rows.append(
             {
                 **common,
                 **scores,
                 "batch_nll_nats": list(result.batch_nll_nats),
                 "gap": gap,
-                "kurtosis": float(np.mean(kurtosis)) if kurtosis else None,
-                "relative_error": float(np.mean(errors)) if errors else None,
+                **{each.name: pool(each, tensors) for each in pooled_columns(measured.measurements)},
                 "probe_s": measured.probe_s,
                 "device": measured.device,
             }
@@ -226,27 +226,22 @@ def score_rows(measured: Measurement, common: Row) -> list[Row]:
     return rows
 
 
-def _nan_rows(before: list[Row], common: Row) -> list[Row]:
+def _nan_rows(before: list[Row], common: Row, measurements: tuple[str, ...]) -> list[Row]:
     """Rows of a run whose loss is not finite: every score of the probe before, as NaN."""
-    step = before[-1]["step"]
-    template = [row for row in before if row["step"] == step]
-    scores = (
-        "nll_nats",
-        "perplexity",
-        "kl_nats_mean",
-        "kl_nats_p50",
-        "kl_nats_p99",
-        "top1_agreement",
-        "delta_p_rms",
-        "gap",
-    )
+    scores = {each.name for each in score_columns(measurements) if each.dtype != "int64"} | {"gap"}
     nothing: Row = {
-        **dict.fromkeys(scores, math.nan),
-        "kurtosis": None,
-        "relative_error": None,
+        **{each.name: None for each in pooled_columns(measurements)},
+        **common,
         "probe_s": 0.0,
     }
+    step = before[-1]["step"]
+    template = [row for row in before if row["step"] == step]
     return [
-        {**row, **nothing, **common, "batch_nll_nats": [math.nan] * len(row["batch_nll_nats"])}
-        for row in template
+        {**row, **{name: _as_nan(row[name]) for name in scores & row.keys()}, **nothing} for row in template
     ]
+
+
+def _as_nan(value: Any) -> Any:
+    if value is None:
+        return None
+    return [math.nan] * len(value) if isinstance(value, list) else math.nan

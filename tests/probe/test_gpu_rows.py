@@ -9,9 +9,11 @@ from torch.nn import functional
 
 pytest.importorskip("triton")
 
-from pipeline.probe.evaluate import compare
+from pipeline.measurements import TokenMeasurement, selected
+from pipeline.measurements.hooks import token_values
 from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.product import multiply
+from pipeline.spec import MEASUREMENTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ALL = 7  # every variant's weights need the operand's first block
@@ -155,7 +157,7 @@ def scored(logits: Tensor, targets: Tensor, scale: Tensor | None = None) -> tupl
 
 @pytest.mark.parametrize("noise", [1e-3, 0.1, 2.0, 30.0])
 @pytest.mark.parametrize("variants", [1, 2, 3, 4])
-def test_score_has_the_definitions_of_compare(noise: float, variants: int) -> None:
+def test_score_has_the_definitions_of_the_measurements(noise: float, variants: int) -> None:
     vocabulary, predictions = 1500, 5
     base = normal(1, predictions, vocabulary) * 4
     others = (
@@ -166,7 +168,8 @@ def test_score_has_the_definitions_of_compare(noise: float, variants: int) -> No
         DEVICE
     )
     nll, kl, agrees, delta_p = scored(logits, targets)
-    exact_nll, exact_kl, exact_agrees, exact_delta_p = compare(logits.double(), targets)
+    exact = token_values(selected(MEASUREMENTS, TokenMeasurement), logits.double(), targets)
+    exact_nll, exact_kl, exact_agrees, exact_delta_p = exact.values()
     assert (nll - exact_nll).abs().max() < 1e-5
     assert ((kl - exact_kl).abs() <= 2e-4 * exact_kl.abs() + 1e-9).all()
     assert torch.equal(agrees, exact_agrees)

@@ -46,6 +46,9 @@ FEW, FEW_TOKENS = 2, 32
 """Sequences and their tokens that the two paths are compared on, and that kernels are compiled with: a multiple of 16,
 as whole sequences mostly are, because Triton compiles anew for one that is not."""
 
+FUSED = ("nll_nats", "kl_nats", "agrees", "delta_p")
+"""Values of the token level that the kernels compute, in their order."""
+
 
 class Engine:
     """Measures checkpoints on one device; skeletons stay."""
@@ -114,8 +117,8 @@ class Engine:
             torch.backends.cuda.matmul.allow_tf32 = allow_tf32
             filled.skeleton.release()
         notes = list(dict.fromkeys([*self._notes, *filled.notes]))
-        nll, kl, agrees, delta_p = map(np.concatenate, zip(*found, strict=True))
-        return TokenResults(nll, kl, agrees, delta_p, notes), statistics
+        values = map(np.concatenate, zip(*found, strict=True))
+        return TokenResults(dict(zip(FUSED, values, strict=True)), notes), statistics
 
     def _rehearse(self, filled: Filled) -> None:
         """Compiles what the probes of this skeleton launch, all kernels at once."""
@@ -133,7 +136,7 @@ class Engine:
                     list(passage.logits())
 
     def _evaluate(self, filled: Filled) -> list[np.ndarray]:
-        """The four numbers of ``TokenResults`` for the variants at hand."""
+        """The values named in ``FUSED`` for the variants at hand."""
         variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
         walks = self._use_walk(filled)
         config = filled.skeleton.model.config

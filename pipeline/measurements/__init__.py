@@ -1,0 +1,209 @@
+"""What is measured of a checkpoint: one file per measurement, each a frozen declaration with plain functions.
+
+A measurement names its columns (unit, dtype, label, axis, direction of good), its level and a hook. The columns of
+shards, the rows of diverged runs, the trajectory table and the report's menus, tables and axes are made from that.
+``base`` says what each level's hook is given. To add one, write a file with a ``TokenMeasurement``,
+``TensorMeasurement`` or ``CheckpointMeasurement``, hand it to :func:`register` and name the file as a plug-in
+(``pipeline.plugins``); ``--measure NAME`` then asks for it.
+
+The five of ``CORE`` (``pipeline.spec.MEASUREMENTS``) are always measured; their columns are in every shard.
+
+What the engine that walks a model must offer, on every device, is in ``hooks``:
+
+- *token*: for each block of predictions, ``token_values(measurements, logits_VPK, targets_P)``. A backend whose kernels
+  compute some of the values themselves leaves the measurements that give these out and hands over arrays of the same
+  names, dtypes (``TokenMeasurement.values``) and shape. After the last block, for each variant,
+  ``token_columns(measurements, values, batches)``.
+- *tensor*: for each quantized weight and variant ``tensor_values(measurements, QuantizedWeight)``; a backend whose
+  kernels sum up some of them does the same.
+- *checkpoint*: ``checkpoint_values(measurements, model, tokens_NT)`` before any layer of the model is replaced. Where
+  the model is never there as a whole, such a measurement is refused by name (``refuse_whole_models``).
+
+A fast kernel for a measurement changes its speed, never its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UsageError, unknown_name
+from pipeline.measurements import agreement, divergence, grid_fit, loss, moments
+from pipeline.measurements.base import (
+    AnyMeasurement,
+    CheckpointMeasurement,
+    Column,
+    QuantizedWeight,
+    TensorMeasurement,
+    TokenBlock,
+    TokenMeasurement,
+)
+from pipeline.plugins import load_plugins
+from pipeline.spec import MEASUREMENTS
+
+__all__ = [
+    "AnyMeasurement", "CheckpointMeasurement", "Column", "QuantizedWeight", "TensorMeasurement", "TokenBlock",
+    "TokenMeasurement", "columns", "find_column", "further", "installed", "lookup", "parse_measurements", "pool",
+    "pool_values", "pooled_columns", "register", "registered", "score_columns", "selected", "tensor_columns",
+    "unregister",
+]  # fmt: skip
+
+RESERVED = frozenset(
+    """
+    suite revision step stage key tokens_seen tokens learning_rate phase phase_label weights_sha256 duplicate_of variant
+    tensors name n more load_s probe_s wall_s peak_bytes device run_id arm schedule parameters optimizer seed status
+    train_loss_nats weights gap gap_se gap_lo gap_hi lone prev next
+    """.split()  # noqa: SIM905 - one line of names reads better than fifty quotes
+)
+"""Columns that shards and tables have beside those of measurements."""
+
+M = TypeVar("M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement)
+
+_registered: dict[str, AnyMeasurement] = {}
+
+
+def register(measurement: AnyMeasurement) -> AnyMeasurement:
+    """Adds ``measurement`` to the choices; UsageError naming both sides where a name or column is taken."""
+    name = measurement.name
+    if _registered.get(name, measurement) is not measurement:
+        raise UsageError(
+            f"two measurements are called {name!r}: {_where(_registered[name])} and {_where(measurement)}"
+        )
+    taken = {column.name: other for other in _registered.values() for column in other.columns}
+    seen: set[str] = set()
+    for column in measurement.columns:
+        if column.name in RESERVED:
+            raise UsageError(
+                f"measurement {name!r}: its column {column.name!r} is one that every shard or table has"
+            )
+        other = taken.get(column.name, measurement)
+        if other is not measurement or column.name in seen:
+            raise UsageError(
+                f"column {column.name!r} of measurement {name!r} is a column of {other.name!r} already"
+            )
+        seen.add(column.name)
+    if isinstance(measurement, TokenMeasurement):
+        _check_values(measurement)
+    if not measurement.columns:
+        raise UsageError(f"measurement {name!r} has no columns: wanted one at least")
+    _registered[name] = measurement
+    return measurement
+
+
+def _check_values(measurement: TokenMeasurement) -> None:
+    for other in _registered.values():
+        if isinstance(other, TokenMeasurement) and other is not measurement:
+            for value in measurement.values.keys() & other.values.keys():
+                raise UsageError(
+                    f"measurement {measurement.name!r}: its value {value!r} is one of {other.name!r} already"
+                )
+
+
+def _where(measurement: AnyMeasurement) -> str:
+    hook = getattr(
+        measurement, {"token": "per_token", "tensor": "of_tensor"}.get(measurement.level, "of_model")
+    )
+    columns = ", ".join(column.name for column in measurement.columns)
+    return f"that in {getattr(hook, '__code__', hook).co_filename} ({columns})"
+
+
+def unregister(name: str) -> None:
+    """Takes a measurement away from the choices, if it is one and not of the core."""
+    if name not in MEASUREMENTS:
+        _registered.pop(name, None)
+
+
+def registered() -> tuple[AnyMeasurement, ...]:
+    """All of them, those of the core first."""
+    load_plugins()
+    return tuple(_registered.values())
+
+
+def lookup(name: str) -> AnyMeasurement:
+    """The measurement ``name``; UsageError with the nearest names."""
+    if name not in MEASUREMENTS:
+        load_plugins()
+    if name not in _registered:
+        raise unknown_name("measurement", name, _registered)
+    return _registered[name]
+
+
+def selected(names: Iterable[str], level: type[M]) -> list[M]:
+    """The measurements ``names`` that are of the class ``level``."""
+    return [each for each in map(lookup, names) if isinstance(each, level)]
+
+
+def further(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``names`` that are not of the core."""
+    return tuple(name for name in names if name not in MEASUREMENTS)
+
+
+def installed(names: Iterable[str]) -> list[str]:
+    """Those of ``names`` that are registered; a shard may hold columns of others."""
+    there = {each.name for each in registered()}
+    return [name for name in names if name in there]
+
+
+def parse_measurements(names: Sequence[str]) -> tuple[str, ...]:
+    """The core and then ``names``, without repeats; UsageError for one that is not registered."""
+    for name in names:
+        lookup(name)
+    return tuple(dict.fromkeys([*MEASUREMENTS, *names]))
+
+
+def columns() -> Iterator[tuple[AnyMeasurement, Column]]:
+    """Every column of every measurement."""
+    for measurement in registered():
+        for column in measurement.columns:
+            yield measurement, column
+
+
+def score_columns(names: Iterable[str]) -> list[Column]:
+    """Columns of the measurements ``names`` that are of a variant or the checkpoint, not of each tensor."""
+    found = [each for each in map(lookup, names) if not isinstance(each, TensorMeasurement)]
+    return [column for each in found for column in each.columns]
+
+
+def tensor_columns(names: Iterable[str]) -> list[Column]:
+    """Columns of the measurements ``names`` that are of each tensor."""
+    return [column for each in selected(names, TensorMeasurement) for column in each.columns]
+
+
+def pooled_columns(names: Iterable[str]) -> list[Column]:
+    """Those of each tensor that make one number of all."""
+    return [column for column in tensor_columns(names) if column.pooled]
+
+
+def pool(column: Column, tensors: Sequence[Mapping[str, Any]]) -> float | None:
+    """One number from a column of the tensor level over all ``tensors``, each with its ``n`` weights.
+
+    None where it is not defined for one of them, or there is none.
+    """
+    values = [each[column.name] for each in tensors]
+    if None in values:
+        return None
+    return pool_values(column, np.array(values, dtype=np.float64), np.array([each["n"] for each in tensors]))
+
+
+def pool_values(column: Column, values: npt.NDArray[Any], n: npt.NDArray[Any]) -> float | None:
+    """As :func:`pool`, of ``values`` and numbers of weights ``n`` (M,)."""
+    if column.pooled == "finite mean":
+        values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return float(np.average(values, weights=n if column.pooled == "weighted mean" else None))
+
+
+def find_column(name: str) -> Column:
+    """The column ``name``; KeyError where no measurement has it."""
+    for _, column in columns():
+        if column.name == name:
+            return column
+    raise KeyError(name)
+
+
+for _core in (loss, divergence, agreement, moments, grid_fit):
+    register(_core.MEASUREMENT)

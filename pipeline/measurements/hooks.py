@@ -1,0 +1,127 @@
+"""Calls of the hooks, checked: what every backend of the engine uses, whatever its device.
+
+A hook that raises, or gives something else than it declares, fails the checkpoint with the measurement's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.errors import CheckpointError, CollapseError
+from pipeline.measurements import CheckpointMeasurement, TensorMeasurement, TokenMeasurement
+from pipeline.measurements.base import AnyMeasurement, QuantizedWeight, TokenBlock
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def token_values(
+    measurements: Iterable[TokenMeasurement], logits_VPK: Tensor, targets_P: Tensor
+) -> dict[str, Tensor]:
+    """(V, P) of every value of ``measurements`` in one block of predictions."""
+    block = TokenBlock(logits_VPK, targets_P)
+    found: dict[str, Tensor] = {}
+    for each in measurements:
+        with _named(each):
+            given = each.per_token(block)
+        _require(each, "values", given.keys(), each.values)
+        for name, value in given.items():
+            wanted = (logits_VPK.shape[0], targets_P.shape[0])
+            if tuple(value.shape) != wanted:
+                raise CheckpointError(
+                    f"measurement {each.name!r} gave {name!r} the shape {tuple(value.shape)}: wanted {wanted}"
+                )
+            found[name] = value
+    return found
+
+
+def token_columns(
+    measurements: Iterable[TokenMeasurement], values: Mapping[str, np.ndarray], batches: int
+) -> dict[str, Any]:
+    """Every column of ``measurements``, of one variant, from its ``values`` (N, P)."""
+    found: dict[str, Any] = {}
+    for each in measurements:
+        with _named(each):
+            given = each.summarise({name: values[name] for name in each.values}, batches)
+        found |= checked_columns(each, given)
+    return found
+
+
+def tensor_values(measurements: Iterable[TensorMeasurement], weight: QuantizedWeight) -> dict[str, Any]:
+    """Every column of ``measurements`` for one weight under one variant."""
+    found: dict[str, Any] = {}
+    for each in measurements:
+        with _named(each):
+            given = each.of_tensor(weight)
+        found |= checked_columns(each, given)
+    return found
+
+
+def checkpoint_values(
+    measurements: Sequence[CheckpointMeasurement], model: torch.nn.Module, tokens_NT: Tensor
+) -> dict[str, Any]:
+    """Every column of ``measurements`` for the unquantized ``model``."""
+    found: dict[str, Any] = {}
+    for each in measurements:
+        with _named(each):
+            given = each.of_model(model, tokens_NT)
+        found |= checked_columns(each, given)
+    return found
+
+
+def refuse_whole_models(measurements: Iterable[CheckpointMeasurement]) -> None:
+    """CheckpointError where there is one of them, each of which needs a model that is there as a whole."""
+    for each in measurements:
+        raise CheckpointError(
+            f"measurement {each.name!r} needs the whole model in memory, and this checkpoint is measured layer by "
+            "layer: leave it out, or measure on a larger device"
+        )
+
+
+def checked_columns(measurement: AnyMeasurement, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` in the order and types of the columns; CheckpointError where it is something else."""
+    _require(measurement, "columns", given.keys(), [column.name for column in measurement.columns])
+    found: dict[str, Any] = {}
+    for column in measurement.columns:
+        value = given[column.name]
+        try:
+            found[column.name] = None if value is None else _AS[column.dtype](value)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"measurement {measurement.name!r} gave {column.name!r} the value {value!r}: wanted {column.dtype}"
+            ) from error
+    return found
+
+
+_AS: dict[str, Callable[[Any], Any]] = {
+    "float64": float,
+    "int64": int,
+    "list<float64>": lambda values: [float(value) for value in values],
+}
+
+
+def _require(measurement: AnyMeasurement, what: str, given: Iterable[str], wanted: Iterable[str]) -> None:
+    if set(given) != set(wanted):
+        raise CheckpointError(
+            f"measurement {measurement.name!r} gave the {what} {', '.join(sorted(given))}: "
+            f"wanted {', '.join(sorted(wanted))}"
+        )
+
+
+@contextmanager
+def _named(measurement: AnyMeasurement) -> Iterator[None]:
+    """An error within says whose it is; one of ours, and one of memory that a smaller chunk may mend, pass."""
+    try:
+        yield
+    except (CollapseError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"measurement {measurement.name!r} failed ({reason})") from error

@@ -1,0 +1,46 @@
+"""The loss of a language model: negative log-likelihood of the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.measurements.base import Column, TokenBlock, TokenMeasurement, Values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def per_token(block: TokenBlock) -> dict[str, Tensor]:
+    """-log p(next token)."""
+    return {"nll_nats": -block.log_p_VP}
+
+
+def summarise(values: Mapping[str, np.ndarray], batches: int) -> Values:
+    """Means accumulated in float64, over all tokens and over each batch."""
+    nll = values["nll_nats"]
+    mean = nll.mean()
+    with np.errstate(over="ignore"):  # a diverged checkpoint's perplexity may be inf
+        perplexity = np.exp(mean)
+    return {
+        "nll_nats": float(mean),
+        "perplexity": float(perplexity),
+        "n_tokens": nll.size,
+        "batch_nll_nats": nll.reshape(batches, -1).mean(axis=1).tolist(),
+    }
+
+
+MEASUREMENT = TokenMeasurement(
+    name="loss",
+    columns=(
+        Column("nll_nats", "nats", "Loss (nats)", axis="log", better="lower", menu=False),
+        Column("perplexity", "", "Perplexity", axis="log", better="lower", menu=False),
+        Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", menu=False),
+        Column("batch_nll_nats", "nats", "Loss of each batch (nats)", dtype="list<float64>", menu=False),
+    ),
+    per_token=per_token,
+    values={"nll_nats": "float64"},
+    summarise=summarise,
+)

@@ -1,0 +1,29 @@
+"""What a stored weight matrix looks like: moments of its elements, excess kurtosis among them."""
+
+from __future__ import annotations
+
+from pipeline.measurements.base import Column, QuantizedWeight, TensorMeasurement, Values
+
+
+def of_tensor(weight: QuantizedWeight) -> Values:
+    """See ``pipeline.quantize.statistics.Moments``."""
+    from pipeline.quantize.statistics import moments
+
+    found = moments(weight.weight_OI)
+    return {name: getattr(found, name) for name in ("mean", "std", "absmax", "kurtosis")}
+
+
+MEASUREMENT = TensorMeasurement(
+    name="moments",
+    columns=(
+        Column("mean", "", "Mean weight", menu=False),
+        Column("std", "", "Standard deviation of the weights", menu=False),
+        Column("absmax", "", "Largest weight", menu=False),
+        Column(
+            "kurtosis", "", "Excess kurtosis of the weights", "0 = normal distribution; higher = heavier tails.",
+            format=",.4~g", heading="Kurtosis", pooled="finite mean",  # equal weights have none
+        ),
+    ),
+    of_tensor=of_tensor,
+    per_variant=False,
+)  # fmt: skip

@@ -18,6 +18,7 @@ import os
 import pkgutil
 import sys
 import threading
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -74,7 +75,7 @@ class Registry(Generic[Member]):
         self._load()
         return tuple(sorted(self._members))
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Member]:
         """The members, by name."""
         return iter([self._members[name] for name in self.names()])
 
@@ -91,8 +92,24 @@ def load_plugins() -> None:
     with _loading:
         for entry in entry_points(group=GROUP):
             _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
-        for word in filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))):
+        for word in _named_words():
             _once(word, f"plug-in {word}, named in {VARIABLE},")
+
+
+def worker_environment() -> dict[str, str]:
+    """What the environment of a worker process must hold so that it loads the plug-ins of this one, wherever it runs.
+
+    A file is named by its absolute path, which every node must have.
+    """
+    return {VARIABLE: ",".join(_absolute(word) for word in _named_words())} if _named_words() else {}
+
+
+def _named_words() -> list[str]:
+    return [word for word in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if word]
+
+
+def _absolute(word: str) -> str:
+    return str(Path(word).absolute()) if word.endswith(".py") else word
 
 
 def _once(word: str, told: str) -> None:
@@ -111,13 +128,22 @@ def _once(word: str, told: str) -> None:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module in a file outside the import path."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    """The module in a file outside the import path, under the file's own name, by which other processes know it."""
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError("there is no such file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    found = importlib.util.find_spec(name)
+    if found is not None and (found.origin is None or Path(found.origin).resolve() != path.resolve()):
+        raise UsageError(f"there is another module called {name!r}: rename the file")
+    if name in sys.modules:
+        return sys.modules[name]
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

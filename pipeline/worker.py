@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError
+from pipeline.plugins import load_plugins
 from pipeline.spec import ProbeTask
 from pipeline.train.fork_spec import ForkTask
 
@@ -50,6 +51,7 @@ class TaskWorker:
     """The actor: the warm state that all of a worker's tasks share. ``run`` may be called from several threads."""
 
     def __init__(self, threads: int) -> None:
+        load_plugins()  # before a task is unpickled that holds a class of one
         import torch
         import transformers.modeling_utils  # noqa: F401 - seconds, which the first task would otherwise be charged
 

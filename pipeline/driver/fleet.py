@@ -20,6 +20,7 @@ from pipeline.driver.local_ray import is_alive, require_alive
 from pipeline.driver.resources import Layout
 from pipeline.errors import CollapseError
 from pipeline.events import OnEvent
+from pipeline.plugins import worker_environment
 from pipeline.worker import AnyTask, Outcome
 
 LOOK_EVERY_S = 2.0
@@ -112,7 +113,7 @@ class Fleet:
     """As many workers as the cluster has room for and the tasks have use for."""
 
     def __init__(self, worker_class: type, layout: Layout, on_event: OnEvent) -> None:
-        remote = ray.remote(worker_class)
+        remote, environment = ray.remote(worker_class), worker_environment()
         self._layout, self._on_event = layout, on_event
         self._remote = remote.options(
             num_cpus=layout.cpus,
@@ -120,6 +121,7 @@ class Fleet:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=layout.queue,
+            runtime_env={"env_vars": environment} if environment else None,
         )
         self._workers: list[Worker] = []
         self._owner: dict[Any, Worker] = {}

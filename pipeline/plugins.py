@@ -70,6 +70,10 @@ class Registry(Generic[Member]):
             raise unknown_name(self._noun, name, self.names())
         return self._members[name]
 
+    def place(self, name: str) -> str:
+        """Where the member called ``name`` is defined."""
+        return _place(self.find(name))
+
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
         self._load()

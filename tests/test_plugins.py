@@ -16,9 +16,16 @@ SCHEDULE = (PLUGINS / "sawtooth.py").read_text()
 
 def names(plugins: str, *more_paths: Path) -> subprocess.CompletedProcess[str]:
     """The schedules that a fresh process knows."""
+    return python(
+        "from pipeline.train.schedules import schedules; print(*schedules.names())", plugins, *more_paths
+    )
+
+
+def python(script: str, plugins: str, *more_paths: Path) -> subprocess.CompletedProcess[str]:
+    """What a fresh process says."""
     path = os.pathsep.join(map(str, (ROOT, *more_paths)))
     return subprocess.run(
-        [sys.executable, "-c", "from pipeline.train.schedules import schedules; print(*schedules.names())"],
+        [sys.executable, "-c", script],
         capture_output=True, text=True, env={**os.environ, "INT4_COLLAPSE_PLUGINS": plugins, "PYTHONPATH": path},
         cwd=PLUGINS, check=False,
     )  # fmt: skip
@@ -59,6 +66,25 @@ def test_one_that_cannot_be_used_is_named(tmp_path: Path, text: str | None, told
     error = names(str(file)).stderr
     assert "UsageError" in error
     assert all(each in error.splitlines()[-1] for each in told)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("return float('nan')", "its learning rate after 0 updates is nan"),
+        ("return 1 / (step - 3)", "its schedule fails with ZeroDivisionError"),
+    ],
+)
+def test_a_schedule_that_gives_no_rate_is_refused_before_work(tmp_path: Path, line: str, told: str) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(SCHEDULE.replace("return self.top_lr * (1 - step % self.period / self.period)", line))
+    script = (
+        "from pipeline.train.arms import *\n"
+        "resolve(parse_arms('sawtooth')[0], ForkRates(base_lr=1e-3, peak_lr=1e-3, steps=20))"
+    )
+    ended = python(script, str(file))
+    assert told in ended.stderr
+    assert f"mend Sawtooth in {file}" in ended.stderr
 
 
 def test_a_file_that_hides_another_module_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import UsageError, unknown_name
+from pipeline.errors import CollapseError, UsageError, unknown_name
 from pipeline.train.schedules import ForkRates, Schedule, mean_rate, schedules
 
 BASELINE = "cosine"
@@ -90,7 +90,10 @@ def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "a
 
 
 def resolve(arm: Arm, rates: ForkRates) -> Arm:
-    """``arm`` with every parameter set that has a default. ``UsageError`` for what does not fit the run."""
+    """``arm`` with every parameter set that has a default.
+
+    ``UsageError`` for what does not fit the run, and for a schedule that fails or gives no learning rate.
+    """
     accepted = schedules.find(arm.schedule).accepted()
     defaults = {name: each.default_for(rates) for name, each in accepted.items()}
     values = {name: value for name, value in defaults.items() if value is not None} | arm.settings()
@@ -99,7 +102,7 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
         if problem is not None:
             raise UsageError(f"{arm.label}: {problem}")
     resolved = replace(arm, parameters=tuple(sorted(values.items())))
-    _check_mean(resolved, rates)
+    _check_rates(resolved, rates)
     return resolved
 
 
@@ -167,13 +170,28 @@ def arm_word(schedule: str, settings: dict[str, float]) -> str:
     return ":".join([schedule, *(f"{name}={value:g}" for name, value in settings.items())])
 
 
-def _check_mean(arm: Arm, rates: ForkRates) -> None:
-    """UsageError where a resolved ``arm`` asks for a mean rate that no scaling gives."""
+def _check_rates(arm: Arm, rates: ForkRates) -> None:
+    """UsageError where a resolved ``arm`` has no rate at some step, or no scaling gives the mean that it asks for."""
     factor = arm.settings().get("mean_factor")
     if factor == 0:
         raise UsageError(f"{arm.label}: mean_factor {factor:g}; wanted more than 0 (noop has rate 0)")
-    inner = schedules.find(arm.schedule).from_fork(rates, arm.settings())
-    if factor is not None and mean_rate(inner, rates.steps) == 0:
+    try:
+        inner = schedules.find(arm.schedule).from_fork(rates, arm.settings())
+        found = [(step, inner(step), inner.phase(step)) for step in range(rates.steps)]
+    except CollapseError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{arm.label}: its schedule fails with {type(error).__name__}: {error}; mend "
+            f"{schedules.place(arm.schedule)}"
+        ) from error
+    for step, rate, _ in found:
+        if not (math.isfinite(rate) and rate >= 0):
+            raise UsageError(
+                f"{arm.label}: its learning rate after {step} updates is {rate}: wanted a number of at least 0; mend "
+                f"{schedules.place(arm.schedule)}"
+            )
+    if factor is not None and not any(rate for _, rate, _ in found):
         raise UsageError(f"{arm.label}: mean_factor {factor:g} of a rate that is 0 throughout; leave it out")
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipeline.errors import CollapseError
+
 _T = TypeVar("_T")
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -76,7 +78,9 @@ def passing(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why a hub request failed, in a few words."""
+    """Why a hub request failed, in a few words; what was raised on purpose says so itself."""
+    if isinstance(error, CollapseError):
+        return str(error)
     status = status_of(error)
     said = _KNOWN.get(
         type(error).__name__, f"the hub cannot be reached or answered badly ({type(error).__name__})"

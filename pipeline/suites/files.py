@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError, UsageError
+from pipeline.files import load_json
 
 INDEX = ".index.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -48,6 +48,26 @@ def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
     return ()
 
 
+def undecided_index(names: Iterable[str]) -> str | None:
+    """The index among ``names`` that has to say which files hold the weights; None where the names do.
+
+    Names do where there is one file, or all shards of one split and no other.
+    """
+    present = set(names)
+    for single in WEIGHT_NAMES:
+        if single in present:
+            return None
+        index = single + INDEX
+        stem, suffix = single.split(".")
+        shards = [re.fullmatch(rf"{stem}-(\d+)-of-(\d+)\.{suffix}", name) for name in present]
+        totals = [int(shard[2]) for shard in shards if shard]
+        if index in present and (set(totals) != {len(totals)}):
+            return index
+        if totals:
+            return None
+    return None
+
+
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold the weights of a checkpoint folder, in name order.
 
@@ -80,19 +100,22 @@ def _assigned(folder: Path) -> dict[str, tuple[str, ...] | None]:
         if (folder / single).is_file():
             return {single: None}
         if (folder / (single + INDEX)).is_file():
-            return _indexed(folder / (single + INDEX))
+            return indexed_tensors(folder / (single + INDEX))
     raise CheckpointError(
         f"{folder} holds no weights: wanted {' or '.join(WEIGHT_NAMES)}, or their index and its shards"
     )
 
 
-def _indexed(index: Path) -> dict[str, tuple[str, ...] | None]:
+def indexed_tensors(index: Path) -> dict[str, tuple[str, ...] | None]:
+    """Names of weight files and of the tensors in each, as ``index`` gives them; ``CheckpointError`` if it does not."""
     try:
-        file_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        file_of = dict(load_json(index)["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is not a readable index of weights: {error}") from error
-    if not file_of or not all(isinstance(file, str) for file in file_of.values()):
-        raise CheckpointError(f"{index} names no weight files: fetch it again")
+        raise CheckpointError(
+            f"{index} is not a readable index of weights: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if not file_of or not all(isinstance(file, str) and file == Path(file).name for file in file_of.values()):
+        raise CheckpointError(f"{index} names no weight files beside it: fetch it again")
     names = sorted(set(file_of.values()))
     return {name: tuple(tensor for tensor, file in file_of.items() if file == name) for name in names}
 

@@ -8,18 +8,25 @@ moves during a run changes nothing. Weights come as safetensors, else as ``pytor
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
-from pipeline.errors import UsageError
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.files import JSON_BYTES, read_regular
 from pipeline.spec import Checkpoint
 from pipeline.suites.backoff import reason
-from pipeline.suites.content import find_duplicates
+from pipeline.suites.content import canonical_config, find_duplicates, weights_sha256
 from pipeline.suites.entries import HubSuite
+from pipeline.suites.fetching import fetch
 from pipeline.suites.listing import Listing, shared_files
 from pipeline.suites.remote import list_commit, list_refs
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
+from pipeline.suites.small_files import config_file
 from pipeline.suites.suite import HUB, Suite, keyed_stages
 
 LISTINGS_AT_ONCE = 16
@@ -52,17 +59,22 @@ def open_hub(suite: HubSuite, choice: RevisionChoice = ALL) -> Suite:
         _checkpoint(suite, revision, stages[revision], commits[revision.name], listings.get(revision.name))
         for revision in wanted_ones
     ]
+    same = _same_ids(checkpoints, listings)
     return Suite(
         name=name,
         location=HUB + repository,
-        checkpoints=find_duplicates(checkpoints),
+        checkpoints=find_duplicates(
+            checkpoints,
+            functools.partial(_whole_hash, listings),
+            {each.key: same[each.revision] for each in checkpoints if each.revision in same},
+        ),
         tokenizer=_tokenizer(repository, commits, listings),
         training=suite.training,
         skipped=tuple(skipped),
         warnings=(
             *suite.warnings([revision.name for revision in wanted_ones]),
             *problems,
-            *shared_files(listings),
+            *shared_files(listings, same),
         ),
     )
 
@@ -86,6 +98,36 @@ def _checkpoint(
         weights_sha256=listing.weights_sha256 if listing else None,
         commit=commit,
     )
+
+
+def _same_ids(checkpoints: Sequence[Checkpoint], listings: Mapping[str, Listing]) -> dict[str, str]:
+    """By revision, an id that is equal for equal weights and configuration, however config.json is spelled.
+
+    Configurations are fetched only where weights are equal and their files differ.
+    """
+    same = {revision: listing.content_id for revision, listing in listings.items()}
+    groups: dict[str, list[Checkpoint]] = defaultdict(list)
+    for checkpoint in checkpoints:
+        if checkpoint.content_id:
+            groups[listings[checkpoint.revision].weights_id].append(checkpoint)
+    for weights, group in groups.items():
+        if len({each.content_id for each in group}) > 1:
+            for each in group:
+                with suppress(CheckpointError, OSError):  # then its own spelling stands for it
+                    config = read_regular(config_file(each), JSON_BYTES)
+                    digest = hashlib.sha256(canonical_config(config)).hexdigest()
+                    same[each.revision] = f"{weights} {digest}"
+    return same
+
+
+def _whole_hash(listings: Mapping[str, Listing], checkpoint: Checkpoint) -> str:
+    """Hash of the weights of a checkpoint whose listing knows samples of them only; else empty."""
+    if not any(file.sampled for file in listings[checkpoint.revision].weights):
+        return ""
+    try:
+        return weights_sha256(fetch(checkpoint))
+    except CheckpointError:  # gone by now: it fails by name when it is measured
+        return checkpoint.key
 
 
 def _list_all(repository: str, commits: Mapping[str, str]) -> tuple[dict[str, Listing], list[str]]:

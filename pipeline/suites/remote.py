@@ -7,13 +7,18 @@ discovery, and their last known state is used only in offline mode.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import OutputError
-from pipeline.files import make_folder, write_atomically
+from pipeline.errors import CheckpointError, OutputError
+from pipeline.files import load_json, make_folder, write_atomically
 from pipeline.suites.backoff import retried
+from pipeline.suites.download import download_file
+from pipeline.suites.files import indexed_tensors
+from pipeline.suites.hub_cache import cached_folder, cached_listing, cached_refs
 from pipeline.suites.listing import HubFile, Listing
+from pipeline.suites.locks import FileLock
 
 
 def cache_folder() -> Path:
@@ -44,7 +49,7 @@ def list_refs(repository: str) -> dict[str, str]:
     kept = repository_folder(repository) / "refs.json"
     if offline():
         found = read_kept(kept)
-        return found if isinstance(found, dict) else _refs_in_hub_cache(repository)
+        return found if isinstance(found, dict) else cached_refs(repository)
     refs = retried(lambda: api().list_repo_refs(repository))
     commits = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
     keep(kept, commits)
@@ -54,13 +59,43 @@ def list_refs(repository: str) -> dict[str, str]:
 def list_commit(repository: str, commit: str) -> Listing:
     """The files at the top of one commit: one request the first time, none afterwards.
 
-    Raises what the hub client raises.
+    One more, for the index of the weights, where names do not say which files hold them. Raises what the hub client
+    raises, ``CheckpointError`` where the index cannot be followed.
     """
+    listing = _list_files(repository, commit)
+    index = listing.deciding_index
+    if index is None:
+        return listing
+    names = indexed_tensors(fetch_small(repository, commit, [index]) / index.name)
+    missing = sorted(set(names) - set(listing.names))
+    if missing:
+        raise CheckpointError(f"{index.name} names {', '.join(missing[:3])}, which the repository lacks")
+    return Listing(listing.files, tuple(names))
+
+
+def fetch_small(repository: str, commit: str, files: Sequence[HubFile]) -> Path:
+    """A folder that holds ``files``, which are small and belong to no checkpoint's download.
+
+    That of the hub client's cache where it has them. ``CheckpointError`` where they cannot be had.
+    """
+    cached = cached_folder(repository, commit, files)
+    if cached is not None:
+        return cached
+    folder = repository_folder(repository) / "small" / commit
+    make_folder(folder)
+    with FileLock(folder / ".lock") as lock:
+        lock.take(shared=False)
+        for file in files:
+            download_file(repository, commit, file, folder)
+    return folder
+
+
+def _list_files(repository: str, commit: str) -> Listing:
     kept = repository_folder(repository) / "commits" / f"{commit}.json"
     known = read_kept(kept)
     if isinstance(known, list):
         return Listing.from_json(known)
-    if offline() and (cached := _listing_in_hub_cache(repository, commit)):
+    if offline() and (cached := cached_listing(repository, commit)):
         return cached
     listing = retried(lambda: _ask_commit(repository, commit))
     keep(kept, listing.to_json())
@@ -77,43 +112,10 @@ def _ask_commit(repository: str, commit: str) -> Listing:
     )
 
 
-def _refs_in_hub_cache(repository: str) -> dict[str, str]:
-    return {name: commit.commit_hash for commit in _hub_cache(repository) for name in commit.refs}
-
-
-def _listing_in_hub_cache(repository: str, commit: str) -> Listing | None:
-    """A listing made from the hub client's cache, whose blobs are named by their hashes."""
-    for revision in _hub_cache(repository):
-        if revision.commit_hash == commit:
-            files = []
-            for file in sorted(revision.files, key=lambda file: file.file_name):
-                blob = file.blob_path.name
-                files.append(
-                    HubFile(file.file_name, file.size_on_disk, blob, blob if len(blob) == 64 else None)
-                )
-            return Listing(tuple(files))
-    return None
-
-
-def _hub_cache(repository: str) -> list[Any]:
-    from huggingface_hub import CacheNotFound, scan_cache_dir
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return []
-    return [
-        revision
-        for found in repositories
-        if found.repo_id == repository and found.repo_type == "model"
-        for revision in found.revisions
-    ]
-
-
 def read_kept(path: Path) -> Any:
     """The JSON value kept at ``path``; None where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path)
     except (OSError, ValueError):
         return None
 

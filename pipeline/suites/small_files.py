@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.files import make_folder
 from pipeline.spec import Checkpoint
 from pipeline.suites.backoff import reason
-from pipeline.suites.download import download_file
-from pipeline.suites.listing import HubFile, Listing
-from pipeline.suites.locks import FileLock
-from pipeline.suites.remote import list_commit, repository_folder
+from pipeline.suites.listing import Listing
+from pipeline.suites.remote import fetch_small, list_commit
 from pipeline.suites.suite import HUB
 
 
@@ -20,7 +16,7 @@ def tokenizer_folder(place: str) -> Path:
     """A folder with the tokenizer of ``org/name@commit``. ``UsageError`` where it cannot be had."""
     repository, _, commit = place.partition("@")
     try:
-        return _small(repository, commit, _list(repository, commit).tokenizer)
+        return fetch_small(repository, commit, _list(repository, commit).tokenizer)
     except CheckpointError as error:
         raise UsageError(f"the tokenizer of {repository} cannot be fetched: {error}") from error
 
@@ -29,7 +25,7 @@ def config_file(checkpoint: Checkpoint) -> Path:
     """The config.json of a checkpoint on a hub. ``CheckpointError`` where it cannot be had."""
     repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
     config = [file for file in _list(repository, commit).files if file.name == "config.json"]
-    return _small(repository, commit, config) / "config.json"
+    return fetch_small(repository, commit, config) / "config.json"
 
 
 def listed_weight_bytes(checkpoint: Checkpoint) -> int:
@@ -48,13 +44,3 @@ def _list(repository: str, commit: str) -> Listing:
         raise CheckpointError(
             f"{repository} at commit {commit[:8]} cannot be listed: {reason(error)}"
         ) from error
-
-
-def _small(repository: str, commit: str, files: Iterable[HubFile]) -> Path:
-    folder = repository_folder(repository) / "small" / commit
-    make_folder(folder)
-    with FileLock(folder / ".lock") as lock:
-        lock.take(shared=False)
-        for file in files:
-            download_file(repository, commit, file, folder)
-    return folder

@@ -24,6 +24,7 @@ from pipeline.errors import CheckpointError, OutputError
 from pipeline.files import make_folder
 from pipeline.suites.backoff import Backoff
 from pipeline.suites.download import download_file
+from pipeline.suites.hub_cache import cached_folder
 from pipeline.suites.listing import Listing
 from pipeline.suites.locks import FileLock
 from pipeline.suites.remote import cache_folder, offline, repository_folder
@@ -50,7 +51,7 @@ class Store:
         Waits for another worker's download of it, and for room. Afterwards the folder counts as measured.
         ``CheckpointError`` where it cannot be had, or is larger than the budget.
         """
-        cached = _in_hub_cache(repository, commit, listing)
+        cached = cached_folder(repository, commit, listing.wanted)
         if cached is not None:
             yield cached
             return
@@ -70,13 +71,13 @@ class Store:
 
     def reserve_ahead(self, repository: str, commit: str, listing: Listing) -> bool:
         """Gives room to a checkpoint that will be wanted soon; False where there is none for it now."""
-        if _in_hub_cache(repository, commit, listing) is not None:
+        if cached_folder(repository, commit, listing.wanted) is not None:
             return True
         return self._reserve(self._folder(repository, commit), _size(listing), ahead=True)
 
     def fetch_ahead(self, repository: str, commit: str, listing: Listing) -> None:
         """Downloads a checkpoint that has room; somebody else at work on it is as good as done."""
-        if _in_hub_cache(repository, commit, listing) is not None:
+        if cached_folder(repository, commit, listing.wanted) is not None:
             return
         folder = self._folder(repository, commit)
         with FileLock(folder.with_name(f"{commit}.lock")) as lock:
@@ -141,17 +142,6 @@ class Store:
         if self._cache_gb is not None:
             return self._cache_gb * 1e9
         return FREE_SHARE * (held + shutil.disk_usage(self._root).free)
-
-
-def _in_hub_cache(repository: str, commit: str, listing: Listing) -> Path | None:
-    """The snapshot folder of the hub client's cache, if it has every wanted file in its listed size."""
-    from huggingface_hub import try_to_load_from_cache
-
-    paths = [try_to_load_from_cache(repository, file.name, revision=commit) for file in listing.wanted]
-    for path, file in zip(paths, listing.wanted, strict=True):
-        if not isinstance(path, str) or Path(path).stat().st_size != file.size:
-            return None
-    return Path(str(paths[0])).parent if paths else None
 
 
 def _size(listing: Listing) -> int:

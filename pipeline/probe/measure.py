@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import resource
 import time
@@ -26,7 +27,9 @@ from pipeline.measurements.hooks import checkpoint_values, token_columns
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, evaluate
+from pipeline.probe.layers import linear_sites
 from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
+from pipeline.probe.notes import config_notes, tied_notes
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
 from pipeline.spec import MEASUREMENTS, ProbeSpec, Variant
@@ -158,7 +161,9 @@ class Prober:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         if self._gpu is not None:
-            return measurement(self.spec, self.device, self._gpu.measure(folder, expected_sha256))
+            found = self._gpu.measure(folder, expected_sha256)
+            found.tokens.notes.extend(config_notes(folder))
+            return measurement(self.spec, self.device, found)
         read = self._ahead.take(folder, expected_sha256)
         with read.files:  # weights that are stored as float32 stay views of them to the end
             start = time.perf_counter()
@@ -167,7 +172,8 @@ class Prober:
             model = build_model(config, read.weights).to(self.device)
             sha256, load_s = read.weights.sha256, read.seconds + time.perf_counter() - start
             del read
-            return self.measure_model(model, weights_sha256=sha256, load_s=load_s)
+            measured = self.measure_model(model, weights_sha256=sha256, load_s=load_s)
+        return dataclasses.replace(measured, notes=(*measured.notes, *config_notes(folder)))
 
     def keep(self, folder: Path) -> None:
         """Readies the measurement of models in memory whose weights are stored as in the checkpoint in ``folder``."""
@@ -189,6 +195,7 @@ class Prober:
         else:
             with float32_products(tf32=self.spec.arithmetic == "tf32"):
                 self._refuse_unsuited(model)
+                notes = tied_notes(model)
                 of_model = self._of_model(model)
                 tensor_level = selected(self.spec.measurements, TensorMeasurement)
                 statistics = expand(model, self.spec.variants, self.spec.vocab_rows, tensor_level)
@@ -202,11 +209,13 @@ class Prober:
                     self.device,
                     measurements=token_level,
                 )
+            tokens.notes.extend(notes)
         found = Found(tokens, statistics, weights_sha256, load_s, loaded, of_model)
         return measurement(self.spec, self.device, found)
 
     @torch.inference_mode()
     def _refuse_unsuited(self, model: Any) -> None:
+        linear_sites(model)  # that its weights are not where they are looked for is the better reason
         if self._check.needed(model.config):
             rows = (ids.unsqueeze(0).to(self.device) for ids in self._check.sequences)
             self._check.judge(

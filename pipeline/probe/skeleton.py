@@ -1,9 +1,14 @@
 """A model whose weights are not there: built, checked and walked without reading them.
 
-Every tensor of the checkpoint's files is represented by a stand-in of its shape that takes four bytes (one number,
-all strides zero). transformers loads the stand-ins as it loads weights: it maps file names to module names, ties
-what is tied, and says what is missing, superfluous or misshapen. Where each ended up is read off its address. A
-module can then be *filled* with its real weights, in float32 on the device, and *emptied* again.
+Every tensor of the checkpoint's files is represented by a stand-in of its shape. transformers loads the stand-ins as it
+loads weights: it maps file names to module names, ties what is tied, and says what is missing, superfluous or
+misshapen. A module can then be *filled* with its real weights, in float32 on the device, and *emptied* again.
+
+The elements of a stand-in, its *marker*, say which tensor and which place of it they are. Of a matrix one row is there,
+which stands for all (its stride from row to row is zero), so where a matrix ended up is read off its address and
+strides; a vector is whole, so that a copy of it is known, too. No two stand-ins are equal, hence none is tied that the
+files hold apart. One that was changed while it was loaded stands for weights that would be: such a model is measured as
+a whole.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
-from pipeline.probe.layers import replace_module
 from pipeline.probe.loading import (
     StoredWeights,
     build_model,
@@ -27,6 +31,8 @@ from pipeline.probe.loading import (
     refuse_other_dtypes,
 )
 from pipeline.suites.files import assigned_tensors
+
+_PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the marker
 
 
 @dataclass(frozen=True)
@@ -82,39 +88,78 @@ class HollowModel:
 
     model: nn.Module
     stored: dict[str, str]
-    """Which tensor of the files each parameter is, by its dotted path; tied ones under every path."""
+    """Which tensor of the files each parameter and persistent buffer is, by its dotted path; tied ones under every
+    path."""
     stand_ins: dict[str, Tensor]
-    """By the tensor's name in the files. They must live as long as the model: their addresses are their names."""
+    """By the tensor's name in the files."""
 
     @classmethod
     def of(cls, folder: Path, index: WeightIndex) -> HollowModel:
         """Of the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
-        stand_ins = {name: _stand_in(outline) for name, outline in index.outlines.items()}
-        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
+        numbers = {name: number for number, name in enumerate(index.outlines)}
+        stand_ins = {name: _stand_in(numbers[name], outline) for name, outline in index.outlines.items()}
         model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
-        stored = {
-            path: by_address.get(parameter.data_ptr(), "")
-            for path, parameter in model.named_parameters(remove_duplicate=False)
-        }
-        assembled = [path for path in model.state_dict() if not stored.get(path)]  # buffers are no stand-ins
-        if assembled:
-            raise refuse_assembled(model, assembled)
+        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
+        by_number = dict(enumerate(stand_ins))
+        stored: dict[str, str] = {}
+        for path, tensor in model.state_dict().items():
+            found = by_address.get(tensor.data_ptr(), by_number.get(marked(tensor), ""))
+            if not found or not _stands_for(tensor, stand_ins[found], numbers[found]):
+                raise refuse_assembled(model, [path])
+            stored[path] = found
         return cls(model, stored, stand_ins)
 
 
-def _stand_in(outline: Tensor) -> Tensor:
-    """Of the shape of ``outline``, in float32; integers stay what they are, for the model to be refused."""
-    dtype = torch.float32 if outline.is_floating_point() else outline.dtype
-    return torch.zeros((), dtype=dtype).expand(outline.shape)
+def marker(number: int, shape: torch.Size) -> Tensor:
+    """float32 of ``shape``, exact integers below 2^24 for up to 16,000 tensors."""
+    places = torch.arange(shape.numel(), dtype=torch.int32).remainder_(_PERIOD)
+    return places.add_(number * 1000).to(torch.float32).view(shape)
+
+
+def marked(tensor: Tensor) -> int:
+    """The number of the marker that ``tensor`` may be; -1 where it is none."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return -1
+    return int(tensor.flatten()[0].item()) // 1000
+
+
+def _stand_in(number: int, outline: Tensor) -> Tensor:
+    """For tensor ``number`` of the files; integers stay what they are, for the model to be refused."""
+    if not outline.is_floating_point():
+        return torch.zeros((), dtype=outline.dtype).expand(outline.shape)
+    return marker(number, outline.shape[-1:]).expand(outline.shape)
+
+
+def _stands_for(tensor: Tensor, stand_in: Tensor, number: int) -> bool:
+    """Whether ``tensor`` of a loaded model is ``stand_in``, which has that number, unchanged, or a copy of it all."""
+    if tensor.shape != stand_in.shape:
+        return False
+    same = tensor.data_ptr() == stand_in.data_ptr() and tensor.stride() == stand_in.stride()
+    if not tensor.is_floating_point():
+        return same
+    if tensor.dim() < 2:
+        return torch.equal(tensor, marker(number, tensor.shape))
+    row = tensor[(0,) * (tensor.dim() - 1)]
+    return same and torch.equal(row, marker(number, row.shape))
 
 
 def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:
     """The error for a model whose parameters at ``paths`` (none: some) are no plain copies of stored tensors."""
     shown = ", ".join(paths[:3]) or "some of its weights"
     return CheckpointError(
-        f"{type(model).__name__} cannot be walked layer by layer: {shown} are put together from several stored "
-        "tensors; it has to fit as a whole (run without --stream)"
+        f"{type(model).__name__} cannot be walked layer by layer: {shown} are not as they are stored (put together, "
+        "or changed while they are loaded); it has to fit as a whole (run without --stream)"
     )
+
+
+def put(model: nn.Module, path: str, tensor: Tensor) -> None:
+    """Makes ``tensor`` the parameter or buffer at the dotted ``path`` of ``model``."""
+    parent_path, _, leaf = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
+    if leaf in parent._buffers:
+        parent._buffers[leaf] = tensor.detach()
+    else:
+        setattr(parent, leaf, tensor if isinstance(tensor, nn.Parameter) else _parameter(tensor))
 
 
 class Skeleton:
@@ -125,12 +170,12 @@ class Skeleton:
         self.device = device
         hollow = HollowModel.of(folder, self.index)
         self.model, self._stored, self._stand_ins = hollow.model, hollow.stored, hollow.stand_ins
-        for name, buffer in self.model.named_buffers():
-            parent, _, leaf = name.rpartition(".")
-            self.model.get_submodule(parent)._buffers[leaf] = buffer.to(device)
+        for name, buffer in list(self.model.named_buffers()):
+            if name not in self._stored:
+                put(self.model, name, buffer.to(device))
 
     def paths(self, module: str = "") -> list[str]:
-        """Dotted paths of the parameters of ``module`` (a dotted path; empty: of the whole model)."""
+        """Dotted paths of what the files hold of ``module`` (a dotted path; empty: of the whole model)."""
         return [path for path in self._stored if not module or path.startswith(f"{module}.")]
 
     def read(self, paths: Iterable[str]) -> dict[str, Tensor]:
@@ -148,13 +193,14 @@ class Skeleton:
         for path, tensor in tensors.items():
             name = self._stored[path]
             if name not in filled:  # tied weights stay one tensor
-                filled[name] = _parameter(tensor.to(self.device).to(torch.float32))
-            replace_module(self.model, path, filled[name])  # type: ignore[arg-type]
+                there = tensor.to(self.device)
+                filled[name] = _parameter(there.to(torch.float32) if there.is_floating_point() else there)
+            put(self.model, path, filled[name])
 
     def empty(self, paths: Iterable[str]) -> None:
         """Puts the stand-ins back at ``paths``."""
         for path in paths:
-            replace_module(self.model, path, _parameter(self._stand_ins[self._stored[path]]))  # type: ignore[arg-type]
+            put(self.model, path, self._stand_ins[self._stored[path]])
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -40,6 +40,7 @@ from pipeline.probe.measure import (
     measurement,
     sequences_per_chunk,
 )
+from pipeline.probe.notes import config_notes, tied_notes
 from pipeline.probe.quantized import TensorStatistics, expand_site, require_rules
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import Skeleton
@@ -91,7 +92,7 @@ class StreamingProber:
             found = self._gpu.measure_layers(folder, expected_sha256)
         else:
             found = self._measure(folder, expected_sha256)
-        found.tokens.notes.append(NOTE)
+        found.tokens.notes.extend((NOTE, *config_notes(folder)))
         return measurement(self.spec, self.device, found)
 
     def _measure(self, folder: Path, expected_sha256: str | None) -> Found:
@@ -157,6 +158,7 @@ class _Pass:
             with ThreadPoolExecutor(1) as reader:
                 following: Future[dict[str, Tensor]] = reader.submit(self._read, inside[0], 0)
                 self._fill(self._read(outside, None), None)
+                notes = tied_notes(skeleton.model)
                 states, calls = self._begin(walk, (*chunks, *checked))
                 for index, paths in enumerate(inside):
                     self._fill(following.result(), index)
@@ -171,6 +173,7 @@ class _Pass:
                 tokens = self._finish(walk, chunks, states)
         finally:
             skeleton.empty(skeleton.paths())
+        tokens.notes.extend(notes)
         return tokens, {variant: tuple(rows) for variant, rows in self._statistics.items()}
 
     def _read(self, paths: list[str], layer: int | None) -> dict[str, Tensor]:

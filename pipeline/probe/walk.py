@@ -29,7 +29,7 @@ class LayerCall:
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The hidden states after ``layer``."""
         out = layer(hidden, *self.arguments, **self.keywords)
-        advanced: Tensor = out[0] if isinstance(out, tuple) else out
+        advanced: Tensor = out[0] if isinstance(out, tuple | list) else out
         return advanced
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import torch
 
 pytest.importorskip("triton")
 
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+
 from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
 from pipeline.probe.gpu import modules, reading
@@ -22,6 +25,7 @@ from pipeline.probe.gpu.prober import GpuProber
 from pipeline.probe.gpu.reading import Reader
 from pipeline.probe.loading import read_weights
 from pipeline.probe.measure import Measurement, measurement
+from pipeline.probe.notes import OTHER_HEAD
 from pipeline.probe.skeleton import WeightIndex
 from pipeline.probe.streaming import NOTE, StreamingProber
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
@@ -384,3 +388,68 @@ def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way) 
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", both_ways)
     with pytest.raises(CheckpointError, match="reads later tokens"):
         getattr(prober(spec("ieee")), way)(folder, None)
+
+
+def on_cpu(probe: ProbeSpec, folder: Path) -> Measurement:
+    return Prober(ProbeSpec(probe.variants, SHAPE, "", VOCAB - 4), TOKENS).measure(folder)
+
+
+def assert_near(found: Measurement, exact: Measurement) -> None:
+    for ours, theirs in zip(found.results, exact.results, strict=True):
+        assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)
+
+
+@WAYS
+@pytest.mark.parametrize("arithmetic", ["ieee", pytest.param("split", marks=gpu)])
+def test_a_head_that_is_stored_beside_a_tied_embedding_is_used_and_noted(tmp_path, way, arithmetic) -> None:
+    save(tmp_path, "qwen2", tie_word_embeddings=True, num_hidden_layers=1)
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    file = tmp_path / content["weight_map"]["model.embed_tokens.weight"]
+    tensors = safetensors.torch.load_file(file)
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0).contiguous()
+    safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
+    content["weight_map"]["lm_head.weight"] = file.name
+    index.write_text(json.dumps(content))
+    probe = spec(arithmetic)
+    found = measurement(probe, DEVICE, getattr(prober(probe), way)(tmp_path, None))
+    exact = on_cpu(probe, tmp_path)
+    assert found.notes == exact.notes == (OTHER_HEAD,)
+    assert_near(found, exact)
+
+
+@pytest.mark.parametrize("arithmetic", ["ieee", pytest.param("split", marks=gpu)])
+def test_what_transformers_changes_while_it_loads_is_seen(tmp_path, monkeypatch, arithmetic) -> None:
+    folder, tie = save(tmp_path, "llama", num_hidden_layers=1), LlamaForCausalLM.tie_weights
+
+    def without_padding(self, *args, **kwargs) -> None:
+        tie(self, *args, **kwargs)
+        if self.model.embed_tokens.weight.device.type != "meta":
+            self.model.embed_tokens.weight.data[int(TOKENS[0, 0, 1])].zero_()
+
+    probe = spec(arithmetic)
+    as_stored = on_cpu(probe, folder)
+    monkeypatch.setattr(LlamaForCausalLM, "tie_weights", without_padding)
+    found, exact = measurement(probe, DEVICE, prober(probe).measure(folder, None)), on_cpu(probe, folder)
+    assert abs(exact.results[0].nll_nats - as_stored.results[0].nll_nats) > 1e-4
+    assert_near(found, exact)
+    assert any("converted by transformers" in note for note in found.notes)
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight are not as they are stored"):
+        prober(probe).measure_layers(folder, None)
+
+
+@gpu
+@WAYS
+@pytest.mark.parametrize("architecture", ["apertus", "gemma4_unified_text"])
+def test_numbers_of_no_dimension_and_buffers_are_filled(tmp_path, way, architecture) -> None:
+    settings = {**SMALL, "pad_token_id": 0, "head_dim": 8, "global_head_dim": 8}
+    config = AutoConfig.for_model(architecture, **settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for tensor in model.state_dict().values():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    model.half().save_pretrained(tmp_path, max_shard_size="1KB")
+    probe = spec("split")
+    found = measurement(probe, DEVICE, getattr(prober(probe), way)(tmp_path, None))
+    assert_near(found, on_cpu(probe, tmp_path))

@@ -34,6 +34,7 @@ from pipeline.probe.gpu.linear import Plan
 from pipeline.probe.gpu.modules import Forward, LayeredForward
 from pipeline.probe.gpu.skeleton import Skeleton, signature
 from pipeline.probe.loading import check_fit, read_config
+from pipeline.probe.notes import tied_notes
 from pipeline.probe.quantized import TensorStatistics, refuse_values
 from pipeline.quantize.triton.launch import compiling
 from pipeline.sizing import module_chunk, variant_groups, walk_chunk
@@ -108,6 +109,7 @@ class Engine:
         torch.backends.cuda.matmul.allow_tf32 = self.spec.arithmetic == "tf32"
         try:
             self._refuse_unsuited(filled)
+            self._notes.extend(tied_notes(filled.skeleton.model, filled.skeleton.head))
             for variants in variant_groups(self.spec.variants):
                 self._plan.begin(variants)
                 numbers = self._evaluate(filled)

@@ -26,16 +26,8 @@ from pipeline.probe.gpu.linear import Plan, ProbeLinear
 from pipeline.probe.layers import blocks, linear_sites, replace_module
 from pipeline.probe.loading import PROVENANCE, StoredWeights, build_model, read_config
 from pipeline.probe.quantized import require_rules
-from pipeline.probe.skeleton import HollowModel, WeightIndex, refuse_assembled
+from pipeline.probe.skeleton import HollowModel, WeightIndex, marked, marker, put, refuse_assembled
 from pipeline.spec import canonical_json
-
-_PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the marker
-
-
-def _marker(index: int, shape: torch.Size) -> Tensor:
-    """float32 of ``shape``, exact integers below 2^24 for up to 16,000 tensors."""
-    places = torch.arange(shape.numel(), dtype=torch.int32).remainder_(_PERIOD)
-    return places.add_(index * 1000).to(torch.float32).view(shape)
 
 
 @dataclass(frozen=True)
@@ -87,22 +79,26 @@ class Skeleton:
         """For checkpoints like that in ``folder`` of ``tensors``, by markers: a float32 model in host memory."""
         names = list(tensors)
         markers = {
-            name: _marker(index, tensors[name].shape)
+            name: marker(index, tensors[name].shape)
             if tensors[name].is_floating_point()
             else torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
             for index, name in enumerate(names)
         }
         model = build_model(read_config(folder), StoredWeights(markers, "", torch.float32))
-        return cls(folder, tensors, model, _learn(model, markers, names), plan=plan, device=device)
+        return cls(folder, tensors, model, _learn(model, names), plan=plan, device=device)
 
     @classmethod
     def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> Skeleton:
         """The same by stand-ins: host memory for the embeddings and vectors only."""
         hollow = HollowModel.of(folder, index)
         linears = {f"{site.name}.weight" for site in linear_sites(hollow.model)}
-        for name, parameter in hollow.model.named_parameters(remove_duplicate=False):
-            if name not in linears:
-                parameter.data = torch.zeros(parameter.shape)
+        zeros: dict[str, Tensor] = {}
+        state = hollow.model.state_dict()
+        for name, key in hollow.stored.items():
+            if name not in linears:  # tied ones stay one tensor
+                empty = torch.zeros(state[name].shape, dtype=state[name].dtype)
+                zeros.setdefault(key, nn.Parameter(empty, requires_grad=False))
+                put(hollow.model, name, zeros[key])
         return cls(folder, index.outlines, hollow.model, hollow.stored, plan=plan, device=device)
 
     @property
@@ -112,6 +108,11 @@ class Skeleton:
         return (
             "weights are converted by transformers for every checkpoint: their layout differs from the files'",
         )
+
+    @property
+    def head(self) -> Tensor | None:
+        """The weight of the output head as stored; None where it is not filled."""
+        return next((linear.stored for linear in self.linears.values() if linear.is_head), None)
 
     def sources(self, layer: int | None = None) -> dict[str, str]:
         """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of
@@ -178,14 +179,16 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return list(model.state_dict(keep_vars=False).items())
 
 
-def _learn(model: nn.Module, markers: dict[str, Tensor], names: list[str]) -> dict[str, str] | None:
-    """Module name -> file name for everything in ``model``, or None where something is no plain copy."""
+def _learn(model: nn.Module, names: list[str]) -> dict[str, str] | None:
+    """Module name -> file name for everything in ``model``, or None where something is no plain copy.
+
+    The markers are made anew to compare with: those that the model was loaded from may be its own memory, which
+    transformers may have changed.
+    """
     sources = {}
     for name, tensor in _state(model):
-        if not tensor.is_floating_point() or tensor.numel() == 0:
+        number = marked(tensor)
+        if not 0 <= number < len(names) or not torch.equal(marker(number, tensor.shape), tensor):
             return None
-        index = int(tensor.flatten()[0].item()) // 1000
-        if not 0 <= index < len(names) or not torch.equal(markers[names[index]], tensor):
-            return None
-        sources[name] = names[index]
+        sources[name] = names[number]
     return sources

@@ -1,0 +1,40 @@
+"""What a reader of a checkpoint's numbers should know of how its files were understood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OTHER_HEAD = (
+    "config.json ties the output head to the embedding, but the files hold another head: measured with the one they "
+    "hold, as transformers does"
+)
+
+
+def config_notes(folder: Path) -> tuple[str, ...]:
+    """Of the config.json in ``folder``, which has been read before."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not config.get("auto_map"):
+        return ()
+    named = config["auto_map"].values() if isinstance(config["auto_map"], dict) else ()
+    code = ", ".join(sorted({str(value) for value in named})) or "auto_map"
+    return (
+        f"config.json names code of its own ({code}), which is never run: measured with transformers' "
+        f"{config.get('model_type')!r} model",
+    )
+
+
+def tied_notes(model: Any, head: Tensor | None = None) -> tuple[str, ...]:
+    """Of a filled ``model``; ``head``: the weight of its output head where the module does not hold it."""
+    if not model.config.get_text_config(decoder=True).tie_word_embeddings or not model._tied_weights_keys:
+        return ()
+    embedding = model.get_input_embeddings().weight
+    head = model.get_output_embeddings().weight if head is None else head
+    tied = (
+        head is embedding or head.shape != embedding.shape or torch.equal(head.to(embedding.dtype), embedding)
+    )
+    return () if tied else (OTHER_HEAD,)

@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from jobs.console import printable
 from pipeline import __version__
 from pipeline.errors import CollapseError, UsageError, unknown_name
 
@@ -35,6 +39,15 @@ COMMANDS = (
 class Group(click.Group):
     """Loads commands when they are asked for, and turns the library's errors into exit codes."""
 
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
+        """As click's, for names of files in any alphabet whatever the terminal can show."""
+        if args is None:
+            _use_utf8()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(args, *rest, **named)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -48,7 +61,12 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(str(unknown_name("command", args[0], COMMANDS)))
+            raise click.UsageError(printable(str(unknown_name("command", args[0], COMMANDS))))
+        for given in args:
+            if any("\ud800" <= letter <= "\udfff" for letter in given):
+                raise _Misuse(
+                    f"{given!r} is not text in UTF-8, as names have to be: rename the file or folder"
+                )
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -62,16 +80,31 @@ class Group(click.Group):
             raise _Interrupted("interrupted; the same command resumes where this one stopped") from None
 
 
-class _Failure(click.ClickException):
+class _ShownError(click.ClickException):
+    def format_message(self) -> str:
+        return printable(self.message)
+
+
+class _Failure(_ShownError):  # noqa: N818 - a way to exit
     exit_code = 1
 
 
-class _Misuse(click.ClickException):
+class _Misuse(_ShownError):  # noqa: N818 - a way to exit
     exit_code = 2
 
 
-class _Interrupted(click.ClickException):
+class _Interrupted(_ShownError):  # noqa: N818 - a way to exit
     exit_code = 130
+
+
+def _use_utf8() -> None:
+    """Starts anew in UTF-8 mode where the locale names no encoding: names beyond ASCII would be no text there.
+
+    What is printed stays in the locale's encoding, with escapes for the rest.
+    """
+    if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
+        settings = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{sys.stdout.encoding}:backslashreplace"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **settings})  # noqa: S606
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -1,13 +1,19 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere."""
+"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere.
+
+Names of folders, tensors and columns, and reasons that quote them, come from files that others made. Whatever is
+printed therefore goes through :func:`printable`: a name must not move the cursor, colour the terminal or set its title.
+"""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 
 LINE_EVERY_S = 10.0
 """Least time between two plain lines."""
@@ -15,8 +21,37 @@ LINE_EVERY_S = 10.0
 Report = Callable[[int, int, float | None, str], None]
 """Called with units done, units in all, seconds left (None: not known yet) and a word on the last one."""
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+"""Control characters but tab and newline, those that change the direction of text, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    """``text`` with whatever a terminal would obey instead of show as an escape.
+
+    >>> printable("step\\x1b[2J1")
+    'step\\\\x1b[2J1'
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def tab_separated(cells: Iterable[str]) -> str:
+    """One line of ``cells``, whatever is in them."""
+    return "\t".join(printable(cell).replace("\t", "\\t").replace("\n", "\\n") for cell in cells)
+
+
+class SafeConsole(Console):
+    """A console whose text is printable; the control codes that rich itself sends are no text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich's."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+console = SafeConsole(highlight=False, markup=False, soft_wrap=True)
+errors = SafeConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +73,9 @@ def progress(label: str) -> Iterator[Report]:
     """A reporter for work named ``label``, for the length of the block."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bar:
+        with Progress(
+            *columns, TextColumn("{task.fields[note]}", markup=False), console=console, transient=True
+        ) as bar:
             task = bar.add_task(label, total=None, note="")
 
             def show(done: int, total: int, eta_s: float | None, note: str) -> None:

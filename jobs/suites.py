@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.console import console, errors
+from jobs.console import console, errors, tab_separated
 
 if TYPE_CHECKING:
     from pipeline.spec import Checkpoint
@@ -49,7 +49,7 @@ def command(suite: str | None, revisions: str | None, verify: bool) -> None:
         _print_findings(found, console)
     else:
         for row in (_columns(found), *_rows(found)):
-            click.echo("\t".join(row))
+            click.echo(tab_separated(row))
         _print_findings(found, errors)
 
 

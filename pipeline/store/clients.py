@@ -35,6 +35,11 @@ def file_system(scheme: str, bucket: str, server: str | None) -> Any:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise UsageError("AWS_ENDPOINT_URL: wanted http://HOST:PORT or https://HOST, without a password")
+        if parts.path.strip("/") or parts.query or parts.fragment:
+            raise UsageError(
+                "AWS_ENDPOINT_URL goes on after the server's name, which the client cannot use; wanted "
+                f"{parts.scheme}://{parts.netloc} alone, and the bucket in the location (s3://BUCKET/FOLDER)"
+            )
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
     elif not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
         options["region"] = fs.resolve_s3_region(bucket)

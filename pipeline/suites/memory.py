@@ -64,8 +64,10 @@ def _state(folder: Path) -> str | None:
 
 
 def _memory_file(suite: Path) -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "int4-collapse" / f"{hashlib.sha256(os.fsencode(suite)).hexdigest()[:16]}.json"
+    home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - never raises
+    if not home.is_absolute():  # a user without a home folder: nothing can be kept below this
+        home = Path(os.devnull)
+    return home / "int4-collapse" / f"{hashlib.sha256(os.fsencode(suite)).hexdigest()[:16]}.json"
 
 
 def _read(path: Path) -> dict[str, list[str]]:

@@ -134,6 +134,18 @@ def test_a_store_that_does_not_answer_is_named(bucket: str, monkeypatch: pytest.
         objects(bucket).check()
 
 
+@pytest.mark.parametrize("more", ["/tenant", "/tenant/", f"?key={SECRET}", f"#{SECRET}"])
+def test_a_server_with_a_path_is_refused_before_anything_goes_to_another_place(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"] + more)
+    with pytest.raises(
+        UsageError, match=r"AWS_ENDPOINT_URL goes on after the server's name.*wanted http://127"
+    ) as caught:
+        objects(bucket).check()
+    assert SECRET not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -92,3 +92,19 @@ def test_a_memory_that_cannot_be_kept_is_done_without(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert memory.identities(suite, folders(suite)) == local_identities(folders(suite))
+
+
+def test_without_a_home_folder_everything_works_and_nothing_is_kept(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError("no such user")
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    assert len({each.content for each in memory.identities(suite, folders(suite))}) == 4
+    assert not list(here.iterdir())

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Layout, Resources, staffed
+from pipeline.driver import Layout, Outcome, Resources, staffed
 from pipeline.errors import StaleShardsError, UsageError
 from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
@@ -20,7 +20,7 @@ from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
-from pipeline.worker import Outcome
+from pipeline.worker import TaskWorker
 
 AHEAD = 8
 """Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
@@ -67,7 +67,7 @@ def audit(
         checking = stack.enter_context(ThreadPoolExecutor(1)).submit(survey, request.out, plan, listed)
         if left := distinct - set(listed):
             # There is work, whatever the survey finds: Ray and the workers start while the shards are checked.
-            crew = stack.enter_context(staffed(request.resources, len(left), events))
+            crew = stack.enter_context(staffed(request.resources, len(left), TaskWorker, events))
         found = checking.result()
         if request.replace_stale:
             for key in found.stale:
@@ -82,9 +82,11 @@ def audit(
         for task, source in ledger.copies:  # their originals were done before this call
             ledger.copy(task, source)
         if ledger.tasks:
-            crew = crew or stack.enter_context(staffed(request.resources, len(ledger.tasks), events))
+            crew = crew or stack.enter_context(
+                staffed(request.resources, len(ledger.tasks), TaskWorker, events)
+            )
             on_progress(ledger.progress(None))
-            crew.drive(_ordered(ledger.tasks, crew.layout), ledger.record)
+            crew.drive(_ordered(ledger.tasks, crew.layout), ledger.record, label=request.suite.name)
         ledger.check_complete()
         wall_s = time.monotonic() - start
         summary = ledger.summary(wall_s)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Resources, cluster, drive
+from pipeline.driver import Resources, staffed
 from pipeline.errors import OutputError
 from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
@@ -23,6 +23,7 @@ from pipeline.survey import Survey, survey
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, ForkTask
 from pipeline.versions import versions
+from pipeline.worker import TaskWorker
 
 LOOK_EVERY_S = 10.0
 """Least time between two looks at how far the unfinished runs are."""
@@ -99,10 +100,10 @@ def fork(
         tasks = _tasks(request, plan, found)
         look = UnderWay(request, {task.key for task in tasks}, ledger, events)
         if tasks:
-            with cluster(request.resources) as layout:
+            with staffed(request.resources, len(tasks), TaskWorker, events, long_tasks=True) as crew:
                 on_progress(ledger.progress(None))
-                placed = [replace(task, device=layout.device) for task in tasks]
-                drive(placed, replace(layout, long_tasks=True), ledger.record, on_event=events, on_tick=look)
+                placed = [replace(task, device=crew.layout.device) for task in tasks]
+                crew.drive(placed, ledger.record, on_tick=look, label=request.suite)
         wall_s = time.monotonic() - start
         ended = replace(plan, wall_s=plan.wall_s + wall_s)
         patiently(lambda: out.write_plan(ended))

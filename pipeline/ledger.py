@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.driver.outcome import Outcome
 from pipeline.events import EventLog
 from pipeline.patience import patiently
 from pipeline.shards import RunFolder
 from pipeline.shards.plans import share
 from pipeline.survey import Survey
-from pipeline.worker import Outcome
 
 
 @dataclass(frozen=True)

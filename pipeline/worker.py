@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.driver.outcome import Outcome
 from pipeline.errors import CheckpointError, OutputError
 from pipeline.plugins import load_plugins
 from pipeline.spec import ProbeTask
@@ -24,27 +24,6 @@ TRACE_CHARACTERS = 20_000
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
 _LOGIN = re.compile(r"(https?://)[^\s/@'\"<>]+@")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one task ended."""
-
-    key: str
-    failure: str | None = None
-    """The reason in one line, None if it is done."""
-    trace: str = ""
-    """Python's traceback of the failure; empty where no Python of ours failed (a worker that died)."""
-    deaths: int = 0
-    """Workers that died on it."""
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-    busy_s: float = 0.0
-    """Seconds its worker computed on it."""
-    idle_s: float = 0.0
-    """Seconds its worker computed nothing before it: downloads and files it waited for."""
-    host: str = ""
-    """Where it ran; filled in by the driver."""
 
 
 class TaskWorker:

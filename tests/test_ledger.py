@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import pipeline.ledger
+from pipeline.driver import Outcome
 from pipeline.events import AppendedFile, EventLog
 from pipeline.ledger import Ledger, Progress
 from pipeline.shards import FORK, RunFolder
 from pipeline.survey import Survey
-from pipeline.worker import Outcome
 
 
 class Clock:

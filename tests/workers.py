@@ -7,8 +7,9 @@ import signal
 import time
 from pathlib import Path
 
+from pipeline.driver import Outcome
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.worker import Outcome, TaskWorker
+from pipeline.worker import TaskWorker
 
 
 def simulated_tasks(n: int, out: str = "x", suite: str = "s") -> list[ProbeTask]:

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.worker import AnyTask
+from pipeline.driver.outcome import Task
 
 MAX_ATTEMPTS = 3
 """Tries of one task whose worker dies or hangs."""
@@ -30,7 +30,7 @@ RECENT = 1000
 class Hold:
     """One holder's turn at a task."""
 
-    task: AnyTask
+    task: Task
     holder: Hashable
     began: float
     """When it became the task that its holder is at (monotonic seconds)."""
@@ -41,9 +41,7 @@ class Hold:
 class Board:
     """The state of all tasks of one run."""
 
-    def __init__(
-        self, tasks: Sequence[AnyTask], *, copies: bool = True, timeout_s: float | None = None
-    ) -> None:
+    def __init__(self, tasks: Sequence[Task], *, copies: bool = True, timeout_s: float | None = None) -> None:
         """``copies``: hand out stragglers twice. ``timeout_s``: as ``Resources.task_timeout_s``."""
         self.unsettled = {task.key: task for task in tasks}
         self.deaths: Counter[str] = Counter()
@@ -110,7 +108,7 @@ class Board:
             for holds in list(self._holds.values()):
                 yield from [hold for hold in holds if not hold.queued and now - hold.began > limit]
 
-    def _straggler(self, now: float) -> AnyTask | None:
+    def _straggler(self, now: float) -> Task | None:
         if not self._copies or not self._seconds:
             return None
         late = max(STRAGGLER_AFTER_S, STRAGGLER_FACTOR * statistics.median(self._seconds))

@@ -17,11 +17,11 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from pipeline.driver.board import Hold
 from pipeline.driver.connection import alive_nodes
 from pipeline.driver.local_ray import is_alive, require_alive
+from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout
 from pipeline.errors import CollapseError
 from pipeline.events import OnEvent
 from pipeline.plugins import worker_environment
-from pipeline.worker import AnyTask, Outcome
 
 LOOK_EVERY_S = 2.0
 """Time between two looks at the cluster's nodes."""
@@ -70,7 +70,7 @@ class Worker:
     held: dict[Any, Hold] = field(default_factory=dict)
 
     def submit(self, hold: Hold) -> Any:
-        task: AnyTask = hold.task
+        task: Task = hold.task
         reference = self.actor.run.options(name=task.key).remote(task)
         self.held[reference] = hold
         return reference

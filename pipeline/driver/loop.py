@@ -12,31 +12,34 @@ from pipeline.driver.board import Board, Hold
 from pipeline.driver.connection import cluster
 from pipeline.driver.fleet import Fleet, Worker, WorkerLostError
 from pipeline.driver.meters import Meters
+from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout, Resources
 from pipeline.events import OnEvent, ignore
-from pipeline.worker import AnyTask, Outcome, TaskWorker
 
 TICK_S = 1.0
 """Longest time between two looks at what is overdue, late or new."""
 
 
 def drive(
-    tasks: Sequence[AnyTask],
+    tasks: Sequence[Task],
     layout: Layout,
     on_outcome: Callable[[Outcome], None],
-    worker_class: type | None = None,
+    worker_class: type,
     on_event: OnEvent = ignore,
     *,
     on_tick: Callable[[], None] = lambda: None,
+    label: str = "",
 ) -> None:
-    """Runs every task, reporting each once, as it ends. ``worker_class`` replaces :class:`TaskWorker`.
+    """Runs every task, reporting each once, as it ends.
 
+    ``worker_class``: made as ``worker_class(threads=N)`` in each worker's process; its ``run(task)`` gives an Outcome,
+    from several threads at once where ``layout.queue`` says so. ``label``: what the metrics of the run are tagged with.
     ``on_tick`` is called at every turn of the loop, at least every ``TICK_S``; what takes time holds the loop up.
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    fleet = Fleet(worker_class or TaskWorker, layout, on_event)
-    Run(tasks, layout, on_outcome, on_event, fleet, on_tick=on_tick).run()
+    fleet = Fleet(worker_class, layout, on_event)
+    Run(tasks, layout, on_outcome, on_event, fleet, on_tick=on_tick, label=label).run()
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,34 @@ class Crew:
     fleet: Fleet
     on_event: OnEvent
 
-    def drive(self, tasks: Sequence[AnyTask], on_outcome: Callable[[Outcome], None]) -> None:
+    def drive(
+        self,
+        tasks: Sequence[Task],
+        on_outcome: Callable[[Outcome], None],
+        *,
+        on_tick: Callable[[], None] = lambda: None,
+        label: str = "",
+    ) -> None:
         """As :func:`drive`; once, and it ends the workers."""
-        Run(tasks, self.layout, on_outcome, self.on_event, self.fleet).run()
+        Run(tasks, self.layout, on_outcome, self.on_event, self.fleet, on_tick=on_tick, label=label).run()
 
 
 @contextmanager
-def staffed(resources: Resources, tasks: int, on_event: OnEvent = ignore) -> Iterator[Crew]:
-    """Connects to Ray and begins to start workers for as many as ``tasks`` tasks, which takes them seconds."""
-    with cluster(resources) as layout:
-        fleet = Fleet(TaskWorker, layout, on_event)
+def staffed(
+    resources: Resources,
+    tasks: int,
+    worker_class: type,
+    on_event: OnEvent = ignore,
+    *,
+    long_tasks: bool = False,
+) -> Iterator[Crew]:
+    """Connects to Ray and begins to start workers for as many as ``tasks`` tasks, which takes them seconds.
+
+    ``long_tasks``: as ``Layout.long_tasks``; the rest as :func:`drive`.
+    """
+    with cluster(resources) as planned:
+        layout = replace(planned, long_tasks=long_tasks)
+        fleet = Fleet(worker_class, layout, on_event)
         try:
             fleet.fit(tasks)
             yield Crew(layout, fleet, on_event)
@@ -69,18 +90,19 @@ class Run:
 
     def __init__(
         self,
-        tasks: Sequence[AnyTask],
+        tasks: Sequence[Task],
         layout: Layout,
         on_outcome: Callable[[Outcome], None],
         on_event: OnEvent,
         fleet: Fleet,
         *,
         on_tick: Callable[[], None] = lambda: None,
+        label: str = "",
     ) -> None:
         self._board = Board(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
         self._fleet = fleet
         self._on_outcome, self._on_event, self._on_tick = on_outcome, on_event, on_tick
-        self._meters = Meters(tasks[0].suite if tasks else "")
+        self._meters = Meters(label)
         self._checked = time.monotonic()
 
     def run(self) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.worker import Outcome
+from pipeline.driver.outcome import Outcome
 
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
 """Bounds of the histogram's bins."""
 
 
 class Meters:
-    """Counts outcomes, tagged by the suite. Ray puts ``ray_`` before each name."""
+    """Counts outcomes. Ray puts ``ray_`` before each name."""
 
     def __init__(self, suite: str) -> None:
+        """``suite``: what they are tagged with."""
         tags = {"tag_keys": ("suite",)}
         self._done = Counter(
             "int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.", **tags

@@ -17,10 +17,9 @@ import ray
 from pipeline.driver.connection import cluster
 from pipeline.driver.fleet import Fleet, Worker, where
 from pipeline.driver.loop import Run
+from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout, Nodes, Resources
 from pipeline.events import AppendedFile, EventLog
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.worker import AnyTask, Outcome
 
 PROCESSES = 2
 """That host the simulated workers."""
@@ -46,13 +45,20 @@ class Simulation:
         return 1000 * task_s / self.ms_per_task
 
 
+@dataclass(frozen=True)
+class IdleTask:
+    """A task that does nothing."""
+
+    key: str
+
+
 class IdleWorker:
     """Stands in for ``TaskWorker``."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def run(self, task: AnyTask) -> Outcome:
+    def run(self, task: Task) -> Outcome:
         return Outcome(task.key)
 
 
@@ -79,11 +85,7 @@ class _SharedFleet(Fleet):
 
 def simulate(n_tasks: int, n_workers: int) -> Simulation:
     """Drives ``n_tasks`` tasks that do nothing on ``n_workers`` simulated workers."""
-    probe = ProbeSpec(parse_variants(()), TokenShape(1, 1, 2), "simulated")
-    tasks = [
-        ProbeTask("simulated", Checkpoint(step, f"step{step}", "nowhere"), probe, "nowhere")
-        for step in range(n_tasks)
-    ]
+    tasks = [IdleTask(f"step{step:09d}") for step in range(n_tasks)]
     ended: list[float] = []
     layout = _Endless("cpu", n_workers, 0, 0.0)
     with (

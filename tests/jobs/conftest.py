@@ -20,8 +20,8 @@ from click.testing import CliRunner, Result
 import pipeline.audit
 import pipeline.fork
 from jobs.cli import main
-from pipeline.driver import Layout
-from pipeline.worker import AnyTask, Outcome, TaskWorker
+from pipeline.driver import Layout, Outcome, Task
+from pipeline.worker import TaskWorker
 from tests.conftest import SESSION_CORES
 from tests.models import VOCAB, save_tiny_suite
 
@@ -44,17 +44,14 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]
     """As ``run``, with the worker in this process too: for what is not about processes, whose start costs seconds."""
     layout = Layout("cpu", 1, SESSION_CORES, 0)
 
-    def drive_here(tasks: Sequence[AnyTask], on_outcome: Callable[[Outcome], None]) -> None:
+    def drive_here(tasks: Sequence[Task], on_outcome: Callable[[Outcome], None], **_: object) -> None:
         worker = TaskWorker(threads=layout.cpus)
         for task in tasks:
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
 
     crew = SimpleNamespace(layout=layout, drive=drive_here)
-    monkeypatch.setattr(pipeline.audit, "staffed", lambda *_: nullcontext(crew))
-    monkeypatch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(layout))
-    monkeypatch.setattr(
-        pipeline.fork, "drive", lambda tasks, _, on_outcome, **__: drive_here(tasks, on_outcome)
-    )
+    for module in (pipeline.audit, pipeline.fork):
+        monkeypatch.setattr(module, "staffed", lambda *_, **__: nullcontext(crew))
     threads = torch.get_num_threads()
     yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
     torch.set_num_threads(threads)

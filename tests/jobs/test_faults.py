@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pipeline.driver import MAX_ATTEMPTS, Layout, drive
+from pipeline.driver import MAX_ATTEMPTS, Layout, Outcome, drive
 from pipeline.events import read_events
-from pipeline.worker import Outcome
 from tests.jobs.conftest import start, trajectory
 from tests.jobs.disks import fill_when, small_disk
 from tests.models import save_tiny_suite
@@ -135,7 +134,7 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    monkeypatch.setattr("pipeline.driver.loop.TaskWorker", SkewedWorker)
+    monkeypatch.setattr("pipeline.audit.TaskWorker", SkewedWorker)
     assert run(*audit).exit_code == 0
     assert f"{N_CHECKPOINTS} were there" in run(*audit).stdout
     assert run("reduce", out).exit_code == 0

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -168,8 +169,8 @@ def test_unfinished_runs_say_how_far_they_are(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline.fork, "LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(Layout("cpu", 1, 1, 0)))
-    monkeypatch.setattr(pipeline.fork, "drive", drive)
+    crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
+    monkeypatch.setattr(pipeline.fork, "staffed", lambda *_, **__: nullcontext(crew))
     command = ["fork", str(suite), "--from", "20", "--out", str(out), *ARMS, *SIZE]
     assert CliRunner().invoke(main, command).exit_code == 130
     text, state = said

@@ -8,8 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver import Layout, drive
-from pipeline.worker import Outcome
+from pipeline.driver import Layout, Outcome, drive
 from tests.workers import CountedWorker, HangingWorker, simulated_tasks
 
 TWO = Layout("cpu", 2, 1, 0)
@@ -60,7 +59,7 @@ def test_rays_own_endpoint_counts_checkpoints(ray_cluster: None, tmp_path: Path)
 
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    drive(simulated_tasks(7, suite="endpoint"), TWO, lambda _: None, CountedWorker)
+    drive(simulated_tasks(7), TWO, lambda _: None, CountedWorker, label="endpoint")
     wanted = {
         "checkpoints_done": 6,
         "checkpoints_failed": 1,

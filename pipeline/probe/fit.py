@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.probe.arithmetic import has_triton
-from pipeline.probe.loading import read_config
+from pipeline.probe.loading import read_config, text_config
 from pipeline.probe.skeleton import WeightIndex
 from pipeline.sizing import USABLE_SHARE, ModelSize, whole_bytes
 from pipeline.spec import ProbeSpec
@@ -31,7 +31,7 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
 
 def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
     if device.type == "cuda" and has_triton():
-        size = ModelSize.of(read_config(folder).get_text_config().to_dict(), _stored_bytes(folder))
+        size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
         if size is not None:
             return whole_bytes(size, spec.variants, spec.shape, spec.arithmetic)
     return WeightIndex.of(folder).elements * 4 * (1 + len(spec.variants)) + SPARE_BYTES

@@ -35,6 +35,30 @@ class LinearSite:
         return (weight.T if isinstance(self.module, Conv1D) else weight).detach().contiguous()
 
 
+class WeightFacts:
+    """What a model's own code may know of the weight of a layer that holds one for each variant.
+
+    CheckpointError for everything else: whatever the code computes from it would be of one variant.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.shape, self.dtype, self.device = weight.shape, torch.float32, weight.device
+
+    def __getattr__(self, name: str) -> Any:
+        raise _refuse_reading(name)
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any, **__: Any) -> Any:
+        raise _refuse_reading(getattr(function, "__name__", str(function)))
+
+
+def _refuse_reading(what: str) -> CheckpointError:
+    return CheckpointError(
+        f"its code reads the weights of a linear layer by itself ({what}), not by calling the layer: no variant of "
+        "them can be put in their place, so this architecture cannot be measured"
+    )
+
+
 class VariantLinear(nn.Module):
     """A linear layer that advances V variants at once: variant v's rows meet variant v's weight.
 
@@ -45,6 +69,12 @@ class VariantLinear(nn.Module):
         super().__init__()
         self.weight_VOI = weight_VOI
         self.bias = bias
+        _, self.out_features, self.in_features = weight_VOI.shape
+
+    @property
+    def weight(self) -> WeightFacts:
+        """For the model's own code."""
+        return WeightFacts(self.weight_VOI[0])
 
     def forward(self, x: Tensor) -> Tensor:
         n_variants, out_features, in_features = self.weight_VOI.shape
@@ -63,7 +93,8 @@ def linear_sites(model: Any) -> list[LinearSite]:
     """Every quantizable layer of ``model`` in depth order, the output head last.
 
     Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
-    mixture-of-experts weights, state-space parameters), which would silently stay unquantized.
+    mixture-of-experts weights, state-space parameters), which would silently stay unquantized, and for one whose
+    linear layers compute anything but a product and a sum, which would silently be left out.
     """
     prefix, found = blocks(model)
     head = model.get_output_embeddings()
@@ -86,8 +117,23 @@ def linear_sites(model: Any) -> list[LinearSite]:
         )
     if head is None:
         raise CheckpointError(f"{type(model).__name__} has no output head: wanted a causal language model")
+    own = [
+        f"{name} ({type(module).__name__})"
+        for name, module in [*((site.name, site.module) for site in sites), ("its output head", head)]
+        if not _is_plain(module)
+    ]
+    if own:
+        raise CheckpointError(
+            f"{type(model).__name__} is not supported: {', '.join(own[:3])} computes more than the product with its "
+            "weight, so no product can take its place"
+        )
     head_name = next(name for name, module in model.named_modules() if module is head)
     return [*sites, LinearSite(head_name, head, is_head=True)]
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether ``module`` is called as ``nn.Linear`` or ``Conv1D`` is, whatever its class is called."""
+    return type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

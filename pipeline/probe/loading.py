@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from pipeline.errors import CheckpointError
 from pipeline.suites.content import combined_sha256, file_sha256
 from pipeline.suites.files import assigned_tensors
+from pipeline.suites.model_config import CONTEXT_NAMES, context_length
 from pipeline.suites.unchanged import Unchanged
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
@@ -30,6 +31,8 @@ _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq"
 PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
 """Entries of a config.json that say who wrote it and how the file is stored, not what the model is. A model is built
 and checked once for all checkpoints of its kind, so another spelling of the same must not make another kind."""
+PLAIN_ATTENTION = ("eager", "sdpa")
+"""Implementations of attention that come with transformers and torch."""
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 WANTED_DTYPES = "float32, float16, bfloat16 or float64"
 
@@ -97,6 +100,10 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
         raise CheckpointError(
             f"{folder / 'config.json'} is of a {config.model_type!r} model: wanted a causal LM"
         )
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        # A kernel for attention says how somebody once ran the model; it may not be installed here, or be fetched.
+        if part is not None and part._attn_implementation not in PLAIN_ATTENTION:
+            part._attn_implementation = None
     return config
 
 
@@ -171,17 +178,32 @@ def _refuse_integers(
         )
 
 
+def text_config(config: transformers.PretrainedConfig) -> transformers.PretrainedConfig:
+    """The configuration of the text model: ``config``, or a part of it where that is of a larger model."""
+    try:
+        return config.get_text_config(decoder=True)
+    except ValueError as error:
+        raise CheckpointError(f"config.json holds several text models: {_first_line(error)}") from error
+
+
+def vocabulary(config: transformers.PretrainedConfig) -> int:
+    """Token ids that a model of ``config`` knows, and logits that it gives."""
+    ids = getattr(text_config(config), "vocab_size", None)
+    if not isinstance(ids, int):
+        raise CheckpointError(f"config.json gives vocab_size {ids!r}: wanted a whole number")
+    return ids
+
+
 def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> None:
     """CheckpointError for a model that cannot take ``sequences`` (int64 (N, T)).
 
     Checked before any table is looked up: on a GPU an index beyond it ends the process's use of CUDA.
     """
-    highest, length = int(sequences.max()), sequences.shape[1]
-    if highest >= config.vocab_size:
-        raise CheckpointError(
-            f"its vocabulary has {config.vocab_size} ids, the evaluation tokens reach {highest}"
-        )
-    context = getattr(config, "max_position_embeddings", None)
+    highest, length, ids = int(sequences.max()), sequences.shape[1], vocabulary(config)
+    if highest >= ids:
+        raise CheckpointError(f"its vocabulary has {ids} ids, the evaluation tokens reach {highest}")
+    text = text_config(config)
+    context = context_length({name: getattr(text, name, None) for name in CONTEXT_NAMES})
     if context is not None and length > context:
         raise CheckpointError(f"it takes {context} tokens, the evaluation sequences have {length}")
 

@@ -28,7 +28,14 @@ from pipeline.probe.arithmetic import has_triton, require_arithmetic
 from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.layers import linear_sites
-from pipeline.probe.loading import StoredWeights, build_model, check_fit, read_config, read_weights
+from pipeline.probe.loading import (
+    StoredWeights,
+    build_model,
+    check_fit,
+    read_config,
+    read_weights,
+    vocabulary,
+)
 from pipeline.probe.notes import config_notes, tied_notes
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
@@ -229,10 +236,9 @@ class Prober:
             return {}
         return checkpoint_values(asked, model, torch.from_numpy(self._sequences).to(self.device))
 
-    def _chunk(self, model: torch.nn.Module) -> int:
+    def _chunk(self, model: Any) -> int:
         """Sequences per forward."""
-        vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
-        return sequences_per_chunk(self.spec, vocabulary, self.device)
+        return sequences_per_chunk(self.spec, vocabulary(model.config), self.device)
 
 
 def checked_sequences(spec: ProbeSpec, tokens: np.ndarray) -> np.ndarray:

@@ -9,20 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.probe.loading import PLAIN_ATTENTION
+
 OTHER_HEAD = (
     "config.json ties the output head to the embedding, but the files hold another head: measured with the one they "
     "hold, as transformers does"
 )
 
+OTHER_ATTENTION = "config.json asks for attention by {!r}: measured with transformers' and torch's own"
+
 
 def config_notes(folder: Path) -> tuple[str, ...]:
     """Of the config.json in ``folder``, which has been read before."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    asked = config.get("attn_implementation") or config.get("_attn_implementation")
+    kernel = () if asked in (None, *PLAIN_ATTENTION) else (OTHER_ATTENTION.format(asked),)
     if not config.get("auto_map"):
-        return ()
+        return kernel
     named = config["auto_map"].values() if isinstance(config["auto_map"], dict) else ()
     code = ", ".join(sorted({str(value) for value in named})) or "auto_map"
     return (
+        *kernel,
         f"config.json names code of its own ({code}), which is never run: measured with transformers' "
         f"{config.get('model_type')!r} model",
     )

@@ -30,7 +30,7 @@ from pipeline.measurements.hooks import refuse_whole_models
 from pipeline.probe.checks import ForwardCheck
 from pipeline.probe.evaluate import TokenResults, forward_chunk
 from pipeline.probe.layers import LinearSite, VariantLinear, blocks, linear_sites, replace_module
-from pipeline.probe.loading import check_fit, check_sha256
+from pipeline.probe.loading import check_fit, check_sha256, vocabulary
 from pipeline.probe.measure import (
     Found,
     Measurement,
@@ -112,8 +112,8 @@ class StreamingProber:
     def _evaluate(
         self, skeleton: Skeleton
     ) -> tuple[TokenResults, dict[Variant, tuple[TensorStatistics, ...]]]:
-        vocabulary: int = skeleton.model.config.vocab_size  # type: ignore[union-attr, assignment]
-        chunk = sequences_per_chunk(self.spec, vocabulary, self.device)
+        model: Any = skeleton.model
+        chunk = sequences_per_chunk(self.spec, vocabulary(model.config), self.device)
         notes: list[str] = []
         while True:
             try:

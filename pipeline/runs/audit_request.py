@@ -109,10 +109,10 @@ def _tokens(
     suite: Suite, corpus: Corpus, shape: TokenShape
 ) -> tuple[EvaluationTokens, int | None, tuple[str, ...]]:
     """The evaluation tokens, the number of real rows in the head where the suite's tokenizer tells it, and remarks."""
-    from pipeline.suites.model_config import model_config
+    from pipeline.suites.model_config import context_length, model_config
 
     config = model_config(suite)
-    context = _count(config, "max_position_embeddings") or _count(config, "n_positions")
+    context = context_length(config)
     if context is not None and shape.seq_len > context:
         raise UsageError(
             f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"

@@ -15,6 +15,7 @@ import torch
 pytest.importorskip("triton")
 
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
 
 from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober
@@ -376,8 +377,6 @@ def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way) -> None:
 
 @WAYS
 def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way) -> None:
-    from transformers.models.llama import modeling_llama
-
     folder = save(tmp_path, "llama")
     attend = modeling_llama.LlamaAttention.forward
 
@@ -453,3 +452,36 @@ def test_numbers_of_no_dimension_and_buffers_are_filled(tmp_path, way, architect
     probe = spec("split")
     found = measurement(probe, DEVICE, getattr(prober(probe), way)(tmp_path, None))
     assert_near(found, on_cpu(probe, tmp_path))
+
+
+class Rounded(torch.nn.Linear):
+    """Rounds its input, as layers do that quantize their activations."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward((x * 16).round() / 16)
+
+
+@WAYS
+def test_a_linear_layer_with_a_forward_of_its_own_is_refused(tmp_path, monkeypatch, way) -> None:
+    folder, make = save(tmp_path, "llama"), modeling_llama.LlamaMLP.__init__
+
+    def with_rounded(self, config) -> None:
+        make(self, config)
+        self.up_proj = Rounded(config.hidden_size, config.intermediate_size, bias=False)
+
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "__init__", with_rounded)
+    with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.up_proj \(Rounded\), .* computes more"):
+        getattr(prober(spec("ieee")), way)(folder, None)
+
+
+@WAYS
+def test_code_that_computes_with_a_weight_by_itself_is_refused(tmp_path, monkeypatch, way) -> None:
+    folder, forward = save(tmp_path, "llama"), modeling_llama.LlamaMLP.forward
+
+    def computes(self, x):
+        assert x.dtype == self.up_proj.weight.dtype
+        return forward(self, x @ self.up_proj.weight.T)
+
+    monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", computes)
+    with pytest.raises(CheckpointError, match="reads the weights of a linear layer by itself"):
+        getattr(prober(spec("ieee")), way)(folder, None)

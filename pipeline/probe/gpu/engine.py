@@ -33,7 +33,7 @@ from pipeline.probe.gpu.layers import Filled, Weights
 from pipeline.probe.gpu.linear import Plan
 from pipeline.probe.gpu.modules import Forward, LayeredForward
 from pipeline.probe.gpu.skeleton import Skeleton, signature
-from pipeline.probe.loading import check_fit, read_config
+from pipeline.probe.loading import check_fit, read_config, vocabulary
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.quantized import TensorStatistics, refuse_values
 from pipeline.quantize.triton.launch import compiling
@@ -145,7 +145,7 @@ class Engine:
         if walks:
             chunk = walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         else:
-            chunk = module_chunk(config.vocab_size, variants, sequences, length)
+            chunk = module_chunk(vocabulary(config), variants, sequences, length)
         sums = self._in_room(lambda chunk: self._sums(filled, walks, chunk), chunk)
         return [
             number.view(variants, sequences, length)[:, :, :-1].contiguous().cpu().numpy()
@@ -182,7 +182,7 @@ class Engine:
             rows = itertools.chain.from_iterable(logits[0].split(length) for logits, _ in parts)
             self._check.judge(model, rows)
 
-        self._in_room(judge, module_chunk(model.config.vocab_size, len(self._plan.variants), 3, length))
+        self._in_room(judge, module_chunk(vocabulary(model.config), len(self._plan.variants), 3, length))
 
     def _sums(self, filled: Filled, walks: bool, chunk: int) -> Tensor:
         passage = self._passage(filled, self._tokens, walks)

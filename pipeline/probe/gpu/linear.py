@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.product import multiply
-from pipeline.probe.layers import LinearSite
+from pipeline.probe.layers import LinearSite, WeightFacts
 from pipeline.quantize import Quantizer, Variant
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
 from pipeline.spec import ProbeSpec
@@ -81,6 +81,7 @@ class ProbeLinear(nn.Module):
         vocabulary = plan.spec.vocab_rows if site.is_head else None
         self.counted_rows: int = rows if vocabulary is None else min(rows, vocabulary)
         """Rows that count in statistics: all but the padding of the vocabulary."""
+        self.in_features, self.out_features = features, rows
         self.counted_values: int = self.counted_rows * features
 
     @property
@@ -92,6 +93,11 @@ class ProbeLinear(nn.Module):
     def slots(self) -> tuple[int, ...]:
         """Which packed weight each variant uses."""
         return self.packing.slots
+
+    @property
+    def weight(self) -> WeightFacts:
+        """For the model's own code."""
+        return WeightFacts(self._weight())
 
     def _weight(self) -> Tensor:
         assert self.stored is not None, f"{self.name} was not filled"

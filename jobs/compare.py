@@ -1,16 +1,18 @@
-"""``compare``: did the gap grow more in one audit than in another, or under one variant than under another?"""
+"""``compare``: did the gap grow more in one training than in another, in one group of trainings than in another?"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.console import console, errors
-from jobs.options import seed_option
+from jobs.options import unused_seed_option
+from jobs.phases import read_table
 from pipeline.errors import UsageError
 from pipeline.files import make_folder, write_atomically
 from pipeline.runs.output import absolute_out, run_folder
@@ -18,15 +20,37 @@ from pipeline.runs.output import absolute_out, run_folder
 if TYPE_CHECKING:
     from pipeline.analysis.curves import Curve
     from pipeline.analysis.growth import Growth, Window
+    from pipeline.analysis.trainings import GroupRatio
 
 ALL = "all"
 NUMBERS, FIGURE = "comparison.json", "comparison.png"
 
 
 @click.command()
-@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.argument("trainings", metavar="DIR...", nargs=-1)
 @click.option("--before", required=True, metavar="FIRST:LAST", help="Early window, in steps.")
 @click.option("--end", required=True, metavar="FIRST:LAST", help="Late window, in steps.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME=DIR,DIR,...",
+    help="Trainings of one kind, repeatable: groups are compared with the first, trainings as units.",
+)
+@click.option(
+    "--stratum",
+    "strata",
+    multiple=True,
+    metavar="NAME=DIR,DIR,...",
+    help="Trainings that the exact test deals to groups among themselves, repeatable: those of one seed, for example.",
+)
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Tell the power of the rule that a ratio's interval lies above this.",
+)
 @click.option(
     "--variant",
     "variants",
@@ -36,78 +60,180 @@ NUMBERS, FIGURE = "comparison.json", "comparison.png"
     help="Column prefix of a variant, repeatable; all = every one that was measured.",
 )
 @click.option("--out", metavar="FOLDER", help=f"Also write FOLDER/{NUMBERS} and FOLDER/{FIGURE}.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per audit, variant and line.")
-@seed_option
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object per training or group, variant and line."
+)
+@unused_seed_option
 def command(
-    folders: tuple[str, ...],
+    trainings: tuple[str, ...],
     *,
     before: str,
     end: str,
+    groups: tuple[str, ...],
+    strata: tuple[str, ...],
+    threshold: float,
     variants: tuple[str, ...],
     out: str | None,
     as_json: bool,
-    seed: int,
 ) -> None:
     """Compare the growth of the gap between two windows of steps in reduced audits, with 95 % intervals.
 
-    All are compared with the first. They must be audits of the same evaluation tokens. The figure shows the gap of
-    int4, or else of the first variant; audits whose names differ only in a last number, as seeds do, share a colour.
+    DIR is the folder of an audit, or a table as `phases` reads it. All are compared with the first; audits must be of
+    the same evaluation tokens. These intervals count checkpoints and text, and hold for the trainings that there are.
+    With --group every training is one observation, and the interval says what other trainings would give. The figure
+    shows the gap of int4, or else of the first variant; trainings whose names differ only in a last number, as seeds
+    do, share a colour.
     """
     from pipeline.analysis.growth import compare_growth, parse_window
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)
-    curves = _read(folders)
+    kinds, of_stratum = _named(groups, "--group"), _named(strata, "--stratum")
+    grouped_names = dict.fromkeys(name for kind in kinds.values() for name in kind)
+    names = (*trainings, *(name for name in grouped_names if name not in trainings))
+    if not names:
+        raise UsageError("nothing to compare: wanted DIR... or --group NAME=DIR,DIR")
+    curves = _read(names)
     if ALL in variants:
         variants = tuple(curves[0].variants)
         if not variants:
-            raise UsageError(f"{folders[0]}: only fp32 was measured, there is no gap to compare")
+            raise UsageError(f"{names[0]}: only fp32 was measured, there is no gap to compare")
     found: list[tuple[str, str, Growth]] = []
+    ratios: list[tuple[str, GroupRatio]] = []
     for variant in variants:
-        grown = compare_growth(curves, variant, *windows, seed=seed)
-        found += [(folder, variant, growth) for folder, growth in zip(folders, grown, strict=True)]
+        grown = compare_growth(curves, variant, *windows, threshold=threshold)
+        found += [(name, variant, growth) for name, growth in zip(names, grown, strict=True)]
+        own = dict(zip(names, grown, strict=True))
+        ratios += [(variant, each) for each in _ratios(kinds, of_stratum, own, variant, threshold)]
     objects = [
-        {"folder": folder, "variant": variant, **dataclasses.asdict(growth)}
-        for folder, variant, growth in found
+        {"folder": name, "variant": variant, **dataclasses.asdict(each)} for name, variant, each in found
     ]
+    grouped = [{"variant": variant, **dataclasses.asdict(each)} for variant, each in ratios]
     if as_json:
-        for each in objects:
+        for each in (*objects, *grouped):
             click.echo(json.dumps(each))
     else:
         _print(found, windows, several=len(variants) > 1)
+        for variant, ratio in ratios:
+            _print_ratio(ratio, variant if len(variants) > 1 else "")
     if target is not None:
-        numbers = {"before": before, "end": end, "seed": seed, "found": objects}
+        numbers = {"before": before, "end": end, "threshold": threshold, "found": objects, "groups": grouped}
         _write(target, numbers, curves, "int4" if "int4" in variants else variants[0], windows)
 
 
-def _read(folders: tuple[str, ...]) -> list[Curve]:
-    """The audits; ``UsageError`` where one was measured on other tokens than the first."""
-    from pipeline.analysis.reduce import read_curve
-
-    runs = [run_folder(folder) for folder in folders]
-    tokens = [run.read_plan().config["tokens_sha256"] for run in runs]
-    for folder, own in zip(folders, tokens, strict=True):
-        if own != tokens[0]:
+def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
+    """The lists of ``NAME=DIR,DIR`` by name."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, equals, rest = text.partition("=")
+        members = tuple(part.strip() for part in rest.split(",") if part.strip())
+        if not (name and equals and members):
             raise UsageError(
-                f"{folder} was measured on other tokens than {folders[0]}: audit both with the same --corpus and shape"
+                f"{option} {text}: wanted NAME=DIR,DIR,..., such as constant=outputs/a,outputs/b"
             )
-    return [read_curve(run, name=folder) for run, folder in zip(runs, folders, strict=True)]
+        if name in found:
+            raise UsageError(f"{option} {name} was given twice: wanted all its trainings in one list")
+        found[name] = members
+    return found
+
+
+def _ratios(
+    kinds: dict[str, tuple[str, ...]],
+    strata: dict[str, tuple[str, ...]],
+    grown: dict[str, Growth],
+    variant: str,
+    threshold: float,
+) -> list[GroupRatio]:
+    """Every group over the first."""
+    from pipeline.analysis.trainings import Training, compare_groups
+
+    if not kinds:
+        return []
+    if len(kinds) == 1:
+        raise UsageError(f"one group, {next(iter(kinds))}: wanted --group at least twice")
+    place = {member: name for name, members in strata.items() for member in members}
+    members: dict[str, list[Training]] = {}
+    for kind, names in kinds.items():
+        for name in dict.fromkeys(names):
+            growth = grown[name].growth
+            if growth is None:
+                raise UsageError(
+                    f"{name}: the gap of {variant} before cannot be told from 0, so it has no growth; "
+                    "choose other windows"
+                )
+            if strata and name not in place:
+                raise UsageError(f"{name} is in no --stratum: wanted every training of a group in one")
+            members.setdefault(kind, []).append(Training(name, growth.estimate, place.get(name, "")))
+    first, *others = members
+    return [
+        compare_groups(kind, members[kind], first, members[first], threshold=threshold) for kind in others
+    ]
+
+
+def _read(names: Sequence[str]) -> list[Curve]:
+    """The trainings; ``UsageError`` where one was measured on other tokens than the first audit."""
+    from pipeline.analysis.reduce import read_curve
+    from pipeline.report.comparison import TABLE_ENDINGS
+
+    runs = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}
+    tokens = {name: run.read_plan().config["tokens_sha256"] for name, run in runs.items()}
+    for name, own in tokens.items():
+        first, wanted = next(iter(tokens.items()))
+        if own != wanted:
+            raise UsageError(
+                f"{name} was measured on other tokens than {first}: audit both with the same --corpus and shape"
+            )
+    return [read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names]
 
 
 def _print(found: list[tuple[str, str, Growth]], windows: tuple[Window, Window], *, several: bool) -> None:
-    for folder, variant, growth in found:
-        console.print(f"{folder}  {variant}" if several else folder, style="bold", markup=False)
+    for name, variant, growth in found:
+        console.print(f"{name}  {variant}" if several else name, style="bold", markup=False)
         for window, gap in zip(windows, (growth.before, growth.end), strict=True):
             console.print(
                 f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
             )
         if growth.growth is None:
             console.print("  no growth: the gap before cannot be told from 0", markup=False)
-        for name, times in (("growth", growth.growth), (f"over the growth of {found[0][0]}", growth.against)):
-            if times is not None:
-                console.print(
-                    f"  {name}  {times.estimate:.3f} [{times.lower:.3f}, {times.upper:.3f}]", markup=False
-                )
+        else:
+            console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}", markup=False)
+        if growth.against is not None:
+            power = growth.against.power
+            console.print(f"  over the growth of {found[0][0]}  {_interval(growth.against)}", markup=False)
+            console.print(
+                f"  an interval above {power.threshold:g} would be seen four times in five at a ratio of "
+                f"{power.smallest_ratio:.2f}",
+                markup=False,
+            )
+
+
+def _print_ratio(ratio: GroupRatio, variant: str) -> None:
+    console.print(f"{ratio.group} over {ratio.against} {variant}".rstrip(), style="bold", markup=False)
+    units = f"{ratio.trainings} against {ratio.trainings_against} trainings"
+    if ratio.lower is None:
+        console.print(f"  ratio of growths  {ratio.ratio:.3f}, no interval: {units}", markup=False)
+    else:
+        console.print(
+            f"  ratio of growths  {ratio.ratio:.3f} [{ratio.lower:.3f}, {ratio.upper:.3f}], over {units} "
+            f"(Welch, p = {ratio.p_value:.2g})",
+            markup=False,
+        )
+    if ratio.permutation_p is not None and ratio.permutation_p_one_sided is not None:
+        one_sided = round(ratio.permutation_p_one_sided * ratio.dealings)
+        console.print(
+            f"  exact permutation  p = {ratio.permutation_p:.3g}, one-sided {one_sided}/{ratio.dealings}",
+            markup=False,
+        )
+    if ratio.power is not None:
+        console.print(
+            f"  an interval above {ratio.power.threshold:g} would be seen four times in five at a ratio of "
+            f"{ratio.power.smallest_ratio:.2f}",
+            markup=False,
+        )
+
+
+def _interval(number: Any) -> str:
+    return f"{number.estimate:.3f} [{number.lower:.3f}, {number.upper:.3f}]"
 
 
 def _write(

@@ -31,7 +31,7 @@ def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> 
     """
     from pipeline.analysis.summary import summarise
 
-    curves = [(table, _read(table)) for table in tables]
+    curves = [(table, read_table(table)) for table in tables]
     for table, curve in curves:
         summary = summarise(curve, variant=variant, seed=seed).to_json()
         if as_json:
@@ -42,7 +42,8 @@ def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> 
             console.print(f"  {sentence}", markup=False)
 
 
-def _read(table: str) -> Curve:
+def read_table(table: str) -> Curve:
+    """The losses in a csv, parquet or arrow table; UsageError for what cannot be read as one."""
     import polars as pl
 
     from pipeline.analysis.curves import Curve

@@ -1,28 +1,34 @@
-"""How much a gap grew between two windows of steps, and whether it grew more in one suite than in another.
+"""How much a gap grew between two windows of steps, and whether it grew more in one training than in another.
 
 The gap of a window is the mean over its checkpoints of perplexity_variant / perplexity_fp32 - 1, its growth the ratio
-of a late window's to an early one's. Two things are a sample. The evaluation text is resampled in paired blocks of
-batches, the same for every checkpoint and suite. The checkpoints scatter about their course, neighbours alike; a window
-has too few for a bootstrap, so its mean gets an error drawn from Student's t with n - 1 degrees of freedom, times
-sd / sqrt(n / 3): three neighbours count as one, as with a correlation of 0.5 between them. A trend within a
-window counts as scatter, which errs towards wide intervals. Unlike an onset, a growth needs no model of the curve.
+of a late window's to an early one's. An interval here is for this training, whose weights are what they are. It counts
+the luck of single checkpoints (``analysis.window_noise``) and the choice of the evaluation text, by a jackknife over
+blocks of batches, the same for every checkpoint and training. What another training of the same recipe would give it
+does not say: trainings are the units of ``analysis.trainings``. Unlike an onset, a growth needs no model of the curve.
+
+Measured on 1,000 simulated trajectories a cell (``python -m tests.analysis.growth_rates``, where the table stands):
+intervals of a growth cover the truth in 0.945 to 0.984 of cases, those of a ratio in 0.959 to 0.984, for a memory of 0,
+0.5 and 0.9 between neighbouring checkpoints, on flat, kinked, exponential and early steep courses.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import stats
 
-from pipeline.analysis.bootstrap import batch_weights, paired_replicates
-from pipeline.analysis.curves import BoolArray, Curve, FloatArray
+from pipeline.analysis.bootstrap import BATCH_BLOCK
+from pipeline.analysis.curves import BoolArray, Curve, FloatArray, gap_from_nll
+from pipeline.analysis.power import power_of, smallest_found
+from pipeline.analysis.window_noise import window_noise
 from pipeline.errors import UsageError
 
-N_REPLICATES = 2000
-ALIKE = 3
-"""Neighbouring checkpoints that count as one."""
 LEVEL = 0.95
+START_UP = 0.1
+"""Share of a run whose steep beginning shows no scatter of its later checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -68,79 +74,172 @@ def parse_window(text: str) -> Window:
 
 
 @dataclass(frozen=True)
+class Power:
+    """What a rule "the interval of the ratio lies above ``threshold``" can find with errors as large as here."""
+
+    threshold: float
+    smallest_ratio: float
+    """True ratio that meets the rule four times out of five."""
+    at_estimate: float
+    """Probability that the rule is met if the true ratio is the estimate."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A growth over the growth that it is compared with."""
+
+    estimate: float
+    lower: float
+    upper: float
+    power: Power
+
+
+@dataclass(frozen=True)
 class Growth:
-    """The gap of one suite in two windows."""
+    """The gap of one training in two windows."""
 
     before: Bounded
     end: Bounded
     growth: Bounded | None
     """end / before; None where the gap before cannot be told from 0."""
-    against: Bounded | None
-    """This growth over the growth of the suite it is compared with; None for that suite itself, and where one of the
+    against: Ratio | None
+    """This growth over the growth of the training it is compared with; None for that one itself, and where one of the
     two has no growth."""
+    memory: float
+    """Correlation of the luck of neighbouring checkpoints."""
+    intervals: str
+    """What the intervals count: ``checkpoints and text``, or ``checkpoints`` where no losses per batch are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    """The gaps of the two windows of one curve."""
+
+    gaps: FloatArray
+    """(2,): before, end"""
+    covariance: FloatArray
+    """(2, 2), of the luck of checkpoints"""
+    df: float
+    without: FloatArray | None
+    """(2, blocks): the gaps without each block of batches; None where these are not known."""
+    memory: float
+
+    def gap(self, index: int) -> Bounded:
+        text = None if self.without is None else self.without[index]
+        return _bounded(self.gaps[index], self.covariance[index, index], self.df, text)
+
+    def log_growth(self) -> tuple[float, float, FloatArray | None]:
+        """log(end / before), its variance over checkpoints, and itself without each block of batches."""
+        slope = np.array([-1, 1]) / self.gaps
+        without = None if self.without is None else np.log(self.without[1] / self.without[0])
+        return math.log(self.gaps[1] / self.gaps[0]), float(slope @ self.covariance @ slope), without
 
 
 def compare_growth(
-    curves: list[Curve], variant: str, before: Window, end: Window, *, seed: int = 0
+    curves: list[Curve], variant: str, before: Window, end: Window, *, threshold: float = 1.0
 ) -> list[Growth]:
     """The growth of every curve, and of all but the first against the first's.
 
-    ``UsageError`` where a window is empty or holds a loss that is not a number, or where a curve has no losses per
-    batch or not the batches of the first.
+    ``threshold``: of the rule whose power is told. ``UsageError`` where a window is empty or holds a loss that is not a
+    number, or where curves have losses on different numbers of batches.
     """
-    replicates = _Replicates(curves, seed)
-    found: list[Growth] = []
-    first: tuple[float, FloatArray] | None = None
-    for index, curve in enumerate(curves):
-        (early, early_samples), (late, late_samples) = (
-            replicates.gap(curve, variant, each) for each in (before, end)
+    shapes = {each.fp32_batch_nll_nats.shape[1] for each in curves if each.fp32_batch_nll_nats is not None}
+    if len(shapes) > 1:
+        raise UsageError(f"the audits have {sorted(shapes)} batches: wanted the same evaluation for all")
+    measured = [_measure(curve, variant, before, end) for curve in curves]
+    grown = [each.gap(0).lower > 0 and each.gaps[1] > 0 for each in measured]
+    return [
+        Growth(
+            before=each.gap(0),
+            end=each.gap(1),
+            growth=_exp(_bounded(*_log_growth(each))) if has else None,
+            against=_ratio(each, measured[0], threshold) if has and grown[0] and index > 0 else None,
+            memory=each.memory,
+            intervals="checkpoints" if each.without is None else "checkpoints and text",
         )
-        bounded_early, bounded_late = _bounded(early, early_samples), _bounded(late, late_samples)
-        if bounded_early.lower <= 0:  # a ratio to what may be nothing says nothing
-            found.append(Growth(bounded_early, bounded_late, None, None))
-            continue
-        grown, samples = late / early, late_samples / early_samples
-        against = None if first is None else _bounded(grown / first[0], samples / first[1])
-        found.append(Growth(bounded_early, bounded_late, _bounded(grown, samples), against))
-        if index == 0:
-            first = (grown, samples)
-    return found
+        for index, (each, has) in enumerate(zip(measured, grown, strict=True))
+    ]
 
 
-class _Replicates:
-    """Resampled gaps of windows."""
+def ratio_power(estimate: float, se: float, df: float, threshold: float) -> Power:
+    """The power of "the interval lies above ``threshold``" for an ``estimate`` of the log ratio with error ``se``."""
+    smallest = threshold * math.exp(smallest_found(se, df)) if se > 0 else threshold
+    return Power(threshold, smallest, power_of(estimate - math.log(threshold), se, df))
 
-    def __init__(self, curves: list[Curve], seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-        shapes = set()
-        for curve in curves:
-            if curve.fp32_batch_nll_nats is None:
-                raise UsageError(f"{curve.name} has no losses per batch: wanted the folder of an audit")
-            shapes.add(curve.fp32_batch_nll_nats.shape[1])
-        if len(shapes) > 1:
-            raise UsageError(f"the audits have {sorted(shapes)} batches: wanted the same evaluation for all")
-        self._weights = batch_weights(self._rng, shapes.pop(), N_REPLICATES)
 
-    def gap(self, curve: Curve, variant: str, window: Window) -> tuple[float, FloatArray]:
-        """The window's gap, and its replicates (N_REPLICATES,)."""
-        rows, gap = window.rows(curve), curve.gap(variant)
-        if not np.isfinite(gap[rows]).all():
-            step = curve.step[rows][~np.isfinite(gap[rows])][0]
+def _measure(curve: Curve, variant: str, before: Window, end: Window) -> _Windows:
+    rows = [window.rows(curve) for window in (before, end)]
+    gap = curve.gap(variant)
+    for window in rows:
+        if not np.isfinite(gap[window]).all():
+            step = curve.step[window][~np.isfinite(gap[window])][0]
             raise UsageError(
                 f"{curve.name}: the gap of {variant} at step {step} is not a number: choose windows without it, or "
                 "name other variants"
             )
-        assert curve.fp32_batch_nll_nats is not None
-        _, gaps = paired_replicates(
-            curve.fp32_batch_nll_nats[rows], curve.variant_batch_nll_nats[variant][rows], self._weights
-        )
-        n = int(rows.sum())
-        error = gap[rows].std(ddof=1) / np.sqrt(max(1.0, n / ALIKE))
-        samples: FloatArray = gaps.mean(axis=0) + error * self._rng.standard_t(n - 1, N_REPLICATES)
-        return float(gap[rows].mean()), samples
+    start = min(before.first, max(2 * before.first - end.last, int(START_UP * curve.step[-1])))
+    whole = (curve.step >= start) & (curve.step <= end.last) & np.isfinite(gap)
+    noise = window_noise(curve.step[whole], gap[whole], [window[whole] for window in rows])
+    gaps = np.array([gap[window].mean() for window in rows])
+    return _Windows(gaps, noise.covariance, noise.df, _without_text(curve, variant, rows), noise.memory)
 
 
-def _bounded(estimate: float, samples: FloatArray) -> Bounded:
-    tail = (1 - LEVEL) / 2
-    lower, upper = np.quantile(samples, [tail, 1 - tail])
-    return Bounded(estimate, float(lower), float(upper))
+def _without_text(curve: Curve, variant: str, rows: list[BoolArray]) -> FloatArray | None:
+    """The gaps of the windows without each block of batches, (2, blocks); None for one batch or none."""
+    fp32, own = curve.fp32_batch_nll_nats, curve.variant_batch_nll_nats.get(variant)
+    if fp32 is None or own is None or fp32.shape[1] < 2:
+        return None
+    n = fp32.shape[1]
+    blocks = np.array_split(np.arange(n), max(2, n // BATCH_BLOCK))
+    return np.array(
+        [
+            [
+                gap_from_nll(
+                    *(np.delete(each[window], block, axis=1).mean(axis=1) for each in (own, fp32))
+                ).mean()
+                for block in blocks
+            ]
+            for window in rows
+        ]
+    )
+
+
+def _log_growth(each: _Windows) -> tuple[float, float, float, FloatArray | None]:
+    estimate, variance, without = each.log_growth()
+    return estimate, variance, each.df, without
+
+
+def _ratio(own: _Windows, first: _Windows, threshold: float) -> Ratio:
+    (ours, our_variance, our_text), (theirs, their_variance, their_text) = (
+        own.log_growth(),
+        first.log_growth(),
+    )
+    text = None if our_text is None or their_text is None else our_text - their_text
+    variance = our_variance + their_variance
+    df = variance**2 / (our_variance**2 / own.df + their_variance**2 / first.df)
+    se, df = _total(variance, df, text)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
+    low, middle, high = (math.exp(ours - theirs + side * half) for side in (-1, 0, 1))
+    return Ratio(middle, low, high, ratio_power(ours - theirs, se, df, threshold))
+
+
+def _total(variance: float, df: float, without: FloatArray | None) -> tuple[float, float]:
+    """Standard error of checkpoints and text together, and its degrees of freedom (Satterthwaite 1946)."""
+    if without is None:
+        return math.sqrt(variance), df
+    n = len(without)
+    text = (n - 1) * float(without.var())
+    total = variance + text
+    if total == 0:
+        return 0.0, df
+    return math.sqrt(total), total**2 / (variance**2 / df + text**2 / (n - 1))
+
+
+def _bounded(estimate: float, variance: float, df: float, without: FloatArray | None) -> Bounded:
+    se, df = _total(variance, df, without)
+    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
+    return Bounded(float(estimate), float(estimate) - half, float(estimate) + half)
+
+
+def _exp(log: Bounded) -> Bounded:
+    return Bounded(math.exp(log.estimate), math.exp(log.lower), math.exp(log.upper))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.curves import Curve
 
 HEIGHTS = {"gap": 230, "perplexity": 130, "learning_rate": 90}
+TABLE_ENDINGS = (".csv", ".parquet", ".arrow", ".feather")
 DASHES = ([1, 0], [5, 3], [2, 2], [8, 3, 2, 3])
 """Of the audits that share a colour, in turn."""
 
@@ -38,12 +39,13 @@ def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tupl
 
 
 def group_of(name: str) -> str:
-    """What of an audit's name is not its seed: the last part of its path without a last number.
+    """What of a training's name is not its seed: the last part of its path without an ending and a last number.
 
-    >>> group_of("outputs/wsd-seed1"), group_of("s3://bucket/cosine"), group_of("runs/7")
-    ('wsd', 'cosine', '7')
+    >>> group_of("outputs/wsd-seed1"), group_of("s3://bucket/cosine"), group_of("runs/7"), group_of("a/wsd-seed0.csv")
+    ('wsd', 'cosine', '7', 'wsd')
     """
-    last = PurePosixPath(name.rstrip("/")).name or name
+    path = PurePosixPath(name.rstrip("/"))
+    last = (path.stem if path.suffix in TABLE_ENDINGS else path.name) or name
     return re.sub(r"[-_ ]?(seed|run)?[-_ ]?\d+$", "", last) or last
 
 

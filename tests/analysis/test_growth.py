@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.analysis.curves import Curve
-from pipeline.analysis.growth import Growth, Window, compare_growth, parse_window
+from pipeline.analysis.growth import Growth, Window, compare_growth, parse_window, ratio_power
 from pipeline.analysis.noise import ar1_noise
 from pipeline.errors import UsageError
+from tests.analysis import growth_rates
 
 BEFORE, END = Window(200, 280), Window(360, 400)
 
@@ -39,7 +43,7 @@ def test_intervals_cover_the_truth_and_tell_growth_from_none() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
         flat, rising = simulated(rng, 1.0), simulated(rng, 2.0)
-        first, second = compare_growth([flat, rising], "int4", BEFORE, END, seed=seed)
+        first, second = compare_growth([flat, rising], "int4", BEFORE, END)
         covered += second.growth.lower <= true_end / 0.05 <= second.growth.upper
         assert second.against is not None
         told += second.against.lower > 1.25
@@ -47,6 +51,39 @@ def test_intervals_cover_the_truth_and_tell_growth_from_none() -> None:
     assert covered >= 52
     assert told >= 57
     assert false_alarms <= 8
+
+
+@pytest.mark.parametrize("memory", growth_rates.MEMORIES)
+def test_intervals_cover_the_truth_whatever_the_memory_of_checkpoints(memory: float) -> None:
+    found = growth_rates.measure("kink at the decay", memory, 120, np.random.default_rng(7))
+    least = 0.92 - 2.5 * math.sqrt(0.92 * 0.08 / 120)
+    assert found.growth >= least
+    assert found.ratio >= least
+    assert found.half_width < 0.35, "an interval that says nothing covers everything"
+
+
+def test_a_curve_without_batches_has_intervals_over_checkpoints_alone() -> None:
+    whole = simulated(np.random.default_rng(0), 1.0)
+    bare = Curve(whole.step, whole.fp32_nll_nats, whole.variant_nll_nats, name="table")
+    with_text, without = (compare_growth([each], "int4", BEFORE, END)[0] for each in (whole, bare))
+    assert (with_text.intervals, without.intervals) == ("checkpoints and text", "checkpoints")
+    assert with_text.growth.estimate == without.growth.estimate
+    assert with_text.before.lower < without.before.lower < without.before.upper < with_text.before.upper
+
+
+def test_the_rule_is_met_as_often_as_its_power_says() -> None:
+    rng, threshold = np.random.default_rng(3), 1.25
+    flat, rising = simulated(rng, 1.0), simulated(rng, 2.0)
+    ratio = compare_growth([flat, rising], "int4", BEFORE, END, threshold=threshold)[1].against
+    assert ratio.power.threshold == threshold
+    se, df = 0.06, 9.0
+    power = ratio_power(math.log(1.5), se, df, threshold)
+    estimates = math.log(1.5) + se * rng.standard_normal(20_000)
+    seen = se * np.sqrt(rng.chisquare(df, 20_000) / df)
+    met = estimates - stats.t.ppf(0.975, df) * seen > math.log(threshold)
+    assert power.at_estimate == pytest.approx(met.mean(), abs=0.01)
+    again = ratio_power(math.log(power.smallest_ratio), se, df, threshold)
+    assert again.at_estimate == pytest.approx(0.8, abs=1e-6)
 
 
 def test_the_estimates_are_plain_means_of_the_windows() -> None:

@@ -206,6 +206,17 @@ class EndOfSuite:
         return float(loss)
 
 
+def test_the_ratio_over_trainings_is_told_as_it_was_computed():
+    (ratio,) = json.loads((REFERENCE / "schedules" / "trainings" / "comparison.json").read_text())["groups"]
+    assert (ratio["trainings"], ratio["trainings_against"]) == (5, 4)
+    assert (ratio["permutation_p_one_sided"], ratio["dealings"]) == (1 / 60, 60)
+    said = "{ratio:.2f} [{lower:.2f}, {upper:.2f}]".format(**ratio)
+    for document in ("FINDINGS.md", "../../README.md"):
+        words = " ".join((REFERENCE / document).read_text().split())
+        assert said in words
+        assert "p = 1/60" in words
+
+
 def test_what_is_said_of_kurtosis_is_what_was_measured():
     words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
     tests = [

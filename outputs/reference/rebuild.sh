@@ -15,7 +15,7 @@ quietly='out=$("$@" 2>&1) || { echo "$out" >&2; exit 255; }'
 folders=$(cd $here && find . -name run.json -o -name fork.json | xargs -n 1 dirname | sort)
 printf "$here/%s\n" $folders | xargs -P 2 -I{} bash -c "$quietly" - "$tool" reduce {}
 for seed in 0 1; do
-    printf '%s\0' compare $here/schedules/{constant,wsd,cosine}-seed$seed "${windows[@]}" --out $here/schedules/seed$seed |
+    printf '%s\0' compare $here/schedules/{constant,wsd,cosine}-seed$seed "${windows[@]}" --threshold 1.25 --out $here/schedules/seed$seed |
         xargs -0 bash -c "$quietly" - "$tool" &
     running+=($!)
 done
@@ -28,6 +28,13 @@ printf '%s\0' compare $here/overtrained --before 31300:70500 --end 132200:140000
 running+=($!)
 all
 printf '%s\0' compare $here/schedules/{constant,cosine,wsd}-seed{0,1} "${windows[@]}" --out $here/schedules |
+    xargs -0 bash -c "$quietly" - "$tool"
+again=$here/sweeps/suite
+printf '%s\0' compare "${windows[@]}" --threshold 1.25 --out $here/schedules/trainings \
+    --group constant=$(printf '%s,' $here/schedules/constant-seed{0,1} $here/schedules/earlier/constant-seed{0,1}.csv) \
+    --group decayed=$(printf '%s,' $here/schedules/{wsd,cosine}-seed{0,1} $again) \
+    --stratum 0=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed0 $here/schedules/earlier/constant-seed0.csv $again) \
+    --stratum 1=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed1 $here/schedules/earlier/constant-seed1.csv) |
     xargs -0 bash -c "$quietly" - "$tool"
 printf "$here/%s\n" fork sweeps/amplitude sweeps/equal-mean sweeps/level schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
 echo "tables, comparisons, reports and figures of $here are made again"

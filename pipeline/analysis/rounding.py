@@ -13,7 +13,7 @@ from scipy import stats
 from pipeline.analysis.bootstrap import BATCH_BLOCK
 from pipeline.analysis.curves import BoolArray, FloatArray
 from pipeline.shards import Shard
-from pipeline.spec import Variant
+from pipeline.spec import column_of
 
 TYPICAL_SCATTER = 0.17
 """Standard deviation of log(damage / predicted) over grids that the law allows for at least."""
@@ -70,7 +70,7 @@ def read_damages(shards: Sequence[Shard]) -> RoundedCheckpoints:
         if blocks
         else batches
     )
-    names = tuple(Variant.parse(name).column for name in variants)
+    names = tuple(column_of(name) for name in variants)
     return RoundedCheckpoints(names, errors, batches.mean(axis=-1), without)
 
 

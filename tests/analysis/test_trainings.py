@@ -82,7 +82,7 @@ def test_one_training_on_a_side_has_a_ratio_and_no_interval():
     found = compare_groups("a", trainings("a", (1.2,)), "b", trainings("b", (1.0, 1.1)))
     assert found.ratio == pytest.approx(1.2 / math.sqrt(1.1))
     assert (found.lower, found.upper, found.p_value, found.power) == (None,) * 4
-    assert found.permutation_p == pytest.approx(1 / 3)
+    assert found.permutation_p_one_sided == pytest.approx(1 / 3)
 
 
 def test_too_many_dealings_are_not_counted_and_a_training_is_in_one_group():

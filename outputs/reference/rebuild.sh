@@ -36,5 +36,6 @@ printf '%s\0' compare "${windows[@]}" --threshold 1.25 --out $here/schedules/tra
     --stratum 0=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed0 $here/schedules/earlier/constant-seed0.csv $again) \
     --stratum 1=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed1 $here/schedules/earlier/constant-seed1.csv) |
     xargs -0 bash -c "$quietly" - "$tool"
+rm $here/schedules/trainings/comparison.png  # the curves are those of schedules/comparison.png
 printf "$here/%s\n" fork sweeps/amplitude sweeps/equal-mean sweeps/level schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
 echo "tables, comparisons, reports and figures of $here are made again"

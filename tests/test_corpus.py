@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -152,7 +153,7 @@ def test_files_that_are_no_arrays_are_refused(tmp_path):
     path = tmp_path / "ids.npy"
     with pytest.raises(UsageError, match="no such file"):
         evaluation_tokens(TokenFile(str(path)), SHAPE)
-    for content in (b"", b"not an array", b"\x93NUMPY\x01\x00"):
+    for content in (b"", b"not an array", b"\x93NUMPY\x01\x00", b"\5\0" * 2048):
         path.write_bytes(content)
         with pytest.raises(UsageError, match="not a readable"):
             evaluation_tokens(TokenFile(str(path)), SHAPE)
@@ -292,3 +293,44 @@ def test_a_fast_tokenizer_is_read_directly_to_the_same_ids():
     assert np.concatenate(list(token_stream(texts, tokenizer))).tolist() == [
         each for row in plain for each in row
     ]
+
+
+def test_no_message_advises_to_load_a_pickle(tmp_path):
+    path = tmp_path / "ids.npy"
+    path.write_bytes(b"\5\0" * 2048)
+    with pytest.raises(UsageError, match="no header, as a raw memory map") as raw:
+        evaluation_tokens(TokenFile(str(path)), SHAPE)
+    np.save(path, np.array([{1: 2}], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="Python objects") as objects:
+        evaluation_tokens(TokenFile(str(path)), SHAPE)
+    assert "pickle" not in f"{raw.value} {objects.value}"
+
+
+def test_a_byte_order_mark_is_no_text_and_lines_end_alike(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\rthree")
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf")
+    assert list(documents(parse_corpus(f"file:{tmp_path}/*.txt"))) == ["one\ntwo\nthree"]
+    (tmp_path / "m.py").write_bytes(b"\xef\xbb\xbfx = 1")
+    os.mkfifo(tmp_path / "pipe.py")
+    assert list(python_source(tmp_path)) == ["x = 1"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "complaint"),
+    [
+        ("/proc/*", "no file of a disk"),
+        ("/proc/self/maps", "no file of a disk"),
+        ("{}/pipe*", "named pipe"),
+        ("{}/zero*", "no file of a disk"),
+        ("{}/huge*", "wanted at most"),
+        ("{}/gone*", "cannot read"),
+    ],
+)
+def test_a_corpus_reads_regular_files_of_a_disk_only(tmp_path, pattern, complaint):
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "zero.txt").symlink_to("/dev/zero")
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "huge.txt").touch()
+    os.truncate(tmp_path / "huge.txt", 30 * 2**30)
+    with pytest.raises(UsageError, match=complaint):
+        list(documents(parse_corpus(f"file:{pattern.format(tmp_path)}")))

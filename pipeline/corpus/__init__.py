@@ -5,6 +5,7 @@ seq_len) array that every checkpoint of a run is measured on. Importing this nee
 """
 
 from pipeline.corpus.documents import corpus_sha256, documents, held_out, training_and_held_out
+from pipeline.corpus.encoding import Tokenizer
 from pipeline.corpus.grammar import (
     GRAMMAR,
     Corpus,
@@ -17,7 +18,6 @@ from pipeline.corpus.grammar import (
 )
 from pipeline.corpus.tokens import (
     EvaluationTokens,
-    Tokenizer,
     evaluation_tokens,
     open_token_file,
     tokens_sha256,

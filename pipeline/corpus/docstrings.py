@@ -14,12 +14,16 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.corpus.text import decoded
 from pipeline.errors import UsageError
+from pipeline.files import read_regular
 
 PACKAGES = ("numpy", "scipy", "polars")
 
 MIN_CHARACTERS = 200
 """Shorter docstrings are mostly one-line labels; 5,400 longer ones make 8 MB of prose."""
+
+MOST_BYTES = 2**26
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -44,7 +48,7 @@ def _of_package(package: str) -> Iterator[str]:
     for relative, path in sorted(paths.items(), key=lambda item: item[0].as_posix()):
         if "tests" in relative.parts:
             continue  # half the time of all, for 1 % of the text, which documents nothing
-        source = path.read_text(encoding="utf-8", errors="replace")
+        source = decoded(read_regular(path, MOST_BYTES), "replace")
         if '"""' in source or "'''" in source:
             yield from _of_source(source)
 

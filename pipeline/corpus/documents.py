@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.grammar import BUILT_IN, Corpus, Docstrings, Files, HubDataset, PythonSource, TokenFile
 from pipeline.corpus.python_source import python_source
+from pipeline.corpus.text import decoded
 from pipeline.errors import UsageError
+from pipeline.files import read_regular
 from pipeline.suites.files import user_path
 
 HELD_OUT_ONE_IN = 10
+MOST_BYTES = 2**30
+"""Most that one file is read of: it is held in memory as one document."""
+MOST_FILES = 1_000_000
+NO_DISKS = ("/proc/", "/sys/", "/dev/")
+"""Where what looks like files may have no end, and folders may hold themselves."""
 
 
 def documents(corpus: Corpus) -> Iterator[str]:
@@ -68,21 +76,37 @@ def corpus_sha256(texts: Iterable[str]) -> str:
 
 def _file_documents(corpus: Files) -> Iterator[str]:
     pattern = str(user_path(corpus.pattern, "corpus file:"))
-    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    paths = sorted(path for path in map(Path, found) if path.is_file())
+    paths = []
+    for count, found in enumerate(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 (no absolute pattern)
+        if count >= MOST_FILES or _no_disk(found):
+            what = (
+                f"over {MOST_FILES:,} files"
+                if count >= MOST_FILES
+                else f"{found}, which is no file of a disk"
+            )
+            raise UsageError(f"corpus {corpus} matches {what}: give a narrower pattern")
+        path = Path(found)
+        if not path.is_dir():
+            paths.append(path)
     if not paths:
         raise UsageError(
             f"corpus {corpus}: no file matches it; check the path, or quote a glob from the shell"
         )
-    return (text for text in map(_read_text, paths) if text.strip())
+    return (text for text in map(_read_text, sorted(paths)) if text.strip())
+
+
+def _no_disk(path: str) -> bool:
+    return os.path.realpath(path).startswith(NO_DISKS)
 
 
 def _read_text(path: Path) -> str:
     if path.suffix == ".npy":
         raise UsageError(f"{path} is not text: for token ids write {TokenFile(str(path))}")
     try:
-        return path.read_text(encoding="utf-8")
+        return decoded(read_regular(path, MOST_BYTES))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from error
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror or error}; leave it out, or split it"
+        ) from error

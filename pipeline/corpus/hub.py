@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.corpus.grammar import HubDataset
+from pipeline.corpus.text import MARK
 from pipeline.errors import UsageError
 
 SPLITS = ("validation", "test", "train")
 """Where no split is named, the first of these that the data set has."""
+STRINGS = ("string", "large_string", "string_view")
+LOOKED_AT = 1000
+"""Rows that say which columns hold strings, where no schema does."""
 
 
 def dataset_documents(corpus: HubDataset) -> Iterator[str]:
@@ -26,23 +30,31 @@ def dataset_documents(corpus: HubDataset) -> Iterator[str]:
         raise UsageError(f"corpus {corpus}: wanted a split out of {', '.join(map(str, splits))}")
     rows = iter(splits[split])
     try:
-        first = next(rows, None)
-        if first is None:
+        first = list(itertools.islice(rows, 1))
+        if not first:
             raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
-        column = _column(corpus, first)
+        strings = _declared_strings(splits[split])
+        if strings is None:  # a format without a schema: the rows say it
+            first += itertools.islice(rows, LOOKED_AT - 1)
+            strings = _strings_in(first)
+        column = _column(corpus, strings)
     except UsageError:
         _let_go(rows)
         raise
+    except Exception as error:  # the client raises a dozen unrelated types
+        _let_go(rows)
+        raise _unusable(corpus, "stopped while it was read", error) from error
     return _texts(corpus, column, first, rows)
 
 
 def _texts(
-    corpus: HubDataset, column: str, first: dict[str, Any], rows: Iterator[dict[str, Any]]
+    corpus: HubDataset, column: str, first: list[dict[str, Any]], rows: Iterator[dict[str, Any]]
 ) -> Iterator[str]:
     try:
-        for row in itertools.chain([first], rows):
-            if (row[column] or "").strip():
-                yield row[column]
+        for row in itertools.chain(first, rows):
+            text = (row.get(column) or "").removeprefix(MARK)
+            if text.strip():
+                yield text
     except Exception as error:  # the client raises a dozen unrelated types
         raise _unusable(corpus, "stopped while it was read", error) from error
     finally:
@@ -60,8 +72,22 @@ def _let_go(rows: Iterator[dict[str, Any]]) -> None:
     gc.collect()
 
 
-def _column(corpus: HubDataset, row: dict[str, Any]) -> str:
-    strings = [name for name, value in row.items() if isinstance(value, str)]
+def _declared_strings(rows: Any) -> list[str] | None:
+    """Names of the columns of strings in a data set's schema; None where it has none."""
+    features = getattr(rows, "features", None)
+    if not features:
+        return None
+    return [name for name, feature in features.items() if getattr(feature, "dtype", None) in STRINGS]
+
+
+def _strings_in(rows: list[dict[str, Any]]) -> list[str]:
+    """Names of the columns that hold strings, and nothing else but nulls, in ``rows``."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if row.get(name) is not None] for name in names}
+    return [name for name in names if values[name] and all(isinstance(each, str) for each in values[name])]
+
+
+def _column(corpus: HubDataset, strings: list[str]) -> str:
     if corpus.column is not None and corpus.column in strings:
         return corpus.column
     if corpus.column is None and "text" in strings:

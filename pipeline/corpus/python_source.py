@@ -11,7 +11,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.corpus.text import decoded
 from pipeline.errors import UsageError
+from pipeline.files import read_regular
 
 MAX_CHARACTERS = 100_000
 """Longer files (one in fifty, a quarter of the text) are mostly generated tables."""
@@ -25,7 +27,10 @@ def python_source(root: Path | None = None) -> Iterator[str]:
     folder = Path(sysconfig.get_path("purelib")) if root is None else root
     texts: dict[bytes, str] = {}
     for path in folder.rglob("*.py"):
-        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            text = decoded(read_regular(path, 4 * MAX_CHARACTERS), "replace")
+        except OSError:  # a longer file, a folder of that name, a link that leads nowhere
+            continue
         if text.strip() and len(text) <= MAX_CHARACTERS:
             texts[hashlib.sha256(text.encode()).digest()] = text
     if not texts:

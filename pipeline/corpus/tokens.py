@@ -7,29 +7,24 @@ one by one, each followed by the end-of-sequence token where the tokenizer has o
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus.documents import evaluation_documents
+from pipeline.corpus.encoding import PIECE_CHARACTERS, Encoder, Tokenizer
 from pipeline.corpus.grammar import Corpus, TokenFile
 from pipeline.errors import UsageError
+from pipeline.files import open_regular
 from pipeline.spec import TokenShape
 from pipeline.suites.files import user_path
 
 DOCUMENTS_AT_ONCE = 256
-
-
-class Tokenizer(Protocol):
-    """The part of a Hugging Face tokenizer that is used here."""
-
-    eos_token_id: int | None
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool = ...) -> Any: ...
+_NPY, _ZIP = b"\x93NUMPY", b"PK"
+"""What .npy files and archives of them begin with."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +75,19 @@ def open_token_file(corpus: TokenFile) -> NDArray[Any]:
             f"corpus {corpus}: there is no such file; wanted a 1-D integer array saved with numpy.save"
         )
     try:
+        with open_regular(path) as file:
+            start = file.read(len(_NPY))
+        if start != _NPY and not start.startswith(_ZIP):
+            raise UsageError(
+                f"corpus {corpus}: not a readable .npy file (it has no header, as a raw memory map has none); wanted "
+                f"numpy.save of ids: numpy.save('{path.stem}-saved.npy', numpy.memmap({str(path)!r}, mode='r', "
+                "dtype='uint16')), with the dtype that it was written with"
+            )
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
+        why = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise UsageError(
-            f"corpus {corpus}: not a readable .npy file ({error}); wanted numpy.save of ids"
+            f"corpus {corpus}: not a readable .npy file ({why}); wanted numpy.save of ids"
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else "an archive"
@@ -92,21 +96,33 @@ def open_token_file(corpus: TokenFile) -> NDArray[Any]:
 
 
 def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray[np.int64]]:
-    """Token ids of the documents, some hundred documents at a time, each document followed by EOS."""
+    """Token ids of the documents, some hundred documents at a time, each document followed by EOS.
+
+    A long document comes in several parts.
+    """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    remaining = iter(texts)
-    while chunk := list(itertools.islice(remaining, DOCUMENTS_AT_ONCE)):
-        rows = _encode(chunk, tokenizer)
-        yield np.concatenate([np.array([*row, *end], dtype=np.int64) for row in rows])
+    encoder = Encoder(tokenizer)
+    for chunk in _chunks(texts):
+        if len(chunk) == 1:
+            for ids in encoder.pieces(chunk[0]):
+                yield np.array(ids, dtype=np.int64)
+            yield np.array(end, dtype=np.int64)
+        else:
+            yield np.concatenate([np.array([*row, *end], dtype=np.int64) for row in encoder.batch(chunk)])
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Ids of each text. A fast tokenizer is asked directly: masks and offsets cost more than the ids."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
-    return [each.ids for each in backend.encode_batch_fast(texts, add_special_tokens=False)]
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The documents in lists of at most ``DOCUMENTS_AT_ONCE`` and of few characters; a long one is alone."""
+    chunk: list[str] = []
+    characters = 0
+    for text in texts:
+        if chunk and (len(chunk) == DOCUMENTS_AT_ONCE or characters + len(text) > PIECE_CHARACTERS):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(text)
+        characters += len(text)
+    if chunk:
+        yield chunk
 
 
 def _first_tokens(texts: Iterable[str], tokenizer: Tokenizer, wanted: int) -> NDArray[np.int64]:

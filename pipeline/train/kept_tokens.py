@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus import Tokenizer
+from pipeline.corpus.encoding import plain_backend
 from pipeline.errors import UsageError
 from pipeline.train.data import TOKENIZER_FOLDER, TRAIN_TOKENS, read_note
 
@@ -40,8 +41,8 @@ def made_of(text_sha256: str, tokenizer: Tokenizer, vocab_size: int) -> dict[str
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str | None:
-    """sha256 (hex) of everything that a fast tokenizer reads from its files; None for one of Python code."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    """sha256 (hex) of everything in a fast tokenizer's files that its ids depend on; None for one of Python code."""
+    backend = plain_backend(tokenizer)
     if backend is None:
         return None
     return hashlib.sha256(f"{tokenizer.eos_token_id} {backend.to_str()}".encode()).hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -56,3 +58,27 @@ print(json.dumps([
     assert "out of text, title" in column
     cached = [path for path in (tmp_path / "home").rglob("*") if path.suffix in (".arrow", ".parquet")]
     assert not cached, "a stream leaves no copy of the data set"
+
+
+NULLS = [None] * 3 + ["document a", "", None, "document b"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_columns_come_from_the_schema_or_from_many_rows_not_from_the_first(tmp_path, kind):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    links = [f"https://example.org/{row}" for row in range(len(NULLS))]
+    if kind == "parquet":
+        table = pa.table({"text": pa.array(NULLS, pa.string()), "url": links, "n": list(range(len(NULLS)))})
+        pq.write_table(table, folder / "train.parquet")
+    else:
+        rows = [{"text": text, "url": url} for text, url in zip(NULLS, links, strict=True)]
+        (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code = f"""{READ}
+name = {str(folder)!r}
+print(json.dumps([read(f"hf:{{name}}"), read(f"hf:{{name}}:train:text"), read(f"hf:{{name}}:train:url", 1)]))
+"""
+    with serve(Hub("org/run")) as hub:
+        chosen, named, other = python(hub, tmp_path / "home", code)
+    assert chosen == named == ["document a", "document b"]
+    assert other == links[:1]

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.probe.loading import PROVENANCE
+from pipeline.probe.room import is_shortage
 
 NOISE = 1e-5
 """Largest change of a logit, relative to the largest logit, that rounding explains. Causal models of transformers
@@ -74,6 +76,29 @@ class ForwardCheck:
             )
         if by_first > noise:
             self._decided.add(_key(model.config))
+
+
+@contextmanager
+def forward_of(model: torch.nn.Module) -> Iterator[None]:
+    """CheckpointError where the block fails, in which ``model`` is called as transformers built it."""
+    try:
+        yield
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        if is_shortage(error):
+            raise
+        told = (str(error).strip().splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{type(model).__name__} cannot be called with tokens alone, or its config.json does not fit together: "
+            f"{type(error).__name__}: {told}"
+        ) from error
 
 
 def _change(left: Tensor, right: Tensor) -> float:

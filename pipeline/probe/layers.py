@@ -117,10 +117,11 @@ def linear_sites(model: Any) -> list[LinearSite]:
         )
     if head is None:
         raise CheckpointError(f"{type(model).__name__} has no output head: wanted a causal language model")
+    plain = {type(module): _is_plain(module) for module in [head, *(site.module for site in sites[::-1])]}
     own = [
         f"{name} ({type(module).__name__})"
         for name, module in [*((site.name, site.module) for site in sites), ("its output head", head)]
-        if not _is_plain(module)
+        if not plain[type(module)] or "forward" in vars(module)
     ]
     if own:
         raise CheckpointError(
@@ -132,8 +133,28 @@ def linear_sites(model: Any) -> list[LinearSite]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether ``module`` is called as ``nn.Linear`` or ``Conv1D`` is, whatever its class is called."""
-    return type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module)
+    """Whether ``module`` is called as ``nn.Linear`` or ``Conv1D`` is, or gives what they would: tried with random
+    weights on rows of several sizes, so that neither rounding nor clipping of either is missed.
+    """
+    if type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module):
+        return True
+    shape: torch.Size = module.weight.shape  # type: ignore[assignment]
+    out_features, features = reversed(shape) if isinstance(module, Conv1D) else shape
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, rows = (
+        torch.randn(each, generator=generator) for each in (shape, (out_features,), (1, 4, features))
+    )
+    rows *= torch.tensor([1e-3, 1.0, 30.0, 1e3])[:, None]
+    given = {"weight": weight} if module.bias is None else {"weight": weight, "bias": bias}
+    weight_OI = weight.T if isinstance(module, Conv1D) else weight
+    expected = nn.functional.linear(rows, weight_OI, given.get("bias"))
+    try:
+        with torch.no_grad():
+            found = torch.func.functional_call(module, given, (rows,))
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    largest = rows.abs().matmul(weight_OI.abs().T) + bias.abs()
+    return found.shape == expected.shape and bool(((found - expected).abs() <= 1e-5 * largest).all())
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -25,7 +25,7 @@ from pipeline.measurements import (
 )
 from pipeline.measurements.hooks import checkpoint_values, token_columns
 from pipeline.probe.arithmetic import has_triton, require_arithmetic
-from pipeline.probe.checks import ForwardCheck
+from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.evaluate import TokenResults, evaluate
 from pipeline.probe.layers import linear_sites
 from pipeline.probe.loading import (
@@ -225,9 +225,10 @@ class Prober:
         linear_sites(model)  # that its weights are not where they are looked for is the better reason
         if self._check.needed(model.config):
             rows = (ids.unsqueeze(0).to(self.device) for ids in self._check.sequences)
-            self._check.judge(
-                model, (model(input_ids=ids, use_cache=False, return_dict=True).logits[0] for ids in rows)
-            )
+            with forward_of(model):
+                self._check.judge(
+                    model, (model(input_ids=ids, use_cache=False, return_dict=True).logits[0] for ids in rows)
+                )
 
     def _of_model(self, model: torch.nn.Module) -> dict[str, Any]:
         """Columns of the checkpoint level, of the model before its layers are replaced."""

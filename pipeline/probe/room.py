@@ -23,12 +23,13 @@ def room_for(what: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_shortage(error):
+        if not is_shortage(error):
             raise
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise NoRoomError(f"no memory is left for {what} ({told}): {advice}") from error
 
 
-def _is_shortage(error: Exception) -> bool:
+def is_shortage(error: Exception) -> bool:
+    """Whether ``error`` says that memory has run out."""
     typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return typed or any(sign in str(error) for sign in _SIGNS)

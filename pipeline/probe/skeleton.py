@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import CheckpointError
+from pipeline.probe.layers import linear_sites
 from pipeline.probe.loading import (
     StoredWeights,
     build_model,
@@ -105,6 +106,7 @@ class HollowModel:
         for path, tensor in model.state_dict().items():
             found = by_address.get(tensor.data_ptr(), by_number.get(marked(tensor), ""))
             if not found or not _stands_for(tensor, stand_ins[found], numbers[found]):
+                linear_sites(model)  # an architecture that no way measures has the better reason
                 raise refuse_assembled(model, [path])
             stored[path] = found
         return cls(model, stored, stand_ins)

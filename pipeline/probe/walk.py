@@ -19,17 +19,28 @@ from torch import Tensor, nn
 from pipeline.errors import CheckpointError
 
 
+@dataclass
+class _Returned:
+    """How the layers of a model return their hidden states."""
+
+    wrapped: bool = False
+    """In a tuple."""
+
+
 @dataclass(frozen=True)
 class LayerCall:
     """What one layer is called with beside the hidden states."""
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
+    returned: _Returned
+    """Learned from what layers really return; a model of one layer tells it in no other way."""
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The hidden states after ``layer``."""
         out = layer(hidden, *self.arguments, **self.keywords)
-        advanced: Tensor = out[0] if isinstance(out, tuple | list) else out
+        self.returned.wrapped = isinstance(out, tuple | list)
+        advanced: Tensor = out[0] if self.returned.wrapped else out
         return advanced
 
 
@@ -60,8 +71,7 @@ class Walk:
 
     def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
         self._model, self._layers = model, layers
-        self._wrapped = False
-        """Whether this model's layers return a tuple."""
+        self._returned = _Returned()
 
     def begin(self, ids: Tensor) -> tuple[Tensor, list[LayerCall]]:
         """The hidden states before the first layer for ``ids`` (B, T), and the call of every layer.
@@ -70,7 +80,7 @@ class Walk:
         """
         recorded = self._record(ids)
         if recorded is None:
-            self._wrapped = not self._wrapped
+            self._returned.wrapped = not self._returned.wrapped
             recorded = self._record(ids)
         if recorded is None:
             raise CheckpointError(
@@ -83,7 +93,7 @@ class Walk:
         """``forward(model)`` where the last layer gives ``hidden``."""
 
         def passed_on(*arguments: Any, **keywords: Any) -> Any:
-            return self._wrap(_hidden(arguments, keywords)[0])
+            return self._wrap(self._hidden(arguments, keywords)[0])
 
         with self._stops([passed_on] * (len(self._layers) - 1) + [lambda *_, **__: self._wrap(hidden)]):
             return forward(self._model)
@@ -94,7 +104,7 @@ class Walk:
 
         def stop(index: int) -> Callable[..., Any]:
             def reached(*arguments: Any, **keywords: Any) -> Any:
-                hidden, call = _hidden(arguments, keywords)
+                hidden, call = self._hidden(arguments, keywords)
                 if index != len(calls) or (seen and hidden is not seen[-1]):
                     raise _StoppedError
                 seen.append(hidden)
@@ -126,11 +136,10 @@ class Walk:
                 self._layers[index] = layer
 
     def _wrap(self, hidden: Tensor) -> Any:
-        return (hidden,) if self._wrapped else hidden
+        return (hidden,) if self._returned.wrapped else hidden
 
-
-def _hidden(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, LayerCall]:
-    if arguments:
-        return arguments[0], LayerCall(arguments[1:], keywords)
-    rest = {name: value for name, value in keywords.items() if name != "hidden_states"}
-    return keywords["hidden_states"], LayerCall((), rest)
+    def _hidden(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Tensor, LayerCall]:
+        if arguments:
+            return arguments[0], LayerCall(arguments[1:], keywords, self._returned)
+        rest = {name: value for name, value in keywords.items() if name != "hidden_states"}
+        return keywords["hidden_states"], LayerCall((), rest, self._returned)

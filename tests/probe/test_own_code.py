@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, FalconConfig, XmodConfig
 from transformers.models.llama import modeling_llama
 
 from pipeline.errors import CheckpointError
@@ -40,6 +40,20 @@ class Named(nn.Linear):
     """``nn.Linear`` by another name."""
 
 
+class Spelled(nn.Linear):
+    """``nn.Linear`` in other words, as Falcon has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T if self.bias is None else x @ self.weight.T + self.bias
+
+
+class Clipped(nn.Linear):
+    """Leaves small inputs alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.clamp(-100, 100))
+
+
 class Rounded(nn.Linear):
     """Rounds its input, as layers do that quantize their activations."""
 
@@ -62,17 +76,44 @@ def test_a_linear_layer_with_a_forward_of_its_own_is_refused(
             measure(folder)
 
 
-@pytest.mark.parametrize(("kind", "refused"), [(Named, False), (Rounded, True)])
+@pytest.mark.parametrize(
+    ("kind", "refused"), [(Named, False), (Spelled, False), (Clipped, True), (Rounded, True)]
+)
 def test_whether_a_class_of_layers_is_taken_hangs_on_what_it_does(kind: type, refused: bool) -> None:
     model = tiny_model("llama", vocab_size=VOCAB)
     for place in ("lm_head", "model.layers.1.mlp.up_proj"):
         old = model.get_submodule(place)
         model.set_submodule(place, kind(old.in_features, old.out_features, bias=False))
     if refused:
-        with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj.*its output head \(Rounded\)"):
+        with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj.*its output head \("):
             linear_sites(model)
     else:
         assert len(linear_sites(model)) == 15
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_falcon_is_measured(tmp_path: Path, bias: bool) -> None:
+    config = FalconConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, bias=bias
+    )
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    expected = np.mean([model(input_ids=ids, labels=ids).loss.item() for ids in torch.from_numpy(TOKENS)])
+    whole, layered = (measure(tmp_path) for measure in ways(Prober(SPEC, TOKENS)))
+    assert whole.results[0].nll_nats == pytest.approx(expected, abs=2e-6)
+    assert layered.results == whole.results
+
+
+def test_a_model_whose_own_forward_fails_is_refused_by_name(tmp_path: Path) -> None:
+    config = XmodConfig(
+        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        is_decoder=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        CheckpointError, match=r"XmodForCausalLM cannot be called with tokens alone.*language"
+    ):
+        Prober(SPEC, TOKENS).measure(tmp_path)
 
 
 def call_of(monkeypatch: pytest.MonkeyPatch, forward: Any) -> None:

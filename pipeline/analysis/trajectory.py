@@ -14,21 +14,14 @@ import pyarrow.compute as pc
 
 from pipeline.analysis.bootstrap import paired_gap_se
 from pipeline.analysis.curves import Curve, FloatArray, gap_from_nll
+from pipeline.measurements import pool_values, score_columns, trajectory_columns, unvaried_columns
 from pipeline.shards import Shard
-from pipeline.spec import Checkpoint, column_of
-
-METRICS = (
-    "nll_nats",
-    "perplexity",
-    "kl_nats_mean",
-    "kl_nats_p50",
-    "kl_nats_p99",
-    "top1_agreement",
-    "delta_p_rms",
-)
-"""Columns of a shard that become ``<variant>_<metric>`` of a quantized variant."""
+from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
 
 FP32 = "fp32"
+
+CORE_SCORES = frozenset(column.name for column in score_columns(MEASUREMENTS))
+"""Of these, fp32 has its loss alone in the table: the others compare it with itself."""
 
 IDENTITY = {
     "key": pl.String, "step": pl.Int64, "revision": pl.String, "tokens_seen": pl.Int64, "learning_rate": pl.Float64,
@@ -47,25 +40,28 @@ def tensor_table(shards: Sequence[Shard]) -> pl.DataFrame:
         for index, name in enumerate(("step", "variant")):
             flat = flat.add_column(index, name, shard.table[name].take(rows))
         tables.append(flat.add_column(0, "key", pa.array([shard.key] * len(flat), pa.string())))
-    return pl.DataFrame(pa.concat_tables(tables))
+    return pl.DataFrame(pa.concat_tables(tables, promote_options="default"))
 
 
 def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint]) -> pl.DataFrame:
     """One row per shard, in the order of ``checkpoints``, without the ``phase`` column.
 
-    Columns: step, revision, tokens_seen, learning_rate, weights_sha256, duplicate_of, fp32_nll_nats,
-    fp32_perplexity, kurtosis (mean over the quantized matrices), and for each other variant v its ``METRICS`` as
-    ``<v>_<metric>``, ``<v>_gap`` = perplexity over fp32's - 1, ``<v>_gap_se`` (paired over batches),
-    ``<v>_relative_error`` (mean over matrices) and ``<v>_boundary_fraction`` (share of all their weights).
+    Columns: step, revision, tokens_seen, learning_rate, weights_sha256, duplicate_of, those of the weights and of the
+    checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, and for each other variant
+    v the columns of its measurements as ``<v>_<column>``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se``
+    (paired over batches).
 
     Raises a polars error where a join is not one to one.
     """
     rows = pl.DataFrame(
         pa.concat_tables(
-            shard.table.drop_columns(["tensors"]).append_column(
-                "key", pa.array([shard.key] * len(shard.table))
-            )
-            for shard in shards
+            (
+                shard.table.drop_columns(["tensors"]).append_column(
+                    "key", pa.array([shard.key] * len(shard.table))
+                )
+                for shard in shards
+            ),
+            promote_options="default",
         )
     )
     rows = rows.with_columns(_tensor_means(shards))
@@ -80,13 +76,17 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     table = identity.join(
         base.select("key", "weights_sha256"), on="key", how="inner", validate="1:1", maintain_order="left"
     )
+    alone, scores, fits = (
+        [column.name for column in columns if column.name in rows.columns]
+        for columns in (unvaried_columns(), trajectory_columns("token"), trajectory_columns("tensor"))
+    )
+    of_fp32 = ["nll_nats", "perplexity", *(name for name in scores if name not in CORE_SCORES)]
     table = _join(
         table,
         base.select(
-            "key", "batch_nll_nats", "kurtosis",
-            fp32_nll_nats="nll_nats", fp32_perplexity="perplexity",
+            "key", "batch_nll_nats", *alone, *(pl.col(name).alias(f"fp32_{name}") for name in of_fp32)
         ),
-    )  # fmt: skip
+    )
     fp32_batches = _matrix(table["batch_nll_nats"])
     table = table.drop("batch_nll_nats")
     for variant in rows["variant"].unique(maintain_order=True):
@@ -95,8 +95,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
             "key", "batch_nll_nats",
-            *(pl.col(metric).alias(f"{prefix}_{metric}") for metric in METRICS),
-            *(pl.col(name).alias(f"{prefix}_{name}") for name in ("relative_error", "boundary_fraction")),
+            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits)),
         )  # fmt: skip
         table = _join(table, part)
         batches = _matrix(table["batch_nll_nats"])
@@ -131,25 +130,27 @@ def batch_curve(trajectory: pl.DataFrame, shards: Sequence[Shard]) -> Curve:
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:
-    """Per row of all shards: mean kurtosis and relative error of its matrices, boundary share of their weights.
+    """Per row of all shards, one number of all its matrices for each statistic that makes one.
 
     A matrix whose weights are all equal (zeros, at the start of some runs) has no kurtosis and is left out of its mean.
     """
-    columns: dict[str, list[float | None]] = {"kurtosis": [], "relative_error": [], "boundary_fraction": []}
+    there = {field.name for shard in shards for field in shard.table.schema.field("tensors").type.value_type}
+    wanted = [
+        column
+        for per_variant in (False, True)
+        for column in trajectory_columns("tensor", per_variant=per_variant)
+        if column.name in there
+    ]
+    columns: dict[str, list[float | None]] = {column.name: [] for column in wanted}
     for shard in shards:
+        known = {field.name for field in shard.table.schema.field("tensors").type.value_type}
         for tensors in shard.table["tensors"]:
             values = tensors.values
             n = values.field("n").to_numpy(zero_copy_only=False).astype(np.float64)
-            for name, means in columns.items():
-                field = values.field(name)
-                if len(field) == 0 or field.null_count:
-                    means.append(None)
-                    continue
-                numbers = field.to_numpy(zero_copy_only=False)
-                if name == "kurtosis":
-                    numbers = numbers[np.isfinite(numbers)]
-                weights = n if name == "boundary_fraction" else None
-                means.append(float(np.average(numbers, weights=weights)) if len(numbers) else None)
+            for column in wanted:
+                field = values.field(column.name) if column.name in known else None
+                numbers = None if field is None or field.null_count else field.to_numpy(zero_copy_only=False)
+                columns[column.name].append(None if numbers is None else pool_values(column, numbers, n))
     return [pl.Series(name, means, dtype=pl.Float64) for name, means in columns.items()]
 
 

@@ -36,6 +36,7 @@ from pipeline.measurements.base import (
     AnyMeasurement,
     CheckpointMeasurement,
     Column,
+    Level,
     QuantizedWeight,
     TensorMeasurement,
     TokenBlock,
@@ -45,17 +46,17 @@ from pipeline.plugins import load_plugins
 from pipeline.spec import MEASUREMENTS
 
 __all__ = [
-    "AnyMeasurement", "CheckpointMeasurement", "Column", "QuantizedWeight", "TensorMeasurement", "TokenBlock",
-    "TokenMeasurement", "columns", "find_column", "further", "installed", "lookup", "parse_measurements", "pool",
-    "pool_values", "pooled_columns", "register", "registered", "score_columns", "selected", "tensor_columns",
-    "unregister",
+    "AnyMeasurement", "CheckpointMeasurement", "Column", "Level", "QuantizedWeight", "TensorMeasurement", "TokenBlock",
+    "TokenMeasurement", "choices", "columns", "find_column", "further", "installed", "is_per_variant", "lookup",
+    "parse_measurements", "pool", "pool_values", "pooled_columns", "register", "registered", "score_columns",
+    "selected", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
 ]  # fmt: skip
 
 RESERVED = frozenset(
     """
     suite revision step stage key tokens_seen tokens learning_rate phase phase_label weights_sha256 duplicate_of variant
     tensors name n more load_s probe_s wall_s peak_bytes device run_id arm schedule parameters optimizer seed status
-    train_loss_nats weights gap gap_se gap_lo gap_hi lone prev next
+    train_loss_nats weights gap gap_se gap_lo gap_hi lone prev next kappa kappa_lower kappa_upper
     """.split()  # noqa: SIM905 - one line of names reads better than fifty quotes
 )
 """Columns that shards and tables have beside those of measurements."""
@@ -175,6 +176,38 @@ def tensor_columns(names: Iterable[str]) -> list[Column]:
 def pooled_columns(names: Iterable[str]) -> list[Column]:
     """Those of each tensor that make one number of all."""
     return [column for column in tensor_columns(names) if column.pooled]
+
+
+def trajectory_columns(level: Level, *, per_variant: bool = True) -> list[Column]:
+    """Columns of all measurements of ``level`` that are one number of a checkpoint, per variant or not."""
+    return [
+        column
+        for measurement, column in columns()
+        if measurement.level == level
+        and is_per_variant(measurement) == per_variant
+        and column.tables
+        and column.dtype != "list<float64>"
+        and (level != "tensor" or column.pooled)
+    ]
+
+
+def unvaried_columns() -> list[Column]:
+    """Columns of all measurements that are one number of a checkpoint, whatever the variant."""
+    levels: tuple[Level, ...] = ("tensor", "checkpoint")
+    return [column for level in levels for column in trajectory_columns(level, per_variant=False)]
+
+
+def choices() -> list[Column]:
+    """Columns of all measurements that the report's damage chart offers."""
+    levels: tuple[Level, ...] = ("token", "tensor")
+    return [column for level in levels for column in trajectory_columns(level) if column.menu]
+
+
+def is_per_variant(measurement: AnyMeasurement) -> bool:
+    """Whether each variant has a value of its own."""
+    if isinstance(measurement, TensorMeasurement):
+        return measurement.per_variant
+    return isinstance(measurement, TokenMeasurement)
 
 
 def pool(column: Column, tensors: Sequence[Mapping[str, Any]]) -> float | None:

@@ -52,6 +52,8 @@ class Column:
     """In the table of checkpoints, after the variant's name; empty: it is no column there."""
     written: Literal["number", "short", "share"] = "short"
     """How the table and the readout write a value: 4 digits, 3 digits, or percent."""
+    tables: bool = True
+    """Whether it is a column of the trajectory table; a list never is."""
     menu: bool = True
     """Whether it is a choice of the report's damage chart."""
     pooled: Literal["mean", "finite mean", "weighted mean", ""] = ""

@@ -37,7 +37,7 @@ MEASUREMENT = TokenMeasurement(
     columns=(
         Column("nll_nats", "nats", "Loss (nats)", axis="log", better="lower", menu=False),
         Column("perplexity", "", "Perplexity", axis="log", better="lower", menu=False),
-        Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", menu=False),
+        Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", tables=False, menu=False),
         Column("batch_nll_nats", "nats", "Loss of each batch (nats)", dtype="list<float64>", menu=False),
     ),
     per_token=per_token,

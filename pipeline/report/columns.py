@@ -8,16 +8,18 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.report.frame import PER_VARIANT, Frame
+from pipeline.measurements import choices, unvaried_columns
+from pipeline.report.frame import Frame
 
-RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kurtosis", "kappa", "kappa_lower", "kappa_upper")
+RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kappa", "kappa_lower", "kappa_upper")
 
 
 def chart_columns(frame: Frame) -> dict[str, list[Any]]:
     """Column name -> values by row; with ``prev`` and ``next`` step, and ``<variant>_lone`` flags."""
-    wanted = [name for name in RUN_COLUMNS if frame.has(name)]
+    of_run = [*RUN_COLUMNS, *(column.name for column in unvaried_columns())]
+    wanted = [name for name in of_run if frame.has(name)]
     for series in frame.series:
-        names = ("perplexity", "gap", "gap_lo", "gap_hi", *PER_VARIANT)
+        names = ("perplexity", "gap", "gap_lo", "gap_hi", *(column.name for column in choices()))
         wanted += [f"{series.key}_{name}" for name in names if frame.has(f"{series.key}_{name}")]
     steps = frame.rows["step"].to_list()
     columns: dict[str, list[Any]] = {

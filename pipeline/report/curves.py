@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from pipeline.measurements import Column, choices
 from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule, phase_names
 from pipeline.report.frame import Frame, Series
 from pipeline.report.theme import dash
@@ -14,43 +13,25 @@ GAP_LINEAR = 0.001
 """The gap axis is linear within +-0.1 % and logarithmic outside: a gap can be zero or negative."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """One way of measuring damage, a choice of the damage chart."""
-
-    column: str
-    """Column name after the variant's prefix."""
-    label: str
-    """In the menu."""
-    note: str
-    """Below the heading."""
-    format: str = "~g"
-    """d3 format of the axis."""
-
-
-MEASURES = (
-    Measure("gap", "Perplexity gap", "Perplexity against FP32, minus 1.", "~%"),
-    Measure("kl_nats_mean", "Mean KL (nats)", "Kullback-Leibler divergence from FP32, mean over tokens."),
-    Measure(
-        "kl_nats_p99",
-        "99th percentile KL (nats)",
-        "Divergence from FP32 of the worst hundredth of the tokens.",
-    ),
-    Measure(
-        "top1_agreement", "Top-1 agreement", "Share of tokens whose most likely successor is FP32's.", "~%"
-    ),
-    Measure(
-        "delta_p_rms", "Change of p (rms)", "Root mean square change of the correct token's probability."
-    ),
+GAP = Column(
+    "gap", "share", "Perplexity gap", "Perplexity against FP32, minus 1.", format="~%", better="lower"
 )
+"""The first choice of the damage chart; the others are columns of measurements."""
 
 
-def damage_scale(kind: str, measure: Measure, frame: Frame) -> tuple[Spec, Spec]:
+def measures() -> list[Column]:
+    """The choices of the damage chart."""
+    return [GAP, *choices()]
+
+
+def damage_scale(kind: str, measure: Column, frame: Frame) -> tuple[Spec, Spec]:
     """(scale, axis) of the damage chart; ``kind`` is ``log`` or ``linear``."""
     axis: Spec = {"title": None, "tickCount": 5, "labelExpr": f"format(datum.value, '{measure.format}')"}
-    if kind == "linear" or measure.column == "top1_agreement":
-        return {"type": "linear", "zero": measure.column == "gap", "nice": True}, axis
-    if measure.column != "gap":
+    if measure is not GAP and (kind == "linear" or measure.axis == "linear"):
+        return {"type": "linear", "zero": False, "nice": True}, axis
+    if kind == "linear":
+        return {"type": "linear", "zero": True, "nice": True}, axis
+    if measure is not GAP:
         return {"type": "log", "nice": False, "padding": 5}, axis
     largest = max(
         (abs(value) for one in frame.quantized for _, value in frame.finite(f"{one.key}_gap")), default=1.0
@@ -106,11 +87,11 @@ def perplexity_top(frame: Frame) -> float:
     return top if len(late) >= len(points) / 2 and full > 3 * top else 1.02 * full
 
 
-def damage(frame: Frame, measure: Measure) -> Spec:
+def damage(frame: Frame, measure: Column) -> Spec:
     """Damage of every quantized variant, on the axis of token ``$damagescale``."""
     y = {"type": "quantitative", "scale": "$damagescale", "axis": "$damageaxis"}
     layers = backdrop()
-    if measure.column == "gap":
+    if measure is GAP:
         layers.append(
             {
                 "data": {"values": [{}]},
@@ -118,9 +99,9 @@ def damage(frame: Frame, measure: Measure) -> Spec:
                 "encoding": {"y": {**y, "datum": 0}},
             }
         )
-    shown = [one for one in frame.quantized if frame.has(f"{one.key}_{measure.column}")]
+    shown = [one for one in frame.quantized if frame.has(f"{one.key}_{measure.name}")]
     for series in _back_to_front(tuple(shown)):
-        layers += _line(series, frame, measure.column, y)
+        layers += _line(series, frame, measure.name, y)
     return chart([*layers, cursor_rule()], frame, 220)
 
 

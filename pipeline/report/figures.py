@@ -10,7 +10,7 @@ import vl_convert
 
 from pipeline.report.axes import SCHEMA, VL_VERSION, Spec, shared_data, step_tokens
 from pipeline.report.columns import chart_columns, chart_rows, diverged_points
-from pipeline.report.curves import MEASURES, damage_scale, variant_scale
+from pipeline.report.curves import GAP, damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.panels import Panel, make_panels
@@ -51,7 +51,7 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) 
 def figure_tokens(frame: Frame) -> dict[str, Any]:
     """Tokens of the static figures."""
     colours = tokens(frame.series, dark=False)
-    scale, axis = damage_scale("log", MEASURES[0], frame)
+    scale, axis = damage_scale("log", GAP, frame)
     return {
         **colours,
         **step_tokens("linear", frame),

@@ -21,9 +21,6 @@ from pipeline.spec import ALIASES
 BAND_SE = 1.96
 """Half width of an error band in standard errors: a 95 % interval of a normal mean."""
 
-PER_VARIANT = ("kl_nats_mean", "kl_nats_p99", "top1_agreement", "delta_p_rms", "relative_error")
-"""Columns taken over as they are, beside perplexity and gap."""
-
 
 @dataclass(frozen=True)
 class Series:

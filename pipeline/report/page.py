@@ -16,11 +16,12 @@ from typing import Any
 
 import vl_convert
 
-from pipeline.report import places, sections
+from pipeline.measurements import unvaried_columns
+from pipeline.report import curves, places, sections
 from pipeline.report.assets import asset
 from pipeline.report.axes import VL_VERSION, Spec, shared_data, step_params, step_tokens
 from pipeline.report.columns import chart_columns, diverged_points
-from pipeline.report.curves import MEASURES, damage_scale, variant_scale
+from pipeline.report.curves import damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.panels import Panel, damage_note, make_panels, measures
@@ -74,9 +75,7 @@ def page_html(
         tiles=sections.tiles_html(report, frame),
         legend=places.legend_html(frame),
         chip=places.chip_width(frame),
-        measures="".join(
-            f'<option value="{one.column}">{esc(one.label)}</option>' for one in measures(frame)
-        ),
+        measures="".join(f'<option value="{one.name}">{esc(one.label)}</option>' for one in measures(frame)),
         panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report),
@@ -113,14 +112,19 @@ def _payload(frame: Frame, heat: HeatMap | None, panels: tuple[Panel, ...], shar
         "steps": {kind: step_tokens(kind, frame) for kind in ("linear", "symlog")},
         "damage": {
             kind: {
-                one.column: dict(
+                one.name: dict(
                     zip(("$damagescale", "$damageaxis"), damage_scale(kind, one, frame), strict=True)
                 )
-                for one in MEASURES
+                for one in curves.measures()
             }
             for kind in ("log", "linear")
         },
-        "notes": {one.column: damage_note(frame, one) for one in MEASURES},
+        "notes": {one.name: damage_note(frame, one) for one in curves.measures()},
+        "written": {one.name: one.written for one in curves.measures()},
+        "unvaried": [
+            {"name": one.name, "label": (one.heading or one.label).lower(), "written": one.written}
+            for one in unvaried_columns()
+        ],
         "panels": [{"name": panel.name, "spec": panel.spec, "choices": panel.choices} for panel in panels],
         "series": [{"key": one.key, "label": one.label} for one in frame.series],
         "heat": _heat_payload(heat, frame),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.measurements import Column, unvaried_columns
 from pipeline.report import curves
 from pipeline.report.axes import Spec
 from pipeline.report.frame import Frame
@@ -31,7 +32,7 @@ class Panel:
 
 
 def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
-    """Events, perplexity, damage, learning rate, kurtosis and kappa, as far as they are known."""
+    """Events, perplexity, damage, learning rate, measurements of the weights and kappa, as far as they are known."""
     panels = []
     if n_events:
         panels.append(
@@ -60,7 +61,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
                 "Damage by quantization",
                 damage_note(frame, measured[0]),
                 curves.damage(frame, measured[0]),
-                {measure.column: curves.damage(frame, measure) for measure in measured},
+                {measure.name: curves.damage(frame, measure) for measure in measured},
             )
         )
     if frame.finite("learning_rate"):
@@ -69,15 +70,11 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
                 "learning_rate", "Learning rate", "", curves.single(frame, "learning_rate", ".1~e", zero=True)
             )
         )
-    if frame.finite("kurtosis"):
-        panels.append(
-            Panel(
-                "kurtosis",
-                "Excess kurtosis of the weights",
-                "0 = normal distribution; higher = heavier tails.",
-                curves.single(frame, "kurtosis", ",.4~g", zero=False),
-            )
-        )
+    panels += [
+        Panel(each.name, each.label, each.note, curves.single(frame, each.name, each.format, zero=False))
+        for each in unvaried_columns()
+        if frame.finite(each.name)
+    ]
     if frame.finite("kappa"):
         panels.append(
             Panel(
@@ -95,16 +92,16 @@ def _cut(frame: Frame) -> bool:
     return any(value > top for one in frame.series for _, value in frame.finite(f"{one.key}_perplexity"))
 
 
-def damage_note(frame: Frame, measure: curves.Measure) -> str:
+def damage_note(frame: Frame, measure: Column) -> str:
     """The words under the damage chart's heading."""
-    banded = measure.column == "gap" and any(frame.has(f"{one.key}_gap_lo") for one in frame.quantized)
+    banded = measure is curves.GAP and any(frame.has(f"{one.key}_gap_lo") for one in frame.quantized)
     return f"{measure.note} Bands: 95 %, paired over batches." if banded else measure.note
 
 
-def measures(frame: Frame) -> tuple[curves.Measure, ...]:
+def measures(frame: Frame) -> tuple[Column, ...]:
     """The damage measures that at least one quantized variant has a finite value of."""
     return tuple(
         measure
-        for measure in curves.MEASURES
-        if any(frame.finite(f"{one.key}_{measure.column}") for one in frame.quantized)
+        for measure in curves.measures()
+        if any(frame.finite(f"{one.key}_{measure.name}") for one in frame.quantized)
     )

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.measurements import choices, unvaried_columns
 from pipeline.report import text
 from pipeline.report.frame import Frame
 
 
 @dataclass(frozen=True)
-class Column:
+class Heading:
     """One column of the table."""
 
     name: str
@@ -23,25 +24,30 @@ class Column:
     """How a value is written: number, short, rate, gap, share, step, big or word."""
 
 
-def table_columns(frame: Frame) -> list[Column]:
+def table_columns(frame: Frame) -> list[Heading]:
     """Columns with at least one value, in reading order."""
     wanted = [
-        Column("step", "Step", kind="step"),
-        Column("phase", "Phase", kind="word"),
-        Column("tokens_seen", "Tokens", kind="big"),
-        Column("learning_rate", "Learning rate", kind="rate"),
-        Column("fp32_perplexity", "FP32 ppl", "fp32"),
+        Heading("step", "Step", kind="step"),
+        Heading("phase", "Phase", kind="word"),
+        Heading("tokens_seen", "Tokens", kind="big"),
+        Heading("learning_rate", "Learning rate", kind="rate"),
+        Heading("fp32_perplexity", "FP32 ppl", "fp32"),
     ]
     for series in frame.quantized:
         wanted += [
-            Column(f"{series.key}_perplexity", f"{series.label} ppl", series.key),
-            Column(f"{series.key}_gap", f"{series.label} gap", series.key, "gap"),
-            Column(f"{series.key}_kl_nats_mean", f"{series.label} KL", series.key, "short"),
-            Column(f"{series.key}_top1_agreement", f"{series.label} top-1", series.key, "share"),
+            Heading(f"{series.key}_perplexity", f"{series.label} ppl", series.key),
+            Heading(f"{series.key}_gap", f"{series.label} gap", series.key, "gap"),
+            *(
+                Heading(
+                    f"{series.key}_{each.name}", f"{series.label} {each.heading}", series.key, each.written
+                )
+                for each in choices()
+                if each.heading
+            ),
         ]
     wanted += [
-        Column("kurtosis", "Kurtosis", kind="short"),
-        Column("duplicate_of", "Same weights as", kind="word"),
+        *(Heading(each.name, each.heading, kind=each.written) for each in unvaried_columns() if each.heading),
+        Heading("duplicate_of", "Same weights as", kind="word"),
     ]
     return [column for column in wanted if frame.has(column.name)]
 
@@ -89,7 +95,7 @@ def table_html(frame: Frame) -> str:
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{chr(10).join(body)}</tbody></table>"
 
 
-def _mark(column: Column) -> str:
+def _mark(column: Heading) -> str:
     return f' class="of" style="--of:var(--v-{text.esc(column.group)})"' if column.group else ""
 
 

@@ -5,7 +5,10 @@ function words(i) {
   if (row.phase !== undefined && row.phase !== null) parts.push('phase ' + row.phase);
   if (row.tokens_seen) parts.push(big(row.tokens_seen) + ' tokens');
   if (row.learning_rate !== undefined && row.learning_rate !== null) parts.push('learning rate ' + rate(row.learning_rate));
-  if (row.kurtosis !== undefined && row.kurtosis !== null) parts.push('kurtosis ' + number(row.kurtosis, 3));
+  for (const one of R.unvaried) {
+    const value = row[one.name];
+    if (value !== undefined && value !== null) parts.push(one.label + ' ' + written(value, one.written));
+  }
   if (row.duplicate_of) parts.push('same weights as ' + row.duplicate_of);
   return parts;
 }
@@ -16,7 +19,11 @@ function damageText(row, key) {
   if (key === 'fp32' || value === undefined) return '';
   if (value === null) return '';
   if (measure === 'gap') return percent(value, 3, true);
-  return measure === 'top1_agreement' ? percent(value, 4) : number(value, 3);
+  return written(value, R.written[measure]);
+}
+
+function written(value, kind) {
+  return kind === 'share' ? percent(value, 4) : number(value, kind === 'number' ? 4 : 3);
 }
 
 // [perplexity, damage] of one variant; a phone has room for one of them.

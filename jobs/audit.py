@@ -54,6 +54,11 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     def on_survey(found: Survey) -> None:
         if found.done:
             console.print(f"{len(found.done)} shards are there already; {len(found.to_measure)} to measure")
+        if found.incomplete:
+            lacking = sorted({str(lacks) for lacks in found.incomplete.values()})
+            console.print(
+                f"{len(found.incomplete)} of these are added to: each {' or '.join(lacking)}", markup=False
+            )
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
 

@@ -11,7 +11,7 @@ import click
 from pipeline.errors import UsageError
 from pipeline.quantize.registry import grammar
 from pipeline.runs.audit_request import AuditOptions
-from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS
+from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, MEASUREMENTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,6 +68,13 @@ measurement_options = _stack(
         multiple=True,
         metavar="VARIANT",
         help=f"{grammar()}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}.",
+    ),
+    click.option(
+        "--measure",
+        "measurements",
+        multiple=True,
+        metavar="NAME",
+        help=f"A further measurement, of a plug-in; repeatable. Always measured: {', '.join(MEASUREMENTS)}.",
     ),
     click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
     click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),

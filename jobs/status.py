@@ -68,14 +68,18 @@ def _state(directory: str, kind: Kind) -> dict[str, Any]:
 
 
 def _show(state: dict[str, Any], label: str) -> None:
+    from pipeline.shards import Lacks
+
+    incomplete = f"{len(state['incomplete'])} incomplete, " if state["incomplete"] else ""
     console.print(
         f"{state['suite']}{label}: {len(state['done'])} done, {len(state['failed'])} failed, "
-        f"{len(state['stale'])} stale, {len(state['missing'])} missing of {state['expected']}",
+        f"{incomplete}{len(state['stale'])} stale, {len(state['missing'])} missing of {state['expected']}",
         markup=False,
     )
     for word, reasons in (
         ("failed", state["failed"]),
         ("corrupt", state["corrupt"]),
+        ("incomplete", {key: str(Lacks(**lacks)) for key, lacks in state["incomplete"].items()}),
         ("stale", {key: "; ".join(fields) for key, fields in state["stale"].items()}),
         ("duplicate", {key: f"same content as {original}" for key, original in state["duplicates"].items()}),
     ):

@@ -15,7 +15,7 @@ from pipeline.errors import StaleShardsError, UsageError
 from pipeline.events import EventLog
 from pipeline.ledger import Ledger, Progress, RunSummary
 from pipeline.patience import patiently
-from pipeline.shards import RunFolder, RunPlan
+from pipeline.shards import Lacks, RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Suite
 from pipeline.survey import Survey, survey
@@ -101,11 +101,13 @@ def audit(
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
-    """``tasks`` for the layout's device, each with what its worker fetches meanwhile.
+    """``tasks`` for the layout's device, those that measure the same together, each with what its worker fetches
+    meanwhile.
 
     Every W-th of the following ones, for W workers: together the workers of a node fetch them all, and on several
     nodes each fetches mostly what it will measure.
     """
+    tasks = sorted(tasks, key=lambda task: "" if task.adds is None else str(task.adds.config()))
     return [
         replace(
             task,
@@ -228,6 +230,8 @@ class _Ledger(Ledger):
             if checkpoint.key not in to_measure:
                 continue
             task = _task(request, plan.suite, checkpoint, tuple(duplicates.get(checkpoint.key, ())))
+            if lacks := self.found.incomplete.get(checkpoint.key):
+                task = replace(task, adds=_added(request.probe, lacks))
             original = checkpoint.duplicate_of or checkpoint.key
             if original in there:
                 self.copies.append((task, there[original]))
@@ -260,6 +264,14 @@ class _Ledger(Ledger):
         lost = self._asked - self.done - self.failures.keys()
         if lost:
             raise AssertionError(f"neither measured nor failed: {', '.join(sorted(lost))}")
+
+
+def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:
+    """What of ``probe`` a shard needs that ``lacks`` some of it; fp32 is always measured again."""
+    if lacks.measurements:
+        return probe
+    wanted = {"fp32", *lacks.variants}
+    return replace(probe, variants=tuple(each for each in probe.variants if str(each) in wanted))
 
 
 def _task(

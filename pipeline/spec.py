@@ -236,10 +236,17 @@ class ProbeTask:
     """Disk that downloaded weights may take on a node, in 10^9 bytes; None = half of what is free there."""
     stream: bool = False
     """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
+    adds: ProbeSpec | None = None
+    """What to measure now, with fp32 again, and to add to the shard that is there; None: everything, into a new one."""
 
     @property
     def key(self) -> str:
         return self.checkpoint.key
+
+    @property
+    def measuring(self) -> ProbeSpec:
+        """What is measured now."""
+        return self.probe if self.adds is None else self.adds
 
     def identity(self) -> dict[str, Any]:
         """What the shard's contents are of; a shard with another one is stale."""

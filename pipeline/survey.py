@@ -6,17 +6,17 @@ A rerun is: survey, then submit what is not done. ``status`` prints the same sur
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import OtherSchemaError, ShardError, StaleShardsError
-from pipeline.shards import ForkPlan, RunFolder, RunPlan, Shard
+from pipeline.shards import ForkPlan, Lacks, RunFolder, RunPlan, Shard
 from pipeline.spec import pinned
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Keys by state; every expected key is in exactly one of done, stale, failed and missing."""
+    """Keys by state; every expected key is in exactly one of done, stale, incomplete, failed and missing."""
 
     done: tuple[str, ...]
     """Sealed shards of this measurement and of these weights."""
@@ -30,7 +30,9 @@ class Survey:
     """Those of the failed and missing whose file is there but truncated or altered: what is wrong with it."""
 
     to_measure: tuple[str, ...]
-    """The failed and the missing, in the order of the plan."""
+    """The incomplete, the failed and the missing, in the order of the plan."""
+    incomplete: dict[str, Lacks] = field(default_factory=dict)
+    """Sealed shards of these weights that lack a variant or a measurement that is wanted, which a rerun adds."""
 
     def only(self, keys: Container[str]) -> Survey:
         """The same survey of these keys alone."""
@@ -41,7 +43,20 @@ class Survey:
             missing=tuple(key for key in self.missing if key in keys),
             corrupt={key: reason for key, reason in self.corrupt.items() if key in keys},
             to_measure=tuple(key for key in self.to_measure if key in keys),
+            incomplete={key: lacks for key, lacks in self.incomplete.items() if key in keys},
         )
+
+    def why(self) -> dict[str, str]:
+        """Of every expected key that is not done, in the order of the plan: why."""
+        return {
+            key: str(
+                self.incomplete.get(key)
+                or self.corrupt.get(key)
+                or self.failed.get(key)
+                or "not measured yet"
+            )
+            for key in self.to_measure
+        }
 
     def refuse_stale(self, folder: RunFolder) -> None:
         """StaleShardsError naming what differs and the ways out, if anything is stale."""
@@ -61,6 +76,7 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | No
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
     corrupt: dict[str, str] = {}
+    incomplete: dict[str, Lacks] = {}
     keys = folder.shard_keys() if keys is None else keys
     for key, shard in zip(keys, folder.read_shards(keys), strict=True):
         if isinstance(shard, OtherSchemaError):
@@ -69,16 +85,22 @@ def survey(folder: RunFolder, plan: RunPlan | ForkPlan, keys: Sequence[str] | No
             corrupt[key] = str(shard)
         elif differing := _differing_shard(folder, shard, plan, wanted.get(key)):
             stale[key] = differing
+        elif key in wanted and (lacks := shard.lacks(plan.probe)):
+            if folder.kind.adds:
+                incomplete[key] = lacks
+            else:
+                stale[key] = (f"what is measured: it {lacks}, which means doing all of it again",)
         elif key in wanted:
             done.append(key)
-    absent = wanted.keys() - set(done) - stale.keys()
+    absent = wanted.keys() - set(done) - stale.keys() - incomplete.keys()
     return Survey(
         done=tuple(done),
         stale=stale,
         failed={key: failures[key] for key in wanted if key in absent and key in failures},
         missing=tuple(key for key in wanted if key in absent and key not in failures),
         corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
-        to_measure=tuple(key for key in wanted if key in absent),
+        to_measure=tuple(key for key in wanted if key in absent or key in incomplete),
+        incomplete=incomplete,
     )
 
 
@@ -90,10 +112,7 @@ def _differing_shard(
         return differing
     if identity is None:
         return ()
-    if differing := _of_others(shard.identity, identity):
-        return differing
-    lacks = shard.lacks(plan.probe)
-    return (f"variants and measurements: {lacks}",) if lacks else ()
+    return _of_others(shard.identity, identity)
 
 
 def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:

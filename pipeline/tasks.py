@@ -10,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError, OutputError, ShardError
 from pipeline.patience import patiently
 from pipeline.shards import AUDIT, FORK, Origin, RunFolder
+from pipeline.shards.merge import disagreement, merged
 from pipeline.signals import termination
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
 from pipeline.suites import Fetcher, checkout
@@ -100,13 +101,13 @@ def make_prober(task: ProbeTask | ForkTask) -> Prober:
 
 
 def _probe_spec(task: ProbeTask | ForkTask) -> ProbeSpec:
-    return task.spec.probe if isinstance(task, ForkTask) else task.probe
+    return task.spec.probe if isinstance(task, ForkTask) else task.measuring
 
 
 def run_probe(
     task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None, turn: Turn | None = None
 ) -> TaskDone:
-    """Measures one checkpoint and writes its shard.
+    """Measures one checkpoint and writes its shard, or adds to the one that is there (``ProbeTask.adds``).
 
     ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next; of
     several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
@@ -115,7 +116,7 @@ def run_probe(
     prober, folder = prober or make_prober(task), RunFolder(task.out)
     asked = time.perf_counter()
     if fetcher is not None:
-        fetcher.ahead(task.ahead, lambda checkpoint: folder.has_shard(checkpoint.key))
+        fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.has_shard(checkpoint.key))
     with checkout(task.checkpoint, task.cache_gb) as weights:
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)
@@ -129,9 +130,34 @@ def run_probe(
                 weights, task.checkpoint.weights_sha256
             )  # an error may have come before it was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
-    if not _is_there(folder, task):
+    if task.adds is not None:
+        differing = patiently(lambda: _add(folder, task, rows, measured.notes))
+        if differing:
+            again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
+            return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
+    elif not _is_there(folder, task):
         patiently(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
+
+
+def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> str:
+    """Adds ``rows`` to the shard of ``task``; why they do not go with what is there, and then changes nothing."""
+    try:
+        there = folder.read_shard(task.key)
+    except ShardError as error:
+        return str(error)
+    if not there.is_of(task.probe) or there.identity != task.identity():
+        return "the shard that was there is of another measurement"
+    if different := disagreement(there, rows):
+        return different
+    if there.lacks(task.probe.config()):
+        together, measured = merged(
+            there, rows, task.measuring.measurements, identity(task.suite, task.checkpoint)
+        )
+        added = tuple(f"{variant} was added later" for variant in measured if variant not in there.measured)
+        all_notes = tuple(dict.fromkeys([*there.notes, *notes, *added]))
+        folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
+    return ""
 
 
 def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
@@ -216,7 +242,11 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
     checkpoint = task.checkpoint
     folder = RunFolder(task.out)
     source = folder.read_shard(source_key)
-    if not source.is_of(task.probe) or source.identity != task.identity():
+    if (
+        not source.is_of(task.probe)
+        or source.identity != task.identity()
+        or source.lacks(task.probe.config())
+    ):
         raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
     folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)

@@ -60,6 +60,9 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
     table = fork_table(folder.require_shards([run.key for run in plan.runs if run.key in done]))
+    table = table.filter(
+        pl.col("variant").is_in(plan.probe["variants"])
+    )  # a run may hold more than is wanted
     compared = compare_arms(table, seed=seed)
     for arm, rate in _mean_rates(plan, compared["arms"]).items():
         compared["arms"][arm]["mean_learning_rate"] = rate

@@ -54,7 +54,7 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
     the paired standard error of the gap over evaluation batches.
     """
     frames = [pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards]
-    table = pl.concat(frames)
+    table = pl.concat(frames, how="diagonal")  # some may have columns of further measurements
     key = ["run_id", "step", "weights"]
     baseline = table.filter(pl.col("variant") == "fp32").select(*key, baseline="batch_nll_nats")
     joined = table.join(baseline, on=key, how="left", validate="m:1", maintain_order="left")

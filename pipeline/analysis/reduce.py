@@ -52,7 +52,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    shards = folder.require_shards([c.key for c in plan.checkpoints if c.key in done])
+    shards = shown(plan, folder.require_shards([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
     analysis, phases = _analyse(trajectory, shards, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
@@ -91,8 +91,20 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
     found.refuse_stale(folder)
     if found.to_measure:
         raise IncompleteRunError(_missing_message(folder, plan, found))
-    shards = [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints]
+    shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
     return replace(batch_curve(trajectory_table(shards, plan.checkpoints), shards), name=name)
+
+
+def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
+    """``shards`` with the rows that tables are made of: what is wanted, then every other variant that all of them have.
+
+    A shard may hold more than was asked for last; a variant that only some checkpoints have makes no column.
+    """
+    wanted = list(plan.probe["variants"])
+    everywhere = set[str]().union(*(shard.measured for shard in shards))
+    everywhere = everywhere.intersection(*(shard.measured for shard in shards))
+    variants = [*wanted, *sorted(everywhere.difference(wanted))]
+    return [shard.only(variants) for shard in shards]
 
 
 def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
@@ -151,10 +163,13 @@ def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
 
 def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
     names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
-    absent = found.to_measure
-    shown = ", ".join(names[key] for key in absent)
+    absent = [names[key] for key in found.to_measure if key not in found.incomplete]
+    said = [f"{len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({', '.join(absent)})"]
+    lacking = [f"{names[key]} {lacks}" for key, lacks in found.incomplete.items()]
+    if lacking:
+        said.append(f"{len(lacking)} have one that is incomplete ({'; '.join(lacking)})")
     return (
-        f"{folder}: {len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({shown}); "
+        f"{folder}: {' and '.join(said if absent or not lacking else said[1:])}; "
         "run the audit again to measure them, or pass --allow-missing to report without them"
     )
 

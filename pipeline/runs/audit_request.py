@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
+from pipeline.measurements import CheckpointMeasurement, further, parse_measurements, selected
 from pipeline.runs.execution import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
@@ -35,6 +36,8 @@ class AuditOptions:
     limit: int | None = None
     corpus: str | None = None
     variants: tuple[str, ...] = ()
+    measurements: tuple[str, ...] = ()
+    """Names of further ones, beside those that are always taken."""
     batches: int | None = None
     batch_size: int | None = None
     seq_len: int | None = None
@@ -61,6 +64,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     from pipeline.driver import Resources, resolve_device
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
+    measurements = parse_measurements(options.measurements)
     out = run_folder(options.out)
     out.check()
     resources = Resources(
@@ -80,7 +84,10 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
     execution = choose_execution(options, suite, variants, shape, resources)
-    probe = ProbeSpec(variants, shape, tokens.sha256, vocab_rows, execution.arithmetic)
+    _require_measurable(measurements, resources.device, stream=execution.stream)
+    probe = ProbeSpec(
+        variants, shape, tokens.sha256, vocab_rows, execution.arithmetic, measurements=measurements
+    )
     return AuditRequest(
         suite=suite,
         probe=probe,
@@ -94,6 +101,17 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
         notes=execution.notes,
         warnings=(*suite.warnings, *remarks),
     )
+
+
+def _require_measurable(measurements: tuple[str, ...], device: str, *, stream: bool) -> None:
+    """UsageError for a measurement that cannot be taken in this way."""
+    if stream and (whole := selected(measurements, CheckpointMeasurement)):
+        raise UsageError(
+            f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
+            "leave it out"
+        )
+    if device == "cuda" and (asked := further(measurements)):
+        raise UsageError(f"measurement {asked[0]!r} cannot be taken on a GPU yet: run with --device cpu")
 
 
 def _shape(options: AuditOptions, suite: Suite) -> TokenShape:

@@ -94,6 +94,8 @@ class Kind:
     """What the settings of its plans and shards are of."""
     plan_file: str
     tokens_file: str
+    adds: bool
+    """Whether a variant or a measurement can be added to a shard; where not, all of it would be done again."""
 
     def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
         """The columns of a shard with ``measurements``: those of the core, then what is open.
@@ -123,5 +125,5 @@ def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Sche
     return schema.set(index, schema.field(index).with_type(pa.list_(pa.struct(there))))
 
 
-AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy")
-FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy")
+AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy", adds=True)
+FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy", adds=False)

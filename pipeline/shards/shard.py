@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -57,6 +57,15 @@ class Shard:
     """Of the packages it was measured with."""
     measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the measurements of each of its variants."""
+
+    def only(self, variants: Sequence[str]) -> Shard:
+        """The same shard with the rows of ``variants`` alone, in their order."""
+        there = self.table["variant"].to_pylist()
+        if there == list(variants):
+            return self
+        rows = [there.index(variant) for variant in variants]
+        measured = {variant: self.measured[variant] for variant in variants}
+        return replace(self, table=self.table.take(rows), measured=measured)
 
     def lacks(self, config: Mapping[str, Any]) -> Lacks:
         """What is missing of that which the probe with the settings ``config`` is to give."""

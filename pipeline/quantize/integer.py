@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from pipeline.errors import UsageError
 from pipeline.quantize.base import Calibration, Encoded, Quantizer
+from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.registry import register
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class IntegerGrid(Quantizer):
 
         The scale is zero where a group is represented by exact zeros; the zero points hold integers.
         """
-        _require_float32_matrix(weight)
+        require_float32_matrix(weight)
         lo_OG, hi_OG = self._grouped(weight).aminmax(dim=-1)
         low, high = self.code_range
         if self.symmetric:
@@ -122,21 +123,8 @@ class IntegerGrid(Quantizer):
 
     def _grouped(self, matrix: Tensor) -> Tensor:
         """(O, I) -> (O, G, S), the last group padded with zeros."""
-        rows, columns = matrix.shape
-        size = columns if self.group_size is None else min(self.group_size, columns)
-        short = -columns % size
-        if short:
-            padded = matrix.new_zeros(rows, columns + short)
-            padded[:, :columns] = matrix
-            matrix = padded
-        return matrix.reshape(rows, -1, size)
-
-
-def _require_float32_matrix(weight: Tensor) -> None:
-    if weight.dim() != 2 or str(weight.dtype) != "torch.float32":
-        raise ValueError(
-            f"a weight of {weight.dtype} {tuple(weight.shape)}: wanted a float32 matrix (out, in)"
-        )
+        columns = matrix.shape[1]
+        return row_blocks(matrix, columns if self.group_size is None else min(self.group_size, columns))
 
 
 def _divide(range_OG: Tensor, steps: int) -> Tensor:

@@ -40,6 +40,12 @@ MODULE_LOGIT_BYTES = 2**31
 """Bound on the logits of a chunk elsewhere; one sequence is the least."""
 RUNTIME_BYTES = 2**30
 """CUDA's context, the libraries' work space, scores."""
+CPU_CHUNK_LOGIT_BYTES = 2**28
+"""Bound on the logits of a chunk on a CPU; one sequence is the least."""
+CPU_COMPARED_ROWS = 256
+"""Predictions of each variant that are compared at a time on a CPU."""
+CPU_PROCESS_BYTES = 600 * 2**20
+"""A worker's process before it has read a checkpoint: Python, torch and transformers."""
 USABLE_SHARE = 0.9
 """Of a GPU's memory: the rest is lost between blocks, or belongs to others."""
 
@@ -83,6 +89,36 @@ def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShap
     at_once = len(variant_groups(variants)[0])
     states = 0 if _walks(size, arithmetic) else 4 * at_once * shape.n_tokens * size.hidden
     return stored + states + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+
+
+def cpu_logit_bytes(vocabulary: int, variants: int, shape: TokenShape) -> int:
+    """Bytes of host memory that logits take at most on a CPU: a chunk's, and four copies of the rows at hand while they
+    are compared (0.64 GiB were taken of 0.92 at 64,000 ids, 256 tokens and three variants). Before the first numbers
+    two sequences of one variant are compared.
+    """
+    sequence = 4 * max(2, variants) * shape.seq_len * vocabulary
+    all_at_once = 4 * variants * shape.n_tokens * vocabulary
+    rows = 4 * variants * min(CPU_COMPARED_ROWS, shape.seq_len) * vocabulary
+    return max(sequence, min(all_at_once, CPU_CHUNK_LOGIT_BYTES)) + 4 * rows
+
+
+def cpu_weight_bytes(elements: int, variants: int) -> int:
+    """Bytes of host memory that a model of ``elements`` takes as a whole on a CPU: float32, and once per variant."""
+    return 4 * elements * (1 + variants)
+
+
+def cpu_worker_bytes(
+    config: Mapping[str, Any], stored_bytes: int, variants: int, shape: TokenShape
+) -> int | None:
+    """Bytes of host memory that a CPU worker takes at most for a checkpoint as a whole; None where ``config`` (a
+    config.json) does not say how large a vocabulary it has. Weights are stored in two bytes unless it says four.
+    """
+    vocabulary = _whole(config, "vocab_size")
+    if vocabulary is None:
+        return None
+    four = "float32" in (config.get("dtype"), config.get("torch_dtype"))
+    weights = cpu_weight_bytes(stored_bytes // (4 if four else 2), variants)
+    return CPU_PROCESS_BYTES + weights + cpu_logit_bytes(vocabulary, variants, shape)
 
 
 def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:

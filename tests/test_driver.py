@@ -40,6 +40,20 @@ def test_layout_uses_every_node_without_oversubscribing_one(
 
 
 @pytest.mark.parametrize(
+    ("memory_gib", "asked", "workers"),
+    [([16], None, 5), ([10], None, 3), ([2], None, 1), ([10], 8, 8), ([7, 4], None, 3)],
+    ids=["room for five", "room for three", "room for none", "as asked for", "two nodes"],
+)
+def test_as_many_workers_start_on_a_cpu_as_the_memory_holds(
+    memory_gib: list[int], asked: int | None, workers: int
+) -> None:
+    nodes = [{"CPU": 8.0, "memory": each * 2.0**30} for each in memory_gib]
+    resources = Resources(device="cpu", workers=asked, cpu_worker_bytes=3 * 2**30)
+    layout = plan_layout(resources, nodes)
+    assert (layout.workers, layout.cpus, layout.wanted(nodes, 100)) == (workers, 1, workers)
+
+
+@pytest.mark.parametrize(
     ("resources", "nodes"),
     [
         (Resources(device="cuda"), [{"CPU": 4.0}]),

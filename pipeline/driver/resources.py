@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,8 @@ class Resources:
     task_timeout_s: float | None = None
     """Seconds after which a worker at one task is taken for hung and killed; 0 = never. None: 20 times the slowest
     task so far, at least an hour (never for training runs)."""
+    cpu_worker_bytes: int | None = None
+    """Host memory that each worker on a CPU takes at most, where it is known; ``workers`` goes before it."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -77,6 +80,8 @@ class Layout:
     """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, never copied."""
     grows: bool = False
     """Whether an autoscaler may bring nodes for workers that find no room now."""
+    worker_bytes: int | None = None
+    """Host memory that each worker takes at most; None = not looked at."""
 
     @property
     def queue(self) -> int:
@@ -85,7 +90,9 @@ class Layout:
 
     def slots(self, nodes: Nodes) -> int:
         """Workers that ``nodes`` have room for, each on one node."""
-        return sum(_fit(node, self.cpus, self.gpus) for node in nodes)
+        return sum(
+            min(_fit(node, self.cpus, self.gpus), _in_memory(node, self.worker_bytes)) for node in nodes
+        )
 
     def wanted(self, nodes: Nodes, tasks: int) -> int:
         """Workers to have for ``tasks`` unfinished tasks; with ``grows`` all that were asked for, room or not."""
@@ -101,6 +108,15 @@ def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
     if gpus == 0:
         return by_cpu
     return min(by_cpu, int(node.get("GPU", 0.0)) * int(1 / gpus + 1e-9))
+
+
+def _in_memory(node: Mapping[str, float], worker_bytes: int | None) -> int:
+    """Workers that the memory of one node has room for; one always has: the bound is from above, and a worker for which
+    a checkpoint is too large goes through it layer by layer.
+    """
+    if not worker_bytes or "memory" not in node:
+        return sys.maxsize
+    return max(1, int(node["memory"] / worker_bytes))
 
 
 def plan_layout(resources: Resources, nodes: Nodes, *, grows: bool = False) -> Layout:
@@ -144,4 +160,9 @@ def _cpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
         )
     enough = (n for n in range(max(cores, default=0), 0, -1) if sum(each // n for each in cores) >= wanted)
     threads = next(enough, 1)
-    return Layout("cpu", wanted, threads, 0, resources.workers, resources.task_timeout_s, grows=grows)
+    layout = Layout("cpu", wanted, threads, 0, resources.workers, resources.task_timeout_s, grows=grows)
+    if resources.workers or not resources.cpu_worker_bytes:
+        return layout
+    # The threads, which may change the last bits of a number, do not depend on what memory happens to be free.
+    layout = replace(layout, worker_bytes=resources.cpu_worker_bytes)
+    return replace(layout, workers=min(wanted, layout.slots(nodes)))

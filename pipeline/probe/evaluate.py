@@ -21,8 +21,9 @@ from torch import Tensor
 from pipeline.errors import CheckpointError
 from pipeline.measurements import TokenMeasurement
 from pipeline.measurements.hooks import token_values
+from pipeline.sizing import CPU_COMPARED_ROWS
 
-ROWS_PER_BLOCK = 256
+ROWS_PER_BLOCK = CPU_COMPARED_ROWS
 """Predictions compared at a time: bounds the float32 temporaries of the softmax to a cache-friendly size."""
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from pipeline.probe.arithmetic import has_triton
-from pipeline.probe.loading import read_config, text_config
+from pipeline.probe.loading import read_config, text_config, vocabulary
 from pipeline.probe.skeleton import WeightIndex
-from pipeline.sizing import USABLE_SHARE, ModelSize, whole_bytes
+from pipeline.sizing import USABLE_SHARE, ModelSize, cpu_logit_bytes, cpu_weight_bytes, whole_bytes
 from pipeline.spec import ProbeSpec
 from pipeline.suites.files import weight_files
 
@@ -21,7 +21,8 @@ _CGROUP = Path("/sys/fs/cgroup")
 def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
     """Whether the whole-model path has room for the checkpoint in ``folder`` on ``device`` now.
 
-    On a CPU it takes the float32 weights times (1 + variants) and ``SPARE_BYTES``, on a GPU ``sizing.whole_bytes``.
+    On a CPU it takes the float32 weights times (1 + variants), the logits of a chunk and ``SPARE_BYTES``, on a GPU
+    ``sizing.whole_bytes``.
     The numbers are the same either way. ``CheckpointError`` where its weight files cannot be read.
     """
     needed, free = _needed(folder, spec, device), free_bytes(device)
@@ -34,7 +35,9 @@ def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
         size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
         if size is not None:
             return whole_bytes(size, spec.variants, spec.shape, spec.arithmetic)
-    return WeightIndex.of(folder).elements * 4 * (1 + len(spec.variants)) + SPARE_BYTES
+    elements, variants = WeightIndex.of(folder).elements, len(spec.variants)
+    logits = cpu_logit_bytes(vocabulary(read_config(folder)), variants, spec.shape)
+    return cpu_weight_bytes(elements, variants) + logits + SPARE_BYTES
 
 
 def _stored_bytes(folder: Path) -> int:

@@ -39,6 +39,7 @@ from pipeline.probe.loading import (
 from pipeline.probe.notes import config_notes, tied_notes
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.probe.quantized import TensorStatistics, expand
+from pipeline.sizing import CPU_CHUNK_LOGIT_BYTES
 from pipeline.spec import MEASUREMENTS, ProbeSpec, Variant
 from pipeline.suites import Unchanged
 
@@ -50,8 +51,6 @@ CPU_CHUNK_ROWS = 2048
 """Rows (variants x tokens) of a chunk on the CPU: small enough that activations stay in its caches."""
 GPU_CHUNK_ROWS = 65_536
 """Rows of a chunk on a GPU: enough to fill it."""
-CHUNK_LOGIT_BYTES = 2**28
-"""Bound on the float32 logits of a chunk, whatever the rows; one sequence is the least."""
 
 
 @dataclass(frozen=True)
@@ -290,7 +289,7 @@ def sequences_per_chunk(spec: ProbeSpec, vocabulary: int, device: torch.device) 
     """Sequences that go at a time through a model of ``vocabulary`` logits."""
     rows_per_sequence = len(spec.variants) * spec.shape.seq_len
     rows = GPU_CHUNK_ROWS if device.type == "cuda" else CPU_CHUNK_ROWS
-    by_logits = CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
+    by_logits = CPU_CHUNK_LOGIT_BYTES // (4 * rows_per_sequence * vocabulary)
     return max(1, min(rows // rows_per_sequence, by_logits))
 
 

@@ -94,7 +94,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
         tokens=tokens,
         corpus=corpus_text,
         out=out,
-        resources=resources,
+        resources=dataclasses.replace(resources, cpu_worker_bytes=execution.cpu_worker_bytes),
         replace_stale=options.replace_stale,
         cache_gb=options.cache_gb,
         stream=execution.stream,

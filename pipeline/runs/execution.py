@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.sizing import ModelSize, layered_bytes, usable_bytes, whole_bytes
+from pipeline.sizing import ModelSize, cpu_worker_bytes, layered_bytes, usable_bytes, whole_bytes
 from pipeline.spec import TokenShape, Variant
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Execution:
     stream: bool = False
     notes: tuple[str, ...] = ()
     """What a user should know of the choice."""
+    cpu_worker_bytes: int | None = None
+    """Host memory that a worker on a CPU takes at most; None = not known."""
 
 
 def choose_execution(
@@ -46,7 +48,7 @@ def choose_execution(
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):
             raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
-        return Execution("ieee", options.stream)
+        return Execution("ieee", options.stream, cpu_worker_bytes=_cpu_worker_bytes(suite, variants, shape))
     has_triton = importlib.util.find_spec("triton") is not None
     arithmetic = asked if asked != "auto" else "split" if has_triton else "ieee"
     if options.stream:
@@ -60,6 +62,13 @@ def choose_execution(
         f"{_gib(layered_bytes(size, variants, shape, arithmetic))} GiB"
     )
     return Execution(arithmetic, stream=True, notes=(note,))
+
+
+def _cpu_worker_bytes(suite: Suite, variants: Sequence[Variant], shape: TokenShape) -> int | None:
+    from pipeline.suites.model_config import model_config, stored_bytes
+
+    stored = stored_bytes(suite)
+    return None if stored is None else cpu_worker_bytes(model_config(suite), stored, len(variants), shape)
 
 
 def _sizes(suite: Suite, resources: Resources) -> tuple[ModelSize | None, int]:

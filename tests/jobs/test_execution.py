@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pipeline.driver
 from pipeline.audit import AuditRequest
 from pipeline.errors import UsageError
 from pipeline.runs.audit_request import AuditOptions, build_request
-from pipeline.runs.execution import Execution, choose_execution
+from pipeline.runs.execution import choose_execution
 from pipeline.sizing import (
     VARIANTS_AT_ONCE,
     ModelSize,
@@ -73,11 +74,23 @@ def test_any_arithmetic_is_computed_layer_by_layer(monkeypatch, options, arithme
 def test_on_a_cpu_the_worker_decides(options) -> None:
     request = build_request(dataclasses.replace(options, device="cpu"))
     execution = choose_execution(options, request.suite, VARIANTS, TokenShape(), request.resources)
-    assert execution == Execution("ieee")
+    assert (execution.arithmetic, execution.stream) == ("ieee", False)
     forced = dataclasses.replace(options, device="cpu", stream=True)
     assert build_request(forced).stream
     with pytest.raises(UsageError, match="the cpu computes in ieee only"):
         build_request(dataclasses.replace(forced, arithmetic="split"))
+
+
+def test_how_many_workers_a_cpu_has_memory_for_depends_on_the_vocabulary(options) -> None:
+    shape, bounds = TokenShape(1, 1, 32), []
+    for vocab_size in (320, 128_000):
+        for config in Path(options.suite).glob("*/config.json"):
+            settings = json.loads(config.read_text())
+            config.write_text(json.dumps({**settings, "vocab_size": vocab_size}))
+        on_cpu = dataclasses.replace(options, device="cpu", batches=1, batch_size=1)
+        bounds.append(build_request(on_cpu).resources.cpu_worker_bytes)
+    logits = 4 * len(VARIANTS) * shape.n_tokens * (128_000 - 320)
+    assert logits < bounds[1] - bounds[0] < 8 * logits
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,37 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from pipeline.sizing import cpu_worker_bytes
+from pipeline.spec import TokenShape
+
+LOGITS = """
+import json, resource, sys
+from pathlib import Path
+import numpy as np
+from pipeline.probe import Prober
+from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
+tokens = np.random.default_rng(0).integers(0, 64000, (1, 1, 768))
+Prober(ProbeSpec(parse_variants(DEFAULT_VARIANTS), TokenShape(1, 1, 768), "x"), tokens).measure(Path(sys.argv[1]))
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+"""
+
+
+@pytest.mark.slow
+def test_logits_of_a_large_vocabulary_are_in_the_bound(tmp_path: Path) -> None:
+    config = GPTNeoXConfig(
+        hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, vocab_size=64000
+    )
+    GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    run = subprocess.run([sys.executable, "-c", LOGITS, tmp_path], check=True, capture_output=True, text=True)
+    peak = json.loads(run.stdout.splitlines()[-1])
+    stored = (tmp_path / "model.safetensors").stat().st_size
+    bound = cpu_worker_bytes(
+        json.loads((tmp_path / "config.json").read_text()), stored, 3, TokenShape(1, 1, 768)
+    )
+    assert bound is not None
+    assert 4 * 3 * 768 * 64000 < peak < bound < 2 * peak
+
+
 PROBE = """
 import json, resource, sys
 from pathlib import Path

@@ -17,6 +17,7 @@ from pipeline.probe import Prober, fit, streaming
 from pipeline.probe.skeleton import Skeleton
 from pipeline.probe.streaming import NOTE, StreamingProber
 from pipeline.shards import RunFolder
+from pipeline.sizing import cpu_logit_bytes
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 from pipeline.tasks import run_probe
 from tests.models import ARCHITECTURES, VOCAB, save_tiny_model, tiny_model
@@ -173,7 +174,7 @@ def test_a_chunk_that_finds_no_room_is_halved(tmp_path, monkeypatch):
 def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
     folder = save_tiny_model("llama", tmp_path)
     elements = sum(tensor.numel() for tensor in tiny_model("llama").state_dict().values())
-    needed = 4 * elements * 5 + fit.SPARE_BYTES
+    needed = 4 * elements * 5 + fit.SPARE_BYTES + cpu_logit_bytes(VOCAB, 4, SHAPE)
     for spare, fits in ((1, True), (-1000, False)):
         monkeypatch.setattr(fit, "free_bytes", lambda _, spare=spare: needed / fit.USABLE_SHARE + spare)
         assert fit.fits_whole(folder, SPEC, torch.device("cpu")) is fits

@@ -14,7 +14,6 @@ import click
 
 from jobs.benchmark_fork import compare_forks
 from jobs.benchmark_fork_runs import compare_runs
-from jobs.benchmark_plans import show_cost, show_driver
 from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import NUMBERS, Record, Stages
 from jobs.console import console, errors, progress
@@ -23,7 +22,6 @@ from jobs.options import (
     measurement_options,
     resource_options,
     selection_options,
-    unused_seed_option,
 )
 from jobs.suite import resolve_suite
 from pipeline.errors import UsageError
@@ -46,7 +44,6 @@ ARITHMETIC_FILES = 4
 @selection_options
 @measurement_options
 @resource_options
-@unused_seed_option
 @click.option("--out", metavar="DIR", help="Also write DIR/benchmark.json and DIR/benchmark.png.")
 @click.option("--scaling", is_flag=True, help="Time the pipeline with one worker too, and print the ratio.")
 @click.option(
@@ -80,25 +77,6 @@ ARITHMETIC_FILES = 4
     type=click.IntRange(1),
     help="Of --runs: updates between probes. Default: a tenth of --updates, as of `fork`.",
 )
-@click.option(
-    "--driver",
-    "driver_tasks",
-    type=click.IntRange(2),
-    metavar="N",
-    help="Instead: N tasks that do nothing on 256 simulated workers, and what each costs the driver.",
-)
-@click.option(
-    "--cost",
-    "price",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="PRICE",
-    help="Instead: time and money of well-known trajectories, at PRICE per GPU hour.",
-)
-@click.option(
-    "--load-gb-per-s",
-    type=click.FloatRange(min=0, min_open=True),
-    help="For --cost: what each GPU reads, from a disk or a network. Default: as measured from the page cache.",
-)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
     *,
@@ -106,9 +84,6 @@ def command(
     out: str | None,
     scaling: bool,
     training: bool,
-    driver_tasks: int | None,
-    price: float | None,
-    load_gb_per_s: float | None,
     **options: Any,
 ) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
@@ -118,12 +93,6 @@ def command(
     one would write first against the one of `fork`, from the last checkpoint of SUITE; with --runs too, a whole
     experiment of so many runs, from the request to the last row.
     """
-    if price is not None:
-        show_cost(price, load_gb_per_s, as_json=as_json)
-        return
-    if driver_tasks is not None:
-        show_driver(driver_tasks, as_json=as_json)
-        return
     # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
     # slowed by the setting that the other commands choose.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"

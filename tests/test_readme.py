@@ -1,7 +1,8 @@
-"""Every command in the README is one that the command line understands, and the make targets exist."""
+"""Every command in the README and in docs/ is one that the command line understands, and the make targets exist."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,10 +13,13 @@ import pytest
 from jobs.cli import main
 
 ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "outputs" / "reference" / "benchmark"
 README = (ROOT / "README.md").read_text()
+PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
 LINES = [
     line.split("#")[0].strip()
-    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     for line in block.splitlines()
     if line.strip()
 ]
@@ -60,7 +64,29 @@ def test_every_command_is_shown_or_explained() -> None:
             assert f"int4-collapse {name}" in README, f"{name} is not in the README"
 
 
-def test_files_that_it_names_are_there() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name
+)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
+            assert (page.parent / target).exists(), target
+
+
+def test_the_speeds_in_the_documents_are_those_measured() -> None:
+    page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
+    probe, forks = (
+        json.loads((MEASURED / f"h100-{name}.json").read_text()) for name in ("pythia-160m", "fork-nine-runs")
+    )
+    for way in probe["arithmetics"]["timings"]:
+        row = "| {seconds_per_checkpoint:.2f} | {useful_tflops:.0f} | {peak_gib:.1f} |".format(**way)
+        assert row in page, way["name"]
+    useful = way["useful_tflops"] * way["seconds_per_checkpoint"] / probe["pipeline_s"]
+    assert f"| **{probe['pipeline_s']:.2f}** | {useful:.0f} | {probe['peak_gib']:.1f} |" in page
+    assert f"{probe['ratio']:.1f} times as fast as the naive loop" in page
+    assert f"{probe['scipy_ratio']:.0f} times as fast as the loop that also takes" in page
+    assert f"{forks['ours_s']:.0f} s against {forks['naive_runs_s']:.0f} s" in page
+    assert f"**{forks['ratio']:.1f} times** as fast" in page
+    assert f"{forks['live_ratio']:.2f} times against naive runs" in page
+    steady = f"| **{probe['pipeline_s']:.2f}** | {useful:.0f} | {probe['peak_gib']:.1f} |"
+    assert steady in README

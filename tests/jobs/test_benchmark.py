@@ -203,19 +203,3 @@ def test_the_numbers_of_every_arithmetic_are_kept_as_they_come(tmp_path: Path) -
         assert kept["naive_s"] == 2.0
     assert kept["arithmetics"]["timings"][0]["name"] == "probe, split"
     Record("s", None).add({"naive_s": 2.0})
-
-
-def test_what_a_task_costs_the_driver(run: Callable[..., Result]) -> None:
-    result = run("benchmark", "--driver", 500, "--json")
-    assert result.exit_code == 0, result.output
-    numbers = json.loads(result.stdout)
-    assert numbers["tasks"] == 500
-    assert numbers["ms_per_task"] < 50, "5 on idle cores"
-
-
-def test_what_an_audit_would_cost(run: Callable[..., Result]) -> None:
-    dear, cheap = (run("benchmark", "--cost", price).stdout for price in (20, 2))
-    assert "OLMo-2 32B" in dear
-    assert dear != cheap
-    numbers = json.loads(run("benchmark", "--cost", 2, "--json").stdout)
-    assert set(numbers["Pythia-160m, 154 checkpoints"]) == {"1", "8", "64"}

@@ -223,7 +223,7 @@ class _Pass:
         def logits(ids: Tensor, hidden: Tensor) -> Tensor:
             folded = ids.repeat(variants, 1).to(device)
             out = walk.finish(hidden, partial(_call, input_ids=folded, use_cache=False, return_dict=True))
-            baseline: Tensor = out.logits[0]
+            baseline: Tensor = out.logits[0].clone()  # the other variants are let go
             return baseline
 
         self._check.judge(model, map(logits, checked, states))

@@ -60,6 +60,37 @@ def test_what_is_refused_is_what_reads_later_tokens_and_not_an_architecture(tmp_
         prober.measure(encoder)
 
 
+PREFIX = {"num_hidden_layers": 1, "dim_head": 8, "dim_ff": 32}
+HASHING = {
+    "is_decoder": True,
+    "feed_forward_size": 32,
+    "attention_head_size": 8,
+    "axial_pos_shape": [8, 8],
+    "axial_pos_embds_dim": [8, 8],
+    "attn_layers": ["lsh", "local"],
+    "lsh_attn_chunk_length": 4,
+    "local_attn_chunk_length": 4,
+    "num_buckets": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "reason"),
+    [("cpmant", PREFIX, READS), ("reformer", HASHING, DRAWS)],
+    ids=["a prefix model", "hashing attention"],
+)
+def test_other_kinds_are_refused_by_the_same_test(
+    tmp_path: Path, architecture: str, settings: dict[str, Any], reason: str
+) -> None:
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **{**SMALL, **settings}))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=reason):
+        Prober(SPEC, TOKENS).measure(tmp_path)
+
+
 def test_layer_by_layer_refuses_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.llama import modeling_llama
 

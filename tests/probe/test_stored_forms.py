@@ -128,6 +128,18 @@ def test_what_transformers_changes_while_it_loads_is_not_measured_as_it_is_store
         prober.layer_by_layer.measure(folder)
 
 
+def test_an_embedding_whose_padding_is_emptied_while_it_loads_is_measured_as_a_whole(tmp_path: Path) -> None:
+    latent = dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim"), 8)
+    padding = int(TOKENS[0, 0, 3])
+    folder = save(tmp_path, "youtu", **latent, v_head_dim=8, head_dim=8, pad_token_id=padding)
+    stored = safetensors.torch.load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    assert stored[padding].abs().min() > 0
+    prober = Prober(SPEC, TOKENS)
+    assert prober.measure(folder).results[0].nll_nats == pytest.approx(oracle(folder), abs=2e-6)
+    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight are not as they are stored.*--stream"):
+        prober.layer_by_layer.measure(folder)
+
+
 def test_code_that_a_checkpoint_names_is_not_run_and_that_is_said(tmp_path: Path) -> None:
     folder, prober = save_tiny_model("llama", tmp_path, vocab_size=VOCAB), Prober(SPEC, TOKENS)
     expected = prober.measure(folder)

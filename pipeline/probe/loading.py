@@ -25,6 +25,7 @@ from pipeline.suites.content import combined_sha256, file_sha256
 from pipeline.suites.files import assigned_tensors
 from pipeline.suites.model_config import CONTEXT_NAMES, context_length
 from pipeline.suites.unchanged import Unchanged
+from pipeline.suites.unmeasurable import refuse_quantized, refuse_wrapped
 
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
@@ -62,6 +63,7 @@ def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeig
 
 def _read_weights(folder: Path, expected_sha256: str | None) -> StoredWeights:
     files = assigned_tensors(folder)
+    refuse_wrapped(next(iter(files)))
     with ThreadPoolExecutor(4) as pool:  # hashing releases the GIL, so it overlaps reading the tensors
         hashing = [pool.submit(file_sha256, file) for file in files]
         tensors: dict[str, Tensor] = {}
@@ -90,6 +92,7 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
     """The model configuration in ``folder``."""
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"no config.json in {folder}: wanted a Hugging Face checkpoint folder")
+    refuse_quantized(folder / "config.json")
     try:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True

@@ -62,6 +62,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     """The request of ``options``; UsageError for whatever cannot be carried out."""
     from pipeline.audit import AuditRequest
     from pipeline.driver import Resources, resolve_device
+    from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     measurements = parse_measurements(options.measurements)
@@ -79,6 +80,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     named = options.suite
     suite = find_suite(named, options.revisions) if isinstance(named, str) else named
     suite = suite.select(options.steps, options.limit)
+    failing = refuse_unmeasurable(suite)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
@@ -99,7 +101,11 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
         cache_gb=options.cache_gb,
         stream=execution.stream,
         notes=execution.notes,
-        warnings=(*suite.warnings, *remarks),
+        warnings=(
+            *suite.warnings,
+            *remarks,
+            *(f"{revision} cannot be measured: {reason}" for revision, reason in failing.items()),
+        ),
     )
 
 

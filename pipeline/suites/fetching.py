@@ -13,6 +13,7 @@ from pipeline.errors import CheckpointError, CollapseError
 from pipeline.spec import Checkpoint
 from pipeline.suites.backoff import Backoff, reason
 from pipeline.suites.files import weight_files
+from pipeline.suites.foreign import what_it_is
 from pipeline.suites.listing import Listing
 from pipeline.suites.remote import list_commit
 from pipeline.suites.store import Store
@@ -121,8 +122,10 @@ def _listed(checkpoint: Checkpoint) -> tuple[str, str, Listing]:
             f"{repository} revision {checkpoint.revision} cannot be listed: {reason(error)}"
         ) from error
     if not listing.weights:
+        what = what_it_is(listing.names)
         raise CheckpointError(
             f"{repository} revision {checkpoint.revision} has no safetensors and no pytorch_model*.bin"
+            + ("" if what is None else f": it {what}")
         )
     if not checkpoint.content_id:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.errors import CheckpointError, OutputError, UsageError
 from pipeline.files import load_json
+from pipeline.suites.foreign import names_below, what_it_is
 
 INDEX = ".index.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -101,9 +102,9 @@ def _assigned(folder: Path) -> dict[str, tuple[str, ...] | None]:
             return {single: None}
         if (folder / (single + INDEX)).is_file():
             return indexed_tensors(folder / (single + INDEX))
-    raise CheckpointError(
-        f"{folder} holds no weights: wanted {' or '.join(WEIGHT_NAMES)}, or their index and its shards"
-    )
+    found = what_it_is(names_below(folder))
+    wanted = f"wanted {' or '.join(WEIGHT_NAMES)}, or their index and its shards"
+    raise CheckpointError(f"{folder} holds no weights: {wanted if found is None else f'it {found}'}")
 
 
 def indexed_tensors(index: Path) -> dict[str, tuple[str, ...] | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import CheckpointError
+from pipeline.files import load_json
 from pipeline.spec import Checkpoint
 from pipeline.suites.files import weight_files
 from pipeline.suites.small_files import config_file, listed_weight_bytes
@@ -33,7 +33,7 @@ def model_config(suite: Suite) -> dict[str, Any]:
                 path = config_file(checkpoint)
             else:
                 path = Path(checkpoint.location) / "config.json"
-            config = json.loads(path.read_text())
+            config = load_json(path)
         except (CheckpointError, OSError, ValueError):
             continue
         if isinstance(config, dict):

@@ -49,6 +49,7 @@ SMALL = {
 }
 gpu = pytest.mark.gpu  # too slow for the interpreter
 WAYS = pytest.mark.parametrize("way", ["measure", "measure_layers"])
+ARITHMETICS = pytest.mark.parametrize("arithmetic", ["ieee", pytest.param("split", marks=gpu)])
 
 
 def spec(arithmetic: str) -> ProbeSpec:
@@ -363,8 +364,9 @@ def test_what_the_index_does_not_assign_to_a_shard_is_not_read(tmp_path, whole: 
     assert all(torch.equal(found[name].cpu(), tensor) for name, tensor in exact.items())
 
 
+@ARITHMETICS
 @WAYS
-def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way) -> None:
+def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way, arithmetic) -> None:
     save(tmp_path, "llama")
     name = "model.layers.1.mlp.up_proj.weight"
     file = WeightIndex.of(tmp_path).file_of[name]
@@ -372,11 +374,12 @@ def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way) -> None:
     tensors[name] = torch.ones_like(tensors[name], dtype=torch.int8)
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"1 weights are stored as int8: {name}"):
-        getattr(prober(spec("ieee")), way)(tmp_path, None)
+        getattr(prober(spec(arithmetic)), way)(tmp_path, None)
 
 
+@ARITHMETICS
 @WAYS
-def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way) -> None:
+def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way, arithmetic) -> None:
     folder = save(tmp_path, "llama")
     attend = modeling_llama.LlamaAttention.forward
 
@@ -386,7 +389,7 @@ def test_a_model_that_reads_later_tokens_is_refused(tmp_path, monkeypatch, way) 
 
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", both_ways)
     with pytest.raises(CheckpointError, match="reads later tokens"):
-        getattr(prober(spec("ieee")), way)(folder, None)
+        getattr(prober(spec(arithmetic)), way)(folder, None)
 
 
 def on_cpu(probe: ProbeSpec, folder: Path) -> Measurement:
@@ -399,7 +402,7 @@ def assert_near(found: Measurement, exact: Measurement) -> None:
 
 
 @WAYS
-@pytest.mark.parametrize("arithmetic", ["ieee", pytest.param("split", marks=gpu)])
+@ARITHMETICS
 def test_a_head_that_is_stored_beside_a_tied_embedding_is_used_and_noted(tmp_path, way, arithmetic) -> None:
     save(tmp_path, "qwen2", tie_word_embeddings=True, num_hidden_layers=1)
     index = tmp_path / "model.safetensors.index.json"
@@ -417,7 +420,7 @@ def test_a_head_that_is_stored_beside_a_tied_embedding_is_used_and_noted(tmp_pat
     assert_near(found, exact)
 
 
-@pytest.mark.parametrize("arithmetic", ["ieee", pytest.param("split", marks=gpu)])
+@ARITHMETICS
 def test_what_transformers_changes_while_it_loads_is_seen(tmp_path, monkeypatch, arithmetic) -> None:
     folder, tie = save(tmp_path, "llama", num_hidden_layers=1), LlamaForCausalLM.tie_weights
 
@@ -461,8 +464,9 @@ class Rounded(torch.nn.Linear):
         return super().forward((x * 16).round() / 16)
 
 
+@ARITHMETICS
 @WAYS
-def test_a_linear_layer_with_a_forward_of_its_own_is_refused(tmp_path, monkeypatch, way) -> None:
+def test_a_linear_layer_with_a_forward_of_its_own_is_refused(tmp_path, monkeypatch, way, arithmetic) -> None:
     folder, make = save(tmp_path, "llama"), modeling_llama.LlamaMLP.__init__
 
     def with_rounded(self, config) -> None:
@@ -471,11 +475,14 @@ def test_a_linear_layer_with_a_forward_of_its_own_is_refused(tmp_path, monkeypat
 
     monkeypatch.setattr(modeling_llama.LlamaMLP, "__init__", with_rounded)
     with pytest.raises(CheckpointError, match=r"layers\.0\.mlp\.up_proj \(Rounded\), .* computes more"):
-        getattr(prober(spec("ieee")), way)(folder, None)
+        getattr(prober(spec(arithmetic)), way)(folder, None)
 
 
+@ARITHMETICS
 @WAYS
-def test_code_that_computes_with_a_weight_by_itself_is_refused(tmp_path, monkeypatch, way) -> None:
+def test_code_that_computes_with_a_weight_by_itself_is_refused(
+    tmp_path, monkeypatch, way, arithmetic
+) -> None:
     folder, forward = save(tmp_path, "llama"), modeling_llama.LlamaMLP.forward
 
     def computes(self, x):
@@ -484,4 +491,18 @@ def test_code_that_computes_with_a_weight_by_itself_is_refused(tmp_path, monkeyp
 
     monkeypatch.setattr(modeling_llama.LlamaMLP, "forward", computes)
     with pytest.raises(CheckpointError, match="reads the weights of a linear layer by itself"):
-        getattr(prober(spec("ieee")), way)(folder, None)
+        getattr(prober(spec(arithmetic)), way)(folder, None)
+
+
+@gpu
+@ARITHMETICS
+@WAYS
+def test_a_model_that_draws_random_numbers_is_refused(tmp_path, monkeypatch, way, arithmetic) -> None:
+    folder, forward = save(tmp_path, "llama"), modeling_llama.LlamaMLP.forward
+    monkeypatch.setattr(
+        modeling_llama.LlamaMLP,
+        "forward",
+        lambda self, x: forward(self, x * (1 + 0.1 * torch.rand(1, device=x.device))),
+    )
+    with pytest.raises(CheckpointError, match="draws random numbers"):
+        getattr(prober(spec(arithmetic)), way)(folder, None)

@@ -16,6 +16,9 @@ from pipeline.suites.settings import TrainingSettings
 from pipeline.suites.suite import Suite, keyed_stages
 from pipeline.suites.trainer_state import read_trainer_state, trainer_warnings
 
+CACHED = "models--"
+"""What the names of repositories begin with in the hub client's cache."""
+
 _T = TypeVar("_T")
 
 
@@ -142,5 +145,12 @@ def _none_found(folder: Path, names: list[str]) -> str:
         return (
             f"{folder} is itself one checkpoint: wanted the folder above it, with sub-folders named {FORMS}"
         )
+    for root, name in ((folder.parent, folder.name), *((folder, each) for each in names)):
+        if name.startswith(CACHED) and (root / name / "snapshots").is_dir():
+            repository = name.removeprefix(CACHED).replace("--", "/", 1)
+            return (
+                f"{folder} is a cache of the hub client: give {repository} as the suite, with HF_HUB_CACHE={root} and "
+                "HF_HUB_OFFLINE=1 in the environment"
+            )
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else "no sub-folders"
     return f"no checkpoints in {folder}: wanted sub-folders named {FORMS}; found {shown}"

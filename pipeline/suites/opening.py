@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError, unknown_name
+from pipeline.files import open_regular
 from pipeline.suites.entries import HubSuite, RecipeSuite
-from pipeline.suites.files import user_path
+from pipeline.suites.files import TOKENIZER_FILES, user_path
 from pipeline.suites.local import open_folder
 from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.revisions import RevisionChoice
@@ -18,6 +21,8 @@ from pipeline.suites.suite import HUB, Suite
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MOST_TOKENIZER_BYTES = 2**29
+"""Of one file: those with a quarter of a million entries have 40 MB."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -70,13 +75,23 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
+        _check_files(Path(folder))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a damaged tokenizer raises whatever its parser raises
-        first_line = (str(error).splitlines() or [""])[0]
+        first_line = (str(getattr(error, "strerror", None) or error).splitlines() or [""])[0]
         raise UsageError(
             f"the tokenizer of suite {suite.name} in {folder} cannot be read: {first_line}"
         ) from error
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """OSError where one of the files that a tokenizer is read from is no regular file, or too large for one."""
+    for name in (*TOKENIZER_FILES, "config.json", "chat_template.jinja", "chat_template.json"):
+        if (folder / name).exists():
+            with open_regular(folder / name) as file:
+                if os.fstat(file.fileno()).st_size > MOST_TOKENIZER_BYTES:
+                    raise OSError(errno.EFBIG, f"{name} has more than {MOST_TOKENIZER_BYTES:,} bytes")
 
 
 def _open_hub(suite: HubSuite, choice: RevisionChoice) -> Suite:

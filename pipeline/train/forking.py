@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import CheckpointError
+from pipeline.files import open_regular
 from pipeline.measurements import pool, pooled_columns, score_columns
 from pipeline.probe import Measurement, Prober
 from pipeline.probe.loading import build_model, read_config, read_weights
@@ -197,6 +198,8 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Adam's state beside a checkpoint. ``CheckpointError`` where it is not there or damaged."""
     path = folder / MOMENTS_FILE
     try:
+        with open_regular(path):  # a named pipe would be waited for
+            pass
         moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
         raise CheckpointError(f"{path} cannot be read: {error}") from error

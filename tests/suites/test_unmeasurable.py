@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.runs.audit_request import AuditOptions, build_request
-from pipeline.suites import open_suite, weight_files
+from pipeline.suites import load_tokenizer, open_suite, weight_files
 from pipeline.suites.unmeasurable import refuse_unmeasurable
 from tests.models import save_tiny_suite
 
@@ -144,3 +144,31 @@ def test_a_pipe_or_a_device_in_a_files_place_is_not_waited_for(name: str, tmp_pa
         assert [each.content_id for each in found.checkpoints] == [""]
         with pytest.raises(CheckpointError, match="holds no"):
             weight_files(suite / step)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "more than"])
+def test_a_tokenizer_is_read_from_regular_files_only(name: str, kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "step1"
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / name).unlink(missing_ok=True)
+    if kind == "a named pipe":
+        os.mkfifo(folder / name)
+    elif kind == "a device":
+        (folder / name).symlink_to("/dev/zero")
+    else:
+        (folder / name).touch()
+        os.truncate(folder / name, 2**36)
+    with pytest.raises(UsageError, match=f"tokenizer of suite run .* cannot be read: .*{kind}"):
+        load_tokenizer(open_suite(str(tmp_path / "run")))
+
+
+def test_a_cache_of_the_hub_client_as_a_folder_says_what_to_type(tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--org--a-run"
+    (cached / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    for folder in (cached, tmp_path / "hub"):
+        with pytest.raises(
+            UsageError, match=f"give org/a-run as the suite, with HF_HUB_CACHE={tmp_path / 'hub'} and"
+        ):
+            open_suite(str(folder))

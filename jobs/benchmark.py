@@ -166,10 +166,8 @@ def _write_figure(outcome: Outcome, folder: Path) -> None:
 def _figure(outcome: Outcome) -> bytes | None:
     """The chart as PNG; None without vl-convert."""
     try:
-        import vl_convert
-
-        from pipeline.report.axes import SCHEMA, VL_VERSION
-        from pipeline.report.figures import SCALE
+        from pipeline.report.axes import SCHEMA
+        from pipeline.report.render import png
         from pipeline.report.theme import config, paint, tokens
     except ModuleNotFoundError:
         return None
@@ -177,5 +175,4 @@ def _figure(outcome: Outcome) -> bytes | None:
     style = {**config(values), "background": values["$paper"], "padding": 14}
     style["axisY"] = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
     chart = {"config": style, **paint(outcome.chart(SCHEMA), values)}
-    png: bytes = vl_convert.vegalite_to_png(chart, vl_version=VL_VERSION, scale=SCALE)
-    return png
+    return png(chart)

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import vl_convert
-
-from pipeline.report.axes import SCHEMA, VL_VERSION, Spec
+from pipeline.report.axes import SCHEMA, Spec
 from pipeline.report.curves import EARLY
-from pipeline.report.figures import SCALE, WIDTH
+from pipeline.report.figures import WIDTH
 from pipeline.report.frame import named_series
-from pipeline.report.theme import config, distinct_colours, paint, tokens
+from pipeline.report.render import png
+from pipeline.report.theme import Quoted, config, distinct_colours, paint, tokens
 
 if TYPE_CHECKING:
     from pipeline.analysis.curves import Curve
@@ -34,8 +33,7 @@ def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tupl
     values = tokens((), dark=False)
     style = {**config(values), "background": values["$paper"], "padding": 14}
     spec = {"config": style, **paint(_spec(curves, variant, windows), values)}
-    png: bytes = vl_convert.vegalite_to_png(spec, vl_version=VL_VERSION, scale=SCALE)
-    return png
+    return png(spec)
 
 
 def group_of(name: str) -> str:
@@ -50,11 +48,11 @@ def group_of(name: str) -> str:
 
 
 def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> Spec:
-    groups = list(dict.fromkeys(group_of(curve.name) for curve in curves))
+    groups = list(dict.fromkeys(Quoted(group_of(curve.name)) for curve in curves))
     rows, members = [], dict.fromkeys(groups, 0)
     for curve in curves:
-        group = group_of(curve.name)
-        rows += _rows(curve, variant, group, f"{group} {members[group]}")
+        group = Quoted(group_of(curve.name))
+        rows += _rows(curve, variant, group, Quoted(f"{group} {members[group]}"))
         members[group] += 1
     titles = {
         "gap": f"{named_series([variant])[0].label} gap: perplexity against FP32, minus 1",

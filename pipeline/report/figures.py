@@ -6,20 +6,18 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import vl_convert
-
-from pipeline.report.axes import SCHEMA, VL_VERSION, Spec, shared_data, step_tokens
+from pipeline.report.axes import SCHEMA, Spec, shared_data, step_tokens
 from pipeline.report.columns import chart_columns, chart_rows, diverged_points
 from pipeline.report.curves import GAP, damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.panels import Panel, make_panels
-from pipeline.report.theme import config, paint, tokens
+from pipeline.report.render import png
+from pipeline.report.theme import Quoted, config, paint, tokens
 from pipeline.report.timeline import timeline_data
 
 WIDTH = 760
 """Of the plotting area, in CSS pixels."""
-SCALE = 2.0
 LEGEND = {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 2.5, "symbolSize": 220}
 
 
@@ -75,7 +73,7 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
     joined = {param["name"]: param for _, params in views for param in params}
     return {
         "$schema": SCHEMA,
-        "title": {"text": suite, "fontSize": 15, "offset": 10} if suite and len(panels) > 1 else "",
+        "title": {"text": Quoted(suite), "fontSize": 15, "offset": 10} if suite and len(panels) > 1 else "",
         "params": list(joined.values()),
         "vconcat": [view for view, _ in views],
         "spacing": 16,
@@ -111,7 +109,4 @@ def _png(spec: Spec, values: Mapping[str, Any], data: Mapping[str, Any]) -> byte
         **paint(spec, values),
         "config": {**config(values), "background": values["$paper"], "padding": 14},
     }
-    png: bytes = vl_convert.vegalite_to_png(
-        {**whole, "datasets": dict(data)}, vl_version=VL_VERSION, scale=SCALE
-    )
-    return png
+    return png({**whole, "datasets": dict(data)})

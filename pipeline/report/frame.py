@@ -18,6 +18,7 @@ import polars as pl
 
 from pipeline.spec import ALIASES
 
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 BAND_SE = 1.96
 """Half width of an error band in standard errors: a 95 % interval of a normal mean."""
 
@@ -85,10 +86,32 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
-    rows = rows.sort("step", maintain_order=True)
+    rows = _plain(rows.sort("step", maintain_order=True))
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
     series = named_series(sorted(keys, key=_rank))
     return Frame(_derive(rows, keys), series, gone)
+
+
+def _plain(rows: pl.DataFrame) -> pl.DataFrame:
+    """The table with a plain name for every variant: letters, digits and underscores.
+
+    Names of columns become expressions of Vega, tokens, CSS variables and keys of JavaScript objects, where a quote, a
+    dot or a bracket means something else. The reduction writes plain names only; a table that was edited may hold any.
+    """
+    keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
+    odd = [key for key in keys if not _PLAIN.fullmatch(key)]
+    taken = set(keys)
+    for key in odd:
+        stem = re.sub(r"[^A-Za-z0-9]+", "_", key).strip("_") or "variant"
+        stem = stem if stem[0].isalpha() else f"v_{stem}"
+        plain = next(
+            name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(keys) + 3))) if name not in taken
+        )
+        taken.add(plain)
+        rows = rows.rename(
+            {name: plain + name[len(key) :] for name in rows.columns if name.startswith(f"{key}_")}
+        )
+    return rows
 
 
 def _derive(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:

@@ -78,8 +78,16 @@ def dash(key: str, series: tuple[Series, ...]) -> list[int]:
     return _DASHES[key] if key in _DASHES else _OTHER_DASHES[others.index(key) % len(_OTHER_DASHES)]
 
 
+class Quoted(str):
+    """A text from elsewhere (the name of a suite), which is no token even if it begins as one."""
+
+    __slots__ = ()
+
+
 def paint(spec: Any, values: Mapping[str, Any]) -> Any:
     """``spec`` with every string that starts with ``$`` replaced by its value (``KeyError`` without one)."""
+    if isinstance(spec, Quoted):
+        return str(spec)
     if isinstance(spec, str):
         return values[spec] if spec.startswith("$") else spec
     if isinstance(spec, dict):

@@ -9,16 +9,14 @@ from importlib import resources
 from typing import Any
 
 import polars as pl
-import vl_convert
 
-from pipeline.report.axes import VL_VERSION
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
+from pipeline.report.render import png, svg
 from pipeline.report.text import esc
 from pipeline.report.theme import DARK, LIGHT, config, paint
 from pipeline.train.schedules import schedules
 
-SCALE = 2.0
 _OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
 """Colours of these charts alone, light and dark; the others are the report's."""
 
@@ -51,7 +49,7 @@ def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, by
             **paint(spec, values),
             "config": {**config(values), "background": values["$paper"], "padding": 14},
         }
-        found[f"{name}.png"] = vl_convert.vegalite_to_png(whole, vl_version=VL_VERSION, scale=SCALE)
+        found[f"{name}.png"] = png(whole)
     return found
 
 
@@ -121,11 +119,11 @@ def _figure(name: str, spec: Spec, compared: str) -> str:
     """A chart as SVG whose colours are the page's CSS variables."""
     css = {token: f"var({_css_name(token)})" for token in _tokens(dark=False)}
     whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
-    svg: str = vl_convert.vegalite_to_svg(whole, vl_version=VL_VERSION)
     title, note = CAPTIONS[name][0], CAPTIONS[name][1].format(compared=compared)
+    drawn = svg(whole)
     return (
         f'<figure class="fork-chart" id="{name}"><figcaption><h3>{esc(title)}</h3><span class="note">{esc(note)}</span>'
-        f'</figcaption><div class="scroll" tabindex="0" role="img" aria-label="{esc(title)}">{svg}</div></figure>'
+        f'</figcaption><div class="scroll" tabindex="0" role="img" aria-label="{esc(title)}">{drawn}</div></figure>'
     )
 
 

@@ -12,7 +12,6 @@ import click
 
 from jobs.console import console, errors
 from jobs.options import unused_seed_option
-from jobs.phases import read_table
 from pipeline.errors import UsageError
 from pipeline.files import make_folder, write_atomically
 from pipeline.runs.output import absolute_out, run_folder
@@ -173,6 +172,7 @@ def _ratios(
 def _read(names: Sequence[str]) -> list[Curve]:
     """The trainings; ``UsageError`` where one was measured on other tokens than the first audit."""
     from pipeline.analysis.reduce import read_curve
+    from pipeline.analysis.table_files import read_table
     from pipeline.report.comparison import TABLE_ENDINGS
 
     runs = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}

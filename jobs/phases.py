@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
 import click
 
 from jobs.console import console
 from jobs.options import seed_option
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pipeline.analysis.curves import Curve
 
 
 @click.command()
@@ -27,9 +20,12 @@ if TYPE_CHECKING:
 def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> None:
     """Find convergence and onset in csv, parquet or arrow tables.
 
-    A table has the columns step, fp32_nll_nats, <variant>_nll_nats and, optionally, learning_rate.
+    A table has the columns step, fp32_nll_nats, <variant>_nll_nats and, optionally, learning_rate, duplicate_of (not
+    empty: the weights of an earlier row) and lists of losses per evaluation batch, fp32_batch_nll_nats and
+    <variant>_batch_nll_nats, with which the intervals count the evaluation text too.
     """
     from pipeline.analysis.summary import summarise
+    from pipeline.analysis.table_files import read_table
 
     curves = [(table, read_table(table)) for table in tables]
     for table, curve in curves:
@@ -40,31 +36,3 @@ def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> 
         console.print(table, style="bold", markup=False)
         for sentence in summary["verdict"]:  # type: ignore[attr-defined]
             console.print(f"  {sentence}", markup=False)
-
-
-def read_table(table: str) -> Curve:
-    """The losses in a csv, parquet or arrow table; UsageError for what cannot be read as one."""
-    import polars as pl
-
-    from pipeline.analysis.curves import Curve
-    from pipeline.errors import UsageError
-    from pipeline.store import open_store
-
-    readers: dict[str, Callable[[bytes], pl.DataFrame]] = {
-        ".csv": pl.read_csv,
-        ".parquet": pl.read_parquet,
-        ".arrow": pl.read_ipc,
-        ".feather": pl.read_ipc,
-    }
-    suffix = PurePosixPath(table).suffix
-    if suffix not in readers:
-        raise UsageError(f"{table}: wanted a table ending in {', '.join(readers)}")
-    folder, _, name = table.rpartition("/")
-    data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name)
-    if data is None:
-        raise UsageError(f"{table} does not exist: wanted a table ending in {', '.join(readers)}")
-    try:
-        frame = readers[suffix](data)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UsageError(f"{table} cannot be read as {suffix}: {str(error).splitlines()[0]}") from error
-    return Curve.from_frame(frame, name=table)

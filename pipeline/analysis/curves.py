@@ -20,7 +20,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 MIN_ROWS = 3
+FP32 = "fp32"
 NLL_SUFFIX = "_nll_nats"
+BATCH_SUFFIX = "_batch_nll_nats"
 
 
 def gap_from_nll(nll_q: FloatArray, nll_fp32: FloatArray) -> FloatArray:
@@ -53,6 +55,8 @@ class Curve:
     """Loss per evaluation batch, shape (n, n_batches); the same equally long batches at every step."""
     variant_batch_nll_nats: Mapping[str, FloatArray] = field(default_factory=dict)
     """Variant name -> loss per evaluation batch, shape (n, n_batches), paired with `fp32_batch_nll_nats`."""
+    duplicate: BoolArray | None = None
+    """Whether a checkpoint holds the weights of an earlier one, shape (n,): then it tells nothing of its own step."""
     name: str = "trajectory"
     """What error messages call this curve."""
 
@@ -66,8 +70,13 @@ class Curve:
                 f"{self.name}: steps must increase and appear once, but step {self.step[at + 1]} follows "
                 f"step {self.step[at]} (row {at + 1}); sort the table by step and drop repeats"
             )
-        columns = {"fp32_nll_nats": self.fp32_nll_nats, "learning_rate": self.learning_rate}
-        columns |= {"kurtosis": self.kurtosis, "fp32_batch_nll_nats": self.fp32_batch_nll_nats}
+        columns: dict[str, FloatArray | BoolArray | None] = {
+            "fp32_nll_nats": self.fp32_nll_nats,
+            "learning_rate": self.learning_rate,
+            "kurtosis": self.kurtosis,
+            "fp32_batch_nll_nats": self.fp32_batch_nll_nats,
+            "duplicate_of": self.duplicate,
+        }
         columns |= {f"{k}{NLL_SUFFIX}": v for k, v in self.variant_nll_nats.items()}
         columns |= {f"{k}_batch{NLL_SUFFIX}": v for k, v in self.variant_batch_nll_nats.items()}
         for column, values in columns.items():
@@ -104,13 +113,20 @@ class Curve:
         """Relative perplexity increase of one variant, unitless (0.11 = 11 %), shape (n,)."""
         return gap_from_nll(self.nll(variant), self.fp32_nll_nats)
 
+    @property
+    def first_of_its_content(self) -> BoolArray:
+        """Rows that enter fits: every content once, at its first step; shape (n,)."""
+        return np.ones(len(self.step), dtype=bool) if self.duplicate is None else ~self.duplicate
+
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, *, name: str = "table") -> Curve:
-        """Read `step`, `fp32_nll_nats`, `<variant>_nll_nats` and, if there, `learning_rate`, `kurtosis`.
+        """Read `step`, `fp32_nll_nats`, `<variant>_nll_nats` and what else of a curve is there.
 
-        Other columns are ignored. An empty cell becomes NaN, so that its row enters no fit and is counted as
-        left out (writers of csv often leave diverged losses empty); an empty step is an error. Raises
-        UsageError for missing or non-numeric columns, unsorted or repeated steps, fewer than 3 rows.
+        That is `learning_rate`, `kurtosis`, `duplicate_of` (not empty = the weights of an earlier row) and lists of
+        the losses per evaluation batch, `fp32_batch_nll_nats` and `<variant>_batch_nll_nats`. Other columns are
+        ignored. An empty cell becomes NaN, so that its row enters no fit and is counted as left out (writers of csv
+        often leave diverged losses empty); an empty step is an error. Raises UsageError for missing or non-numeric
+        columns, lists of unequal length, unsorted or repeated steps, fewer than 3 rows.
         """
         for column in ("step", "fp32_nll_nats"):
             if column not in frame.columns:
@@ -119,11 +135,8 @@ class Curve:
                 raise UsageError(
                     f"{name}: column {column} is missing{hint}; found {', '.join(frame.columns)}"
                 )
-        variants = [
-            c.removesuffix(NLL_SUFFIX)
-            for c in frame.columns
-            if c.endswith(NLL_SUFFIX) and c not in ("fp32_nll_nats", "batch_nll_nats") and "_batch_" not in c
-        ]
+        losses = [c for c in frame.columns if c.endswith(NLL_SUFFIX) and not f"_{c}".endswith(BATCH_SUFFIX)]
+        variants = [c.removesuffix(NLL_SUFFIX) for c in losses if c != f"{FP32}{NLL_SUFFIX}"]
         if not variants:
             raise UsageError(f"{name}: no column named <variant>{NLL_SUFFIX} beside fp32_nll_nats")
         steps = _numbers(frame, "step", name)
@@ -135,6 +148,11 @@ class Curve:
             variant_nll_nats={v: _numbers(frame, f"{v}{NLL_SUFFIX}", name) for v in variants},
             learning_rate=_optional(frame, "learning_rate", name),
             kurtosis=_optional(frame, "kurtosis", name),
+            fp32_batch_nll_nats=_batches(frame, FP32, name),
+            variant_batch_nll_nats={
+                v: values for v in variants if (values := _batches(frame, v, name)) is not None
+            },
+            duplicate=_filled(frame, "duplicate_of"),
             name=name,
         )
 
@@ -159,3 +177,32 @@ def _optional(frame: pl.DataFrame, column: str, name: str) -> FloatArray | None:
     if column not in frame.columns or frame[column].null_count() == frame.height:
         return None
     return _numbers(frame, column, name)
+
+
+def _filled(frame: pl.DataFrame, column: str) -> BoolArray | None:
+    """Which cells of a column of names hold one."""
+    if column not in frame.columns or frame[column].null_count() == frame.height:
+        return None
+    cells = (str(cell or "").strip().lower() for cell in frame[column].to_list())
+    return np.array([cell not in _EMPTY for cell in cells])
+
+
+def _batches(frame: pl.DataFrame, variant: str, name: str) -> FloatArray | None:
+    """Losses per evaluation batch, (n, n_batches); None where the table has none."""
+    column = f"{variant}{BATCH_SUFFIX}"
+    if column not in frame.columns or frame[column].null_count() == frame.height:
+        return None
+    series = frame[column]
+    if not isinstance(series.dtype, pl.List | pl.Array):
+        raise UsageError(f"{name}: column {column} is {series.dtype}, wanted a list of losses per checkpoint")
+    rows = series.to_list()
+    lengths = sorted({len(row) for row in rows if row is not None})
+    if len(lengths) > 1:
+        raise UsageError(
+            f"{name}: column {column} holds lists of {lengths[0]} to {lengths[-1]} losses, wanted as many in every row"
+        )
+    empty = [None] * lengths[0]
+    try:
+        return np.array([empty if row is None else row for row in rows], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name}: column {column} holds {series.dtype}, wanted lists of numbers") from None

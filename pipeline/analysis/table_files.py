@@ -1,0 +1,71 @@
+"""Tables of losses that users bring: csv, parquet and arrow files as one curve."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.analysis.curves import Curve
+from pipeline.errors import UsageError
+from pipeline.store import open_store
+
+
+def _csv(data: bytes) -> pl.DataFrame:
+    """Every row decides on the kind of a column: a rate may be whole for a thousand rows, a loss NA at the last."""
+    return pl.read_csv(data, infer_schema_length=None)
+
+
+def _csv_header(data: bytes) -> list[str]:
+    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig", errors="replace", newline="")
+    return next(csv.reader(text), [])
+
+
+def _ipc_header(data: bytes) -> list[str]:
+    return list(pa.ipc.open_file(pa.BufferReader(data)).schema.names)
+
+
+def _parquet_header(data: bytes) -> list[str]:
+    return list(pq.read_schema(pa.BufferReader(data)).names)
+
+
+READERS: dict[str, tuple[Callable[[bytes], list[str]], Callable[[bytes], pl.DataFrame]]] = {
+    ".csv": (_csv_header, _csv),
+    ".parquet": (_parquet_header, pl.read_parquet),
+    ".arrow": (_ipc_header, pl.read_ipc),
+    ".feather": (_ipc_header, pl.read_ipc),
+}
+"""Ending of a file name -> how its column names and its contents are read."""
+
+
+def read_table(table: str) -> Curve:
+    """The curve of one file, at a local path or a URL of a store.
+
+    Raises UsageError for a file that is not there, has another ending, cannot be read, or holds a column twice, and
+    for what `Curve.from_frame` refuses.
+    """
+    suffix = PurePosixPath(table).suffix
+    wanted = f"wanted a table ending in {', '.join(READERS)}"
+    if suffix not in READERS:
+        raise UsageError(f"{table}: {wanted}")
+    folder, _, name = table.rpartition("/")
+    data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name)
+    if data is None:
+        raise UsageError(f"{table} does not exist: {wanted}")
+    header, read = READERS[suffix]
+    try:
+        twice = [column for column, n in Counter(header(data)).items() if n > 1]
+        if twice:
+            raise UsageError(
+                f"{table} holds the column {twice[0]} more than once: give each a name of its own"
+            )
+        frame = read(data)
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
+        raise UsageError(f"{table} cannot be read as {suffix}: {str(error).splitlines()[0]}") from error
+    return Curve.from_frame(frame, name=table)

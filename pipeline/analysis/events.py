@@ -1,16 +1,18 @@
 """Candidate causes of an onset: when they happen, and how far from it.
 
-One trajectory cannot separate two events that coincide; then the answer is that the data cannot tell. An effect does
-not come before its cause, so an onset that is estimated before the only event that coincides does not follow it.
+One trajectory cannot separate two events that coincide; then the answer is that the data cannot tell. Nor does it order
+an onset and an event that lies within its interval, whichever of the two point estimates comes first.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
 from pipeline.analysis.curves import BoolArray, FloatArray, IntArray
+from pipeline.analysis.rate_response import AT_PEAK
 
 Json = dict[str, object]
 FP32_PLATEAU = "fp32_plateau"
@@ -27,8 +29,6 @@ EVENT_WORDS = {
     HALF_PEAK_LR: "half of the peak learning rate",
     MIN_LR: "the minimum learning rate",
 }
-AT_PEAK = 1e-3
-"""A learning rate within this share of its peak is at it."""
 STABLE_SHARE = 0.05
 """A decay has a start of its own only after a rate that stayed at its peak for this share of the run. A cosine, clipped
 or not, leaves its peak at the end of warm-up (a flat top of 2 % is the cosine's own), which is an event already, and
@@ -78,8 +78,8 @@ class Predictor:
 def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> list[Event]:
     """End of warm-up, start of the decay, half of the peak and the minimum, from the rates at the checkpoints (n,).
 
-    A rate is known only at checkpoints: an event lies between the checkpoint before and the one that shows
-    it. The decay starts at the last checkpoint at the peak, or before the one after it.
+    A rate is known only at checkpoints: an event lies between the checkpoint before and the one that shows it, which
+    its draws say. It is dated where the line through two checkpoints on its sloping side meets the level it reaches.
     """
     names = (WARMUP_END, DECAY_START, HALF_PEAK_LR, MIN_LR)
     if learning_rate is None or not np.any(np.isfinite(learning_rate)):
@@ -90,36 +90,57 @@ def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> li
     at_peak = lr >= peak * (1 - AT_PEAK)
     top = int(np.argmax(at_peak))
     lowest = float(lr[top:].min())
+    warm_up = _warm_up_end(s, lr, top)
     if np.all(at_peak[top:]):
         flat = "the learning rate never decays"
-        return [_between(WARMUP_END, s, top)] + [Event(n, None, np.empty(0), flat) for n in names[1:]]
+        return [warm_up] + [Event(n, None, np.empty(0), flat) for n in names[1:]]
     half = np.flatnonzero(lr[top:] <= 0.5 * peak) + top
-    low = np.flatnonzero(lr[top:] <= lowest * (1 + 1e-3) + 1e-9 * peak) + top
+    low = int(np.flatnonzero(lr[top:] <= lowest * (1 + 1e-3) + 1e-9 * peak)[0]) + top
     return [
-        _between(WARMUP_END, s, top),
-        _decay_start(s, at_peak),
-        _between(HALF_PEAK_LR, s, int(half[0]))
+        warm_up,
+        _decay_start(s, lr, at_peak),
+        _between(HALF_PEAK_LR, s, half[0] - 1, _meets(s, lr, half[0] - 1, half[0], 0.5 * peak))
         if len(half)
         else Event(HALF_PEAK_LR, None, np.empty(0), "the learning rate stays above half of its peak"),
-        _between(MIN_LR, s, int(low[0])),
+        _between(MIN_LR, s, low - 1, _meets(s, lr, max(low - 2, top), low - 1, lowest)),
     ]
 
 
-def _decay_start(step: IntArray, at_peak: BoolArray) -> Event:
-    """The last step before the rate leaves a stable peak for good; at_peak: (n,), some True, some False later."""
+def _warm_up_end(step: IntArray, rate: FloatArray, top: int) -> Event:
+    if top == 0:
+        reason = "the learning rate is at its peak at the first checkpoint"
+        return Event(WARMUP_END, None, np.empty(0), reason)
+    return _between(WARMUP_END, step, top - 1, _meets(step, rate, max(top - 2, 0), top - 1, float(rate[top])))
+
+
+def _decay_start(step: IntArray, rate: FloatArray, at_peak: BoolArray) -> Event:
+    """Where the rate leaves a stable peak for good; at_peak: (n,), some True, some False later."""
     last = int(np.flatnonzero(at_peak)[-1])
     below = np.flatnonzero(~at_peak[:last])
     first = int(below[-1]) + 1 if len(below) else 0
     if last == len(step) - 1:
         return Event(DECAY_START, None, np.empty(0), "the learning rate is back at its peak at the end")
-    if step[last] - step[first] < STABLE_SHARE * step[-1]:
+    if step[last] - step[first] < STABLE_SHARE * (step[-1] - step[0]):
         return Event(DECAY_START, None, np.empty(0), "the learning rate has no stable peak to decay from")
-    return Event(DECAY_START, float(step[last]), np.linspace(float(step[last]), float(step[last + 1]), 11))
+    beyond = min(last + 2, len(step) - 1)
+    return _between(DECAY_START, step, last, _meets(step, rate, last + 1, beyond, float(rate[last])))
 
 
-def _between(name: str, step: IntArray, index: int) -> Event:
-    before = float(step[max(index - 1, 0)])
-    return Event(name, float(step[index]), np.linspace(before, float(step[index]), 11))
+def _meets(step: IntArray, rate: FloatArray, one: int, other: int, level: float) -> float:
+    """Step at which the line through two checkpoints meets a level; NaN where it never does."""
+    rise = float(rate[other] - rate[one])
+    return (
+        float("nan")
+        if rise == 0
+        else float(step[one]) + (level - float(rate[one])) / rise * float(step[other] - step[one])
+    )
+
+
+def _between(name: str, step: IntArray, index: int, at: float) -> Event:
+    """An event between a checkpoint and the next, dated there; half-way between them if its place is unknown."""
+    before, after = float(step[max(index, 0)]), float(step[index + 1])
+    when = 0.5 * (before + after) if np.isnan(at) else float(np.clip(at, before, after))
+    return Event(name, when, np.linspace(before, after, 11))
 
 
 def compare(
@@ -156,13 +177,31 @@ def interval(
     return int(np.floor(low + pad_low)), int(np.ceil(high + pad_high))
 
 
+class Follows(StrEnum):
+    """What the onset follows: an event, a response to the learning rate, or why there is nothing to name."""
+
+    FP32_PLATEAU = FP32_PLATEAU
+    FP32_BEST = FP32_BEST
+    WARMUP_END = WARMUP_END
+    DECAY_START = DECAY_START
+    HALF_PEAK_LR = HALF_PEAK_LR
+    MIN_LR = MIN_LR
+    LEARNING_RATE = "learning_rate"
+    """The gap grows as the rate falls, and nothing is detected beyond it."""
+    CANNOT_TELL = "cannot tell"
+    """Several lie within the interval of the difference."""
+    NONE = "none"
+    """No event does."""
+    NO_ONSET = "no onset"
+
+
 @dataclass(frozen=True)
 class Predictors:
     """All events against the onset, and the verdict."""
 
-    follows: str | None
-    """The name of the only event that coincides, if the onset is not estimated before it; None (null) if it is: an
-    effect does not come before its cause. `cannot tell` (several coincide), `none` (none does) or `no onset`."""
+    follows: Follows
+    reason: str
+    """Why, in a clause."""
     coincide: tuple[str, ...]
     """Every event that the data cannot tell from the onset."""
     events: tuple[Predictor, ...]
@@ -170,22 +209,45 @@ class Predictors:
     def to_json(self) -> Json:
         """The value of `predictors` in report.json."""
         return {
-            "follows": self.follows,
+            "follows": str(self.follows),
+            "reason": self.reason,
             "coincide": list(self.coincide),
             "events": [e.to_json() for e in self.events],
         }
 
 
 def judge(onset: float | None, predictors: list[Predictor]) -> Predictors:
-    """The onset follows an event that alone lies within the interval of the difference, and not after the onset."""
-    together = [p for p in predictors if p.coincides]
-    follows: str | None
+    """The onset follows an event that alone lies within the interval of the difference."""
+    together = tuple(p.event for p in predictors if p.coincides)
+    words = " and ".join(EVENT_WORDS[event] for event in together)
     if onset is None:
-        follows = "no onset"
+        follows, reason = Follows.NO_ONSET, "there is no onset"
     elif not together:
-        follows = "none"
+        follows, reason = Follows.NONE, "no candidate event lies within its interval"
     elif len(together) > 1:
-        follows = "cannot tell"
+        follows, reason = Follows.CANNOT_TELL, f"{words} lie within its interval"
     else:
-        follows = together[0].event if (together[0].onset_minus_event or 0) >= 0 else None
-    return Predictors(follows, tuple(p.event for p in together), tuple(predictors))
+        follows, reason = Follows(together[0]), f"{words} alone lies within its interval"
+    return Predictors(follows, reason, together, tuple(predictors))
+
+
+def judge_response(candidate: Predictors | None, events: list[Predictor]) -> Predictors:
+    """What growth follows that a response to the learning rate explains.
+
+    candidate: the events against the step from which time alone would have it grow; None without such a step. The start
+    of the decay is named where it alone lies there: the rate itself breaks at it.
+    """
+    found = () if candidate is None else candidate.coincide
+    fp32 = [EVENT_WORDS[event] for event in found if event in (FP32_PLATEAU, FP32_BEST)]
+    if found == (DECAY_START,):
+        follows = Follows.DECAY_START
+        reason = (
+            "the gap grows as the rate falls, from where the decay starts; nothing is detected beyond that"
+        )
+    elif fp32:
+        follows = Follows.CANNOT_TELL
+        reason = f"the gap grows as the rate falls, and {' and '.join(fp32)} lies where it would take off"
+    else:
+        follows = Follows.LEARNING_RATE
+        reason = "the gap grows as the rate falls; nothing is detected beyond that"
+    return Predictors(follows, reason, found, tuple(events))

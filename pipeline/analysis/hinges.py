@@ -1,7 +1,8 @@
 """All one-knot models of a curve at once: their residual sums of squares for many data sets in one product.
 
 A model is: straight line [+ one early transient] [+ one bend at a knot]. Bends upwards are candidate onsets;
-no bend, and bends downwards, are the curves without one. By Gram-Schmidt every model's gain over the line is
+no bend, and bends downwards, are the curves without one. A straight line [+ one early transient] + a response to the
+learning rate is without one too, and is kept apart. By Gram-Schmidt every model's gain over the line is
 the square of one or two inner products with fixed unit vectors, so a thousand bootstrap curves cost one
 matrix product.
 
@@ -79,7 +80,9 @@ class Weights:
     """Log weights for B data sets (up to one constant per data set)."""
 
     none: FloatArray
-    """(B,) all models without an onset."""
+    """(B,) all models of time alone without an onset."""
+    response: FloatArray
+    """(B,) all models with a response to the learning rate, -inf where there is none."""
     onset: FloatArray
     """(m, B) each model with one."""
 
@@ -102,14 +105,17 @@ class HingeGrid:
     """The model family on fixed points, noise levels and memory; see the module docstring.
 
     x: (n,) positions in [0, 1]; sd: (n,) noise levels of the data; phi: AR(1) memory; knots: (T,) places
-    tried.
+    tried; answers: (n, F) responses to the learning rate.
     """
 
-    def __init__(self, x: FloatArray, sd: FloatArray, phi: float, knots: FloatArray) -> None:
+    def __init__(
+        self, x: FloatArray, sd: FloatArray, phi: float, knots: FloatArray, answers: FloatArray | None = None
+    ) -> None:
         self.x, self.sd, self.phi, self.knots = x, sd, phi, knots
         self.n = len(x)
         self.base, _ = np.linalg.qr(self._white(np.stack([np.ones_like(x), x], axis=1)))
         self.bends = {s: _unit(self._clean(bend(x[:, None], knots[None, :], s)))[0] for s in STARTS}
+        self.answers, _ = _unit(self._clean(np.empty((self.n, 0)) if answers is None else answers))
         self.late_at = np.quantile(x, np.linspace(0.2, 0.95, LATE_BENDS))
         self.shapes = self._shapes()
 
@@ -161,7 +167,27 @@ class HingeGrid:
                     none += [alone, *down]
                     onset.append(up + np.log(prior))
         onset.append(self._late(z, total))
-        return Weights(np.logaddexp.reduce(np.stack(none), axis=0), np.concatenate(onset))
+        return Weights(
+            np.logaddexp.reduce(np.stack(none), axis=0), self._response(z, total), np.concatenate(onset)
+        )
+
+    def _response(self, z: FloatArray, total: FloatArray) -> FloatArray:
+        """Log weight (B,) of a line and a rising response to the rate, alone or with one transient."""
+        n, f = self.n, self.answers.shape[1]
+        if not f:
+            return np.full_like(total, -np.inf)
+        beta = self.answers.T @ z  # (F, B)
+        models = [_log(beta**2, total, n, 3, (1 - PRIOR_TRANSIENT) / f, beta > 0)]
+        shapes = transients(self.x)
+        for column, free in shapes:
+            own = _unit(self._clean(column[:, None]))[0]
+            along = (self.answers.T @ own)[:, 0]
+            w, norm = _unit(self.answers - own * along)
+            gamma, alone = w.T @ z, (own.T @ z)[0]
+            sign = alone - along[:, None] * gamma / np.where(norm > 0, norm, 1.0)[:, None]
+            fits = (gamma > 0) & (norm > 1e-3)[:, None] & (free | (sign > 0))
+            models.append(_log(gamma**2 + alone**2, total, n, 5, PRIOR_TRANSIENT / len(shapes) / f, fits))
+        return np.asarray(np.logaddexp.reduce(np.concatenate(models), axis=0))
 
     def _with_transient(
         self, column: FloatArray, free: bool, beta: FloatArray, z: FloatArray, total: FloatArray

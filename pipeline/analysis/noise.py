@@ -25,21 +25,22 @@ def pseudo_residuals(x: FloatArray, y: FloatArray) -> FloatArray:
     return raw / np.sqrt(1.0 + left**2 + right**2)
 
 
-def robust_sd(residual: FloatArray) -> float:
-    """Standard deviation from the median absolute value (normal consistent), at least FLOOR."""
-    return max(float(np.median(np.abs(residual))) / 0.6745, FLOOR)
+def tame_outliers(x: FloatArray, y: FloatArray, replicates: FloatArray | None = None) -> FloatArray:
+    """The curve with isolated spikes pulled to OUTLIER_SDS from the median of five neighbours.
 
-
-def tame_outliers(x: FloatArray, y: FloatArray) -> FloatArray:
-    """The curve with isolated spikes pulled to OUTLIER_SDS from the median of five neighbours; shape (n,)."""
-    if len(y) < 9:
-        return y
-    window = np.lib.stride_tricks.sliding_window_view(np.pad(y, 2, mode="edge"), 5)
-    centre = np.median(window, axis=1)
-    spread = OUTLIER_SDS * local_sd(x, y)
-    tamed = np.clip(y, centre - spread, centre + spread)
-    tamed[[0, 1, -2, -1]] = y[[0, 1, -2, -1]]
-    return tamed
+    y: (n,). replicates: (n, B), the same curve on resampled text, one to a column: each is tamed by its own medians and
+    by the noise of y, and returned in place of y.
+    """
+    curves = y[:, None] if replicates is None else replicates
+    if len(y) >= 9:
+        padded = np.pad(curves, ((2, 2), (0, 0)), mode="edge")
+        window = np.lib.stride_tricks.sliding_window_view(padded, 5, axis=0)
+        centre = np.median(window, axis=-1)
+        spread = OUTLIER_SDS * local_sd(x, y)[:, None]
+        inner = slice(2, -2)
+        tamed = np.clip(curves, centre - spread, centre + spread)
+        curves = np.concatenate([curves[:2], tamed[inner], curves[-2:]])
+    return curves[:, 0] if replicates is None else curves
 
 
 def local_sd(x: FloatArray, y: FloatArray, half_width: int = 12) -> FloatArray:
@@ -84,7 +85,16 @@ def noise_shape(x: FloatArray, y: FloatArray, level: FloatArray) -> FloatArray:
     return best
 
 
-def memory(residual: FloatArray, n_parameters: int) -> float:
+def hidden_by_memory(phi: float) -> float:
+    """Standard deviation of AR(1) noise over what pseudo-residuals of evenly spaced points show of it.
+
+    Neighbours that are alike move with the point between them: the variance of a pseudo-residual is the noise's times
+    1 - (4 phi - phi^2) / 3.
+    """
+    return float(1.0 / np.sqrt(1.0 - (4.0 * phi - phi**2) / 3.0))
+
+
+def memory(residual: FloatArray, n_parameters: float) -> float:
     """Lag-1 autocorrelation of fitted residuals, corrected upwards for the fit, within [0, 0.9].
 
     The correction is Marriott and Pope's (Biometrika 1954), (1 + 3 r) / n, with one more 1 / n for each

@@ -1,218 +1,170 @@
 """Convergence, onset and phases of one trajectory: the rules.
 
-Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss enter no fit and are
-counted; rows in the first 1 % of the run enter none either (nearly untrained weights follow other laws).
+Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss, rows known to hold the weights of an
+earlier one, and rows in the first 1 % of the audited window enter no fit. Every share of the run is a share of that
+window. Rules and thresholds are the same for every run; they were chosen on simulated curves alone:
 
-Rules and thresholds, the same for every run; they were chosen on simulated curves alone:
+1. Convergence: the first step from which on the expected FP32 loss is within 0.005 nats of the lowest that it still
+   reaches, if 15 % of the window is left and most of the resampled curves converge too. (`convergence`)
+2. Onset: the knot at which the gap's growth rate jumps up, on the scale of the gap, of nats or of the log gap; the
+   median and the equal-tailed interval of the knot's posterior, rounded outward to checkpoints. With more than 10 % of
+   the posterior at the last place tried, the onset is "at or after" its step, the interval open. (`onset`, `hinges`)
+3. It is an onset only if (a) curves of time alone without one (flat, straight, saturating, transient, steadily
+   accelerating, exponential), simulated with this curve's noise, look as strong in at most 2 % of cases (`p_onset`);
+   (b) where the learning rate is known, so do curves that answer to the rate (`p_beyond_learning_rate`); (c) growth
+   after it is at least twice the growth just before; (d) the gap rises afterwards by at least 0.002 and three standard
+   errors. What keeps (a) but not (b) is growth with the rate's fall, so many points per halving (`dose`), and nothing
+   detected beyond it. (`nulls`, `rate_response`)
+4. Phase 3 runs from the onset on; phase 2 is the stretch before it in which full precision falls by at most 0.01 nats
+   in a tenth of the window; phase 1 is what comes before. (`stages`)
+5. The onset follows an event that alone lies within the interval of their difference, widened by one checkpoint. If
+   several do, the data cannot tell; if none does, none. (`events`)
 
-1. Convergence: the first checkpoint after which no later tenth of the run averages more than 0.005 nats
-   below the smooth FP32 loss there, if at least 15 % of the run is left and most of the resampled curves
-   converge too. A late rise does not undo it, a later lower plateau does. Otherwise: not converged. The share
-   of the resampled curves that converge is reported either way, and a step at the limit of what the rule sees
-   is marked: it may as well lie later. In the interval, a curve that does not converge counts as the end of
-   the run. (`convergence`)
-2. Onset: the knot at which the gap's growth rate jumps up, under a family of models with one knot: a line,
-   an early transient or saturating growth, a sharp or a soft start, growth that slows again later; on the
-   scale of the gap, of nats or of the log gap, whichever fits. The point is the median and the interval the
-   equal-tailed one of the knot's posterior, rounded outward to checkpoints. (`onset`, `hinges`)
-3. It is an onset only if (a) curves without one, simulated from the best of them (flat, straight,
-   saturating, transient, steadily accelerating, exponential) with this curve's noise, show evidence as
-   strong in at most 3 % of cases; (b) growth after it is at least twice the growth just before, on the
-   fitted scale; (c) the gap rises afterwards by at least 0.002 and three standard errors. Otherwise: no
-   onset detected, and the reason; that is not to say that there is none. Hence growth that accelerates at a
-   constant pace (exponential, quadratic) is not an onset by itself: there is no step after which it takes
-   off. Growth that accelerates more than that may be called one: see the known weaknesses.
-4. Phase 1 runs until convergence, 2 from there until the onset, 3 from the onset on. An onset before
-   convergence (or without) ends phase 1 and leaves no phase 2; without an onset there is no phase 3.
-5. The onset coincides with an event that lies within the interval of their difference, widened by one
-   checkpoint. It follows an event that alone does and is not estimated after it: an effect does not come
-   before its cause. If several coincide, the data cannot tell; if none does, none. (`events`)
+The noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its own residuals. Where
+losses per batch are known, fits are repeated on a paired block bootstrap over batches (the same batches for all steps
+and variants) and the posteriors pooled, which adds the spread between texts.
 
-Uncertainty: the noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its
-own residuals. Where losses per batch are known, fits are repeated on a paired block bootstrap over batches
-(the same batches for all steps and variants) and the posteriors pooled, which adds the spread between
-texts.
-
-Measured on simulated curves, 100 of each kind, noise 0.0033 as in the measured 3 M parameter trajectory
-(its gap's second differences), 154 checkpoints unless short; `python -m tests.analysis.rates 100`
-repeats it:
-
-- Without an onset, 23 kinds: an onset is claimed in 0.8 % of all 2,300 curves; at most 4 % of a kind
-  (accelerating as step^2), 3 % exponential, 2 % flat with memory 0.3 to 0.6, 2 % straight with 10 to 40
-  rows.
-- Gap 2 % to 9 %, onset anywhere from 25 % to 85 % of the run. Growth times 3: found in 97 %, median error
-  1.5 checkpoints, interval covers in 93 % of all curves (a miss counts as not covering). Times 5, 10, 50,
-  from zero: found in 99 % or more, error 0.7 to 1.1, covers 99 %. Gap 8 % to 17 %: 100 %, 0.7, 100 %.
-- Gap 11 % to 517 %, straight or exponential pieces, sharp or soft, times 3 to infinity: 100 %, 0.2 to 0.3,
-  100 %.
-- With an early transient 93 %, 1.0, 89 % (the misses start before 30 % of the run); memory 0.3 96 %, 1.2,
-  93 %; noise in proportion to the gap, heavy tails, NaN tail, late FP32 rise: 99 % or more, 0.5 to 1.0, 98
-  % or more; 40 rows: 90 %, 0.6, 89 %.
-- Too faint at this noise: gap 2 % to 9 % whose exponential rate changes, times 3: found in 73 %, error 2.8;
-  times 5 and more: 81 %, error 2.0; of the 154 intervals given 153 cover. A curve like that differs from a
-  steady acceleration by less than the noise when it starts early.
-
-Known weaknesses, also measured: noise with memory 0.8 (4 % claimed) is borne, a gap that wanders like a
-random walk is not (43 % claimed). Short tables lose power: of onsets times 10, 68 % are found with 24
-rows, 60 % with 16, where three intervals in four cover; under 12 rows none is looked for.
-
-A smooth curve that speeds up more than a parabola is often called an onset, because the curves without one
-hold nothing like it. Gap 5 % to 12 %, noise 0.0045, memory 0.2, no break anywhere: claimed in 10 % for growth
-as step^3, 45 % as step^4, 18 % where the gap is a straight function of a cosine learning rate; 98 % where it
-is 0.012 / (rate / peak) under that cosine, to a tenth; 87 % for a logistic of width 0.1 of the run, whose
-growth does start within a tenth of it, so that one may call it an onset. The step is then where the growth is
-best cut in two, not a break. With step^3 and step^4 among the curves without an onset, 4 % and 4 % are
-claimed, but 18 %, 74 % and 87 % of the others still, and of the faint onsets above 58 % and 69 % are found
-instead of 73 % and 81 %; so the rule stays as it was.
+Measured error rates stand in docs/decision-rules.md; `python -m tests.analysis.rates` repeats them.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from pipeline.analysis import bootstrap, events
+from pipeline.analysis import events
+from pipeline.analysis.audited_window import AuditedWindow, audited_window
 from pipeline.analysis.convergence import TOLERANCE_NATS, ConvergenceFit, fit_convergence
-from pipeline.analysis.curves import BoolArray, Curve, FloatArray, IntArray
-from pipeline.analysis.findings import OnsetEvidence, Phase, PhaseReport
+from pipeline.analysis.curves import Curve
+from pipeline.analysis.findings import (
+    Convergence,
+    Growth,
+    OnsetEvidence,
+    OnsetFinding,
+    PhaseReport,
+    Resampled,
+)
+from pipeline.analysis.nulls import N_NULL
 from pipeline.analysis.onset import MIN_POINTS, OnsetFit, fit_onset
+from pipeline.analysis.rate_response import Dose, fit_dose
+from pipeline.analysis.stages import STAGNATION_NATS, label_phases, stagnation_start
 
-INITIAL_SHARE = 0.01
-"""Checkpoints before this share of the run are not used: nearly untrained weights follow other laws."""
 MIN_CHECKPOINTS = 8
-"""Fewer usable checkpoints give no answer on convergence; an onset needs ``onset.MIN_POINTS``."""
-ALPHA = 0.03
-"""An onset needs a smaller p-value than this (the rest of the 5 % is left to misfit)."""
+"""Fewer usable checkpoints give no answer on convergence; an onset needs `onset.MIN_POINTS`."""
+ALPHA = 0.02
+"""An onset needs smaller p-values than this (the rest of the 5 % is left to misfit)."""
 MIN_GROWTH_RATIO = 2.0
 """An onset needs growth after it of at least this multiple of the growth before it."""
 MIN_RISE = 0.002
 """An onset needs the gap to rise by at least this afterwards: 0.2 points of perplexity."""
 MIN_RISE_SES = 3.0
 """... and by at least this many standard errors."""
-MAX_GAP = 1e9
-"""Larger gaps (20 nats, far beyond a uniform guess) count as diverged."""
-MAX_POINTS = 400
-"""Longer tables are averaged over neighbouring checkpoints to at most this many points before the fits."""
 END_SHARE = 0.02
-"""A best FP32 loss this close to the end of the run is not counted as reached."""
-BATCH_REPLICATES = 100
-"""Block-bootstrap replicates over evaluation batches."""
+"""A best FP32 loss this close to the end of the window is not counted as reached."""
 
 
-def detect_phases(curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95) -> PhaseReport:
+def detect_phases(
+    curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95, n_null: int = N_NULL
+) -> PhaseReport:
     """Apply the rules of this module to one trajectory.
 
     variant: whose gap is searched for an onset. seed: of every resampling; the same seed gives the same
-    report. level: of all intervals. Raises UsageError for an unknown variant.
+    report. level: of all intervals. n_null: simulated curves without an onset, at most; the smallest p-value is
+    1 / (n_null + 1). Raises UsageError for an unknown variant.
     """
-    gap = curve.gap(variant)
-    finite = np.isfinite(gap) & (gap < MAX_GAP) & np.isfinite(curve.fp32_nll_nats)
-    steps_all = curve.step[finite]
-    last = float(steps_all[-1]) if len(steps_all) else 0.0
-    used = finite & (curve.step >= INITIAL_SHARE * last)
-    step = curve.step[used]
-    n_bad = int(np.sum(~finite))
-    if len(step) < MIN_CHECKPOINTS:
-        phases = _phases(steps_all, None, None)
-        return PhaseReport(
-            variant=variant,
-            level=level,
-            convergence_step=None,
-            convergence_ci=None,
-            convergence_reason=f"not converged: {_too_few(len(step), MIN_CHECKPOINTS)}",
-            convergence_share=None,
-            convergence_at_limit=None,
-            onset_step=None,
-            onset_ci=None,
-            onset_reason=f"no onset detected: {_too_few(len(step), MIN_POINTS)}",
-            phases=phases,
-            predictors=events.judge(None, []),
-            fp32_best_step=None,
-            fp32_late_rise_nats=None,
-            onset_evidence=None,
-            n_used=len(step),
-            n_not_finite=n_bad,
-        )
     rng = np.random.default_rng(seed)
-    x = _thin(step / last)
-    fp32_b, gap_b = _batch_replicates(curve, variant, used, rng)
-    convergence = fit_convergence(x, _thin(curve.fp32_nll_nats[used]), rng, replicates=fp32_b)
-    fit = fit_onset(x, _thin(gap[used]), rng, replicates=gap_b)
-    conv_step, conv_ci, conv_reason = _convergence(convergence, step, last, level)
-    onset_reason = _why_no_onset(fit, len(step))
-    onset_step, onset_ci, draws = None, None, np.empty(0)
-    if fit is not None and onset_reason is None:
-        draws = fit.draws * last
-        onset_step = int(step[np.argmin(np.abs(step - fit.step * last))])
-        onset_ci = _outward(draws, onset_step, step, level)
-    spacing = float(np.median(np.diff(step)))
-    candidates = [
-        events.Event(events.FP32_PLATEAU, conv_step, convergence.plateau_draws * last, conv_reason),
-        _best(convergence, last),
-        *events.learning_rate_events(curve.step, curve.learning_rate),
-    ]
-    predictors = [events.compare(onset_step, draws, e, level, spacing) for e in candidates]
+    window = audited_window(curve, variant, rng)
+    resampled = Resampled.CHECKPOINTS if window.gap_b is None else Resampled.CHECKPOINTS_AND_TEXT
+    n = len(window.step)
+    convergence, onset, predictors, second = _nothing(n)
+    if n >= MIN_CHECKPOINTS:
+        fp32 = fit_convergence(window.x, window.fp32, rng, replicates=window.fp32_b)
+        gap = fit_onset(window.x, window.gap, rng, rate=window.rate, replicates=window.gap_b, n_null=n_null)
+        dose = fit_dose(window.x, window.gap, window.rate, rng, replicates=window.gap_b, level=level)
+        convergence = _convergence(fp32, window, level)
+        onset = _onset(gap, dose, window, level)
+        predictors = _predictors(curve, window, (fp32, convergence), (gap, onset), level)
+        at = None if onset.step is None else (onset.step - window.start) / window.span
+        begins = stagnation_start(window.x, fp32.smooth, at)
+        second = None if begins is None else window.nearest(begins)
+    phases = label_phases(window.every_step, second, onset.step)
+    missing = None if any(p.phase == 2 for p in phases) else _why_no_second(n, onset.step)
     return PhaseReport(
         variant=variant,
         level=level,
-        convergence_step=conv_step,
-        convergence_ci=conv_ci,
-        convergence_reason=conv_reason,
-        convergence_share=convergence.share,
-        convergence_at_limit=None if conv_step is None else convergence.at_limit,
-        onset_step=onset_step,
-        onset_ci=onset_ci,
-        onset_reason=onset_reason,
-        phases=_phases(steps_all, conv_step, onset_step),
-        predictors=events.judge(onset_step, predictors),
-        fp32_best_step=int(step[np.argmin(np.abs(step - convergence.best * last))]),
-        fp32_late_rise_nats=convergence.late_rise_nats,
-        onset_evidence=_evidence(fit),
-        n_used=len(step),
-        n_not_finite=n_bad,
+        intervals=resampled,
+        convergence=convergence,
+        onset=onset,
+        phases=phases,
+        no_second_phase=missing,
+        predictors=predictors,
+        n_used=n,
+        n_not_finite=window.n_not_finite,
+        n_duplicates=window.n_duplicates,
     )
 
 
-def _batch_replicates(
-    curve: Curve, variant: str, used: BoolArray, rng: np.random.Generator
-) -> tuple[FloatArray | None, FloatArray | None]:
-    variant_batches = curve.variant_batch_nll_nats.get(variant)
-    if curve.fp32_batch_nll_nats is None or variant_batches is None:
-        return None, None
-    fp32, quantized = curve.fp32_batch_nll_nats[used], variant_batches[used]
-    if fp32.shape[1] < 2 or not (np.all(np.isfinite(fp32)) and np.all(np.isfinite(quantized))):
-        return None, None
-    weights = bootstrap.batch_weights(rng, fp32.shape[1], BATCH_REPLICATES)
-    fp32_b, gap_b = bootstrap.paired_replicates(fp32, quantized, weights)
-    return _thin(fp32_b), _thin(gap_b)
+def _nothing(n: int) -> tuple[Convergence, OnsetFinding, events.Predictors, int | None]:
+    """What is said where there are too few checkpoints to say anything."""
+    reason = f"not converged: {_too_few(n, MIN_CHECKPOINTS)}"
+    convergence = Convergence(None, None, reason, None, None, None, None, gets_worse=False)
+    onset = OnsetFinding(
+        growth=Growth.NONE,
+        step=None,
+        ci=None,
+        at_or_after=False,
+        reason=f"no onset detected: {_too_few(n, MIN_POINTS)}",
+        p_onset=None,
+        p_beyond_learning_rate=None,
+        dose=None,
+        evidence=None,
+    )
+    return convergence, onset, events.judge(None, []), None
 
 
-def _best(fit: ConvergenceFit, last: float) -> events.Event:
-    """The FP32 best, unless it is the end of the run: then the true best is still to come."""
-    if fit.best >= 1 - END_SHARE:
-        return events.Event(
-            events.FP32_BEST, None, np.empty(0), "the FP32 loss is lowest at the end of the run"
-        )
-    return events.Event(events.FP32_BEST, fit.best * last, fit.best_draws * last)
-
-
-def _thin(values: FloatArray) -> FloatArray:
-    """Means over equal runs of rows, as few as bring the first axis down to MAX_POINTS."""
-    starts = np.arange(0, len(values), -(-len(values) // MAX_POINTS))
-    counts = np.diff(np.append(starts, len(values))).reshape(-1, *[1] * (values.ndim - 1))
-    return np.add.reduceat(values, starts, axis=0) / counts
-
-
-def _convergence(
-    fit: ConvergenceFit, step: IntArray, last: float, level: float
-) -> tuple[int | None, tuple[int, int] | None, str | None]:
+def _convergence(fit: ConvergenceFit, window: AuditedWindow, level: float) -> Convergence:
+    step, ci, reason = None, None, None
     if fit.plateau is None:
         reason = f"not converged: FP32 still improves by more than {TOLERANCE_NATS} nats late in the run"
         if fit.share > 1 - level:
             reason += f", though {fit.share:.0%} of the resampled curves converge"
-        return None, None, reason
-    at = int(step[np.argmin(np.abs(step - fit.plateau * last))])
-    draws = np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0) * last
-    return at, _outward(draws, at, step, level), None
+    else:
+        step = window.nearest(fit.plateau)
+        ci = window.outward(np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0), step, level)
+    return Convergence(
+        step=step,
+        ci=ci,
+        reason=reason,
+        share=fit.share,
+        at_limit=None if step is None else fit.at_limit,
+        best_step=window.nearest(fit.best),
+        late_rise_nats=fit.late_rise_nats,
+        gets_worse=fit.gets_worse,
+    )
+
+
+def _onset(fit: OnsetFit | None, dose: Dose | None, window: AuditedWindow, level: float) -> OnsetFinding:
+    broken = _why_no_onset(fit, len(window.step))
+    evidence, step, ci = None, None, None
+    if fit is not None:
+        step = window.nearest(fit.step)
+        ci = window.outward(fit.draws, step, level)
+        if fit.or_later:
+            ci = ci[0], int(window.step[-1])
+        ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
+        evidence = OnsetEvidence(step, ci, ratio, fit.scale, fit.rise, fit.noise_sd, fit.noise_memory)
+    claimed = broken is None
+    growth = Growth.ONSET if claimed else _growth_without_onset(fit, dose)
+    return OnsetFinding(
+        growth=growth,
+        step=step if claimed else None,
+        ci=ci if claimed else None,
+        at_or_after=claimed and fit is not None and fit.or_later,
+        reason=None if claimed else f"no onset detected: {broken}",
+        p_onset=None if fit is None else fit.p_onset,
+        p_beyond_learning_rate=None if fit is None else fit.p_beyond_rate,
+        dose=dose,
+        evidence=evidence,
+    )
 
 
 def _too_few(n: int, needed: int) -> str:
@@ -222,44 +174,78 @@ def _too_few(n: int, needed: int) -> str:
 def _why_no_onset(fit: OnsetFit | None, n: int) -> str | None:
     """The first rule that the best candidate breaks, None when it keeps them all."""
     if n < MIN_POINTS:
-        broken = _too_few(n, MIN_POINTS)
-    elif fit is None:
-        broken = "too few checkpoints where one could be, or growth that nowhere speeds up"
-    elif fit.p_value > ALPHA:
-        broken = f"curves without one look like this too often (p = {fit.p_value:.3f} > {ALPHA})"
+        return _too_few(n, MIN_POINTS)
+    if fit is None:
+        return "too few checkpoints where one could be, or growth that nowhere speeds up"
+    beyond = fit.p_onset if fit.p_beyond_rate is None else fit.p_beyond_rate
+    broken = None
+    if fit.p_onset > ALPHA:
+        broken = f"curves without one look like this too often (p = {fit.p_onset:.3f} > {ALPHA})"
     elif fit.rise < max(MIN_RISE, MIN_RISE_SES * fit.rise_se):
         broken = f"the gap does not clearly rise after the best candidate ({100 * fit.rise:.2f} points)"
     elif fit.rate_after < MIN_GROWTH_RATIO * max(fit.rate_before, 0.0):
         ratio = fit.rate_after / fit.rate_before
         broken = f"growth changes only {ratio:.2f}-fold, less than {MIN_GROWTH_RATIO:g}-fold"
+    elif beyond > ALPHA:
+        broken = f"responses to the learning rate look like this too often (p = {beyond:.3f} > {ALPHA})"
+    return broken
+
+
+def _growth_without_onset(fit: OnsetFit | None, dose: Dose | None) -> Growth:
+    """Growth with the rate's fall needs a dose clear of 0, and a response that fits better than time alone."""
+    if dose is None or dose.lower <= 0:
+        return Growth.NONE
+    better = fit is None or fit.p_onset <= ALPHA or (fit.rate_log_odds is not None and fit.rate_log_odds > 0)
+    return Growth.LEARNING_RATE if better else Growth.NONE
+
+
+def _predictors(
+    curve: Curve,
+    window: AuditedWindow,
+    fp32: tuple[ConvergenceFit, Convergence],
+    gap: tuple[OnsetFit | None, OnsetFinding],
+    level: float,
+) -> events.Predictors:
+    convergence, found = fp32
+    fit, onset = gap
+    candidates = [
+        events.Event(
+            events.FP32_PLATEAU, found.step, window.steps_at(convergence.plateau_draws), found.reason
+        ),
+        _best(convergence, found, window),
+        *events.learning_rate_events(curve.step, curve.learning_rate),
+    ]
+    spacing = float(np.median(np.diff(window.step)))
+    draws = np.empty(0) if fit is None else window.steps_at(fit.draws)
+    compared = [events.compare(onset.step, draws, event, level, spacing) for event in candidates]
+    if onset.growth is not Growth.LEARNING_RATE:
+        return events.judge(onset.step, compared)
+    candidate = None
+    if fit is not None and onset.evidence is not None and fit.p_onset <= ALPHA:
+        at = onset.evidence.candidate_step
+        candidate = events.judge(
+            at, [events.compare(at, draws, event, level, spacing) for event in candidates]
+        )
+    return events.judge_response(candidate, compared)
+
+
+def _best(fit: ConvergenceFit, found: Convergence, window: AuditedWindow) -> events.Event:
+    """The FP32 best: an event of its own where the loss gets worse after it, and apart from the plateau's start."""
+    step = float(window.steps_at(np.array([fit.best]))[0])
+    if fit.best >= 1 - END_SHARE:
+        why = "the FP32 loss is lowest at the end of the run"
+    elif not fit.gets_worse:
+        why = "the FP32 loss does not clearly rise after its lowest point"
+    elif found.ci is not None and found.ci[0] <= step <= found.ci[1]:
+        why = "it lies within the interval of the FP32 plateau"
     else:
-        return None
-    return f"no onset detected: {broken}"
+        return events.Event(events.FP32_BEST, step, window.steps_at(fit.best_draws))
+    return events.Event(events.FP32_BEST, None, np.empty(0), why)
 
 
-def _evidence(fit: OnsetFit | None) -> OnsetEvidence | None:
-    if fit is None:
-        return None
-    ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
-    return OnsetEvidence(fit.p_value, ratio, fit.scale, fit.rise, fit.noise_sd, fit.noise_memory)
-
-
-def _outward(draws: FloatArray, point: int, step: IntArray, level: float) -> tuple[int, int]:
-    """Equal-tailed interval rounded outward to checkpoints, always holding the point."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    first = max(int(np.searchsorted(step, low, side="right")) - 1, 0)
-    end = min(int(np.searchsorted(step, high, side="left")), len(step) - 1)
-    return min(int(step[first]), point), max(int(step[end]), point)
-
-
-def _phases(step: IntArray, convergence: int | None, onset: int | None) -> tuple[Phase, ...]:
-    """Phase 1 until the first of the two events, 2 from convergence to a later onset, 3 from the onset on."""
-    if not len(step):
-        return ()
-    end = np.iinfo(np.int64).max
-    third = end if onset is None else onset
-    second = third if convergence is None else min(convergence, third)
-    label = np.where(step >= third, 3, np.where(step >= second, 2, 1))
-    return tuple(
-        Phase(k, int(step[label == k][0]), int(step[label == k][-1])) for k in (1, 2, 3) if np.any(label == k)
-    )
+def _why_no_second(n_used: int, onset: int | None) -> str:
+    if n_used < MIN_CHECKPOINTS:
+        return "too few checkpoints"
+    until = "the end" if onset is None else "the onset"
+    pace = f"more than {STAGNATION_NATS} nats in a tenth of the run"
+    return f"full precision improves by {pace} until shortly before {until}"

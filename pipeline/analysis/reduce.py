@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,15 @@ import polars as pl
 from pipeline.analysis.curves import MIN_ROWS, Curve
 from pipeline.analysis.square_law import square_law
 from pipeline.analysis.summary import summarise, summarise_gaps
-from pipeline.analysis.trajectory import batch_curve, tensor_table, trajectory_table
+from pipeline.analysis.trajectory import tensor_table, trajectory_table, without_lists
 from pipeline.errors import IncompleteRunError
 from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
 
 ANALYSIS_KEYS = (
-    "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors", "int4_gap_first",
+    "convergence_step", "convergence_ci", "growth", "onset_step", "onset_ci", "p_onset", "p_beyond_learning_rate",
+    "dose", "phases", "predictors", "int4_gap_first",
     "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
 )  # fmt: skip
 """Keys of report.json that a curve answers; where there is no curve to ask, null but for the gaps of the table."""
@@ -54,7 +55,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     done = set(found.done)
     shards = shown(plan, folder.require_shards([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
-    analysis, phases = _analyse(trajectory, shards, seed)
+    analysis, phases = _analyse(trajectory, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
     duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
     law = square_law(shards, duplicates=list(duplicates))
@@ -92,7 +93,7 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
     if found.to_measure:
         raise IncompleteRunError(_missing_message(folder, plan, found))
     shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
-    return replace(batch_curve(trajectory_table(shards, plan.checkpoints), shards), name=name)
+    return Curve.from_frame(trajectory_table(shards, plan.checkpoints), name=name)
 
 
 def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
@@ -113,7 +114,7 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         folder.write_table(f"{name}.parquet", buffer.getvalue())
-    folder.write_table("trajectory.csv", reduction.trajectory.write_csv().encode())
+    folder.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
     folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
@@ -128,9 +129,7 @@ def measured_variants(trajectory: pl.DataFrame) -> list[str]:
     return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
 
 
-def _analyse(
-    trajectory: pl.DataFrame, shards: list[Shard], seed: int
-) -> tuple[dict[str, Any], list[int | None]]:
+def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:
     """The analysis keys of the report, and the phase of each row."""
     variant = headline_variant(trajectory)
     steps = trajectory["step"].to_numpy()
@@ -147,7 +146,7 @@ def _analyse(
         fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
         gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
         return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
-    summary = summarise(batch_curve(trajectory, shards), variant=variant, seed=seed)
+    summary = summarise(Curve.from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
     return dict(summary.to_json()), summary.phases.phase_of(steps)
 
 

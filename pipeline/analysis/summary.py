@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.analysis.curves import Curve, FloatArray, IntArray, gap_from_nll
 from pipeline.analysis.findings import PhaseReport
 from pipeline.analysis.kurtosis import KurtosisTest, kurtosis_test
+from pipeline.analysis.nulls import N_NULL
 from pipeline.analysis.phases import detect_phases
 from pipeline.analysis.words import verdict
 
@@ -69,11 +70,13 @@ class Summary:
         }
 
 
-def summarise(curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95) -> Summary:
-    """Run every analysis on one curve. Raises UsageError for an unknown variant."""
-    report = detect_phases(curve, variant=variant, seed=seed, level=level)
-    third = np.array([p == 3 for p in report.phase_of(curve.step)])
-    if report.onset_step is None:
+def summarise(
+    curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95, n_null: int = N_NULL
+) -> Summary:
+    """Run every analysis on one curve, with at most `n_null` simulated ones; UsageError for an unknown variant."""
+    report = detect_phases(curve, variant=variant, seed=seed, level=level, n_null=n_null)
+    third = np.array([p == 3 for p in report.phase_of(curve.step)]) & curve.first_of_its_content
+    if report.onset.step is None:
         test = KurtosisTest(0, reason="no onset, hence no phase 3")
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]

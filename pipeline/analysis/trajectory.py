@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.analysis.bootstrap import paired_gap_se
-from pipeline.analysis.curves import Curve, FloatArray, gap_from_nll
+from pipeline.analysis.curves import FloatArray, gap_from_nll
 from pipeline.measurements import pool_values, score_columns, trajectory_columns, unvaried_columns
 from pipeline.shards import Shard
 from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
@@ -47,9 +47,9 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     """One row per shard, in the order of ``checkpoints``, without the ``phase`` column.
 
     Columns: step, revision, tokens_seen, learning_rate, weights_sha256, duplicate_of, those of the weights and of the
-    checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, and for each other variant
-    v the columns of its measurements as ``<v>_<column>``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se``
-    (paired over batches).
+    checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, fp32_batch_nll_nats (lists),
+    and for each other variant v the columns of its measurements as ``<v>_<column>``, its losses per batch as
+    ``<v>_batch_nll_nats``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se`` (paired over batches).
 
     Raises a polars error where a join is not one to one.
     """
@@ -84,23 +84,24 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     table = _join(
         table,
         base.select(
-            "key", "batch_nll_nats", *alone, *(pl.col(name).alias(f"fp32_{name}") for name in of_fp32)
+            "key",
+            *alone,
+            *(pl.col(name).alias(f"fp32_{name}") for name in (*of_fp32, "batch_nll_nats")),
         ),
     )
-    fp32_batches = _matrix(table["batch_nll_nats"])
-    table = table.drop("batch_nll_nats")
+    fp32_batches = _matrix(table["fp32_batch_nll_nats"])
     for variant in rows["variant"].unique(maintain_order=True):
         if variant == FP32:
             continue
         prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
-            "key", "batch_nll_nats",
-            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits)),
+            "key",
+            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits, "batch_nll_nats")),
         )  # fmt: skip
         table = _join(table, part)
-        batches = _matrix(table["batch_nll_nats"])
+        batches = _matrix(table[f"{prefix}_batch_nll_nats"])
         gap = gap_from_nll(table[f"{prefix}_nll_nats"].to_numpy(), table["fp32_nll_nats"].to_numpy())
-        table = table.drop("batch_nll_nats").with_columns(
+        table = table.with_columns(
             pl.Series(f"{prefix}_gap", gap),
             pl.Series(f"{prefix}_gap_se", paired_gap_se(fp32_batches, batches)),
         )
@@ -108,25 +109,9 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     return table.select(*first, pl.exclude(*first, "key"))
 
 
-def batch_curve(trajectory: pl.DataFrame, shards: Sequence[Shard]) -> Curve:
-    """The trajectory as a :class:`Curve` with its per-batch losses; steps must increase strictly."""
-    by_step = {shard.table["step"][0].as_py(): shard for shard in shards}
-    curve = Curve.from_frame(trajectory, name="trajectory")
-    batches: dict[str, list[list[float]]] = {}
-    for step in trajectory["step"]:
-        for row in by_step[step].table.select(["variant", "batch_nll_nats"]).to_pylist():
-            batches.setdefault(column_of(row["variant"]), []).append(row["batch_nll_nats"])
-    matrices = {name: np.array(values, dtype=np.float64) for name, values in batches.items()}
-    return Curve(
-        step=curve.step,
-        fp32_nll_nats=curve.fp32_nll_nats,
-        variant_nll_nats=curve.variant_nll_nats,
-        learning_rate=curve.learning_rate,
-        kurtosis=curve.kurtosis,
-        fp32_batch_nll_nats=matrices.pop(FP32),
-        variant_batch_nll_nats=matrices,
-        name=curve.name,
-    )
+def without_lists(table: pl.DataFrame) -> pl.DataFrame:
+    """The columns that a csv file can hold."""
+    return table.select(pl.exclude(pl.List))
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:

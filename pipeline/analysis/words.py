@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.events import EVENT_WORDS, Predictor
-from pipeline.analysis.findings import PhaseReport
-
-NOTABLE_RISE_NATS = 0.01
-"""A late rise of the FP32 loss smaller than this is not worth a sentence."""
+from pipeline.analysis.events import EVENT_WORDS, Follows, Predictor
+from pipeline.analysis.findings import Growth, PhaseReport, Resampled
+from pipeline.analysis.rate_response import Dose
 
 
 def verdict(report: PhaseReport) -> list[str]:
-    """Sentences in reading order: convergence, onset, what it follows, what was left out."""
-    out = [_convergence(report), _onset(report)]
-    if report.onset_step is not None:
+    """Sentences in reading order: convergence, growth or onset, what it follows, what was left out."""
+    out = [_convergence(report), _growth(report)]
+    if report.onset.growth is Growth.ONSET:
         out.append(_follows(report))
-    if report.n_not_finite:
-        out.append(f"{report.n_not_finite} checkpoints are left out because a loss is not finite (diverged).")
+    elif report.predictors.follows in (Follows.CANNOT_TELL, Follows.DECAY_START):
+        out.append(_response(report))
+    if report.onset.growth is Growth.ONSET and report.no_second_phase is not None:
+        out.append(f"There is no second phase, a plateau before the onset: {report.no_second_phase}.")
+    out += _left_out(report)
+    if report.onset.growth is not Growth.NONE or report.convergence.step is not None:
+        out.append(_counted(report))
     return out
 
 
@@ -24,41 +27,69 @@ def _range(ci: tuple[int, int] | None, level: float) -> str:
 
 
 def _convergence(report: PhaseReport) -> str:
-    if report.convergence_step is None:
-        return f"Full precision: {report.convergence_reason}."
-    where = f"step {report.convergence_step:,}{_range(report.convergence_ci, report.level)}"
-    rise = report.fp32_late_rise_nats or 0.0
+    found = report.convergence
+    if found.step is None:
+        return f"Full precision: {found.reason}."
     after = ""
-    if rise > NOTABLE_RISE_NATS and report.fp32_best_step is not None:
-        after = f"; after its best at step {report.fp32_best_step:,} its loss rises again by {rise:.2f} nats"
-    return f"Full precision converges at {where}{after}.{_how_sure(report)}"
+    if found.gets_worse and found.best_step is not None:
+        rise = f"{found.late_rise_nats or 0.0:.2f} nats"
+        after = f"; after its best at step {found.best_step:,} its loss rises again by {rise}"
+    return f"Full precision converges at step {found.step:,}{_range(found.ci, report.level)}{after}.{_how_sure(report)}"
 
 
 def _how_sure(report: PhaseReport) -> str:
     """What makes the convergence doubtful, as a sentence; empty where nothing does."""
-    doubts = []
-    if report.convergence_share is not None and report.convergence_share < report.level:
-        doubts.append(f"only {report.convergence_share:.0%} of the resampled curves converge")
-    if report.convergence_at_limit:
+    doubts, found = [], report.convergence
+    if found.share is not None and found.share < report.level:
+        doubts.append(f"only {found.share:.0%} of the resampled curves converge")
+    if found.at_limit:
         doubts.append("the step lies at the limit of what the rule sees, so that it may as well come later")
     return f" This is uncertain: {'; '.join(doubts)}." if doubts else ""
 
 
-def _onset(report: PhaseReport) -> str:
+def _growth(report: PhaseReport) -> str:
     name = report.variant.upper() if report.variant in ("int4", "int8") else report.variant
-    if report.onset_step is None or report.onset_evidence is None:
-        return f"{name} damage: {report.onset_reason}."
-    seen = report.onset_evidence
+    onset = report.onset
+    if onset.growth is Growth.LEARNING_RATE and onset.dose is not None:
+        p = onset.p_beyond_learning_rate
+        chance = "" if p is None else f" (p = {p:.3f})"
+        return (
+            f"{name} damage grows as the learning rate falls, by {_dose(onset.dose, report.level)}; "
+            f"nothing is detected beyond that{chance}."
+        )
+    if onset.step is None or onset.evidence is None:
+        return f"{name} damage: {onset.reason}."
+    seen = onset.evidence
     if seen.growth_ratio is None:
         pace = "from no growth before"
     elif seen.growth_ratio > 100:
         pace = "more than 100 times as fast as before"
     else:
         pace = f"{seen.growth_ratio:.1f} times as fast as before"
+    when = "at or after" if onset.at_or_after else "at"
     return (
-        f"{name} damage takes off at step {report.onset_step:,}{_range(report.onset_ci, report.level)}: "
-        f"the gap then grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {seen.p_value:.3f})."
+        f"{name} damage takes off {when} step {onset.step:,}{_onset_range(report)}: "
+        f"the gap then grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {onset.p_onset or 0.0:.3f})"
+        f"{_beyond(report)}."
     )
+
+
+def _onset_range(report: PhaseReport) -> str:
+    if report.onset.at_or_after and report.onset.ci is not None:
+        return f" ({report.level:.0%} interval {report.onset.ci[0]:,} or later)"
+    return _range(report.onset.ci, report.level)
+
+
+def _beyond(report: PhaseReport) -> str:
+    p = report.onset.p_beyond_learning_rate
+    if p is None:
+        return ", but without a learning rate in the table a response to it cannot be told from an onset"
+    return f", more than a response to the learning rate explains (p = {p:.3f})"
+
+
+def _dose(dose: Dose, level: float) -> str:
+    interval = f"{level:.0%} interval {dose.lower:.2f} to {dose.upper:.2f}"
+    return f"{dose.estimate:.2f} points per halving ({interval}) beside its steady growth"
 
 
 def _follows(report: PhaseReport) -> str:
@@ -68,20 +99,45 @@ def _follows(report: PhaseReport) -> str:
         *names, last = (f"{_name(e)} ({_lag(e)})" for e in together)
         held = f"{', '.join(names)} and {last}"
         return f"The data cannot tell what the onset follows: its interval holds {held}."
-    if together and found.follows is not None:
-        (only,) = together
-        lag = f"{_steps_after(only):,} steps{_range(only.onset_minus_event_ci, report.level)}"
-        return f"The onset follows {_name(only)}, the only candidate event within its interval, by {lag}."
-    near = min((e for e in found.events if _steps_after(e) > 0), key=_steps_after, default=None)
-    nearest = (
-        "" if near is None else f"; the nearest before it is {_name(near)}, by {_steps_after(near):,} steps"
-    )
     if together:
-        alone = f"{_name(together[0])} alone ({_lag(together[0])})"
-        return f"The onset coincides with {alone}, and an effect does not come first{nearest}."
+        (only,) = together
+        where = f"{_lag(only)}{_range(only.onset_minus_event_ci, report.level)}"
+        return f"The onset follows {_name(only)}, the only candidate event within its interval: {where}."
+    near = min((e for e in found.events if _steps_after(e) > 0), key=_steps_after, default=None)
     if near is None:
         return "The onset comes before every candidate event, so it follows none of them."
-    return f"No candidate event coincides with the onset{nearest}."
+    return (
+        f"No candidate event coincides with the onset; the nearest before it is {_name(near)}, "
+        f"by {_steps_after(near):,} steps."
+    )
+
+
+def _response(report: PhaseReport) -> str:
+    """What lies where growth that the rate explains would take off."""
+    held = " and ".join(EVENT_WORDS[event] for event in report.predictors.coincide)
+    if report.predictors.follows is Follows.DECAY_START:
+        return f"It grows from {held} on, the only candidate event where time alone would have it take off."
+    return f"The data cannot tell that from {held}, which lies where time alone would have it take off."
+
+
+def _left_out(report: PhaseReport) -> list[str]:
+    reasons = (
+        (report.n_not_finite, "a loss is not finite (diverged)"),
+        (report.n_duplicates, "the weights are those of an earlier one"),
+    )
+    return [
+        f"{count} {'checkpoint is' if count == 1 else 'checkpoints are'} left out because {why}."
+        for count, why in reasons
+        if count
+    ]
+
+
+def _counted(report: PhaseReport) -> str:
+    if report.intervals is Resampled.CHECKPOINTS_AND_TEXT:
+        return "Intervals count the scatter of the checkpoints and the choice of the evaluation text."
+    return (
+        "Intervals count the scatter of the checkpoints alone, on this text: there are no losses per batch."
+    )
 
 
 def _steps_after(event: Predictor) -> int:

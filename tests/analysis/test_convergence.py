@@ -70,8 +70,8 @@ def test_a_plateau_near_the_end_of_what_the_rule_sees_says_so() -> None:
 def test_half_of_the_curves_are_not_most(monkeypatch: pytest.MonkeyPatch) -> None:
     found = convergence.plateau_start
 
-    def half(x: np.ndarray, y_nb: np.ndarray, smooth_nb: np.ndarray) -> np.ndarray:
-        starts = found(x, y_nb, smooth_nb)
+    def half(*arguments: np.ndarray, gets_worse: bool) -> np.ndarray:
+        starts = found(*arguments, gets_worse=gets_worse)
         return np.where(np.arange(len(starts)) < len(starts) // 2, np.inf, starts)
 
     monkeypatch.setattr(convergence, "plateau_start", half)

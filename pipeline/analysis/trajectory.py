@@ -47,7 +47,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     """One row per shard, in the order of ``checkpoints``, without the ``phase`` column.
 
     Columns: step, revision, tokens_seen, learning_rate, weights_sha256, duplicate_of, those of the weights and of the
-    checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, fp32_batch_nll_nats (lists),
+    checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, fp32_batch_nll_nats,
     and for each other variant v the columns of its measurements as ``<v>_<column>``, its losses per batch as
     ``<v>_batch_nll_nats``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se`` (paired over batches).
 

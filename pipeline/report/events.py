@@ -20,7 +20,7 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Event:
+class DatedEvent:
     """Something that happened at a step, and how far the onset is from it."""
 
     name: str
@@ -44,14 +44,14 @@ def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def read_events(report: Mapping[str, Any]) -> tuple[Event, ...]:
+def read_events(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
     """The candidate events in step order; those that did not happen come last."""
     predictors = report.get("predictors") or {}
     found = []
     for entry in predictors.get("events") or []:
         name = str(entry.get("event", "event"))
         found.append(
-            Event(
+            DatedEvent(
                 name,
                 label_of(name),
                 _number(entry.get("step")),
@@ -66,14 +66,14 @@ def read_events(report: Mapping[str, Any]) -> tuple[Event, ...]:
     return tuple(sorted(found, key=lambda event: math.inf if event.step is None else event.step))
 
 
-def milestones(report: Mapping[str, Any]) -> tuple[Event, ...]:
+def milestones(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
     """Convergence and onset, those of the two that were found."""
     found = []
     onset = f"{subject(report)} onset"
     for name, label in (("convergence", "FP32 converged"), ("onset", onset)):
         when = _number(report.get(f"{name}_step"))
         if when is not None:
-            found.append(Event(name, label, when, interval(report.get(f"{name}_ci"))))
+            found.append(DatedEvent(name, label, when, interval(report.get(f"{name}_ci"))))
     return tuple(found)
 
 

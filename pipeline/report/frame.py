@@ -86,7 +86,7 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
-    rows = _plain(rows.sort("step", maintain_order=True))
+    rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
     series = named_series(sorted(keys, key=_rank))
     return Frame(_derive(rows, keys), series, gone)

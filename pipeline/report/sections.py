@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.report import text
-from pipeline.report.events import Event, read_events, subject
+from pipeline.report.events import DatedEvent, read_events, subject
 from pipeline.report.frame import Frame
 from pipeline.report.text import esc
 from pipeline.report.verdict import Verdict
@@ -46,6 +46,8 @@ def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
         if at is not None:
             note = f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
             tiles.append((label, text.step(at), note))
+        elif what == "onset" and report.get("growth") == "learning_rate":
+            tiles.append((label, none, "grows as the learning rate falls"))
         elif f"{what}_step" in report:
             tiles.append((label, none, seen))
     first, last = report.get("int4_gap_first"), report.get("int4_gap_last")
@@ -74,12 +76,12 @@ def events_html(report: Mapping[str, Any]) -> str:
     onset = report.get("onset_step") is not None
     title = "Which event does the onset follow?" if onset else "Events of the run"
     note = (
-        "An event coincides with the onset when the interval of the difference holds 0. One run cannot separate two "
-        "events that coincide, an event after the onset is not its cause, and coincidence is not yet a cause."
+        "An event coincides with the onset when the interval of the difference holds 0. One run cannot separate or "
+        "order events that coincide, and coincidence is not yet a cause."
         if onset
         else "Without an onset there is nothing to compare them with."
     )
-    heads = ["Event", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
+    heads = ["DatedEvent", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
     rows = "".join(_event_row(event, onset=onset) for event in events)
     return (
         f'<section aria-labelledby="h-events"><h2 id="h-events">{title}</h2><p class="note">{note}</p>'
@@ -89,7 +91,7 @@ def events_html(report: Mapping[str, Any]) -> str:
     )
 
 
-def _event_row(event: Event, *, onset: bool) -> str:
+def _event_row(event: DatedEvent, *, onset: bool) -> str:
     when = esc(event.reason) if event.step is None else text.step(event.step) + _range(event.ci)
     cells = [when or NONE]
     if onset:

@@ -53,9 +53,12 @@ def _headline(report: Mapping[str, Any]) -> str:
     if onset is None:
         if report.get("onset_evidence") is None:
             return f"Cannot tell whether {name} damage takes off."
+        if report.get("growth") == "learning_rate":
+            return f"{name} damage grows as the learning rate falls; no onset beyond that was detected."
         tail = "" if converged is None else f", although {full} at step {text.step(converged)}"
         return f"No onset was detected: no step was found from which {name} damage takes off{tail}."
-    start = f"{name} damage takes off at step {text.step(onset)}"
+    when = "at or after" if report.get("onset_at_or_after") else "at"
+    start = f"{name} damage takes off {when} step {text.step(onset)}"
     if converged is None:
         return f"{start}; full precision was not seen to converge."
     apart = onset - converged
@@ -120,40 +123,75 @@ def _kurtosis(report: Mapping[str, Any]) -> str:
 def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How sure each claim is, from the evidence that the analysis kept."""
     level = f"{100 * float(report.get('level') or 0.95):.0f} %"
-    found = []
-    seen, onset_ci = report.get("onset_evidence") or {}, text.interval(report.get("onset_ci"))
-    if report.get("onset_step") is not None:
-        parts = [f"{level} interval {text.step(onset_ci[0])} to {text.step(onset_ci[1])}"] if onset_ci else []
-        if seen.get("p_value") is not None:
-            parts.append(
-                f"p = {text.number(seen['p_value'], 2)} that a curve without an onset looks like this"
-            )
-        if seen.get("growth_ratio") is not None:
-            parts.append(f"growth {text.number(seen['growth_ratio'], 2)} times that before")
-        if seen.get("rise") is not None and seen.get("noise_sd"):
-            rise = text.number(seen["rise"] / seen["noise_sd"], 2)
-            parts.append(f"the rise is {rise} times the scatter of one checkpoint")
-        found.append(("Onset", "; ".join(parts)))
-    ci = text.interval(report.get("convergence_ci"))
-    if report.get("convergence_step") is not None and ci:
-        parts = [f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}"]
-        if report.get("convergence_share") is not None:
-            parts.append(f"{100 * report['convergence_share']:.0f} % of the resampled curves converge")
-        if report.get("convergence_at_limit"):
-            parts.append("the step lies at the limit of what the rule sees")
-        found.append(("Convergence", "; ".join(parts)))
-    elif report.get("convergence_share"):
-        share = f"{100 * report['convergence_share']:.0f} % of the resampled curves converge"
-        found.append(("Convergence", f"none is claimed; {share}"))
-    test = report.get("kurtosis_test") or {}
+    found = [
+        ("Onset", _onset_ground(report, level)),
+        ("Learning rate", _dose_ground(report, level)),
+        ("Convergence", _convergence_ground(report, level)),
+        ("Kurtosis", _kurtosis_ground(report.get("kurtosis_test") or {})),
+        ("Checkpoints", _checkpoints_ground(report)),
+        ("Intervals", f"count {report['intervals']}" if report.get("intervals") else ""),
+    ]
+    return [(claim, basis) for claim, basis in found if basis]
+
+
+def _onset_ground(report: Mapping[str, Any], level: str) -> str:
+    if report.get("onset_step") is None:
+        return ""
+    seen, ci = report.get("onset_evidence") or {}, text.interval(report.get("onset_ci"))
+    parts = []
+    if ci:
+        end = "or later" if report.get("onset_at_or_after") else f"to {text.step(ci[1])}"
+        parts.append(f"{level} interval {text.step(ci[0])} {end}")
+    p, beyond = report.get("p_onset", seen.get("p_value")), report.get("p_beyond_learning_rate")
+    if p is not None:
+        parts.append(f"p = {text.number(p, 2)} that a curve without an onset looks like this")
+    if beyond is not None:
+        parts.append(f"p = {text.number(beyond, 2)} that one which answers to the learning rate does")
+    if seen.get("growth_ratio") is not None:
+        parts.append(f"growth {text.number(seen['growth_ratio'], 2)} times that before")
+    if seen.get("rise") is not None and seen.get("noise_sd"):
+        rise = text.number(seen["rise"] / seen["noise_sd"], 2)
+        parts.append(f"the rise is {rise} times the scatter of one checkpoint")
+    return "; ".join(parts)
+
+
+def _dose_ground(report: Mapping[str, Any], level: str) -> str:
+    dose = report.get("dose") or {}
+    if dose.get("estimate") is None:
+        return ""
+    low, high = (text.decimals(dose[end]) for end in ("lower", "upper"))
+    return f"{text.decimals(dose['estimate'])} points of gap per halving ({level} interval {low} to {high})"
+
+
+def _convergence_ground(report: Mapping[str, Any], level: str) -> str:
+    ci, share = text.interval(report.get("convergence_ci")), report.get("convergence_share")
+    told = f"{100 * share:.0f} % of the resampled curves converge" if share else ""
+    if report.get("convergence_step") is None or not ci:
+        return f"none is claimed; {told}" if told else ""
+    parts = [f"{level} interval {text.step(ci[0])} to {text.step(ci[1])}", told]
+    if report.get("convergence_at_limit"):
+        parts.append("the step lies at the limit of what the rule sees")
+    return "; ".join(filter(None, parts))
+
+
+def _kurtosis_ground(test: Mapping[str, Any]) -> str:
     worth = test.get("n_effective_unclipped")
     if test.get("reason"):
-        found.append(("Kurtosis", f"not tested: {test['reason']}"))
-    elif worth is not None:
-        floor = f" (p is that of {test['n_effective']:g})" if worth < test["n_effective"] else ""
-        found.append(("Kurtosis", f"{test['n']} checkpoints are worth {worth:.1f} independent ones{floor}"))
-    used, left_out = report.get("n_used"), report.get("n_not_finite")
-    if used is not None:
-        broken = f"; {left_out} diverged and left out" if left_out else ""
-        found.append(("Checkpoints", f"{text.step(used)} entered the fits{broken}"))
-    return [(claim, basis) for claim, basis in found if basis]
+        return f"not tested: {test['reason']}"
+    if worth is None:
+        return ""
+    floor = f" (p is that of {test['n_effective']:g})" if worth < test["n_effective"] else ""
+    return f"{test['n']} checkpoints are worth {worth:.1f} independent ones{floor}"
+
+
+def _checkpoints_ground(report: Mapping[str, Any]) -> str:
+    used = report.get("n_used")
+    if used is None:
+        return ""
+    broken = f"; {report['n_not_finite']} diverged and left out" if report.get("n_not_finite") else ""
+    twice = (
+        f"; {report['n_duplicates']} with the weights of another left out"
+        if report.get("n_duplicates")
+        else ""
+    )
+    return f"{text.step(used)} entered the fits{broken}{twice}"

@@ -92,8 +92,10 @@ def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, 
     assert len(lines) == 2
     report = json.loads((trained / "out" / "report.json").read_text())
     for line in lines:
-        for key in ("convergence_step", "onset_step", "int4_gap_last", "best_checkpoint_for_int4"):
+        for key in ("n_used", "n_duplicates", "int4_gap_last", "best_checkpoint_for_int4"):
             assert line[key] == report[key]
+    assert [line["intervals"] for line in lines] == ["checkpoints", "checkpoints and text"]
+    assert {key: lines[1][key] for key in lines[1] if key != "table"}.items() <= report.items()
 
 
 def test_suites_lists_checkpoints_in_numeric_order_with_their_duplicates(trained: Path, run: Run) -> None:

@@ -119,7 +119,7 @@ def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tie
     model = build_model(read_config(later), read_weights(later)).to(DEVICE)
     found, statistics = prober.measure_model(model)
     exact = prober.measure(later, None)
-    assert np.array_equal(found.nll_nats, exact.tokens.nll_nats)
+    assert np.array_equal(found.values["nll_nats"], exact.tokens.values["nll_nats"])
     assert statistics == exact.statistics
 
 
@@ -202,7 +202,7 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
         prober.start(folder, None)
         tokens = prober.measure(folder, None).tokens
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
-        assert tokens.nll_nats[0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+        assert tokens.values["nll_nats"][0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
 
 
 def test_what_truncation_took_from_a_product_is_given_back() -> None:

@@ -7,6 +7,7 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
+        "suites.model_config",
         "suites.revisions",
         "suites.settings",
         "corpus.grammar",
@@ -19,7 +20,10 @@ import pytest
         "train.schedules.wsd",
         "train.arms",
         "analysis.contrasts",
-        "spec",
+        "quantize.integer",
+        "quantize.mx",
+        "quantize.nf4",
+        "quantize.variant",
         "errors",
     ],
 )

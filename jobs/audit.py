@@ -41,8 +41,8 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
     """
     from jobs.suite import resolve_suite
-    from pipeline.audit import audit
     from pipeline.ledger import Progress
+    from pipeline.runs.execute import execute
     from pipeline.survey import Survey
 
     request = build_request(options, resolve_suite)
@@ -74,7 +74,7 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
                     errors.print(f"{note}: {each}", markup=False)
 
         names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
-        summary = audit(request, on_survey, on_progress)
+        summary = execute(request, on_survey, on_progress)
     for key, reason in summary.failures.items():
         errors.print(f"failed: {names.get(key, key)}: {reason}", markup=False)
     for checkpoint in request.suite.checkpoints:

@@ -30,8 +30,8 @@ from pipeline.runs.audit_request import build_request
 from pipeline.runs.output import absolute_out
 
 if TYPE_CHECKING:
-    from pipeline.audit import AuditRequest
     from pipeline.benchmark import Outcome
+    from pipeline.runs.requests import AuditRequest
 
 DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24

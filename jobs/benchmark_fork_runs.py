@@ -21,7 +21,7 @@ from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms,
 from pipeline.train.schedules import ForkRates, schedules
 
 if TYPE_CHECKING:
-    from pipeline.fork import ForkRequest
+    from pipeline.runs.requests import ForkRequest
 
 NUMBERS = "benchmark-fork-runs.json"
 

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
+from rich.table import Table
+
+from pipeline.runs.kind_of_work import TextTable
 
 LINE_EVERY_S = 10.0
 """Least time between two plain lines."""
@@ -52,6 +55,20 @@ class SafeConsole(Console):
 
 console = SafeConsole(highlight=False, markup=False, soft_wrap=True)
 errors = SafeConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def rich_table(text: TextTable) -> Table:
+    """``text`` as rich draws it."""
+    table = Table(title=text.title, title_justify="left")
+    for index, head in enumerate(text.heads):
+        if text.named and index == 0:
+            longest = max((len(row[0]) for row in text.rows), default=0)
+            table.add_column(head, overflow="fold", min_width=min(16, longest))
+        else:
+            table.add_column(head, justify="right", no_wrap=text.named)
+    for row in text.rows:
+        table.add_row(*row)
+    return table
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,12 @@ from jobs.options import (
     seed_option,
     stale_option,
 )
+from jobs.reduce import show_reduction
+from jobs.report import show_page
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.kind_of_work import kinds_of_work
+from pipeline.runs.output import run_folder
+from pipeline.shards import REPORT
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules
 
@@ -117,9 +122,13 @@ def command(seed: int, **options: object) -> None:
     source = click.get_current_context().get_parameter_source("workers_per_gpu")
     share = source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None
     code = run_fork_experiment(_fork_options({**options, "share_gpu": share}))
-    from jobs.fork_results import reduce_and_report
-
-    reduce_and_report(str(options["out"]), allow_missing=code != 0, seed=seed)
+    out = str(options["out"])
+    fork, audit = kinds_of_work.find("fork"), kinds_of_work.find("audit")
+    show_reduction(fork, out, allow_missing=code != 0, seed=seed)
+    show_page(fork, out)
+    folder = run_folder(out)
+    if folder.has_plan() and folder.has_result(REPORT):
+        show_page(audit, out)  # which has a section for the experiment
     raise SystemExit(code)
 
 
@@ -132,7 +141,7 @@ def _fork_options(options: dict[str, Any]) -> ForkOptions:
 def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
     from jobs.suite import resolve_suite
-    from pipeline.fork import fork
+    from pipeline.runs.execute import execute
     from pipeline.survey import Survey
 
     request = build_fork_request(options, resolve_suite)
@@ -162,7 +171,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
                 for each in state.last.notes:
                     errors.print(f"{state.last.key}: {each}", markup=False)
 
-        summary = fork(request, on_survey, on_progress)
+        summary = execute(request, on_survey, on_progress)
     for key, reason in summary.failures.items():
         errors.print(f"failed: {key}: {reason}", markup=False)
     console.print(

@@ -1,11 +1,12 @@
-"""``reduce``: shards -> tables and report.json."""
+"""``reduce``: shards -> tables and numbers."""
 
 from __future__ import annotations
 
 import click
 
-from jobs.console import console
+from jobs.console import console, rich_table
 from jobs.options import missing_option, seed_option
+from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 
 
@@ -15,24 +16,14 @@ from pipeline.runs.output import run_folder
 @seed_option
 def command(directory: str, allow_missing: bool, seed: int) -> None:
     """Join the shards in DIR into DIR/tables/ and DIR/report.json (of a fork, DIR/tables/schedules.json)."""
-    from jobs.fork_results import holds_audit, holds_fork, reduce_fork_folder
-
-    if holds_audit(directory) or not holds_fork(directory):
-        run_reduce(directory, allow_missing=allow_missing, seed=seed)
-    if holds_fork(directory):
-        reduce_fork_folder(directory, allow_missing=allow_missing, seed=seed)
+    for work in work_in(run_folder(directory)) or [kinds_of_work.find("audit")]:
+        show_reduction(work, directory, allow_missing=allow_missing, seed=seed)
 
 
-def run_reduce(directory: str, *, allow_missing: bool, seed: int) -> None:
-    """Reduces and prints the summary table."""
-    from jobs.summary import summary_table
-    from pipeline.analysis.reduce import reduce_run, write_reduction
-    from pipeline.shards import REPORT, TABLES
-
-    folder = run_folder(directory)
-    reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
-    write_reduction(folder, reduction)
-    console.print(summary_table(reduction.trajectory))
-    for sentence in reduction.report["verdict"]:
-        console.print(sentence, markup=False)
-    console.print(f"tables: {folder.place(TABLES)}\nnumbers: {folder.place(REPORT)}", markup=False)
+def show_reduction(work: KindOfWork, directory: str, *, allow_missing: bool, seed: int) -> None:
+    """Reduces one kind of work and prints what it comes to."""
+    found = work.reduce(run_folder(directory, work.kind), allow_missing=allow_missing, seed=seed)
+    if found.table is not None:
+        console.print(rich_table(found.table))
+    for line in (*found.sentences, *found.places):
+        console.print(line, markup=False)

@@ -19,8 +19,9 @@ from jobs.options import (
     size_options,
     stale_option,
 )
-from jobs.reduce import run_reduce
-from jobs.report import run_report
+from jobs.reduce import show_reduction
+from jobs.report import show_page
+from pipeline.runs.kind_of_work import kinds_of_work
 
 
 @click.command()
@@ -37,8 +38,9 @@ def command(allow_missing: bool, seed: int, **options: object) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
     audit = audit_options(options)
     code = run_audit(audit, meanwhile=prepare)
-    run_reduce(audit.out, allow_missing=allow_missing, seed=seed)
-    run_report(audit.out)
+    work = kinds_of_work.find("audit")
+    show_reduction(work, audit.out, allow_missing=allow_missing, seed=seed)
+    show_page(work, audit.out)
     raise SystemExit(code)
 
 

@@ -10,10 +10,13 @@ import click
 
 from jobs.console import console
 from jobs.watch import watch_run
+from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:
-    from pipeline.shards import Kind
+    from collections.abc import Sequence
+
+    from pipeline.shards import RunFolder
 
 
 @click.command()
@@ -33,41 +36,36 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
     if watch:
         watch_run(run_folder(directory), every, as_json=as_json)
         return
-    from jobs.fork_results import holds_audit, holds_fork
-    from pipeline.shards import AUDIT, FORK
-
-    kinds = [kind for kind, there in ((AUDIT, holds_audit), (FORK, holds_fork)) if there(directory)]
-    states = {kind.name: _state(directory, kind) for kind in kinds or [AUDIT]}
+    folder = run_folder(directory)
+    states = {each.name: _state(folder, each) for each in work_in(folder) or [kinds_of_work.find("audit")]}
     if as_json:
         first, *others = states.items()
-        click.echo(json.dumps({**first[1], "kind": first[0], **dict(others)}))
+        fields = {name: state for name, (state, _) in others}
+        click.echo(json.dumps({**first[1][0], "kind": first[0], **fields}))
         return
-    for name, state in states.items():
-        _show(state, "" if name == "audit" else f" {name}")
+    for name, (state, lines) in states.items():
+        _show(state, lines, "" if name == "audit" else f" {name}")
 
 
-def _state(directory: str, kind: Kind) -> dict[str, Any]:
-    """The survey of one kind of work in ``directory``."""
-    from pipeline.shards import ForkPlan
+def _state(at: RunFolder, work: KindOfWork) -> tuple[dict[str, Any], Sequence[str]]:
+    """The survey of one kind of work in a folder, and lines on its unfinished tasks."""
     from pipeline.survey import survey
 
-    folder = run_folder(directory, kind)
+    folder = at.of(work.kind)
     plan = folder.read_plan()
     found = survey(folder, plan)
+    unfinished = work.unfinished(folder, plan, found)
     state = {
         "suite": plan.suite,
         "expected": len(plan.expected()),
         **dataclasses.asdict(found),
         "duplicates": plan.duplicates(),
+        **unfinished.fields,
     }
-    if isinstance(plan, ForkPlan):
-        made = folder.updates_made()
-        state["updates_of_a_run"] = plan.updates
-        state["updates_made"] = {key: made[key] for key in found.to_measure if key in made}
-    return state
+    return state, unfinished.lines
 
 
-def _show(state: dict[str, Any], label: str) -> None:
+def _show(state: dict[str, Any], lines: Sequence[str], label: str) -> None:
     from pipeline.shards import Lacks
 
     incomplete = f"{len(state['incomplete'])} incomplete, " if state["incomplete"] else ""
@@ -85,8 +83,8 @@ def _show(state: dict[str, Any], label: str) -> None:
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
-    for key, made in state.get("updates_made", {}).items():
-        console.print(f"  {key}: {made:,} of {state['updates_of_a_run']:,} updates", markup=False)
+    for line in lines:
+        console.print(f"  {line}", markup=False)
     if state["missing"]:
         more = ", ..." if len(state["missing"]) > 8 else ""
         console.print(f"  not measured yet: {', '.join(state['missing'][:8])}{more}", markup=False)

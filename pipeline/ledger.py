@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from pipeline.driver.outcome import Outcome
 from pipeline.events import EventLog
@@ -14,6 +16,9 @@ from pipeline.patience import patiently
 from pipeline.shards import RunFolder
 from pipeline.shards.plans import share
 from pipeline.survey import Survey
+
+if TYPE_CHECKING:
+    from pipeline.driver import Layout
 
 
 @dataclass(frozen=True)
@@ -67,13 +72,22 @@ class Ledger:
         total: int,
         on_progress: Callable[[Progress], None],
         events: EventLog,
+        *,
+        tasks: Sequence[Any] = (),
+        label: str = "",
     ) -> None:
-        """``total``: shards of a complete run. Writes to ``events`` that it starts, and how each task ends."""
+        """``total``: shards of a complete run. Writes to ``events`` that it starts, and how each task ends.
+
+        tasks: frozen dataclasses with a ``key`` and a ``device``. label: what the metrics are tagged with.
+        """
+        self.found, self.label, self.events = found, label, events
+        self.tasks = list(tasks)
+        """To be driven."""
         self.measured: list[str] = []
         self.failures: dict[str, str] = {}
         self.done = set(found.done)
         self._already_done = len(found.done)
-        self._out, self._total, self._on_progress, self._events = out, total, on_progress, events
+        self._out, self._total, self._on_progress = out, total, on_progress
         self._started = time.monotonic()
         self._idle_s = self._busy_s = 0.0
         self._under_way: Mapping[str, float] = {}
@@ -87,6 +101,22 @@ class Ledger:
             there=len(found.done),
             to_do=len(found.to_measure),
         )
+
+    def begin(self) -> None:
+        """Does what needs no worker, before the first task."""
+
+    def placed(self, layout: Layout) -> list[Any]:
+        """The tasks as workers of ``layout`` get them."""
+        return [replace(task, device=layout.device) for task in self.tasks]
+
+    def look(self) -> None:
+        """Called at least every second while tasks are driven."""
+
+    def check_complete(self, asked: AbstractSet[str]) -> None:
+        """A defect of ours, never of the request: something that was asked for was neither done nor reported."""
+        lost = asked - self.done - self.failures.keys()
+        if lost:
+            raise AssertionError(f"neither done nor failed: {', '.join(sorted(lost))}")
 
     def resume(self, shares: Mapping[str, float]) -> None:
         """Books the share of each task that earlier calls have done: it took none of this call's time."""
@@ -104,7 +134,7 @@ class Ledger:
         if outcome.failure is None:
             self.done.add(outcome.key)
             self.measured.append(outcome.key)
-            self._events(
+            self.events(
                 "done",
                 key=outcome.key,
                 seconds=outcome.seconds,
@@ -116,7 +146,7 @@ class Ledger:
             self.failures[outcome.key] = outcome.failure
             reason = outcome.failure
             patiently(lambda: self._out.write_failure(outcome.key, reason, outcome.deaths, outcome.trace))
-            self._events(
+            self.events(
                 "failed",
                 key=outcome.key,
                 reason=outcome.failure,
@@ -140,7 +170,7 @@ class Ledger:
         summary = RunSummary(
             tuple(self.measured), self._already_done, self.failures, wall_s, self._busy_s, self._idle_s
         )
-        self._events(
+        self.events(
             "finished",
             done=len(self.measured),
             failed=len(self.failures),

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 from pipeline.errors import UsageError
 from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
@@ -221,6 +221,8 @@ class Checkpoint:
 class ProbeTask:
     """One checkpoint to measure into one shard."""
 
+    kind: ClassVar[str] = "audit"
+
     suite: str
     checkpoint: Checkpoint
     probe: ProbeSpec
@@ -248,6 +250,24 @@ class ProbeTask:
         """What is measured now."""
         return self.probe if self.adds is None else self.adds
 
+    @property
+    def settings(self) -> ProbeSpec:
+        """Everything that can change a number of the shard."""
+        return self.probe
+
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """Names of what the shard has columns of."""
+        return self.probe.measurements
+
     def identity(self) -> dict[str, Any]:
         """What the shard's contents are of; a shard with another one is stale."""
         return {"weights": self.checkpoint.content_id}
+
+    def marks(self) -> dict[str, str]:
+        """Further metadata of the shard."""
+        return {
+            "corpus_sha256": self.probe.tokens_sha256,
+            "content_id": self.checkpoint.content_id,
+            "duplicates": canonical_json(self.duplicates),
+        }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import CheckpointError, OutputError, ShardError
 from pipeline.patience import patiently
-from pipeline.shards import AUDIT, FORK, Origin, RunFolder
+from pipeline.shards import FORK, Origin, RunFolder
 from pipeline.shards.merge import disagreement, merged
 from pipeline.signals import termination
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
@@ -67,41 +67,11 @@ class Turn:
                 self._changed.notify_all()
 
 
-class Runner:
-    """Runs tasks of any kind and keeps the warm state for the next ones.
-
-    Several threads may call :meth:`run`: measurements take turns, reading and writing overlap them.
-    """
-
-    def __init__(self) -> None:
-        self._prober: Prober | None = None
-        self._starts: Starts = {}
-        self._fetcher: Fetcher | None = None
-        self._making, self._turn = threading.Lock(), Turn()
-
-    def run(self, task: ProbeTask | ForkTask) -> TaskDone:
-        """Runs ``task`` by ``run_probe`` or ``run_fork``."""
-        with self._making:
-            if self._prober is None or self._prober.spec != _probe_spec(task):
-                self._prober = patiently(lambda: make_prober(task))
-            prober = self._prober
-            if isinstance(task, ProbeTask) and self._fetcher is None and task.ahead:
-                self._fetcher = Fetcher(task.cache_gb)
-        if isinstance(task, ForkTask):
-            return run_fork(task, prober, self._starts)
-        return run_probe(task, prober, self._fetcher, self._turn)
-
-
-def make_prober(task: ProbeTask | ForkTask) -> Prober:
-    """The warm state for ``task`` and every other task of the same probe: tokens, device, model skeleton."""
+def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
+    """The warm state for every task of the same probe: tokens, device, model template."""
     from pipeline.probe import Prober
 
-    folder = RunFolder(task.out, FORK if isinstance(task, ForkTask) else AUDIT)
-    return Prober(_probe_spec(task), folder.read_tokens(), task.device)
-
-
-def _probe_spec(task: ProbeTask | ForkTask) -> ProbeSpec:
-    return task.spec.probe if isinstance(task, ForkTask) else task.measuring
+    return Prober(spec, folder.read_tokens(), device)
 
 
 def run_probe(
@@ -113,7 +83,8 @@ def run_probe(
     several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
     checkpoint that cannot be used and OutputError where the shard cannot be written.
     """
-    prober, folder = prober or make_prober(task), RunFolder(task.out)
+    folder = RunFolder(task.out)
+    prober = prober or new_prober(task.measuring, folder, task.device)
     asked = time.perf_counter()
     if fetcher is not None:
         fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.has_shard(checkpoint.key))
@@ -192,7 +163,7 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
 
     start = time.perf_counter()
     folder = RunFolder(task.out, FORK)
-    prober = prober or make_prober(task)
+    prober = prober or new_prober(task.spec.probe, folder, task.device)
     with checkout(task.checkpoint) as weights:
         run = ForkRun(task, weights, folder.read_training_tokens(), prober, starts)
     state = folder.read_state(task.key)

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audit import AuditRequest
 from pipeline.events import read_events
 from pipeline.files import seal
 from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.runs.requests import AuditRequest
 from pipeline.shards import Origin
 from pipeline.spec import ProbeTask
 from pipeline.suites.memory import SETTLED_NS

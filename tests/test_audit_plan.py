@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.audit import merge_checkpoints
+from pipeline.kinds.audit import merge_checkpoints
 from pipeline.spec import Checkpoint
 
 

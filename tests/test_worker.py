@@ -12,10 +12,10 @@ import pytest
 from pipeline.errors import CheckpointError
 from pipeline.events import AppendedFile, EventLog
 from pipeline.ledger import Ledger
+from pipeline.runs.worker import TaskWorker, traced
 from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, Variant
 from pipeline.survey import Survey
-from pipeline.worker import TaskWorker, traced
 
 
 def task_in(out: Path, checkpoint: Path) -> ProbeTask:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from pipeline.driver import Outcome
+from pipeline.runs.worker import TaskWorker
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.worker import TaskWorker
 
 
 def simulated_tasks(n: int, out: str = "x", suite: str = "s") -> list[ProbeTask]:

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 
-from pipeline.audit import AuditRequest, audit
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
 from pipeline.driver import Layout, cluster
 from pipeline.errors import CollapseError, UsageError
 from pipeline.ledger import Progress
+from pipeline.runs.execute import execute
+from pipeline.runs.requests import AuditRequest
 from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint
 from pipeline.suites import fetch
@@ -199,7 +200,7 @@ def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, 
     with tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch:
         folder = RunFolder(Path(scratch))
         start = time.perf_counter()
-        summary = audit(dataclasses.replace(request, out=folder), on_progress=on_progress)
+        summary = execute(dataclasses.replace(request, out=folder), on_progress=on_progress)
         total_s = time.perf_counter() - start
         if summary.failures:
             raise CollapseError(f"the benchmark's checkpoints failed: {next(iter(summary.failures.items()))}")

@@ -21,9 +21,10 @@ from pipeline.benchmark.naive import losses_of, naive_model
 from pipeline.benchmark.naive_training import NaiveTraining
 from pipeline.benchmark.outcome import TOLERANCES_NATS
 from pipeline.errors import CollapseError
-from pipeline.fork import ForkRequest, fork
 from pipeline.ledger import Progress
 from pipeline.probe.loading import read_weights
+from pipeline.runs.execute import execute
+from pipeline.runs.requests import ForkRequest
 from pipeline.shards.plans import PlannedRun
 from pipeline.suites import fetch
 from pipeline.train.arms import make_arm_schedule
@@ -312,7 +313,7 @@ def _time_fork(request: ForkRequest, on_step: Callable[[int, int], None]) -> _Fo
         on_step(state.done + state.failed, state.total)
 
     start = time.perf_counter()
-    summary = fork(request, on_progress=on_progress)
+    summary = execute(request, on_progress=on_progress)
     total_s = time.perf_counter() - start
     if summary.failures:
         raise CollapseError(f"the benchmark's runs failed: {next(iter(summary.failures.items()))}")

@@ -12,11 +12,11 @@ from pipeline.errors import UsageError
 from pipeline.measurements import CheckpointMeasurement, further, parse_measurements, selected
 from pipeline.runs.execution import choose_execution
 from pipeline.runs.output import run_folder
+from pipeline.runs.requests import AuditRequest
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
-    from pipeline.audit import AuditRequest
     from pipeline.corpus.grammar import Corpus
     from pipeline.suites import Suite
 
@@ -60,7 +60,6 @@ FindSuite = Callable[[str, str | None], "Suite"]
 
 def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) -> AuditRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
-    from pipeline.audit import AuditRequest
     from pipeline.driver import Resources, resolve_device
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 

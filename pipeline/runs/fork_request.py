@@ -11,6 +11,7 @@ from pipeline.devices import cuda_memory
 from pipeline.errors import UsageError
 from pipeline.runs.audit_request import AuditOptions, FindSuite, build_request
 from pipeline.runs.output import run_folder
+from pipeline.runs.requests import AuditRequest, ForkRequest
 from pipeline.runs.training_tokens import read_training
 from pipeline.shards import FORK, REPORT
 from pipeline.suites import fetch, weight_files
@@ -19,9 +20,7 @@ from pipeline.train.on_demand import open_or_train
 from pipeline.train.start import MOMENTS_FILE
 
 if TYPE_CHECKING:
-    from pipeline.audit import AuditRequest
     from pipeline.driver import Resources
-    from pipeline.fork import ForkRequest
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
     from pipeline.train.start import Start
@@ -69,7 +68,6 @@ class ForkOptions:
 
 def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_train) -> ForkRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
-    from pipeline.fork import ForkRequest
     from pipeline.train.arms import parse_arms, refuse_twins, resolve
     from pipeline.train.fork_spec import ForkSpec
     from pipeline.train.schedules import ForkRates

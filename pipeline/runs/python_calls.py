@@ -30,12 +30,12 @@ def audit_suite(
     options: fields of :class:`AuditOptions`, such as ``limit``, ``variants``, ``corpus`` and ``device``. ``UsageError``
     for what cannot be carried out; a checkpoint that cannot be measured is a failure in the summary.
     """
-    from pipeline.audit import audit
+    from pipeline.runs.execute import execute
 
     _refuse_unknown(options, AuditOptions)
     request = build_request(AuditOptions(suite, str(out), **options))
     _warn(request.warnings)
-    return audit(request, on_progress=on_progress)
+    return execute(request, on_progress=on_progress)
 
 
 def fork_suite(
@@ -46,7 +46,7 @@ def fork_suite(
     options: the fields of :class:`ForkOptions` (``start="auto"`` or a step as text,
     ``schedules``, ``seeds``) and of ``AuditOptions``. Raises as :func:`audit_suite`.
     """
-    from pipeline.fork import fork
+    from pipeline.runs.execute import execute
 
     _refuse_unknown(options, AuditOptions, ForkOptions)
     shared = {field.name for field in fields(AuditOptions)}
@@ -56,7 +56,7 @@ def fork_suite(
     own = {name: value for name, value in options.items() if name not in shared}
     request = build_fork_request(ForkOptions(audit, **own))
     _warn(request.warnings)
-    return fork(request, on_progress=on_progress)
+    return execute(request, on_progress=on_progress)
 
 
 def tokens_of(out: str | Path) -> np.ndarray:

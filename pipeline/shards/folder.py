@@ -23,10 +23,8 @@ from pipeline.files import seal, unseal_bytes
 from pipeline.measurements import installed
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, Kind
-from pipeline.shards.shard import Origin, Shard, shard_from, shard_table
-from pipeline.spec import ProbeTask
+from pipeline.shards.shard import Origin, Shard, ShardTask, shard_from, shard_table
 from pipeline.store import LocalStore, Store, open_store
-from pipeline.train.fork_spec import ForkTask
 
 TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
@@ -49,6 +47,10 @@ class RunFolder:
         self._shards = f"shards/{kind.name}"
         self._failures = f"failures/{kind.name}"
         self._states = f"state/{kind.name}"
+
+    def of(self, kind: Kind) -> RunFolder:
+        """The same folder, of another kind of work."""
+        return RunFolder(self.location, kind)
 
     def __str__(self) -> str:
         return self.place("")
@@ -207,7 +209,7 @@ class RunFolder:
 
     def write_shard(
         self,
-        task: ProbeTask | ForkTask,
+        task: ShardTask,
         rows: list[dict[str, Any]],
         origin: Origin,
         there: Shard | None = None,
@@ -216,8 +218,7 @@ class RunFolder:
 
         ``there``: the shard whose columns are kept, those of its rows that are among ``rows`` too.
         """
-        probe = task.spec.probe if isinstance(task, ForkTask) else task.probe
-        names = dict.fromkeys([*probe.measurements, *chain(*origin.measured.values())])
+        names = dict.fromkeys([*task.measurements, *chain(*origin.measured.values())])
         schema = self.kind.schema(installed(names), None if there is None else there.table.schema)
         table = shard_table(schema, task, rows, origin)
         self._store.write(self._shard(task.key), seal(table))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.spec import Checkpoint, ProbeSpec, pinned
@@ -45,6 +45,11 @@ class RunPlan:
     def is_comparable(self, other: RunPlan) -> bool:
         """Whether the numbers of both can stand in one table."""
         return pinned(ProbeSpec, self.config) == pinned(ProbeSpec, other.config)
+
+    def after(self, wall_s: float, busy_s: float, idle_s: float) -> RunPlan:
+        """The plan when another call has ended that took so long."""
+        spent = {"wall_s": wall_s, "busy_s": busy_s, "idle_s": idle_s}
+        return replace(self, **{name: getattr(self, name) + seconds for name, seconds in spent.items()})
 
     @property
     def idle_share(self) -> float | None:
@@ -109,6 +114,11 @@ class ForkPlan:
     def is_comparable(self, other: ForkPlan) -> bool:
         """Whether the runs of both can be compared."""
         return pinned(ForkSpec, self.config) == pinned(ForkSpec, other.config)
+
+    def after(self, wall_s: float, busy_s: float, idle_s: float) -> ForkPlan:
+        """The plan when another call has ended that took so long."""
+        del busy_s, idle_s
+        return replace(self, wall_s=self.wall_s + wall_s)
 
     @property
     def updates(self) -> int:

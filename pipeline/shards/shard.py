@@ -5,13 +5,47 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
 from pipeline.errors import OtherSchemaError
-from pipeline.spec import MEASUREMENTS, ProbeSpec, ProbeTask, canonical_json, pinned
-from pipeline.train.fork_spec import ForkSpec, ForkTask
+from pipeline.spec import MEASUREMENTS, canonical_json, pinned
+
+
+class Settings(Protocol):
+    """A frozen dataclass of everything that can change a number of a shard."""
+
+    def config(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        ...
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what is pinned of it (``pipeline.spec.pinned``)."""
+        ...
+
+
+class ShardTask(Protocol):
+    """What a task says of the shard that it writes."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """Names of what the shard has columns of, beside those of its kind."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What the contents are of; a shard with another one is stale."""
+        ...
+
+    def marks(self) -> dict[str, str]:
+        """Further metadata; ``identity`` among them, as JSON."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -70,20 +104,20 @@ class Shard:
     def lacks(self, config: Mapping[str, Any]) -> Lacks:
         """What is missing of that which the probe with the settings ``config`` is to give."""
         wanted = tuple(config.get("measurements", MEASUREMENTS))
-        there = [self.measured[variant] for variant in config["variants"] if variant in self.measured]
+        there = [self.measured[variant] for variant in config.get("variants", ()) if variant in self.measured]
         return Lacks(
-            tuple(variant for variant in config["variants"] if variant not in self.measured),
+            tuple(variant for variant in config.get("variants", ()) if variant not in self.measured),
             tuple(name for name in wanted if not all(name in names for names in there)),
         )
 
-    def is_of(self, spec: ProbeSpec | ForkSpec) -> bool:
+    def is_of(self, spec: Settings) -> bool:
         """Whether its numbers are comparable with those of ``spec``, whatever either holds of them."""
         return pinned(type(spec), self.config) == pinned(type(spec), spec.config())
 
 
 def shard_table(
     schema: pa.Schema,
-    task: ProbeTask | ForkTask,
+    task: ShardTask,
     rows: list[dict[str, Any]],
     origin: Origin,
 ) -> pa.Table:
@@ -97,22 +131,16 @@ def shard_table(
         lost = {field.name for field in schema if not field.nullable} - row.keys()
         if lost or not row.keys() <= known:
             raise ValueError(f"row of {task.key}: columns differ: {sorted(lost | (row.keys() - known))}")
-    spec = task.spec if isinstance(task, ForkTask) else task.probe
-    probe = task.spec.probe if isinstance(task, ForkTask) else task.probe
-    measured = origin.measured or {row["variant"]: probe.measurements for row in rows}
+    by_variant = "variant" in known
+    measured = origin.measured or {row["variant"]: task.measurements for row in rows if by_variant}
     metadata = {
-        "fingerprint": spec.fingerprint(),
-        "config": canonical_json(spec.config()),
+        "fingerprint": task.settings.fingerprint(),
+        "config": canonical_json(task.settings.config()),
         "versions": canonical_json(origin.versions),
-        "corpus_sha256": probe.tokens_sha256,
         "notes": canonical_json(list(origin.notes)),
         "measured": canonical_json(measured),
+        **task.marks(),
     }
-    if isinstance(task, ForkTask):
-        metadata["identity"] = canonical_json(task.identity())
-    else:
-        metadata["content_id"] = task.checkpoint.content_id
-        metadata["duplicates"] = canonical_json(task.duplicates)
     table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     table.validate(full=True)
     return table

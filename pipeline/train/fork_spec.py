@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.errors import UsageError
-from pipeline.spec import ALWAYS, Checkpoint, ProbeSpec, fingerprint, pinned
+from pipeline.spec import ALWAYS, Checkpoint, ProbeSpec, canonical_json, fingerprint, pinned
 from pipeline.train.arms import Arm
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
@@ -86,6 +86,8 @@ class ForkSpec:
 class ForkTask:
     """One run: an arm and a seed, into one shard."""
 
+    kind: ClassVar[str] = "fork"
+
     suite: str
     checkpoint: Checkpoint
     """Where it starts."""
@@ -106,6 +108,23 @@ class ForkTask:
     def key(self) -> str:
         """The run id, and the name of its shard."""
         return run_id(self.arm, self.seed)
+
+    @property
+    def settings(self) -> ForkSpec:
+        """Everything that can change a number of the shard."""
+        return self.spec
+
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """Names of what the shard has columns of."""
+        return self.spec.probe.measurements
+
+    def marks(self) -> dict[str, str]:
+        """Further metadata of the shard."""
+        return {
+            "corpus_sha256": self.spec.probe.tokens_sha256,
+            "identity": canonical_json(self.identity()),
+        }
 
     def identity(self) -> dict[str, Any]:
         """What sets this run apart from the others of the experiment; a shard with another one is stale."""

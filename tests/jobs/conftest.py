@@ -17,11 +17,10 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-import pipeline.audit
-import pipeline.fork
+import pipeline.runs.execute
 from jobs.cli import main
 from pipeline.driver import Layout, Outcome, Task
-from pipeline.worker import TaskWorker
+from pipeline.runs.worker import TaskWorker
 from tests.conftest import SESSION_CORES
 from tests.models import VOCAB, save_tiny_suite
 
@@ -50,8 +49,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
 
     crew = SimpleNamespace(layout=layout, drive=drive_here)
-    for module in (pipeline.audit, pipeline.fork):
-        monkeypatch.setattr(module, "staffed", lambda *_, **__: nullcontext(crew))
+    monkeypatch.setattr(pipeline.runs.execute, "staffed", lambda *_, **__: nullcontext(crew))
     threads = torch.get_num_threads()
     yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
     torch.set_num_threads(threads)

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import pipeline.driver
-from pipeline.audit import AuditRequest
 from pipeline.errors import UsageError
 from pipeline.runs.audit_request import AuditOptions, build_request
 from pipeline.runs.execution import choose_execution
+from pipeline.runs.requests import AuditRequest
 from pipeline.sizing import (
     VARIANTS_AT_ONCE,
     ModelSize,

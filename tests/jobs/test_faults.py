@@ -134,7 +134,7 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    monkeypatch.setattr("pipeline.audit.TaskWorker", SkewedWorker)
+    monkeypatch.setattr("pipeline.runs.execute.TaskWorker", SkewedWorker)
     assert run(*audit).exit_code == 0
     assert f"{N_CHECKPOINTS} were there" in run(*audit).stdout
     assert run("reduce", out).exit_code == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jobs.suite
-import pipeline.fork
+import pipeline.runs.execute
 from jobs.fork import run_fork_experiment
 from pipeline.errors import UsageError
 from pipeline.ledger import RunSummary
@@ -60,6 +60,6 @@ def test_what_is_wrong_with_the_suite_is_said(
         return dataclasses.replace(open_suite(name, revisions), warnings=("known defect of llama",))
 
     monkeypatch.setattr(jobs.suite, "resolve_suite", defective)
-    monkeypatch.setattr(pipeline.fork, "fork", lambda *_: RunSummary((), 0, {}, 0.0))
+    monkeypatch.setattr(pipeline.runs.execute, "execute", lambda *_: RunSummary((), 0, {}, 0.0))
     assert run_fork_experiment(options) == 0
     assert "warning: known defect of llama" in capsys.readouterr().err

@@ -5,7 +5,8 @@ import io
 import polars as pl
 from rich.console import Console
 
-from jobs.summary import GAPS, summary_table
+from jobs.console import rich_table
+from pipeline.analysis.terminal import GAPS, trajectory_text
 
 
 def test_more_variants_than_fit_are_left_to_the_tables_and_int4_is_not_among_these():
@@ -19,7 +20,7 @@ def test_more_variants_than_fit_are_left_to_the_tables_and_int4_is_not_among_the
         | {"kurtosis": [0.0, 0.1], "phase": [1, 1]}
     )
     out = io.StringIO()
-    Console(file=out, width=100).print(summary_table(frame))
+    Console(file=out, width=100).print(rich_table(trajectory_text(frame)))
     assert f"{GAPS} of 14 variants" in out.getvalue()
     heads = out.getvalue().splitlines()[2:4]
     assert "int4 gap" in heads[0] + heads[1]

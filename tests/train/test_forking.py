@@ -13,11 +13,13 @@ import pytest
 import torch
 
 from pipeline.errors import CheckpointError, OutputError, UsageError
+from pipeline.kinds.fork import ForkWork
 from pipeline.probe import Prober
 from pipeline.probe.loading import read_weights
+from pipeline.runs.warm_state import WarmState
 from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
-from pipeline.tasks import Runner, run_fork
+from pipeline.tasks import run_fork
 from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.forking import ForkRun
@@ -136,11 +138,11 @@ def test_seeds_see_other_text_and_the_same_seed_the_same(whole, suite, tmp_path)
 
 
 def test_runs_of_one_worker_measure_their_start_once_and_nothing_else_changes(whole, suite, tmp_path):
-    runner = Runner()
+    warm = WarmState()
     tasks = [fork_task(suite, tmp_path / "out", seed=seed) for seed in (0, 1)]
     alone = fork_task(suite, tmp_path / "alone", seed=1)
     for task in tasks:
-        runner.run(task)
+        ForkWork().run(task, warm)
     run_fork(alone)
     first, second = (rows(task, timeless=False) for task in tasks)
     taken = [[row["probe_s"] for row in each[::9]] for each in (first, second)]
@@ -150,7 +152,7 @@ def test_runs_of_one_worker_measure_their_start_once_and_nothing_else_changes(wh
 
 
 def test_another_start_or_another_probe_is_measured(suite, tmp_path):
-    runner, folder = Runner(), tmp_path / "start"
+    warm, folder = WarmState(), tmp_path / "start"
     first = fork_task(suite, tmp_path / "out")
     shutil.copytree(first.checkpoint.location, folder)
     here = dataclasses.replace(first.checkpoint, location=str(folder), weights_sha256=None)
@@ -161,12 +163,12 @@ def test_another_start_or_another_probe_is_measured(suite, tmp_path):
         fork_task(suite, tmp_path / "few", probe=few),
     ]
     for task in tasks:
-        runner.run(task)
+        ForkWork().run(task, warm)
         together = rows(task)
         run_fork(task)
         assert together == rows(task)
     shutil.copy(suite / "step25" / "model.safetensors", folder)  # under the content id that the plan has
-    runner.run(tasks[0])
+    ForkWork().run(tasks[0], warm)
     assert rows(tasks[0])[0]["nll_nats"] == rows(tasks[1])[0]["nll_nats"]
 
 

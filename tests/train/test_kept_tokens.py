@@ -3,20 +3,23 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import pipeline.fork
+import pipeline.runs.execute
 import pipeline.train.data
 from jobs.cli import main
 from pipeline.corpus import tokens_sha256
-from pipeline.driver import Layout
+from pipeline.driver import Layout, Outcome, Task
 from pipeline.errors import UsageError
 from pipeline.runs.audit_request import AuditOptions
+from pipeline.runs.execute import execute
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.shards import FORK, RunFolder
 from pipeline.store import LocalStore
@@ -81,10 +84,15 @@ def written(monkeypatch) -> list[str]:
 def keep(options: ForkOptions) -> np.ndarray:
     """What ``fork`` does with the tokens of its request before the first run; the tokens."""
     request = build_fork_request(options)
+
+    def drive(tasks: Sequence[Task], on_outcome: Callable[[Outcome], None], **_: object) -> None:
+        for task in tasks:
+            on_outcome(Outcome(task.key))
+
+    crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.fork, "cluster", lambda _: nullcontext(Layout("cpu", 1, 1, 0)))
-        patch.setattr(pipeline.fork, "drive", lambda *_, **__: None)
-        pipeline.fork.fork(request)
+        patch.setattr(pipeline.runs.execute, "staffed", lambda *_, **__: nullcontext(crew))
+        execute(request)
     assert tokens_sha256(request.out.read_training_tokens()) == request.spec.train_sha256
     return np.array(request.train)
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import re
 import traceback
 from pathlib import Path
+from typing import Any
 
 from pipeline.driver.outcome import Outcome
 from pipeline.errors import CheckpointError, OutputError
 from pipeline.plugins import load_plugins
-from pipeline.spec import ProbeTask
-from pipeline.train.fork_spec import ForkTask
-
-AnyTask = ProbeTask | ForkTask
+from pipeline.runs.kind_of_work import kinds_of_work
 
 TRACE_CHARACTERS = 20_000
 """Of a traceback, its end is kept: the error is there."""
@@ -34,15 +32,15 @@ class TaskWorker:
         import torch
         import transformers.modeling_utils  # noqa: F401 - seconds, which the first task would otherwise be charged
 
-        from pipeline.tasks import Runner
+        from pipeline.runs.warm_state import WarmState
 
         torch.set_num_threads(threads)
-        self._runner = Runner()
+        self._warm = WarmState()
 
-    def run(self, task: AnyTask) -> Outcome:
-        """Runs ``task``; an error of its own comes back as a failed Outcome, never as an exception."""
+    def run(self, task: Any) -> Outcome:
+        """Runs ``task`` as its ``kind`` says; its errors come back as a failed Outcome, never as an exception."""
         try:
-            done = self._runner.run(task)
+            done = kinds_of_work.find(task.kind).run(task, self._warm)
         except OutputError:
             raise  # no other task could write either: the driver stops
         except CheckpointError as error:

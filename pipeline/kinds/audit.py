@@ -1,103 +1,94 @@
-"""The audit of a suite in a straight line: tokens, plan, survey, tasks, driver, failures, summary."""
+"""``audit``: every checkpoint of a suite, quantized, measured and reported."""
 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from pipeline.corpus import EvaluationTokens
-from pipeline.driver import Layout, Outcome, Resources, staffed
+from pipeline.driver import Layout, Outcome
 from pipeline.errors import StaleShardsError, UsageError
-from pipeline.events import EventLog
-from pipeline.ledger import Ledger, Progress, RunSummary
-from pipeline.patience import patiently
-from pipeline.shards import Lacks, RunFolder, RunPlan
+from pipeline.ledger import Ledger, Progress
+from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
+from pipeline.shards import AUDIT, REPORT, TABLES, Lacks, RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
-from pipeline.suites import Suite
-from pipeline.survey import Survey, survey
+from pipeline.suites import Fetcher
 from pipeline.versions import versions
-from pipeline.worker import TaskWorker
+
+if TYPE_CHECKING:
+    from pipeline.events import EventLog
+    from pipeline.runs.requests import AuditRequest
+    from pipeline.runs.warm_state import WarmState
+    from pipeline.survey import Survey
+    from pipeline.tasks import TaskDone
 
 AHEAD = 8
 """Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
 
 
-@dataclass(frozen=True)
-class AuditRequest:
-    """What to measure, and where the shards go."""
+@register
+class AuditWork(KindOfWork):
+    """Every checkpoint of a suite under every variant."""
 
-    suite: Suite
-    probe: ProbeSpec
-    tokens: EvaluationTokens
-    corpus: str
-    """The evaluation corpus as the user named it."""
-    out: RunFolder
-    resources: Resources
-    replace_stale: bool = False
-    cache_gb: float | None = None
-    """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
-    stream: bool = False
-    """Measure layer by layer even where the whole model fits."""
-    notes: tuple[str, ...] = ()
-    """What a user should know of how it is measured."""
-    warnings: tuple[str, ...] = ()
-    """What is wrong with the suite or cannot be known of it."""
+    name = "audit"
+    kind = AUDIT
 
+    def plan(self, request: AuditRequest) -> RunPlan:
+        return _record_plan(request)
 
-def audit(
-    request: AuditRequest,
-    on_survey: Callable[[Survey], None] = lambda _: None,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> RunSummary:
-    """Measures every checkpoint of the request's suite that has no valid shard yet.
-
-    A rerun resumes. Raises StaleShardsError, FolderLockedError or OutputError; a checkpoint that cannot be
-    measured is a failure in the summary and does not stop the others.
-    """
-    start = time.monotonic()
-    with request.out.lock(), request.out.event_log() as events, ExitStack() as stack:
-        plan = _record_plan(request)
-        crew = None
-        distinct = {each.key for each in request.suite.checkpoints if each.duplicate_of is None}
-        listed = request.out.shard_keys()
-        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(survey, request.out, plan, listed)
-        if left := distinct - set(listed):
-            # There is work, whatever the survey finds: Ray and the workers start while the shards are checked.
-            crew = stack.enter_context(staffed(request.resources, len(left), TaskWorker, events))
-        found = checking.result()
-        if request.replace_stale:
-            for key in found.stale:
-                request.out.remove_shard(key)
-            found = survey(request.out, plan)
-        found.refuse_stale(request.out)
-        request.out.prepare()
+    def write_inputs(self, request: AuditRequest) -> None:
         request.out.write_tokens(request.tokens.array)
-        request.out.write_plan(plan)
-        ledger = _Ledger(request, plan, found, on_progress, events)
-        on_survey(ledger.found)
-        for task, source in ledger.copies:  # their originals were done before this call
-            ledger.copy(task, source)
-        if ledger.tasks:
-            crew = crew or stack.enter_context(
-                staffed(request.resources, len(ledger.tasks), TaskWorker, events)
-            )
-            on_progress(ledger.progress(None))
-            crew.drive(_ordered(ledger.tasks, crew.layout), ledger.record, label=request.suite.name)
-        ledger.check_complete()
-        wall_s = time.monotonic() - start
-        summary = ledger.summary(wall_s)
-        ended = replace(
-            plan,
-            wall_s=plan.wall_s + wall_s,
-            busy_s=plan.busy_s + summary.busy_s,
-            idle_s=plan.idle_s + summary.idle_s,
-        )
-        patiently(lambda: request.out.write_plan(ended))
-        return summary
+
+    def asked(self, request: AuditRequest, plan: RunPlan) -> set[str]:
+        del plan
+        return {checkpoint.key for checkpoint in request.suite.checkpoints}
+
+    def tasks(self, request: AuditRequest, plan: RunPlan, found: Survey) -> list[ProbeTask]:
+        wanted = set(found.to_measure)
+        duplicates: dict[str, list[str]] = {}
+        for checkpoint in plan.checkpoints:
+            duplicates.setdefault(checkpoint.duplicate_of or "", []).append(checkpoint.key)
+        tasks = []
+        for checkpoint in plan.checkpoints:
+            if checkpoint.key in wanted:
+                task = _task(request, plan.suite, checkpoint, tuple(duplicates.get(checkpoint.key, ())))
+                lacks = found.incomplete.get(checkpoint.key)
+                tasks.append(replace(task, adds=_added(request.probe, lacks)) if lacks else task)
+        return tasks
+
+    def ledger(
+        self,
+        request: AuditRequest,
+        plan: RunPlan,
+        found: Survey,
+        on_progress: Callable[[Progress], None],
+        events: EventLog,
+    ) -> AuditLedger:
+        asked = found.only(self.asked(request, plan))
+        tasks = self.tasks(request, plan, asked)
+        return AuditLedger(request, plan, found, on_progress, events, tasks=tasks)
+
+    def run(self, task: ProbeTask, warm: WarmState) -> TaskDone:
+        from pipeline.tasks import run_probe
+
+        prober = warm.prober(task.measuring, RunFolder(task.out), task.device)
+        fetcher = warm.kept("fetcher", lambda: Fetcher(task.cache_gb))
+        return run_probe(task, prober, fetcher, warm.turn)
+
+    def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
+        from pipeline.analysis.reduce import reduce_run, write_reduction
+        from pipeline.analysis.terminal import trajectory_text
+
+        reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
+        write_reduction(folder, reduction)
+        places = (f"tables: {folder.place(TABLES)}", f"numbers: {folder.place(REPORT)}")
+        return Reduced(reduction.report["verdict"], places, trajectory_text(reduction.trajectory))
+
+    def page(self, folder: RunFolder) -> list[str]:
+        from pipeline.report.folders import report_audit
+
+        return report_audit(folder)
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
@@ -199,8 +190,8 @@ def _order(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int, str]], int]:
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], checkpoint.step
 
 
-class _Ledger(Ledger):
-    """Turns the keys that were asked for and have no shard into tasks, and settles duplicates with their originals."""
+class AuditLedger(Ledger):
+    """Settles duplicates with their originals."""
 
     def __init__(
         self,
@@ -209,61 +200,57 @@ class _Ledger(Ledger):
         found: Survey,
         on_progress: Callable[[Progress], None],
         events: EventLog,
+        *,
+        tasks: Sequence[ProbeTask],
     ) -> None:
-        self._asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
-        self.found = found.only(self._asked)
-        super().__init__(request.out, self.found, len(self._asked), on_progress, events)
-        self.tasks: list[ProbeTask] = []
-        """To measure."""
-        self.copies: list[tuple[ProbeTask, str]] = []
+        """``found`` is of the whole plan: a duplicate may repeat a checkpoint that this call is not about."""
+        asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
+        super().__init__(
+            request.out, found.only(asked), len(asked), on_progress, events, label=request.suite.name
+        )
+        self._copies: list[tuple[ProbeTask, str]] = []
         """Duplicates of something that has a shard already, with its key."""
         self._followers: dict[str, list[ProbeTask]] = {}
-        there: dict[str, str] = {}
-        done, to_measure = set(found.done), set(self.found.to_measure)
-        duplicates: dict[str, list[str]] = {}
+        done, there, leader = set(found.done), dict[str, str](), dict[str, str]()
         for checkpoint in plan.checkpoints:
-            duplicates.setdefault(checkpoint.duplicate_of or "", []).append(checkpoint.key)
             if checkpoint.key in done:
                 there.setdefault(checkpoint.duplicate_of or checkpoint.key, checkpoint.key)
-        leader: dict[str, str] = {}
-        for checkpoint in plan.checkpoints:
-            if checkpoint.key not in to_measure:
-                continue
-            task = _task(request, plan.suite, checkpoint, tuple(duplicates.get(checkpoint.key, ())))
-            if lacks := self.found.incomplete.get(checkpoint.key):
-                task = replace(task, adds=_added(request.probe, lacks))
-            original = checkpoint.duplicate_of or checkpoint.key
+        for task in tasks:
+            original = task.checkpoint.duplicate_of or task.key
             if original in there:
-                self.copies.append((task, there[original]))
+                self._copies.append((task, there[original]))
             elif original in leader:
                 self._followers[leader[original]].append(task)
             else:
-                leader[original] = checkpoint.key
-                self._followers[checkpoint.key] = []
+                leader[original] = task.key
+                self._followers[task.key] = []
                 self.tasks.append(task)
+
+    def begin(self) -> None:
+        """Settles duplicates whose originals were done before this call."""
+        for task, source in self._copies:
+            self._copy(task, source)
+
+    def placed(self, layout: Layout) -> list[ProbeTask]:
+        """Each task with what its worker fetches meanwhile."""
+        return _ordered(self.tasks, layout)
 
     def record(self, outcome: Outcome) -> None:
         """Books an outcome and settles the duplicates of its checkpoint."""
         super().record(outcome)
         for task in self._followers[outcome.key]:
             if outcome.failure is None:
-                self.copy(task, outcome.key)
+                self._copy(task, outcome.key)
             else:
                 reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
                 super().record(Outcome(task.key, reason, outcome.trace))
 
-    def copy(self, task: ProbeTask, source: str) -> None:
+    def _copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""
         from pipeline.tasks import copy_probe  # imports torch, which takes seconds
 
         copy_probe(task, source)
         super().record(Outcome(task.key))
-
-    def check_complete(self) -> None:
-        """A defect of ours, never of the request: something asked for was neither measured nor reported."""
-        lost = self._asked - self.done - self.failures.keys()
-        if lost:
-            raise AssertionError(f"neither measured nor failed: {', '.join(sorted(lost))}")
 
 
 def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:

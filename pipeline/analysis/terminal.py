@@ -1,0 +1,79 @@
+"""The tables that a reduction shows on a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.runs.kind_of_work import TextTable
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROWS = 12
+"""Most checkpoints shown, evenly spread over the table, the first and the last among them."""
+GAPS = 2
+"""Most variants shown, int8 and int4 before others: more do not fit a terminal."""
+
+
+def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
+    """Step, learning rate, fp32 perplexity, the gaps of the first variants, kurtosis and phase."""
+    measured = [name for name in trajectory.columns if name.endswith("_gap")]
+    gaps = sorted(measured, key=lambda name: name not in ("int8_gap", "int4_gap"))[:GAPS]
+    title = f"{trajectory.height} checkpoints"
+    if len(measured) > len(gaps):
+        title += f"; {len(gaps)} of {len(measured)} variants, the others are in the tables"
+    heads = ("step", "learning rate", "fp32 perplexity", *(f"{gap.removesuffix('_gap')} gap" for gap in gaps))
+    chosen = np.unique(
+        np.linspace(0, trajectory.height - 1, min(ROWS, trajectory.height)).round().astype(int)
+    )
+    rows = [
+        (
+            f"{row['step']:,}",
+            _number(row["learning_rate"], ".3g"),
+            _number(row["fp32_perplexity"], ",.2f"),
+            *(_number(row[gap], "+.2%") for gap in gaps),
+            _number(row["kurtosis"], ".2f"),
+            "-" if row["phase"] is None else str(row["phase"]),
+        )
+        for row in trajectory[chosen.tolist()].iter_rows(named=True)
+    ]
+    return TextTable(title, (*heads, "kurtosis", "phase"), tuple(rows))
+
+
+def comparison_text(report: Mapping[str, Any]) -> TextTable:
+    """One row per arm: its gap at the end, and on the live weights its differences to the baseline."""
+    title = (
+        f"{report['n_runs']} runs from step {report['from_step']:,}; differences to {report['baseline']}: gap in "
+        "percentage points, losses in nats"
+    )
+    compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    rows = [
+        (arm, _number(facts["final_gap"], "+.2%"), *_differences(compared.get(arm)))
+        for arm, facts in report["arms"].items()
+    ]
+    heads = ("arm", "last gap", "points", "95% interval", "wins", "fp32", "quantized")
+    return TextTable(title, heads, tuple(rows), named=True)
+
+
+def _differences(row: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """What a comparison with the baseline gave; dashes where there was none."""
+    if row is None:
+        return ("-",) * 5
+    low, high = row["difference"]["lower"], row["difference"]["upper"]
+    return (
+        _number(row["difference"]["estimate"], "+.2f"),
+        "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+        f"{row['wins']}/{row['pairs']}",
+        _number(row["fp32_price_nats"]["estimate"], "+.4f"),
+        _number(row["variant_price_nats"]["estimate"], "+.4f"),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    if value is None:
+        return "-"
+    return "diverged" if math.isnan(value) else format(value, form)

@@ -1,0 +1,173 @@
+"""``fork``: the schedule experiment, trained, probed, compared and reported."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import OutputError
+from pipeline.ledger import Ledger, Progress
+from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
+from pipeline.shards import FORK, TABLES, ForkPlan, RunFolder
+from pipeline.train.fork_spec import ForkTask
+from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from pipeline.events import EventLog
+    from pipeline.runs.requests import ForkRequest
+    from pipeline.runs.warm_state import WarmState
+    from pipeline.survey import Survey
+    from pipeline.tasks import TaskDone
+
+LOOK_EVERY_S = 10.0
+"""Least time between two looks at how far the unfinished runs are."""
+
+
+@register
+class ForkWork(KindOfWork):
+    """Training from one checkpoint under several schedules and seeds, probed on the way."""
+
+    name = "fork"
+    kind = FORK
+    long_tasks = True
+
+    def plan(self, request: ForkRequest) -> ForkPlan:
+        return _record_plan(request)
+
+    def write_inputs(self, request: ForkRequest) -> None:
+        out = request.out
+        out.write_tokens(request.tokens.array)
+        if out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
+            out.write_train_note(_note(request))
+        else:
+            out.write_training_tokens(request.train, _note(request))
+
+    def tasks(self, request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
+        return _tasks(request, plan, found)
+
+    def ledger(
+        self,
+        request: ForkRequest,
+        plan: ForkPlan,
+        found: Survey,
+        on_progress: Callable[[Progress], None],
+        events: EventLog,
+    ) -> ForkLedger:
+        return ForkLedger(request, plan, found, on_progress, events)
+
+    def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
+        from pipeline.tasks import run_fork
+
+        prober = warm.prober(task.spec.probe, RunFolder(task.out, FORK), task.device)
+        return run_fork(task, prober, warm.kept("fork starts", dict))
+
+    def unfinished(self, folder: RunFolder, plan: ForkPlan, found: Survey) -> Unfinished:
+        made = folder.updates_made()
+        here = {key: made[key] for key in found.to_measure if key in made}
+        lines = [f"{key}: {updates:,} of {plan.updates:,} updates" for key, updates in here.items()]
+        return Unfinished({"updates_of_a_run": plan.updates, "updates_made": here}, lines)
+
+    def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
+        from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
+        from pipeline.analysis.terminal import comparison_text
+
+        reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)
+        write_fork_reduction(folder, reduction)
+        report = reduction.report
+        return Reduced(report["sentences"], (f"tables: {folder.place(TABLES)}",), comparison_text(report))
+
+    def page(self, folder: RunFolder) -> list[str]:
+        from pipeline.report.folders import report_fork
+
+        return report_fork(folder)
+
+
+def _note(request: ForkRequest) -> dict[str, Any]:
+    """What is kept beside the training tokens."""
+    return {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
+
+
+class ForkLedger(Ledger):
+    """Says how far the unfinished runs are, by the states that they keep; costs one listing a time."""
+
+    def __init__(
+        self,
+        request: ForkRequest,
+        plan: ForkPlan,
+        found: Survey,
+        on_progress: Callable[[Progress], None],
+        events: EventLog,
+    ) -> None:
+        tasks = _tasks(request, plan, found)
+        super().__init__(
+            request.out, found, len(plan.runs), on_progress, events, tasks=tasks, label=request.suite
+        )
+        self._folder, self._steps = request.out, request.spec.rates.steps
+        self._keys = {task.key for task in tasks}
+        self._looked, self._made = time.monotonic(), self._list()
+        self.resume(self._shares())
+
+    def look(self) -> None:
+        """Looks, unless it has just done so; says what has changed, if anything."""
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return
+        before = self._made
+        with suppress(OutputError):  # what is wrong with the folder is for those who need it to say
+            self._made = self._list()
+        self._looked = time.monotonic()
+        changed = {key: made for key, made in self._made.items() if made != before.get(key)}
+        for key, made in changed.items():
+            self.events("advanced", key=key, updates=made, of=self._steps)
+        if changed:
+            self.advance(self._shares())
+
+    def _list(self) -> dict[str, int]:
+        return {key: made for key, made in self._folder.updates_made().items() if key in self._keys}
+
+    def _shares(self) -> dict[str, float]:
+        return {key: made / self._steps for key, made in self._made.items()}
+
+
+def _record_plan(request: ForkRequest) -> ForkPlan:
+    """The plan of this request, and of earlier requests of the same experiment in the same folder."""
+    plan = ForkPlan(
+        suite=request.suite,
+        checkpoint=request.checkpoint,
+        start_rule=request.start_rule,
+        runs=request.runs(),
+        config=request.spec.config(),
+        fingerprint=request.spec.fingerprint(),
+        corpus=request.corpus,
+        train_corpus=request.train_corpus,
+        versions=versions(),
+        notes=request.notes,
+    )
+    if not request.out.has_plan():
+        return plan
+    before: ForkPlan = request.out.read_plan()
+    if not before.is_comparable(plan) or before.suite != plan.suite:
+        return plan
+    asked = {run.key for run in plan.runs}
+    kept = tuple(run for run in before.runs if run.key not in asked)
+    return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s)
+
+
+def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
+    missing = set(found.to_measure)
+    return [
+        ForkTask(
+            suite=plan.suite,
+            checkpoint=plan.checkpoint,
+            spec=request.spec,
+            arm=run.arm,
+            seed=run.seed,
+            out=request.out.location,
+            state_every=request.state_every,
+            state_after_s=request.state_after_s,
+        )
+        for run in plan.runs
+        if run.key in missing
+    ]

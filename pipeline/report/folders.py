@@ -1,0 +1,85 @@
+"""Pages and figures of an output folder, from the tables that its reductions left there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from pipeline.errors import UsageError
+from pipeline.report import build_figures, build_report
+from pipeline.report.fork import fork_figures, fork_page
+from pipeline.shards import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
+
+AUDIT_PAGE, FORK_PAGE = "report.html", "fork.html"
+FORK_TABLE = f"{TABLES}/fork.parquet"
+PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
+"""What the report says of where its numbers come from."""
+
+_DAMAGED = (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError)
+
+
+def report_audit(folder: RunFolder) -> list[str]:
+    """Draws report.html and figures/*.png, with the fork experiment in the same folder; says where they are.
+
+    ``UsageError`` where a table is missing or damaged.
+    """
+    wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
+    files = required_results(folder, *wanted)
+    try:
+        report = json.loads(files[0])
+        trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
+        provenance = {name: report[name] for name in PROVENANCE}
+        fork = None
+        schedules = folder.read_result(SCHEDULES)
+        if schedules is not None:
+            (table,) = required_results(folder, FORK_TABLE)
+            fork = (pl.read_parquet(table), json.loads(schedules))
+            _refuse_earlier(fork[1], folder)
+    except _DAMAGED as error:
+        raise _damaged(folder, error) from error
+    folder.write_result(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
+    return _written(folder, AUDIT_PAGE, build_figures(trajectory, tensors, report))
+
+
+def report_fork(folder: RunFolder) -> list[str]:
+    """Draws fork.html and figures/fork_*.png; as :func:`report_audit`."""
+    files = required_results(folder, SCHEDULES, FORK_TABLE)
+    try:
+        report, table = json.loads(files[0]), pl.read_parquet(files[1])
+    except _DAMAGED as error:
+        raise _damaged(folder, error) from error
+    _refuse_earlier(report, folder)
+    folder.write_result(FORK_PAGE, fork_page(table, report))
+    return _written(folder, FORK_PAGE, fork_figures(table, report))
+
+
+def required_results(folder: RunFolder, *names: str) -> list[bytes]:
+    """The contents of ``names`` in ``folder``; UsageError naming those that are not there."""
+    files = {name: folder.read_result(name) for name in names}
+    missing = [folder.place(name) for name, data in files.items() if data is None]
+    if missing:
+        raise UsageError(
+            f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
+        )
+    return [data for data in files.values() if data is not None]
+
+
+def _written(folder: RunFolder, page: str, figures: Mapping[str, bytes]) -> list[str]:
+    for name, png in figures.items():
+        folder.write_figure(name, png)
+    return [f"report: {folder.place(page)}", f"figures: {folder.place(FIGURES)}"]
+
+
+def _damaged(folder: RunFolder, error: Exception) -> UsageError:
+    return UsageError(f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`")
+
+
+def _refuse_earlier(report: Mapping[str, Any], folder: RunFolder) -> None:
+    """``UsageError`` for a schedules.json without what is drawn of it now."""
+    if any("at_end" not in row for row in (*report["comparisons"], *report["averages"])):
+        raise UsageError(
+            f"the tables in {folder} were made by an earlier version; run `int4-collapse reduce {folder}`"
+        )

@@ -1,0 +1,40 @@
+"""What a worker keeps between its tasks: the prober, the turn on the device, and whatever else a kind of work keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.patience import patiently
+from pipeline.tasks import Turn, new_prober
+
+if TYPE_CHECKING:
+    from pipeline.probe import Prober
+    from pipeline.shards import RunFolder
+    from pipeline.spec import ProbeSpec
+
+
+class WarmState:
+    """Warm state of one worker process, for several threads."""
+
+    def __init__(self) -> None:
+        self.turn = Turn()
+        """Measurements take turns; reading and writing overlap them."""
+        self._prober: Prober | None = None
+        self._kept: dict[str, Any] = {}
+        self._making = threading.Lock()
+
+    def prober(self, spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
+        """The prober of ``spec`` on the tokens in ``folder``; the last one is kept."""
+        with self._making:
+            if self._prober is None or self._prober.spec != spec:
+                self._prober = patiently(lambda: new_prober(spec, folder, device))
+            return self._prober
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What was kept under ``name``, made at the first call."""
+        with self._making:
+            if name not in self._kept:
+                self._kept[name] = make()
+            return self._kept[name]

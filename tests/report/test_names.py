@@ -22,9 +22,14 @@ def renamed(key: str) -> pl.DataFrame:
     return table.rename({name: key + name[4:] for name in table.columns if name.startswith("int8_")})
 
 
-@pytest.mark.parametrize("key", ["it's", 'a"b', "a.b", "a\\b", "a[0]", "$x", "</script>", "__proto__", ""])
-def test_a_variant_is_drawn_whatever_its_column_is_called(key: str) -> None:
-    plain = build_figures(renamed("int9"), pl.DataFrame(), synthetic.report())
+@pytest.fixture(scope="module")
+def plain() -> dict[str, bytes]:
+    """The figures of a variant with a plain name."""
+    return build_figures(renamed("int9"), pl.DataFrame(), synthetic.report())
+
+
+@pytest.mark.parametrize("key", ["it's", 'a"b.\\c[0]', "$x", "__proto__"])
+def test_a_variant_is_drawn_whatever_its_column_is_called(key: str, plain: dict[str, bytes]) -> None:
     figures = build_figures(renamed(key), pl.DataFrame(), synthetic.report())
     assert figures.keys() == plain.keys()
     assert all(len(figures[name]) > len(plain[name]) / 2 for name in plain), "as full as with a plain name"
@@ -32,7 +37,7 @@ def test_a_variant_is_drawn_whatever_its_column_is_called(key: str) -> None:
     assert f'data-v="{key}"' not in page
 
 
-@pytest.mark.parametrize("name", ["$ink", "$nope", "a\"'b", "a\x00\x1b\udcffb", "<b>&amp;"])
+@pytest.mark.parametrize("name", ["$nope", "<b>\x00\x1b\udcff\"'"])
 def test_names_of_suites_tensors_and_variants_are_texts(name: str) -> None:
     program = (
         "import sys\nfrom pipeline.report import build_figures\nfrom tests.report import synthetic\n"

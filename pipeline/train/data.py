@@ -26,7 +26,7 @@ from pipeline.corpus import (
 from pipeline.corpus.tokens import token_stream
 from pipeline.errors import UsageError
 from pipeline.fields import Fields, read_object
-from pipeline.files import make_folder
+from pipeline.files import make_folder, open_regular
 from pipeline.suites.files import new_folder
 from pipeline.suites.locks import FileLock
 from pipeline.train.recipes import Recipe
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 TOKENIZER_FOLDER = "tokenizer"
 TRAIN_TOKENS = "train.npy"
+HELD_OUT_TOKENS = "held_out.npy"
 CORPUS_NOTE = "corpus.json"
 """Says of what the tokens in a folder were made."""
 TOKENIZER_CHARACTERS = 32_000_000
@@ -78,11 +79,23 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
         )
     tokenizer = folder / TOKENIZER_FOLDER
     return TrainingData(
-        train=np.load(folder / TRAIN_TOKENS, mmap_mode="r"),
-        held_out=np.load(folder / "held_out.npy", mmap_mode="r"),
+        train=kept_array(folder / TRAIN_TOKENS),
+        held_out=kept_array(folder / HELD_OUT_TOKENS),
         corpus_sha256=made_of.need("sha256", str),
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
+
+
+def kept_array(path: Path) -> NDArray[Any]:
+    """The tokens kept at ``path``, read as they are used; ``UsageError`` where it is no such file."""
+    try:
+        with open_regular(path):  # a named pipe would be waited for
+            pass
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read ({why}): delete its folder to make it again") from error
+    return array
 
 
 def copy_tokenizer(data: TrainingData, folder: Path) -> None:
@@ -164,7 +177,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
             f"{wanted:,}: give more text, or fewer eval_batches"
         )
     np.save(folder / TRAIN_TOKENS, train)
-    np.save(folder / "held_out.npy", held_out)
+    np.save(folder / HELD_OUT_TOKENS, held_out)
     made_of = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size, "sha256": digest}
     (folder / CORPUS_NOTE).write_text(json.dumps(made_of) + "\n")
 

@@ -11,13 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.corpus import Tokenizer
 from pipeline.corpus.encoding import plain_backend
 from pipeline.errors import UsageError
-from pipeline.train.data import TOKENIZER_FOLDER, TRAIN_TOKENS, read_note
+from pipeline.train.data import TOKENIZER_FOLDER, TRAIN_TOKENS, kept_array, read_note
 
 TOKENS_VERSION = 1
 """Raised by hand whenever the same text and tokenizer give other tokens than before."""
@@ -64,7 +63,7 @@ def tokens_in(folder: Path, text_sha256: str, tokenizer: Tokenizer) -> NDArray[A
 
     try:
         there = AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER, trust_remote_code=False)
-        tokens: NDArray[Any] = np.load(folder / TRAIN_TOKENS, mmap_mode="r", allow_pickle=False)
+        tokens: NDArray[Any] = kept_array(folder / TRAIN_TOKENS)
     except Exception as error:  # a damaged tokenizer raises whatever its parser raises
         raise UsageError(f"the tokens in {folder} cannot be read ({error}): {way_out}") from error
     digest = tokenizer_sha256(tokenizer)

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import shutil
 
 import numpy as np
@@ -57,6 +58,15 @@ def test_tokens_are_shared_by_suites_of_the_same_text_and_vocabulary_only(tmp_pa
     (tmp_path / "mine").mkdir()
     with pytest.raises(UsageError, match="no tokens that pretrain made"):
         prepare_data(recipe, tmp_path / "mine")
+    train = tmp_path / "data" / "train.npy"
+    train.unlink()
+    os.mkfifo(train)
+    with pytest.raises(UsageError, match=r"train\.npy cannot be read .it is a named pipe"):
+        prepare_data(recipe, tmp_path / "data")
+    train.unlink()
+    train.write_bytes(b"damaged")
+    with pytest.raises(UsageError, match=r"train\.npy cannot be read"):
+        prepare_data(recipe, tmp_path / "data")
     for note in ("[]", '{"spec": 3}', '{"spec": "docstrings"}', "[" * 100_000):
         (tmp_path / "data" / "corpus.json").write_text(note)
         with pytest.raises(UsageError, match=r"no tokens that pretrain made \(corpus.json: "):

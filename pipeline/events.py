@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from pipeline.errors import OutputError
+from pipeline.files import open_regular, parse_json
 
 SYNC_EVERY_S = 1.0
 """Longest time for which a crash of the machine (not of the process) may lose lines."""
@@ -66,7 +68,7 @@ class AppendedFile:
 
     def begin(self) -> bytes:
         """A line's end where the machine went down in the middle of one."""
-        with suppress(OSError), self._path.open("rb") as file:
+        with suppress(OSError), open_regular(self._path) as file:
             file.seek(-1, os.SEEK_END)
             return b"" if file.read(1) == b"\n" else b"\n"
         return b""
@@ -74,8 +76,11 @@ class AppendedFile:
     def add(self, data: bytes, *, last: bool) -> bytes:
         # Opened anew each time: a network folder that went away and came back leaves a dead descriptor behind.
         with suppress(OSError):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o644)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return data  # a pipe or a device in its place: nothing is kept, and the run goes on
                 data = data[os.write(descriptor, data) :]
                 if last or time.monotonic() - self._synced > SYNC_EVERY_S:
                     os.fsync(descriptor)
@@ -136,13 +141,47 @@ class EventLog:
         self._pending = self._file.add(self._pending, last=True)
 
 
+TEXTS = frozenset({"time", "event", "command", "host", "node", "reason", "key"})
+NUMBERS = frozenset(
+    {
+        "pid",
+        "expected",
+        "there",
+        "to_do",
+        "seconds",
+        "busy_s",
+        "idle_s",
+        "idle_share",
+        "deaths",
+        "updates",
+        "of",
+    }
+    | {"attempt", "done", "failed"}
+)
+"""Fields by their type; others are shown as they are."""
+
+NEEDED = {"started": {"expected", "there"}, "worker_joined": {"host"}, "worker_lost": {"host"}}
+"""Fields that an event of a name has to have, beside ``time`` and ``event``."""
+
+
 def parse_events(data: bytes) -> list[dict[str, Any]]:
-    """Every whole event of a log's contents."""
+    """Every whole event of a log's contents; a line that is none (cut off, or somebody else's) is left out."""
     events = []
-    for line in data.splitlines():
+    for line in data.split(b"\n"):
         with suppress(ValueError):
-            events.append(json.loads(line))
+            event = parse_json(line)
+            if isinstance(event, dict) and _is_event(event):
+                events.append(event)
     return events
+
+
+def _is_event(event: dict[str, Any]) -> bool:
+    needed = {"time", "event"} | NEEDED.get(str(event.get("event")), set())
+    return (
+        needed <= event.keys()
+        and all(isinstance(event[name], str) for name in TEXTS & event.keys())
+        and all(type(event[name]) in (int, float) for name in NUMBERS & event.keys())
+    )
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -37,6 +37,8 @@ _BLANK = b"0" * 64
 
 JSON_BYTES = 64 * 2**20
 """Most that a JSON file is read of: a Trainer's log of a million updates fits."""
+SHARD_BYTES = 2 * 2**30
+"""Most bytes of a shard; that of a model of 70b in 35 variants has 20 MB."""
 NESTING = 64
 """Levels of lists and objects that a JSON text may have; what is written here has fewer than ten."""
 _PIECE_BYTES = 2**24
@@ -209,7 +211,7 @@ def seal(table: pa.Table) -> bytes:
 def unseal(path: Path) -> pa.Table:
     """The table sealed at ``path``, its seal removed; ShardError names what is wrong with the file."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path, SHARD_BYTES)
     except OSError as error:
         raise ShardError(f"{path} cannot be read: {error.strerror or error}") from error
     return unseal_bytes(data, str(path))
@@ -246,7 +248,8 @@ def exclusive(path: Path) -> Iterator[None]:
     The kernel releases the lock when its process dies, however it dies.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        _wanted_regular(path, os.fstat(descriptor))
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     try:

@@ -33,6 +33,7 @@ __all__ = [
     "Variant",
     "canonical_json",
     "column_of",
+    "field_types",
     "fingerprint",
     "parse_variants",
     "pinned",
@@ -92,7 +93,7 @@ def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     one release did not have yet is at its default, and one that this release does not know stays. So a field may be
     added at any time, if its default means what was done before; a default never changes.
     """
-    fields, hints = {each.name: each for each in dataclasses.fields(kind)}, _hints(kind)
+    fields, hints = {each.name: each for each in dataclasses.fields(kind)}, field_types(kind)
     kept: dict[str, Any] = {}
     for name, value in config.items():
         if name not in fields:
@@ -113,7 +114,8 @@ def _pinned_default(hint: Any, default: Any) -> Any:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
     return get_type_hints(kind)
 
 

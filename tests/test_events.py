@@ -25,7 +25,7 @@ def test_each_event_is_one_line_with_its_time_in_utc(tmp_path: Path) -> None:
 
 def test_a_log_is_continued_after_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    path.write_text('{"event": "one"}\n{"event": "tw')
+    path.write_text('{"time": "", "event": "one"}\n{"event": "tw')
     with EventLog(AppendedFile(path)) as log:
         log("three")
     assert [event["event"] for event in read_events(path)] == ["one", "three"]

@@ -16,6 +16,9 @@ from pipeline.analysis.curves import Curve
 from pipeline.errors import UsageError
 from pipeline.store import open_store
 
+TABLE_BYTES = 2**32
+"""Most bytes of a table."""
+
 
 def _csv(data: bytes) -> pl.DataFrame:
     """Every row decides on the kind of a column: a rate may be whole for a thousand rows, a loss NA at the last."""
@@ -55,7 +58,7 @@ def read_table(table: str) -> Curve:
     if suffix not in READERS:
         raise UsageError(f"{table}: {wanted}")
     folder, _, name = table.rpartition("/")
-    data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name)
+    data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name, TABLE_BYTES)
     if data is None:
         raise UsageError(f"{table} does not exist: {wanted}")
     header, read = READERS[suffix]

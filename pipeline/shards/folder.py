@@ -19,7 +19,8 @@ import numpy as np
 from pipeline.corpus import tokens_sha256
 from pipeline.errors import ShardError, UnreadableError, UsageError
 from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
-from pipeline.files import seal, unseal_bytes
+from pipeline.fields import Fields
+from pipeline.files import JSON_BYTES, SHARD_BYTES, parse_json, seal, unseal_bytes
 from pipeline.measurements import installed
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.schemas import AUDIT, Kind
@@ -30,6 +31,9 @@ TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
 EVENTS = "events.jsonl"
 TRAIN_TOKENS, TRAIN_NOTE = "fork_train.npy", "fork_train.json"
+
+EVENTS_BYTES, TOKENS_BYTES, RESULT_BYTES, STATE_BYTES = 2**29, 2**31, 2**32, 2**36
+"""Most bytes of a log of events, of evaluation tokens, of a table or page, of a run's state or its training tokens."""
 
 _STATE_NAME = re.compile(r"(?P<key>.+)-step(?P<updates>\d+)\.pt")
 
@@ -87,12 +91,14 @@ class RunFolder:
         if isinstance(self._store, LocalStore):
             return EventLog(AppendedFile(Path(self._store.place(EVENTS))))
         return EventLog(
-            RewrittenFile(lambda: self._store.read(EVENTS), lambda data: self._store.write(EVENTS, data))
+            RewrittenFile(
+                lambda: self._store.read(EVENTS, EVENTS_BYTES), lambda data: self._store.write(EVENTS, data)
+            )
         )
 
     def read_events(self) -> list[dict[str, Any]] | None:
         """Every event of the runs in this folder; None where none has begun."""
-        data = self._store.read(EVENTS)
+        data = self._store.read(EVENTS, EVENTS_BYTES)
         return None if data is None else parse_events(data)
 
     # --- what was asked ---------------------------------------------------------------------------------
@@ -106,26 +112,36 @@ class RunFolder:
 
     def read_plan(self) -> Any:
         """The plan of the run in this folder (a RunPlan or a ForkPlan); UsageError where there is none."""
-        data = self._store.read(self.kind.plan_file)
+        try:
+            data = self._store.read(self.kind.plan_file, JSON_BYTES)
+        except UnreadableError as error:
+            raise UsageError(str(error)) from error
         if data is None:
             raise UsageError(
                 f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
                 f"({self.kind.plan_file} in it)"
             )
+        return self.kind.plan_type.from_fields(self._object(self.kind.plan_file, data, self.kind.name))
+
+    def _object(self, name: str, data: bytes, command: str) -> Fields:
+        """The JSON object ``data`` that was read from ``name``; UsageError, naming the ``command`` that makes it."""
+
+        def broken(what: str) -> UsageError:
+            return UsageError(
+                f"{self.place(name)} is damaged: {what}; run `int4-collapse {command}` again to rewrite it"
+            )
+
         try:
-            return self.kind.plan_type.from_json(json.loads(data))
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self.place(self.kind.plan_file)} is damaged ({error}): run the {self.kind.name} again to "
-                "rewrite it"
-            ) from error
+            return Fields(parse_json(data), broken)
+        except ValueError as error:
+            raise broken(f"not readable JSON ({error})") from error
 
     def write_tokens(self, tokens: np.ndarray) -> None:
         """Writes the evaluation tokens."""
         self._write_array(self.kind.tokens_file, tokens)
 
     def read_tokens(self) -> np.ndarray:
-        return self._read_array(self.kind.tokens_file)
+        return self._read_array(self.kind.tokens_file, TOKENS_BYTES)
 
     def write_training_tokens(self, tokens: np.ndarray, note: dict[str, Any] | None = None) -> None:
         """Writes the 1-D training tokens of a fork experiment.
@@ -144,7 +160,7 @@ class RunFolder:
             self._store.write(TRAIN_NOTE, json.dumps(note, indent=1).encode())
 
     def read_training_tokens(self) -> np.ndarray:
-        return self._read_array(TRAIN_TOKENS)
+        return self._read_array(TRAIN_TOKENS, STATE_BYTES)
 
     def kept_training_tokens(self, made_of: dict[str, Any]) -> np.ndarray | None:
         """The training tokens of an earlier call if they were made of the same and are whole; else None."""
@@ -165,7 +181,7 @@ class RunFolder:
     def _train_note(self) -> dict[str, Any]:
         """Empty where there is none, or it is damaged."""
         try:
-            note = json.loads(self._store.read(TRAIN_NOTE) or b"{}")
+            note = parse_json(self._store.read(TRAIN_NOTE, JSON_BYTES) or b"{}")
         except (ValueError, UnreadableError):
             return {}
         return note if isinstance(note, dict) else {}
@@ -182,9 +198,9 @@ class RunFolder:
         np.save(buffer, array)
         self._store.write(name, buffer.getvalue())
 
-    def _read_array(self, name: str) -> np.ndarray:
+    def _read_array(self, name: str, most_bytes: int) -> np.ndarray:
         try:
-            data = self._store.read(name)
+            data = self._store.read(name, most_bytes)
             if data is None:
                 raise FileNotFoundError(errno.ENOENT, "not there")
             array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
@@ -228,12 +244,12 @@ class RunFolder:
         """The shard ``key``, checked byte for byte; ShardError where it cannot be trusted."""
         path = self.place(self._shard(key))
         try:
-            data = self._store.read(self._shard(key))
+            data = self._store.read(self._shard(key), SHARD_BYTES)
         except UnreadableError as error:
             raise ShardError(str(error)) from error
         if data is None:
             raise ShardError(f"{path} is not there")
-        return shard_from(unseal_bytes(data, path), self.kind.core, key, path)
+        return shard_from(unseal_bytes(data, path), self.kind, key, path)
 
     def read_shards(self, keys: Sequence[str]) -> Iterator[Shard | ShardError]:
         """Each of ``keys`` as :meth:`read_shard` gives or raises it, in order, as many at a time as the store likes."""
@@ -278,7 +294,7 @@ class RunFolder:
     def read_state(self, key: str) -> bytes | None:
         """What :meth:`write_state` kept, the furthest where a killed writer left two; None where nothing."""
         updates = self.updates_made().get(key)
-        return None if updates is None else self._store.read(self._state(key, updates))
+        return None if updates is None else self._store.read(self._state(key, updates), STATE_BYTES)
 
     def remove_state(self, key: str) -> None:
         self._remove_states(key, kept=None)
@@ -315,9 +331,10 @@ class RunFolder:
         for name in self._store.names(self._failures, ".json"):
             key = name.removesuffix(".json")
             try:
-                reasons[key] = str(json.loads(self._store.read(self._failure(key)) or b"")["reason"])
-            except (ValueError, KeyError, TypeError, UnreadableError):
-                reasons[key] = f"unknown: its record {self.place(self._failure(key))} is damaged"
+                data = self._store.read(self._failure(key), JSON_BYTES) or b""
+                reasons[key] = self._object(self._failure(key), data, self.kind.name).need("reason", str)
+            except (UsageError, UnreadableError) as error:
+                reasons[key] = f"unknown: {error}"
         return reasons
 
     def _failure(self, key: str) -> str:
@@ -339,7 +356,7 @@ class RunFolder:
 
     def read_result(self, name: str) -> bytes | None:
         """What was written as ``report.json``, ``tables/trajectory.parquet``, ...; None where it was not."""
-        return self._store.read(name)
+        return self._store.read(name, RESULT_BYTES)
 
     def has_result(self, name: str) -> bool:
         """Whether it was written."""

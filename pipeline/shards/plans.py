@@ -6,6 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pipeline.errors import UsageError
+from pipeline.fields import Fields
+from pipeline.shards.typed import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
 from pipeline.spec import Checkpoint, ProbeSpec, pinned
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
@@ -65,10 +68,30 @@ class RunPlan:
         return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> RunPlan:
-        """From what ``dataclasses.asdict`` gave; KeyError or TypeError where it is not that."""
-        checkpoints = tuple(Checkpoint(**each) for each in fields.pop("checkpoints"))
-        return cls(checkpoints=checkpoints, skipped=tuple(fields.pop("skipped")), **fields)
+    def from_fields(cls, fields: Fields) -> RunPlan:
+        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field."""
+        checkpoints = tuple(map(checkpoint_from, fields.children("checkpoints")))
+        keys = [each.key for each in checkpoints]
+        if len(set(keys)) != len(keys):
+            raise fields.wrong("checkpoints", keys[:3], "different checkpoints")
+        for each in checkpoints:
+            if each.duplicate_of is not None and each.duplicate_of not in keys:
+                raise fields.wrong("checkpoints", each.duplicate_of, "a duplicate_of that is among them")
+        fields.need("config", dict)
+        return cls(
+            suite=fields.need("suite", str),
+            checkpoints=checkpoints,
+            config=settings_of(ProbeSpec, fields.child("config")),
+            fingerprint=fields.need("fingerprint", str),
+            corpus=fields.need("corpus", str),
+            versions=text_by_name(fields, "versions"),
+            recipe=fields.get("recipe", dict) or {},
+            skipped=texts(fields, "skipped"),
+            wall_s=seconds(fields, "wall_s"),
+            busy_s=seconds(fields, "busy_s"),
+            idle_s=seconds(fields, "idle_s"),
+            location=fields.get("location", str) or "",
+        )
 
 
 @dataclass(frozen=True)
@@ -134,11 +157,27 @@ class ForkPlan:
         return {}
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> ForkPlan:
-        """From what ``dataclasses.asdict`` gave; KeyError or TypeError where it is not that."""
-        runs = tuple(_planned_run(each) for each in fields.pop("runs"))
-        checkpoint = Checkpoint(**fields.pop("checkpoint"))
-        return cls(checkpoint=checkpoint, runs=runs, notes=tuple(fields.pop("notes")), **fields)
+    def from_fields(cls, fields: Fields) -> ForkPlan:
+        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field."""
+        runs = tuple(map(_planned_run, fields.children("runs")))
+        keys = [each.key for each in runs]
+        if len(set(keys)) != len(keys):
+            raise fields.wrong("runs", keys[:3], "different runs")
+        fields.need("checkpoint", dict)
+        fields.need("config", dict)
+        return cls(
+            suite=fields.need("suite", str),
+            checkpoint=checkpoint_from(fields.child("checkpoint")),
+            start_rule=fields.need("start_rule", str),
+            runs=runs,
+            config=settings_of(ForkSpec, fields.child("config")),
+            fingerprint=fields.need("fingerprint", str),
+            corpus=fields.need("corpus", str),
+            train_corpus=fields.need("train_corpus", str),
+            versions=text_by_name(fields, "versions"),
+            notes=texts(fields, "notes"),
+            wall_s=seconds(fields, "wall_s"),
+        )
 
 
 def share(part: float, rest: float) -> float | None:
@@ -146,10 +185,19 @@ def share(part: float, rest: float) -> float | None:
     return part / (part + rest) if part + rest > 0 else None
 
 
-def _planned_run(fields: dict[str, Any]) -> PlannedRun:
-    arm = fields["arm"]
-    parameters = tuple((name, float(value)) for name, value in arm["parameters"])
-    return PlannedRun(
-        dataclasses.replace(Arm(arm["schedule"], parameters, arm["optimizer"]), label=arm["label"]),
-        fields["seed"],
-    )
+def _planned_run(fields: Fields) -> PlannedRun:
+    fields.need("arm", dict)
+    arm = fields.child("arm")
+    parameters = []
+    for index, pair in enumerate(arm.get("parameters", list) or []):
+        name, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        if not isinstance(name, str) or not isinstance(value, int | float) or isinstance(value, bool):
+            raise arm.wrong(f"parameters[{index}]", pair, "a name and a number")
+        parameters.append((name, float(value)))
+    schedule, optimizer = arm.need("schedule", str), arm.need("optimizer", str)
+    label = label_from(arm, "label")
+    try:
+        made = Arm(schedule, tuple(parameters), optimizer)
+    except UsageError as error:
+        raise arm.wrong("schedule", schedule, f"a known one ({error})") from error
+    return PlannedRun(dataclasses.replace(made, label=label), fields.need("seed", int))

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
 from pipeline.shards.plans import ForkPlan, RunPlan
+from pipeline.shards.validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.train.fork_spec import ForkSpec
 
@@ -96,6 +97,8 @@ class Kind:
     tokens_file: str
     adds: bool
     """Whether a variant or a measurement can be added to a shard; where not, all of it would be done again."""
+    what_is_wrong: WhatIsWrong = nothing_is_wrong
+    """Why a shard's rows are not those that it says it holds (``pipeline.shards.validity``); such a shard is redone."""
 
     def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
         """The columns of a shard with ``measurements``: those of the core, then what is open.
@@ -125,5 +128,5 @@ def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Sche
     return schema.set(index, schema.field(index).with_type(pa.list_(pa.struct(there))))
 
 
-AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy", adds=True)
-FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy", adds=False)
+AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy", True, wrong_audit)
+FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy", False, wrong_fork)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
-from pipeline.errors import OtherSchemaError
+from pipeline.errors import OtherSchemaError, ShardError
+from pipeline.fields import Fields
+from pipeline.files import parse_json
+from pipeline.shards.typed import settings_of, text_by_name, texts
 from pipeline.spec import MEASUREMENTS, canonical_json, pinned
+
+if TYPE_CHECKING:
+    from pipeline.shards.schemas import Kind
 
 
 class Settings(Protocol):
@@ -146,21 +151,48 @@ def shard_table(
     return table
 
 
-def shard_from(table: pa.Table, core: pa.Schema, key: str, place: str) -> Shard:
-    """The shard ``key`` that was read from ``place``; OtherSchemaError where it lacks a column of ``core``."""
-    metadata = table.schema.metadata
-    if missing := _lacking(table.schema, core):
+def shard_from(table: pa.Table, kind: Kind, key: str, place: str) -> Shard:
+    """The shard ``key`` of ``kind`` that was read from ``place``.
+
+    OtherSchemaError where it lacks a column of the kind's core; ShardError where its metadata is not what a writer
+    puts there, or its rows are not those that it says (``pipeline.shards.validity``).
+    """
+    if missing := _lacking(table.schema, kind.core):
         raise OtherSchemaError(f"{place} has another schema ({missing}): it was written by another version")
-    return Shard(
+
+    def broken(what: str) -> ShardError:
+        return ShardError(f"{place} is not what was written: {what}")
+
+    metadata = Fields({name: _value(name, text, broken) for name, text in _texts(table).items()}, broken)
+    metadata.need("config", dict)
+    shard = Shard(
         key=key,
         table=table,
-        fingerprint=metadata[b"fingerprint"].decode(),
-        config=json.loads(metadata[b"config"]),
+        fingerprint=metadata.need("fingerprint", str),
+        config=settings_of(kind.spec_type, metadata.child("config")),
         identity=_identity(metadata),
-        notes=tuple(json.loads(metadata[b"notes"])),
-        versions=json.loads(metadata[b"versions"]),
+        notes=texts(metadata, "notes"),
+        versions=text_by_name(metadata, "versions"),
         measured=_measured(metadata, table),
     )
+    if wrong := kind.what_is_wrong(table, key, shard.config, shard.measured):
+        raise broken(wrong)
+    return shard
+
+
+_JSON = ("config", "versions", "notes", "measured", "identity", "duplicates")
+"""Metadata that is JSON; everything else is a text."""
+
+
+def _texts(table: pa.Table) -> dict[str, bytes]:
+    return {name.decode(errors="replace"): text for name, text in (table.schema.metadata or {}).items()}
+
+
+def _value(name: str, text: bytes, broken: Callable[[str], ShardError]) -> Any:
+    try:
+        return parse_json(text) if name in _JSON else text.decode()
+    except ValueError as error:
+        raise broken(f"its {name} is not readable ({error})") from error
 
 
 def _lacking(schema: pa.Schema, core: pa.Schema) -> str:
@@ -188,16 +220,18 @@ def _holds(there: pa.DataType, wanted: pa.DataType) -> bool:
     return bool(there.equals(wanted))
 
 
-def _measured(metadata: dict[bytes, bytes], table: pa.Table) -> dict[str, tuple[str, ...]]:
+def _measured(metadata: Fields, table: pa.Table) -> dict[str, tuple[str, ...]]:
     """Earlier releases did not say it: they had the core measurements and no other."""
-    if b"measured" in metadata:
-        return {variant: tuple(names) for variant, names in json.loads(metadata[b"measured"]).items()}
-    return dict.fromkeys(table["variant"].to_pylist(), MEASUREMENTS)
+    if "measured" in metadata.value:
+        measured = metadata.child("measured")
+        return {variant: texts(measured, variant) for variant in measured.value}
+    return dict.fromkeys(
+        table["variant"].to_pylist() if "variant" in table.column_names else (), MEASUREMENTS
+    )
 
 
-def _identity(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+def _identity(metadata: Fields) -> dict[str, Any]:
     """As a task's ``identity()``; an audit's shard keeps the id of its weights alone."""
-    if b"identity" in metadata:
-        identity: dict[str, Any] = json.loads(metadata[b"identity"])
-        return identity
-    return {"weights": metadata[b"content_id"].decode()}
+    if "identity" in metadata.value:
+        return metadata.need("identity", dict)
+    return {"weights": metadata.need("content_id", str)}

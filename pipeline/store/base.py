@@ -26,8 +26,10 @@ class Store(Protocol):
     def check(self) -> None:
         """Fails early where the store cannot be used at all (no such bucket: UsageError). Makes nothing."""
 
-    def read(self, name: str) -> bytes | None:
-        """The contents, None where there is none; UnreadableError where only this file cannot be read."""
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """The contents, None where there is none; UnreadableError where only this file cannot be read, such as one
+        with more than ``most_bytes``, or what is no regular file.
+        """
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -30,6 +30,9 @@ from pipeline.errors import CollapseError, FolderLockedError
 PULSE_S = 5.0
 """Seconds between two renewals; a second driver is refused within about as many."""
 
+SIGNATURE_BYTES = 4096
+"""Most bytes of a lease: it says who holds it."""
+
 EXPIRY_S = 30.0
 """Age of a lease whose owner is dead; so long a new driver waits at most."""
 
@@ -38,7 +41,7 @@ class Shelf(Protocol):
     """What a lease needs of a store."""
 
     def place(self, name: str) -> str: ...
-    def read(self, name: str) -> bytes | None: ...
+    def read(self, name: str, most_bytes: int) -> bytes | None: ...
     def write(self, name: str, data: bytes) -> None: ...
     def remove(self, name: str) -> None: ...
     def stamps(self, folder: str) -> dict[str, float]: ...
@@ -97,7 +100,9 @@ def _acquire(shelf: Shelf, folder: str, name: str) -> None:
         shelf.remove(name)
         for other, stamp in alive.items():
             if stamp > seen.setdefault(other, stamp):
-                holder = (shelf.read(f"{folder}/{other}") or b"another process").decode(errors="replace")
+                holder = (shelf.read(f"{folder}/{other}", SIGNATURE_BYTES) or b"another process").decode(
+                    errors="replace"
+                )
                 raise FolderLockedError(
                     f"{shelf.place('')} is in use by {holder[:200]}: wait for it to finish, stop it, or choose "
                     "another --out"

@@ -6,7 +6,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.errors import UnreadableError
-from pipeline.files import exclusive, make_folder, remove_file, sweep_temporaries, write_atomically
+from pipeline.files import (
+    exclusive,
+    make_folder,
+    read_regular,
+    remove_file,
+    sweep_temporaries,
+    write_atomically,
+)
 
 
 class LocalStore:
@@ -27,9 +34,9 @@ class LocalStore:
     def check(self) -> None:
         """Nothing: a folder that is not there yet will be made."""
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most_bytes: int) -> bytes | None:
         try:
-            return (self._path / name).read_bytes()
+            return read_regular(self._path / name, most_bytes)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

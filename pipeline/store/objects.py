@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
-from pipeline.errors import OutputError, UsageError
+from pipeline.errors import OutputError, UnreadableError, UsageError
 from pipeline.store.address import Address
 from pipeline.store.clients import endpoint, file_system
 from pipeline.store.faults import explain
@@ -67,16 +67,21 @@ class ObjectStore:
                 "correct its name"
             )
 
-    def read(self, name: str) -> bytes | None:
-        def get(fs: Any) -> bytes | None:
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        def get(fs: Any) -> bytes | int | None:
             try:
                 with fs.open_input_file(self._address.key(name)) as file:
-                    data: bytes = file.read()
-                    return data
+                    size: int = file.size()
+                    data: bytes = file.read() if size <= most_bytes else b""
+                    return data if size <= most_bytes else size
             except FileNotFoundError:
                 return None
 
         data = self._try("read", name, get)
+        if isinstance(data, int):
+            raise UnreadableError(
+                f"{self.place(name)} cannot be read: it has {data:,} bytes, wanted at most {most_bytes:,}; remove it"
+            )
         if data is None:
             self._require_bucket()  # a missing one looks the same
         return data

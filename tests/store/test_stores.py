@@ -34,20 +34,20 @@ def objects(bucket: str, patience_s: float = 20.0) -> ObjectStore:
 def test_what_is_written_is_read_listed_and_removed(store: Store) -> None:
     store.check()
     store.make_folder("shards/audit")
-    assert store.read("shards/audit/a.arrow") is None
+    assert store.read("shards/audit/a.arrow", 2**30) is None
     assert not store.exists("shards/audit/a.arrow")
     assert store.names("shards/audit", ".arrow") == []
     for name in ("b.arrow", "a.arrow", "a.json"):
         store.write(f"shards/audit/{name}", name.encode())
     store.write("shards/audit/a.arrow", b"again")
-    assert store.read("shards/audit/a.arrow") == b"again"
+    assert store.read("shards/audit/a.arrow", 2**30) == b"again"
     assert store.exists("shards/audit/b.arrow")
     assert store.names("shards/audit", ".arrow") == ["a.arrow", "b.arrow"]
     assert store.names("shards", "") in ([], ["audit"]), "only what lies in the folder itself"
     store.remove("shards/audit/a.arrow")
     store.remove("shards/audit/a.arrow")
     assert store.names("shards/audit", ".arrow") == ["b.arrow"]
-    assert open_store(store.location).read("shards/audit/b.arrow") == b"b.arrow"
+    assert open_store(store.location).read("shards/audit/b.arrow", 2**30) == b"b.arrow"
 
 
 def test_a_second_holder_is_refused_and_the_next_one_is_not(
@@ -78,7 +78,7 @@ def test_passing_faults_cost_only_time(bucket: str, way: Way, faults: list[Fault
     data = os.urandom(200_000)
     store.write("a.arrow", data)
     assert store.names("", ".arrow") == ["a.arrow"]
-    assert store.read("a.arrow") == data
+    assert store.read("a.arrow", 2**30) == data
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_a_large_object_that_fails_leaves_the_old_one_whole(bucket: str, way: Wa
     with pytest.raises(OutputError, match=rf"cannot write {bucket}/run/state.pt"):
         store.write("state.pt", LARGE)
     way.faults.clear()
-    assert store.read("state.pt") == b"old"
+    assert store.read("state.pt", 2**30) == b"old"
     assert store.names("", "") == ["state.pt"]
     store.write("state.pt", LARGE)
-    assert store.read("state.pt") == LARGE
+    assert store.read("state.pt", 2**30) == LARGE
     assert store.names(".tmp", "") == []
 
 
@@ -119,7 +119,7 @@ def test_a_refusal_says_what_to_do_at_once_and_quotes_no_credentials(bucket: str
 
 def test_a_bucket_that_does_not_exist_is_never_an_empty_folder(bucket: str) -> None:
     store = objects(bucket + "x")
-    for action in (store.check, lambda: store.read("run.json"), lambda: store.names("shards", "")):
+    for action in (store.check, lambda: store.read("run.json", 2**30), lambda: store.names("shards", "")):
         with pytest.raises(UsageError, match=rf"{bucket}x/run: there is no bucket .* at http://127"):
             action()
     with pytest.raises(OutputError, match=rf"cannot write {bucket}x/run/a: there is no such bucket"):

@@ -1,0 +1,153 @@
+"""Whether the rows of a shard are those that it says it holds, and agree with themselves.
+
+A checksum tells that a file is as it was written; this, that what was written is a measurement. A number may be NaN or
+infinite where a checkpoint or a run has diverged, and nowhere null.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+RELATIVE, ABSOLUTE = 1e-9, 1e-12
+"""How far numbers may be from what follows from others in the same row: the last bits of float64 sums."""
+
+Row = dict[str, Any]
+
+
+Config = Mapping[str, Any]
+Measured = Mapping[str, tuple[str, ...]]
+WhatIsWrong = Callable[[pa.Table, str, Config, Measured], str]
+"""From the table, the key, the settings and what the shard says that it holds of each variant: what is wrong with the
+rows, empty where nothing is."""
+
+
+def nothing_is_wrong(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
+    """A :data:`WhatIsWrong` that finds nothing."""
+    del table, key, config, measured
+    return ""
+
+
+def wrong_audit(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
+    """The :data:`WhatIsWrong` of a checkpoint; ``config`` is of a probe."""
+    rows = table.drop_columns(["tensors"]).to_pylist()
+    return (
+        _wrong_promise(config, measured)
+        or _wrong_checkpoint(rows, key, measured)
+        or _first(_wrong_row(row, config["shape"]) for row in rows)
+        or _wrong_tensors(table["tensors"], table["variant"].to_pylist())
+    )
+
+
+def wrong_fork(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
+    """The :data:`WhatIsWrong` of a run of a fork experiment; ``config`` is of the experiment."""
+    rows = table.to_pylist()
+    return (
+        _wrong_promise(config["probe"], measured)
+        or _wrong_run(rows, key, config, measured)
+        or _first(_wrong_row(row, config["probe"]["shape"]) for row in rows)
+    )
+
+
+def _first(wrong: Iterable[str]) -> str:
+    return next(filter(None, wrong), "")
+
+
+def _wrong_promise(probe: Config, measured: Measured) -> str:
+    lost = [variant for variant in ("fp32", *probe["variants"]) if variant not in measured]
+    return f"it lacks {', '.join(lost)}, which it was to hold" if lost else ""
+
+
+def _wrong_variants(rows: Iterable[Row], measured: Iterable[str]) -> str:
+    there, wanted = sorted(str(row["variant"]) for row in rows), sorted(measured)
+    return (
+        "" if there == wanted else f"its rows are of {', '.join(there)}, wanted {', '.join(wanted)} once each"
+    )
+
+
+def _wrong_checkpoint(rows: list[Row], key: str, measured: Iterable[str]) -> str:
+    if wrong := _wrong_variants(rows, measured):
+        return wrong
+    for name in ("suite", "revision", "step", "weights_sha256"):
+        if len({row[name] for row in rows}) != 1:
+            return f"its rows differ in {name}"
+    step = rows[0]["step"]
+    return "" if key.endswith(f"step{step:09d}") else f"its rows are of step {step}"
+
+
+def _wrong_run(rows: list[Row], key: str, config: Mapping[str, Any], measured: Iterable[str]) -> str:
+    """Of a run of a fork experiment: one set of variants per probe and set of weights."""
+    if {row["run_id"] for row in rows} != {key}:
+        return "its rows are of another run"
+    if len({row["status"] for row in rows}) != 1 or rows[0]["status"] not in ("ok", "diverged"):
+        return "its status is not ok or diverged"
+    steps, every = config["rates"]["steps"], config["probe_every"]
+    wanted = [*range(0, steps, every), steps]
+    there = list(dict.fromkeys(row["step"] for row in rows))
+    if there != (wanted if rows[0]["status"] == "ok" else wanted[: len(there)]):
+        return f"its probes are after {len(there)} of {len(wanted)} numbers of updates, or others"
+    groups: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["step"], row["weights"]), []).append(row)
+    if set(groups) != {(step, name) for step in there for name in ("live", "ema", "lawa")}:
+        return "a set of weights is missing"
+    for (step, name), group in groups.items():
+        if wrong := _wrong_variants(group, measured):
+            return f"after {step} updates, {name}: {wrong}"
+    return ""
+
+
+def _wrong_row(row: Row, shape: Mapping[str, Any]) -> str:
+    """``row`` against the lengths of the evaluation and against itself."""
+    batches, sequence = shape.get("batches", 32), shape.get("seq_len", 512)
+    tokens = batches * shape.get("batch_size", 4) * (sequence - 1)
+    losses, name = row["batch_nll_nats"], row["variant"]
+    for column in ("nll_nats", "perplexity", "n_tokens", "kl_nats_mean", "top1_agreement"):
+        if row[column] is None:
+            return f"{name} has no {column}"
+    if row["n_tokens"] != tokens:
+        return f"{name} is of {row['n_tokens']} tokens, wanted {tokens}"
+    if losses is None or len(losses) != batches or None in losses:
+        return f"{name} has {len(losses or ())} losses of batches or an empty one, wanted {batches}"
+    return _wrong_scores(row)
+
+
+def _wrong_scores(row: Row) -> str:
+    losses, nll, name = row["batch_nll_nats"], row["nll_nats"], row["variant"]
+    finite = all(map(math.isfinite, losses))
+    if not _equal(nll, math.fsum(losses) / len(losses) if finite else math.nan):
+        return f"the loss of {name} is not the mean of its batches"
+    if not _equal(row["perplexity"], _exp(nll)):
+        return f"the perplexity of {name} is not that of its loss"
+    if math.isfinite(row["top1_agreement"]) and not 0 <= row["top1_agreement"] <= 1:
+        return f"the top-1 agreement of {name} is {row['top1_agreement']}"
+    return ""
+
+
+def _wrong_tensors(tensors: pa.ChunkedArray, variants: list[str]) -> str:
+    """One row of statistics, with a name of its own, for every quantized matrix."""
+    lists = tensors.combine_chunks()
+    names = pc.list_flatten(lists).field("name").to_pylist()
+    owners = pc.list_parent_indices(lists).to_pylist()
+    for index, variant in enumerate(variants):
+        own = [name for name, owner in zip(names, owners, strict=True) if owner == index]
+        if not own or None in own or len(set(own)) != len(own):
+            return f"{variant} has no tensors, or one of them twice"
+    return ""
+
+
+def _equal(there: float, wanted: float) -> bool:
+    if math.isfinite(there) and math.isfinite(wanted):
+        return math.isclose(there, wanted, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return math.isfinite(there) == math.isfinite(wanted)
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf

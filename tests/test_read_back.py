@@ -1,0 +1,284 @@
+"""What is read back from an output folder is checked: its types, its lengths, and that it is a file at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import OutputError, ShardError, UsageError
+from pipeline.events import AppendedFile, EventLog
+from pipeline.files import exclusive, seal, unseal
+from pipeline.shards import FORK, RunFolder
+from pipeline.survey import survey
+
+REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
+KEY = "step000000512"
+RUN = "noop-seed0"
+BAD_TEXTS = [b"", b"[1]", b'"x"', b"{", b'{"a": NaN}', b"\xff{}", b"[" * 100_000, b'{"suite": "\\ud800"}']
+Change = Callable[[Any], object]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One shard of an audit and one of a fork experiment, and the plans of both."""
+    for name, kept in ((f"grids/shards/audit/{KEY}", "audit"), (f"fork/shards/fork/{RUN}", "fork")):
+        (tmp_path / "shards" / kept).mkdir(parents=True)
+        shutil.copy(REFERENCE / f"{name}.arrow", tmp_path / "shards" / kept)
+    plan = json.loads((REFERENCE / "grids/run.json").read_text())
+    plan["checkpoints"] = [each for each in plan["checkpoints"] if each["step"] == 512]
+    (tmp_path / "run.json").write_text(json.dumps(plan))
+    plan = json.loads((REFERENCE / "fork/fork.json").read_text())
+    plan["runs"] = [each for each in plan["runs"] if (each["arm"]["label"], each["seed"]) == ("noop", 0)]
+    (tmp_path / "fork.json").write_text(json.dumps(plan))
+    return tmp_path
+
+
+def setter(*path: Any, to: Any) -> Change:
+    """A change of one value, by its names and indices; ``...`` as the last removes the one before."""
+
+    def change(value: Any) -> None:
+        for step in path[:-1]:
+            value = value[step]
+        if to is ...:
+            del value[path[-1]]
+        else:
+            value[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "field"),
+    [
+        ("run.json", setter("suite", to=3), "suite is 3"),
+        ("run.json", setter("suite", to=...), "suite is missing"),
+        ("run.json", setter("checkpoints", to={}), "checkpoints is {}"),
+        ("run.json", setter("checkpoints", to=[7]), r"checkpoints\[0\] is 7"),
+        ("run.json", setter("checkpoints", 0, "step", to="512"), r"checkpoints\[0\].step is '512'"),
+        ("run.json", setter("checkpoints", 0, "step", to=-1), r"checkpoints\[0\].step is -1"),
+        ("run.json", setter("checkpoints", 0, "stage", to="../../x"), r"checkpoints\[0\].stage"),
+        ("run.json", setter("checkpoints", 0, "learning_rate", to=[]), r"checkpoints\[0\].learning_rate"),
+        ("run.json", setter("checkpoints", 0, "duplicate_of", to="x"), "checkpoints is 'x'"),
+        ("run.json", setter("config", to=None), "config is missing"),
+        ("run.json", setter("config", "variants", to="fp32"), "config.variants"),
+        ("run.json", setter("config", "variants", to=["int4-g128-asym"]), "config.variants"),
+        ("run.json", setter("config", "variants", to=["fp32", "int9"]), r"config.variants\[1\] is 'int9'"),
+        ("run.json", setter("config", "shape", "batches", to="many"), "config.shape.batches is 'many'"),
+        ("run.json", setter("config", "measurements", to=[1]), r"config.measurements\[0\] is 1"),
+        ("run.json", setter("versions", "torch", to=2), "versions.torch is 2"),
+        ("run.json", setter("skipped", to=[None]), r"skipped\[0\] is None"),
+        ("run.json", setter("wall_s", to="long"), "wall_s is 'long'"),
+        ("run.json", setter("wall_s", to=10**400), "wall_s is a larger number"),
+        ("fork.json", setter("runs", 0, "seed", to=True), r"runs\[0\].seed is True"),
+        ("fork.json", setter("runs", 0, "arm", "label", to="/etc/x"), r"runs\[0\].arm.label"),
+        ("fork.json", setter("runs", 0, "arm", "schedule", to="other"), r"runs\[0\].arm.schedule is 'other'"),
+        ("fork.json", setter("runs", 0, "arm", "parameters", to=[["a"]]), r"runs\[0\].arm.parameters\[0\]"),
+        ("fork.json", setter("config", "rates", "steps", to=1.5), "config.rates.steps is 1.5"),
+        ("fork.json", setter("config", "probe", to=3), "config.probe is 3"),
+        ("fork.json", setter("checkpoint", to=...), "checkpoint is missing"),
+    ],
+)
+def test_a_plan_with_another_value_names_file_and_field(
+    folder: Path, file: str, change: Change, field: str
+) -> None:
+    plan = json.loads((folder / file).read_text())
+    change(plan)
+    (folder / file).write_text(json.dumps(plan))
+    out = RunFolder(folder, FORK) if file == "fork.json" else RunFolder(folder)
+    with pytest.raises(UsageError, match=f"{file} is damaged: {field}"):
+        out.read_plan()
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS)
+def test_a_plan_that_is_no_json_object_is_named(folder: Path, text: bytes) -> None:
+    (folder / "run.json").write_bytes(text)
+    with pytest.raises(UsageError, match=r"run\.json is damaged"):
+        RunFolder(folder).read_plan()
+
+
+def rewritten(path: Path, change: Change, metadata: dict[bytes, bytes] | None = None) -> None:
+    """The shard at ``path`` with changed rows, sealed as if a writer had written it so."""
+    table = unseal(path)
+    rows = table.to_pylist()
+    rows = change(rows) or rows
+    schema = table.schema.with_metadata({**table.schema.metadata, **(metadata or {})})
+    loose = pa.schema([field.with_nullable(True) for field in schema], metadata=schema.metadata)
+    path.write_bytes(seal(pa.Table.from_pylist(rows, schema=loose)))
+
+
+def scaled(rows: list[dict[str, Any]], name: str, factor: float) -> None:
+    rows[1][name] *= factor
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows[1:], "lacks fp32"),
+        (lambda rows: [*rows, copy.deepcopy(rows[2])], "once each"),
+        (lambda rows: rows[:-1], "it lacks int4-channel-sym\\+head"),
+        (setter(1, "batch_nll_nats", to=[1.0]), "1 losses of batches"),
+        (setter(1, "batch_nll_nats", to=None), "0 losses of batches"),
+        (setter(1, "batch_nll_nats", 3, to=None), "an empty one"),
+        (setter(1, "nll_nats", to=None), "no nll_nats"),
+        (setter(1, "tensors", to=[]), "has no tensors"),
+        (setter(1, "tensors", 1, "name", to=None), "has no tensors"),
+        (lambda rows: [row | {"step": 500} for row in rows], "of step 500"),
+        (setter(1, "step", to=500), "differ in step"),
+        (setter(1, "n_tokens", to=7), "of 7 tokens"),
+        (lambda rows: scaled(rows, "perplexity", 1 + 1e-6), "perplexity of int2-g128-asym"),
+        (lambda rows: scaled(rows, "nll_nats", 1 + 1e-6), "mean of its batches"),
+        (setter(2, "weights_sha256", to="f" * 64), "differ in weights_sha256"),
+    ],
+)
+def test_rows_that_are_not_the_measurement_are_redone(folder: Path, change: Change, reason: str) -> None:
+    out = RunFolder(folder)
+    assert survey(out, out.read_plan()).done == (KEY,)
+    rewritten(folder / f"shards/audit/{KEY}.arrow", change)
+    found = survey(out, out.read_plan())
+    assert found.to_measure == (KEY,)
+    with pytest.raises(ShardError, match=reason):
+        out.read_shard(KEY)
+
+
+def test_a_shard_of_another_checkpoint_in_its_place_is_redone(folder: Path) -> None:
+    shutil.copy(REFERENCE / "grids/shards/audit/step000002000.arrow", folder / f"shards/audit/{KEY}.arrow")
+    with pytest.raises(ShardError, match="of step 2000"):
+        RunFolder(folder).read_shard(KEY)
+
+
+def test_a_checkpoint_that_diverged_is_a_measurement(folder: Path) -> None:
+    def diverge(rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            batches = [math.nan] * len(row["batch_nll_nats"])
+            row |= {"nll_nats": math.nan, "perplexity": math.nan, "batch_nll_nats": batches}
+            row |= {"kl_nats_mean": math.nan, "top1_agreement": math.nan}
+        rows[1] |= {"nll_nats": 1000.0, "perplexity": math.inf, "batch_nll_nats": [1000.0] * len(batches)}
+
+    rewritten(folder / f"shards/audit/{KEY}.arrow", diverge)
+    assert survey(RunFolder(folder), RunFolder(folder).read_plan()).done == (KEY,)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: rows[:-1], "once each"),
+        (lambda rows: [row for row in rows if row["weights"] != "ema"], "set of weights"),
+        (lambda rows: [row for row in rows if row["step"] != 750], "numbers of updates"),
+        (lambda rows: [row | {"run_id": "x"} for row in rows], "another run"),
+        (setter(5, "nll_nats", to=1.0), "mean of its batches"),
+    ],
+)
+def test_rows_that_are_not_the_run_are_redone(folder: Path, change: Change, reason: str) -> None:
+    out = RunFolder(folder, FORK)
+    assert survey(out, out.read_plan()).done == (RUN,)
+    rewritten(folder / f"shards/fork/{RUN}.arrow", change)
+    assert survey(out, out.read_plan()).to_measure == (RUN,)
+    with pytest.raises(ShardError, match=reason):
+        out.read_shard(RUN)
+
+
+@pytest.mark.parametrize("name", ["config", "versions", "notes", "measured", "content_id", "fingerprint"])
+@pytest.mark.parametrize("text", [b"3", b"[" * 100_000, b"\xff", b"{}", b'{"fp32": 1}', b'["\\ud800"]'])
+def test_metadata_with_another_value_never_passes_for_more(folder: Path, name: str, text: bytes) -> None:
+    path = folder / f"shards/audit/{KEY}.arrow"
+    rewritten(path, lambda rows: None, {name.encode(): text})
+    found = survey(RunFolder(folder), RunFolder(folder).read_plan())
+    harmless = (name, text) == ("versions", b"{}") or (name == "fingerprint" and text != b"\xff")
+    assert (found.done == (KEY,)) == harmless
+    if not harmless and found.corrupt:
+        assert name in found.corrupt[KEY] or "lacks" in found.corrupt[KEY] or "variants" in found.corrupt[KEY]
+
+
+def as_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def as_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(2**37)
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+NO_FILES = [as_pipe, as_device, as_huge, as_folder]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("put", NO_FILES)
+def test_what_is_no_file_in_place_of_one_is_refused_at_once(
+    folder: Path, put: Callable[[Path], None]
+) -> None:
+    out = RunFolder(folder)
+    plan = out.read_plan()
+    (folder / "failures/audit").mkdir(parents=True)
+    for name in ("run.json", f"shards/audit/{KEY}.arrow"):
+        (folder / name).unlink()
+    for name in (
+        "run.json", f"shards/audit/{KEY}.arrow", "tokens.npy", "events.jsonl", "report.json",
+        f"failures/audit/{KEY}.json",
+    ):  # fmt: skip
+        put(folder / name)
+    with pytest.raises(UsageError, match=r"run\.json"):
+        out.read_plan()
+    found = survey(out, plan)
+    assert KEY in found.corrupt
+    assert "failures" in found.failed[KEY]
+    with pytest.raises(UsageError, match=r"tokens\.npy"):
+        out.read_tokens()
+    with pytest.raises(OutputError, match=r"events\.jsonl"):
+        out.read_events()
+    with pytest.raises(OutputError, match=r"report\.json"):
+        out.read_result("report.json")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("put", NO_FILES[:2])
+def test_a_log_and_a_lock_in_place_of_which_is_no_file_never_wait(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    put(tmp_path / "events.jsonl")
+    with EventLog(AppendedFile(tmp_path / "events.jsonl")) as log:
+        log("done", key="a")
+    put(tmp_path / ".lock")
+    with pytest.raises(OutputError, match="lock"), exclusive(tmp_path / ".lock"):
+        pass
+
+
+def test_lines_of_a_log_that_are_no_events_are_left_out(folder: Path) -> None:
+    good = {"time": "t", "event": "started", "expected": 3, "there": 0}
+    bad: list[Any] = [
+        [1], 3, {"event": "done"}, {"time": "t"}, {**good, "expected": "3"}, dict(good),
+        {"time": "t", "event": "worker_joined"}, {"time": "t", "event": "done", "seconds": "1"},
+        {"time": 3, "event": "done"}, {"time": "t", "event": "done", "host": 1},
+    ]  # fmt: skip
+    del bad[5]["there"]
+    lines = [json.dumps(each) for each in bad]
+    lines += [text.decode("latin-1") for text in BAD_TEXTS]
+    (folder / "events.jsonl").write_bytes(
+        "\n".join([*lines, json.dumps(good), '{"time": "t', ""]).encode("latin-1")
+    )
+    assert RunFolder(folder).read_events() == [good]
+
+
+@pytest.mark.parametrize("text", [*BAD_TEXTS, b"{}", b'{"reason": 3}', b'{"reason": null}'])
+def test_a_failure_record_that_is_damaged_says_so(folder: Path, text: bytes) -> None:
+    (folder / "failures/audit").mkdir(parents=True)
+    (folder / f"failures/audit/{KEY}.json").write_bytes(text)
+    reason = RunFolder(folder).read_failures()[KEY]
+    assert "damaged" in reason
+    assert f"failures/audit/{KEY}.json" in reason

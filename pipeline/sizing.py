@@ -11,7 +11,7 @@ size, K = vocabulary, V = variants at a time (``VARIANTS_AT_ONCE``), M = V x tok
 * GPT-NeoX in split (``probe/gpu/neox.py``): three float32 residual streams of all tokens, 12 M D; and the larger of
   one layer packed for all variants, 6 V (4 D^2 + 3 D F), with a chunk of operands and products, (30 D + 10 F) bytes
   a row up to ``CHUNK_BYTES``; and the packed head, 6 K D for each of its weights, with the logits of ``HEAD_ROWS``
-* any other (``probe/gpu/modules.py``): the logits of a chunk twice, 2 x ``MODULE_LOGIT_BYTES`` or of one sequence if
+* any other (``probe/forward.py``): the logits of a chunk twice, 2 x ``MODULE_LOGIT_BYTES`` or of one sequence if
   that is more, the float32 activations of its rows, (64 D + 24 F) bytes each, and the largest packed layer; layer by
   layer the hidden states of all tokens, 4 M D
 

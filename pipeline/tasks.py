@@ -25,8 +25,7 @@ from pipeline.train.fork_spec import ForkTask
 from pipeline.versions import versions
 
 if TYPE_CHECKING:
-    from pipeline.probe import Measurement, Prober
-    from pipeline.probe.streaming import StreamingProber
+    from pipeline.probe import LayeredProber, Measurement, Prober
     from pipeline.train.forking import ForkRun, Starts
 
 
@@ -142,7 +141,7 @@ def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
     )
 
 
-def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | StreamingProber:
+def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredProber:
     """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
     from pipeline.probe.fit import fits_whole
 

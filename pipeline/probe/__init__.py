@@ -1,6 +1,7 @@
-"""One checkpoint -> one shard's rows: all variants in one forward, weight statistics in one pass."""
+"""One checkpoint -> one shard's rows: all variants in one pass through the layers, weights measured on the way."""
 
-from pipeline.probe.measure import Measurement, Prober, VariantResult
-from pipeline.probe.quantized import TensorStatistics
+from pipeline.probe.prober import LayeredProber, Prober
+from pipeline.probe.result import Measurement, VariantResult
+from pipeline.probe.statistics import TensorStatistics
 
-__all__ = ["Measurement", "Prober", "TensorStatistics", "VariantResult"]
+__all__ = ["LayeredProber", "Measurement", "Prober", "TensorStatistics", "VariantResult"]

@@ -7,7 +7,9 @@ well. It is the default wherever it runs, because it is no less accurate than ``
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+from collections.abc import Iterator
 
 import torch
 
@@ -48,3 +50,15 @@ def require_arithmetic(arithmetic: str, device: str) -> None:
 def has_triton() -> bool:
     """Whether Triton can be imported (asked without importing it)."""
     return importlib.util.find_spec("triton") is not None
+
+
+@contextlib.contextmanager
+def float32_products(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
+    """Products of float32 matrices on ``device`` in float32, or in TF32, whatever the process had set before."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -50,8 +50,8 @@ class ForwardCheck:
         """Whether models of ``config`` have yet to be seen to be what they must be."""
         return _key(config) not in self._decided
 
-    def judge(self, model: torch.nn.Module, logits: Iterable[Tensor]) -> None:
-        """CheckpointError for a ``model`` that is not to be measured.
+    def judge(self, model: torch.nn.Module, config: Any, logits: Iterable[Tensor]) -> None:
+        """CheckpointError for a ``model``, of ``config``, that is not to be measured.
 
         ``logits``: float (T, vocabulary) of each row of ``sequences``, baseline weights, one after the other.
         """
@@ -75,7 +75,7 @@ class ForwardCheck:
                 f"{by_last:.1e}); wanted a causal language model, not a masked one, an encoder or a prefix model"
             )
         if by_first > noise:
-            self._decided.add(_key(model.config))
+            self._decided.add(_key(config))
 
 
 @contextmanager

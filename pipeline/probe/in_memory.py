@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.probe.measure import Measurement, Prober
+from pipeline.probe.prober import Prober
+from pipeline.probe.result import Measurement
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 
 
@@ -18,8 +18,8 @@ def measure(
 ) -> Measurement:
     """The losses of a causal language model of transformers under fp32 and ``variants``; the model stays as it is.
 
-    tokens: int64 (batches, batch_size, seq_len), all of the model's vocabulary. On the CPU, on a float32 copy. Raises
-    UsageError for tokens of another shape and CheckpointError for a model that cannot be measured.
+    tokens: int64 (batches, batch_size, seq_len), all of the model's vocabulary. In float32, on the model's device.
+    Raises UsageError for tokens of another shape and CheckpointError for a model that cannot be measured.
     """
     if tokens.ndim != 3 or tokens.dtype != np.int64:
         raise UsageError(
@@ -28,6 +28,5 @@ def measure(
     from pipeline.corpus import tokens_sha256
 
     spec = ProbeSpec(parse_variants(tuple(variants)), TokenShape(*tokens.shape), tokens_sha256(tokens))
-    with torch.no_grad():
-        copied = copy.deepcopy(model).to("cpu", torch.float32).eval().requires_grad_(False)
-        return Prober(spec, tokens).measure_model(copied)
+    device = next(model.parameters()).device
+    return Prober(spec, tokens, str(device)).measure_model(model)

@@ -1,11 +1,9 @@
-"""Which layers are quantized, and a linear layer that holds one weight per variant.
+"""Which layers are quantized.
 
 Quantized are the linear layers of the transformer blocks (``nn.Linear``, and GPT-2's ``Conv1D``, whose weight
 is stored transposed) and, for a ``+head`` variant, the output head. Both are found by structure, never by name:
 the blocks are the largest ``nn.ModuleList`` of the model, the head is what ``get_output_embeddings()`` returns.
 Embeddings, norms and biases keep their stored values.
-
-Legend of shapes: V = variants, N = sequences, T = tokens, I = in_features, O = out_features.
 """
 
 from __future__ import annotations
@@ -59,45 +57,17 @@ def _refuse_reading(what: str) -> CheckpointError:
     )
 
 
-class VariantLinear(nn.Module):
-    """A linear layer that advances V variants at once: variant v's rows meet variant v's weight.
-
-    The input is (V * N, T, I), variants outermost; the output is (V * N, T, O).
-    """
-
-    def __init__(self, weight_VOI: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight_VOI = weight_VOI
-        self.bias = bias
-        _, self.out_features, self.in_features = weight_VOI.shape
-
-    @property
-    def weight(self) -> WeightFacts:
-        """For the model's own code."""
-        return WeightFacts(self.weight_VOI[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        n_variants, out_features, in_features = self.weight_VOI.shape
-        rows = x.reshape(n_variants, -1, in_features)
-        out = x.new_empty(n_variants, rows.shape[1], out_features)
-        for variant in range(n_variants):  # V products into one buffer: no concatenation afterwards
-            weight_IO = self.weight_VOI[variant].T
-            if self.bias is None:
-                torch.mm(rows[variant], weight_IO, out=out[variant])
-            else:
-                torch.addmm(self.bias, rows[variant], weight_IO, out=out[variant])
-        return out.view(*x.shape[:-1], out_features)
-
-
 def linear_sites(model: Any) -> list[LinearSite]:
-    """Every quantizable layer of ``model`` in depth order, the output head last.
+    """Every quantizable layer of ``model`` in depth order, the output head last. Of a model that is none of
+    transformers nothing says which layer the head is, and it is left out.
 
     Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
     mixture-of-experts weights, state-space parameters), which would silently stay unquantized, and for one whose
     linear layers compute anything but a product and a sum, which would silently be left out.
     """
     prefix, found = blocks(model)
-    head = model.get_output_embeddings()
+    of_transformers = hasattr(model, "get_output_embeddings")
+    head = model.get_output_embeddings() if of_transformers else None
     sites = [
         LinearSite(f"{prefix}.{name}", module, is_head=False)
         for name, module in found.named_modules()
@@ -115,12 +85,16 @@ def linear_sites(model: Any) -> list[LinearSite]:
         raise CheckpointError(
             f"{type(model).__name__} is not supported: its blocks hold weights outside linear layers ({shown})"
         )
-    if head is None:
+    if head is None and of_transformers:
         raise CheckpointError(f"{type(model).__name__} has no output head: wanted a causal language model")
-    plain = {type(module): _is_plain(module) for module in [head, *(site.module for site in sites[::-1])]}
+    heads = [] if head is None else [head]
+    plain = {type(module): _is_plain(module) for module in [*heads, *(site.module for site in sites[::-1])]}
     own = [
         f"{name} ({type(module).__name__})"
-        for name, module in [*((site.name, site.module) for site in sites), ("its output head", head)]
+        for name, module in [
+            *((site.name, site.module) for site in sites),
+            *(("its output head", module) for module in heads),
+        ]
         if not plain[type(module)] or "forward" in vars(module)
     ]
     if own:
@@ -128,8 +102,11 @@ def linear_sites(model: Any) -> list[LinearSite]:
             f"{type(model).__name__} is not supported: {', '.join(own[:3])} computes more than the product with its "
             "weight, so no product can take its place"
         )
-    head_name = next(name for name, module in model.named_modules() if module is head)
-    return [*sites, LinearSite(head_name, head, is_head=True)]
+    names = [name for name, module in model.named_modules() if module in heads]
+    return [
+        *sites,
+        *(LinearSite(name, module, is_head=True) for name, module in zip(names, heads, strict=False)),
+    ]
 
 
 def _is_plain(module: nn.Module) -> bool:

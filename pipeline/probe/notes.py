@@ -37,6 +37,8 @@ def config_notes(folder: Path) -> tuple[str, ...]:
 
 def tied_notes(model: Any, head: Tensor | None = None) -> tuple[str, ...]:
     """Of a filled ``model``; ``head``: the weight of its output head where the module does not hold it."""
+    if not hasattr(model, "tie_weights"):  # no model of transformers
+        return ()
     if not model.config.get_text_config(decoder=True).tie_word_embeddings or not model._tied_weights_keys:
         return ()
     embedding = model.get_input_embeddings().weight

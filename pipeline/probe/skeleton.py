@@ -28,7 +28,6 @@ from pipeline.probe.loading import (
     build_model,
     read_config,
     read_file,
-    refuse_non_finite,
     refuse_other_dtypes,
 )
 from pipeline.suites.files import assigned_tensors
@@ -70,17 +69,6 @@ class WeightIndex:
         for name in names:
             wanted[self.file_of[name]].append(name)
         return wanted
-
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The named tensors as stored, on the CPU, checked for NaN and Inf.
-
-        They are views of files mapped for this call: a mapping that stayed would count as memory in use.
-        """
-        tensors: dict[str, Tensor] = {}
-        for file, wanted in self.by_file(names).items():
-            tensors |= read_file(file, wanted)
-        refuse_non_finite(tensors)
-        return tensors
 
 
 @dataclass(frozen=True)
@@ -162,47 +150,6 @@ def put(model: nn.Module, path: str, tensor: Tensor) -> None:
         parent._buffers[leaf] = tensor.detach()
     else:
         setattr(parent, leaf, tensor if isinstance(tensor, nn.Parameter) else _parameter(tensor))
-
-
-class Skeleton:
-    """A model of stand-ins, on ``device`` but for its weights."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self.index = WeightIndex.of(folder)
-        self.device = device
-        hollow = HollowModel.of(folder, self.index)
-        self.model, self._stored, self._stand_ins = hollow.model, hollow.stored, hollow.stand_ins
-        for name, buffer in list(self.model.named_buffers()):
-            if name not in self._stored:
-                put(self.model, name, buffer.to(device))
-
-    def paths(self, module: str = "") -> list[str]:
-        """Dotted paths of what the files hold of ``module`` (a dotted path; empty: of the whole model)."""
-        return [path for path in self._stored if not module or path.startswith(f"{module}.")]
-
-    def read(self, paths: Iterable[str]) -> dict[str, Tensor]:
-        """The stored tensors of the parameters at ``paths``, by path: for :meth:`fill`, from any thread.
-
-        Copies: what is read here is in memory, so that a thread that reads ahead has really done so.
-        """
-        wanted = {path: self._stored[path] for path in paths}
-        tensors = self.index.read(dict.fromkeys(wanted.values()))
-        return {path: tensors[name].clone() for path, name in wanted.items()}
-
-    def fill(self, tensors: dict[str, Tensor]) -> None:
-        """Puts real weights, upcast to float32, in the place of the stand-ins at their paths."""
-        filled: dict[str, nn.Parameter] = {}
-        for path, tensor in tensors.items():
-            name = self._stored[path]
-            if name not in filled:  # tied weights stay one tensor
-                there = tensor.to(self.device)
-                filled[name] = _parameter(there.to(torch.float32) if there.is_floating_point() else there)
-            put(self.model, path, filled[name])
-
-    def empty(self, paths: Iterable[str]) -> None:
-        """Puts the stand-ins back at ``paths``."""
-        for path in paths:
-            put(self.model, path, self._stand_ins[self._stored[path]])
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

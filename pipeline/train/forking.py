@@ -53,7 +53,6 @@ class ForkRun:
         self._prober, self._stored = prober, stored.dtype
         self._starts: Starts = {} if starts is None else starts
         self._start_key = (spec.content_id, stored.sha256, spec.probe, task.device)
-        prober.keep(folder)
         self._schedule = make_arm_schedule(task.arm, spec.rates)
         self._trainer = Trainer(
             model,
@@ -175,7 +174,7 @@ class ForkRun:
 
     def _measure(self, weights: list[torch.Tensor] | None) -> Measurement:
         model = checkpoint_model(self._trainer.model, weights, self._stored)
-        return self._noted(self._prober.measure_model(model))
+        return self._noted(self._prober.measure_model(model, self._stored))
 
     def _noted(self, measured: Measurement) -> Measurement:
         self.notes += [note for note in measured.notes if note not in self.notes]

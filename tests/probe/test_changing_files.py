@@ -7,16 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import CheckpointError
-from pipeline.probe import Prober, loading, measure
-from pipeline.probe.skeleton import Skeleton
-from pipeline.probe.streaming import StreamingProber
+from pipeline.probe import Prober
+from pipeline.probe.engine import Engine
+from pipeline.probe.reading import Reader
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import Unchanged, weights_sha256
 from tests.models import VOCAB, save_tiny_model
@@ -44,7 +44,7 @@ def overwrite(folder: Path, other: Path) -> None:
 
 @pytest.fixture
 def checkpoints(tmp_path: Path) -> tuple[Path, Path]:
-    """Two of the same shapes, stored as float32, which is used as it is mapped."""
+    """Two of the same shapes, stored as float32."""
     a, b = (
         save_tiny_model("llama", tmp_path / name, seed, dtype=torch.float32)
         for seed, name in enumerate(("a", "b"))
@@ -69,10 +69,12 @@ def once_at(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, call: int, c
 def test_layer_by_layer_a_file_that_changes_between_hashing_and_a_layer_fails_by_name(
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, change: Callable[[Path, Path], None]
 ) -> None:
-    once_at(monkeypatch, Skeleton, "read", 3, lambda: change(*checkpoints))  # outside, first and second layer
+    once_at(
+        monkeypatch, Reader, "read_some", 3, lambda: change(*checkpoints)
+    )  # outside, first and second layer
     with pytest.raises(CheckpointError, match=CHANGED):
-        StreamingProber(SPEC, TOKENS).measure(checkpoints[0])
-    again = StreamingProber(SPEC, TOKENS).measure(checkpoints[0])
+        Prober(SPEC, TOKENS).layer_by_layer.measure(checkpoints[0])
+    again = Prober(SPEC, TOKENS).layer_by_layer.measure(checkpoints[0])
     assert again.weights_sha256 == weights_sha256(checkpoints[1])
     assert again.results == Prober(SPEC, TOKENS).measure(checkpoints[1]).results
 
@@ -80,18 +82,9 @@ def test_layer_by_layer_a_file_that_changes_between_hashing_and_a_layer_fails_by
 def test_layer_by_layer_a_file_that_goes_away_fails_by_name(
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    once_at(monkeypatch, Skeleton, "read", 3, (checkpoints[0] / WEIGHTS).unlink)
+    once_at(monkeypatch, Reader, "read_some", 3, (checkpoints[0] / WEIGHTS).unlink)
     with pytest.raises(CheckpointError, match=r"/a changed while it was being read: .*holds no weights"):
-        StreamingProber(SPEC, TOKENS).measure(checkpoints[0])
-
-
-def test_as_a_whole_a_file_that_is_replaced_between_hashing_and_reading_fails_by_name(
-    checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loading, "ThreadPoolExecutor", AtOnce)  # hashes first
-    once_at(monkeypatch, loading, "read_file", 1, lambda: replace(*checkpoints))
-    with pytest.raises(CheckpointError, match=CHANGED):
-        Prober(SPEC, TOKENS).measure(checkpoints[0])
+        Prober(SPEC, TOKENS).layer_by_layer.measure(checkpoints[0])
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -99,7 +92,7 @@ def test_as_a_whole_a_file_that_is_written_over_while_it_is_measured_fails_by_na
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, ahead: bool
 ) -> None:
     prober = Prober(SPEC, TOKENS)
-    once_at(monkeypatch, measure, "evaluate", 1, lambda: overwrite(*checkpoints))
+    once_at(monkeypatch, Engine, "run", 1, lambda: overwrite(*checkpoints))
     if ahead:
         prober.prefetch(checkpoints[0])
     with pytest.raises(CheckpointError, match=CHANGED):
@@ -110,7 +103,7 @@ def test_a_configuration_that_changes_is_named(
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = checkpoints[0] / "config.json"
-    once_at(monkeypatch, measure, "evaluate", 1, lambda: path.write_text(path.read_text() + "\n"))
+    once_at(monkeypatch, Engine, "run", 1, lambda: path.write_text(path.read_text() + "\n"))
     with pytest.raises(CheckpointError, match=r"config\.json changed while it was being read"):
         Prober(SPEC, TOKENS).measure(checkpoints[0])
 
@@ -119,9 +112,9 @@ def test_other_links_to_a_file_are_no_change(
     checkpoints: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = checkpoints
-    once_at(monkeypatch, Skeleton, "read", 2, lambda: os.link(folder / WEIGHTS, folder / "another"))
+    once_at(monkeypatch, Reader, "read_some", 2, lambda: os.link(folder / WEIGHTS, folder / "another"))
     exact = Prober(SPEC, TOKENS).measure(folder)
-    assert StreamingProber(SPEC, TOKENS).measure(folder).results == exact.results
+    assert Prober(SPEC, TOKENS).layer_by_layer.measure(folder).results == exact.results
 
 
 def test_a_link_that_comes_to_lead_to_another_file_is_a_change(
@@ -137,26 +130,9 @@ def test_a_link_that_comes_to_lead_to_another_file_is_a_change(
         (snapshot / WEIGHTS).unlink()
         (snapshot / WEIGHTS).symlink_to(checkpoints[1] / WEIGHTS)
 
-    once_at(monkeypatch, Skeleton, "read", 3, relink)
+    once_at(monkeypatch, Reader, "read_some", 3, relink)
     with pytest.raises(CheckpointError, match=CHANGED):
-        StreamingProber(SPEC, TOKENS).measure(snapshot)
-
-
-class AtOnce:
-    """A pool that does what it is given when it is given it."""
-
-    def __init__(self, _: int) -> None:
-        pass
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def submit(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        result = work(*arguments)
-        return type("Done", (), {"result": lambda self: result})()
+        Prober(SPEC, TOKENS).layer_by_layer.measure(snapshot)
 
 
 def test_a_file_system_that_is_away_is_told_as_it_is(

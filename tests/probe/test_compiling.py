@@ -26,9 +26,10 @@ class Hopper:
     get_current_stream = staticmethod(lambda device: 0)
 
 triton.runtime.driver.set_active(Hopper())
-from pipeline.probe.gpu.engine import Engine, _go
-from pipeline.probe.gpu.layers import LayerWeights, WholeWeights
-from pipeline.probe.gpu.reading import Reader
+from pipeline.probe.engine import Engine
+from pipeline.probe.gpu.backend import TritonBackend
+from pipeline.probe.reading import Reader
+from pipeline.probe.weights import LayerWeights, WholeWeights
 from pipeline.quantize.triton import launch
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 
@@ -40,22 +41,22 @@ def binaries():
 folder, length = Path(sys.argv[1]), 48
 tokens = np.random.default_rng(0).integers(0, 300, (3, length))
 spec = ProbeSpec(parse_variants(("int8", "int4-g16-asym")), TokenShape(1, 3, length), "", None, "split")
-engine = Engine(spec, tokens, torch.device("cpu"))
+engine = Engine(spec, tokens, torch.device("cpu"), TritonBackend(spec, torch.device("cpu")))
 filled = []
 engine._measure = filled.append
 reader = Reader(engine.device)
 layered = sys.argv[2] == "layered"
-weights = LayerWeights(folder, reader) if layered else WholeWeights(reader.read(folder))
-engine.run(folder, weights)
+weights = LayerWeights(folder, reader) if layered else WholeWeights(folder, reader.read(folder))
+engine.run(weights)
 [filled] = filled
 compiled = binaries()
 print(len(compiled))
 token = launch._compiled.set([])
 with torch.inference_mode():
-    for walks in (False, True):
-        passage = engine._passage(filled, engine._tokens if walks else engine._few, walks)
-        _go([passage], filled, 2)  # chunks of 2 and 1 sequences
-        engine._score(passage) if walks else list(passage.logits())
+    for fused in (False, True):
+        one = engine._pass(filled, engine._tokens if fused else engine._few, fused=fused)
+        engine._go([one], filled, 2)  # chunks of 2 and 1 sequences
+        engine._score(one) if fused else list(one.logits())
 print(len(binaries() - compiled))
 """
 

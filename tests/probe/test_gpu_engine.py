@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,18 +16,28 @@ pytest.importorskip("triton")
 
 from pipeline import sizing
 from pipeline.errors import CheckpointError
-from pipeline.probe import Prober
-from pipeline.probe.gpu import engine, neox, ops, reading
-from pipeline.probe.gpu.prober import GpuProber
+from pipeline.measurements import (
+    Column,
+    QuantizedWeight,
+    TensorMeasurement,
+    TokenBlock,
+    TokenMeasurement,
+    register,
+    unregister,
+)
+from pipeline.probe import Prober, engine, reading
+from pipeline.probe.gpu import neox, ops
+from pipeline.probe.gpu.backend import TritonBackend
 from pipeline.probe.gpu.product import multiply
-from pipeline.probe.gpu.reading import Reader
-from pipeline.probe.gpu.skeleton import signature
 from pipeline.probe.loading import build_model, read_config, read_weights
-from pipeline.probe.measure import Found, Measurement, measurement
+from pipeline.probe.prober import NOTE
+from pipeline.probe.reading import Reader
+from pipeline.probe.result import Measurement
+from pipeline.probe.template import signature
 from pipeline.quantize import Rule, Variant
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.triton.packing import pack
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,9 +80,12 @@ def save(
     return folder
 
 
+def on_kernels(probe: ProbeSpec) -> Prober:
+    return Prober(probe, TOKENS, str(DEVICE), backend=TritonBackend(probe, DEVICE))
+
+
 def measure_on_gpu(probe: ProbeSpec, folder: Path) -> Measurement:
-    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
-    return measurement(probe, DEVICE, prober.measure(folder, None))
+    return on_kernels(probe).measure(folder)
 
 
 def assert_same(found: Measurement, exact: Measurement, tolerance: float = 2e-6) -> None:
@@ -92,6 +106,31 @@ def assert_same(found: Measurement, exact: Measurement, tolerance: float = 2e-6)
             assert left.boundary_fraction == right.boundary_fraction
 
 
+def _entropy(block: TokenBlock) -> dict[str, torch.Tensor]:
+    return {"entropy": -(block.log_p_VPK.exp() * block.log_p_VPK).sum(dim=-1)}
+
+
+def _largest_change(weight: QuantizedWeight) -> dict[str, float | None]:
+    if weight.quantized_OI is None:
+        return {"largest_change": None}
+    return {"largest_change": (weight.quantized_OI - weight.weight_OI).abs().max().item()}
+
+
+@pytest.fixture
+def further() -> Iterator[tuple[str, ...]]:
+    """Measurements that are a plug-in's."""
+    register(
+        TokenMeasurement(
+            "entropy", (Column("entropy_nats", "nats", "Entropy"),), _entropy, {"entropy": "float32"},
+            lambda values, _: {"entropy_nats": float(values["entropy"].mean(dtype=np.float64))},
+        )
+    )  # fmt: skip
+    register(TensorMeasurement("change", (Column("largest_change", "", "Largest change"),), _largest_change))
+    yield ("entropy", "change")
+    unregister("entropy")
+    unregister("change")
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -101,26 +140,36 @@ def assert_same(found: Measurement, exact: Measurement, tolerance: float = 2e-6)
     ],
     ids=["parallel", "sequential", "tied"],
 )
-def test_gpt_neox_is_walked_to_the_same_numbers(tmp_path: Path, settings: dict) -> None:
+def test_gpt_neox_is_walked_to_the_same_numbers(
+    tmp_path: Path, settings: dict, further: tuple[str, ...]
+) -> None:
+    """Also for a quantizer and for measurements that have no kernel."""
     folder = save(tmp_path / "a", **settings)
-    variants = ("int8", "int4-g8-asym+head")
-    found = measure_on_gpu(spec("split", *variants), folder)
+    on_gpu, on_cpu = (
+        dataclasses.replace(
+            spec(arithmetic, "int8", "int4-g8-asym+head", "nf4-b64"), measurements=(*MEASUREMENTS, *further)
+        )
+        for arithmetic in ("split", "ieee")
+    )
+    found, exact = measure_on_gpu(on_gpu, folder), Prober(on_cpu, TOKENS).measure(folder)
     assert found.notes == ()
-    assert_same(found, Prober(spec("ieee", *variants), TOKENS).measure(folder))
+    assert_same(found, exact)
+    for ours, theirs in zip(found.results, exact.results, strict=True):
+        assert ours.more.keys() == {"entropy_nats"}
+        assert ours.more == pytest.approx(theirs.more, abs=1e-5)
+        for left, right in zip(ours.tensors, theirs.tensors, strict=True):
+            assert left.more == right.more
+            assert (left.more["largest_change"] is None) == (ours.variant == "fp32")
 
 
 @pytest.mark.parametrize("tied", [False, pytest.param(True, marks=gpu)])
 def test_a_model_in_memory_has_the_numbers_of_its_checkpoint(tmp_path: Path, tied: bool) -> None:
-    start, later = (
-        save(tmp_path / name, seed=seed, tie_word_embeddings=tied) for name, seed in (("a", 1), ("b", 2))
-    )
-    prober = GpuProber(spec("split", "int4-g8-asym"), TOKENS.reshape(-1, LENGTH), DEVICE)
-    prober.keep(start)
-    model = build_model(read_config(later), read_weights(later)).to(DEVICE)
-    found, statistics = prober.measure_model(model)
-    exact = prober.measure(later, None)
-    assert np.array_equal(found.values["nll_nats"], exact.tokens.values["nll_nats"])
-    assert statistics == exact.statistics
+    folder = save(tmp_path / "a", seed=2, tie_word_embeddings=tied)
+    prober = on_kernels(spec("split", "int4-g8-asym"))
+    model = build_model(read_config(folder), read_weights(folder)).to(DEVICE)
+    found = prober.measure_model(model, torch.float16)
+    assert found.results == prober.measure(folder).results
+    assert found.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -134,18 +183,12 @@ def test_variants_in_groups_have_the_numbers_that_they_have_together(
     folder = save(tmp_path / "a", architecture, **settings)
     variants = ("int8", "int4-g8-asym+head")
     probe = spec(arithmetic, *variants)
-    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
-    whole = measurement(probe, DEVICE, prober.measure(folder, None))
+    prober = on_kernels(probe)
+    whole = prober.measure(folder)
     assert whole.notes == ()
-    if architecture == "gpt_neox":
-        assert set(prober._engine._off) == set(sizing.variant_groups(probe.variants)), "both paths of either"
     assert_same(whole, Prober(spec("ieee", *variants), TOKENS).measure(folder))
-    layered = measurement(probe, DEVICE, prober.measure_layers(folder, None))
-    assert (layered.results, layered.notes) == (whole.results, ())
-    prober.keep(folder)
-    model = build_model(read_config(folder), read_weights(folder)).to(DEVICE)
-    tokens, statistics = prober.measure_model(model)
-    assert measurement(probe, DEVICE, Found(tokens, statistics, "", 0.0, 0.0)).results == whole.results
+    layered = prober.layer_by_layer.measure(folder)
+    assert (layered.results, layered.notes) == (whole.results, (NOTE,))
 
 
 @gpu
@@ -195,14 +238,13 @@ def test_a_walk_that_disagrees_is_not_taken_and_says_so(
 @gpu
 def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: Path) -> None:
     probe = spec("split")
-    prober = GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+    prober = on_kernels(probe)
     folders = [save(tmp_path / "a", seed=1), save(tmp_path / "b", seed=2)]
     folders.append(save(tmp_path / "c", seed=3, intermediate_size=64))
     for folder in folders:
-        prober.start(folder, None)
-        tokens = prober.measure(folder, None).tokens
+        prober.prefetch(folder)
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
-        assert tokens.values["nll_nats"][0].mean() == pytest.approx(exact.nll_nats, abs=2e-6)
+        assert prober.measure(folder).results[0].nll_nats == pytest.approx(exact.nll_nats, abs=2e-6)
 
 
 def test_what_truncation_took_from_a_product_is_given_back() -> None:

@@ -1,4 +1,4 @@
-"""The walk layer by layer against the whole-model path."""
+"""Layer by layer against the whole model, on the CPU."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 
 from pipeline.errors import CheckpointError, NoRoomError
-from pipeline.probe import Prober, fit, streaming
-from pipeline.probe.skeleton import Skeleton
-from pipeline.probe.streaming import NOTE, StreamingProber
+from pipeline.probe import Prober, fit
+from pipeline.probe.backend import TorchBackend
+from pipeline.probe.prober import NOTE
+from pipeline.probe.reading import Reader
 from pipeline.shards import RunFolder
 from pipeline.sizing import cpu_logit_bytes
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
@@ -37,9 +38,9 @@ SPEC = ProbeSpec(
 def test_streamed_numbers_are_equal_bit_for_bit(tmp_path, monkeypatch, architecture, layers):
     name = "n_layer" if architecture == "gpt2" else "num_hidden_layers"
     save_tiny_model(architecture, tmp_path, seed=3, **{name: layers})
-    monkeypatch.setattr("pipeline.probe.measure.CPU_CHUNK_ROWS", 4 * 24 * 4)  # chunks of 4 and of 2 sequences
+    monkeypatch.setattr("pipeline.probe.backend.CPU_CHUNK_ROWS", 4 * 24 * 4)  # chunks of 4 and of 2 sequences
     whole = Prober(SPEC, TOKENS).measure(tmp_path)
-    streamed = StreamingProber(SPEC, TOKENS).measure(tmp_path, whole.weights_sha256)
+    streamed = Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path, whole.weights_sha256)
     assert streamed.results == whole.results
     assert streamed.weights_sha256 == whole.weights_sha256
     assert streamed.notes == (NOTE,)
@@ -54,7 +55,7 @@ def test_every_form_of_weight_files_is_streamed(tmp_path, form):
         to_bin(tmp_path)
     assert len(list(tmp_path.glob("*.index.json"))) == ("sharded" in form)
     assert (
-        StreamingProber(SPEC, TOKENS).measure(tmp_path).results
+        Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path).results
         == Prober(SPEC, TOKENS).measure(tmp_path).results
     )
 
@@ -78,7 +79,7 @@ def test_the_old_names_of_a_published_checkpoint_are_found(tmp_path):
     assert "embed_out.weight" in renamed
     safetensors.torch.save_file(renamed, file, metadata={"format": "pt"})
     assert (
-        StreamingProber(SPEC, TOKENS).measure(tmp_path).results
+        Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path).results
         == Prober(SPEC, TOKENS).measure(tmp_path).results
     )
 
@@ -100,19 +101,19 @@ def test_unusable_checkpoints_have_the_reasons_of_the_whole_model_path(tmp_path)
         folder = save_tiny_model("llama", tmp_path / case)
         spoil(folder, change)
         with pytest.raises(CheckpointError, match=reason):
-            StreamingProber(SPEC, TOKENS).measure(folder)
+            Prober(SPEC, TOKENS).layer_by_layer.measure(folder)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="truncated"):
-        StreamingProber(SPEC, TOKENS).measure(folder)
+        Prober(SPEC, TOKENS).layer_by_layer.measure(folder)
     with pytest.raises(CheckpointError, match="hash to"):
-        StreamingProber(SPEC, TOKENS).measure(save_tiny_model("llama", tmp_path / "hash"), "0" * 64)
+        Prober(SPEC, TOKENS).layer_by_layer.measure(save_tiny_model("llama", tmp_path / "hash"), "0" * 64)
 
 
 def test_a_model_that_works_between_its_layers_is_refused(tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaModel
+
     save_tiny_model("llama", tmp_path)
-    layer_type = type(Skeleton(tmp_path, torch.device("cpu")).model.model.layers[0])
-    model_type = type(Skeleton(tmp_path, torch.device("cpu")).model.model)
 
     def forward(self, input_ids=None, **_):
         hidden = self.embed_tokens(input_ids)
@@ -120,10 +121,9 @@ def test_a_model_that_works_between_its_layers_is_refused(tmp_path, monkeypatch)
             hidden = layer(hidden * 2.0)
         return hidden
 
-    assert layer_type is not model_type
-    monkeypatch.setattr(model_type, "forward", forward)
+    monkeypatch.setattr(LlamaModel, "forward", forward)
     with pytest.raises(CheckpointError, match=r"cannot be walked layer by layer.*run without --stream"):
-        StreamingProber(SPEC, TOKENS).measure(tmp_path)
+        Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path)
 
 
 HOST = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
@@ -131,44 +131,29 @@ DEVICE = "CUDA out of memory. Tried to allocate 96.00 MiB."
 
 
 @pytest.mark.parametrize(
-    ("place", "error", "reason"),
+    ("owner", "place", "error", "reason"),
     [
-        ("read", RuntimeError(HOST), "the weights of layer 1 "),
-        ("fill", torch.OutOfMemoryError(DEVICE), "the weights of layer 1 "),
-        ("expand_site", torch.OutOfMemoryError(DEVICE), r"all variants of model\.layers\.1\.self_attn"),
+        (Reader, "read_some", RuntimeError(HOST), "the weights of layer 1 "),
+        (
+            TorchBackend,
+            "_pack",
+            torch.OutOfMemoryError(DEVICE),
+            r"all variants of model\.layers\.1\.self_attn",
+        ),
     ],
 )
-def test_weights_that_find_no_room_are_named(tmp_path, monkeypatch, place, error, reason):
+def test_weights_that_find_no_room_are_named(tmp_path, monkeypatch, owner, place, error, reason):
     save_tiny_model("llama", tmp_path)
-    owner = streaming if place == "expand_site" else Skeleton
     original = getattr(owner, place)
 
     def short_of_memory(*arguments):
-        if "layers.1." in str(arguments[0].name if owner is streaming else list(arguments[1])):
+        if "layers.1." in str(arguments[1].name if owner is TorchBackend else list(arguments[2])):
             raise error
         return original(*arguments)
 
     monkeypatch.setattr(owner, place, short_of_memory)
     with pytest.raises(NoRoomError, match=rf"no memory is left for {reason}.*fewer workers"):
-        StreamingProber(SPEC, TOKENS).measure(tmp_path)
-
-
-def test_a_chunk_that_finds_no_room_is_halved(tmp_path, monkeypatch):
-    save_tiny_model("llama", tmp_path)
-    forward_chunk = streaming.forward_chunk
-
-    def room_for_two(*arguments, ids_NT, **keywords):
-        if len(ids_NT) > 2:
-            raise torch.OutOfMemoryError(DEVICE)
-        return forward_chunk(*arguments, ids_NT=ids_NT, **keywords)
-
-    monkeypatch.setattr(streaming, "forward_chunk", room_for_two)
-    monkeypatch.setattr("pipeline.probe.measure.CPU_CHUNK_ROWS", 4 * 24 * 4)
-    found = StreamingProber(SPEC, TOKENS).measure(tmp_path)
-    assert found.notes == ("GPU out of memory: chunk reduced to 2 sequences", NOTE)
-    assert [each.nll_nats for each in found.results] == pytest.approx(
-        [each.nll_nats for each in Prober(SPEC, TOKENS).measure(tmp_path).results], abs=1e-6
-    )
+        Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path)
 
 
 def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
@@ -214,7 +199,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from pipeline.probe import Prober
-from pipeline.probe.streaming import StreamingProber
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 torch.set_num_threads(1)
 spec = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(1, 2, 16), tokens_sha256="0" * 64)
@@ -223,15 +207,15 @@ def kib(name):
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1])
-def peak_growth(prober, folder):
+def peak_growth(way, folder):
     before = kib("VmRSS:")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before, imports above all
-    prober(spec, tokens).measure(folder)
+    getattr(Prober(spec, tokens), way)(folder)
     return 1024 * (kib("VmHWM:") - before)
 small, shallow, deep = map(Path, sys.argv[1:])
-StreamingProber(spec, tokens).measure(small)
-runs = ((StreamingProber, shallow), (StreamingProber, deep), (Prober, deep))
-print(json.dumps([peak_growth(prober, folder) for prober, folder in runs]))
+Prober(spec, tokens).measure_layers(small)
+runs = (("measure_layers", shallow), ("measure_layers", deep), ("measure", deep))
+print(json.dumps([peak_growth(way, folder) for way, folder in runs]))
 """
 
 

@@ -38,9 +38,9 @@ import torch
 from torch import Tensor
 
 from pipeline.probe.gpu import ops
-from pipeline.probe.gpu.linear import ProbeLinear
 from pipeline.probe.gpu.ops import Norm, Raw
 from pipeline.probe.gpu.product import multiply
+from pipeline.probe.linear import ProbeLinear
 from pipeline.quantize.triton.packing import PackedWeight, row_norms
 from pipeline.sizing import HEAD_ROWS
 
@@ -51,7 +51,7 @@ LARGEST_SHRINKAGE = 3e-5
 
 
 def fits(model: Any) -> bool:
-    """Whether ``model`` has the structure that :class:`Walk` walks."""
+    """Whether ``model`` has the structure that :class:`FusedNeox` walks."""
     return type(model).__name__ == "GPTNeoXForCausalLM" and model.config.hidden_act == "gelu"
 
 
@@ -124,12 +124,14 @@ class _Weights:
         return Raw(out.view(-1, outs), self.true_scale, self.linear.bias)
 
 
-class Walk:
+class FusedNeox:
     """One pass of ``tokens`` (int64 (sequences, T), on the device) through a GPT-NeoX skeleton.
 
     :meth:`begin`, then :meth:`advance` with every layer in order, then :meth:`logits`; a layer must hold its weights
     while it is advanced by, no longer.
     """
+
+    takes_layers = True
 
     def __init__(self, model: Any, variants: int, tokens: Tensor) -> None:
         self.model, self.base, self.variants, self.tokens = model, model.gpt_neox, variants, tokens

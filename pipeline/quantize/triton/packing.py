@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ import triton
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.quantize.base import Calibration, Quantizer, decoded
+from pipeline.quantize.base import Encoded, Quantizer, decoded
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.statistics import BOUNDARY_WIDTH
 from pipeline.quantize.triton.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, ROW_SUMS, quantize_kernel
@@ -52,12 +52,12 @@ def pack(
     weight: Tensor,
     quantizers: Sequence[Quantizer | None],
     full: bool = False,
-    calibrations: Sequence[Calibration | None] | None = None,
+    calibrated: Mapping[int, Encoded] | None = None,
 ) -> PackedWeight:
     """Packs ``weight`` (O, I), any floating dtype and strides, under all ``quantizers``.
 
-    ``full`` asks for float32 values instead of operands of split products. ``calibrations``: one per quantizer, None
-    for those that need nothing.
+    ``full`` asks for float32 values instead of operands of split products. ``calibrated``: of
+    quantizers that need a layer's inputs, by index, the weight as they have encoded it.
     """
     width = weight.shape[1]
     if width > WIDEST:
@@ -75,9 +75,7 @@ def pack(
         for index in indices:
             quantizer = quantizers[index]
             assert quantizer is not None
-            _pack_values(
-                weight, packed, index, quantizer, None if calibrations is None else calibrations[index]
-            )
+            _pack_values(weight, packed, index, quantizer, (calibrated or {}).get(index))
     if not moments_are_there:
         scratch = _empty(weight, [None], full=True)
         _launch(weight, scratch, 0, [None])
@@ -140,11 +138,11 @@ def _launch(weight: Tensor, packed: PackedWeight, first: int, quantizers: Sequen
 
 
 def _pack_values(
-    weight: Tensor, packed: PackedWeight, index: int, quantizer: Quantizer, calibration: Calibration | None
+    weight: Tensor, packed: PackedWeight, index: int, quantizer: Quantizer, encoded: Encoded | None
 ) -> None:
     """Fills slot ``index`` of ``packed`` with the decoded values of ``quantizer``."""
     stored = weight.float().contiguous()
-    encoded = quantizer.encode(stored, calibration)
+    encoded = encoded or quantizer.encode(stored)
     values = decoded(quantizer, encoded, stored).contiguous()
     _launch(values, dataclasses.replace(packed, moments=torch.empty_like(packed.moments)), index, [None])
     steps = quantizer.grid_steps(stored, encoded)

@@ -44,6 +44,8 @@ _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+_OTHER_DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F4": "float4_e2m1fn_x2"}
+"""Formats that are no plain weight's, as torch calls them."""
 
 
 @dataclass
@@ -200,12 +202,13 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{file} is truncated or not safetensors: {error}") from error
     header.pop("__metadata__", None)
-    unknown = sorted({entry["dtype"] for entry in header.values()} - set(_DTYPES))
-    if unknown:
-        raise CheckpointError(
-            f"{file} holds {', '.join(unknown)} tensors: wanted {WANTED_DTYPES}; measure the checkpoint that was "
-            "quantized to them"
-        )
+    for name, entry in header.items():
+        if entry["dtype"] not in _DTYPES:
+            stored = _OTHER_DTYPES.get(entry["dtype"], entry["dtype"])
+            raise CheckpointError(
+                f"tensor {name} is stored as {stored}: wanted {WANTED_DTYPES}; "
+                "measure the checkpoint that was quantized to it"
+            )
     return header, 8 + length
 
 

@@ -1,24 +1,22 @@
 """The quantizable layers of a skeleton: stored weights in, products of all variants out.
 
 A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at once when it is
-used (``quantize.triton``). Packing costs a few percent of the product that follows, and no model ever holds more
-than one layer's packed weights.
+used. How it is packed and multiplied is the backend's (``probe.backend``).
 
-Legend: V = variants, M = rows per variant, I = in_features, O = out_features.
+Legend: V = variants, R = rows per variant, I = in_features, O = out_features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.probe.gpu import ops
-from pipeline.probe.gpu.product import multiply
 from pipeline.probe.layers import LinearSite, WeightFacts
-from pipeline.quantize import Quantizer, Variant
-from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
+from pipeline.quantize import Encoded, Quantizer, Variant
 from pipeline.spec import ProbeSpec
 
 
@@ -29,32 +27,45 @@ class Packing:
     quantizers: tuple[Quantizer | None, ...]
     """Of each packed weight; None = the stored values."""
     slots: tuple[int, ...]
-    """Which packed weight each variant uses; variants with the same quantizer share one."""
+    """Which packed weight each variant uses. Variants with the same quantizer share one, unless it is calibrated: their
+    inputs differ."""
 
     @classmethod
     def of(cls, by_variant: list[Quantizer | None]) -> Packing:
-        """Each quantizer once."""
-        quantizers = tuple(dict.fromkeys(by_variant))
-        return cls(quantizers, tuple(map(quantizers.index, by_variant)))
+        """Each quantizer once, and a calibrated one once for each variant."""
+        keys = [
+            (quantizer, index if quantizer is not None and quantizer.needs else None)
+            for index, quantizer in enumerate(by_variant)
+        ]
+        distinct = tuple(dict.fromkeys(keys))
+        return cls(tuple(quantizer for quantizer, _ in distinct), tuple(map(distinct.index, keys)))
 
 
 @dataclass
 class Plan:
-    """What all layers share."""
+    """What all layers share while the variants of one checkpoint are measured."""
 
     spec: ProbeSpec
+    backend: Any
+    """``probe.backend.Backend``."""
     variants: tuple[Variant, ...] = ()
     """Those that are measured now."""
     packings: dict[str, Packing] = field(default_factory=dict)
     """By layer, filled when a layer is first asked for."""
-    summaries: dict[str, Tensor] = field(default_factory=dict)
-    """By layer: the statistics of this checkpoint's weight (``fused.summarise``), still on the device."""
+    measured: dict[str, Any] = field(default_factory=dict)
+    """By layer: what the backend found of its weight; filled when it is first packed."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """By layer: packed weights that stay until they are let go."""
+    calibrated: dict[str, dict[int, Encoded]] = field(default_factory=dict)
+    """By layer and slot: the encoded weights of quantizers that needed the layer's inputs."""
+    instead: Callable[[ProbeLinear, Tensor], Tensor] | None = None
+    """What layers do in place of their products (``probe.calibration``)."""
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
         """Turns to ``variants`` of a checkpoint."""
         self.variants = variants
-        self.packings.clear()
-        self.summaries.clear()
+        for each in (self.packings, self.measured, self.kept, self.calibrated):
+            each.clear()
 
     def packing(self, name: str, *, is_head: bool) -> Packing:
         """How the variants share the packed weights of the layer called ``name``."""
@@ -62,6 +73,12 @@ class Plan:
             by_variant = [variant.quantizer_of(name, is_head=is_head) for variant in self.variants]
             self.packings[name] = Packing.of(by_variant)
         return self.packings[name]
+
+    def let_go(self, layers: Iterable[str]) -> None:
+        """Drops what is kept of the weights of the layers called so; what was measured of them stays."""
+        for name in layers:
+            self.kept.pop(name, None)
+            self.calibrated.pop(name, None)
 
 
 class ProbeLinear(nn.Module):
@@ -74,8 +91,8 @@ class ProbeLinear(nn.Module):
         self.is_head = site.is_head
         self.bias: nn.Parameter | None = site.module.bias  # type: ignore[assignment]
         self.stored: Tensor | None = None
+        self.plan = plan
         self._transposed = transposed
-        self._plan = plan
         shape: torch.Size = site.module.weight.shape  # type: ignore[assignment]
         rows, features = reversed(shape) if transposed else shape
         vocabulary = plan.spec.vocab_rows if site.is_head else None
@@ -87,7 +104,7 @@ class ProbeLinear(nn.Module):
     @property
     def packing(self) -> Packing:
         """How the variants share its packed weights."""
-        return self._plan.packing(self.name, is_head=self.is_head)
+        return self.plan.packing(self.name, is_head=self.is_head)
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -97,37 +114,36 @@ class ProbeLinear(nn.Module):
     @property
     def weight(self) -> WeightFacts:
         """For the model's own code."""
-        return WeightFacts(self._weight())
+        return WeightFacts(self.stored_weight())
 
-    def _weight(self) -> Tensor:
+    def stored_weight(self) -> Tensor:
+        """The weight as stored, (O, I)."""
         assert self.stored is not None, f"{self.name} was not filled"
         return self.stored.T if self._transposed else self.stored
 
-    def packed(self) -> PackedWeight:
-        """The weight packed for all variants; its statistics are kept when it is packed for the first time."""
-        packed = pack(self._weight(), self.packing.quantizers, full=self._plan.spec.arithmetic != "split")
-        if self.name not in self._plan.summaries:
-            self._plan.summaries[self.name] = summarise(packed, self.counted_rows)
+    def float_weight(self) -> Tensor:
+        """The weight in float32, (O, I), contiguous."""
+        return self.stored_weight().to(torch.float32).contiguous()
+
+    def release(self) -> None:
+        """Lets the weight go, and what was made of it."""
+        self.stored = None
+        self.plan.let_go([self.name])
+
+    def packed(self) -> Any:
+        """The weight packed for all variants; what is measured of it is measured when it is packed first."""
+        kept = self.plan.kept
+        if self.name in kept:
+            return kept[self.name]
+        packed = self.plan.backend.pack(self)
+        if self.plan.backend.keeps_packed:
+            kept[self.name] = packed
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 (V * N, T, I), variants outermost -> (V * N, T, O)."""
-        packed = self.packed()
-        variants, features = len(self.slots), x.shape[-1]
-        rows = x.reshape(variants, -1, features)
-        outs = packed.scale.shape[1]
-        out = x.new_empty(variants, rows.shape[1], outs)
-        if self._plan.spec.arithmetic == "split":
-            operand, unit = ops.split(rows.reshape(-1, features))
-            operand, unit = operand.view(variants, -1, 3 * features), unit.view(variants, -1)
-            for v, slot in enumerate(self.slots):
-                multiply(operand[v], packed.operand[slot], packed.three[slot], out[v])
-                ops.finish(out[v], unit[v], packed.scale[slot], self.bias)
-        else:
-            for v, slot in enumerate(self.slots):
-                weight_IO = packed.full[slot].T
-                if self.bias is None:
-                    torch.mm(rows[v], weight_IO, out=out[v])
-                else:
-                    torch.addmm(self.bias, rows[v], weight_IO, out=out[v])
-        return out.view(*x.shape[:-1], outs)
+        if self.plan.instead is not None:
+            return self.plan.instead(self, x)
+        rows_VRI = x.reshape(len(self.slots), -1, x.shape[-1])
+        out_VRO: Tensor = self.plan.backend.product(self, rows_VRI)
+        return out_VRO.view(*x.shape[:-1], -1)

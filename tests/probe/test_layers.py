@@ -1,4 +1,4 @@
-"""Layer by layer on a GPU: the numbers of the whole-model path, bit for bit."""
+"""Layer by layer: the numbers of the whole model, bit for bit, whichever backend computes them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 from pipeline.errors import CheckpointError, NoRoomError
-from pipeline.probe import Prober
-from pipeline.probe.gpu import modules, reading
-from pipeline.probe.gpu.engine import Engine
-from pipeline.probe.gpu.layers import NOT_AHEAD
-from pipeline.probe.gpu.prober import GpuProber
-from pipeline.probe.gpu.reading import Reader
+from pipeline.probe import Prober, forward, reading
+from pipeline.probe.backend import TorchBackend
+from pipeline.probe.engine import Engine
+from pipeline.probe.gpu.backend import TritonBackend
 from pipeline.probe.loading import read_weights
-from pipeline.probe.measure import Measurement, measurement
 from pipeline.probe.notes import OTHER_HEAD
+from pipeline.probe.prober import NOTE
+from pipeline.probe.reading import Reader
+from pipeline.probe.result import Measurement
 from pipeline.probe.skeleton import WeightIndex
-from pipeline.probe.streaming import NOTE, StreamingProber
+from pipeline.probe.weights import NOT_AHEAD
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256
 from tests.models import tiny_model
@@ -71,16 +71,17 @@ def save(folder: Path, architecture: str, seed: int = 0, **settings) -> Path:
     return folder
 
 
-def prober(probe: ProbeSpec) -> GpuProber:
-    return GpuProber(probe, TOKENS.reshape(-1, LENGTH), DEVICE)
+def prober(probe: ProbeSpec) -> Prober:
+    """On the device's own backend, but split products on Triton's in any case."""
+    backend = TritonBackend(probe, DEVICE) if probe.arithmetic == "split" else None
+    return Prober(probe, TOKENS, str(DEVICE), backend=backend)
 
 
 def both_ways(probe: ProbeSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Measurement]:
     """The checkpoint whole and layer by layer, each in chunks of one sequence by warm states of their own."""
-    for name in ("walk_chunk", "module_chunk"):
-        monkeypatch.setattr(f"pipeline.probe.gpu.engine.{name}", lambda *_: 1)
-    ways = (prober(probe).measure, prober(probe).measure_layers)
-    return [measurement(probe, DEVICE, way(folder, None)) for way in ways]
+    for kind in (TorchBackend, TritonBackend):
+        monkeypatch.setattr(kind, "chunk", lambda *_, **__: 1)
+    return [way(folder) for way in (prober(probe).measure, prober(probe).measure_layers)]
 
 
 @pytest.mark.slow
@@ -104,9 +105,9 @@ def test_layer_by_layer_gives_the_numbers_of_the_whole_bit_for_bit(
 ) -> None:
     folder = save(tmp_path, architecture, **settings)
     if settings and DEVICE.type == "cpu":  # once is enough: comparing the paths takes half of the time
-        monkeypatch.setattr(Engine, "_use_walk", lambda self, filled: self._may_walk(filled.skeleton))
+        monkeypatch.setattr(Engine, "_may_fuse", lambda self, filled, _: True)
     whole, layered = both_ways(spec(arithmetic), folder, monkeypatch)
-    assert whole.notes == layered.notes == ()
+    assert (whole.notes, layered.notes) == ((), (NOTE,))
     assert layered.weights_sha256 == whole.weights_sha256
     assert layered.results == whole.results
 
@@ -115,7 +116,7 @@ def test_a_warm_state_goes_both_ways_one_after_the_other(tmp_path) -> None:
     probe, folder = spec("ieee"), save(tmp_path, "qwen2", tie_word_embeddings=True, num_hidden_layers=1)
     layers_first, whole_first = prober(probe), prober(probe)
     found = [
-        way(folder, None)
+        way(folder).results
         for way in (
             layers_first.measure_layers,
             layers_first.measure,
@@ -123,31 +124,27 @@ def test_a_warm_state_goes_both_ways_one_after_the_other(tmp_path) -> None:
             whole_first.measure_layers,
         )
     ]
-    rows = [measurement(probe, DEVICE, each).results for each in found]
-    assert rows[0] == rows[1] == rows[2] == rows[3]
+    assert found[0] == found[1] == found[2] == found[3]
 
 
 def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeypatch) -> None:
     probe, folder = spec("ieee"), save(tmp_path, "llama")
-    advance, calls = modules.LayeredForward.advance, []
+    advance, calls = forward.LayeredForward.advance, []
 
     def short_of_memory(self, layer) -> None:
         if len(self.tokens) != len(TOKENS):  # the sequences that the model is checked with
             return advance(self, layer)
         calls.append(len(self._parts))
-        if calls == [
-            1,
-            1,
-            1,
-            1,
-        ]:  # two layers of the rehearsal, then the second of the pass of both sequences
+        if len(calls) == (
+            6 if DEVICE.type == "cuda" else 2
+        ):  # the second layer, after two rehearsals on a GPU
             raise torch.OutOfMemoryError
         return advance(self, layer)
 
-    monkeypatch.setattr(modules.LayeredForward, "advance", short_of_memory)
-    found = measurement(probe, DEVICE, prober(probe).measure_layers(folder, None))
-    assert calls == [1, 1, 1, 1, 2, 2]
-    assert found.notes == ("GPU out of memory: chunk reduced to 1 sequences",)
+    monkeypatch.setattr(forward.LayeredForward, "advance", short_of_memory)
+    found = prober(probe).measure_layers(folder)
+    assert calls[-4:] == [1, 1, 2, 2]
+    assert found.notes == ("GPU out of memory: chunk reduced to 1 sequences", NOTE)
     exact = Prober(ProbeSpec(probe.variants, SHAPE, "", VOCAB - 4), TOKENS).measure(folder)
     for ours, theirs in zip(found.results, exact.results, strict=True):
         assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)
@@ -158,7 +155,7 @@ SHORT = "CUDA out of memory. Tried to allocate 96.00 MiB. GPU 0 has a total capa
 
 def test_a_layer_that_finds_no_room_beside_the_one_before_is_read_after_it(tmp_path, monkeypatch) -> None:
     probe, folder = spec("ieee"), save(tmp_path, "llama", num_hidden_layers=3)
-    whole = measurement(probe, DEVICE, prober(probe).measure(folder, None))
+    whole = prober(probe).measure(folder)
     read_some, held = Reader.read_some, []
 
     def room_for_one_layer(self, index, names):
@@ -171,9 +168,9 @@ def test_a_layer_that_finds_no_room_beside_the_one_before_is_read_after_it(tmp_p
         return tensors
 
     monkeypatch.setattr(Reader, "read_some", room_for_one_layer)
-    found = measurement(probe, DEVICE, prober(probe).measure_layers(folder, None))
+    found = prober(probe).measure_layers(folder)
     assert found.results == whole.results
-    assert found.notes == (NOT_AHEAD,), "and the chunk is what it was"
+    assert found.notes == (NOT_AHEAD, NOTE), "and the chunk is what it was"
 
 
 def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> None:
@@ -277,8 +274,8 @@ def test_a_file_that_is_replaced_after_it_was_read_and_before_it_is_hashed_fails
         warm.hashes.start(each, None)
     run = Engine.run
 
-    def replaced(self, folder, weights):
-        found = run(self, folder, weights)
+    def replaced(self, weights):
+        found = run(self, weights)
         if (other / file.name).exists():
             (other / file.name).rename(file)
         return found
@@ -292,15 +289,15 @@ def test_a_file_that_is_replaced_after_it_was_read_and_before_it_is_hashed_fails
 def test_what_was_begun_and_forgotten_is_read_and_hashed_anew(tmp_path) -> None:
     folder, other = (save(tmp_path / name, "llama", seed) for seed, name in enumerate("ab"))
     warm = prober(spec("ieee"))
-    warm.start(folder, None)
+    warm.prefetch(folder)
     assert warm.measure(folder, None).weights_sha256 == weights_sha256(folder)
-    warm.start(folder, None)
-    warm.forget(folder, None)
+    warm.prefetch(folder)
+    warm.forget(folder)
     for file in other.iterdir():
         file.rename(folder / file.name)
     found, exact = warm.measure(folder, None), prober(spec("ieee")).measure(folder, None)
     assert found.weights_sha256 == exact.weights_sha256
-    assert np.array_equal(found.tokens.values["nll_nats"], exact.tokens.values["nll_nats"])
+    assert found.results == exact.results
 
 
 def test_some_tensors_are_read_as_they_are_stored(tmp_path) -> None:
@@ -322,7 +319,7 @@ def test_the_probers_share_what_is_warm_and_say_which_way_they_went(tmp_path) ->
     whole = Prober(spec("split"), TOKENS, "cuda")
     exact = whole.measure(folder)
     whole.layer_by_layer.prefetch(folder, exact.weights_sha256)
-    for layered in (whole.layer_by_layer, StreamingProber(spec("split"), TOKENS, "cuda")):
+    for layered in (whole.layer_by_layer, Prober(spec("split"), TOKENS, "cuda").layer_by_layer):
         found = layered.measure(folder, exact.weights_sha256)
         assert (found.results, found.notes) == (exact.results, (NOTE,))
 
@@ -333,21 +330,21 @@ def test_gpu_memory_is_bounded_by_the_width_and_not_by_the_depth(tmp_path, archi
     tokens = np.random.default_rng(0).integers(0, 300, (1, 2, 64))
     probe = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(1, 2, 64), "", None, "split")
 
-    def peak(prober_type, layers: int) -> int:
+    def peak(layers: int, way: str = "measure_layers") -> int:
         folder = tmp_path / f"{layers}"
         if not folder.exists():
             wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers}
             tiny_model(architecture, **wide).half().save_pretrained(folder)
         gc.collect()
         before = torch.cuda.memory_allocated()
-        return prober_type(probe, tokens, "cuda").measure(folder).peak_bytes - before
+        return getattr(Prober(probe, tokens, "cuda"), way)(folder).peak_bytes - before
 
-    peak(StreamingProber, 3)  # what the libraries keep
-    shallow, deep = peak(StreamingProber, 3), peak(StreamingProber, 16)
+    peak(3)  # what the libraries keep
+    shallow, deep = peak(3), peak(16)
     layer = 2 * (4 * 1024**2 + 2 * 1024 * 4096)
     # Whether the next layer is there at the fullest moment of the one at hand is a matter of time.
     assert deep - shallow < 2 * layer, "thirteen more layers cost nothing"
-    assert peak(Prober, 16) > deep + 8 * layer, "which the whole model does not"
+    assert peak(16, "measure") > deep + 8 * layer, "which the whole model does not"
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "some"])
@@ -414,9 +411,10 @@ def test_a_head_that_is_stored_beside_a_tied_embedding_is_used_and_noted(tmp_pat
     content["weight_map"]["lm_head.weight"] = file.name
     index.write_text(json.dumps(content))
     probe = spec(arithmetic)
-    found = measurement(probe, DEVICE, getattr(prober(probe), way)(tmp_path, None))
+    found = getattr(prober(probe), way)(tmp_path)
     exact = on_cpu(probe, tmp_path)
-    assert found.notes == exact.notes == (OTHER_HEAD,)
+    assert exact.notes == (OTHER_HEAD,)
+    assert found.notes == ((OTHER_HEAD,) if way == "measure" else (OTHER_HEAD, NOTE))
     assert_near(found, exact)
 
 
@@ -432,7 +430,7 @@ def test_what_transformers_changes_while_it_loads_is_seen(tmp_path, monkeypatch,
     probe = spec(arithmetic)
     as_stored = on_cpu(probe, folder)
     monkeypatch.setattr(LlamaForCausalLM, "tie_weights", without_padding)
-    found, exact = measurement(probe, DEVICE, prober(probe).measure(folder, None)), on_cpu(probe, folder)
+    found, exact = prober(probe).measure(folder), on_cpu(probe, folder)
     assert abs(exact.results[0].nll_nats - as_stored.results[0].nll_nats) > 1e-4
     assert_near(found, exact)
     assert any("converted by transformers" in note for note in found.notes)
@@ -453,7 +451,7 @@ def test_numbers_of_no_dimension_and_buffers_are_filled(tmp_path, way, architect
             tensor.add_(0.1 * torch.randn_like(tensor))
     model.half().save_pretrained(tmp_path, max_shard_size="1KB")
     probe = spec("split")
-    found = measurement(probe, DEVICE, getattr(prober(probe), way)(tmp_path, None))
+    found = getattr(prober(probe), way)(tmp_path)
     assert_near(found, on_cpu(probe, tmp_path))
 
 

@@ -1,10 +1,10 @@
-"""Where the weights of a pass come from: all of them on the GPU, or one decoder layer at a time from disk.
+"""Where the weights of a pass come from: files, at once or one decoder layer at a time, or a model in memory.
 
-One layer at a time. While a layer computes, the next one is read by a thread into pinned memory and copied to the GPU
-on a stream of its own; when the layer has been computed its weights are let go, and the one after the next is begun.
-So the GPU holds two layers as stored, embeddings and head, and the biases and norms of all layers (0.2 MB a layer of
-width 4096); the host holds the buffers of the reader. The paths are those of a model that is there as a whole: the
-same kernels on the same chunks in the same order, hence the same numbers bit for bit.
+One layer at a time. While a layer computes, the next one is read by a thread (into pinned memory and copied to the GPU
+on a stream of its own, where there is one); when the layer has been computed its weights are let go, and the one after
+the next is begun. So the GPU holds two layers as stored, embeddings and head, and the biases and norms of all layers
+(0.2 MB a layer of width 4096); the host holds the buffers of the reader. The passes are those of a model that is there
+as a whole: the same kernels on the same chunks in the same order, hence the same numbers bit for bit.
 
 Waiting for a layer before the one after the next is read is what bounds the memory: launches run far ahead of a GPU,
 and reading from the page cache is faster than computing. It costs the GPU the time of one launch per layer.
@@ -25,17 +25,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import NoRoomError
-from pipeline.probe.gpu.linear import Plan
-from pipeline.probe.gpu.reading import DeviceWeights, Reader
-from pipeline.probe.gpu.skeleton import Skeleton
+from pipeline.probe.linear import Plan
+from pipeline.probe.loading import read_config
+from pipeline.probe.reading import DeviceWeights, Reader
 from pipeline.probe.room import room_for
 from pipeline.probe.skeleton import WeightIndex
+from pipeline.probe.template import Signature, Skeleton, signature
 from pipeline.suites import Unchanged
 
 ADVICE = "use fewer workers per GPU, fewer variants or batches, or a shorter --seq-len"
@@ -56,42 +57,55 @@ class Filled:
 
 
 class Weights(Protocol):
-    """One checkpoint's weights, wherever they are."""
+    """The weights to measure, wherever they are."""
 
     @property
-    def files(self) -> Unchanged:
-        """Their files as they were before anything was read."""
+    def config(self) -> Any:
+        """The model's configuration."""
 
     @property
-    def load_s(self) -> float:
-        """Seconds that it took to get them ready to be measured."""
+    def signature(self) -> Signature:
+        """What weights must share to share a skeleton."""
 
-    @property
-    def outlines(self) -> dict[str, Tensor]:
-        """Tensors of the shapes and dtypes that the files hold, by the files' names."""
-
-    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
-        """A skeleton for checkpoints like this one, which is in ``folder``."""
+    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
+        """A skeleton for weights like these."""
 
     def fill(self, skeleton: Skeleton) -> Filled:
         """Puts the weights into ``skeleton``."""
 
 
+class FileWeights(Weights, Protocol):
+    """The weights of a checkpoint's files."""
+
+    @property
+    def files(self) -> Unchanged:
+        """The files as they were before anything was read."""
+
+    @property
+    def load_s(self) -> float:
+        """Seconds that it took to get them ready to be measured."""
+
+
 class WholeWeights:
     """All weights on the device."""
 
-    def __init__(self, weights: DeviceWeights) -> None:
-        self._weights = weights
+    def __init__(self, folder: Path, weights: DeviceWeights) -> None:
+        self._folder, self._weights = folder, weights
         self.files, self.load_s = weights.files, weights.load_s
 
     @property
-    def outlines(self) -> dict[str, Tensor]:
-        """The tensors themselves."""
-        return self._weights.tensors
+    def config(self) -> Any:
+        """From the folder."""
+        return read_config(self._folder)
 
-    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
+    @property
+    def signature(self) -> Signature:
+        """Of the tensors themselves."""
+        return signature(self._folder, self._weights.tensors)
+
+    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
         """By markers."""
-        return Skeleton.learned(folder, self._weights.tensors, plan, device)
+        return Skeleton.learned(self._folder, self._weights.tensors, plan, device)
 
     def fill(self, skeleton: Skeleton) -> Filled:
         """Everything at once."""
@@ -106,17 +120,22 @@ class LayerWeights:
     def __init__(self, folder: Path, reader: Reader) -> None:
         start = time.perf_counter()
         with Unchanged(folder) as self.files:
-            self._index, self._reader = WeightIndex.of(folder), reader
+            self._folder, self._index, self._reader = folder, WeightIndex.of(folder), reader
         self.load_s = time.perf_counter() - start
 
     @property
-    def outlines(self) -> dict[str, Tensor]:
-        """From the files' headers."""
-        return self._index.outlines
+    def config(self) -> Any:
+        """From the folder."""
+        return read_config(self._folder)
 
-    def skeleton(self, folder: Path, plan: Plan, device: torch.device) -> Skeleton:
+    @property
+    def signature(self) -> Signature:
+        """From the files' headers."""
+        return signature(self._folder, self._index.outlines)
+
+    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
         """By stand-ins."""
-        return Skeleton.hollow(folder, self._index, plan, device)
+        return Skeleton.hollow(self._folder, self._index, plan, device)
 
     def fill(self, skeleton: Skeleton) -> Filled:
         """What is outside of the layers at once, and each layer when it is its turn."""

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.probe.gpu.linear import Plan, ProbeLinear
 from pipeline.probe.layers import blocks, linear_sites, replace_module
+from pipeline.probe.linear import Plan, ProbeLinear
 from pipeline.probe.loading import PROVENANCE, StoredWeights, build_model, read_config
-from pipeline.probe.quantized import require_rules
 from pipeline.probe.skeleton import HollowModel, WeightIndex, marked, marker, put, refuse_assembled
+from pipeline.probe.statistics import require_rules
 from pipeline.spec import canonical_json
 
 
@@ -42,24 +42,24 @@ class Signature:
 class Skeleton:
     """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`.
 
-    Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, None where some
-    are no plain copies.
+    Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, but for those
+    that are no plain copies.
     """
 
     def __init__(
         self,
-        folder: Path,
-        tensors: dict[str, Tensor],
+        config: Any,
+        signature: Signature,
         model: nn.Module,
-        sources: dict[str, str] | None,
+        sources: dict[str, str],
         *,
         plan: Plan,
         device: torch.device,
     ) -> None:
-        self.config = read_config(folder)
+        self.config, self.signature = config, signature
         self.device = device
-        self.signature = signature(folder, tensors)
         self._sources = sources
+        self._assembled = [name for name, _ in _state(model) if name not in sources]
         self._prefix, self.layers = blocks(model)
         self.linears: dict[str, ProbeLinear] = {}
         """By the name of their weight."""
@@ -84,8 +84,9 @@ class Skeleton:
             else torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
             for index, name in enumerate(names)
         }
-        model = build_model(read_config(folder), StoredWeights(markers, "", torch.float32))
-        return cls(folder, tensors, model, _learn(model, names), plan=plan, device=device)
+        config = read_config(folder)
+        model = build_model(config, StoredWeights(markers, "", torch.float32))
+        return cls(config, signature(folder, tensors), model, _learn(model, names), plan=plan, device=device)
 
     @classmethod
     def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> Skeleton:
@@ -99,11 +100,12 @@ class Skeleton:
                 empty = torch.zeros(state[name].shape, dtype=state[name].dtype)
                 zeros.setdefault(key, nn.Parameter(empty, requires_grad=False))
                 put(hollow.model, name, zeros[key])
-        return cls(folder, index.outlines, hollow.model, hollow.stored, plan=plan, device=device)
+        known = signature(folder, index.outlines)
+        return cls(read_config(folder), known, hollow.model, hollow.stored, plan=plan, device=device)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self._sources is not None:
+        if not self._assembled:
             return ()
         return (
             "weights are converted by transformers for every checkpoint: their layout differs from the files'",
@@ -118,8 +120,8 @@ class Skeleton:
         """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of
         the layers. ``CheckpointError`` where some are no plain copies.
         """
-        if self._sources is None:
-            raise refuse_assembled(self.model, [])
+        if self._assembled:
+            raise refuse_assembled(self.model, self._assembled)
         inside = f"{self._prefix}." if layer is None else f"{self._prefix}.{layer}."
         return {
             name: key for name, key in self._sources.items() if name.startswith(inside) == (layer is not None)
@@ -128,7 +130,7 @@ class Skeleton:
     @torch.inference_mode()
     def fill(self, tensors: dict[str, Tensor]) -> None:
         """Puts the weights of one checkpoint (on the device, by the file's names) into the model."""
-        if self._sources is None:
+        if self._assembled:
             on_cpu = StoredWeights(
                 {name: tensor.cpu() for name, tensor in tensors.items()}, "", torch.float32
             )
@@ -138,16 +140,6 @@ class Skeleton:
         else:
             stored = {name: tensors[key] for name, key in self._sources.items()}
         self.put(stored)
-
-    @torch.inference_mode()
-    def fill_from_model(self, state: Mapping[str, Tensor]) -> None:
-        """Puts in weights by module name, rounded to the dtypes that the files store."""
-        if self._sources is None:
-            self.put({name: state[name].to(self.device) for name in (*self._direct, *self.linears)})
-            return
-        dtypes = {name: dtype for name, _, dtype in self.signature.tensors}
-        sources = self._sources.items()
-        self.put({name: state[name].to(device=self.device, dtype=dtypes[key]) for name, key in sources})
 
     @torch.inference_mode()
     def put(self, stored: Mapping[str, Tensor]) -> None:
@@ -164,13 +156,17 @@ class Skeleton:
         """
         for name in self.linears if names is None else names:
             if name in self.linears:
-                self.linears[name].stored = None
+                self.linears[name].release()
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
     """The signature of the checkpoint in ``folder`` with ``tensors``, of which only shapes and dtypes are looked at."""
     described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        read_config(folder)  # says what is wrong with it
+        raise
     built = {name: value for name, value in config.items() if name not in PROVENANCE}
     return Signature(canonical_json(built), tuple(described))
 
@@ -179,8 +175,8 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return list(model.state_dict(keep_vars=False).items())
 
 
-def _learn(model: nn.Module, names: list[str]) -> dict[str, str] | None:
-    """Module name -> file name for everything in ``model``, or None where something is no plain copy.
+def _learn(model: nn.Module, names: list[str]) -> dict[str, str]:
+    """Module name -> file name for everything in ``model`` that is a plain copy.
 
     The markers are made anew to compare with: those that the model was loaded from may be its own memory, which
     transformers may have changed.
@@ -188,7 +184,6 @@ def _learn(model: nn.Module, names: list[str]) -> dict[str, str] | None:
     sources = {}
     for name, tensor in _state(model):
         number = marked(tensor)
-        if not 0 <= number < len(names) or not torch.equal(marker(number, tensor.shape), tensor):
-            return None
-        sources[name] = names[number]
+        if 0 <= number < len(names) and torch.equal(marker(number, tensor.shape), tensor):
+            sources[name] = names[number]
     return sources

@@ -1,24 +1,45 @@
-"""Any architecture through transformers' own modules around :class:`ProbeLinear`.
+"""Any architecture through its own modules around :class:`ProbeLinear`.
 
-Where the whole model is filled, its own forward is called, chunk by chunk. Where only one layer is at a time, that
-forward is taken apart (``probe/walk.py``): the same modules are called with the same tensors, in another order, so the
-logits are equal bit for bit; what it costs is the hidden states of all tokens.
+Where the whole model is filled, its own forward is called, chunk by chunk. Where only one layer is at a time, or layers
+are calibrated in turn, that forward is taken apart (``walk.py``): the same modules are called with the same tensors, in
+another order, so the logits are equal bit for bit; what it costs is the hidden states of all tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.probe.walk import LayerCall
-from pipeline.probe.walk import Walk as ModelWalk
+from pipeline.probe.walk import LayerCall, Walk
+
+
+class Pass(Protocol):
+    """One pass of tokens through a filled skeleton."""
+
+    tokens: Tensor
+    """int64 (sequences, T), on the device."""
+    takes_layers: bool
+    """Whether :meth:`advance` is the last use of a layer."""
+
+    def begin(self, chunk: int) -> None:
+        """Starts, ``chunk`` sequences at a time."""
+
+    def advance(self, layer: Any) -> None:
+        """Takes all tokens through ``layer``, the next one."""
+
+    def logits(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Logits float32 (V, rows, vocabulary), part by part in token order, and the scale (V, vocabulary) that they
+        have yet to be multiplied by.
+        """
 
 
 class Forward:
-    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a filled skeleton, as ``neox.Walk``."""
+    """A pass by the model's own forward."""
+
+    takes_layers = False
 
     def __init__(self, model: Any, variants: int, tokens: Tensor) -> None:
         self.model, self.variants, self.tokens = model, variants, tokens
@@ -40,17 +61,18 @@ class Forward:
         return part.repeat(self.variants, 1)
 
     def _called(self, part: Tensor, model: Any) -> Tensor:
-        logits = model(input_ids=self._folded(part), use_cache=False, return_dict=True).logits
-        reshaped: Tensor = logits.reshape(self.variants, part.numel(), -1)
-        return reshaped
+        logits = logits_of(model, self._folded(part))
+        return logits.reshape(self.variants, part.numel(), -1)
 
 
 class LayeredForward(Forward):
     """The same where each of ``layers`` holds its weights only while it is advanced by."""
 
+    takes_layers = True
+
     def __init__(self, model: Any, variants: int, tokens: Tensor, layers: nn.ModuleList) -> None:
         super().__init__(model, variants, tokens)
-        self._walk = ModelWalk(model, layers)
+        self._walk = Walk(model, layers)
         self._states: list[Tensor] = []
         self._calls: list[list[LayerCall]] = []
         self._index = 0
@@ -72,3 +94,15 @@ class LayeredForward(Forward):
         """Logits float32 (V, rows, vocabulary), part by part; there is no scale to apply."""
         for part in self._parts:
             yield self._walk.finish(self._states.pop(0), partial(self._called, part)), None
+
+
+def logits_of(model: Any, ids: Tensor) -> Tensor:
+    """(B, T, vocabulary) for ``ids`` (B, T): of a transformers model, or of any module that is called with ids alone
+    and gives logits, a tuple that begins with them, or an object that holds them.
+    """
+    if hasattr(model, "get_output_embeddings"):
+        out = model(input_ids=ids, use_cache=False, return_dict=True)
+    else:
+        out = model(ids)
+    logits: Tensor = out.logits if hasattr(out, "logits") else out[0] if isinstance(out, tuple) else out
+    return logits

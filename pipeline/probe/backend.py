@@ -1,0 +1,213 @@
+"""What the engine leaves to a backend: packing weights, multiplying, scoring logits. And the one of plain torch.
+
+The torch backend is the definition, on a CPU and on a GPU without Triton. The Triton backend (``gpu/backend.py``) is
+faster and gives the same numbers within float32's accuracy.
+
+Legend: V = variants, N = sequences, T = tokens of a sequence, P = T - 1 predictions, R = rows of a variant,
+I = in_features, O = out_features, S = packed weights, K = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.measurements import TensorMeasurement, TokenMeasurement, selected
+from pipeline.measurements.hooks import token_values
+from pipeline.probe.linear import ProbeLinear
+from pipeline.probe.loading import vocabulary
+from pipeline.probe.room import room_for
+from pipeline.probe.statistics import TensorStatistics, measure_weight
+from pipeline.quantize import Variant, decoded
+from pipeline.sizing import CPU_CHUNK_LOGIT_BYTES, CPU_COMPARED_ROWS
+from pipeline.spec import ProbeSpec
+
+CPU_CHUNK_ROWS = 2048
+"""Rows (variants x tokens) of a chunk on the CPU: small enough that activations stay in its caches."""
+GPU_CHUNK_ROWS = 65_536
+"""Rows of a chunk on a GPU: enough to fill it."""
+ROWS_PER_BLOCK = CPU_COMPARED_ROWS
+"""Predictions compared at a time: bounds the float32 temporaries of the softmax to a cache-friendly size."""
+ADVICE = "free memory there, or use fewer workers, variants or batches, or a shorter --seq-len"
+
+
+class Scores(Protocol):
+    """The token level of one pass, filled as logits come."""
+
+    def add(self, logits: Tensor, scale: Tensor | None) -> None:
+        """Takes the next logits, float32 (V, R, K) in token order; with ``scale`` (V, K) they are to be multiplied."""
+
+    def values(self) -> dict[str, np.ndarray]:
+        """(V, N, P) of every value of the token level (``TokenMeasurement.values``)."""
+
+
+class Backend(Protocol):
+    """How an engine computes."""
+
+    keeps_packed: bool
+    """Whether packed weights stay until their layer is let go; where not, they are packed at every use."""
+
+    def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
+        """``variants`` cut into those that go through a model together, the baseline first in each."""
+
+    def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
+        """Sequences of ``length`` that go at a time through a model of ``config``."""
+
+    def pack(self, linear: ProbeLinear) -> Any:
+        """The weight of ``linear`` for all variants; what is measured of it goes to ``linear.plan.measured``."""
+
+    def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
+        """float32 (V, R, O): each variant's rows by its weight, with the bias."""
+
+    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
+        """For a pass of ``tokens_NT`` (int64, on the device)."""
+
+    def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
+        """What was measured of the weights of ``linears``, by variant, in their order."""
+
+    def may_fuse(self, model: Any) -> bool:
+        """Whether ``model`` has the structure of one that the backend has kernels for as a whole."""
+
+    def fused(self, model: Any, variants: int, tokens_NT: Tensor) -> Any:
+        """A pass (``probe.forward.Pass``) of ``tokens_NT`` through ``model`` by those kernels."""
+
+    def compiling(self) -> AbstractContextManager[bool]:
+        """While it is open, what is launched is compiled instead of run; gives whether there is anything to compile."""
+
+
+class TorchBackend:
+    """Plain torch, in float32 on any device."""
+
+    keeps_packed = True
+
+    def __init__(self, spec: ProbeSpec, device: torch.device) -> None:
+        self._spec, self._device = spec, device
+        self._token_level = selected(spec.measurements, TokenMeasurement)
+        self._tensor_level = selected(spec.measurements, TensorMeasurement)
+
+    def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
+        """All together: there is no kernel that has room for a number of them only."""
+        return [tuple(variants)]
+
+    def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
+        """By the rows that a device is best at, and the logits' bytes."""
+        del fused
+        rows = GPU_CHUNK_ROWS if self._device.type == "cuda" else CPU_CHUNK_ROWS
+        by_logits = CPU_CHUNK_LOGIT_BYTES // (4 * variants * length * vocabulary(config))
+        return max(1, min(rows // (variants * length), by_logits, sequences))
+
+    def pack(self, linear: ProbeLinear) -> Tensor:
+        """float32 (S, O, I)."""
+        with room_for(f"all variants of {linear.name}", ADVICE):
+            return self._pack(linear)
+
+    def _pack(self, linear: ProbeLinear) -> Tensor:
+        weight, quantizers = linear.float_weight(), linear.packing.quantizers
+        calibrated = linear.plan.calibrated.get(linear.name, {})
+        packed = weight.new_empty(len(quantizers), *weight.shape)
+        steps: list[Tensor | None] = []
+        for slot, quantizer in enumerate(quantizers):
+            if quantizer is None:
+                packed[slot] = weight
+                steps.append(None)
+                continue
+            encoded = calibrated[slot] if slot in calibrated else quantizer.encode(weight)
+            packed[slot] = decoded(quantizer, encoded, weight)
+            steps.append(quantizer.grid_steps(weight, encoded))
+        if linear.name not in linear.plan.measured:
+            rows = measure_weight(linear, weight, list(packed), steps, self._tensor_level)
+            linear.plan.measured[linear.name] = rows
+        return packed
+
+    def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
+        """V products into one buffer: no concatenation afterwards."""
+        packed: Tensor = linear.packed()
+        if len(packed) == 1:  # all variants share the weight
+            return functional.linear(rows_VRI, packed[0], linear.bias)
+        out_VRO = rows_VRI.new_empty(*rows_VRI.shape[:2], packed.shape[1])
+        for variant, slot in enumerate(linear.slots):
+            weight_IO = packed[slot].T
+            if linear.bias is None:
+                torch.mm(rows_VRI[variant], weight_IO, out=out_VRO[variant])
+            else:
+                torch.addmm(linear.bias, rows_VRI[variant], weight_IO, out=out_VRO[variant])
+        return out_VRO
+
+    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
+        """By the measurements' own hooks."""
+        return TorchScores(self._token_level, tokens_NT, variants)
+
+    def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
+        """What ``pack`` found."""
+        plan = linears[0].plan
+        found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in plan.variants}
+        for linear in linears:
+            for variant, row in plan.measured[linear.name].items():
+                found[variant].append(row)
+        return {variant: tuple(rows) for variant, rows in found.items()}
+
+    def may_fuse(self, model: Any) -> bool:
+        """Never."""
+        del model
+        return False
+
+    def fused(self, model: Any, variants: int, tokens_NT: Tensor) -> Any:
+        """There is none."""
+        raise NotImplementedError(f"no fused pass of {type(model).__name__} in torch")
+
+    def compiling(self) -> AbstractContextManager[bool]:
+        """Nothing is compiled."""
+        return nullcontext(False)
+
+
+class TorchScores:
+    """Scores of whole sequences, one after the other, so that they do not depend on how many come at a time."""
+
+    def __init__(self, measurements: Sequence[TokenMeasurement], tokens_NT: Tensor, variants: int) -> None:
+        self._measurements, self._tokens_NT = measurements, tokens_NT
+        self._done = 0
+        shape = (variants, tokens_NT.shape[0], tokens_NT.shape[1] - 1)
+        self._values = {
+            name: np.empty(shape, dtype=dtype) for each in measurements for name, dtype in each.values.items()
+        }
+
+    def add(self, logits: Tensor, scale: Tensor | None) -> None:
+        """Takes the logits of the next sequences."""
+        assert scale is None
+        length = self._tokens_NT.shape[1]
+        logits_VNTK = logits.view(logits.shape[0], -1, length, logits.shape[-1])
+        ids_NT = self._tokens_NT[self._done : self._done + logits_VNTK.shape[1]]
+        compared = [
+            compare(logits_VNTK[:, sequence, :-1], ids[1:], self._measurements)
+            for sequence, ids in enumerate(ids_NT)
+        ]
+        for name, value in self._values.items():
+            part = torch.stack([each[name] for each in compared], dim=1)
+            value[:, self._done : self._done + len(compared)] = part.cpu().numpy()
+        self._done += len(compared)
+
+    def values(self) -> dict[str, np.ndarray]:
+        """(V, N, P) by name."""
+        assert self._done == len(self._tokens_NT)
+        return self._values
+
+
+def compare(
+    logits_VPK: Tensor, targets_P: Tensor, measurements: Sequence[TokenMeasurement]
+) -> Mapping[str, Tensor]:
+    """Every value of ``measurements``, (V, P); variant 0 is what the others are compared with."""
+    blocks = [
+        token_values(
+            measurements,
+            logits_VPK[:, start : start + ROWS_PER_BLOCK],
+            targets_P[start : start + ROWS_PER_BLOCK],
+        )
+        for start in range(0, targets_P.shape[0], ROWS_PER_BLOCK)
+    ]
+    return {name: torch.cat([block[name] for block in blocks], dim=1) for name in blocks[0]}

@@ -1,0 +1,292 @@
+"""The probe of one checkpoint: skeleton, pass, numbers. One engine for every device and for weights from anywhere.
+
+Two passes compute the same thing. A *fused* pass runs a whole model on the backend's kernels (GPT-NeoX in Triton). The
+*modules* pass (``forward.py``) runs any architecture through its own modules around :class:`ProbeLinear`, and scores
+their logits, whatever they do to them. Which one is taken is a rule: the fused one where the backend has one for the
+structure and, on the skeleton's first checkpoint, both gave the same logits for a few tokens; otherwise the modules,
+and where the fused pass would have been expected a note says why.
+
+Either goes through the layers once, whether their weights are all there or come one layer at a time (``weights.py``).
+That first comparison is a pass of its own, so the first checkpoint of a suite that comes layer by layer is read twice.
+
+Many variants may go through in groups (``Backend.groups``), each with the baseline, to which they are compared: a pass
+of its own for each group, and where the layers come one at a time they are read once for each.
+
+Variants whose quantizers need a layer's inputs are calibrated on the way (``calibration.py``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.probe.arithmetic import float32_products
+from pipeline.probe.backend import Backend
+from pipeline.probe.calibration import Calibrator
+from pipeline.probe.checks import ForwardCheck, forward_of
+from pipeline.probe.forward import Forward, LayeredForward, Pass
+from pipeline.probe.linear import Plan, ProbeLinear
+from pipeline.probe.loading import check_fit
+from pipeline.probe.notes import tied_notes
+from pipeline.probe.statistics import TensorStatistics
+from pipeline.probe.template import Skeleton
+from pipeline.probe.weights import Filled, Weights
+from pipeline.spec import ProbeSpec, Variant
+
+Result = TypeVar("Result")
+AGREEMENT = 1e-4
+"""Largest difference between the two passes' logits, relative to the largest logit, that counts as the same."""
+FEW, FEW_TOKENS = 2, 32
+"""Sequences and their tokens that the two passes are compared on, and that kernels are compiled with: a multiple of 16,
+as whole sequences mostly are, because Triton compiles anew for one that is not."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the engine found in one checkpoint."""
+
+    values: dict[str, np.ndarray]
+    """(V, N, P) by name (``TokenMeasurement.values``); NaN where the model's logits are not finite."""
+    statistics: dict[Variant, tuple[TensorStatistics, ...]]
+    notes: list[str]
+    """What happened on the way that a reader of the numbers should know (chunks halved for memory)."""
+
+
+class Engine:
+    """Measures checkpoints on one device; skeletons stay."""
+
+    def __init__(
+        self,
+        spec: ProbeSpec,
+        sequences: np.ndarray,
+        device: torch.device,
+        backend: Backend,
+        calibration: np.ndarray | None = None,
+    ) -> None:
+        """``sequences``: int64 (N, T), the evaluation tokens. ``calibration``: int64 (M, T), for variants that need
+        it.
+        """
+        needy = [str(variant) for variant in spec.variants if variant.needs]
+        if needy and calibration is None:
+            raise UsageError(
+                f"variant {needy[0]} needs calibration tokens: wanted some beside the evaluation tokens"
+            )
+        self.spec, self.device = spec, device
+        self._backend = backend
+        self._tokens = torch.from_numpy(sequences).to(device)
+        self._few = self._tokens[:FEW, :FEW_TOKENS].contiguous()
+        self._calibration = (
+            torch.from_numpy(calibration).to(device) if needy and calibration is not None else None
+        )
+        self._plan = Plan(spec, backend)
+        self._skeleton: Skeleton | None = None
+        self._off: dict[tuple[Variant, ...], float] = {}
+        """How far the two passes' logits were apart, by the variants that were measured."""
+        self._notes: list[str] = []
+        self._check = ForwardCheck(sequences)
+
+    @torch.inference_mode()
+    def run(self, weights: Weights) -> Numbers:
+        """Per-token values and tensor statistics of ``weights``."""
+        with float32_products(self.device, tf32=self.spec.arithmetic == "tf32"):
+            return self._measure(weights.fill(self._prepare(weights)))
+
+    def _prepare(self, weights: Weights) -> Skeleton:
+        """The skeleton for weights like these; stays until some of another kind come."""
+        signature = weights.signature
+        if self._skeleton is None or self._skeleton.signature != signature:
+            for tokens in (self._tokens, self._calibration):
+                if tokens is not None:
+                    check_fit(weights.config, tokens.cpu().numpy())
+            self._skeleton = None  # until the new one has been seen to work
+            self._off.clear()
+            skeleton = weights.skeleton(self._plan, self.device)
+            try:
+                self._rehearse(weights, skeleton)
+            except BaseException:
+                skeleton.release()
+                raise
+            self._skeleton = skeleton
+        return self._skeleton
+
+    def _measure(self, filled: Filled) -> Numbers:
+        """Measures the weights that ``filled`` holds, and lets them go."""
+        skeleton = filled.skeleton
+        self._notes = list(skeleton.notes)
+        parts: list[dict[str, np.ndarray]] = []
+        statistics: dict[Variant, tuple[TensorStatistics, ...]] = {}
+        try:
+            self._refuse_unsuited(filled)
+            self._notes.extend(tied_notes(skeleton.model, skeleton.head))
+            for variants in self._backend.groups(self.spec.variants):
+                fused = self._may_fuse(filled, variants)
+                self._plan.begin(variants)
+                found = self._evaluate(filled, fused=fused)
+                parts.append({name: value[1:] for name, value in found.items()} if parts else found)
+                statistics = self._backend.statistics(list(skeleton.linears.values())) | statistics
+        finally:
+            skeleton.release()
+            self._plan.begin(())
+        values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Numbers(values, statistics, list(dict.fromkeys([*self._notes, *filled.notes])))
+
+    def _rehearse(self, weights: Weights, skeleton: Skeleton) -> None:
+        """Compiles what the probes of this skeleton launch, all kernels at once."""
+        with self._backend.compiling() as compiles:
+            if not compiles:
+                return
+            filled = weights.fill(skeleton)
+            # The layers are alike, but a fused pass enters every one but the first with products yet to be added.
+            passes = (True, False) if self._backend.may_fuse(skeleton.model) else (False,)
+            checked = [self.spec.variants[:1]] if self._is_to_be_checked(skeleton) else []
+            for variants in (*checked, *self._backend.groups(self.spec.variants)):
+                self._plan.begin(_uncalibrated(variants))
+                few = [self._pass(filled, self._few, fused=fused) for fused in passes]
+                self._go(few, filled, len(self._few), most=2)
+                self._score(few[0])
+                for each in few[1:]:
+                    list(each.logits())
+
+    def _evaluate(self, filled: Filled, *, fused: bool) -> dict[str, np.ndarray]:
+        """Every value of the token level for the variants at hand."""
+        variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
+        config = filled.skeleton.config
+
+        def work(chunk: int) -> dict[str, np.ndarray]:
+            one = self._pass(filled, self._tokens, fused=fused)
+            self._go([one], filled, chunk, calibrator=self._calibrator(filled))
+            return self._score(one)
+
+        return self._in_room(work, self._backend.chunk(config, variants, sequences, length, fused=fused))
+
+    def _calibrator(self, filled: Filled) -> Calibrator | None:
+        """For the variants at hand, where some need it."""
+        if self._calibration is None or not any(variant.needs for variant in self._plan.variants):
+            return None
+        return Calibrator(filled.skeleton, self._plan, self._calibration)
+
+    def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
+        """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""
+        while True:
+            try:
+                return work(chunk)
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise CheckpointError(
+                        f"one sequence of {self._tokens.shape[1]} tokens in {len(self._plan.variants)} variants does "
+                        "not fit the GPU: use a shorter --seq-len, fewer variants or fewer batches"
+                    ) from None
+            chunk //= 2
+            self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
+            torch.cuda.empty_cache()
+
+    def _refuse_unsuited(self, filled: Filled) -> None:
+        """CheckpointError for a model that is not to be measured. One that has a fused pass is known to be causal."""
+        if not self._is_to_be_checked(filled.skeleton):
+            return
+        model, config = filled.skeleton.model, filled.skeleton.config
+        self._plan.begin(self.spec.variants[:1])
+        ids, length = self._check.sequences.to(self.device), self._tokens.shape[1]
+
+        def judge(chunk: int) -> None:
+            passes = [self._pass(filled, part, fused=False) for part in (ids[:-1], ids[-1:])]
+            with forward_of(model):
+                self._go(passes, filled, chunk)
+                parts = itertools.chain.from_iterable(each.logits() for each in passes)
+                rows = itertools.chain.from_iterable(logits[0].split(length) for logits, _ in parts)
+                self._check.judge(model, config, rows)
+
+        self._in_room(judge, self._backend.chunk(config, len(self._plan.variants), 3, length, fused=False))
+
+    def _is_to_be_checked(self, skeleton: Skeleton) -> bool:
+        """Whether it has yet to be seen that models like this one are what they must be."""
+        return not self._backend.may_fuse(skeleton.model) and self._check.needed(skeleton.config)
+
+    def _pass(self, filled: Filled, tokens: Tensor, *, fused: bool) -> Pass:
+        """A pass of ``tokens`` that has not begun."""
+        model, variants = filled.skeleton.model, len(self._plan.variants)
+        if fused:
+            found: Pass = self._backend.fused(model, variants, tokens)
+            return found
+        if filled.one_by_one or any(variant.needs for variant in self._plan.variants):
+            return LayeredForward(model, variants, tokens, filled.skeleton.layers)
+        return Forward(model, variants, tokens)
+
+    def _score(self, one: Pass) -> dict[str, np.ndarray]:
+        """Every value of the token level from the logits of a pass that has gone through the layers."""
+        scores = self._backend.scores(one.tokens, len(self._plan.variants))
+        for logits, scale in one.logits():
+            scores.add(logits, scale)
+        return scores.values()
+
+    def _may_fuse(self, filled: Filled, variants: tuple[Variant, ...]) -> bool:
+        """Whether the fused pass is taken; where that is not known yet, both are run on a few tokens."""
+        if not self._backend.may_fuse(filled.skeleton.model):
+            return False
+        variants = _uncalibrated(variants)
+        if variants not in self._off:
+            self._plan.begin(variants)
+            few = [self._pass(filled, self._few, fused=fused) for fused in (True, False)]
+            self._go(few, filled, len(self._few))
+            found, exact = (
+                torch.cat(
+                    [part if scale is None else part * scale[:, None] for part, scale in each.logits()], 1
+                )
+                for each in few
+            )
+            off = ((found - exact).abs().max() / exact.abs().max()).item()
+            if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
+                self._notes.append(
+                    "modules path taken: logits are not finite, so the fused path cannot be checked"
+                )
+                return False
+            self._off[variants] = off
+        if self._off[variants] > AGREEMENT:
+            self._notes.append(
+                f"modules path taken: the fused path's logits differ by {self._off[variants]:.1e}"
+            )
+        return self._off[variants] <= AGREEMENT
+
+    def _go(
+        self,
+        passes: Sequence[Pass],
+        filled: Filled,
+        chunk: int,
+        *,
+        most: int | None = None,
+        calibrator: Calibrator | None = None,
+    ) -> None:
+        """Takes ``passes`` through the first ``most`` layers (None: all), ``chunk`` sequences at a time; their logits
+        are then to be had.
+        """
+        for each in passes:
+            each.begin(chunk)
+        layers = iter(filled.layers)
+        try:
+            for layer in itertools.islice(layers, most):
+                if calibrator is not None:
+                    calibrator.advance(layer)
+                for each in passes:
+                    each.advance(layer)
+                if all(each.takes_layers for each in passes):
+                    self._plan.let_go(part.name for part in layer.modules() if isinstance(part, ProbeLinear))
+            if calibrator is not None:
+                calibrator.finish()
+        finally:
+            if isinstance(
+                layers, Generator
+            ):  # ends the thread that reads ahead before anything else uses its buffers
+                layers.close()
+
+
+def _uncalibrated(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Those of ``variants`` that need nothing of a layer's inputs, the baseline among them."""
+    return tuple(variant for variant in variants if not variant.needs)

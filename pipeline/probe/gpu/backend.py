@@ -1,0 +1,194 @@
+"""The backend on Triton's kernels: weights packed in one pass, split products, logits scored in one pass, and whole
+models of the structure of GPT-NeoX.
+
+Legend as in ``probe.backend``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.measurements import TensorMeasurement, TokenMeasurement, further, selected
+from pipeline.probe.backend import Scores, compare
+from pipeline.probe.gpu import neox, ops
+from pipeline.probe.gpu.product import multiply
+from pipeline.probe.linear import ProbeLinear
+from pipeline.probe.loading import vocabulary
+from pipeline.probe.statistics import TensorStatistics, is_listed, refuse_values, weight_columns
+from pipeline.quantize import Variant, decoded
+from pipeline.quantize.triton.launch import compiling
+from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
+from pipeline.sizing import module_chunk, variant_groups, walk_chunk
+from pipeline.spec import ProbeSpec
+
+FUSED = ("nll_nats", "kl_nats", "agrees", "delta_p")
+"""Values of the token level that the kernels compute, in their order."""
+
+
+class TritonBackend:
+    """Kernels; also through Triton's interpreter, on a CPU."""
+
+    keeps_packed = False
+    """Packing costs a few percent of the product that follows, and no model holds more than one layer's."""
+
+    def __init__(self, spec: ProbeSpec, device: torch.device) -> None:
+        self._spec, self._device = spec, device
+        self._split = spec.arithmetic == "split"
+        names = further(spec.measurements)
+        self._token_level = selected(names, TokenMeasurement)
+        self._tensor_level = selected(names, TensorMeasurement)
+        self._is_compiling = False
+
+    def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
+        """As many at a time as the loss has registers for."""
+        return variant_groups(variants)
+
+    def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
+        """By the memory of a chunk."""
+        if fused:
+            return walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
+        return module_chunk(vocabulary(config), variants, sequences, length)
+
+    def pack(self, linear: ProbeLinear) -> PackedWeight:
+        """In one launch, but for quantizers without a kernel."""
+        plan, quantizers = linear.plan, linear.packing.quantizers
+        packed = pack(linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name))
+        if linear.name not in plan.measured:
+            more = self._measure_further(linear) if self._tensor_level and not self._is_compiling else {}
+            plan.measured[linear.name] = summarise(packed, linear.counted_rows), more
+        return packed
+
+    def _measure_further(self, linear: ProbeLinear) -> dict[Variant, dict[str, Any]]:
+        """What the measurements that have no kernel say, by variant, from the definition of every quantizer."""
+        weight = linear.float_weight()
+        calibrated = linear.plan.calibrated.get(linear.name, {})
+        values: list[Tensor] = []
+        steps: list[Tensor | None] = []
+        for slot, quantizer in enumerate(linear.packing.quantizers):
+            if quantizer is None:
+                values.append(weight)
+                steps.append(None)
+                continue
+            encoded = calibrated[slot] if slot in calibrated else quantizer.encode(weight)
+            values.append(decoded(quantizer, encoded, weight))
+            steps.append(quantizer.grid_steps(weight, encoded))
+        return weight_columns(linear, weight, values, steps, self._tensor_level)
+
+    def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
+        """Split, or of float32 values."""
+        packed: PackedWeight = linear.packed()
+        variants, _, features = rows_VRI.shape
+        out_VRO = rows_VRI.new_empty(variants, rows_VRI.shape[1], packed.scale.shape[1])
+        if self._split:
+            operand, unit = ops.split(rows_VRI.reshape(-1, features))
+            operand, unit = operand.view(variants, -1, 3 * features), unit.view(variants, -1)
+            for v, slot in enumerate(linear.slots):
+                multiply(operand[v], packed.operand[slot], packed.three[slot], out_VRO[v])
+                ops.finish(out_VRO[v], unit[v], packed.scale[slot], linear.bias)
+            return out_VRO
+        for v, slot in enumerate(linear.slots):
+            weight_IO = packed.full[slot].T
+            if linear.bias is None:
+                torch.mm(rows_VRI[v], weight_IO, out=out_VRO[v])
+            else:
+                torch.addmm(linear.bias, rows_VRI[v], weight_IO, out=out_VRO[v])
+        return out_VRO
+
+    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
+        """By the loss kernel; values of further measurements by their hooks."""
+        return TritonScores(tokens_NT, variants, [] if self._is_compiling else self._token_level)
+
+    def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
+        """From the kernel's sums, which come to the host together."""
+        plan = linears[0].plan
+        found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in plan.variants}
+        linears = [linear for linear in linears if _lists(linear)]
+        summaries = torch.cat([plan.measured[linear.name][0] for linear in linears]).tolist()
+        for linear in linears:
+            sums, more = plan.measured[linear.name]
+            (mean, std, absmax, kurtosis, *fits), summaries = (
+                summaries[: sums.numel()], summaries[sums.numel() :],
+            )  # fmt: skip
+            for variant, slot in zip(plan.variants, linear.slots, strict=True):
+                quantizer = linear.packing.quantizers[slot]
+                if not is_listed(linear, variant, quantizer):
+                    continue
+                error: float | None = None
+                boundary: float | None = None
+                if quantizer is not None:
+                    error, boundary = fits[2 * slot : 2 * slot + 2]
+                    if not math.isfinite(error):
+                        refuse_values(linear.name, quantizer, absmax)
+                    if math.isnan(boundary):  # a grid without even steps
+                        boundary = None
+                found[variant].append(
+                    TensorStatistics(
+                        linear.name, linear.counted_values, mean, std, absmax, kurtosis, error, boundary,
+                        more.get(variant, {}),
+                    )
+                )  # fmt: skip
+        return {variant: tuple(rows) for variant, rows in found.items()}
+
+    def may_fuse(self, model: Any) -> bool:
+        """GPT-NeoX in split products."""
+        return self._split and neox.fits(model)
+
+    def fused(self, model: Any, variants: int, tokens_NT: Tensor) -> neox.FusedNeox:
+        """GPT-NeoX, layer by layer."""
+        return neox.FusedNeox(model, variants, tokens_NT)
+
+    @contextmanager
+    def compiling(self) -> Iterator[bool]:
+        """Kernels are compiled side by side."""
+        self._is_compiling = True
+        try:
+            with compiling():
+                yield True
+        finally:
+            self._is_compiling = False
+
+
+def _lists(linear: ProbeLinear) -> bool:
+    """Whether any variant lists the weight of ``linear``."""
+    packing = linear.packing
+    pairs = zip(linear.plan.variants, packing.slots, strict=True)
+    return any(is_listed(linear, variant, packing.quantizers[slot]) for variant, slot in pairs)
+
+
+class TritonScores:
+    """``ops.score``'s sums (6, V, N * T); the last token of a sequence has no target: its mean nothing."""
+
+    def __init__(self, tokens_NT: Tensor, variants: int, measurements: Sequence[TokenMeasurement]) -> None:
+        self._tokens_NT, self._variants, self._measurements = tokens_NT, variants, measurements
+        self._targets = tokens_NT.roll(-1, dims=1).flatten()
+        self._sums = ops.empty_sums(variants, self._targets.numel(), tokens_NT.device)
+        self._more: list[Mapping[str, Tensor]] = []
+        self._first = 0
+
+    def add(self, logits: Tensor, scale: Tensor | None) -> None:
+        """Takes the next rows."""
+        targets = self._targets[self._first : self._first + logits.shape[1]]
+        ops.score(logits, targets, self._sums, self._first, scale)
+        if self._measurements:
+            scaled = logits if scale is None else logits * scale[:, None]
+            self._more.append(compare(scaled, targets, self._measurements))
+        self._first += logits.shape[1]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """(V, N, P) by name."""
+        found = dict(zip(FUSED, ops.scores(self._sums), strict=True))
+        for each in self._measurements:
+            for name, dtype in each.values.items():
+                value = torch.cat([part[name] for part in self._more], dim=1)
+                found[name] = value.to(getattr(torch, dtype))
+        shape = (self._variants, *self._tokens_NT.shape)
+        return {
+            name: value.view(shape)[:, :, :-1].contiguous().cpu().numpy() for name, value in found.items()
+        }

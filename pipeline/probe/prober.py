@@ -1,0 +1,218 @@
+"""Measures checkpoints, and models in memory: reads and hashes in the background, and lets the engine compute.
+
+A checkpoint's files are hashed by threads of their own, beside reading and computing: read twice, at the same time, so
+the second time from the page cache. That the bytes which were hashed are those which were measured follows, as far as
+the file system tells, from the files being the same before either and after both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.errors import CheckpointError
+from pipeline.measurements import CheckpointMeasurement, selected
+from pipeline.measurements.hooks import checkpoint_values, refuse_whole_models
+from pipeline.probe.arithmetic import float32_products, has_triton, require_arithmetic
+from pipeline.probe.backend import Backend, TorchBackend
+from pipeline.probe.engine import Engine
+from pipeline.probe.loading import build_model, check_sha256, read_config, read_weights
+from pipeline.probe.memory_weights import ModelWeights, plain_copy
+from pipeline.probe.notes import config_notes
+from pipeline.probe.prefetch import Prefetcher
+from pipeline.probe.reading import DeviceWeights, Reader
+from pipeline.probe.result import Measurement, measurement
+from pipeline.probe.weights import FileWeights, LayerWeights, WholeWeights
+from pipeline.spec import ProbeSpec
+from pipeline.suites import Unchanged, weights_sha256
+
+NOTE = "measured layer by layer"
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A checkpoint's hash."""
+
+    sha256: str
+    files: Unchanged
+    """As they were before they were hashed."""
+
+
+class Prober:
+    """Measures checkpoints of one suite with one set of tokens on one device. Its warm state stays."""
+
+    def __init__(
+        self,
+        spec: ProbeSpec,
+        tokens: np.ndarray,
+        device: str = "cpu",
+        *,
+        backend: Backend | None = None,
+        calibration: np.ndarray | None = None,
+    ) -> None:
+        """``tokens``: int64 (batches, batch_size, seq_len) of ``spec``. ``calibration``: int64 (sequences, T),
+        for variants that need it. ``backend``: None = the fastest that the device has.
+        """
+        self.spec, self.device = spec, torch.device(device)
+        self._sequences = _checked(spec, tokens)
+        if backend is None:
+            require_arithmetic(spec.arithmetic, device)
+            backend = choose_backend(spec, self.device)
+        self._engine = Engine(spec, self._sequences, self.device, backend, calibration)
+        self._of_model = selected(spec.measurements, CheckpointMeasurement)
+        reader = Reader(self.device)
+        self._ahead: Prefetcher[DeviceWeights] = Prefetcher(lambda folder, _: reader.read(folder))
+        """Whole checkpoints."""
+        # The hash of the one that is measured is not taken before the end, and takes about as long.
+        self.hashes: Prefetcher[_Hashed] = Prefetcher(_hashed, most=2)
+        self._layers = Reader(self.device)
+
+    @property
+    def layer_by_layer(self) -> LayeredProber:
+        """The same measurement, to the same numbers, of checkpoints that do not fit the memory as a whole."""
+        return LayeredProber(self)
+
+    def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
+        self._ahead.start(folder, expected_sha256)
+        self.hashes.start(folder, expected_sha256)
+
+    def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
+        self._ahead.forget(folder, expected_sha256)
+        self.hashes.forget(folder, expected_sha256)
+
+    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+        """Measures the checkpoint in ``folder``.
+
+        Raises CheckpointError where it cannot be used; the message does not repeat the checkpoint's name.
+        """
+        return self._measure(
+            folder, expected_sha256, lambda: WholeWeights(folder, self._ahead.take(folder, expected_sha256))
+        )
+
+    def measure_layers(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+        """The same layer by layer, where loading is to open the files."""
+        refuse_whole_models(self._of_model)
+        return self._measure(
+            folder, expected_sha256, lambda: LayerWeights(folder, self._layers), notes=(NOTE,)
+        )
+
+    def measure_model(self, model: torch.nn.Module, stored: torch.dtype | None = None) -> Measurement:
+        """Measures ``model``, which stays as it is, with the numbers of a checkpoint that holds the same values.
+
+        It may be on any device, in training mode, and in any floating dtype; its parameters are upcast to float32.
+        ``stored``: the dtype that its values came from and are exact in, where that is a shorter one: a GPU multiplies
+        by those faster.
+        """
+        loaded = time.perf_counter()
+        self._reset_peak()
+        columns = self._columns_of(lambda: plain_copy(model)) if self._of_model else {}
+        numbers = self._engine.run(ModelWeights(model, stored))
+        return measurement(
+            self.spec, self.device, numbers, columns, weights_sha256="", load_s=0.0, loaded=loaded
+        )
+
+    def _measure(
+        self,
+        folder: Path,
+        expected_sha256: str | None,
+        load: Callable[[], FileWeights],
+        notes: tuple[str, ...] = (),
+    ) -> Measurement:
+        self._reset_peak()
+        self.hashes.start(folder, expected_sha256)
+        with self._damage_first(folder, expected_sha256):
+            weights = load()
+        loaded, load_s = time.perf_counter(), weights.load_s
+        with weights.files:  # hashing may have begun before, and may begin later
+            with self._damage_first(folder, expected_sha256):
+                columns = self._columns_of(lambda: build_model(read_config(folder), read_weights(folder)))
+                numbers = self._engine.run(weights)
+            sha256 = self._sha256(folder, expected_sha256)
+        numbers.notes.extend((*notes, *config_notes(folder)))
+        return measurement(
+            self.spec, self.device, numbers, columns, weights_sha256=sha256, load_s=load_s, loaded=loaded
+        )
+
+    def _columns_of(self, make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+        """Columns of the checkpoint level, of the unquantized float32 model that ``make`` gives."""
+        if not self._of_model:
+            return {}
+        tokens = torch.from_numpy(self._sequences).to(self.device)
+        with float32_products(self.device):
+            return checkpoint_values(self._of_model, make().to(self.device), tokens)
+
+    def _reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    @contextmanager
+    def _damage_first(self, folder: Path, expected_sha256: str | None) -> Iterator[None]:
+        """If the files are damaged, reports that instead of the error it caused."""
+        try:
+            yield
+        except CheckpointError:
+            self._sha256(folder, expected_sha256)
+            raise
+
+    def _sha256(self, folder: Path, expected_sha256: str | None) -> str:
+        """The hash of files that are since then the same."""
+        hashed = self.hashes.take(folder, expected_sha256)
+        hashed.files.check()
+        return hashed.sha256
+
+
+class LayeredProber:
+    """A prober that goes layer by layer."""
+
+    def __init__(self, prober: Prober) -> None:
+        self._prober = prober
+
+    def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Nothing: a layer is read while the one before computes, and hashing begins with the first, so that a file
+        larger than the page cache is read from its disk once.
+        """
+
+    def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
+        """Lets go what a :meth:`measure` that failed has begun."""
+        self._prober.forget(folder, expected_sha256)
+
+    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+        """Measures the checkpoint in ``folder``.
+
+        Raises CheckpointError where it cannot be used, or is of an architecture that cannot be walked; the message
+        does not repeat the checkpoint's name.
+        """
+        return self._prober.measure_layers(folder, expected_sha256)
+
+
+def choose_backend(spec: ProbeSpec, device: torch.device) -> Backend:
+    """Triton's on a GPU that has it, else torch's."""
+    if device.type != "cuda" or not has_triton():
+        return TorchBackend(spec, device)
+    from pipeline.probe.gpu.backend import TritonBackend
+
+    return TritonBackend(spec, device)
+
+
+def _checked(spec: ProbeSpec, tokens: np.ndarray) -> np.ndarray:
+    """``tokens`` of ``spec`` as (sequences, seq_len)."""
+    wanted = (spec.shape.batches, spec.shape.batch_size, spec.shape.seq_len)
+    if tokens.shape != wanted or tokens.dtype != np.int64:
+        raise ValueError(f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 {wanted}")
+    return tokens.reshape(-1, spec.shape.seq_len)
+
+
+def _hashed(folder: Path, expected_sha256: str | None) -> _Hashed:
+    with Unchanged(folder) as files:
+        sha256 = weights_sha256(folder)
+        check_sha256(folder, sha256, expected_sha256)
+    return _Hashed(sha256, files)

@@ -1,0 +1,119 @@
+"""What measuring one checkpoint gives: a row per variant, and what it took."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipeline.measurements import TokenMeasurement, selected
+from pipeline.measurements.hooks import token_columns
+from pipeline.probe.engine import Numbers
+from pipeline.probe.statistics import TensorStatistics
+from pipeline.spec import MEASUREMENTS, ProbeSpec
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """What one variant of one checkpoint scored; field for field a row of the shard."""
+
+    variant: str
+    nll_nats: float
+    """Mean over predicted tokens, accumulated in float64."""
+    perplexity: float
+    """exp(nll_nats)"""
+    n_tokens: int
+    """Predicted tokens: sequences x (seq_len - 1)."""
+    batch_nll_nats: tuple[float, ...]
+    """Mean nll of each batch; all batches hold equally many tokens."""
+    kl_nats_mean: float
+    kl_nats_p50: float
+    kl_nats_p99: float
+    top1_agreement: float
+    """Share of predictions where the most likely token is fp32's."""
+    delta_p_rms: float
+    """Root mean square change of the correct token's probability against fp32."""
+    tensors: tuple[TensorStatistics, ...]
+    more: dict[str, Any] = field(default_factory=dict)
+    """Columns of further measurements."""
+
+    def row(self) -> dict[str, Any]:
+        """As plain values; ``dataclasses.asdict`` copies every number of every tensor: 5 ms beside a GPU at work."""
+        row = {**vars(self), **self.more, "tensors": [tensor.row() for tensor in self.tensors]}
+        del row["more"]
+        return row
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One checkpoint under all variants."""
+
+    results: tuple[VariantResult, ...]
+    weights_sha256: str
+    load_s: float
+    """Seconds that loading took, from opening the files; in the background where the checkpoint was prefetched."""
+    probe_s: float
+    """Seconds from loaded weights to the last number; on a GPU to the weights' hash, where that is later."""
+    peak_bytes: int
+    """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
+    device: str
+    notes: tuple[str, ...]
+    measurements: tuple[str, ...] = MEASUREMENTS
+    """Names of what was measured."""
+
+
+def measurement(
+    spec: ProbeSpec,
+    device: torch.device,
+    numbers: Numbers,
+    of_model: Mapping[str, Any],
+    *,
+    weights_sha256: str,
+    load_s: float,
+    loaded: float,
+) -> Measurement:
+    """One checkpoint's rows and what measuring it took, since ``loaded`` (perf_counter).
+
+    ``of_model``: columns of the checkpoint level, which stand in the row of fp32.
+    """
+    token_level = selected(spec.measurements, TokenMeasurement)
+    results = []
+    for index, variant in enumerate(spec.variants):
+        values = {name: value[index] for name, value in numbers.values.items()}
+        columns = token_columns(token_level, values, spec.shape.batches)
+        columns |= of_model if index == 0 else dict.fromkeys(of_model)
+        results.append(variant_result(str(variant), columns, numbers.statistics[variant]))
+    return Measurement(
+        results=tuple(results),
+        weights_sha256=weights_sha256,
+        load_s=load_s,
+        probe_s=time.perf_counter() - loaded,
+        peak_bytes=peak_bytes(device),
+        device=device_name(device),
+        notes=tuple(numbers.notes),
+        measurements=spec.measurements,
+    )
+
+
+def variant_result(
+    variant: str, columns: dict[str, Any], tensors: tuple[TensorStatistics, ...]
+) -> VariantResult:
+    """The row of ``variant`` from the columns of all measurements."""
+    core = {name: columns[name] for name in VariantResult.__dataclass_fields__ if name in columns}
+    core["batch_nll_nats"] = tuple(core["batch_nll_nats"])
+    more = {name: value for name, value in columns.items() if name not in core}
+    return VariantResult(variant=variant, tensors=tensors, **core, more=more)
+
+
+def peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -64,6 +64,11 @@ class Fields:
             for index, each in enumerate(self.get(name, list) or [])
         ]
 
+    def elements(self, name: str) -> Fields:
+        """The list ``name`` as an object with its elements under their places."""
+        values = {str(index): value for index, value in enumerate(self.get(name, list) or [])}
+        return Fields(values, self._broken, f"{self._prefix}{name}.")
+
     def wrong(self, name: str, value: Any, wanted: str) -> Exception:
         """The error for the field ``name`` (the object itself where it is empty) whose ``value`` is not as wanted."""
         where = f"{self._prefix}{name}".rstrip(".") or "the whole"

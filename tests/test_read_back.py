@@ -282,3 +282,68 @@ def test_a_failure_record_that_is_damaged_says_so(folder: Path, text: bytes) -> 
     reason = RunFolder(folder).read_failures()[KEY]
     assert "damaged" in reason
     assert f"failures/audit/{KEY}.json" in reason
+
+
+REPORTS = sorted(path.parent for path in REFERENCE.rglob("report.json"))
+EXPERIMENTS = sorted(path.parents[1] for path in REFERENCE.rglob("schedules.json"))
+
+
+@pytest.mark.parametrize("place", REPORTS, ids=lambda path: path.name)
+def test_reports_that_reductions_wrote_are_read(place: Path) -> None:
+    assert RunFolder(place).read_report() == json.loads((place / "report.json").read_text())
+
+
+@pytest.mark.parametrize("place", EXPERIMENTS, ids=lambda path: path.name)
+def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
+    told = json.loads((place / "tables/schedules.json").read_text())
+    assert RunFolder(place, FORK).read_schedules() == told
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "field"),
+    [
+        ("report.json", setter("suite", to=...), "suite is missing"),
+        ("report.json", setter("onset_step", to="late"), "onset_step is 'late'"),
+        ("report.json", setter("onset_ci", to=["a", 2]), r"onset_ci\.0 is 'a'"),
+        ("report.json", setter("phases", 0, to=7), r"phases\[0\] is 7"),
+        (
+            "report.json",
+            setter("predictors", "events", 0, "step_ci", to=3),
+            r"predictors.events\[0\].step_ci",
+        ),
+        ("report.json", setter("kurtosis_test", "pearson_r", to=True), "kurtosis_test.pearson_r is True"),
+        ("report.json", setter("verdict", to="all is well"), "verdict is 'all is well'"),
+        ("report.json", setter("missing", to=[1]), "missing.0 is 1"),
+        ("report.json", setter("versions", to=[]), "versions is"),
+        ("tables/schedules.json", setter("arms", to=[]), "arms is"),
+        ("tables/schedules.json", setter("arms", "cosine", "runs", to="3"), "arms.cosine.runs is '3'"),
+        (
+            "tables/schedules.json",
+            setter("comparisons", 0, "difference", to=1),
+            r"comparisons\[0\].difference",
+        ),
+        (
+            "tables/schedules.json",
+            setter("config", "rates", "steps", to=...),
+            "config.rates.steps is missing",
+        ),
+        ("tables/schedules.json", setter("sentences", to=[{}]), "sentences.0 is"),
+    ],
+)
+def test_a_result_with_another_value_names_file_and_field(
+    tmp_path: Path, file: str, change: Change, field: str
+) -> None:
+    source = REFERENCE / ("schedules/cosine-seed0" if file == "report.json" else "sweeps/amplitude")
+    value = json.loads((source / file).read_text())
+    change(value)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / file).write_text(json.dumps(value))
+    with pytest.raises(UsageError, match=f"{file} is damaged: {field}.*int4-collapse reduce"):
+        RunFolder(tmp_path).read_report() or RunFolder(tmp_path).read_schedules()
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS)
+def test_a_result_that_is_no_json_object_is_named(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "report.json").write_bytes(text)
+    with pytest.raises(UsageError, match=r"report\.json is damaged"):
+        RunFolder(tmp_path).read_report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ FORK_TABLE = f"{TABLES}/fork.parquet"
 PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
 """What the report says of where its numbers come from."""
 
-_DAMAGED = (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError)
+_DAMAGED = (ValueError, OSError, pl.exceptions.PolarsError)
 
 
 def report_audit(folder: RunFolder) -> list[str]:
@@ -28,16 +27,17 @@ def report_audit(folder: RunFolder) -> list[str]:
     """
     wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
     files = required_results(folder, *wanted)
+    report = folder.read_report() or {}
+    provenance = {name: report[name] for name in PROVENANCE}
+    fork = None
+    schedules = folder.read_schedules()
+    if schedules is not None:
+        _refuse_earlier(schedules, folder)
     try:
-        report = json.loads(files[0])
         trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
-        provenance = {name: report[name] for name in PROVENANCE}
-        fork = None
-        schedules = folder.read_result(SCHEDULES)
         if schedules is not None:
             (table,) = required_results(folder, FORK_TABLE)
-            fork = (pl.read_parquet(table), json.loads(schedules))
-            _refuse_earlier(fork[1], folder)
+            fork = (pl.read_parquet(table), schedules)
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
     folder.write_result(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
@@ -47,8 +47,9 @@ def report_audit(folder: RunFolder) -> list[str]:
 def report_fork(folder: RunFolder) -> list[str]:
     """Draws fork.html and figures/fork_*.png; as :func:`report_audit`."""
     files = required_results(folder, SCHEDULES, FORK_TABLE)
+    report = folder.read_schedules() or {}
     try:
-        report, table = json.loads(files[0]), pl.read_parquet(files[1])
+        table = pl.read_parquet(files[1])
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
     _refuse_earlier(report, folder)

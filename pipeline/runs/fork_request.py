@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from pipeline.runs.audit_request import AuditOptions, FindSuite, build_request
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
 from pipeline.runs.training_tokens import read_training
-from pipeline.shards import FORK, REPORT
+from pipeline.shards import FORK
 from pipeline.suites import fetch, weight_files
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.on_demand import open_or_train
@@ -154,13 +153,13 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
         return named_start(suite, int(options.start))
     folder = run_folder(options.audit_dir or options.audit.out)
-    report = folder.read_result(REPORT)
+    report = folder.read_report()
     if report is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
             f"{_typed(options, suite)} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
-    return automatic_start(suite, json.loads(report))
+    return automatic_start(suite, report)
 
 
 def _typed(options: ForkOptions, suite: Suite) -> str:

@@ -23,6 +23,7 @@ from pipeline.fields import Fields
 from pipeline.files import JSON_BYTES, SHARD_BYTES, parse_json, seal, unseal_bytes
 from pipeline.measurements import installed
 from pipeline.shards.plans import ForkPlan, RunPlan
+from pipeline.shards.results import REPORT_SHAPE, SCHEDULES_SHAPE, checked
 from pipeline.shards.schemas import AUDIT, Kind
 from pipeline.shards.shard import Origin, Shard, ShardTask, shard_from, shard_table
 from pipeline.store import LocalStore, Store, open_store
@@ -357,6 +358,21 @@ class RunFolder:
     def read_result(self, name: str) -> bytes | None:
         """What was written as ``report.json``, ``tables/trajectory.parquet``, ...; None where it was not."""
         return self._store.read(name, RESULT_BYTES)
+
+    def read_report(self) -> dict[str, Any] | None:
+        """``report.json``, its values of the types that readers rely on; None where there is none."""
+        return self._read_shaped(REPORT, REPORT_SHAPE)
+
+    def read_schedules(self) -> dict[str, Any] | None:
+        """``tables/schedules.json``, as :meth:`read_report`."""
+        return self._read_shaped(SCHEDULES, SCHEDULES_SHAPE)
+
+    def _read_shaped(self, name: str, shape: dict[str, Any]) -> dict[str, Any] | None:
+        try:
+            data = self._store.read(name, JSON_BYTES)
+        except UnreadableError as error:
+            raise UsageError(str(error)) from error
+        return None if data is None else checked(self._object(name, data, f"reduce {self}"), shape)
 
     def has_result(self, name: str) -> bool:
         """Whether it was written."""

@@ -40,7 +40,7 @@ SHARP_SHARE = 0.05
 ROUNDING = 0.999
 """Factor on shares of the run, so that a checkpoint exactly at one counts as within it."""
 SMOOTH_SHARE = 0.08
-"""Share of the checkpoints in the smoother's window (at least 5)."""
+"""Share of the checkpoints in the smoother's window (at least 3)."""
 MIN_SHARE = 0.5
 """Convergence is claimed only if more than this share of the replicates converges: their median is then a step."""
 N_REPLICATES = 400
@@ -97,7 +97,7 @@ def fit_convergence(
     """
     n = len(x)
     y = tame_outliers(x, nll_nats)
-    window = max(5, round(SMOOTH_SHARE * n))
+    window = max(3, round(SMOOTH_SHARE * n))
     smooth_by = smoother(x, window)
     smooth = smooth_by @ y
     sd = local_sd(x, y)
@@ -114,7 +114,7 @@ def fit_convergence(
     rise_nats = float(smooth[-1] - smooth[lowest])
     rise_se = float(np.std((smooth_by[-1] - smooth_by[lowest]) @ noise))
     gets_worse = rise_nats >= max(LATE_RISE_NATS, LATE_RISE_SES * rise_se)
-    sharp_by = smoother(x, max(5, round(SHARP_SHARE * n))) if gets_worse else smooth_by
+    sharp_by = smoother(x, max(3, round(SHARP_SHARE * n))) if gets_worse else smooth_by
     raw = float(plateau_start(x, y[:, None], (sharp_by @ y)[:, None], gets_worse=gets_worse)[0])
     draws = plateau_start(x, y_nb, sharp_by @ y_nb, gets_worse=gets_worse)
     share = float(np.mean(np.isfinite(draws)))

@@ -33,8 +33,8 @@ import numpy as np
 
 from pipeline.analysis import events
 from pipeline.analysis.audited_window import AuditedWindow, audited_window
-from pipeline.analysis.convergence import TOLERANCE_NATS, ConvergenceFit, fit_convergence
-from pipeline.analysis.curves import Curve
+from pipeline.analysis.convergence import LEVEL_SHARE, TOLERANCE_NATS, ConvergenceFit, fit_convergence
+from pipeline.analysis.curves import Curve, FloatArray
 from pipeline.analysis.findings import (
     Convergence,
     Growth,
@@ -210,7 +210,10 @@ def _predictors(
     fit, onset = gap
     candidates = [
         events.Event(
-            events.FP32_PLATEAU, found.step, window.steps_at(convergence.plateau_draws), found.reason
+            events.FP32_PLATEAU,
+            found.step,
+            _standstill(convergence, window),
+            found.reason,
         ),
         _best(convergence, found, window),
         *events.learning_rate_events(curve.step, curve.learning_rate),
@@ -227,6 +230,21 @@ def _predictors(
             at, [events.compare(at, draws, event, level, spacing) for event in candidates]
         )
     return events.judge_response(candidate, compared)
+
+
+def _standstill(fit: ConvergenceFit, window: AuditedWindow) -> FloatArray:
+    """Steps at which full precision may have come to stand still, for the comparison with the onset.
+
+    The plateau begins within the tolerance of the level that is reached; a loss that goes on falling as before reaches
+    the level itself a little later. Between the two any step may be it. Without a plateau in a replicate: the end.
+    """
+    draws = np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0)
+    if fit.plateau is None:
+        return window.steps_at(fit.plateau_draws)
+    before = np.interp([fit.plateau - LEVEL_SHARE / 2, fit.plateau], window.x, fit.smooth)
+    slope = max(float(before[0] - before[1]) / (LEVEL_SHARE / 2), TOLERANCE_NATS / LEVEL_SHARE)
+    share = np.random.default_rng(0).permutation((np.arange(len(draws)) + 0.5) / len(draws))
+    return window.steps_at(np.minimum(draws + share * TOLERANCE_NATS / slope, 1.0))
 
 
 def _best(fit: ConvergenceFit, found: Convergence, window: AuditedWindow) -> events.Event:

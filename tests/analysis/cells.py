@@ -106,7 +106,7 @@ def _events() -> dict[str, Cell]:
         "paper, constant rate": Cell(replace(PAPER, rate="constant"), plateau),
         "paper, no batches": Cell(replace(PAPER, batches=False), plateau),
         "paper, 86 duplicates": Cell(replace(PAPER, duplicates=86), plateau),
-        "paper, 20 even": Cell(replace(PAPER, spacing="even_20"), plateau),
+        "paper, 20 even": Cell(replace(PAPER, spacing="even_20"), Follows.CANNOT_TELL),
         "paper, FP32 rises 0.05": Cell(replace(PAPER, late_rise=0.05), plateau),
         "paper, FP32 rises 0.3": Cell(replace(PAPER, late_rise=0.3), plateau),
         "paper, stagnates from 7k": Cell(replace(PAPER, stops=None, stagnates=True), plateau),

@@ -44,6 +44,8 @@ class Convergence:
     """Share of the resampled curves that converge, whether or not convergence is claimed."""
     at_limit: bool | None
     """Whether the step lies at the limit of what the rule sees; None without one."""
+    at_or_before: bool
+    """The plateau holds from the first used checkpoint on: the window is too short to see it begin."""
     best_step: int | None
     """Lowest smooth FP32 loss."""
     late_rise_nats: float | None
@@ -127,6 +129,7 @@ class PhaseReport:
             "convergence_reason": found.reason,
             "convergence_share": found.share,
             "convergence_at_limit": found.at_limit,
+            "convergence_at_or_before": found.at_or_before,
             "growth": str(onset.growth),
             "onset_step": onset.step,
             "onset_ci": _listed(onset.ci),

@@ -106,7 +106,17 @@ def detect_phases(
 def _nothing(n: int) -> tuple[Convergence, OnsetFinding, events.Predictors, int | None]:
     """What is said where there are too few checkpoints to say anything."""
     reason = f"not converged: {_too_few(n, MIN_CHECKPOINTS)}"
-    convergence = Convergence(None, None, reason, None, None, None, None, gets_worse=False)
+    convergence = Convergence(
+        None,
+        None,
+        reason,
+        None,
+        None,
+        at_or_before=False,
+        best_step=None,
+        late_rise_nats=None,
+        gets_worse=False,
+    )
     onset = OnsetFinding(
         growth=Growth.NONE,
         step=None,
@@ -136,6 +146,7 @@ def _convergence(fit: ConvergenceFit, window: AuditedWindow, level: float) -> Co
         reason=reason,
         share=fit.share,
         at_limit=None if step is None else fit.at_limit,
+        at_or_before=bool(step == window.step[0]),
         best_step=window.nearest(fit.best),
         late_rise_nats=fit.late_rise_nats,
         gets_worse=fit.gets_worse,

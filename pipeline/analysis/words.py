@@ -34,6 +34,11 @@ def _convergence(report: PhaseReport) -> str:
     if found.gets_worse and found.best_step is not None:
         rise = f"{found.late_rise_nats or 0.0:.2f} nats"
         after = f"; after its best at step {found.best_step:,} its loss rises again by {rise}"
+    if found.at_or_before:
+        return (
+            f"Full precision converges at or before step {found.step:,}, the first that is used{after}: "
+            f"the window is too short to see it converge.{_how_sure(report)}"
+        )
     return f"Full precision converges at step {found.step:,}{_range(found.ci, report.level)}{after}.{_how_sure(report)}"
 
 

@@ -13,6 +13,7 @@ from pipeline.analysis.curves import Curve
 from pipeline.analysis.findings import Growth, Resampled
 from pipeline.analysis.phases import detect_phases
 from pipeline.analysis.summary import summarise
+from pipeline.analysis.words import verdict
 from pipeline.errors import UsageError
 from tests.analysis.shapes import kinked
 from tests.analysis.simulate import Truth, even_steps, pythia_steps, simulate
@@ -107,6 +108,8 @@ def test_a_late_window_gets_an_answer() -> None:
     fp32 = 2 + 0.003 * rng.standard_normal(len(step))
     report = detect_phases(Curve(step, fp32, {"int4": fp32 + 0.1 + 0.003 * rng.standard_normal(len(step))}))
     assert report.onset_step is None
+    assert report.convergence.at_or_before
+    assert "too short to see it converge" in verdict(report)[0]
     assert report.phases[0].first_step == 130_000
     assert report.phases[-1].last_step == 143_000
 

@@ -35,8 +35,10 @@ LOGISTIC_WIDTHS = (0.1, 0.2)
 """Middles and widths of the logistic responses, as shares of the peak."""
 LEAST_FALL = 0.5
 """Halvings of the rate under which no dose is estimated."""
+FROM_SHARE = 0.1
+"""The first tenth of the run enters no dose: early transients have nothing to do with the rate."""
 MIN_POINTS = 8
-"""Fewer checkpoints give no dose."""
+"""Fewer checkpoints after that give no dose."""
 N_DRAWS = 1000
 
 
@@ -94,7 +96,12 @@ def fit_dose(
 
     x: (n,) positions; gap: (n,) unitless; rate: (n,) relative; replicates: (n, B) the gap on resampled text.
     """
-    if rate is None or len(x) < MIN_POINTS or np.log2(rate.max() / rate.min()) < LEAST_FALL:
+    late = x >= FROM_SHARE
+    if rate is None or np.sum(late) < MIN_POINTS:
+        return None
+    x, gap, rate = x[late], gap[late], rate[late]
+    replicates = None if replicates is None else replicates[late]
+    if np.log2(rate.max() / rate.min()) < LEAST_FALL:
         return None
     design = np.stack([np.ones_like(x), x, -np.log2(rate)], axis=1)
     y = tame_outliers(x, gap)

@@ -63,7 +63,13 @@ def _growth(report: PhaseReport) -> str:
             f"nothing is detected beyond that{chance}."
         )
     if onset.step is None or onset.evidence is None:
-        return f"{name} damage: {onset.reason}."
+        beside = ""
+        if onset.dose is not None and onset.dose.lower > 0:
+            beside = (
+                f" It grows as the learning rate falls, by {_dose(onset.dose, report.level)}, "
+                "but growth that accelerates steadily in time fits as well."
+            )
+        return f"{name} damage: {onset.reason}.{beside}"
     seen = onset.evidence
     if seen.growth_ratio is None:
         pace = "from no growth before"

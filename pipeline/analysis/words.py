@@ -56,11 +56,10 @@ def _growth(report: PhaseReport) -> str:
     name = report.variant.upper() if report.variant in ("int4", "int8") else report.variant
     onset = report.onset
     if onset.growth is Growth.LEARNING_RATE and onset.dose is not None:
-        p = onset.p_beyond_learning_rate
-        chance = "" if p is None else f" (p = {p:.3f})"
+        why = (onset.reason or "").removeprefix("no onset detected: ")
         return (
             f"{name} damage grows as the learning rate falls, by {_dose(onset.dose, report.level)}; "
-            f"nothing is detected beyond that{chance}."
+            f"nothing is detected beyond that: {why}."
         )
     if onset.step is None or onset.evidence is None:
         beside = ""

@@ -18,6 +18,7 @@ import click
 from jobs.console import printable
 from pipeline import __version__
 from pipeline.errors import CollapseError, UsageError, unknown_name
+from pipeline.plugins import load_plugins, plugins_named
 
 # Threads of a parallel region that wait for the slowest must sleep, not spin: on a machine that does anything
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.
@@ -48,20 +49,31 @@ class Group(click.Group):
                 stream.reconfigure(errors="backslashreplace")
         return super().main(args, *rest, **named)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click's, after the plug-ins have added what they add."""
+        try:
+            load_plugins()
+        except UsageError as error:
+            raise _Misuse(str(error)) from error
+        return super().make_context(info_name, args, parent, **extra)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *_added()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return _added().get(cmd_name)
         command: click.Command = importlib.import_module(f"jobs.{cmd_name}").command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(printable(str(unknown_name("command", args[0], COMMANDS))))
+        known = COMMANDS if args and args[0] in COMMANDS else self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            raise click.UsageError(printable(str(unknown_name("command", args[0], known))))
         for given in args:
             if any("\ud800" <= letter <= "\udfff" for letter in given):
                 raise _Misuse(
@@ -83,6 +95,15 @@ class Group(click.Group):
 class _ShownError(click.ClickException):
     def format_message(self) -> str:
         return printable(self.message)
+
+
+def _added() -> dict[str, click.Command]:
+    """Commands of the kinds of work that plug-ins add."""
+    if not plugins_named():
+        return {}
+    from jobs.per_checkpoint import added_kinds, command_of
+
+    return {name: command_of(work) for name, work in added_kinds().items() if name not in COMMANDS}
 
 
 class _Failure(_ShownError):  # noqa: N818 - a way to exit

@@ -10,7 +10,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.driver.outcome import Outcome
 from pipeline.events import EventLog
 from pipeline.patience import patiently
 from pipeline.shards import RunFolder
@@ -18,7 +17,7 @@ from pipeline.shards.plans import share
 from pipeline.survey import Survey
 
 if TYPE_CHECKING:
-    from pipeline.driver import Layout
+    from pipeline.driver import Layout, Outcome
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ A plug-in is a module that registers members when it is imported. It is found in
 - the environment variable ``INT4_COLLAPSE_PLUGINS`` names it, as a module or as a path that ends in ``.py``, several
   separated by commas.
 
-A registry loads both at the first question, so a command that asks nothing of a set imports nothing for it.
+The command line and every worker load both first of all. Elsewhere a registry does so when it is asked for all its
+members, or for one that the library itself has not: what the library asks of its own while it is imported needs none.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Registry(Generic[Member]):
 
     def find(self, name: str) -> Member:
         """The member called ``name``. ``UsageError`` with the nearest names where there is none."""
-        self._load()
+        self._load_own()
+        if name not in self._members:
+            load_plugins()
         if name not in self._members:
             raise unknown_name(self._noun, name, self.names())
         return self._members[name]
@@ -76,19 +79,24 @@ class Registry(Generic[Member]):
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
-        self._load()
+        self._load_own()
+        load_plugins()
         return tuple(sorted(self._members))
 
     def __iter__(self) -> Iterator[Member]:
         """The members, by name."""
         return iter([self._members[name] for name in self.names()])
 
-    def _load(self) -> None:
+    def _load_own(self) -> None:
         with _loading:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
                 importlib.import_module(module.name)
-            load_plugins()
+
+
+def plugins_named() -> bool:
+    """Whether there is any plug-in; asks nothing of it."""
+    return bool(entry_points(group=GROUP)) or bool(_named_words())
 
 
 def load_plugins() -> None:

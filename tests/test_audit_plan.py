@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.kinds.audit import merge_checkpoints
+from pipeline.runs.checkpoint_plan import merge_checkpoints
 from pipeline.spec import Checkpoint
 
 

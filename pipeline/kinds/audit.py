@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.driver import Layout, Outcome
-from pipeline.errors import StaleShardsError, UsageError
 from pipeline.ledger import Ledger, Progress
+from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.shards import AUDIT, REPORT, TABLES, Lacks, RunFolder, RunPlan
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Fetcher
-from pipeline.versions import versions
 
 if TYPE_CHECKING:
+    from pipeline.driver import Layout, Outcome
     from pipeline.events import EventLog
     from pipeline.runs.requests import AuditRequest
     from pipeline.runs.warm_state import WarmState
@@ -35,7 +33,7 @@ class AuditWork(KindOfWork):
     kind = AUDIT
 
     def plan(self, request: AuditRequest) -> RunPlan:
-        return _record_plan(request)
+        return checkpoint_plan(request, request.suite, request.probe, request.corpus)
 
     def write_inputs(self, request: AuditRequest) -> None:
         request.out.write_tokens(request.tokens.array)
@@ -111,85 +109,6 @@ def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
     ]
 
 
-def _record_plan(request: AuditRequest) -> RunPlan:
-    """The plan of this request, and of earlier requests of the same measurement in the same folder.
-
-    A folder's set of expected checkpoints only grows: a first look with ``--limit 5`` and the whole run after it
-    are one run, in either order. StaleShardsError where the folder holds another run altogether.
-    """
-    plan = RunPlan(
-        suite=request.suite.name,
-        location=request.suite.location,
-        checkpoints=merge_checkpoints((), request.suite.checkpoints),
-        config=request.probe.config(),
-        fingerprint=request.probe.fingerprint(),
-        corpus=request.corpus,
-        versions=versions(),
-        recipe=dict(request.suite.recipe),
-        skipped=request.suite.skipped,
-    )
-    before = _plan_before(request.out)
-    if before is None or not before.is_comparable(plan):
-        return plan
-    if before.location != plan.location and not _same_weights(before, plan):
-        if not request.replace_stale:
-            raise StaleShardsError(
-                f"{request.out} holds the run of {before.location}, this is {plan.location}: write elsewhere with "
-                "--out, or discard what is there with --replace-stale"
-            )
-        for checkpoint in before.checkpoints:
-            request.out.remove_shard(checkpoint.key)
-        return plan
-    checkpoints = merge_checkpoints(before.checkpoints, request.suite.checkpoints)
-    return replace(
-        plan, checkpoints=checkpoints, wall_s=before.wall_s, busy_s=before.busy_s, idle_s=before.idle_s
-    )
-
-
-def _plan_before(out: RunFolder) -> RunPlan | None:
-    if not out.has_plan():
-        return None
-    try:
-        plan: RunPlan = out.read_plan()
-    except UsageError:  # damaged: this call writes it anew, and the shards speak for themselves
-        return None
-    return plan
-
-
-def _same_weights(before: RunPlan, plan: RunPlan) -> bool:
-    """Whether some checkpoint is the same in both: then the suite's folder was moved, not exchanged."""
-    ids = {checkpoint.key: checkpoint.content_id for checkpoint in before.checkpoints}
-    return any(each.content_id and ids.get(each.key) == each.content_id for each in plan.checkpoints)
-
-
-def merge_checkpoints(before: Sequence[Checkpoint], asked: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Both sets in order of stage and step, the asked ones prevailing, duplicates linked across them.
-
-    Every duplicate points at the first checkpoint with its content that is in the result, which points at none.
-    """
-    merged = {checkpoint.key: checkpoint for checkpoint in (*before, *asked)}
-    group = {key: key for key in merged}
-    for checkpoint in (*before, *asked):
-        original = checkpoint.duplicate_of
-        if original in merged and checkpoint.content_id == merged[checkpoint.key].content_id:
-            old, new = group[checkpoint.key], group[original]
-            group = (
-                {key: new if each == old else each for key, each in group.items()} if old != new else group
-            )
-    first: dict[str, str] = {}
-    linked = []
-    for checkpoint in sorted(merged.values(), key=_order):
-        root = first.setdefault(group[checkpoint.key], checkpoint.key)
-        linked.append(replace(checkpoint, duplicate_of=None if root == checkpoint.key else root))
-    return tuple(linked)
-
-
-def _order(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int, str]], int]:
-    """By stage, its numbers as numbers, then by step."""
-    parts = re.findall(r"\d+|\D+", checkpoint.stage)
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], checkpoint.step
-
-
 class AuditLedger(Ledger):
     """Settles duplicates with their originals."""
 
@@ -242,11 +161,14 @@ class AuditLedger(Ledger):
             if outcome.failure is None:
                 self._copy(task, outcome.key)
             else:
+                from pipeline.driver import Outcome
+
                 reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
                 super().record(Outcome(task.key, reason, outcome.trace))
 
     def _copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""
+        from pipeline.driver import Outcome
         from pipeline.tasks import copy_probe  # imports torch, which takes seconds
 
         copy_probe(task, source)

@@ -18,6 +18,7 @@ from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
     from pipeline.corpus.grammar import Corpus
+    from pipeline.driver import Resources
     from pipeline.suites import Suite
 
 DEFAULT_CORPUS = "docstrings"
@@ -60,21 +61,14 @@ FindSuite = Callable[[str, str | None], "Suite"]
 
 def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) -> AuditRequest:
     """The request of ``options``; UsageError for whatever cannot be carried out."""
-    from pipeline.driver import Resources, resolve_device
+    from pipeline.driver import resolve_device
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     measurements = parse_measurements(options.measurements)
     out = run_folder(options.out)
     out.check()
-    resources = Resources(
-        address=options.address,
-        device=options.device,
-        workers_per_gpu=options.workers_per_gpu,
-        workers=options.workers,
-        gpus_per_worker=options.gpus_per_worker,
-        task_timeout_s=options.task_timeout_s,
-    )
+    resources = resources_of(options)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
     named = options.suite
     suite = find_suite(named, options.revisions) if isinstance(named, str) else named
@@ -117,6 +111,20 @@ def _require_measurable(measurements: tuple[str, ...], device: str, *, stream: b
         )
     if device == "cuda" and (asked := further(measurements)):
         raise UsageError(f"measurement {asked[0]!r} cannot be taken on a GPU yet: run with --device cpu")
+
+
+def resources_of(options: AuditOptions) -> Resources:
+    """The machines and workers that ``options`` ask for."""
+    from pipeline.driver import Resources
+
+    return Resources(
+        address=options.address,
+        device=options.device,
+        workers_per_gpu=options.workers_per_gpu,
+        workers=options.workers,
+        gpus_per_worker=options.gpus_per_worker,
+        task_timeout_s=options.task_timeout_s,
+    )
 
 
 def _shape(options: AuditOptions, suite: Suite) -> TokenShape:

@@ -122,7 +122,9 @@ class RunFolder:
                 f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
                 f"({self.kind.plan_file} in it)"
             )
-        return self.kind.plan_type.from_fields(self._object(self.kind.plan_file, data, self.kind.name))
+        return self.kind.plan_type.from_fields(
+            self._object(self.kind.plan_file, data, self.kind.name), self.kind.spec_type
+        )
 
     def _object(self, name: str, data: bytes, command: str) -> Fields:
         """The JSON object ``data`` that was read from ``name``; UsageError, naming the ``command`` that makes it."""

@@ -45,10 +45,6 @@ class RunPlan:
         """Settings of the probe: what is wanted of every shard."""
         return self.config
 
-    def is_comparable(self, other: RunPlan) -> bool:
-        """Whether the numbers of both can stand in one table."""
-        return pinned(ProbeSpec, self.config) == pinned(ProbeSpec, other.config)
-
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> RunPlan:
         """The plan when another call has ended that took so long."""
         spent = {"wall_s": wall_s, "busy_s": busy_s, "idle_s": idle_s}
@@ -68,8 +64,11 @@ class RunPlan:
         return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> RunPlan:
-        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field."""
+    def from_fields(cls, fields: Fields, settings: type = ProbeSpec) -> RunPlan:
+        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field.
+
+        settings: what ``config`` is of.
+        """
         checkpoints = tuple(map(checkpoint_from, fields.children("checkpoints")))
         keys = [each.key for each in checkpoints]
         if len(set(keys)) != len(keys):
@@ -81,7 +80,7 @@ class RunPlan:
         return cls(
             suite=fields.need("suite", str),
             checkpoints=checkpoints,
-            config=settings_of(ProbeSpec, fields.child("config")),
+            config=settings_of(settings, fields.child("config")),
             fingerprint=fields.need("fingerprint", str),
             corpus=fields.need("corpus", str),
             versions=text_by_name(fields, "versions"),
@@ -157,8 +156,8 @@ class ForkPlan:
         return {}
 
     @classmethod
-    def from_fields(cls, fields: Fields) -> ForkPlan:
-        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field."""
+    def from_fields(cls, fields: Fields, settings: type = ForkSpec) -> ForkPlan:
+        """As ``RunPlan.from_fields``."""
         runs = tuple(map(_planned_run, fields.children("runs")))
         keys = [each.key for each in runs]
         if len(set(keys)) != len(keys):
@@ -170,7 +169,7 @@ class ForkPlan:
             checkpoint=checkpoint_from(fields.child("checkpoint")),
             start_rule=fields.need("start_rule", str),
             runs=runs,
-            config=settings_of(ForkSpec, fields.child("config")),
+            config=settings_of(settings, fields.child("config")),
             fingerprint=fields.need("fingerprint", str),
             corpus=fields.need("corpus", str),
             train_corpus=fields.need("train_corpus", str),

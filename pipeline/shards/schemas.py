@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 
+from pipeline.errors import UsageError
 from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
 from pipeline.shards.plans import ForkPlan, RunPlan
 from pipeline.shards.validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
@@ -91,7 +94,7 @@ class Kind:
     core: pa.Schema
     """Columns that every shard has."""
     plan_type: type[RunPlan | ForkPlan]
-    spec_type: type[ProbeSpec | ForkSpec]
+    spec_type: type
     """What the settings of its plans and shards are of."""
     plan_file: str
     tokens_file: str
@@ -126,6 +129,27 @@ def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Sche
     known = {field.name for field in there}
     there += [field for field in _fields(columns, nullable=True) if field.name not in known]
     return schema.set(index, schema.field(index).with_type(pa.list_(pa.struct(there))))
+
+
+def checkpoint_kind(
+    name: str, settings: type, columns: Mapping[str, Literal["float64", "int64", "string", "bool"]]
+) -> Kind:
+    """The kind called ``name`` whose shards hold ``columns`` of one checkpoint, beside which one it is.
+
+    settings: a frozen dataclass of what can change a number, each field with a default. A value may be null.
+    """
+    if not re.fullmatch("[a-z][a-z_]*", name):
+        raise UsageError(f"kind of work {name!r}: wanted small letters and _, a letter first")
+    core = pa.schema(
+        [
+            pa.field("suite", pa.string(), nullable=False),
+            pa.field("revision", pa.string(), nullable=False),
+            pa.field("step", pa.int64(), nullable=False),
+            *(pa.field(column, pa.type_for_alias(dtype)) for column, dtype in columns.items()),
+            pa.field("probe_s", pa.float64(), nullable=False),
+        ]
+    )
+    return Kind(name, core, RunPlan, settings, f"{name}.json", f"{name}_tokens.npy", adds=False)
 
 
 AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy", True, wrong_audit)

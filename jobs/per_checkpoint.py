@@ -1,0 +1,100 @@
+"""Commands of kinds of work that plug-ins add: one thing done to every checkpoint of a suite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from jobs.console import console, duration, errors, progress
+from jobs.options import (
+    audit_options,
+    missing_option,
+    out_option,
+    resource_options,
+    seed_option,
+    selection_options,
+    stale_option,
+)
+from jobs.reduce import show_reduction
+from jobs.report import show_page
+from jobs.suite import resolve_suite
+from pipeline.errors import UsageError
+from pipeline.runs.audit_request import AuditOptions, resources_of
+from pipeline.runs.kind_of_work import kinds_of_work
+from pipeline.runs.output import run_folder
+from pipeline.runs.per_checkpoint import CheckpointRequest, PerCheckpoint
+
+if TYPE_CHECKING:
+    from pipeline.ledger import Progress
+
+
+def added_kinds() -> dict[str, PerCheckpoint]:
+    """The kinds of work that have a command of their name here."""
+    return {each.name: each for each in kinds_of_work if isinstance(each, PerCheckpoint)}
+
+
+def command_of(work: PerCheckpoint) -> click.Command:
+    """The command that does, reduces and reports ``work``."""
+
+    @click.command(
+        work.name, help=f"{work.__doc__}\n\nInto DIR, for every checkpoint of SUITE; a rerun resumes."
+    )
+    @click.argument("suite")
+    @out_option
+    @selection_options
+    @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help=_settings_help(work))
+    @resource_options
+    @stale_option
+    @missing_option
+    @seed_option
+    def command(settings: tuple[str, ...], allow_missing: bool, seed: int, **options: object) -> None:
+        chosen = audit_options(options)
+        code = _carry_out(work, chosen, settings)
+        show_reduction(work, chosen.out, allow_missing=allow_missing or code != 0, seed=seed)
+        show_page(work, chosen.out)
+        raise SystemExit(code)
+
+    return command
+
+
+def _settings_help(work: PerCheckpoint) -> str:
+    defaults = [f"{name}={value}" for name, value in vars(work.settings()).items()]
+    return f"Change a setting; repeatable. Defaults: {' '.join(defaults) or 'there are none'}."
+
+
+def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, ...]) -> int:
+    """Does what is missing and names every failure on stderr; returns the exit code."""
+    from pipeline.runs.execute import execute
+
+    words = dict(_setting(each) for each in settings)
+    out = run_folder(options.out, work.kind)
+    out.check()
+    suite = resolve_suite(str(options.suite), options.revisions).select(options.steps, options.limit)
+    for warning in suite.warnings:
+        errors.print(f"warning: {warning}", markup=False)
+    request = CheckpointRequest(
+        suite, work.parse_settings(words), out, resources_of(options), options.replace_stale, options.cache_gb
+    )
+    with progress(work.name) as show:
+
+        def on_progress(state: Progress) -> None:
+            note = "" if state.last is None else state.last.key
+            show(state.done + state.failed, state.total, state.eta_s, note)
+
+        summary = execute(request, on_progress=on_progress)
+    for key, reason in summary.failures.items():
+        errors.print(f"failed: {key}: {reason}", markup=False)
+    console.print(
+        f"{work.name}: {len(summary.measured)} done, {summary.already_done} were there, "
+        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {out}",
+        markup=False,
+    )
+    return summary.exit_code
+
+
+def _setting(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"--set {word}: wanted NAME=VALUE")
+    return name, value

@@ -1,0 +1,98 @@
+"""The plan of work on the checkpoints of a suite: what this call asks for and what earlier calls have planned."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pipeline.errors import StaleShardsError, UsageError
+from pipeline.shards import RunFolder, RunPlan
+from pipeline.spec import Checkpoint, pinned
+from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    from pipeline.runs.kind_of_work import Request
+    from pipeline.shards.shard import Settings
+    from pipeline.suites import Suite
+
+
+def checkpoint_plan(request: Request, suite: Suite, settings: Settings, corpus: str = "") -> RunPlan:
+    """The plan of ``request`` for ``suite``, and of earlier requests with comparable settings in the same folder.
+
+    A folder's set of expected checkpoints only grows: a first look with ``--limit 5`` and the whole run after it
+    are one run, in either order. StaleShardsError where the folder holds another run altogether.
+    """
+    plan = RunPlan(
+        suite=suite.name,
+        location=suite.location,
+        checkpoints=merge_checkpoints((), suite.checkpoints),
+        config=settings.config(),
+        fingerprint=settings.fingerprint(),
+        corpus=corpus,
+        versions=versions(),
+        recipe=dict(suite.recipe),
+        skipped=suite.skipped,
+    )
+    before = _plan_before(request.out)
+    kind = type(settings)
+    if before is None or pinned(kind, before.config) != pinned(kind, plan.config):
+        return plan
+    if before.location != plan.location and not _same_weights(before, plan):
+        if not request.replace_stale:
+            raise StaleShardsError(
+                f"{request.out} holds the run of {before.location}, this is {plan.location}: write elsewhere with "
+                "--out, or discard what is there with --replace-stale"
+            )
+        for checkpoint in before.checkpoints:
+            request.out.remove_shard(checkpoint.key)
+        return plan
+    checkpoints = merge_checkpoints(before.checkpoints, suite.checkpoints)
+    return replace(
+        plan, checkpoints=checkpoints, wall_s=before.wall_s, busy_s=before.busy_s, idle_s=before.idle_s
+    )
+
+
+def _plan_before(out: RunFolder) -> RunPlan | None:
+    if not out.has_plan():
+        return None
+    try:
+        plan: RunPlan = out.read_plan()
+    except UsageError:  # damaged: this call writes it anew, and the shards speak for themselves
+        return None
+    return plan
+
+
+def _same_weights(before: RunPlan, plan: RunPlan) -> bool:
+    """Whether some checkpoint is the same in both: then the suite's folder was moved, not exchanged."""
+    ids = {checkpoint.key: checkpoint.content_id for checkpoint in before.checkpoints}
+    return any(each.content_id and ids.get(each.key) == each.content_id for each in plan.checkpoints)
+
+
+def merge_checkpoints(before: Sequence[Checkpoint], asked: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Both sets in order of stage and step, the asked ones prevailing, duplicates linked across them.
+
+    Every duplicate points at the first checkpoint with its content that is in the result, which points at none.
+    """
+    merged = {checkpoint.key: checkpoint for checkpoint in (*before, *asked)}
+    group = {key: key for key in merged}
+    for checkpoint in (*before, *asked):
+        original = checkpoint.duplicate_of
+        if original in merged and checkpoint.content_id == merged[checkpoint.key].content_id:
+            old, new = group[checkpoint.key], group[original]
+            group = (
+                {key: new if each == old else each for key, each in group.items()} if old != new else group
+            )
+    first: dict[str, str] = {}
+    linked = []
+    for checkpoint in sorted(merged.values(), key=_order):
+        root = first.setdefault(group[checkpoint.key], checkpoint.key)
+        linked.append(replace(checkpoint, duplicate_of=None if root == checkpoint.key else root))
+    return tuple(linked)
+
+
+def _order(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int, str]], int]:
+    """By stage, its numbers as numbers, then by step."""
+    parts = re.findall(r"\d+|\D+", checkpoint.stage)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], checkpoint.step

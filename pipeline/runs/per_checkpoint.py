@@ -1,0 +1,181 @@
+"""Kinds of work that do one thing to every checkpoint of a suite: all but the measurement and the page is here."""
+
+from __future__ import annotations
+
+import json
+import time
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.errors import CheckpointError, IncompleteRunError, UsageError
+from pipeline.patience import patiently
+from pipeline.runs.checkpoint_plan import checkpoint_plan
+from pipeline.runs.kind_of_work import KindOfWork
+from pipeline.shards.schemas import checkpoint_kind
+from pipeline.spec import Checkpoint, canonical_json, fingerprint, pinned
+from pipeline.suites import checkout
+from pipeline.versions import versions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from pipeline.driver import Resources
+    from pipeline.runs.warm_state import WarmState
+    from pipeline.shards import RunFolder, RunPlan
+    from pipeline.suites import Suite
+    from pipeline.survey import Survey
+    from pipeline.tasks import TaskDone
+
+__all__ = ["CheckpointRequest", "CheckpointSettings", "CheckpointTask", "PerCheckpoint", "checkpoint_kind"]
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """Base of the settings of a kind: every field can change a number, and each has a default."""
+
+    def config(self) -> dict[str, Any]:
+        """The settings as plain JSON values."""
+        found: dict[str, Any] = json.loads(canonical_json(self))
+        return found
+
+    def fingerprint(self) -> str:
+        """sha256 (hex) of what is not at its default."""
+        return fingerprint(pinned(type(self), self.config()))
+
+
+@dataclass(frozen=True)
+class CheckpointRequest:
+    """What to do to which suite, and where the shards go."""
+
+    suite: Suite
+    settings: CheckpointSettings
+    out: RunFolder
+    resources: Resources
+    replace_stale: bool = False
+    cache_gb: float | None = None
+    """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
+
+
+@dataclass(frozen=True)
+class CheckpointTask:
+    """One checkpoint, into one shard."""
+
+    measurements: ClassVar[tuple[str, ...]] = ()
+
+    kind: str
+    suite: str
+    checkpoint: Checkpoint
+    settings: CheckpointSettings
+    out: str
+    device: str = "cpu"
+    cache_gb: float | None = None
+
+    @property
+    def key(self) -> str:
+        return self.checkpoint.key
+
+    def identity(self) -> dict[str, Any]:
+        """What the contents are of; a shard with another one is stale."""
+        return {"weights": self.checkpoint.content_id}
+
+    def marks(self) -> dict[str, str]:
+        """Further metadata of the shard."""
+        return {"identity": canonical_json(self.identity())}
+
+
+class PerCheckpoint(KindOfWork):
+    """Base of such a kind: its ``kind`` is made with :func:`checkpoint_kind`."""
+
+    settings: ClassVar[type[CheckpointSettings]]
+
+    @abstractmethod
+    def measure(
+        self, task: CheckpointTask, weights: Path, warm: WarmState
+    ) -> Mapping[str, Any] | list[Mapping[str, Any]]:
+        """The kind's own columns of one checkpoint, a row or several, from the folder that holds its weights.
+
+        In a worker; torch device ``task.device``. ``CheckpointError`` where the checkpoint cannot be used.
+        """
+
+    def plan(self, request: CheckpointRequest) -> RunPlan:
+        return checkpoint_plan(request, request.suite, request.settings)
+
+    def write_inputs(self, request: CheckpointRequest) -> None:
+        """Nothing: the weights are where the suite has them."""
+
+    def asked(self, request: CheckpointRequest, plan: RunPlan) -> set[str]:
+        del plan
+        return {checkpoint.key for checkpoint in request.suite.checkpoints}
+
+    def tasks(self, request: CheckpointRequest, plan: RunPlan, found: Survey) -> list[CheckpointTask]:
+        wanted, out = set(found.to_measure), request.out.location
+        return [
+            CheckpointTask(self.name, plan.suite, each, request.settings, out, "cpu", request.cache_gb)
+            for each in plan.checkpoints
+            if each.key in wanted
+        ]
+
+    def run(self, task: CheckpointTask, warm: WarmState) -> TaskDone:
+        from pipeline.shards import Origin, RunFolder
+        from pipeline.tasks import TaskDone
+
+        start = time.perf_counter()
+        with checkout(task.checkpoint, task.cache_gb) as weights:
+            found = self.measure(task, weights, warm)
+        seconds = time.perf_counter() - start
+        common = {
+            "suite": task.suite,
+            "revision": task.checkpoint.revision,
+            "step": task.checkpoint.step,
+            "probe_s": seconds,
+        }
+        rows = [{**common, **row} for row in (found if isinstance(found, list) else [found])]
+        folder = RunFolder(task.out, self.kind)
+        try:
+            patiently(lambda: folder.write_shard(task, rows, Origin(versions())))
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"kind of work {self.name!r} gave rows that its shards cannot hold: {error}"
+            ) from error
+        return TaskDone(task.key, seconds, busy_s=seconds)
+
+    def table(self, folder: RunFolder, *, allow_missing: bool) -> pl.DataFrame:
+        """The rows of all shards in the order of the plan.
+
+        ``IncompleteRunError`` where shards are missing and ``allow_missing`` is not set, or there is none.
+        """
+        import polars as pl
+
+        from pipeline.survey import survey
+
+        plan = folder.read_plan()
+        found = survey(folder, plan)
+        found.refuse_stale(folder)
+        if not found.done or (found.to_measure and not allow_missing):
+            raise IncompleteRunError(
+                f"{folder}: {len(found.to_measure)} of {len(plan.checkpoints)} checkpoints have no shard "
+                f"({', '.join(found.to_measure)}); run `int4-collapse {self.name}` again, or pass --allow-missing"
+            )
+        done = set(found.done)
+        shards = folder.require_shards([each.key for each in plan.checkpoints if each.key in done])
+        return pl.concat([pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards])
+
+    def parse_settings(self, words: Mapping[str, str]) -> CheckpointSettings:
+        """The settings with the given fields changed. ``UsageError`` for an unknown one or another type."""
+        defaults = vars(self.settings())
+        values: dict[str, Any] = {}
+        for name, text in words.items():
+            if name not in defaults:
+                raise UsageError(
+                    f"--set {name}: {self.name} has no such setting; wanted one of {', '.join(defaults) or 'none'}"
+                )
+            try:
+                values[name] = type(defaults[name])(text)
+            except ValueError:
+                raise UsageError(
+                    f"--set {name}={text}: wanted a value of type {type(defaults[name]).__name__}"
+                ) from None
+        return self.settings(**values)

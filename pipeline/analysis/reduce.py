@@ -13,9 +13,16 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curves import MIN_ROWS, Curve
+from pipeline.analysis.shipping import decision_entry, decisions_of
 from pipeline.analysis.square_law import square_law
 from pipeline.analysis.summary import summarise, summarise_gaps
-from pipeline.analysis.trajectory import tensor_table, trajectory_table, without_lists
+from pipeline.analysis.trajectory import (
+    headline_variant,
+    measured_variants,
+    tensor_table,
+    trajectory_table,
+    without_lists,
+)
 from pipeline.errors import IncompleteRunError
 from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
 from pipeline.survey import Survey, survey
@@ -65,6 +72,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "suite": plan.suite,
         "n_checkpoints": len(shards),
         **analysis,
+        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
         "square_law": None if law is None else law.to_json(),
         "duplicates": duplicates,
         "failures": found.failed,
@@ -116,17 +124,6 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         folder.write_table(f"{name}.parquet", buffer.getvalue())
     folder.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
     folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
-
-
-def headline_variant(trajectory: pl.DataFrame) -> str | None:
-    """Column prefix of the variant whose onset is looked for: int4 where there is one, else the first given."""
-    variants = measured_variants(trajectory)
-    return "int4" if "int4" in variants else next(iter(variants), None)
-
-
-def measured_variants(trajectory: pl.DataFrame) -> list[str]:
-    """Column prefixes of the quantized variants."""
-    return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
 
 
 def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:

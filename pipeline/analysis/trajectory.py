@@ -114,6 +114,17 @@ def without_lists(table: pl.DataFrame) -> pl.DataFrame:
     return table.select(pl.exclude(pl.List))
 
 
+def headline_variant(trajectory: pl.DataFrame) -> str | None:
+    """Column prefix of the variant whose onset is looked for: int4 where there is one, else the first given."""
+    variants = measured_variants(trajectory)
+    return "int4" if "int4" in variants else next(iter(variants), None)
+
+
+def measured_variants(trajectory: pl.DataFrame) -> list[str]:
+    """Column prefixes of the quantized variants."""
+    return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
+
+
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:
     """Per row of all shards, one number of all its matrices for each statistic that makes one.
 

@@ -37,7 +37,10 @@ def _flow(sentence: str) -> str:
 def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
     """Key numbers; one that is not known has no tile, but "none found" is an answer."""
     name = esc(subject(report))
-    tiles = [("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame))]
+    tiles = [
+        *_decision_tile(report),
+        ("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame)),
+    ]
     for what, label, none, seen in (
         ("convergence", "FP32 converged", "no", "not detected in this run"),
         ("onset", f"{name} onset", "none", "detected in this run"),
@@ -55,13 +58,19 @@ def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
         tiles.append((f"{name} gap, last", text.percent(last), f"first {text.percent(first)}"))
     if report.get("int8_gap_max") is not None:
         tiles.append(("INT8 gap, largest", text.percent(report["int8_gap_max"]), ""))
-    best = report.get("best_checkpoint_for_int4")
-    if best is not None:
-        tiles.append((f"Best for {name}", text.step(best), "step to quantize"))
     return "".join(
         f'<div class="tile"><dt>{label}</dt><dd>{esc(value)}</dd><dd class="note">{esc(note)}</dd></div>'
         for label, value, note in tiles
     )
+
+
+def _decision_tile(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    decided, best = report.get("decision") or {}, report.get("best_checkpoint_for_int4")
+    label = f"Ship for {esc(subject(report))}"
+    if decided.get("best_step") is not None:
+        others = len(decided["maybe_best"]) - 1
+        return [(label, text.step(decided["best_step"]), f"{others} others may be as good")]
+    return [] if best is None else [(label, text.step(best), "lowest loss")]
 
 
 def _span(frame: Frame) -> str:

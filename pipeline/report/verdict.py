@@ -34,7 +34,7 @@ class Verdict:
 def make_verdict(report: Mapping[str, Any]) -> Verdict:
     """The verdict on ``report``; a key that is not there is not spoken of."""
     findings = tuple(str(sentence) for sentence in report.get("verdict") or [])
-    magnitudes = tuple(filter(None, (_gaps(report), _int8(report), _best(report), _kurtosis(report))))
+    magnitudes = tuple(filter(None, (_best(report), _gaps(report), _int8(report), _kurtosis(report))))
     return Verdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
 
 
@@ -90,12 +90,11 @@ def _int8(report: Mapping[str, Any]) -> str:
 
 
 def _best(report: Mapping[str, Any]) -> str:
+    decided = report.get("decision") or {}
+    if decided.get("sentence"):
+        return str(decided["sentence"])
     best = report.get("best_checkpoint_for_int4")
-    return (
-        ""
-        if best is None
-        else f"The best checkpoint to quantize is step {text.step(best)} (lowest {subject(report)} loss)."
-    )
+    return "" if best is None else f"Step {text.step(best)} has the lowest {subject(report)} loss."
 
 
 def _kurtosis(report: Mapping[str, Any]) -> str:

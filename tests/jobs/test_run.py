@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 REPORT_KEYS = {
     "suite", "n_checkpoints", "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases", "predictors",
     "int4_gap_first", "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "duplicates", "failures",
-    "best_checkpoint_for_int4", "wall_s", "versions",
+    "best_checkpoint_for_int4", "decision", "wall_s", "versions",
 }  # fmt: skip
 
 

@@ -110,6 +110,15 @@ def test_documents_are_joined_in_the_order_of_their_paths(tmp_path):
     assert ids == [*b"firstsecond document, lo"]
 
 
+def test_brackets_in_the_path_of_a_file_that_is_there_are_no_pattern(tmp_path):
+    folder = tmp_path / "run[1]"
+    folder.mkdir()
+    (folder / "eval.txt").write_text("text of this very file, long enough")
+    corpus = parse_corpus(f"file:{folder / 'eval.txt'}")
+    ids = evaluation_tokens(corpus, SHAPE, Letters()).array.flatten().tolist()
+    assert bytes(ids) == b"text of this very file, "
+
+
 def test_too_few_tokens_say_how_many_and_what_fits(tmp_path):
     with pytest.raises(UsageError, match=r"has 13 tokens.*need 24: --batches 1 fits"):
         evaluation_tokens(save(tmp_path, np.arange(13)), SHAPE)

@@ -63,11 +63,14 @@ def read_table(table: str) -> Curve:
         raise UsageError(f"{table} does not exist: {wanted}")
     header, read = READERS[suffix]
     try:
-        twice = [column for column, n in Counter(header(data)).items() if n > 1]
+        names = header(data)
+        twice = [column for column, n in Counter(names).items() if n > 1]
         if twice:
             raise UsageError(
                 f"{table} holds the column {twice[0]} more than once: give each a name of its own"
             )
+        if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
+            raise UsageError(f"{table} separates its columns with {other!r}: wanted commas")
         frame = read(data)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise UsageError(f"{table} cannot be read as {suffix}: {str(error).splitlines()[0]}") from error

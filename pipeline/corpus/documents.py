@@ -76,6 +76,8 @@ def corpus_sha256(texts: Iterable[str]) -> str:
 
 def _file_documents(corpus: Files) -> Iterator[str]:
     pattern = str(user_path(corpus.pattern, "corpus file:"))
+    if Path(pattern).is_file():  # brackets of a folder's name are no pattern where the file is there
+        pattern = glob.escape(pattern)
     paths = []
     for count, found in enumerate(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 (no absolute pattern)
         if count >= MOST_FILES or _no_disk(found):

@@ -53,7 +53,7 @@ def parse_location(text: str) -> Path | Address:
     parts = urlsplit(text)
     if "@" in parts.netloc or parts.query or parts.fragment:  # not repeated: it may be a password
         raise UsageError(
-            f"a {scheme}:// location takes no user, password or ?settings: wanted {scheme}://BUCKET/FOLDER, with "
+            f"a {scheme}:// location takes no user, password, ?settings or #: wanted {scheme}://BUCKET/FOLDER, with "
             "credentials in the environment (AWS_ACCESS_KEY_ID ..., AWS_ENDPOINT_URL), in ~/.aws, or a role"
         )
     if scheme == "file":

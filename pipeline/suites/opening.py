@@ -56,6 +56,10 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
         return _open_hub(repository_suite(name), choice)
     if "/" in name or name.startswith((".", "~")):
+        if "://" in name:
+            raise UsageError(
+                f"suite {name}: a suite is a registered name, org/name of a hub, or a local folder"
+            )
         raise UsageError(f"suite folder {name!r} does not exist{_nearest(path)}")
     raise unknown_name("suite", name, known_suites())
 

@@ -98,3 +98,11 @@ def test_losses_per_batch_and_duplicates_are_read(tmp_path: Path) -> None:
     frame.with_columns(int4_batch_nll_nats=pl.col("int4_nll_nats")).write_parquet(tmp_path / "v.parquet")
     with pytest.raises(UsageError, match="wanted a list"):
         read_table(str(tmp_path / "v.parquet"))
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_another_separator_than_a_comma_is_named(tmp_path: Path, mark: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(mark.join(["step", "fp32_nll_nats", "int4_nll_nats"]) + "\n" + mark.join("123") + "\n")
+    with pytest.raises(UsageError, match="commas"):
+        read_table(str(table))

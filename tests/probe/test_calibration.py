@@ -173,3 +173,35 @@ def test_calibration_tokens_beyond_the_vocabulary_are_refused(tmp_path):
     beyond[0, 0] = VOCAB
     with pytest.raises(CheckpointError, match=f"the evaluation tokens reach {VOCAB}"):
         Prober(spec, TOKENS, DEVICE, calibration=beyond).measure(save_tiny_model("llama", tmp_path))
+
+
+@pytest.mark.slow
+def test_a_fused_pass_uses_what_was_calibrated(tmp_path):
+    pytest.importorskip("triton")
+    from pipeline.probe.gpu.backend import TritonBackend
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 16}
+    folder = save_tiny_model("gpt_neox", tmp_path, initializer_range=0.3, num_hidden_layers=1, **small)
+    tokens, calibration_tokens = TOKENS[:1, :, :4] % 16, CALIBRATION % 16
+    variants = (Variant(), Variant.of(GRID), Variant.of(Scaled(GRID)))
+    fused, exact = (
+        ProbeSpec(variants, TokenShape(1, 2, 4), "x", arithmetic=arithmetic)
+        for arithmetic in ("split", "ieee")
+    )
+    on_kernels = Prober(
+        fused,
+        tokens,
+        DEVICE,
+        backend=TritonBackend(fused, torch.device(DEVICE)),
+        calibration=calibration_tokens,
+    )
+    found = on_kernels.measure(folder)
+    assert found.notes == ()
+    expected = Prober(exact, tokens, calibration=calibration_tokens).measure(folder)
+    for ours, theirs in zip(found.results, expected.results, strict=True):
+        assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)
+    errors, exact_errors = (
+        [result.tensors[-1].relative_error for result in each.results[1:]] for each in (found, expected)
+    )
+    assert errors == pytest.approx(exact_errors, rel=1e-9)
+    assert errors[0] != errors[1]

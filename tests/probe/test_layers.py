@@ -90,7 +90,7 @@ def both_ways(probe: ProbeSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     [
         ("gpt_neox", "split", {}),
         ("gpt_neox", "split", {"use_parallel_residual": False}),
-        ("llama", "split", {}),
+        pytest.param("llama", "split", {}, marks=gpu),
         pytest.param("qwen2", "ieee", {"tie_word_embeddings": True}, marks=gpu),
         pytest.param("gpt_neox", "split", {"tie_word_embeddings": True, "attention_bias": False}, marks=gpu),
         pytest.param("gpt_neox", "tf32", {}, marks=gpu),

@@ -319,8 +319,8 @@ def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
         ("tables/schedules.json", setter("arms", "cosine", "runs", to="3"), "arms.cosine.runs is '3'"),
         (
             "tables/schedules.json",
-            setter("comparisons", 0, "difference", to=1),
-            r"comparisons\[0\].difference",
+            setter("comparisons", 0, "over_run", to=1),
+            r"comparisons\[0\].over_run",
         ),
         (
             "tables/schedules.json",

@@ -7,23 +7,30 @@ its probes count. Holm's correction is over the arms, for each set of weights ap
 adjusted p value is under 0.05.
 
 Added after the first results, and in no claim: the same differences at the last of these probes, whose model is the one
-that is deployed, and intervals that count the scatter of the evaluation text. What all of them are conditional on
-stands in ``analysis.contrasts``.
+that is deployed. Changed after the first results, because simulation showed it: runs are compared seed by seed, every
+interval and p value counts the scatter of the evaluation text, and p values count the looks at the data. What all of
+them are conditional on stands in ``analysis.contrasts``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from pipeline.analysis.fork_compare import compare_average, compare_with_baseline, count_wins
+from pipeline.analysis.fork_findings import (
+    ArmComparison,
+    ArmFacts,
+    AverageComparison,
+    ForkFindings,
+    ForkReport,
+)
 from pipeline.analysis.fork_sweeps import find_sweeps
 from pipeline.analysis.fork_table import fork_table
 from pipeline.analysis.fork_words import sentences
@@ -44,8 +51,7 @@ class ForkReduction:
 
     table: pl.DataFrame
     """``fork_table``, without the losses by batch"""
-    report: dict[str, Any]
-    """The contents of schedules.json."""
+    report: ForkReport
 
 
 def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> ForkReduction:
@@ -63,24 +69,27 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     table = table.filter(
         pl.col("variant").is_in(plan.probe["variants"])
     )  # a run may hold more than is wanted
-    compared = compare_arms(table, seed=seed)
-    for arm, rate in _mean_rates(plan, compared["arms"]).items():
-        compared["arms"][arm]["mean_learning_rate"] = rate
-    report = {
-        "suite": plan.suite,
-        "from_step": plan.checkpoint.step,
-        "start_rule": plan.start_rule,
-        **compared,
-        "failures": found.failed,
-        "missing": list(found.to_measure),
-        "notes": list(plan.notes),
-        "corpus": plan.corpus,
-        "train_corpus": plan.train_corpus,
-        "config": plan.config,
-        "fingerprint": plan.fingerprint,
-        "wall_s": plan.wall_s,
-        "versions": versions(),
+    findings = compare_arms(table, looks=plan.looks, seed=seed)
+    rates = _mean_rates(plan, findings.arms)
+    arms = {
+        arm: dataclasses.replace(facts, mean_learning_rate=rates[arm]) for arm, facts in findings.arms.items()
     }
+    report = ForkReport(
+        suite=plan.suite,
+        from_step=plan.checkpoint.step,
+        start_rule=plan.start_rule,
+        findings=dataclasses.replace(findings, arms=arms),
+        sentences=sentences(findings),
+        failures=found.failed,
+        missing=tuple(found.to_measure),
+        notes=plan.notes,
+        corpus=plan.corpus,
+        train_corpus=plan.train_corpus,
+        config=plan.config,
+        fingerprint=plan.fingerprint,
+        wall_s=plan.wall_s,
+        versions=versions(),
+    )
     return ForkReduction(table.drop("batch_nll_nats"), report)
 
 
@@ -89,42 +98,42 @@ def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
     buffer = io.BytesIO()
     reduction.table.write_parquet(buffer)
     folder.write_table("fork.parquet", buffer.getvalue())
-    folder.write_result(SCHEDULES, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+    folder.write_result(SCHEDULES, json.dumps(reduction.report.to_json(), indent=1, allow_nan=False))
 
 
-def compare_arms(table: pl.DataFrame, *, seed: int = 0) -> dict[str, Any]:
-    """The statistics and the sentences of a ``fork_table``."""
+def compare_arms(table: pl.DataFrame, *, looks: int = 1, seed: int = 0) -> ForkFindings:
+    """The statistics of a ``fork_table``.
+
+    ``looks``: how often the data could be looked at (``ForkPlan.looks``). ``seed``: of the permutations of a sweep.
+    """
     arms = table["arm"].unique(maintain_order=True).to_list()
     baseline = BASELINE if BASELINE in arms else arms[0]
     others = [arm for arm in arms if arm != baseline]
     variant = headline(table)
     runs = table.unique("run_id", maintain_order=True)
-    report: dict[str, Any] = {
-        "baseline": baseline,
-        "variant": variant,
-        "arms": {arm: _arm_facts(table, arm, variant) for arm in arms},
-        "diverged": runs.filter(pl.col("status") == "diverged")["run_id"].to_list(),
-        "n_runs": runs.height,
-        "comparisons": [],
-        "wins": [],
-        "averages": [],
-        "sweeps": [],
-    }
+    comparisons: list[ArmComparison] = []
+    averages: list[AverageComparison] = []
     if variant is not None:
         for weights in WEIGHTS:
-            report["comparisons"] += compare_with_baseline(
-                table, baseline, others, variant, weights, seed=seed
-            )
-        report["wins"] = count_wins(table, arms, variant)
-        report["averages"] = [
+            comparisons += compare_with_baseline(table, baseline, others, variant, weights, looks=looks)
+        averages = [
             compare_average(table, arm, variant, weights)
             for arm in arms
             for weights in WEIGHTS
             if weights != "live"
         ]
-        report["sweeps"] = find_sweeps(table, variant, seed=seed)
-    report["sentences"] = sentences(report)
-    return report
+    return ForkFindings(
+        baseline=baseline,
+        variant=variant,
+        arms={arm: _arm_facts(table, arm, variant) for arm in arms},
+        diverged=tuple(runs.filter(pl.col("status") == "diverged")["run_id"]),
+        n_runs=runs.height,
+        looks=looks,
+        comparisons=tuple(comparisons),
+        wins=tuple(count_wins(table, arms, variant)) if variant is not None else (),
+        averages=tuple(averages),
+        sweeps=tuple(find_sweeps(table, variant, seed=seed)) if variant is not None else (),
+    )
 
 
 def headline(table: pl.DataFrame) -> str | None:
@@ -133,20 +142,20 @@ def headline(table: pl.DataFrame) -> str | None:
     return ALIASES["int4"] if ALIASES["int4"] in variants else next(iter(variants), None)
 
 
-def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> dict[str, Any]:
+def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> ArmFacts:
     rows = table.filter(pl.col("arm") == arm)
     first = rows.row(0, named=True)
     last = rows.filter((pl.col("weights") == "live") & (pl.col("step") == rows["step"].max()))
     ends = last.filter(pl.col("variant") == variant)["gap"].to_numpy() if variant else np.empty(0)
     nll = last.filter(pl.col("variant") == "fp32")["nll_nats"].to_numpy()
-    return {
-        "schedule": first["schedule"],
-        "parameters": json.loads(first["parameters"]),
-        "optimizer": first["optimizer"],
-        "runs": rows["run_id"].n_unique(),
-        "final_gap": float(ends.mean()) if len(ends) else None,
-        "final_fp32_nll_nats": float(nll.mean()) if len(nll) else None,
-    }
+    return ArmFacts(
+        schedule=first["schedule"],
+        parameters=json.loads(first["parameters"]),
+        optimizer=first["optimizer"],
+        runs=rows["run_id"].n_unique(),
+        final_gap=float(ends.mean()) if len(ends) else None,
+        final_fp32_nll_nats=float(nll.mean()) if len(nll) else None,
+    )
 
 
 def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
@@ -162,14 +171,3 @@ def _missing_message(folder: RunFolder, plan: ForkPlan, found: Survey) -> str:
         f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork "
         "again to finish them, or pass --allow-missing to report without them"
     )
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with every NaN and infinity as null: JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

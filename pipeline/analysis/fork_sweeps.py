@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from pipeline.analysis.fork_findings import SweepTrend
 from pipeline.analysis.fork_table import arm_runs, compared_steps, values_at
 from pipeline.analysis.permutation import ARRANGEMENTS, trend_within_seeds
 
@@ -31,7 +31,7 @@ class SweptArms:
     """Their other parameters, of those in which arms of the schedule differ."""
 
 
-def find_sweeps(table: pl.DataFrame, variant: str, *, seed: int) -> list[dict[str, Any]]:
+def find_sweeps(table: pl.DataFrame, variant: str, *, seed: int) -> list[SweepTrend]:
     """Rank correlation, over runs, of the gap with a parameter that takes three values or more, all others held.
 
     Runs of one seed saw the same batches and are no independent draws, so the p value is of permutations within seeds.
@@ -55,16 +55,16 @@ def find_sweeps(table: pl.DataFrame, variant: str, *, seed: int) -> list[dict[st
             x, y, seeds = (np.array(each) for each in zip(*points, strict=True))
             trend = trend_within_seeds(x, y, seeds, seed=seed)
             found.append(
-                {
-                    "schedule": schedule,
-                    "parameter": sweep.parameter,
-                    "values": values,
-                    "n_runs": len(points),
-                    "spearman_r": trend.spearman_r,
-                    "p_value": trend.p_value,
-                    "test": TEST,
-                    "held": sweep.held,
-                }
+                SweepTrend(
+                    schedule=schedule,
+                    parameter=sweep.parameter,
+                    values=tuple(values),
+                    n_runs=len(points),
+                    spearman_r=trend.spearman_r,
+                    p_value=trend.p_value,
+                    test=TEST,
+                    held=sweep.held,
+                )
             )
     return found
 

@@ -1,152 +1,158 @@
-"""The result of a fork experiment in plain English, made from the numbers of its report and nothing else."""
+"""The result of a fork experiment in plain English, made from its findings and nothing else."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from pipeline.analysis.contrasts import Estimate
+from pipeline.analysis.fork_findings import (
+    ArmComparison,
+    AverageComparison,
+    Differences,
+    ForkFindings,
+    SweepTrend,
+)
 from pipeline.train.schedules import ComparedPhase, schedules
 
 ALPHA = 0.05
+AVERAGES = {
+    "ema": "The moving average of the weights",
+    "lawa": "The mean of the last probes' weights (LAWA)",
+}
 
 
-def sentences(report: Mapping[str, Any]) -> list[str]:
-    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged.
+def sentences(findings: ForkFindings) -> tuple[str, ...]:
+    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged, what brackets mean.
 
-    Numbers in parentheses after a number are its 95 % interval over runs.
+    Numbers in parentheses after a number are its 95 % interval over data orders and evaluation text.
     """
-    out = []
-    if report["variant"] is None:
-        return ["Only fp32 was measured: there is no gap to compare."]
-    live = [row for row in report["comparisons"] if row["weights"] == "live"]
-    if not live:
-        out.append(f"There is one arm, {report['baseline']}: nothing to compare it with.")
-    out += [_comparison(row, _short(report["variant"]), _compared(report, row)) for row in live]
-    averages = [row for row in report["averages"] if row["arm"] == report["baseline"]]
-    out += [_average(row, _short(report["variant"])) for row in averages]
-    out += [_sweep(row) for row in report["sweeps"]]
-    if report["diverged"]:
-        names = ", ".join(report["diverged"])
+    if findings.variant is None:
+        return ("Only fp32 was measured: there is no gap to compare.",)
+    variant = _short(findings.variant)
+    live = findings.live()
+    out = [] if live else [f"There is one arm, {findings.baseline}: nothing to compare it with."]
+    out += [_comparison(each, variant, _compared(findings, each)) for each in live]
+    out += [_average(each, variant) for each in findings.averages if each.arm == findings.baseline]
+    out += [_sweep(each) for each in findings.sweeps]
+    if findings.diverged:
+        names = ", ".join(findings.diverged)
         out.append(
-            f"{len(report['diverged'])} runs diverged ({names}): they lose every pair and are in no mean."
+            f"{len(findings.diverged)} runs diverged ({names}): they lose every pair and are in no mean."
         )
-    return out
+    if any(each.tests.n_distinct_runs > 1 or each.n_runs > 1 for each in live):
+        out.append(_meaning(findings))
+    return tuple(out)
 
 
-def _compared(report: Mapping[str, Any], row: Mapping[str, Any]) -> ComparedPhase | None:
+def _meaning(findings: ForkFindings) -> str:
+    looks = (
+        ""
+        if findings.looks == 1
+        else f" Seeds were added after a result could be seen, so p values are multiplied by {findings.looks}."
+    )
+    return (
+        "Intervals are 95 % and count the order of the training text, seed by seed, and the choice of the evaluation "
+        f"text; they hold for this starting checkpoint.{looks}"
+    )
+
+
+def _compared(findings: ForkFindings, row: ArmComparison) -> ComparedPhase | None:
     """The phase of the arm's schedule that is compared."""
-    return schedules.find(report["arms"][row["arm"]]["schedule"]).compared
+    return schedules.find(findings.arms[row.arm].schedule).compared
 
 
-def _comparison(row: Mapping[str, Any], variant: str, compared: ComparedPhase | None) -> str:
-    difference = row["difference"]
-    estimate = difference["estimate"]
-    if estimate is None or math.isnan(estimate):
-        return f"{row['arm']}: no run without divergence to compare with {row['baseline']}."
+def _comparison(row: ArmComparison, variant: str, compared: ComparedPhase | None) -> str:
+    gap = row.over_run.gap_points
+    if math.isnan(gap.estimate):
+        return f"{row.arm}: no run without divergence to compare with {row.baseline}."
     where = f"in its {compared.adjective} phases" if compared else "after the start"
-    wins = f"it wins {row['wins']} of {row['pairs']} pairs of runs{_repeats(row)}"
-    if difference["p_value"] is None:
+    wins = f"it wins {row.tests.wins} of {row.tests.pairs} pairs of runs{_repeats(row)}"
+    if gap.p_value is None:
         return (
-            f"{row['arm']}: {variant} gap {estimate:+.2f} points against {row['baseline']} {where} ({wins}); with "
-            f"{row['n_runs']} run against {row['n_baseline_runs']} the spread between runs is unknown, so nothing "
+            f"{row.arm}: {variant} gap {gap.estimate:+.2f} points against {row.baseline} {where} ({wins}); with "
+            f"{row.n_runs} run against {row.n_baseline_runs} the spread between runs is unknown, so nothing "
             "can be claimed."
         )
-    interval = f"{_interval(difference)}; Holm-adjusted {_p(row['p_holm'])}"
-    against = f"{estimate:+.2f} points {where}"
-    if row["p_holm"] is not None and row["p_holm"] < ALPHA:
-        claim = "lowers" if estimate < 0 else "raises"
-        by = f"{abs(estimate):.2f} points against {row['baseline']} {where}"
-        head = f"{row['arm']} {claim} the {variant} gap by {by}"
-        tail = ""
-    else:
-        head = f"{row['arm']} does not differ detectably from {row['baseline']}: {variant} gap {against}"
-        tail = (
-            ""
-            if row["detectable"] is None
-            else f" The design could have found {row['detectable']:.2f} points."
-        )
-    return f"{head} ({interval}; {wins}). {_losses(row, variant)} {_end(row, variant, compared)}{_naive(row)}{tail}"
+    sure = f"({_interval(gap)}; corrected {_p(row.p_holm)}; {wins})"
+    losses = f"{_losses(row.over_run, variant)} {_end(row.at_end, variant, compared)}"
+    if row.p_holm is not None and row.p_holm < ALPHA:
+        claim = "lowers" if gap.estimate < 0 else "raises"
+        by = f"{abs(gap.estimate):.2f} points against {row.baseline} {where}"
+        return f"{row.arm} {claim} the {variant} gap by {by} {sure}. {losses}"
+    design = row.tests.detectable_points
+    tail = "" if design is None else f" The design could have found {design:.2f} points."
+    return (
+        f"{row.arm} does not differ detectably from {row.baseline}: {variant} gap {gap.estimate:+.2f} points {where} "
+        f"{sure}. {losses}{_naive(row)}{tail}"
+    )
 
 
-def _repeats(row: Mapping[str, Any]) -> str:
+def _repeats(row: ArmComparison) -> str:
     """That runs without chance in them are one run."""
-    same = row["n_runs"] - row["n_distinct_runs"]
-    return f": {same} of its {row['n_runs']} runs repeat another number for number" if same else ""
+    same = row.n_runs - row.tests.n_distinct_runs
+    return f": {same} of its {row.n_runs} runs repeat another number for number" if same else ""
 
 
-def _losses(row: Mapping[str, Any], variant: str) -> str:
+def _losses(over_run: Differences, variant: str) -> str:
     """What the arm costs in full precision, and what of the model that is deployed: a small gap alone is no gain."""
-    return f"Over the run the FP32 price is {_nats(row, 'fp32')} and that of {variant} itself {_nats(row, 'variant')}."
+    fp32, own = (_nats(each) for each in (over_run.fp32_nats, over_run.variant_nats))
+    return f"Over the run the FP32 price is {fp32} and that of {variant} itself {own}."
 
 
-def _end(row: Mapping[str, Any], variant: str, compared: ComparedPhase | None = None) -> str:
+def _end(end: Differences, variant: str, compared: ComparedPhase | None = None) -> str:
     """The same at the last compared probe: whoever deploys a model deploys that one."""
-    end = row["at_end"]
     name = f"At its last {compared.phase} probe" if compared else "At its end"
-    gap = f"{end['difference']['estimate']:+.2f} points{_bounds(end['difference'], '+.2f')}"
-    price = f"{_nats(end, 'variant')}{_bounds(end['variant_price_nats'], '+.3f')}"
-    return f"{name} (update {end['step']:,}): gap {gap}; FP32 price {_nats(end, 'fp32')}, of {variant} itself {price}."
+    gap = f"{end.gap_points.estimate:+.2f} points{_bounds(end.gap_points, '+.2f')}"
+    price = f"{_nats(end.variant_nats)}{_bounds(end.variant_nats, '+.3f')}"
+    return f"{name} (update {end.step:,}): gap {gap}; FP32 price {_nats(end.fp32_nats)}, of {variant} itself {price}."
 
 
-def _nats(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[f'{name}_price_nats']['estimate']:+.3f} nats"
+def _nats(difference: Estimate) -> str:
+    return f"{difference.estimate:+.3f} nats"
 
 
-def _bounds(estimate: Mapping[str, Any], form: str) -> str:
-    return "" if estimate["lower"] is None else f" ({estimate['lower']:{form}} to {estimate['upper']:{form}})"
+def _bounds(estimate: Estimate, form: str) -> str:
+    return "" if estimate.lower is None else f" ({estimate.lower:{form}} to {estimate.upper:{form}})"
 
 
-def _naive(row: Mapping[str, Any]) -> str:
+def _interval(gap: Estimate) -> str:
+    return f"95% interval {gap.lower:+.2f} to {gap.upper:+.2f}"
+
+
+def _naive(row: ArmComparison) -> str:
     """What counting probes instead of runs would have claimed, where it claims more."""
-    naive = row["naive"]["p_value"]
-    if naive is None or naive >= ALPHA or (row["p_holm"] is not None and row["p_holm"] < ALPHA):
+    naive = row.tests.naive
+    if naive.p_value is None or naive.p_value >= ALPHA:
         return ""
     return (
-        f" A t test that takes the {row['naive']['n']} pairs of probes for independent would have claimed a "
-        f"difference (t = {row['naive']['t']:.2f}, {_p(naive)})."
+        f" A t test that takes the {naive.n} pairs of probes for independent would have claimed a "
+        f"difference (t = {naive.t:.2f}, {_p(naive.p_value)})."
     )
 
 
-def _average(row: Mapping[str, Any], variant: str) -> str:
-    name = {
-        "ema": "The moving average of the weights",
-        "lawa": "The mean of the last probes' weights (LAWA)",
-    }[row["weights"]]
-    difference = row["difference"]
-    if difference["estimate"] is None or math.isnan(difference["estimate"]):
+def _average(row: AverageComparison, variant: str) -> str:
+    name, gap = AVERAGES[row.weights], row.over_run.gap_points
+    if math.isnan(gap.estimate):
         return f"{name}: no run to compare."
-    interval = "one run, no interval" if difference["lower"] is None else _interval(difference)
+    interval = "one run, no interval" if gap.lower is None else _interval(gap)
     return (
-        f"{name} along {row['arm']} changes the {variant} gap by {difference['estimate']:+.2f} points ({interval}). "
-        f"{_losses(row, variant)} {_end(row, variant)}"
+        f"{name} along {row.arm} changes the {variant} gap by {gap.estimate:+.2f} points ({interval}). "
+        f"{_losses(row.over_run, variant)} {_end(row.at_end, variant)}"
     )
 
 
-def _interval(difference: Mapping[str, Any]) -> str:
-    """By runs, as the claim is; and with what other evaluation text would change."""
-    whole = ""
-    if difference["lower_with_text"] is not None:
-        low, high = difference["lower_with_text"], difference["upper_with_text"]
-        whole = f", {low:+.2f} to {high:+.2f} with the evaluation text"
-    return f"95% interval {difference['lower']:+.2f} to {difference['upper']:+.2f} by run{whole}"
-
-
-def _sweep(row: Mapping[str, Any]) -> str:
-    values = ", ".join(f"{value:g}" for value in row["values"])
-    held = ", ".join(f"{name} {value:g}" for name, value in row["held"].items())
-    swept = f"{row['parameter']} of {row['schedule']}" + (f" with {held}" if held else "")
-    head = f"Over {swept} ({values}; {row['n_runs']} runs) the gap"
-    if row["p_value"] is None or math.isnan(row["p_value"]):
+def _sweep(row: SweepTrend) -> str:
+    values = ", ".join(f"{value:g}" for value in row.values)
+    held = ", ".join(f"{name} {value:g}" for name, value in row.held.items())
+    swept = f"{row.parameter} of {row.schedule}" + (f" with {held}" if held else "")
+    head = f"Over {swept} ({values}; {row.n_runs} runs) the gap"
+    if math.isnan(row.p_value):
         return f"{head} does not vary."
-    trend = (
-        "shows no detectable trend"
-        if row["p_value"] >= ALPHA
-        else "rises"
-        if row["spearman_r"] > 0
-        else "falls"
+    falls_or_rises = "rises" if row.spearman_r > 0 else "falls"
+    trend = "shows no detectable trend" if row.p_value >= ALPHA else falls_or_rises
+    return (
+        f"{head} {trend} (Spearman r = {row.spearman_r:.2f}, {_p(row.p_value)} by permutation within seeds)."
     )
-    return f"{head} {trend} (Spearman r = {row['spearman_r']:.2f}, {_p(row['p_value'])} by permutation within seeds)."
 
 
 def _p(value: float | None) -> str:

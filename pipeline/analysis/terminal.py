@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +11,8 @@ from pipeline.runs.kind_of_work import TextTable
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from pipeline.analysis.fork_findings import ArmComparison, ForkReport
 
 ROWS = 12
 """Most checkpoints shown, evenly spread over the table, the first and the last among them."""
@@ -44,32 +45,33 @@ def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
     return TextTable(title, (*heads, "kurtosis", "phase"), tuple(rows))
 
 
-def comparison_text(report: Mapping[str, Any]) -> TextTable:
+def comparison_text(report: ForkReport) -> TextTable:
     """One row per arm: its gap at the end, and on the live weights its differences to the baseline."""
+    findings = report.findings
     title = (
-        f"{report['n_runs']} runs from step {report['from_step']:,}; differences to {report['baseline']}: gap in "
+        f"{findings.n_runs} runs from step {report.from_step:,}; differences to {findings.baseline}: gap in "
         "percentage points, losses in nats"
     )
-    compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    compared = {row.arm: row for row in findings.live()}
     rows = [
-        (arm, _number(facts["final_gap"], "+.2%"), *_differences(compared.get(arm)))
-        for arm, facts in report["arms"].items()
+        (arm, _number(facts.final_gap, "+.2%"), *_differences(compared.get(arm)))
+        for arm, facts in findings.arms.items()
     ]
     heads = ("arm", "last gap", "points", "95% interval", "wins", "fp32", "quantized")
     return TextTable(title, heads, tuple(rows), named=True)
 
 
-def _differences(row: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _differences(row: ArmComparison | None) -> tuple[str, ...]:
     """What a comparison with the baseline gave; dashes where there was none."""
     if row is None:
         return ("-",) * 5
-    low, high = row["difference"]["lower"], row["difference"]["upper"]
+    gap, found = row.over_run.gap_points, row.over_run
     return (
-        _number(row["difference"]["estimate"], "+.2f"),
-        "-" if low is None else f"{low:+.2f} to {high:+.2f}",
-        f"{row['wins']}/{row['pairs']}",
-        _number(row["fp32_price_nats"]["estimate"], "+.4f"),
-        _number(row["variant_price_nats"]["estimate"], "+.4f"),
+        _number(gap.estimate, "+.2f"),
+        "-" if gap.lower is None else f"{gap.lower:+.2f} to {gap.upper:+.2f}",
+        f"{row.tests.wins}/{row.tests.pairs}",
+        _number(found.fp32_nats.estimate, "+.4f"),
+        _number(found.variant_nats.estimate, "+.4f"),
     )
 
 

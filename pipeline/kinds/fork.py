@@ -77,7 +77,7 @@ class ForkWork(KindOfWork):
         reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)
         write_fork_reduction(folder, reduction)
         report = reduction.report
-        return Reduced(report["sentences"], (f"tables: {folder.place(TABLES)}",), comparison_text(report))
+        return Reduced(report.sentences, (f"tables: {folder.place(TABLES)}",), comparison_text(report))
 
     def page(self, folder: RunFolder) -> list[str]:
         from pipeline.report.folders import report_fork
@@ -152,7 +152,10 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
         return plan
     asked = {run.key for run in plan.runs}
     kept = tuple(run for run in before.runs if run.key not in asked)
-    return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s)
+    arms = {run.arm.label for run in before.runs}
+    added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
+    seen = added and {run.key for run in before.runs} <= set(request.out.shard_keys())
+    return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen)
 
 
 def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:

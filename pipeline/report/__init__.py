@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.errors import UsageError
 from pipeline.report.figures import draw_figures
 from pipeline.report.fork import fork_section, fork_style
@@ -27,7 +28,7 @@ def build_report(
     tensors: pl.DataFrame,
     report: Mapping[str, Any],
     provenance: Mapping[str, Any],
-    fork: tuple[pl.DataFrame, Mapping[str, Any]] | None = None,
+    fork: tuple[pl.DataFrame, ForkReport] | None = None,
 ) -> str:
     """The report as one self-contained HTML document (about 1.1 MB) that opens without a network.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.fork import fork_figures, fork_page
@@ -31,13 +32,11 @@ def report_audit(folder: RunFolder) -> list[str]:
     provenance = {name: report[name] for name in PROVENANCE}
     fork = None
     schedules = folder.read_schedules()
-    if schedules is not None:
-        _refuse_earlier(schedules, folder)
     try:
         trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
         if schedules is not None:
             (table,) = required_results(folder, FORK_TABLE)
-            fork = (pl.read_parquet(table), schedules)
+            fork = (pl.read_parquet(table), _fork_report(schedules, folder))
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
     folder.write_result(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
@@ -47,12 +46,11 @@ def report_audit(folder: RunFolder) -> list[str]:
 def report_fork(folder: RunFolder) -> list[str]:
     """Draws fork.html and figures/fork_*.png; as :func:`report_audit`."""
     files = required_results(folder, SCHEDULES, FORK_TABLE)
-    report = folder.read_schedules() or {}
+    report = _fork_report(folder.read_schedules(), folder)
     try:
         table = pl.read_parquet(files[1])
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
-    _refuse_earlier(report, folder)
     folder.write_result(FORK_PAGE, fork_page(table, report))
     return _written(folder, FORK_PAGE, fork_figures(table, report))
 
@@ -78,9 +76,12 @@ def _damaged(folder: RunFolder, error: Exception) -> UsageError:
     return UsageError(f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`")
 
 
-def _refuse_earlier(report: Mapping[str, Any], folder: RunFolder) -> None:
-    """``UsageError`` for a schedules.json without what is drawn of it now."""
-    if any("at_end" not in row for row in (*report["comparisons"], *report["averages"])):
+def _fork_report(schedules: Mapping[str, Any] | None, folder: RunFolder) -> ForkReport:
+    """The contents of schedules.json; ``UsageError`` where they are damaged or of an earlier version."""
+    try:
+        return ForkReport.from_json(schedules)
+    except ValueError as error:
         raise UsageError(
-            f"the tables in {folder} were made by an earlier version; run `int4-collapse reduce {folder}`"
-        )
+            f"the tables in {folder} are damaged or made by an earlier version; "
+            f"run `int4-collapse reduce {folder}` ({error})"
+        ) from error

@@ -126,6 +126,8 @@ class ForkPlan:
     notes: tuple[str, ...] = field(default=())
     """What a reader of the numbers should know (epochs, cold moments)."""
     wall_s: float = 0.0
+    looks: int = 1
+    """How often the results could be looked at: once, and once more each time that seeds are added to finished runs."""
 
     @property
     def probe(self) -> dict[str, Any]:

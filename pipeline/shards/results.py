@@ -56,7 +56,7 @@ REPORT_SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 _ESTIMATE = {"estimate": float, "lower": float, "upper": float, "p_value": float, "text_se": float}
-_DIFFERENCES = {"difference!": _ESTIMATE, "fp32_price_nats!": _ESTIMATE, "variant_price_nats!": _ESTIMATE}
+_DIFFERENCES = {"gap_points!": _ESTIMATE, "fp32_nats!": _ESTIMATE, "variant_nats!": _ESTIMATE}
 
 SCHEDULES_SHAPE: dict[str, Any] = {
     **_PROVENANCE,
@@ -78,11 +78,11 @@ SCHEDULES_SHAPE: dict[str, Any] = {
     },
     "comparisons!": [
         {
-            "arm!": str, "baseline!": str, "weights!": str, "wins": int, "pairs": int, "p_holm": float, **_DIFFERENCES,
-            "at_end": {"step!": int, **_DIFFERENCES},
+            "arm!": str, "baseline!": str, "weights!": str, "p_holm": float, "over_run": _DIFFERENCES,
+            "at_end": {"step": int, **_DIFFERENCES}, "tests": {"wins": int, "pairs": int},
         }
     ],
-    "averages!": [{"arm!": str, "weights!": str, "n_runs!": int, **_DIFFERENCES}],
+    "averages!": [{"arm!": str, "weights!": str, "n_runs!": int, "over_run": _DIFFERENCES}],
     "wins!": [{"arm!": str, "other!": str, "wins": int, "pairs": int}],
     "sweeps": [{"schedule!": str, "parameter!": str, "values": [float], "spearman_r": float, "p_value": float}],
     **{key: [str] for key in ("sentences!", "missing!", "notes!")},

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.analysis.fork_reduce import compare_arms
 from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
+from pipeline.analysis.fork_words import sentences
 from pipeline.shards import FORK_SCHEMA, Shard
 
 STEPS = (0, 10, 20, 30, 40)
@@ -23,15 +26,18 @@ PHASES = {
     "noop": ("start", "noop", "noop", "noop", "noop"),
 }
 
+EASE, SHARES = np.tile([-0.1, 0.1], 16), np.tile([0.95, 1.05], 16)
+"""By evaluation batch, how much easier or harder it is, and the share of the mean excess that it has."""
+
 
 def shard(
     arm: str, seed: int, gaps: Sequence[float], *, nll: float = 2.0, diverged: bool = False, **change
 ) -> Shard:
     """A run with the given live INT4 gaps at STEPS; averaged weights have half of each.
 
-    ``text``: by evaluation batch, the share of the mean excess that it has.
+    ``text``: by evaluation batch, the share of the mean excess that it has; else blocks of batches do not differ.
     """
-    text = change.get("text")
+    text = change.get("text", SHARES)
     rows = []
     for step, gap, phase in zip(STEPS, gaps, PHASES[arm.partition("-")[0]], strict=True):
         for weights, factor in (("live", 1.0), ("ema", 0.5), ("lawa", 0.5)):
@@ -45,8 +51,8 @@ def shard(
                         "tokens": step * 128, "learning_rate": 1e-3, "phase_label": phase, "train_loss_nats": 2.0,
                         "weights": weights, "variant": variant, "nll_nats": nll + excess,
                         "perplexity": math.exp(nll + excess), "n_tokens": 8,
-                        "batch_nll_nats": [nll + excess - 0.1, nll + 1.5 * excess + 0.1] if text is None
-                        else [nll + excess * share for share in text], "kl_nats_mean": 0.1,
+                        "batch_nll_nats": [nll + excess * share + own for share, own in zip(text, EASE, strict=True)],
+                        "kl_nats_mean": 0.1,
                         "kl_nats_p50": 0.1, "kl_nats_p99": 0.1, "top1_agreement": 0.9, "delta_p_rms": 0.1,
                         "gap": math.expm1(excess), "kurtosis": 0.0, "relative_error": None, "wall_s": 1.0,
                         "probe_s": 1.0, "device": "cpu",
@@ -76,8 +82,8 @@ def test_the_table_keeps_every_row_and_leaves_out_what_another_machine_would_cha
     assert not {"wall_s", "probe_s", "device"} & set(table.columns)
     row = table.filter((pl.col("step") == 20) & (pl.col("variant") != "fp32")).row(0, named=True)
     excess = math.log1p(row["gap"])
-    # batches differ from fp32 by the excess and by half as much again; delta method on their mean
-    assert row["gap_se"] == pytest.approx(math.exp(1.25 * excess) * 0.25 * excess)
+    # batches differ from fp32 by the excess and 5 % more or less; delta method on their mean
+    assert row["gap_se"] == pytest.approx(math.exp(excess) * 0.05 * excess / math.sqrt(31))
 
 
 def test_only_settled_probes_of_lock_in_and_none_of_the_re_warm_up_are_compared():
@@ -91,26 +97,26 @@ def test_only_settled_probes_of_lock_in_and_none_of_the_re_warm_up_are_compared(
 
 def test_differences_wins_and_prices_are_the_ones_put_in():
     report = compare_arms(experiment())
-    found = {(row["arm"], row["weights"]): row for row in report["comparisons"]}
+    found = {(row.arm, row.weights): row for row in report.comparisons}
     assert set(found) == {(arm, weights) for arm in ("sgdr", "oli") for weights in ("live", "ema", "lawa")}
     sgdr, oli = found["sgdr", "live"], found["oli", "live"]
-    assert sgdr["difference"]["estimate"] == pytest.approx(2.0)
-    assert oli["difference"]["estimate"] == pytest.approx(-3.0)
-    assert (sgdr["wins"], oli["wins"], oli["pairs"]) == (0, 16, 16)
-    assert sgdr["fp32_price_nats"]["estimate"] == pytest.approx(0.1)
+    assert sgdr.over_run.gap_points.estimate == pytest.approx(2.0)
+    assert oli.over_run.gap_points.estimate == pytest.approx(-3.0)
+    assert (sgdr.tests.wins, oli.tests.wins, oli.tests.pairs) == (0, 16, 16)
+    assert sgdr.over_run.fp32_nats.estimate == pytest.approx(0.1)
     # a gap of 12 % against one of 10 %, and 0.1 nats more in full precision
-    assert sgdr["variant_price_nats"]["estimate"] == pytest.approx(0.1 + math.log(1.12 / 1.10), abs=1e-3)
-    assert (oli["probes"], oli["n_probes"], sgdr["n_probes"]) == ("settled", 2, 3)
-    p_values = sorted(row["difference"]["p_value"] for row in (sgdr, oli))
-    assert sorted(row["p_holm"] for row in (sgdr, oli)) == pytest.approx(
+    assert sgdr.over_run.variant_nats.estimate == pytest.approx(0.1 + math.log(1.12 / 1.10), abs=1e-3)
+    assert (oli.probes, oli.n_probes, sgdr.n_probes) == ("settled", 2, 3)
+    p_values = sorted(row.over_run.gap_points.p_value for row in (sgdr, oli))
+    assert sorted(row.p_holm for row in (sgdr, oli)) == pytest.approx(
         [2 * p_values[0], max(2 * p_values[0], p_values[1])]
     )
-    assert found["sgdr", "ema"]["difference"]["estimate"] == pytest.approx(1.0)
-    means = {(row["arm"], row["weights"]): row for row in report["averages"]}
-    assert means["cosine", "lawa"]["difference"]["estimate"] == pytest.approx(-50 * (0.10 + 0.0015))
-    wins = {(row["arm"], row["other"]): row["wins"] for row in report["wins"]}
+    assert found["sgdr", "ema"].over_run.gap_points.estimate == pytest.approx(1.0)
+    means = {(row.arm, row.weights): row for row in report.averages}
+    assert means["cosine", "lawa"].over_run.gap_points.estimate == pytest.approx(-50 * (0.10 + 0.0015))
+    wins = {(row.arm, row.other): row.wins for row in report.wins}
     assert (wins["sgdr", "oli"], wins["oli", "sgdr"]) == (0, 16)  # OLI's bump counts for nobody
-    text = " ".join(report["sentences"])
+    text = " ".join(sentences(report))
     assert "sgdr raises the INT4 gap by 2.00 points" in text
     assert "oli lowers the INT4 gap by 3.00 points against cosine in its settled cool phases" in text
     assert "it wins 16 of 16 pairs" in text
@@ -126,21 +132,19 @@ def test_the_end_of_a_run_is_told_apart_from_the_whole_of_it():
             shard("unfinished", seed, [0.05, 0.2, 0.10 + own, 0.08 + own, 0.5], schedule="oli"),
         ]
     report = compare_arms(fork_table(shards))
-    found = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    found = {row.arm: row for row in report.comparisons if row.weights == "live"}
     sgdr, unfinished = found["sgdr"], found["unfinished"]
-    assert sgdr["difference"]["estimate"] == pytest.approx(5 / 3)
-    assert sgdr["at_end"]["step"] == 40
-    assert sgdr["at_end"]["difference"]["estimate"] == pytest.approx(-1.0)
-    assert sgdr["at_end"]["fp32_price_nats"]["estimate"] == pytest.approx(0.1)
-    assert sgdr["at_end"]["variant_price_nats"]["estimate"] == pytest.approx(
-        0.1 + math.log(1.051 / 1.061), abs=1e-5
-    )
-    assert unfinished["at_end"]["step"] == 30  # what it ends with is a bump, which is not compared
-    assert unfinished["at_end"]["difference"]["estimate"] == pytest.approx(-2.0)
-    means = {(row["arm"], row["weights"]): row for row in report["averages"]}
-    assert means["cosine", "ema"]["difference"]["estimate"] == pytest.approx(-50 * (0.26 / 3 + 0.001))
-    assert means["cosine", "ema"]["at_end"]["difference"]["estimate"] == pytest.approx(-50 * 0.061)
-    text = " ".join(report["sentences"])
+    assert sgdr.over_run.gap_points.estimate == pytest.approx(5 / 3)
+    assert sgdr.at_end.step == 40
+    assert sgdr.at_end.gap_points.estimate == pytest.approx(-1.0)
+    assert sgdr.at_end.fp32_nats.estimate == pytest.approx(0.1)
+    assert sgdr.at_end.variant_nats.estimate == pytest.approx(0.1 + math.log(1.051 / 1.061), abs=1e-5)
+    assert unfinished.at_end.step == 30  # what it ends with is a bump, which is not compared
+    assert unfinished.at_end.gap_points.estimate == pytest.approx(-2.0)
+    means = {(row.arm, row.weights): row for row in report.averages}
+    assert means["cosine", "ema"].over_run.gap_points.estimate == pytest.approx(-50 * (0.26 / 3 + 0.001))
+    assert means["cosine", "ema"].at_end.gap_points.estimate == pytest.approx(-50 * 0.061)
+    text = " ".join(sentences(report))
     assert "At its end (update 40): gap -1.00 points" in text
     assert "At its last settled probe (update 30): gap -2.00 points" in text
     assert "At its end (update 40): gap -3.05 points" in text
@@ -159,47 +163,95 @@ def test_the_error_of_the_text_is_that_of_paired_blocks_of_batches():
             for seed in range(3)
         ]
     )
-    row = next(each for each in compare_arms(table)["comparisons"] if each["weights"] == "live")
+    row = next(each for each in compare_arms(table).comparisons if each.weights == "live")
     moved = {  # delta method: what a batch adds to the gap in points
         arm: sum((1 + own) * math.log1p(own) * 100 * shares[arm] for own in gap + np.arange(3) / 1000) / 3
         for arm, gap in gaps.items()
     }
     blocks = (moved["sgdr"] - moved["cosine"]).reshape(16, 2).mean(axis=1)
     expected = blocks.std(ddof=1) / 4
-    for found in (row["difference"], row["at_end"]["difference"]):
-        assert found["text_se"] == pytest.approx(expected, rel=0.02)
-        assert found["lower_with_text"] < found["lower"] < found["upper"] < found["upper_with_text"]
+    for found in (row.over_run.gap_points, row.at_end.gap_points):
+        assert found.text_se == pytest.approx(expected, rel=0.02)
+        assert found.lower < found.lower_by_run < found.upper_by_run < found.upper
     alone = moved["sgdr"].reshape(16, 2).mean(axis=1).std(ddof=1) / 4
-    assert row["difference"]["text_se"] < 0.7 * alone  # what is hard for both is in neither
-    assert row["fp32_price_nats"]["text_se"] == pytest.approx(0.0, abs=1e-12)
-    assert "with the evaluation text" in compare_arms(table)["sentences"][0]
+    assert row.over_run.gap_points.text_se < 0.7 * alone  # what is hard for both is in neither
+    assert row.over_run.fp32_nats.text_se == pytest.approx(0.0, abs=1e-12)
+    assert "the choice of the evaluation text" in sentences(compare_arms(table))[-1]
 
 
 def test_runs_without_chance_in_them_are_one_run():
     shards = [shard("cosine", seed, [0.1 + seed / 1000] * 5) for seed in range(3)]
     shards += [shard("noop", seed, [0.12] * 5) for seed in range(3)]
     report = compare_arms(fork_table(shards))
-    row = next(each for each in report["comparisons"] if each["weights"] == "live")
-    assert (row["n_runs"], row["n_distinct_runs"], row["pairs"], row["wins"]) == (3, 1, 3, 0)
-    assert row["wilcoxon_p"] >= row["wilcoxon_p_floor"]
-    assert row["difference"]["p_value"] < 0.05
-    assert row["detectable"] is None
-    assert [each["pairs"] for each in report["wins"]] == [3, 3]
-    assert "it wins 0 of 3 pairs of runs: 2 of its 3 runs repeat another" in report["sentences"][0]
+    row = next(each for each in report.comparisons if each.weights == "live")
+    assert (row.n_runs, row.tests.n_distinct_runs, row.tests.pairs, row.tests.wins) == (3, 1, 3, 0)
+    assert row.tests.wilcoxon_p >= row.tests.wilcoxon_p_floor
+    assert row.over_run.gap_points.p_value < 0.05
+    assert row.tests.detectable_points is None
+    assert [each.pairs for each in report.wins] == [3, 3]
+    assert "it wins 0 of 3 pairs of runs: 2 of its 3 runs repeat another" in sentences(report)[0]
+
+
+def test_runs_are_compared_seed_by_seed_and_those_without_a_partner_not():
+    own = (0.0, 0.02, 0.05)  # far more than the 0.2 to 0.4 points between arms
+    shards = [shard("cosine", seed, [0.10 + own[seed]] * 5) for seed in range(3)]
+    shards += [shard("sgdr", seed, [0.102 + own[seed] + seed / 1000] * 5) for seed in range(3)]
+    whole = compare_arms(fork_table(shards)).live()[0]
+    gap = whole.over_run.gap_points
+    test = stats.ttest_1samp([0.2, 0.3, 0.4], 0.0)
+    assert (whole.n_pairs, gap.estimate) == (3, pytest.approx(0.3))
+    assert (gap.lower_by_run, gap.upper_by_run) == pytest.approx(tuple(test.confidence_interval()), rel=1e-3)
+    assert whole.tests.welch.upper - whole.tests.welch.lower > 10 * (gap.upper - gap.lower)
+    alone = compare_arms(fork_table([*shards, shard("sgdr", 7, [0.5] * 5)])).live()[0]
+    assert (alone.n_runs, alone.n_pairs, alone.over_run.gap_points.estimate) == (4, 3, pytest.approx(0.3))
+    others = compare_arms(
+        fork_table([*shards[:3], *(shard("sgdr", 5 + k, [0.2 + k / 100] * 5) for k in range(3))])
+    )
+    unpaired = others.live()[0]
+    assert unpaired.n_pairs == 0
+    assert unpaired.over_run.gap_points.lower_by_run == pytest.approx(unpaired.tests.welch.lower)
+
+
+def test_a_second_look_at_the_data_doubles_the_p_value_and_is_told():
+    once, twice = (compare_arms(experiment(), looks=looks) for looks in (1, 2))
+    for one, two in zip(once.comparisons, twice.comparisons, strict=True):
+        assert two.p_holm == pytest.approx(min(1.0, 2 * one.p_holm))
+        assert two.over_run == one.over_run
+    assert "p values are multiplied by 2" in sentences(twice)[-1]
+    assert "multiplied" not in sentences(once)[-1]
+
+
+def test_a_report_is_the_same_after_it_was_written_and_read():
+    origin = {
+        "suite": "s", "from_step": 5, "start_rule": "asked for", "failures": {}, "missing": ("sgdr-seed9",),
+        "notes": (),
+        "corpus": "c", "train_corpus": "c", "config": {"rates": {"steps": 40}}, "fingerprint": "f", "wall_s": 1.0,
+        "versions": {"torch": "2"},
+    }  # fmt: skip
+    findings = compare_arms(experiment())
+    report = ForkReport(**origin, findings=findings, sentences=sentences(findings))
+    written = json.dumps(report.to_json(), allow_nan=False)
+    assert ForkReport.from_json(json.loads(written)) == report
+    broken = json.loads(written)
+    del broken["comparisons"][1]["at_end"]["gap_points"]
+    with pytest.raises(ValueError, match=r"findings.comparisons\[1\].at_end.gap_points is missing"):
+        ForkReport.from_json(broken)
+    with pytest.raises(ValueError, match="from_step is 'five', wanted int"):
+        ForkReport.from_json({**json.loads(written), "from_step": "five"})
 
 
 def test_what_is_not_significant_is_not_claimed_and_the_naive_claim_is_told():
     rng = np.random.default_rng(3)
     shards = []
-    for arm, offsets in (("cosine", (0.0, 0.02, 0.04)), ("sgdr", (0.015, 0.035, 0.05))):
+    for arm, offsets in (("cosine", (0.0, 0.02, 0.04)), ("sgdr", (0.03, 0.02, 0.06))):
         for seed, offset in enumerate(offsets):
             gaps = 0.1 + offset + rng.normal(0, 0.001, 5)
             shards.append(shard(arm, seed, gaps))
     report = compare_arms(fork_table(shards))
-    row = report["comparisons"][0]
-    assert row["naive"]["p_value"] < 0.001
-    assert row["p_holm"] > 0.3
-    (sentence,) = [each for each in report["sentences"] if each.startswith("sgdr")]
+    row = report.comparisons[0]
+    assert row.tests.naive.p_value < 0.02
+    assert row.p_holm > 0.1
+    (sentence,) = [each for each in sentences(report) if each.startswith("sgdr")]
     assert "does not differ detectably from cosine" in sentence
     assert "would have claimed" in sentence
     assert "The design could have found" in sentence
@@ -212,11 +264,11 @@ def test_a_diverged_run_is_named_and_counted_as_a_loss():
         broken,
     ]
     report = compare_arms(fork_table(shards))
-    row = next(each for each in report["comparisons"] if each["weights"] == "live")
-    assert report["diverged"] == ["sgdr-seed1"]
-    assert (row["wins"], row["pairs"]) == (2, 4)
-    assert row["difference"]["estimate"] == pytest.approx(5 - 10.5)
-    assert "1 runs diverged (sgdr-seed1)" in " ".join(report["sentences"])
+    row = next(each for each in report.comparisons if each.weights == "live")
+    assert report.diverged == ("sgdr-seed1",)
+    assert (row.tests.wins, row.tests.pairs) == (2, 4)
+    assert row.over_run.gap_points.estimate == pytest.approx(5 - 10.5)
+    assert "1 runs diverged (sgdr-seed1)" in " ".join(sentences(report))
 
 
 def test_a_sweep_is_tested_for_a_trend_over_runs():
@@ -230,11 +282,11 @@ def test_a_sweep_is_tested_for_a_trend_over_runs():
         for value in (0.1, 0.3, 1.0, 3.0)
         for seed in range(2)
     ]
-    (sweep,) = compare_arms(fork_table(shards))["sweeps"]
-    assert sweep["parameter"] == "amplitude"
-    assert sweep["spearman_r"] > 0.9
-    assert sweep["n_runs"] == 8
-    assert sweep["held"] == {}
+    (sweep,) = compare_arms(fork_table(shards)).sweeps
+    assert sweep.parameter == "amplitude"
+    assert sweep.spearman_r > 0.9
+    assert sweep.n_runs == 8
+    assert sweep.held == {}
 
 
 def test_a_sweep_holds_all_other_parameters():
@@ -251,14 +303,14 @@ def test_a_sweep_holds_all_other_parameters():
             shard(f"oli-{number}", seed, [gap + seed / 1e4] * 5, parameters=parameters) for seed in range(3)
         ]
     report = compare_arms(fork_table(shards))
-    own_rate, held_rate, level = report["sweeps"]
-    assert [sweep["parameter"] for sweep in report["sweeps"]] == ["amplitude", "amplitude", "mean_factor"]
-    assert [sweep["held"] for sweep in report["sweeps"]] == [{}, {"mean_factor": 0.55}, {"amplitude": 1.0}]
-    assert own_rate["values"] == held_rate["values"] == list(amplitudes)
-    assert level["values"] == [0.3, 0.55, 1.0]
-    assert (own_rate["n_runs"], held_rate["n_runs"], level["n_runs"]) == (12, 12, 9)  # no arm twice
-    assert own_rate["spearman_r"] < -0.9 < 0.9 < held_rate["spearman_r"]
-    text = " ".join(report["sentences"])
+    own_rate, held_rate, level = report.sweeps
+    assert [sweep.parameter for sweep in report.sweeps] == ["amplitude", "amplitude", "mean_factor"]
+    assert [sweep.held for sweep in report.sweeps] == [{}, {"mean_factor": 0.55}, {"amplitude": 1.0}]
+    assert own_rate.values == held_rate.values == amplitudes
+    assert level.values == (0.3, 0.55, 1.0)
+    assert (own_rate.n_runs, held_rate.n_runs, level.n_runs) == (12, 12, 9)  # no arm twice
+    assert own_rate.spearman_r < -0.9 < 0.9 < held_rate.spearman_r
+    text = " ".join(sentences(report))
     assert "Over amplitude of oli (0.1, 0.3, 1, 3; 12 runs) the gap falls" in text
     assert "Over amplitude of oli with mean_factor 0.55 (0.1, 0.3, 1, 3; 12 runs) the gap rises" in text
     assert "Over mean_factor of oli with amplitude 1 (0.3, 0.55, 1; 9 runs) the gap falls" in text
@@ -277,14 +329,14 @@ def test_two_values_or_runs_that_all_diverged_are_no_sweep(ends):
         )
         for value in values
     ]
-    assert compare_arms(fork_table(shards))["sweeps"] == []
+    assert compare_arms(fork_table(shards)).sweeps == ()
 
 
 def test_one_arm_and_fp32_alone_are_said_to_be_nothing_to_compare():
     alone = compare_arms(fork_table([shard("cosine", 0, [0.1] * 5)]))
-    assert alone["sentences"][0] == "There is one arm, cosine: nothing to compare it with."
+    assert sentences(alone)[0] == "There is one arm, cosine: nothing to compare it with."
     table = fork_table([shard("cosine", 0, [0.1] * 5)]).filter(pl.col("variant") == "fp32")
-    assert compare_arms(table)["sentences"] == ["Only fp32 was measured: there is no gap to compare."]
+    assert sentences(compare_arms(table)) == ("Only fp32 was measured: there is no gap to compare.",)
 
 
 @pytest.mark.parametrize("last", [0, 10])
@@ -297,14 +349,14 @@ def test_an_arm_whose_runs_all_diverge_before_a_probe_is_compared_leaves_the_oth
     report = compare_arms(
         kept.with_columns(status=pl.when(pl.col("arm") == arm).then(pl.lit("diverged")).otherwise("status"))
     )
-    live = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
+    live = {row.arm: row for row in report.comparisons if row.weights == "live"}
     if arm == "cosine":
-        assert all(math.isnan(row["difference"]["estimate"]) for row in live.values())
+        assert all(math.isnan(row.over_run.gap_points.estimate) for row in live.values())
     else:
-        assert math.isnan(live["sgdr"]["difference"]["estimate"])
-        assert live["sgdr"]["at_end"]["step"] is None
-        assert live["oli"]["difference"]["estimate"] == pytest.approx(-3.0)
-    assert any("no run without divergence" in sentence for sentence in report["sentences"])
+        assert math.isnan(live["sgdr"].over_run.gap_points.estimate)
+        assert live["sgdr"].at_end.step is None
+        assert live["oli"].over_run.gap_points.estimate == pytest.approx(-3.0)
+    assert any("no run without divergence" in sentence for sentence in sentences(report))
 
 
 def test_a_sweep_goes_on_without_an_arm_that_diverged_before_a_probe_is_compared():
@@ -314,5 +366,5 @@ def test_a_sweep_goes_on_without_an_arm_that_diverged_before_a_probe_is_compared
         gaps = [0.1 - 0.01 * value] * 5
         shards += [shard(arm, seed, gaps, parameters={"amplitude": value}) for seed in range(3)]
     table = fork_table(shards).filter((pl.col("arm") != arms[3]) | (pl.col("step") == 0))
-    (sweep,) = compare_arms(table)["sweeps"]
-    assert (sweep["values"], sweep["n_runs"]) == ([0.1, 0.3, 1], 9)
+    (sweep,) = compare_arms(table).sweeps
+    assert (sweep.values, sweep.n_runs) == ((0.1, 0.3, 1), 9)

@@ -1,4 +1,4 @@
-"""The detectable difference is found as often as it says, by the test that makes the claims."""
+"""The smallest difference is found as often as it says, by the test that makes the claims."""
 
 from __future__ import annotations
 
@@ -6,43 +6,27 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from pipeline.analysis.contrasts import contrast
-from pipeline.analysis.power import POWER, detectable_difference
-
-SPREAD = 0.7
-
-
-def runs_with_spread(n: int) -> np.ndarray:
-    """Run means whose standard deviation is SPREAD."""
-    values = np.arange(n, dtype=float)
-    return (values - values.mean()) / values.std(ddof=1) * SPREAD
+from pipeline.analysis.contrasts import paired_estimate
+from pipeline.analysis.power import POWER, power_of, smallest_found
 
 
-@pytest.mark.parametrize(("runs", "claims"), [(5, 5), (3, 4), (9, 2), (3, 1)])
-def test_it_is_found_four_times_in_five_at_holms_first_step(runs, claims):
-    rng = np.random.default_rng(100 * runs + claims)
-    shift = detectable_difference(runs_with_spread(runs), runs_with_spread(runs), claims=claims)
-    found = [
-        contrast(rng.normal(shift, SPREAD, (runs, 1)), rng.normal(0.0, SPREAD, (runs, 1)), seed=seed)
-        for seed in range(600)
-    ]
-    power = np.mean([each.difference.p_value <= 0.05 / claims for each in found])
-    assert power == pytest.approx(POWER, abs=3 * math.sqrt(POWER * (1 - POWER) / len(found)))
+@pytest.mark.parametrize(("seeds", "claims"), [(5, 5), (3, 4), (9, 2), (3, 1)])
+def test_it_is_found_four_times_in_five_at_holms_first_step(seeds, claims):
+    rng, sd, n = np.random.default_rng(100 * seeds + claims), 0.7, 3000
+    shift = smallest_found(sd / math.sqrt(seeds), seeds - 1, alpha=0.05 / claims)
+    found = [paired_estimate(rng.normal(shift, sd, seeds)).p_value <= 0.05 / claims for _ in range(n)]
+    assert np.mean(found) == pytest.approx(POWER, abs=3 * math.sqrt(POWER * (1 - POWER) / n))
 
 
-def test_it_falls_with_runs_and_rises_with_claims_and_spread():
-    small, large = runs_with_spread(3), runs_with_spread(9)
-    assert detectable_difference(large, large) < detectable_difference(small, small)
-    assert detectable_difference(small, small) < detectable_difference(small, small, claims=4)
-    assert detectable_difference(small, 2 * small) == pytest.approx(
-        detectable_difference(2 * small, small), rel=0.05
-    )
-    assert detectable_difference(2 * small, 2 * small) == pytest.approx(
-        2 * detectable_difference(small, small)
-    )
+def test_it_grows_with_the_error_and_the_claims_and_falls_with_the_runs():
+    assert smallest_found(2.0, 4) == pytest.approx(2 * smallest_found(1.0, 4))
+    assert smallest_found(1.0, 4) < smallest_found(1.0, 4, alpha=0.01)
+    assert smallest_found(1.0, 8) < smallest_found(1.0, 2)
+    assert smallest_found(1.0, 1e9) == pytest.approx(stats.norm.ppf(0.975) + stats.norm.ppf(POWER), rel=1e-3)
 
 
-@pytest.mark.parametrize("arm", [[1.0], [1.0, 1.0, 1.0]])
-def test_an_arm_without_spread_has_none(arm):
-    assert detectable_difference(np.array(arm), runs_with_spread(3)) is None
+def test_the_power_at_the_smallest_difference_is_that_power():
+    assert power_of(smallest_found(0.3, 5), 0.3, 5) == pytest.approx(POWER)
+    assert math.isnan(power_of(1.0, 0.0, 5))

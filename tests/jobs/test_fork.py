@@ -77,7 +77,10 @@ def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> No
     assert set(settled["step"]) == {20, 40}
     compared = {row["arm"]: row for row in report["comparisons"] if row["weights"] == "live"}
     assert compared["oli-period20"]["n_probes"] == 2
-    assert (compared["noop"]["n_runs"], compared["noop"]["pairs"]) == (2, 2)  # its runs are one and the same
+    assert (compared["noop"]["n_runs"], compared["noop"]["tests"]["pairs"]) == (
+        2,
+        2,
+    )  # its runs are one and the same
     assert "noop" in " ".join(report["sentences"])
     still = table.filter(pl.col("arm") == "noop").group_by("variant").agg(pl.col("nll_nats").n_unique())
     assert still["nll_nats"].to_list() == [1, 1, 1]

@@ -1,10 +1,15 @@
 """Figures and page of a fork experiment: they are drawn, they escape what they show, they load nothing."""
 
+import math
 import re
+from dataclasses import replace
 
 import pytest
 
+from pipeline.analysis.contrasts import Estimate
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.analysis.fork_reduce import compare_arms
+from pipeline.analysis.fork_words import sentences
 from pipeline.report.fork import fork_figures, fork_page
 from pipeline.report.fork.charts import title_lines
 from tests.analysis.test_fork_reduce import experiment
@@ -12,23 +17,39 @@ from tests.analysis.test_fork_reduce import experiment
 EVIL = "<script>alert(1)</script>"
 
 
+PARAMETERS = {
+    "cosine": {"final": 0.1},
+    "sgdr": {"eta_max": 4e-3, "final": 0.1, "period": 10.0, "t_mult": 1.0},
+    "oli": {"final": 0.1, "period": 20.0, "amplitude": 0.3, "bump_fraction": 0.5, "cool_factor": 0.5,
+            "settled_fraction": 0.5},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def inputs():
     table = experiment()
-    report = compare_arms(table)
-    for arm, parameters in (
-        ("cosine", {"final": 0.1}),
-        ("sgdr", {"eta_max": 4e-3, "final": 0.1, "period": 10.0, "t_mult": 1.0}),
-        ("oli", {"final": 0.1, "period": 20.0, "amplitude": 0.3, "bump_fraction": 0.5, "cool_factor": 0.5,
-                 "settled_fraction": 0.5}),
-    ):  # fmt: skip
-        report["arms"][arm]["parameters"] = parameters
-    report["arms"]["oli"]["mean_learning_rate"] = 4.717e-4
+    findings = compare_arms(table)
+    arms = {
+        arm: replace(facts, parameters=PARAMETERS[arm], mean_learning_rate=4.717e-4 if arm == "oli" else None)
+        for arm, facts in findings.arms.items()
+    }
     rates = {"base_lr": 1e-3, "peak_lr": 4e-3, "steps": 40, "rewarm_steps": 4}
-    report |= {
-        "suite": f"suite {EVIL}", "from_step": 1200, "start_rule": "step 1,200 was asked for", "missing": [],
-        "notes": [EVIL], "config": {"rates": rates, "precision": "fp32"}, "train_corpus": "docstrings",
-    }  # fmt: skip
+    report = ForkReport(
+        suite=f"suite {EVIL}",
+        from_step=1200,
+        start_rule="step 1,200 was asked for",
+        findings=replace(findings, arms=arms),
+        sentences=sentences(findings),
+        failures={},
+        missing=(),
+        notes=(EVIL,),
+        corpus="docstrings",
+        train_corpus="docstrings",
+        config={"rates": rates, "precision": "fp32"},
+        fingerprint="",
+        wall_s=1.0,
+        versions={},
+    )
     return table, report
 
 
@@ -40,7 +61,7 @@ def test_three_figures_are_drawn(inputs):
 
 def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
     table, report = inputs
-    page = fork_page(table, {**report, "missing": ["oli-seed3"]})
+    page = fork_page(table, replace(report, missing=("oli-seed3",)))
     assert page.count("<svg") == 3
     assert all(arm in page for arm in ("cosine", "sgdr", "oli"))
     assert "oli lowers the INT4 gap by 3.00 points" in page
@@ -59,10 +80,11 @@ def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
 
 def test_an_experiment_whose_other_arms_all_diverged_is_drawn_too(inputs):
     table, report = inputs
-    nothing = [
-        {**row, "difference": {**row["difference"], "estimate": None}} for row in report["comparisons"]
-    ]
-    figures = fork_figures(table, {**report, "comparisons": nothing})
+    gone = Estimate(math.nan)
+    nothing = tuple(
+        replace(row, over_run=replace(row.over_run, gap_points=gone)) for row in report.findings.comparisons
+    )
+    figures = fork_figures(table, replace(report, findings=replace(report.findings, comparisons=nothing)))
     assert set(figures) == {"fork_runs.png", "fork_forest.png", "fork_wins.png"}
 
 

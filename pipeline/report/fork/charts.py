@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.report.axes import SCHEMA
 from pipeline.report.fork.data import Rows, forest_rows, gap_rows, rate_rows, shade_rows, win_rows
 
@@ -30,16 +31,16 @@ SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
 WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
 
 
-def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
+def runs_spec(table: pl.DataFrame, report: ForkReport) -> Spec:
     """Per arm the learning rate above and the gap below: every run, their mean and its interval, on one scale."""
-    arms = list(report["arms"])
+    arms = list(report.findings.arms)
     curves = {arm: gap_rows(table, report, arm) for arm in arms}
     rates = {arm: rate_rows(report, arm) for arm in arms}
     gaps = [row["gap"] for runs, _ in curves.values() for row in runs]
     gaps += [row[edge] for _, means in curves.values() for row in means for edge in ("low", "high")]
     spread = (max(gaps) - min(gaps)) or 1.0 if gaps else 1.0
     domain = [min(gaps) - 0.04 * spread, max(gaps) + 0.04 * spread] if gaps else [0, 1]
-    reference = curves[report["baseline"]][1]
+    reference = curves[report.findings.baseline][1]
     views = [
         {
             "title": {"text": title_lines(arm), "offset": 6},
@@ -49,7 +50,7 @@ def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
                 _gap_view(
                     *curves[arm],
                     shade_rows(report, arm),
-                    [] if arm == report["baseline"] else reference,
+                    [] if arm == report.findings.baseline else reference,
                     domain,
                     colour=f"${ARM_COLOURS[index % len(ARM_COLOURS)]}",
                     first=index % COLUMNS == 0,
@@ -61,9 +62,9 @@ def runs_spec(table: pl.DataFrame, report: Mapping[str, Any]) -> Spec:
     return _whole({"columns": COLUMNS, "spacing": {"row": 26, "column": 18}, "concat": views})
 
 
-def wins_spec(report: Mapping[str, Any]) -> Spec:
+def wins_spec(report: ForkReport) -> Spec:
     """Which arm beats which, in how many pairs of runs."""
-    arms = list(report["arms"])
+    arms = list(report.findings.arms)
     cell = 54
     slack = (LETTER - DRAWN_LETTER) * max(map(len, arms))
     view = {
@@ -89,10 +90,10 @@ def wins_spec(report: Mapping[str, Any]) -> Spec:
     return _whole(view)
 
 
-def forest_spec(report: Mapping[str, Any]) -> Spec:
+def forest_spec(report: ForkReport) -> Spec:
     """Difference of every arm to the baseline with its intervals, for live and averaged weights.
 
-    Thick is the interval over runs, thin the one that counts the evaluation text as well.
+    Thick is the interval over data orders, thin the one that counts the evaluation text as well.
     """
     rows = forest_rows(report)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -108,7 +109,7 @@ def forest_spec(report: Mapping[str, Any]) -> Spec:
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
     place = {"y": y, "yOffset": offset, "color": colour}
     axis = {
-        "title": f"difference to {report['baseline']} in percentage points (left: less damage)",
+        "title": f"difference to {report.findings.baseline} in percentage points (left: less damage)",
         "grid": True,
     }
     return _whole(

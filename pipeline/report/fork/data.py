@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
 from pipeline.train.schedules import ForkRates
 
@@ -20,14 +20,14 @@ RATE_POINTS = 400
 """Most points of a learning-rate curve."""
 
 
-def rate_rows(report: Mapping[str, Any], arm: str) -> Rows:
+def rate_rows(report: ForkReport, arm: str) -> Rows:
     """Learning rate of ``arm`` over the updates."""
     schedule, steps = _schedule(report, arm)
     every = max(1, steps // RATE_POINTS)
     return [{"step": step, "rate": schedule(step)} for step in range(0, steps, every)]
 
 
-def shade_rows(report: Mapping[str, Any], arm: str) -> Rows:
+def shade_rows(report: ForkReport, arm: str) -> Rows:
     """Stretches of updates whose phase the schedule wants shaded: ``from``, ``to``, ``phase``."""
     schedule, steps = _schedule(report, arm)
     found: Rows = []
@@ -38,10 +38,12 @@ def shade_rows(report: Mapping[str, Any], arm: str) -> Rows:
     return found
 
 
-def gap_rows(table: pl.DataFrame, report: Mapping[str, Any], arm: str) -> tuple[Rows, Rows]:
+def gap_rows(table: pl.DataFrame, report: ForkReport, arm: str) -> tuple[Rows, Rows]:
     """Live gap in percent of every run of ``arm`` (step, run, gap), and mean with 95 % interval over runs by step."""
     rows = table.filter(
-        (pl.col("arm") == arm) & (pl.col("weights") == "live") & (pl.col("variant") == report["variant"])
+        (pl.col("arm") == arm)
+        & (pl.col("weights") == "live")
+        & (pl.col("variant") == report.findings.variant)
     ).sort("step")
     runs = [
         {
@@ -67,45 +69,43 @@ def gap_rows(table: pl.DataFrame, report: Mapping[str, Any], arm: str) -> tuple[
     return runs, means
 
 
-def win_rows(report: Mapping[str, Any]) -> Rows:
+def win_rows(report: ForkReport) -> Rows:
     """One row per ordered pair of arms: how ``row`` fares against ``column``, how clearly, and ``text`` = k/n."""
     found = []
-    for each in report["wins"]:
-        lead = 2 * each["wins"] / each["pairs"] - 1
+    for each in report.findings.wins:
+        lead = 2 * each.wins / each.pairs - 1
         side = "wins" if lead > 0 else "loses" if lead < 0 else "even"
-        text = f"{each['wins']}/{each['pairs']}"
-        found.append(
-            {"row": each["arm"], "column": each["other"], "side": side, "weight": abs(lead), "text": text}
-        )
+        text = f"{each.wins}/{each.pairs}"
+        found.append({"row": each.arm, "column": each.other, "side": side, "weight": abs(lead), "text": text})
     return found
 
 
-def forest_rows(report: Mapping[str, Any]) -> Rows:
+def forest_rows(report: ForkReport) -> Rows:
     """One row per comparison with the baseline: the difference in points and its intervals, where there are any."""
     rows = []
-    for each in report["comparisons"]:
-        difference = each["difference"]
-        if difference["estimate"] is None or not math.isfinite(difference["estimate"]):
+    for each in report.findings.comparisons:
+        gap = each.over_run.gap_points
+        if not math.isfinite(gap.estimate):
             continue
         bounds = {
-            "low": difference["lower"],
-            "high": difference["upper"],
-            "whole_low": difference["lower_with_text"],
-            "whole_high": difference["upper_with_text"],
+            "low": gap.lower_by_run,
+            "high": gap.upper_by_run,
+            "whole_low": gap.lower,
+            "whole_high": gap.upper,
         }
         rows.append(
             {
-                "arm": each["arm"],
-                "weights": each["weights"],
-                "estimate": difference["estimate"],
-                **{key: difference["estimate"] if at is None else at for key, at in bounds.items()},
+                "arm": each.arm,
+                "weights": each.weights,
+                "estimate": gap.estimate,
+                **{key: gap.estimate if at is None else at for key, at in bounds.items()},
             }
         )
     return rows
 
 
-def _schedule(report: Mapping[str, Any], arm: str) -> tuple[ArmSchedule, int]:
-    facts = report["arms"][arm]
-    rates = ForkRates(**report["config"]["rates"])
-    parameters = tuple(sorted(facts["parameters"].items()))
-    return make_arm_schedule(Arm(facts["schedule"], parameters, facts["optimizer"]), rates), rates.steps
+def _schedule(report: ForkReport, arm: str) -> tuple[ArmSchedule, int]:
+    facts = report.findings.arms[arm]
+    rates = ForkRates(**report.config["rates"])
+    parameters = tuple(sorted(facts.parameters.items()))
+    return make_arm_schedule(Arm(facts.schedule, parameters, facts.optimizer), rates), rates.steps

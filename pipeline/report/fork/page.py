@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib import resources
-from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.fork_findings import ForkReport
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
 from pipeline.report.render import png, svg
@@ -28,8 +28,8 @@ CAPTIONS = {
     ),
     "fork_forest": (
         "Differences to the baseline",
-        "Over the run, at matched probes{compared}. Thick: 95 % intervals over runs, the wider of "
-        "Welch's and the bootstrap's; thin: with the scatter of the evaluation text.",
+        "Over the run, at matched probes{compared}. Thick: 95 % intervals over the order "
+        "of the training text alone, seed by seed; thin: with the choice of the evaluation text as well.",
     ),
     "fork_wins": (
         "Wins",
@@ -40,7 +40,7 @@ CAPTIONS = {
 """Heading and note by chart; ``{compared}`` = what of which schedule is compared."""
 
 
-def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, bytes]:
+def fork_figures(table: pl.DataFrame, report: ForkReport) -> dict[str, bytes]:
     """File name -> PNG (light, 2x): ``fork_runs.png``, of compared arms also ``fork_forest`` and ``fork_wins``."""
     values = _tokens(dark=False)
     found = {}
@@ -53,13 +53,13 @@ def fork_figures(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, by
     return found
 
 
-def fork_section(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
+def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
     """The experiment as an HTML section in the classes of the report's style sheet."""
     compared = _compared(report)
     figures = "".join(_figure(name, spec, compared) for name, spec in _specs(table, report).items())
-    words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report["sentences"])
-    rule = f"{report['n_runs']} runs from step {report['from_step']:,}: {report['start_rule']}."
-    missing = report["missing"]
+    words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report.sentences)
+    rule = f"{report.findings.n_runs} runs from step {report.from_step:,}: {report.start_rule}."
+    missing = report.missing
     warning = (
         f'<p class="warning" role="alert">{len(missing)} runs are missing: {esc(", ".join(missing))}</p>'
         if missing
@@ -72,11 +72,11 @@ def fork_section(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
     )
 
 
-def fork_page(table: pl.DataFrame, report: Mapping[str, Any]) -> str:
+def fork_page(table: pl.DataFrame, report: ForkReport) -> str:
     """The experiment as one self-contained page without script."""
     style = _style() + _asset("report.css") + _asset("fork.css")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    suite = esc(report["suite"])
+    suite = esc(report.suite)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">\n"
@@ -98,18 +98,20 @@ def fork_style() -> str:
     )
 
 
-def _specs(table: pl.DataFrame, report: Mapping[str, Any]) -> dict[str, Spec]:
-    if report["variant"] is None:
+def _specs(table: pl.DataFrame, report: ForkReport) -> dict[str, Spec]:
+    if report.findings.variant is None:
         return {}
     specs = {"fork_runs": runs_spec(table, report)}
-    if report["comparisons"]:
+    if report.findings.comparisons:
         specs |= {"fork_forest": forest_spec(report), "fork_wins": wins_spec(report)}
     return specs
 
 
-def _compared(report: Mapping[str, Any]) -> str:
+def _compared(report: ForkReport) -> str:
     """What of which schedule is compared, where that is not every probe after the start."""
-    used = (schedules.find(name) for name in sorted({facts["schedule"] for facts in report["arms"].values()}))
+    used = (
+        schedules.find(name) for name in sorted({facts.schedule for facts in report.findings.arms.values()})
+    )
     return "".join(
         f", of {each.title or each.name} the {each.compared.adjective} ones" for each in used if each.compared
     )

@@ -3,39 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from pipeline.analysis.fork_findings import ArmComparison, ArmFacts, AverageComparison, ForkReport
 from pipeline.report.text import MINUS, esc
 
 _SIZES = (
-    "difference, points", "95% interval by run", "with the text", "FP32 price, nats", "quantized price, nats",
-    "at its end: points", "95% interval by run", "with the text", "FP32 price, nats", "quantized price, nats",
+    "difference, points", "95% interval", "by data order alone", "FP32 price, nats", "quantized price, nats",
+    "95% interval", "at its end: points", "95% interval", "by data order alone", "FP32 price, nats",
+    "quantized price, nats", "95% interval",
 )  # fmt: skip
 _TESTS = (
-    "p", "p (Holm)", "naive t (n)", "naive p", "rank-sum p", "wins", "effect size g", "detectable, points",
+    "p", "p corrected", "Welch's p", "naive t (n)", "naive p", "rank-sum p", "wins", "effect size g",
+    "detectable, points",
 )  # fmt: skip
 
 
-def comparison_html(report: Mapping[str, Any]) -> str:
+def comparison_html(report: ForkReport) -> str:
     """One row per comparison with the baseline; empty where nothing is compared."""
-    if not report["comparisons"]:
+    findings = report.findings
+    if not findings.comparisons:
         return ""
     return _table(
-        f"Every comparison with {report['baseline']}",
-        ("arm", "weights", "runs", "probes", *_TESTS, *_SIZES),
-        [_comparison(row) for row in report["comparisons"]],
+        f"Every comparison with {findings.baseline}",
+        ("arm", "weights", "runs", "seeds in pairs", "probes", *_TESTS, *_SIZES),
+        [_comparison(row) for row in findings.comparisons],
     )
 
 
-def averages_html(report: Mapping[str, Any]) -> str:
+def averages_html(report: ForkReport) -> str:
     """One row per arm and kind of averaged weights, against its live ones; empty where nothing is compared."""
-    if not report["averages"]:
+    if not report.findings.averages:
         return ""
     return _table(
         "Averaged against live weights of the same runs",
         ("arm", "weights", "runs", *_SIZES),
-        [(row["arm"], row["weights"], str(row["n_runs"]), *_sizes(row)) for row in report["averages"]],
+        [(row.arm, row.weights, str(row.n_runs), *_sizes(row)) for row in report.findings.averages],
     )
 
 
@@ -48,52 +51,56 @@ def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> s
     )
 
 
-def facts_html(report: Mapping[str, Any]) -> str:
+def facts_html(report: ForkReport) -> str:
     """What the runs were: arms with their parameters, notes, and where each number is."""
-    facts = [(arm, _arm(facts)) for arm, facts in report["arms"].items()]
-    rates = report["config"]["rates"]
+    facts = [(arm, _arm(facts)) for arm, facts in report.findings.arms.items()]
+    rates = report.config["rates"]
     facts += [
         ("rate at the fork", f"{rates['base_lr']:.3g} (peak of the training {rates['peak_lr']:.3g})"),
-        ("training text", str(report["train_corpus"])),
-        ("precision", str(report["config"]["precision"])),
-        *(("note", note) for note in report["notes"]),
+        ("training text", str(report.train_corpus)),
+        ("precision", str(report.config["precision"])),
+        *(("note", note) for note in report.notes),
     ]
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in facts)
     return f'<h2 class="quiet">Arms and settings</h2><dl class="facts">{rows}</dl>'
 
 
-def _arm(facts: Mapping[str, Any]) -> str:
-    parameters = [f"{name} {value:g}" for name, value in facts["parameters"].items()] or ["no parameters"]
-    optimizer = [] if facts["optimizer"] == "adamw" else [facts["optimizer"]]
-    mean = facts.get("mean_learning_rate")
+def _arm(facts: ArmFacts) -> str:
+    parameters = [f"{name} {value:g}" for name, value in facts.parameters.items()] or ["no parameters"]
+    optimizer = [] if facts.optimizer == "adamw" else [facts.optimizer]
+    mean = facts.mean_learning_rate
     level = [] if mean is None else [f"mean rate {mean:.3g}"]
-    return "; ".join([", ".join([*parameters, *optimizer]), *level, f"{facts['runs']} runs"])
+    return "; ".join([", ".join([*parameters, *optimizer]), *level, f"{facts.runs} runs"])
 
 
-def _comparison(row: Mapping[str, Any]) -> Iterable[str]:
-    naive = row["naive"]
-    same = row["n_runs"] - row["n_distinct_runs"]
+def _comparison(row: ArmComparison) -> Iterable[str]:
+    tests = row.tests
+    same = row.n_runs - tests.n_distinct_runs
     return (
-        row["arm"], row["weights"],
-        f"{row['n_runs']} v {row['n_baseline_runs']}" + (f" ({same} repeat another)" if same else ""),
-        f"{row['n_probes']} {row['probes']}",
-        p_text(row["difference"]["p_value"]), p_text(row["p_holm"]),
-        f"{number(naive['t'], '.2f')} ({naive['n']})", p_text(naive["p_value"]), p_text(row["wilcoxon_p"]),
-        f"{row['wins']} of {row['pairs']}", number(row["effect_size"], "+.2f"), number(row["detectable"], ".2f"),
+        row.arm, row.weights,
+        f"{row.n_runs} v {row.n_baseline_runs}" + (f" ({same} repeat another)" if same else ""),
+        str(row.n_pairs), f"{row.n_probes} {row.probes}",
+        p_text(row.over_run.gap_points.p_value), p_text(row.p_holm), p_text(tests.welch.p_value),
+        f"{number(tests.naive.t, '.2f')} ({tests.naive.n})", p_text(tests.naive.p_value), p_text(tests.wilcoxon_p),
+        f"{tests.wins} of {tests.pairs}", number(tests.effect_size, "+.2f"), number(tests.detectable_points, ".2f"),
         *_sizes(row),
     )  # fmt: skip
 
 
-def _sizes(row: Mapping[str, Any]) -> Iterable[str]:
+def _sizes(row: ArmComparison | AverageComparison) -> Iterable[str]:
     """Gap and losses over the run, then at its end."""
-    for part in (row, row["at_end"]):
-        gap = part["difference"]
-        yield number(gap["estimate"], "+.2f")
-        for name in ("", "_with_text"):
-            low, high = gap[f"lower{name}"], gap[f"upper{name}"]
-            yield "-" if low is None else f"{number(low, '+.2f')} to {number(high, '+.2f')}"
-        for name in ("fp32", "variant"):
-            yield number(part[f"{name}_price_nats"]["estimate"], "+.4f")
+    for part in (row.over_run, row.at_end):
+        gap, price = part.gap_points, part.variant_nats
+        yield number(gap.estimate, "+.2f")
+        yield _range(gap.lower, gap.upper, "+.2f")
+        yield _range(gap.lower_by_run, gap.upper_by_run, "+.2f")
+        yield number(part.fp32_nats.estimate, "+.4f")
+        yield number(price.estimate, "+.4f")
+        yield _range(price.lower, price.upper, "+.4f")
+
+
+def _range(low: float | None, high: float | None, form: str) -> str:
+    return "-" if low is None else f"{number(low, form)} to {number(high, form)}"
 
 
 def p_text(value: float | None) -> str:

@@ -22,14 +22,14 @@ def test_the_differences_of_the_forks_are_those_of_their_tables():
             if row["weights"] != "live":
                 continue
             at_end = row["at_end"]
-            gap, end = (interval(each["difference"], "+.2f") for each in (row, at_end))
-            told = [gap, f"{row['wins']} of {row['pairs']}", end]
+            gap, end = (interval(each["gap_points"], "+.2f") for each in (row["over_run"], at_end))
+            told = [gap, f"{row['tests']['wins']} of {row['tests']['pairs']}", end]
             if name == "fork":
                 told += [
-                    f"{at_end['fp32_price_nats']['estimate']:+.3f}",
-                    interval(row["variant_price_nats"], "+.3f"),
+                    f"{at_end['fp32_nats']['estimate']:+.3f}",
+                    interval(row["over_run"]["variant_nats"], "+.3f"),
                 ]
-            told.append(interval(at_end["variant_price_nats"], "+.3f"))
+            told.append(interval(at_end["variant_nats"], "+.3f"))
             assert " | ".join(told) in words, f"FINDINGS.md does not give {name}, {row['arm']}: {told}"
         (sweep,) = report["sweeps"] or [None]
         if sweep is not None:
@@ -47,8 +47,10 @@ def test_what_is_left_of_the_largest_amplitude_at_an_equal_mean_rate_is_told():
         assert math.isclose(*means, rel_tol=1e-3) == (name == "equal-mean")
         (row,) = (row for row in report["comparisons"] if (row["arm"], row["weights"]) == (arm, "live"))
         for text in texts:
-            assert f"{-row['difference']['estimate']:.2f} {smaller(row['difference'])}" in text or (
-                interval(row["difference"], "+.2f") in text
+            assert (
+                f"{-row['over_run']['gap_points']['estimate']:.2f} {smaller(row['over_run']['gap_points'])}"
+                in text
+                or (interval(row["over_run"]["gap_points"], "+.2f") in text)
             )
 
 
@@ -58,12 +60,12 @@ def test_what_averaging_gives_is_what_was_measured():
     for row in report["averages"]:
         at_end = row["at_end"]
         if row["arm"] == "cosine":
-            assert interval(row["difference"], "+.2f") in words
-            assert f"{row['variant_price_nats']['estimate']:+.3f}" in words
-            assert interval(at_end["difference"], "+.2f") in words
-            assert interval(at_end["variant_price_nats"], "+.3f") in words
+            assert interval(row["over_run"]["gap_points"], "+.2f") in words
+            assert f"{row['over_run']['variant_nats']['estimate']:+.3f}" in words
+            assert interval(at_end["gap_points"], "+.2f") in words
+            assert interval(at_end["variant_nats"], "+.3f") in words
         if row["arm"] != "noop":
-            assert at_end["variant_price_nats"]["upper"] < 0, "it helps along every schedule that trains"
+            assert at_end["variant_nats"]["upper"] < 0, "it helps along every schedule that trains"
 
 
 def findings(document: str = "FINDINGS.md") -> str:

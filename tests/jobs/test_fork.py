@@ -149,6 +149,12 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     )
     assert "redone:" in redone.output
     assert "1 runs done" in redone.output
+    assert RunFolder(out, FORK).read_plan().looks == 1
+    seeds = run_here(
+        "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "2", "--device", "cpu", *SIZE
+    )
+    assert "1 runs done, 7 were there" in seeds.output, seeds.output
+    assert json.loads((out / "tables" / "schedules.json").read_text())["looks"] == 2
     assert run_here("reduce", out).exit_code == 0
     shard.unlink()
     incomplete = run_here("reduce", out)

@@ -178,6 +178,7 @@ class ForkPlan:
             versions=text_by_name(fields, "versions"),
             notes=texts(fields, "notes"),
             wall_s=seconds(fields, "wall_s"),
+            looks=fields.get("looks", int) or 1,
         )
 
 

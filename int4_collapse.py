@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipeline.analysis.findings import PhaseReport
     from pipeline.analysis.phases import detect_phases
     from pipeline.errors import CheckpointError, CollapseError, UsageError
+    from pipeline.monitor.observing import Monitor
+    from pipeline.monitor.verdicts import Verdict
     from pipeline.probe.in_memory import measure
     from pipeline.runs.python_calls import audit_suite as audit
     from pipeline.runs.python_calls import fork_suite as fork
@@ -38,9 +40,11 @@ _PLACES = {
     "CheckpointError": "pipeline.errors:CheckpointError",
     "CollapseError": "pipeline.errors:CollapseError",
     "Curve": "pipeline.analysis.curves:Curve",
+    "Monitor": "pipeline.monitor.observing:Monitor",
     "PhaseReport": "pipeline.analysis.findings:PhaseReport",
     "Suite": "pipeline.suites:Suite",
     "UsageError": "pipeline.errors:UsageError",
+    "Verdict": "pipeline.monitor.verdicts:Verdict",
     "audit": "pipeline.runs.python_calls:audit_suite",
     "detect_phases": "pipeline.analysis.phases:detect_phases",
     "fork": "pipeline.runs.python_calls:fork_suite",
@@ -52,8 +56,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "CheckpointError", "CollapseError", "Curve", "PhaseReport", "Suite", "UsageError", "__version__", "audit",
-    "detect_phases", "fork", "measure", "open_suite", "read_curve", "read_tokens", "read_trajectory",
+    "CheckpointError", "CollapseError", "Curve", "Monitor", "PhaseReport", "Suite", "UsageError", "Verdict",
+    "__version__", "audit", "detect_phases", "fork", "measure", "open_suite", "read_curve", "read_tokens",
+    "read_trajectory",
 ]  # fmt: skip
 
 

@@ -81,11 +81,13 @@ class Worsening:
         """The evidence that raises an alarm."""
         return 1 / self._alpha if self._rule == "e-detector" else CUSUM_LIMIT
 
-    def observe(self, step: int, loss_nats: float) -> Alarm | None:
+    def observe(self, step: int, loss_nats: float, *, planned: int | None = None) -> Alarm | None:
         """Judges the checkpoint at ``step`` and remembers it; gives the alarm of the run so far.
 
-        A loss that is not finite is passed over: a diverged evaluation is no evidence of a slow worsening.
+        ``planned``: checkpoints of the whole run as it looks now; None = as before. A loss that is not finite is
+        passed over: a diverged evaluation is no evidence of a slow worsening.
         """
+        self._planned = planned or self._planned
         if not math.isfinite(loss_nats):
             return self.alarm
         if len(self._recent) >= MIN_PAST:

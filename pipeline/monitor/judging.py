@@ -1,0 +1,179 @@
+"""Losses of a training run, one observation after the other, turned into verdicts; no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.analysis.worsening import Alarm, Rule, Worsening
+from pipeline.errors import UsageError
+from pipeline.monitor.rate_outlook import RateOutlook
+from pipeline.monitor.verdicts import LIVE, Choice, Observed, StopAdvice, Verdict
+
+SPACING = 5
+"""Latest intervals between observations whose median says how many are still to come."""
+
+
+@dataclass(frozen=True)
+class WatchSettings:
+    """How a run is judged; all of it is in a monitor's state."""
+
+    plan_steps: int
+    """Training steps of the whole run. The rate of false alarms holds for all observations of the run, and their number
+    is taken from this and from how far apart they are."""
+    observations: int | None = None
+    """Observations of the whole run, where it is known better."""
+    margin_nats: float = 0.01
+    """A worsening by less than this does not count (0.01 = one per cent of perplexity)."""
+    alpha: float = 0.05
+    """Chance of a false alarm in the whole run, about."""
+    rule: Rule = "e-detector"
+    """``e-detector`` or ``cusum`` (quicker, with more false alarms): ``analysis.worsening``."""
+
+    def __post_init__(self) -> None:
+        for name in ("plan_steps", "observations"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise UsageError(f"{name} {value!r}: wanted a whole number, 1 at least")
+        if self.rule not in ("e-detector", "cusum"):
+            raise UsageError(f"rule {self.rule!r}: wanted e-detector or cusum")
+        self.fresh_rule()
+
+    def fresh_rule(self) -> Worsening:
+        """The rule before the first observation; UsageError for a margin or alpha that it cannot have."""
+        planned = self.observations or self.plan_steps
+        return Worsening(planned, margin_nats=self.margin_nats, alpha=self.alpha, rule=self.rule)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by field."""
+        return dataclasses.asdict(self)
+
+
+class Judge:
+    """The state of a run's verdicts. Equal observations give equal verdicts, however often it was restored between."""
+
+    def __init__(
+        self, settings: WatchSettings, outlook: RateOutlook, variant: str, seen: Iterable[Observed] = ()
+    ) -> None:
+        """``variant``: column prefix of the variant that decides. ``seen``: observations to begin with."""
+        self.settings, self.outlook, self.variant = settings, outlook, variant
+        self.seen: list[Observed] = []
+        self._rule = settings.fresh_rule()
+        self._best: Choice | None = None
+        self._ship: Choice | None = None
+        for observed in seen:
+            self.observe(observed)
+
+    def observe(self, observed: Observed) -> Verdict:
+        """The verdict after one more observation; UsageError for a step that is not after the last."""
+        self.require_later(observed.step)
+        rate = observed.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate >= 0):
+            raise UsageError(
+                f"learning rate {rate} at step {observed.step}: wanted a finite one of 0 or more"
+            )
+        self.seen.append(observed)
+        loss = observed.nll_nats[self.variant]
+        self._best = _lower(self._best, Choice(observed.step, LIVE, loss))
+        for candidate in (
+            Choice(observed.step, LIVE, loss),
+            *(Choice(observed.step, name, value) for name, value in observed.averages.items()),
+        ):
+            self._ship = _lower(self._ship, candidate)
+        alarm = self._rule.observe(observed.step, loss, planned=self._planned())
+        return Verdict(
+            best_step=None if self._best is None else self._best.step,
+            worse_since=None if alarm is None else alarm.worse_since,
+            alarm=alarm is not None,
+            ship=self._ship,
+            stop_advice=self._advice(alarm),
+            numbers=self._numbers(observed),
+            notes=_notes(observed),
+        )
+
+    def require_later(self, step: int) -> None:
+        """UsageError unless ``step`` comes after the last observation."""
+        if step < 0:
+            raise UsageError(f"step {step}: wanted 0 or more")
+        if self.seen and step <= self.seen[-1].step:
+            raise UsageError(
+                f"step {step} after step {self.seen[-1].step}: steps have to increase; after going back to an earlier "
+                f"checkpoint, call rewind({step}) first"
+            )
+
+    def before(self, step: int) -> Judge:
+        """A judge that has seen what this one saw before ``step``."""
+        return Judge(
+            self.settings, self.outlook, self.variant, [each for each in self.seen if each.step < step]
+        )
+
+    def _planned(self) -> int:
+        """Observations of the whole run: given, or so many as fit in at the pace of the latest ones."""
+        steps = [each.step for each in self.seen]
+        if self.settings.observations is not None:
+            return max(self.settings.observations, len(steps))
+        if len(steps) < 2:
+            return self.settings.plan_steps
+        latest = steps[-SPACING - 1 :]
+        spacing = statistics.median(b - a for a, b in itertools.pairwise(latest))
+        left = max(0, self.settings.plan_steps - steps[-1])
+        return len(steps) + math.ceil(left / spacing)
+
+    def _advice(self, alarm: Alarm | None) -> StopAdvice:
+        if alarm is None:
+            return StopAdvice(False, f"{self.variant} is not known to have become worse than its best")
+        assert self._best is not None
+        if self._best.step >= alarm.worse_since:
+            return StopAdvice(
+                False, f"{self.variant} was worse from step {alarm.worse_since} on, but has a new best since"
+            )
+        reason = self.outlook.may_fall(self.seen[-1].step, [each.learning_rate for each in self.seen])
+        if reason is not None:
+            return StopAdvice(False, reason)
+        return StopAdvice(
+            True,
+            f"{self.variant} has been worse than at step {self._best.step} since about step {alarm.worse_since}, and "
+            "the learning rate will not fall any more",
+        )
+
+    def _numbers(self, observed: Observed) -> dict[str, float]:
+        losses = dict(observed.nll_nats)
+        numbers = {f"{name}_nll_nats": loss for name, loss in losses.items()}
+        numbers |= {
+            f"{name}_gap": gap_of(loss, losses["fp32"]) for name, loss in losses.items() if name != "fp32"
+        }
+        numbers |= {f"{name}_{self.variant}_nll_nats": loss for name, loss in observed.averages.items()}
+        best = math.nan if self._best is None else self._best.nll_nats
+        numbers["above_best_nats"] = losses[self.variant] - best
+        numbers["evidence"], numbers["evidence_limit"] = self._rule.evidence, self._rule.limit
+        return numbers
+
+
+def gap_of(loss: float, fp32_loss: float) -> float:
+    """Relative increase of perplexity (0.11 = 11 %) from two losses in nats; infinite where it overflows."""
+    try:
+        return math.expm1(loss - fp32_loss)
+    except OverflowError:
+        return math.inf
+
+
+def _lower(best: Choice | None, candidate: Choice) -> Choice | None:
+    """The one with the lower loss, the earlier of equals; one that is not finite never is."""
+    if not math.isfinite(candidate.nll_nats) or (best is not None and best.nll_nats <= candidate.nll_nats):
+        return best
+    return candidate
+
+
+def _notes(observed: Observed) -> tuple[str, ...]:
+    wild = [name for name, loss in observed.nll_nats.items() if not math.isfinite(loss)]
+    wild += [name for name, loss in observed.averages.items() if not math.isfinite(loss)]
+    if not wild:
+        return ()
+    return (
+        f"step {observed.step}: the loss of {', '.join(wild)} is not finite; it raises no alarm by itself",
+    )

@@ -1,0 +1,115 @@
+"""The model inside a training run's wrappers, and a block that leaves it as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from pipeline.errors import UsageError
+
+WRAPPERS: Mapping[str, str] = {"OptimizedModule": "_orig_mod", "DeepSpeedEngine": "module"}
+"""Classes that are not asked for by import -> their attribute with the model."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The causal language model of transformers inside DDP, ``torch.compile``, ``AveragedModel`` and the like.
+
+    UsageError, by name, for what cannot be measured as it is: shards of FSDP and ZeRO-3, adapters that are not merged,
+    several devices, weights without data.
+    """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{type(model).__name__} is no model: wanted a torch.nn.Module of transformers")
+    inner: nn.Module | None = model
+    while inner is not None:
+        model, inner = inner, _inside(inner)
+    _refuse_sharded(model)
+    _refuse_adapters(model)
+    if not hasattr(model, "config"):
+        raise UsageError(
+            f"{type(model).__name__} has no config: wanted a causal language model of transformers, or one in DDP or "
+            "torch.compile"
+        )
+    devices = sorted({str(each.device) for each in model.parameters()})
+    if len(devices) != 1 or devices == ["meta"]:
+        raise UsageError(
+            f"the weights of {type(model).__name__} are on {', '.join(devices) or 'no device'}: wanted all of them on "
+            "one; measure a copy on one device"
+        )
+    return model
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    """What ``model`` wraps; None where it is no wrapper."""
+    if isinstance(model, DistributedDataParallel | DataParallel | AveragedModel):
+        return model.module
+    for kind in type(model).__mro__:
+        if kind.__name__ in WRAPPERS and WRAPPERS[kind.__name__] in {
+            *vars(model),
+            *getattr(model, "_modules", {}),
+        }:
+            inner: nn.Module = getattr(model, WRAPPERS[kind.__name__])
+            return inner
+    return None
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    ways = {
+        "FSDP": any(type(each).__name__ == "FullyShardedDataParallel" for each in model.modules())
+        or any(type(each).__name__ == "DTensor" for each in model.parameters()),
+        "DeepSpeed ZeRO-3": any(hasattr(each, "ds_id") and each.numel() == 0 for each in model.parameters()),
+    }
+    for way, is_sharded in ways.items():
+        if is_sharded:
+            raise UsageError(
+                f"{type(model).__name__} is sharded by {way}: no process holds whole weights; wanted a model with all "
+                "of them, such as a plain copy filled with the gathered state dict (get_model_state_dict with "
+                "full_state_dict=True)"
+            )
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    for each in model.modules():
+        if type(each).__module__.split(".")[0] == "peft":
+            raise UsageError(
+                f"{type(model).__name__} holds {type(each).__name__} of PEFT: its adapters are not in the weights that "
+                "would be quantized; wanted the merged model, such as copy.deepcopy(model).merge_and_unload()"
+            )
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Whether every weight is a number."""
+    return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.is_floating_point())
+
+
+@contextlib.contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """A block without gradients and autocast, after which training modes, flags and random numbers are as before."""
+    modes = [(each, each.training) for each in model.modules()]
+    wants = [(each, each.requires_grad, each.grad) for each in model.parameters()]
+    device = next(model.parameters()).device
+    drawn: tuple[Any, Any] = random.getstate(), np.random.get_state()  # noqa: NPY002
+    gpus = [device] if device.type == "cuda" else []
+    try:
+        with (
+            torch.random.fork_rng(devices=gpus),
+            torch.no_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast(device.type, enabled=False) if gpus else contextlib.nullcontext(),
+        ):
+            yield
+    finally:
+        random.setstate(drawn[0])
+        np.random.set_state(drawn[1])  # noqa: NPY002
+        for module, training in modes:
+            module.training = training
+        for parameter, wanted, gradient in wants:
+            parameter.requires_grad_(wanted)
+            parameter.grad = gradient

@@ -1,0 +1,215 @@
+"""The monitor: a model in memory measured during training, and what its losses so far say.
+
+A plain loop needs three lines::
+
+    monitor = Monitor(["int4"], tokens, plan_steps=10_000)
+    verdict = monitor.observe(step, model, learning_rate=scheduler.get_last_lr()[0])
+    if verdict.alarm: print(verdict.ship, verdict.stop_advice.reason)
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.errors import UsageError
+from pipeline.monitor.judging import Judge, WatchSettings
+from pipeline.monitor.live_model import all_finite, left_as_found, unwrapped
+from pipeline.monitor.rate_outlook import RateOutlook
+from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
+from pipeline.probe.in_memory import measure
+from pipeline.quantize.variant import Variant, parse_variants
+
+STATE_VERSION = 1
+
+Weights = nn.Module | Mapping[str, torch.Tensor]
+"""A model, or a state dict of one."""
+
+
+class Monitor:
+    """Watches one training run; the first variant decides, others are measured beside it."""
+
+    def __init__(
+        self,
+        variants: str | Sequence[str],
+        tokens: np.ndarray | torch.Tensor,
+        plan_steps: int,
+        *,
+        observations: int | None = None,
+        margin_nats: float = 0.01,
+        alpha: float = 0.05,
+        rule: str = "e-detector",
+        min_learning_rate: float | None = None,
+        planned_rate: Callable[[int], float] | None = None,
+    ) -> None:
+        """``variants``: names such as ``int4``, ``fp32`` need not be among them. ``tokens``: evaluation text, whole
+        numbers (batches, batch_size, seq_len) or (sequences, seq_len), the same all the time and none of the training
+        text. ``plan_steps``: training steps of the whole run. ``min_learning_rate`` or ``planned_rate`` (step -> rate)
+        say when the rate has nothing left to fall, without which no stop is advised before it reaches zero. The others
+        as in :class:`WatchSettings`. UsageError for what cannot be measured.
+        """
+        self.variants = _quantized([variants] if isinstance(variants, str) else list(variants))
+        self.tokens = checked_tokens(tokens)
+        settings = WatchSettings(plan_steps, observations, margin_nats, alpha, rule)  # type: ignore[arg-type]
+        outlook = RateOutlook(plan_steps, min_learning_rate, planned_rate)
+        self._judge = Judge(settings, outlook, self.variants[0].column)
+
+    @property
+    def judge(self) -> Judge:
+        """What was observed so far, and what follows from it."""
+        return self._judge
+
+    def observe(
+        self,
+        step: int,
+        model: nn.Module,
+        learning_rate: float | None = None,
+        *,
+        averages: Mapping[str, Weights] | None = None,
+    ) -> Verdict:
+        """Measures ``model`` after ``step`` training steps and gives the verdict; leaves the model as it is.
+
+        ``averages``: averages of the weights (EMA, LAWA) by name, each a model or a state dict, as further candidates
+        to ship. A model whose weights or losses are not finite is kept as NaN, and told. Raises UsageError for a step
+        not after the last and for a model that cannot be measured as it is (:func:`live_model.unwrapped`), and
+        CheckpointError as ``measure``; nothing is kept then.
+        """
+        self._judge.require_later(step)
+        return self._judge.observe(self.measured(step, model, learning_rate, averages=averages))
+
+    def measured(
+        self,
+        step: int,
+        model: nn.Module,
+        learning_rate: float | None = None,
+        *,
+        averages: Mapping[str, Weights] | None = None,
+    ) -> Observed:
+        """The losses alone: nothing is judged or kept."""
+        plain = unwrapped(model)
+        losses = self._losses(plain, self.variants)
+        decides = self.variants[:1]
+        averaged = {
+            name: self._losses(_weights(plain, each, name), decides)[decides[0].column]
+            for name, each in (averages or {}).items()
+        }
+        rate = None if learning_rate is None else float(learning_rate)
+        return Observed(int(step), losses, rate, averaged)
+
+    def rewind(self, step: int) -> None:
+        """Forgets every observation at ``step`` or later, for a run that goes on from an earlier checkpoint."""
+        self._judge = self._judge.before(step)
+
+    def to_state(self) -> dict[str, Any]:
+        """Everything observed and how it is judged, as JSON values; :meth:`from_state` reads it."""
+        outlook = self._judge.outlook
+        return {
+            "version": STATE_VERSION,
+            "variants": [str(each) for each in self.variants],
+            "tokens_sha256": _sha256(self.tokens),
+            "settings": self._judge.settings.to_json(),
+            "min_learning_rate": outlook.min_learning_rate,
+            "has_planned_rate": outlook.planned_rate is not None,
+            "observed": [each.to_json() for each in self._judge.seen],
+        }
+
+    @classmethod
+    def from_state(
+        cls,
+        state: Mapping[str, Any],
+        tokens: np.ndarray | torch.Tensor,
+        *,
+        planned_rate: Callable[[int], float] | None = None,
+    ) -> Monitor:
+        """The monitor that wrote ``state``: it goes on to the same verdicts.
+
+        UsageError for other ``tokens``, and where it had a ``planned_rate`` and none is given.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise UsageError(
+                f"a monitor's state of version {state.get('version')!r}: wanted {STATE_VERSION}, as to_state() writes"
+            )
+        if state["has_planned_rate"] and planned_rate is None:
+            raise UsageError("the monitor's state was made with a planned_rate: give it to from_state too")
+        outlook = {"min_learning_rate": state["min_learning_rate"], "planned_rate": planned_rate}
+        monitor = cls(state["variants"], tokens, **state["settings"], **outlook)
+        if _sha256(monitor.tokens) != state["tokens_sha256"]:
+            raise UsageError(
+                "the monitor's state was made with other evaluation tokens: losses on different text do not compare; "
+                "wanted the same tokens"
+            )
+        for each in state["observed"]:
+            monitor.judge.observe(Observed.from_json(each))
+        return monitor
+
+    def _losses(self, model: nn.Module, variants: Sequence[Variant]) -> dict[str, float]:
+        """Column prefix of ``fp32`` and each variant -> mean loss in nats; all NaN for weights that are not finite."""
+        self._refuse_foreign_tokens(model)
+        if not all_finite(model):
+            return {each.column: math.nan for each in (Variant(), *variants)}
+        with left_as_found(model):
+            found = measure(model, self.tokens, [str(each) for each in variants])
+        return {
+            Variant.parse(each.variant).column: finite_or_nan(float(each.nll_nats)) for each in found.results
+        }
+
+    def _refuse_foreign_tokens(self, model: Any) -> None:
+        config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+        vocabulary, largest = getattr(config, "vocab_size", None), int(self.tokens.max())
+        if vocabulary is not None and largest >= vocabulary:
+            raise UsageError(
+                f"token {largest} is outside the vocabulary of {vocabulary} of {type(model).__name__}: wanted text "
+                "from this model's tokenizer"
+            )
+
+
+def checked_tokens(tokens: np.ndarray | torch.Tensor) -> np.ndarray:
+    """``tokens`` as int64 (batches, batch_size, seq_len); UsageError for anything else."""
+    array = tokens.detach().cpu().numpy() if isinstance(tokens, torch.Tensor) else np.asarray(tokens)
+    if array.ndim == 2:
+        array = array[:, None]
+    if array.ndim != 3 or array.dtype.kind not in "iu" or 0 in array.shape or array.shape[-1] < 2:
+        raise UsageError(
+            f"tokens of {array.dtype} {array.shape}: wanted whole numbers (batches, batch_size, seq_len) or "
+            "(sequences, seq_len), 2 per sequence at least"
+        )
+    if array.min() < 0:
+        raise UsageError(f"token {array.min()}: wanted 0 or more; padding and ignored labels are no text")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _quantized(names: list[str]) -> tuple[Variant, ...]:
+    variants = tuple(each for each in parse_variants(names) if not each.is_fp32)
+    if not variants:
+        raise UsageError(f"variants {names}: wanted a quantized one at least, such as int4")
+    for variant in variants:
+        if variant.needs:
+            raise UsageError(
+                f"variant {variant} needs calibration text, which the monitor does not take: wanted one without"
+            )
+    return variants
+
+
+def _weights(model: nn.Module, given: Weights, name: str) -> nn.Module:
+    """The model that ``given`` stands for."""
+    if isinstance(given, nn.Module):
+        return unwrapped(given)
+    averaged = copy.deepcopy(model)
+    try:
+        averaged.load_state_dict(dict(given))
+    except RuntimeError as error:
+        raise UsageError(
+            f"average {name!r} is no state dict of {type(model).__name__}: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    return averaged
+
+
+def _sha256(tokens: np.ndarray) -> str:
+    return hashlib.sha256(repr(tokens.shape).encode() + tokens.tobytes()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.errors import UsageError
-from pipeline.quantize.registry import grammar
+from pipeline.quantize.lookup import grammar
 from pipeline.runs.audit_request import AuditOptions
 from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, MEASUREMENTS
 

@@ -1,6 +1,6 @@
 """Runs tasks on Ray: the only package that imports it.
 
-Actors, not tasks, do the work: an actor keeps its GPU, its model skeleton and its tokens, where a reused GPU task
+Actors, not tasks, do the work: an actor keeps its GPU, its model template and its tokens, where a reused GPU task
 worker may be handed another ``CUDA_VISIBLE_DEVICES`` after CUDA has initialised. Ray places them by resource, so a
 cluster may mix kinds of GPUs: whoever is free takes the next task, and the faster ones take more. Only task
 descriptions and one-line outcomes cross Ray; weights and numbers go from the workers to the disk.

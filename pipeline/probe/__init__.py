@@ -2,6 +2,6 @@
 
 from pipeline.probe.prober import LayeredProber, Prober
 from pipeline.probe.result import Measurement, VariantResult
-from pipeline.probe.statistics import TensorStatistics
+from pipeline.probe.tensor_statistics import TensorStatistics
 
 __all__ = ["LayeredProber", "Measurement", "Prober", "TensorStatistics", "VariantResult"]

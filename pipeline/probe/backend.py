@@ -1,7 +1,7 @@
 """What the engine leaves to a backend: packing weights, multiplying, scoring logits. And the one of plain torch.
 
-The torch backend is the definition, on a CPU and on a GPU without Triton. The Triton backend (``gpu/backend.py``) is
-faster and gives the same numbers within float32's accuracy.
+The torch backend is the definition, on a CPU and on a GPU without Triton. The Triton backend
+(``gpu/triton_backend.py``) is faster and gives the same numbers within float32's accuracy.
 
 Legend: V = variants, N = sequences, T = tokens of a sequence, P = T - 1 predictions, R = rows of a variant,
 I = in_features, O = out_features, S = packed weights, K = vocabulary.
@@ -23,7 +23,7 @@ from pipeline.measurements.hooks import token_values
 from pipeline.probe.linear import ProbeLinear
 from pipeline.probe.loading import vocabulary
 from pipeline.probe.room import room_for
-from pipeline.probe.statistics import TensorStatistics, measure_weight
+from pipeline.probe.tensor_statistics import TensorStatistics, measure_weight
 from pipeline.quantize import Variant, decoded
 from pipeline.sizing import CPU_CHUNK_LOGIT_BYTES, CPU_COMPARED_ROWS
 from pipeline.spec import ProbeSpec

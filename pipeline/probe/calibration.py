@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipeline.errors import CheckpointError
 from pipeline.probe.forward import logits_of
 from pipeline.probe.linear import Plan, ProbeLinear
-from pipeline.probe.template import Skeleton
+from pipeline.probe.template import ModelTemplate
 from pipeline.probe.walk import Walk
 from pipeline.quantize import Calibration, Need, Quantizer, decoded
 
@@ -60,15 +60,15 @@ class _Inputs:
 
 
 class Calibrator:
-    """Goes through the layers of a filled skeleton before the evaluation tokens do."""
+    """Goes through the layers of a filled template before the evaluation tokens do."""
 
-    def __init__(self, skeleton: Skeleton, plan: Plan, tokens: Tensor) -> None:
+    def __init__(self, template: ModelTemplate, plan: Plan, tokens: Tensor) -> None:
         """``tokens``: int64 (sequences, T), on the device."""
-        self._skeleton, self._plan = skeleton, plan
+        self._template, self._plan = template, plan
         self._variants = [index for index, variant in enumerate(plan.variants) if variant.needs]
         count = len(self._variants)
         self._parts = tokens.split(max(1, CHUNK_ROWS // (count * tokens.shape[1])))
-        self._walk = Walk(skeleton.model, skeleton.layers)
+        self._walk = Walk(template.model, template.layers)
         begun = [self._walk.begin(part.repeat(count, 1)) for part in self._parts]
         self._states, self._calls = [hidden for hidden, _ in begun], [calls for _, calls in begun]
         self._index = 0
@@ -96,7 +96,7 @@ class Calibrator:
 
     def finish(self) -> None:
         """Encodes the output head's weight, where a variant calibrates it."""
-        head = next((each for each in self._skeleton.linears.values() if each.is_head), None)
+        head = next((each for each in self._template.linears.values() if each.is_head), None)
         if head is None:
             return
 

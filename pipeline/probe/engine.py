@@ -1,9 +1,9 @@
-"""The probe of one checkpoint: skeleton, pass, numbers. One engine for every device and for weights from anywhere.
+"""The probe of one checkpoint: template, pass, numbers. One engine for every device and for weights from anywhere.
 
 Two passes compute the same thing. A *fused* pass runs a whole model on the backend's kernels (GPT-NeoX in Triton). The
 *modules* pass (``forward.py``) runs any architecture through its own modules around :class:`ProbeLinear`, and scores
 their logits, whatever they do to them. Which one is taken is a rule: the fused one where the backend has one for the
-structure and, on the skeleton's first checkpoint, both gave the same logits for a few tokens; otherwise the modules,
+structure and, on the template's first checkpoint, both gave the same logits for a few tokens; otherwise the modules,
 and where the fused pass would have been expected a note says why.
 
 Either goes through the layers once, whether their weights are all there or come one layer at a time (``weights.py``).
@@ -36,8 +36,8 @@ from pipeline.probe.forward import Forward, LayeredForward, Pass
 from pipeline.probe.linear import Plan, ProbeLinear
 from pipeline.probe.loading import check_fit
 from pipeline.probe.notes import tied_notes
-from pipeline.probe.statistics import TensorStatistics
-from pipeline.probe.template import Skeleton
+from pipeline.probe.template import ModelTemplate
+from pipeline.probe.tensor_statistics import TensorStatistics
 from pipeline.probe.weights import Filled, Weights
 from pipeline.spec import ProbeSpec, Variant
 
@@ -61,7 +61,7 @@ class Numbers:
 
 
 class Engine:
-    """Measures checkpoints on one device; skeletons stay."""
+    """Measures checkpoints on one device; templates stay."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Engine:
             torch.from_numpy(calibration).to(device) if needy and calibration is not None else None
         )
         self._plan = Plan(spec, backend)
-        self._skeleton: Skeleton | None = None
+        self._template: ModelTemplate | None = None
         self._off: dict[tuple[Variant, ...], float] = {}
         """How far the two passes' logits were apart, by the variants that were measured."""
         self._notes: list[str] = []
@@ -99,54 +99,54 @@ class Engine:
         with float32_products(self.device, tf32=self.spec.arithmetic == "tf32"):
             return self._measure(weights.fill(self._prepare(weights)))
 
-    def _prepare(self, weights: Weights) -> Skeleton:
-        """The skeleton for weights like these; stays until some of another kind come."""
+    def _prepare(self, weights: Weights) -> ModelTemplate:
+        """The template for weights like these; stays until some of another kind come."""
         signature = weights.signature
-        if self._skeleton is None or self._skeleton.signature != signature:
+        if self._template is None or self._template.signature != signature:
             for tokens in (self._tokens, self._calibration):
                 if tokens is not None:
                     check_fit(weights.config, tokens.cpu().numpy())
-            self._skeleton = None  # until the new one has been seen to work
+            self._template = None  # until the new one has been seen to work
             self._off.clear()
-            skeleton = weights.skeleton(self._plan, self.device)
+            template = weights.template(self._plan, self.device)
             try:
-                self._rehearse(weights, skeleton)
+                self._rehearse(weights, template)
             except BaseException:
-                skeleton.release()
+                template.release()
                 raise
-            self._skeleton = skeleton
-        return self._skeleton
+            self._template = template
+        return self._template
 
     def _measure(self, filled: Filled) -> Numbers:
         """Measures the weights that ``filled`` holds, and lets them go."""
-        skeleton = filled.skeleton
-        self._notes = list(skeleton.notes)
+        template = filled.template
+        self._notes = list(template.notes)
         parts: list[dict[str, np.ndarray]] = []
         statistics: dict[Variant, tuple[TensorStatistics, ...]] = {}
         try:
             self._refuse_unsuited(filled)
-            self._notes.extend(tied_notes(skeleton.model, skeleton.head))
+            self._notes.extend(tied_notes(template.model, template.head))
             for variants in self._backend.groups(self.spec.variants):
                 fused = self._may_fuse(filled, variants)
                 self._plan.begin(variants)
                 found = self._evaluate(filled, fused=fused)
                 parts.append({name: value[1:] for name, value in found.items()} if parts else found)
-                statistics = self._backend.statistics(list(skeleton.linears.values())) | statistics
+                statistics = self._backend.statistics(list(template.linears.values())) | statistics
         finally:
-            skeleton.release()
+            template.release()
             self._plan.begin(())
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return Numbers(values, statistics, list(dict.fromkeys([*self._notes, *filled.notes])))
 
-    def _rehearse(self, weights: Weights, skeleton: Skeleton) -> None:
-        """Compiles what the probes of this skeleton launch, all kernels at once."""
+    def _rehearse(self, weights: Weights, template: ModelTemplate) -> None:
+        """Compiles what the probes of this template launch, all kernels at once."""
         with self._backend.compiling() as compiles:
             if not compiles:
                 return
-            filled = weights.fill(skeleton)
+            filled = weights.fill(template)
             # The layers are alike, but a fused pass enters every one but the first with products yet to be added.
-            passes = (True, False) if self._backend.may_fuse(skeleton.model) else (False,)
-            checked = [self.spec.variants[:1]] if self._is_to_be_checked(skeleton) else []
+            passes = (True, False) if self._backend.may_fuse(template.model) else (False,)
+            checked = [self.spec.variants[:1]] if self._is_to_be_checked(template) else []
             for variants in (*checked, *self._backend.groups(self.spec.variants)):
                 self._plan.begin(_uncalibrated(variants))
                 few = [self._pass(filled, self._few, fused=fused) for fused in passes]
@@ -158,7 +158,7 @@ class Engine:
     def _evaluate(self, filled: Filled, *, fused: bool) -> dict[str, np.ndarray]:
         """Every value of the token level for the variants at hand."""
         variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
-        config = filled.skeleton.config
+        config = filled.template.config
 
         def work(chunk: int) -> dict[str, np.ndarray]:
             one = self._pass(filled, self._tokens, fused=fused)
@@ -171,7 +171,7 @@ class Engine:
         """For the variants at hand, where some need it."""
         if self._calibration is None or not any(variant.needs for variant in self._plan.variants):
             return None
-        return Calibrator(filled.skeleton, self._plan, self._calibration)
+        return Calibrator(filled.template, self._plan, self._calibration)
 
     def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
         """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""
@@ -190,9 +190,9 @@ class Engine:
 
     def _refuse_unsuited(self, filled: Filled) -> None:
         """CheckpointError for a model that is not to be measured. One that has a fused pass is known to be causal."""
-        if not self._is_to_be_checked(filled.skeleton):
+        if not self._is_to_be_checked(filled.template):
             return
-        model, config = filled.skeleton.model, filled.skeleton.config
+        model, config = filled.template.model, filled.template.config
         self._plan.begin(self.spec.variants[:1])
         ids, length = self._check.sequences.to(self.device), self._tokens.shape[1]
 
@@ -206,18 +206,18 @@ class Engine:
 
         self._in_room(judge, self._backend.chunk(config, len(self._plan.variants), 3, length, fused=False))
 
-    def _is_to_be_checked(self, skeleton: Skeleton) -> bool:
+    def _is_to_be_checked(self, template: ModelTemplate) -> bool:
         """Whether it has yet to be seen that models like this one are what they must be."""
-        return not self._backend.may_fuse(skeleton.model) and self._check.needed(skeleton.config)
+        return not self._backend.may_fuse(template.model) and self._check.needed(template.config)
 
     def _pass(self, filled: Filled, tokens: Tensor, *, fused: bool) -> Pass:
         """A pass of ``tokens`` that has not begun."""
-        model, variants = filled.skeleton.model, len(self._plan.variants)
+        model, variants = filled.template.model, len(self._plan.variants)
         if fused:
             found: Pass = self._backend.fused(model, variants, tokens)
             return found
         if filled.one_by_one or any(variant.needs for variant in self._plan.variants):
-            return LayeredForward(model, variants, tokens, filled.skeleton.layers)
+            return LayeredForward(model, variants, tokens, filled.template.layers)
         return Forward(model, variants, tokens)
 
     def _score(self, one: Pass) -> dict[str, np.ndarray]:
@@ -229,7 +229,7 @@ class Engine:
 
     def _may_fuse(self, filled: Filled, variants: tuple[Variant, ...]) -> bool:
         """Whether the fused pass is taken; where that is not known yet, both are run on a few tokens."""
-        if not self._backend.may_fuse(filled.skeleton.model):
+        if not self._backend.may_fuse(filled.template.model):
             return False
         variants = _uncalibrated(variants)
         if variants not in self._off:

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.probe.arithmetic import has_triton
 from pipeline.probe.loading import read_config, text_config, vocabulary
-from pipeline.probe.skeleton import WeightIndex
+from pipeline.probe.placeholders import WeightIndex
 from pipeline.sizing import USABLE_SHARE, ModelSize, cpu_logit_bytes, cpu_weight_bytes, whole_bytes
 from pipeline.spec import ProbeSpec
 from pipeline.suites.files import weight_files

@@ -17,7 +17,7 @@ from pipeline.probe.walk import LayerCall, Walk
 
 
 class Pass(Protocol):
-    """One pass of tokens through a filled skeleton."""
+    """One pass of tokens through a filled template."""
 
     tokens: Tensor
     """int64 (sequences, T), on the device."""

@@ -1,4 +1,4 @@
-"""The quantizable layers of a skeleton: stored weights in, products of all variants out.
+"""The quantizable layers of a template: stored weights in, products of all variants out.
 
 A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at once when it is
 used. How it is packed and multiplied is the backend's (``probe.backend``).

@@ -18,7 +18,7 @@ from pipeline.errors import CheckpointError
 from pipeline.probe.layers import linear_sites
 from pipeline.probe.linear import Plan
 from pipeline.probe.loading import refuse_non_finite
-from pipeline.probe.template import Signature, Skeleton
+from pipeline.probe.template import ModelTemplate, Signature
 from pipeline.probe.weights import Filled
 
 _WRAPPERS = ("_orig_mod", "module")
@@ -46,23 +46,23 @@ class ModelWeights:
             f"{type(self._model).__qualname__} {self.config.to_dict()} {self._stored}", described
         )
 
-    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
+    def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
         """A copy of its structure."""
         model = structure_of(self._model, device)
-        return Skeleton(
+        return ModelTemplate(
             self.config, self.signature, model, {name: name for name in self._state}, plan=plan, device=device
         )
 
     @torch.inference_mode()
-    def fill(self, skeleton: Skeleton) -> Filled:
+    def fill(self, template: ModelTemplate) -> Filled:
         """Puts them in; those of linear layers are not copied where they are on the device."""
         refuse_non_finite(self._state)
-        skeleton.put({name: self._moved(name, tensor, skeleton) for name, tensor in self._state.items()})
-        return Filled(skeleton, skeleton.layers, one_by_one=False)
+        template.put({name: self._moved(name, tensor, template) for name, tensor in self._state.items()})
+        return Filled(template, template.layers, one_by_one=False)
 
-    def _moved(self, name: str, tensor: Tensor, skeleton: Skeleton) -> Tensor:
-        moved = tensor.detach().to(skeleton.device)
-        if name in skeleton.linears and self._stored is not None and moved.is_floating_point():
+    def _moved(self, name: str, tensor: Tensor, template: ModelTemplate) -> Tensor:
+        moved = tensor.detach().to(template.device)
+        if name in template.linears and self._stored is not None and moved.is_floating_point():
             return moved.to(self._stored)
         return moved
 

@@ -198,7 +198,7 @@ def choose_backend(spec: ProbeSpec, device: torch.device) -> Backend:
     """Triton's on a GPU that has it, else torch's."""
     if device.type != "cuda" or not has_triton():
         return TorchBackend(spec, device)
-    from pipeline.probe.gpu.backend import TritonBackend
+    from pipeline.probe.gpu.triton_backend import TritonBackend
 
     return TritonBackend(spec, device)
 

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.probe.loading import WANTED_DTYPES, present, read_file, refuse_non_finite, refuse_other_dtypes
+from pipeline.probe.placeholders import WeightIndex
 from pipeline.probe.room import room_for
-from pipeline.probe.skeleton import WeightIndex
 from pipeline.suites.files import assigned_tensors
 from pipeline.suites.unchanged import Unchanged
 

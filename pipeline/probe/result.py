@@ -13,7 +13,7 @@ import torch
 from pipeline.measurements import TokenMeasurement, selected
 from pipeline.measurements.hooks import token_columns
 from pipeline.probe.engine import Numbers
-from pipeline.probe.statistics import TensorStatistics
+from pipeline.probe.tensor_statistics import TensorStatistics
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 
 

@@ -1,13 +1,13 @@
 """A model without its weights, kept between checkpoints, and where each of its weights lies in their files.
 
 transformers maps a file's names to a module's (``embed_out.weight`` becomes ``lm_head.weight``) while it loads, and
-may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per skeleton the model is
+may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per template the model is
 loaded by the ordinary path from *markers*, tensors whose every element says which tensor and which place of it this is.
 A parameter that comes out holding marker i untouched is a copy of tensor i for every checkpoint of the same names,
 shapes and dtypes. Where one does not, every checkpoint goes through transformers, and the probe notes it.
 
 Markers are as large as the model. For one that is to be measured layer by layer the mapping is read off the addresses
-of stand-ins instead, which hold nothing (``probe/skeleton.py``).
+of placeholders instead, which hold nothing (``placeholders.py``).
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from transformers.pytorch_utils import Conv1D
 from pipeline.probe.layers import blocks, linear_sites, replace_module
 from pipeline.probe.linear import Plan, ProbeLinear
 from pipeline.probe.loading import PROVENANCE, StoredWeights, build_model, read_config
-from pipeline.probe.skeleton import HollowModel, WeightIndex, marked, marker, put, refuse_assembled
-from pipeline.probe.statistics import require_rules
+from pipeline.probe.placeholders import PlaceholderModel, WeightIndex, marked, marker, put, refuse_assembled
+from pipeline.probe.tensor_statistics import require_rules
 from pipeline.spec import canonical_json
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What two checkpoints must share to share a skeleton."""
+    """What two checkpoints must share to share a template."""
 
     config: str
     """The configuration as canonical JSON."""
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
 
 
-class Skeleton:
+class ModelTemplate:
     """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`.
 
     Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, but for those
@@ -75,7 +75,9 @@ class Skeleton:
         self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
 
     @classmethod
-    def learned(cls, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device) -> Skeleton:
+    def learned(
+        cls, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device
+    ) -> ModelTemplate:
         """For checkpoints like that in ``folder`` of ``tensors``, by markers: a float32 model in host memory."""
         names = list(tensors)
         markers = {
@@ -89,9 +91,9 @@ class Skeleton:
         return cls(config, signature(folder, tensors), model, _learn(model, names), plan=plan, device=device)
 
     @classmethod
-    def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> Skeleton:
-        """The same by stand-ins: host memory for the embeddings and vectors only."""
-        hollow = HollowModel.of(folder, index)
+    def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> ModelTemplate:
+        """The same by placeholders: host memory for the embeddings and vectors only."""
+        hollow = PlaceholderModel.of(folder, index)
         linears = {f"{site.name}.weight" for site in linear_sites(hollow.model)}
         zeros: dict[str, Tensor] = {}
         state = hollow.model.state_dict()

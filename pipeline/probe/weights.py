@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from pipeline.errors import NoRoomError
 from pipeline.probe.linear import Plan
 from pipeline.probe.loading import read_config
+from pipeline.probe.placeholders import WeightIndex
 from pipeline.probe.reading import DeviceWeights, Reader
 from pipeline.probe.room import room_for
-from pipeline.probe.skeleton import WeightIndex
-from pipeline.probe.template import Signature, Skeleton, signature
+from pipeline.probe.template import ModelTemplate, Signature, signature
 from pipeline.suites import Unchanged
 
 ADVICE = "use fewer workers per GPU, fewer variants or batches, or a shorter --seq-len"
@@ -45,9 +45,9 @@ NOT_AHEAD = "GPU out of memory: layers read one after the other instead of ahead
 
 @dataclass(frozen=True)
 class Filled:
-    """A skeleton and how to go through its layers."""
+    """A template and how to go through its layers."""
 
-    skeleton: Skeleton
+    template: ModelTemplate
     layers: Iterable[nn.Module]
     """The decoder layers in order, as often as they are gone through."""
     one_by_one: bool
@@ -65,13 +65,13 @@ class Weights(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What weights must share to share a skeleton."""
+        """What weights must share to share a template."""
 
-    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
-        """A skeleton for weights like these."""
+    def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
+        """A template for weights like these."""
 
-    def fill(self, skeleton: Skeleton) -> Filled:
-        """Puts the weights into ``skeleton``."""
+    def fill(self, template: ModelTemplate) -> Filled:
+        """Puts the weights into ``template``."""
 
 
 class FileWeights(Weights, Protocol):
@@ -103,15 +103,15 @@ class WholeWeights:
         """Of the tensors themselves."""
         return signature(self._folder, self._weights.tensors)
 
-    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
+    def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
         """By markers."""
-        return Skeleton.learned(self._folder, self._weights.tensors, plan, device)
+        return ModelTemplate.learned(self._folder, self._weights.tensors, plan, device)
 
-    def fill(self, skeleton: Skeleton) -> Filled:
+    def fill(self, template: ModelTemplate) -> Filled:
         """Everything at once."""
-        self._weights.use(skeleton.device)
-        skeleton.fill(self._weights.tensors)
-        return Filled(skeleton, skeleton.layers, one_by_one=False)
+        self._weights.use(template.device)
+        template.fill(self._weights.tensors)
+        return Filled(template, template.layers, one_by_one=False)
 
 
 class LayerWeights:
@@ -133,31 +133,31 @@ class LayerWeights:
         """From the files' headers."""
         return signature(self._folder, self._index.outlines)
 
-    def skeleton(self, plan: Plan, device: torch.device) -> Skeleton:
-        """By stand-ins."""
-        return Skeleton.hollow(self._folder, self._index, plan, device)
+    def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
+        """By placeholders."""
+        return ModelTemplate.hollow(self._folder, self._index, plan, device)
 
-    def fill(self, skeleton: Skeleton) -> Filled:
+    def fill(self, template: ModelTemplate) -> Filled:
         """What is outside of the layers at once, and each layer when it is its turn."""
-        outside = skeleton.sources()
+        outside = template.sources()
         with room_for("the weights outside of the layers", ADVICE):
             stored = self._reader.read_some(self._index, set(outside.values()))
-        skeleton.put({name: stored[key] for name, key in outside.items()})
-        _wait(skeleton.device)
-        layers = _Layers(skeleton, self._index, self._reader)
-        return Filled(skeleton, layers, one_by_one=True, notes=layers.notes)
+        template.put({name: stored[key] for name, key in outside.items()})
+        _wait(template.device)
+        layers = _Layers(template, self._index, self._reader)
+        return Filled(template, layers, one_by_one=True, notes=layers.notes)
 
 
 class _Layers:
-    """The decoder layers of ``skeleton``, each filled while it is the one at hand."""
+    """The decoder layers of ``template``, each filled while it is the one at hand."""
 
-    def __init__(self, skeleton: Skeleton, index: WeightIndex, reader: Reader) -> None:
-        self._skeleton, self._index, self._reader = skeleton, index, reader
+    def __init__(self, template: ModelTemplate, index: WeightIndex, reader: Reader) -> None:
+        self._template, self._index, self._reader = template, index, reader
         self.notes: list[str] = []
         """Not empty from when a layer found no room beside the one before."""
 
     def __iter__(self) -> Iterator[nn.Module]:
-        layers, skeleton = self._skeleton.layers, self._skeleton
+        layers, template = self._template.layers, self._template
         with ThreadPoolExecutor(1, thread_name_prefix="layers") as thread:
             following: Future[dict[str, Tensor]] | None = thread.submit(self._read, 0)
             for index, layer in enumerate(layers):
@@ -168,13 +168,13 @@ class _Layers:
                     stored = self._read(index)
                 if index + 1 < len(layers) and not self.notes:
                     following = thread.submit(self._read, index + 1)
-                skeleton.put(stored)
+                template.put(stored)
                 try:
                     yield layer
                 finally:
                     # The reader's stream takes freed memory at once: nothing may still read from it.
-                    _wait(skeleton.device)
-                    skeleton.release(stored)
+                    _wait(template.device)
+                    template.release(stored)
                     stored.clear()
 
     def _ahead(self, following: Future[dict[str, Tensor]] | None, *, first: bool) -> dict[str, Tensor] | None:
@@ -189,7 +189,7 @@ class _Layers:
 
     def _read(self, layer: int) -> dict[str, Tensor]:
         """The weights of layer ``layer`` as stored, on the device, by their names in the model."""
-        sources = self._skeleton.sources(layer)
+        sources = self._template.sources(layer)
         with room_for(f"the weights of layer {layer}", ADVICE):
             stored = self._reader.read_some(self._index, set(sources.values()))
         return {name: stored[key] for name, key in sources.items()}

@@ -3,8 +3,8 @@
 A new quantizer is a frozen dataclass in a file of this package, or of a plug-in, that ``register`` decorates.
 """
 
-from pipeline.quantize.base import Calibration, Encoded, Method, Need, Quantizer, decoded, round_trip
-from pipeline.quantize.registry import parse_quantizer, register, registered
+from pipeline.quantize.lookup import parse_quantizer, register, registered
+from pipeline.quantize.quantizer import Calibration, Encoded, Method, Need, Quantizer, decoded, round_trip
 from pipeline.quantize.variant import Rule, Variant, parse_variants
 
 __all__ = [

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pipeline.errors import UsageError
-from pipeline.quantize.base import Calibration, Encoded, Method, Quantizer
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.integer import IntegerGrid
-from pipeline.quantize.registry import register
+from pipeline.quantize.lookup import register
+from pipeline.quantize.quantizer import Calibration, Encoded, Method, Quantizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pipeline.errors import UsageError
-from pipeline.quantize.base import Calibration, Encoded, Quantizer
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
-from pipeline.quantize.registry import register
+from pipeline.quantize.lookup import register
+from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pipeline.quantize.base import Calibration, Encoded, Quantizer
 from pipeline.quantize.blocks import E2M1_LARGEST, require_float32_matrix, round_to_e2m1, row_blocks
-from pipeline.quantize.registry import register
+from pipeline.quantize.lookup import register
+from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 
 if TYPE_CHECKING:
     from torch import Tensor

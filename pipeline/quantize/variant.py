@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from pipeline.errors import UsageError
-from pipeline.quantize.base import Need, Quantizer
-from pipeline.quantize.registry import grammar, parse_quantizer
+from pipeline.quantize.lookup import grammar, parse_quantizer
+from pipeline.quantize.quantizer import Need, Quantizer
 
 ALIASES = {"int8": "int8-channel-sym", "int4": "int4-g128-asym"}
 """Short names of the default variants, also used in column names."""

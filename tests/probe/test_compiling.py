@@ -27,7 +27,7 @@ class Hopper:
 
 triton.runtime.driver.set_active(Hopper())
 from pipeline.probe.engine import Engine
-from pipeline.probe.gpu.backend import TritonBackend
+from pipeline.probe.gpu.triton_backend import TritonBackend
 from pipeline.probe.reading import Reader
 from pipeline.probe.weights import LayerWeights, WholeWeights
 from pipeline.quantize.triton import launch

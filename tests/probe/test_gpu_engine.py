@@ -27,8 +27,8 @@ from pipeline.measurements import (
 )
 from pipeline.probe import Prober, engine, reading
 from pipeline.probe.gpu import neox, ops
-from pipeline.probe.gpu.backend import TritonBackend
 from pipeline.probe.gpu.product import multiply
+from pipeline.probe.gpu.triton_backend import TritonBackend
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader

@@ -21,13 +21,13 @@ from pipeline.errors import CheckpointError, NoRoomError
 from pipeline.probe import Prober, forward, reading
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.engine import Engine
-from pipeline.probe.gpu.backend import TritonBackend
+from pipeline.probe.gpu.triton_backend import TritonBackend
 from pipeline.probe.loading import read_weights
 from pipeline.probe.notes import OTHER_HEAD
+from pipeline.probe.placeholders import WeightIndex
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
 from pipeline.probe.result import Measurement
-from pipeline.probe.skeleton import WeightIndex
 from pipeline.probe.weights import NOT_AHEAD
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256

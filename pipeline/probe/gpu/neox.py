@@ -125,7 +125,7 @@ class _Weights:
 
 
 class FusedNeox:
-    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a GPT-NeoX skeleton.
+    """One pass of ``tokens`` (int64 (sequences, T), on the device) through a GPT-NeoX template.
 
     :meth:`begin`, then :meth:`advance` with every layer in order, then :meth:`logits`; a layer must hold its weights
     while it is advanced by, no longer.

@@ -20,8 +20,8 @@ import triton
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.quantize.base import Encoded, Quantizer, decoded
 from pipeline.quantize.integer import IntegerGrid
+from pipeline.quantize.quantizer import Encoded, Quantizer, decoded
 from pipeline.quantize.statistics import BOUNDARY_WIDTH
 from pipeline.quantize.triton.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, ROW_SUMS, quantize_kernel
 from pipeline.quantize.triton.launch import launch

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pipeline.errors import UsageError, unknown_name
 from pipeline.plugins import Registry
-from pipeline.quantize.base import Method, Quantizer
+from pipeline.quantize.quantizer import Method, Quantizer
 
 Q = TypeVar("Q", bound=Quantizer)
 _QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer", "pipeline.quantize")

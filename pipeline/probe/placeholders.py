@@ -1,14 +1,14 @@
-"""A model whose weights are not there: built, checked and walked without reading them.
+"""A model whose weights are not there: built and checked without reading them.
 
-Every tensor of the checkpoint's files is represented by a stand-in of its shape. transformers loads the stand-ins as it
-loads weights: it maps file names to module names, ties what is tied, and says what is missing, superfluous or
-misshapen. A module can then be *filled* with its real weights, in float32 on the device, and *emptied* again.
+Every tensor of the checkpoint's files is represented by a placeholder of its shape. transformers loads the
+placeholders as it loads weights: it maps file names to module names, ties what is tied, and says what is missing,
+superfluous or misshapen.
 
-The elements of a stand-in, its *marker*, say which tensor and which place of it they are. Of a matrix one row is there,
-which stands for all (its stride from row to row is zero), so where a matrix ended up is read off its address and
-strides; a vector is whole, so that a copy of it is known, too. No two stand-ins are equal, hence none is tied that the
-files hold apart. One that was changed while it was loaded stands for weights that would be: such a model is measured as
-a whole.
+The elements of a placeholder, its *marker*, say which tensor and which place of it they are. Of a matrix one row is
+there, which stands for all (its stride from row to row is zero), so where a matrix ended up is read off its address and
+strides; a vector is whole, so that a copy of it is known, too. No two placeholders are equal, hence none is tied that
+the files hold apart. One that was changed while it was loaded stands for weights that would be: such a model is
+measured as a whole.
 """
 
 from __future__ import annotations
@@ -72,32 +72,34 @@ class WeightIndex:
 
 
 @dataclass(frozen=True)
-class HollowModel:
-    """A model of stand-ins, on the CPU in eval mode."""
+class PlaceholderModel:
+    """A model of placeholders, on the CPU in eval mode."""
 
     model: nn.Module
     stored: dict[str, str]
     """Which tensor of the files each parameter and persistent buffer is, by its dotted path; tied ones under every
     path."""
-    stand_ins: dict[str, Tensor]
+    placeholders: dict[str, Tensor]
     """By the tensor's name in the files."""
 
     @classmethod
-    def of(cls, folder: Path, index: WeightIndex) -> HollowModel:
+    def of(cls, folder: Path, index: WeightIndex) -> PlaceholderModel:
         """Of the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
         numbers = {name: number for number, name in enumerate(index.outlines)}
-        stand_ins = {name: _stand_in(numbers[name], outline) for name, outline in index.outlines.items()}
-        model = build_model(read_config(folder), StoredWeights(stand_ins, "", torch.float32))
-        by_address = {tensor.data_ptr(): name for name, tensor in stand_ins.items()}
-        by_number = dict(enumerate(stand_ins))
+        placeholders = {
+            name: _placeholder(numbers[name], outline) for name, outline in index.outlines.items()
+        }
+        model = build_model(read_config(folder), StoredWeights(placeholders, "", torch.float32))
+        by_address = {tensor.data_ptr(): name for name, tensor in placeholders.items()}
+        by_number = dict(enumerate(placeholders))
         stored: dict[str, str] = {}
         for path, tensor in model.state_dict().items():
             found = by_address.get(tensor.data_ptr(), by_number.get(marked(tensor), ""))
-            if not found or not _stands_for(tensor, stand_ins[found], numbers[found]):
+            if not found or not _stands_for(tensor, placeholders[found], numbers[found]):
                 linear_sites(model)  # an architecture that no way measures has the better reason
                 raise refuse_assembled(model, [path])
             stored[path] = found
-        return cls(model, stored, stand_ins)
+        return cls(model, stored, placeholders)
 
 
 def marker(number: int, shape: torch.Size) -> Tensor:
@@ -113,18 +115,18 @@ def marked(tensor: Tensor) -> int:
     return int(tensor.flatten()[0].item()) // 1000
 
 
-def _stand_in(number: int, outline: Tensor) -> Tensor:
+def _placeholder(number: int, outline: Tensor) -> Tensor:
     """For tensor ``number`` of the files; integers stay what they are, for the model to be refused."""
     if not outline.is_floating_point():
         return torch.zeros((), dtype=outline.dtype).expand(outline.shape)
     return marker(number, outline.shape[-1:]).expand(outline.shape)
 
 
-def _stands_for(tensor: Tensor, stand_in: Tensor, number: int) -> bool:
-    """Whether ``tensor`` of a loaded model is ``stand_in``, which has that number, unchanged, or a copy of it all."""
-    if tensor.shape != stand_in.shape:
+def _stands_for(tensor: Tensor, placeholder: Tensor, number: int) -> bool:
+    """Whether ``tensor`` of a loaded model is ``placeholder`` number ``number``, unchanged, or a copy of it all."""
+    if tensor.shape != placeholder.shape:
         return False
-    same = tensor.data_ptr() == stand_in.data_ptr() and tensor.stride() == stand_in.stride()
+    same = tensor.data_ptr() == placeholder.data_ptr() and tensor.stride() == placeholder.stride()
     if not tensor.is_floating_point():
         return same
     if tensor.dim() < 2:

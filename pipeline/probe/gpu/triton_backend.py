@@ -21,7 +21,7 @@ from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.linear import ProbeLinear
 from pipeline.probe.loading import vocabulary
-from pipeline.probe.statistics import TensorStatistics, is_listed, refuse_values, weight_columns
+from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Variant, decoded
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise

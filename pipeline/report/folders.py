@@ -29,6 +29,8 @@ def report_audit(folder: RunFolder) -> list[str]:
     wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
     files = required_results(folder, *wanted)
     report = folder.read_report() or {}
+    if lost := [name for name in PROVENANCE if name not in report]:
+        raise _damaged(folder, ValueError(f"{REPORT} has no {lost[0]}"))
     provenance = {name: report[name] for name in PROVENANCE}
     fork = None
     schedules = folder.read_schedules()

@@ -12,11 +12,14 @@ from typing import Any
 from pipeline.fields import Fields
 
 INTERVAL = [float]
-_PROVENANCE = {"suite!": str, "corpus!": str, "fingerprint!": str, "config!": dict, "versions!": {"*": str}}
 
 REPORT_SHAPE: dict[str, Any] = {
-    **_PROVENANCE,
-    "wall_s!": float,
+    "suite!": str,
+    "corpus": str,
+    "fingerprint": str,
+    "config": dict,
+    "versions": {"*": str},
+    "wall_s": float,
     "n_checkpoints": int,
     "variant": str,
     "level": float,
@@ -59,7 +62,10 @@ _ESTIMATE = {"estimate": float, "lower": float, "upper": float, "p_value": float
 _DIFFERENCES = {"gap_points!": _ESTIMATE, "fp32_nats!": _ESTIMATE, "variant_nats!": _ESTIMATE}
 
 SCHEDULES_SHAPE: dict[str, Any] = {
-    **_PROVENANCE,
+    "suite!": str,
+    "corpus!": str,
+    "fingerprint!": str,
+    "versions!": {"*": str},
     "from_step!": int,
     "start_rule!": str,
     "baseline!": str,

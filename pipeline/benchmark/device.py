@@ -21,7 +21,7 @@ from torch import nn
 
 from pipeline.benchmark.naive import naive_losses
 from pipeline.probe import Prober
-from pipeline.probe.arithmetic import available_arithmetics
+from pipeline.probe.arithmetic import available_arithmetics, float32_products
 from pipeline.probe.layers import linear_sites
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.quantize import round_trip
@@ -130,9 +130,7 @@ def _time_naive(
     """``n``: batches whose losses are returned one by one."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    try:
+    with float32_products(torch.device(device), tf32=tf32):
         start = time.perf_counter()
         naive_losses(folders[0], variants, tokens[:1], device)
         first_s, times = time.perf_counter() - start, []
@@ -142,8 +140,6 @@ def _time_naive(
             times.append(time.perf_counter() - start)
         peak = torch.cuda.max_memory_allocated(device)
         batches = [naive_losses(folders[0], variants, batch[None], device) for batch in tokens[:n]]
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
     return times, first_s, peak, {key: [batch[key] for batch in batches] for key in batches[0]}
 
 
@@ -210,20 +206,18 @@ def _reference(
 
 def _ceiling(dtype: torch.dtype, device: str) -> float:
     """TFLOP/s of a large product in ``dtype``, accumulated in float32; TF32 off."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
     generator = torch.Generator(device).manual_seed(0)
     a, b = (
         torch.randn(CEILING_SIZE, CEILING_SIZE, generator=generator, device=device).to(dtype)
         for _ in range(2)
     )
     times = []
-    for _ in range(8):
-        start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        torch.mm(a, b)
-        stop.record()
-        torch.cuda.synchronize(device)
-        times.append(start.elapsed_time(stop))
-    torch.backends.cuda.matmul.allow_tf32 = before
+    with float32_products(torch.device(device)):
+        for _ in range(8):
+            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            torch.mm(a, b)
+            stop.record()
+            torch.cuda.synchronize(device)
+            times.append(start.elapsed_time(stop))
     return 2e-9 * CEILING_SIZE**3 / float(np.median(times))

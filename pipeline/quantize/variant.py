@@ -4,7 +4,7 @@ A variant is an ordered list of rules. The first rule whose pattern matches a la
 matches keeps its stored values. ``int4-g128-asym`` is one rule for all layers, ``fp32`` has no rule.
 
 Names: GRID[@METHOD[:parameter=value...]][+MODIFIER...], where the only modifier so far is ``head``. A variant of
-several rules, or of one for some layers, has no such name and is made in Python.
+several rules, or of one for some layers, is made in Python; its name is all of its rules, {PATTERN=GRID;...}[+head].
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ class Rule:
     """None = the stored values."""
 
     def __post_init__(self) -> None:
-        if not self.pattern:
-            raise UsageError("a rule with an empty pattern: wanted a layer's name or '*'")
+        if not self.pattern or set(self.pattern) & set("=;{}+"):
+            raise UsageError(
+                f"a rule with the pattern {self.pattern!r}: wanted a layer's name or '*', without = ; {{ }} +"
+            )
 
     def matches(self, name: str) -> bool:
         """Whether the rule is for the layer called ``name``."""
@@ -79,19 +81,16 @@ class Variant:
         'int4_g128_asym_head'
         """
         full = ALIASES.get(text, text)
-        quantizer_text, *modifiers = full.split("+")
         if full == "fp32":
             return cls()
+        name, *modifiers = full.split("+")
         if modifiers not in ([], ["head"]):
             raise UsageError(f"unknown modifier in variant {text!r}: wanted {grammar()}")
-        if quantizer_text == "fp32":
+        if name == "fp32":
             raise UsageError("variant 'fp32+head': nothing is quantized in fp32; wanted 'fp32'")
-        quantizer = parse_quantizer(quantizer_text)
-        if quantizer is None:
-            raise UsageError(
-                f"unknown variant {text!r}: wanted {grammar()} (such as {', '.join(ALIASES.values())})"
-            )
-        return cls.of(quantizer, head=bool(modifiers))
+        in_braces = name.startswith("{") and name.endswith("}")
+        texts = name[1:-1].split(";") if in_braces else [f"{EVERYWHERE}={name}"]
+        return cls(tuple(_rule(text, each) for each in texts), bool(modifiers))
 
     def __str__(self) -> str:
         """The name in the grammar, or all rules in braces: different variants differ in it."""
@@ -128,6 +127,17 @@ class Variant:
             next((i for i, rule in enumerate(self.rules) if rule.matches(name)), None) for name in names
         }
         return [rule for i, rule in enumerate(self.rules) if i not in deciding]
+
+
+def _rule(variant: str, text: str) -> Rule:
+    """The rule that ``text`` (PATTERN=GRID) of ``variant`` names."""
+    pattern, _, name = text.partition("=")
+    quantizer = parse_quantizer(name)
+    if quantizer is None and name != "fp32":
+        raise UsageError(
+            f"unknown variant {variant!r}: wanted {grammar()} (such as {', '.join(ALIASES.values())})"
+        )
+    return Rule(pattern, quantizer)
 
 
 def column_of(variant: str) -> str:

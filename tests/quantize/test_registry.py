@@ -112,6 +112,15 @@ def test_the_first_rule_that_matches_decides():
     assert str(variant) == "{layers.1.*=int8-channel-sym;*.dense=fp32;*=int4-g128-asym}"
 
 
+def test_a_variant_of_rules_reads_back_from_its_name():
+    rules = (Rule("layers.1.*", Damped(INT4, damp=0.1)), Rule("*.[ab]?", None), Rule("*", INT8))
+    for variant in (Variant(rules), Variant(rules, head=True), Variant(rules[:1])):
+        assert Variant.parse(str(variant)) == variant
+    for text in ("{layers.1.*=int9}", "{int4-g128-asym}", "{}", "{a=int4-g128-asym;}"):
+        with pytest.raises(UsageError, match="unknown variant"):
+            Variant.parse(text)
+
+
 def test_a_rule_for_no_layer_is_an_error_that_names_it_and_some_layers():
     require_sites([Variant(), Variant.of(INT4), Variant((Rule("layers.10.*", INT4),))], LAYERS, "lm_head")
     for rules in (
@@ -127,7 +136,7 @@ def test_a_rule_for_no_layer_is_an_error_that_names_it_and_some_layers():
 def test_rules_that_quantize_nothing_are_refused():
     with pytest.raises(UsageError, match="no rule quantizes anything"):
         Variant((Rule("*", None),))
-    with pytest.raises(UsageError, match="empty pattern"):
+    with pytest.raises(UsageError, match="a rule with the pattern ''"):
         Rule("", INT4)
 
 

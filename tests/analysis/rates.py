@@ -31,6 +31,8 @@ class Rates:
     """What happened over n curves of one kind; errors and widths in checkpoints, None where there is none."""
 
     n: int
+    n_null: int
+    """Simulated curves without an onset behind each p-value, at most."""
     claimed: float
     """Share with an onset."""
     on_time_alone: float
@@ -85,6 +87,7 @@ def measure(cell: Cell, n: int, *, seed: int = 0, n_null: int = N_NULL) -> Rates
     follows = Counter(str(report.predictors.follows) for report in reports)
     return Rates(
         n=n,
+        n_null=n_null,
         claimed=_mean([r.onset_step is not None for r in reports]) or 0.0,
         on_time_alone=_mean([r.p_onset is not None and r.p_onset <= ALPHA for r in reports]) or 0.0,
         error_median=_median(onset_errors),

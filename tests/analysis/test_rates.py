@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.analysis.cells import GROUPS
-from tests.analysis.rates import measure
+from tests.analysis.rates import DOCUMENT, markdown, measure, read_table
 from tests.analysis.simulate import Truth, simulate
 
 SEED = 90_000
@@ -41,6 +41,55 @@ def test_the_right_event_is_named() -> None:
     names = ("paper", "half of the peak", "minimum rate", "WSD decay")
     right = [measure(GROUPS["event"][name], 3, seed=SEED, n_null=FEW).right or 0.0 for name in names]
     assert np.mean(right) >= 0.75, dict(zip(names, right, strict=True))
+
+
+def test_the_committed_rates_are_of_these_kinds_and_stand_in_the_document() -> None:
+    table = read_table()
+    assert set(table) == set(GROUPS)
+    for group, cells in table.items():
+        assert len(cells) >= 4
+        assert set(cells) <= set(GROUPS[group])
+    assert min(r.n for cells in table.values() for r in cells.values()) >= 40
+    text = DOCUMENT.read_text()
+    for group, lines in markdown(table).items():
+        assert f"<!-- rates: {group} -->\n{lines}<!-- end: {group} -->" in text
+
+
+def test_the_committed_rates_keep_their_bounds() -> None:
+    table = read_table()
+    steady, response, onset, event = (table[group] for group in ("steady", "response", "onset", "event"))
+    hard = ("memory 0.9", "cubic", "quartic")
+    assert np.mean([r.claimed for name, r in steady.items() if not any(h in name for h in hard)]) <= 0.03
+    assert steady["quadratic"].claimed <= 0.06
+    for name in ("inverse, cosine", "inverse, pythia"):
+        assert response[name].claimed <= 0.05
+        assert response[name].on_time_alone >= 0.8  # which is what the rate is asked for
+    assert min(r.claimed for name, r in onset.items() if name.startswith("explosion")) >= 0.97
+    assert onset["x10"].claimed >= 0.95
+    assert onset["x10, one outlier +50 points"].width <= 2 * onset["x10"].width  # type: ignore[operator]
+    for name in ("paper", "half of the peak", "minimum rate", "WSD decay"):
+        assert event[name].right >= 0.85, name  # type: ignore[operator]
+    assert event["paper"].error_90 <= 1  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("steady", "quadratic"),
+        ("response", "one_minus, wsd"),
+        ("onset", "x3, pythia"),
+        ("onset", "x10, 20 even"),
+        ("event", "minimum rate"),
+    ],
+)
+def test_a_fresh_sample_agrees_with_the_committed_rates(group: str, name: str) -> None:
+    kept, n = read_table()[group][name], 6
+    fresh = measure(GROUPS[group][name], n, seed=SEED)
+    pooled = (kept.claimed * kept.n + fresh.claimed * n) / (kept.n + n)
+    se = np.sqrt(max(pooled * (1 - pooled), 0.02) * (1 / kept.n + 1 / n))
+    assert abs(kept.claimed - fresh.claimed) <= 3.5 * se
+    if kept.right is not None and fresh.right is not None:
+        assert abs(kept.right - fresh.right) <= 3.5 * np.sqrt(0.25 * (1 / kept.n + 1 / n))
 
 
 def test_simulated_noise_is_that_of_the_measured_suites() -> None:

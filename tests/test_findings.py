@@ -219,17 +219,27 @@ def test_the_ratio_over_trainings_is_told_as_it_was_computed():
         assert "p = 1/60" in words
 
 
-def test_what_is_said_of_kurtosis_is_what_was_measured():
+def test_what_is_said_of_onsets_doses_and_kurtosis_is_what_was_found():
     words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
-    tests = [
-        json.loads((REFERENCE / "schedules" / name / "report.json").read_text())["kurtosis_test"]
-        for name in ("cosine-seed0", "wsd-seed0", "wsd-seed1")
-    ]
-    assert "r = {:+.2f}, {:+.2f}, {:+.2f}".format(*(test["pearson_r"] for test in tests)) in words
-    assert "{:.1f}, {:.1f} and {:.1f}".format(*(test["n_effective_unclipped"] for test in tests)) in words
-    assert "{:+.2f}, {:+.2f}, {:+.2f} (p =".format(*(test["detrended_pearson_r"] for test in tests)) in words
-    assert "(p = {:.2f}, {:.2f}, {:.2f})".format(*(test["detrended_pearson_p"] for test in tests)) in words
-    assert not any(test["related"] for test in tests)
+    readme = " ".join((REFERENCE.parents[1] / "README.md").read_text().split())
+    reports = {
+        name: json.loads((REFERENCE / name / "report.json").read_text())
+        for name in (*(f"schedules/{s}-seed{seed}" for s in SCHEDULES for seed in (0, 1)), "sweeps/suite")
+    }
+    for name, report in reports.items():
+        assert report["onset_step"] is None, name
+        assert report["kurtosis_test"]["reason"]  # no third phase
+        if "constant" in name:
+            assert report["growth"] == "none"
+            assert report["dose"] is None
+            continue
+        assert report["growth"] == "learning_rate"
+        dose = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**report["dose"])
+        number, _, interval = dose.partition(" ")
+        for text in (words, readme) if name != "sweeps/suite" else (words,):
+            assert re.search(rf"{number} (points )?{re.escape(interval)}", text), f"{name}: {dose}"
+    beyond = [f"{reports[f'schedules/wsd-seed{s}']['p_beyond_learning_rate']:.2f}" for s in (0, 1)]
+    assert f"(p = {beyond[0]} and {beyond[1]})" in words
 
 
 def test_int8_is_as_harmless_as_is_said():

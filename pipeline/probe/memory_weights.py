@@ -21,9 +21,6 @@ from pipeline.probe.loading import refuse_non_finite
 from pipeline.probe.template import ModelTemplate, Signature
 from pipeline.probe.weights import Filled
 
-_WRAPPERS = ("_orig_mod", "module")
-"""Where a compiled model and a data-parallel one hold the model itself."""
-
 
 class ModelWeights:
     """The weights that ``model`` has now."""
@@ -102,10 +99,11 @@ def config_of(model: nn.Module) -> Any:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model itself, of one that is compiled or data parallel."""
-    for name in _WRAPPERS:
-        inner = getattr(model, name, None)
-        if isinstance(inner, nn.Module) and len(list(model.children())) == 1:
-            return unwrapped(inner)
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    if type(model).__name__ == "OptimizedModule":  # of torch.compile; importing its class takes a second
+        original: nn.Module = model._orig_mod  # type: ignore[assignment]
+        return unwrapped(original)
     return model
 
 

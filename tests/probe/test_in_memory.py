@@ -132,6 +132,30 @@ def test_a_module_that_is_none_of_transformers_is_measured():
     ]
 
 
+class Sharpened(nn.Module):
+    """Holds a model as data parallelism does, and computes something of its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return 3.0 * self.module(ids)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_wrapper_is_taken_off_where_it_computes_nothing_and_nowhere_else():
+    torch.manual_seed(0)
+    model, prober = Plain(), Prober(ProbeSpec(parse_variants(("int4-g8-sym",)), SHAPE, "x"), TOKENS, DEVICE)
+    exact = prober.measure_model(model).results
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        assert prober.measure_model(wrapped).results == exact
+    ids = torch.from_numpy(TOKENS.reshape(-1, 16))
+    log_p = (3.0 * model(ids)[0][:, :-1].double()).log_softmax(dim=-1)
+    expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
+    assert prober.measure_model(Sharpened(model)).results[0].nll_nats == pytest.approx(expected, abs=2e-6)
+
+
 def test_a_plain_module_has_no_head_to_quantize():
     spec = ProbeSpec(parse_variants(("int4-g8-sym+head",)), SHAPE, "x")
     with pytest.raises(CheckpointError, match="output head"):

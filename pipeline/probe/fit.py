@@ -41,7 +41,7 @@ def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
 
 
 def _stored_bytes(folder: Path) -> int:
-    """Of all tensors, at least."""
+    """Bytes of all tensors, at least."""
     files = weight_files(folder)
     if all(file.suffix == ".safetensors" for file in files):
         # Not by opening them, which takes 5 ms that a GPU at work beside it may wait for.

@@ -60,7 +60,7 @@ class WeightIndex:
 
     @property
     def elements(self) -> int:
-        """Of all tensors."""
+        """Elements of all tensors."""
         return sum(outline.numel() for outline in self.outlines.values())
 
     def by_file(self, names: Iterable[str]) -> dict[Path, list[str]]:
@@ -84,7 +84,7 @@ class PlaceholderModel:
 
     @classmethod
     def of(cls, folder: Path, index: WeightIndex) -> PlaceholderModel:
-        """Of the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
+        """For the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
         numbers = {name: number for number, name in enumerate(index.outlines)}
         placeholders = {
             name: _placeholder(numbers[name], outline) for name, outline in index.outlines.items()

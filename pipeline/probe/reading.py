@@ -213,7 +213,7 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:
-    """As ``refuse_non_finite``, with one synchronisation for all: a NaN or Inf shows in the least or largest value."""
+    """``refuse_non_finite`` with one synchronisation for all: a NaN or Inf shows in the least or largest value."""
     extremes = [value.double() for run in _runs(tensors) for value in torch.aminmax(run)]
     if extremes and not torch.isfinite(torch.stack(extremes)).all():
         refuse_non_finite(tensors)

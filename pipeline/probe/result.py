@@ -42,7 +42,7 @@ class VariantResult:
     """Columns of further measurements."""
 
     def row(self) -> dict[str, Any]:
-        """As plain values; ``dataclasses.asdict`` copies every number of every tensor: 5 ms beside a GPU at work."""
+        """Plain values; ``dataclasses.asdict`` copies every number of every tensor: 5 ms beside a GPU at work."""
         row = {**vars(self), **self.more, "tensors": [tensor.row() for tensor in self.tensors]}
         del row["more"]
         return row

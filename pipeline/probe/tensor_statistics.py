@@ -45,7 +45,7 @@ class TensorStatistics:
         return cls(name, n, **{key: value for key, value in values.items() if key in core}, more=more)
 
     def row(self) -> dict[str, Any]:
-        """As plain values, one per field of the shard's struct."""
+        """Plain values, one per field of the shard's struct."""
         row = {**vars(self), **self.more}
         del row["more"]
         return row

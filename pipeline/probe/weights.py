@@ -100,7 +100,7 @@ class WholeWeights:
 
     @property
     def signature(self) -> Signature:
-        """Of the tensors themselves."""
+        """From the tensors themselves."""
         return signature(self._folder, self._weights.tensors)
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.errors import UsageError
-from pipeline.measurements import CheckpointMeasurement, further, parse_measurements, selected
+from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
 from pipeline.runs.execution import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
-from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
+from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
+    _require_no_calibration(variants)
     measurements = parse_measurements(options.measurements)
     out = run_folder(options.out)
     out.check()
@@ -79,7 +80,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
     execution = choose_execution(options, suite, variants, shape, resources)
-    _require_measurable(measurements, resources.device, stream=execution.stream)
+    _require_measurable(measurements, stream=execution.stream)
     probe = ProbeSpec(
         variants, shape, tokens.sha256, vocab_rows, execution.arithmetic, measurements=measurements
     )
@@ -102,15 +103,23 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     )
 
 
-def _require_measurable(measurements: tuple[str, ...], device: str, *, stream: bool) -> None:
+def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
     """UsageError for a measurement that cannot be taken in this way."""
     if stream and (whole := selected(measurements, CheckpointMeasurement)):
         raise UsageError(
             f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
             "leave it out"
         )
-    if device == "cuda" and (asked := further(measurements)):
-        raise UsageError(f"measurement {asked[0]!r} cannot be taken on a GPU yet: run with --device cpu")
+
+
+def _require_no_calibration(variants: Sequence[Variant]) -> None:
+    """UsageError for a variant that needs what an audit does not have."""
+    for variant in variants:
+        if variant.needs:
+            raise UsageError(
+                f"variant {variant} needs calibration tokens, and an audit has none: measure it from Python "
+                "(pipeline.probe.Prober(..., calibration=tokens))"
+            )
 
 
 def resources_of(options: AuditOptions) -> Resources:

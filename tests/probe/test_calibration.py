@@ -13,8 +13,9 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.probe import Prober, calibration
-from pipeline.quantize import Calibration, Encoded, Need, Quantizer, Rule, Variant
+from pipeline.quantize import Calibration, Encoded, Need, Quantizer, Rule, Variant, register
 from pipeline.quantize.integer import IntegerGrid
+from pipeline.runs.audit_request import AuditOptions, build_request
 from pipeline.spec import ProbeSpec, TokenShape
 from tests.models import VOCAB, save_tiny_model
 
@@ -205,3 +206,27 @@ def test_a_fused_pass_uses_what_was_calibrated(tmp_path):
     )
     assert errors == pytest.approx(exact_errors, rel=1e-9)
     assert errors[0] != errors[1]
+
+
+@register
+@dataclass(frozen=True)
+class Needy(Scaled):
+    """One that a name of the grammar asks for."""
+
+    name: ClassVar[str] = "needy"
+    grammar: ClassVar[str] = "needy"
+
+    grid: IntegerGrid = GRID
+
+    def __str__(self) -> str:
+        return "needy"
+
+    @classmethod
+    def parse(cls, text: str) -> Needy | None:
+        return cls() if text == "needy" else None
+
+
+def test_an_audit_refuses_what_it_has_no_calibration_tokens_for(tmp_path):
+    options = AuditOptions(suite="tiny", out=str(tmp_path), variants=("needy",))
+    with pytest.raises(UsageError, match="variant needy needs calibration tokens, and an audit has none"):
+        build_request(options)

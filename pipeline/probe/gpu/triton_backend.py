@@ -47,7 +47,7 @@ class TritonBackend:
         self._is_compiling = False
 
     def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-        """As many at a time as the loss has registers for."""
+        """The loss has registers for so many at a time."""
         return variant_groups(variants)
 
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:

@@ -1,0 +1,150 @@
+"""The four plug-ins of docs/extending.md, each from the command line to its report, in real workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.shards import FORK, RunFolder
+from tests.models import VOCAB, save_tiny_suite
+
+ROOT = Path(__file__).parents[1]
+PLUGINS = ROOT / "tests" / "plugins"
+NAMES = ("ternary", "top5", "sawtooth", "zeros")
+
+COMMANDS = """
+import json, sys
+from click.testing import CliRunner
+from jobs.cli import main
+for command in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(main, command)
+    print(result.exit_code, result.output)
+    assert result.exit_code == int(sys.argv[2]), result.output
+"""
+SIZE = ("--batches", "2", "--batch-size", "2", "--seq-len", "32", "--workers", "1", "--device", "cpu")
+
+
+def run(commands: list[list[str]], plugins: list[Path], *, code: int = 0) -> str:
+    """What the commands say, in a process of their own that knows ``plugins``, on the session's cluster."""
+    import ray
+
+    environment = {
+        "INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins)),
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "PYTHONPATH": str(ROOT),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands), str(code)],
+        capture_output=True, text=True, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite of three checkpoints and tokens for it."""
+    folder = tmp_path_factory.mktemp("extending")
+    save_tiny_suite("llama", folder / "suite", ["step0", "step10", "step20"])
+    np.save(folder / "tokens.npy", np.random.default_rng(0).integers(0, VOCAB, 20_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def out(work: Path, ray_cluster: None) -> Path:
+    """One folder in which all four have done their work."""
+    suite, out, corpus = str(work / "suite"), str(work / "out"), f"tokens:{work / 'tokens.npy'}"
+    audit = [
+        "run",
+        suite,
+        "--out",
+        out,
+        "--corpus",
+        corpus,
+        "--variant",
+        "ternary",
+        "--measure",
+        "top5",
+        *SIZE,
+    ]
+    fork = [
+        "fork", suite, "--out", out, "--from", "20", "--corpus", corpus, "--train-corpus", corpus, "--seeds", "1",
+        "--schedules", "cosine,sawtooth:period=4", "--steps", "8", "--probe-every", "2", "--tokens-per-step", "64",
+        "--learning-rate", "1e-3", *SIZE,
+    ]  # fmt: skip
+    zeros = ["zeros", suite, "--out", out, "--set", "at_most=0.001", "--workers", "1", "--device", "cpu"]
+    said = run([audit, fork, zeros, ["status", out]], [PLUGINS / f"{name}.py" for name in NAMES])
+    assert "suite: 3 done" in said
+    assert "suite zeros: 3 done" in said
+    return work / "out"
+
+
+@pytest.mark.slow
+def test_a_quantizer_of_one_file_is_measured_and_shown(out: Path) -> None:
+    table = pl.read_parquet(out / "tables" / "trajectory.parquet")
+    assert table["ternary_nll_nats"].is_finite().all()
+    assert (table["ternary_relative_error"] > 0.3).all()  # two bits do not hold a normal distribution
+    assert "ternary" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_measurement_of_one_file_is_a_column_of_the_tables_and_a_choice_of_the_report(out: Path) -> None:
+    shares = pl.read_parquet(out / "tables" / "trajectory.parquet")["ternary_top5_share"]
+    assert ((shares >= 0) & (shares <= 0.2)).all()  # 5 of 320 tokens, by chance 1.6 %
+    assert "Correct token among the top 5" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_schedule_of_one_file_is_trained_compared_by_its_phase_and_drawn(out: Path) -> None:
+    runs = pl.from_arrow(RunFolder(out, FORK).read_shard("sawtooth-period4-seed0").table)
+    live = runs.filter((pl.col("weights") == "live") & (pl.col("variant") == "fp32")).sort("step")
+    assert live["phase_label"].to_list()[2:] == ["low", "high", "low"]  # after updates 4, 6 and 8
+    report = json.loads((out / "tables" / "schedules.json").read_text())
+    row = next(each for each in report["comparisons"] if each["arm"] == "sawtooth-period4")
+    assert (row["probes"], row["n_probes"]) == ("low", 2)
+    page = (out / "fork.html").read_text()
+    assert "in its low phases" in page
+    assert "of sawtooth the low ones" in page
+
+
+@pytest.mark.slow
+def test_a_kind_of_work_of_one_file_has_a_command_tables_and_a_page(out: Path, work: Path) -> None:
+    table = pl.read_csv(out / "tables" / "zeros.csv")
+    assert table["revision"].to_list() == ["step0", "step10", "step20"]
+    from safetensors.numpy import load_file
+
+    weights = load_file(work / "suite" / "step10" / "model.safetensors").values()
+    counted = sum(int((np.abs(each) <= 0.001).sum()) for each in weights)
+    assert table["n_zeros"][1] == counted
+    assert str(counted) in (out / "zeros.html").read_text()
+
+
+@pytest.mark.slow
+def test_one_that_raises_fails_its_checkpoint_by_name(work: Path, ray_cluster: None, tmp_path: Path) -> None:
+    text = (PLUGINS / "zeros.py").read_text()
+    broken = tmp_path / "fragile.py"
+    broken.write_text(
+        text.replace(
+            "        limit =", "        if task.checkpoint.step == 10:\n            1 / 0\n        limit ="
+        )
+    )
+    out = str(tmp_path / "out")
+    command = ["zeros", str(work / "suite"), "--out", out, "--workers", "1", "--device", "cpu"]
+    said = run([command], [broken], code=1)
+    assert "failed: step000000010: unexpected ZeroDivisionError at fragile.py" in said
+    assert pl.read_csv(tmp_path / "out" / "tables" / "zeros.csv")["step"].to_list() == [0, 20]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_shows_the_files_as_they_are(name: str) -> None:
+    assert (
+        f"```python\n{(PLUGINS / f'{name}.py').read_text()}```"
+        in (ROOT / "docs" / "extending.md").read_text()
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 from pipeline.errors import UsageError
 from pipeline.fields import Fields
@@ -12,6 +12,42 @@ from pipeline.shards.typed import checkpoint_from, label_from, seconds, settings
 from pipeline.spec import Checkpoint, ProbeSpec, pinned
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
+
+
+class Plan(Protocol):
+    """What was asked of a kind of work, a frozen dataclass of plain values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def suite(self) -> str: ...
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings that all shards share."""
+        ...
+
+    @property
+    def probe(self) -> dict[str, Any]:
+        """Of these, what is wanted of every shard: its ``variants`` and ``measurements``, where it has any."""
+        ...
+
+    def expected(self) -> dict[str, dict[str, Any]]:
+        """Of every shard that a complete run has: what its contents must be of, by key."""
+        ...
+
+    def duplicates(self) -> dict[str, str]:
+        """By the key of each shard that repeats another: that one's."""
+        ...
+
+    def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
+        """The plan when another call has ended that took so long."""
+        ...
+
+    @classmethod
+    def from_fields(cls, fields: Fields, settings: type) -> Self:
+        """From what ``dataclasses.asdict`` gave; ``settings``: what ``config`` is of."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -31,15 +31,13 @@ for command in json.loads(sys.argv[1]):
 SIZE = ("--batches", "2", "--batch-size", "2", "--seq-len", "32", "--workers", "1", "--device", "cpu")
 
 
-def run(commands: list[list[str]], plugins: list[Path], *, code: int = 0) -> str:
-    """What the commands say, in a process of their own that knows ``plugins``, on the session's cluster."""
+def run(commands: list[list[str]], plugins: list[Path], *, code: int = 0, cluster: bool = True) -> str:
+    """What the commands say, in a process of their own that knows ``plugins``, on the session's ``cluster``."""
     import ray
 
-    environment = {
-        "INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins)),
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "PYTHONPATH": str(ROOT),
-    }
+    environment = {"INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins)), "PYTHONPATH": str(ROOT)}
+    if cluster:
+        environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     ended = subprocess.run(
         [sys.executable, "-c", COMMANDS, json.dumps(commands), str(code)],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
@@ -140,6 +138,23 @@ def test_one_that_raises_fails_its_checkpoint_by_name(work: Path, ray_cluster: N
     said = run([command], [broken], code=1)
     assert "failed: step000000010: unexpected ZeroDivisionError at fragile.py" in said
     assert pl.read_csv(tmp_path / "out" / "tables" / "zeros.csv")["step"].to_list() == [0, 20]
+
+
+@pytest.mark.gpu
+def test_the_quantizer_and_the_measurement_give_the_same_on_a_gpu(work: Path, tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    found = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / device
+        command = [
+            "run", str(work / "suite"), "--out", str(out), "--corpus", f"tokens:{work / 'tokens.npy'}",
+            "--variant", "ternary", "--measure", "top5", *SIZE[:-1], device,
+        ]  # fmt: skip
+        run([command], [PLUGINS / "ternary.py", PLUGINS / "top5.py"], cluster=False)
+        found[device] = pl.read_parquet(out / "tables" / "trajectory.parquet")
+    for column, tolerance in (("ternary_nll_nats", 1e-5), ("ternary_top5_share", 0.02)):
+        pairs = zip(found["cpu"][column], found["cuda"][column], strict=True)
+        assert all(abs(one - other) <= tolerance for one, other in pairs), column
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -101,7 +101,7 @@ def _added() -> dict[str, click.Command]:
     """Commands of the kinds of work that plug-ins add."""
     if not plugins_named():
         return {}
-    from jobs.per_checkpoint import added_kinds, command_of
+    from jobs.added_commands import added_kinds, command_of
 
     return {name: command_of(work) for name, work in added_kinds().items() if name not in COMMANDS}
 

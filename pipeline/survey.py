@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.errors import OtherSchemaError, ShardError, StaleShardsError
 from pipeline.shards import Lacks, RunFolder, Shard
-from pipeline.shards.plans import Plan
+from pipeline.shards.plans import WorkPlan
 from pipeline.spec import pinned
 
 
@@ -70,7 +70,7 @@ class Survey:
         )
 
 
-def survey(folder: RunFolder, plan: Plan, keys: Sequence[str] | None = None) -> Survey:
+def survey(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> Survey:
     """Reads and checks every shard in ``folder``, expected or not; ``keys``: those listed just now."""
     wanted = plan.expected()
     failures = folder.read_failures()
@@ -106,7 +106,7 @@ def survey(folder: RunFolder, plan: Plan, keys: Sequence[str] | None = None) -> 
 
 
 def _differing_shard(
-    folder: RunFolder, shard: Shard, plan: Plan, identity: dict[str, Any] | None
+    folder: RunFolder, shard: Shard, plan: WorkPlan, identity: dict[str, Any] | None
 ) -> tuple[str, ...]:
     """Why ``shard`` is not what the plan wants, whose ``identity`` is that of its key, if there is one."""
     if differing := differing_settings(folder.kind.spec_type, shard.config, plan.config):

@@ -24,8 +24,8 @@ anything, so nodes may disagree about it.
 from pipeline.driver.board import MAX_ATTEMPTS, MAX_LOSSES
 from pipeline.driver.connection import cluster, gpu_memory, resolve_device
 from pipeline.driver.loop import Crew, drive, staffed
-from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout, Resources, plan_layout
+from pipeline.driver.task import Outcome, Task
 
 __all__ = [
     "MAX_ATTEMPTS", "MAX_LOSSES", "Crew", "Layout", "Outcome", "Resources", "Task", "cluster", "drive", "gpu_memory",

@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pipeline.driver.outcome import Task
+from pipeline.driver.task import Task
 
 MAX_ATTEMPTS = 3
 """Tries of one task whose worker dies or hangs."""

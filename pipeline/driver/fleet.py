@@ -17,8 +17,8 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 from pipeline.driver.board import Hold
 from pipeline.driver.connection import alive_nodes
 from pipeline.driver.local_ray import is_alive, require_alive
-from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout
+from pipeline.driver.task import Outcome, Task
 from pipeline.errors import CollapseError
 from pipeline.events import OnEvent
 from pipeline.plugins import worker_environment

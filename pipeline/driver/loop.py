@@ -12,8 +12,8 @@ from pipeline.driver.board import Board, Hold
 from pipeline.driver.connection import cluster
 from pipeline.driver.fleet import Fleet, Worker, WorkerLostError
 from pipeline.driver.meters import Meters
-from pipeline.driver.outcome import Outcome, Task
 from pipeline.driver.resources import Layout, Resources
+from pipeline.driver.task import Outcome, Task
 from pipeline.events import OnEvent, ignore
 
 TICK_S = 1.0

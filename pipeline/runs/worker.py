@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver.outcome import Outcome
+from pipeline.driver.task import Outcome
 from pipeline.errors import CheckpointError, OutputError
 from pipeline.plugins import load_plugins
 from pipeline.runs.kind_of_work import kinds_of_work

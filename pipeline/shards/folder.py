@@ -22,7 +22,7 @@ from pipeline.events import AppendedFile, EventLog, RewrittenFile, parse_events
 from pipeline.fields import Fields
 from pipeline.files import JSON_BYTES, SHARD_BYTES, parse_json, seal, unseal_bytes
 from pipeline.measurements import installed
-from pipeline.shards.plans import Plan
+from pipeline.shards.plans import WorkPlan
 from pipeline.shards.results import REPORT_SHAPE, SCHEDULES_SHAPE, checked
 from pipeline.shards.schemas import AUDIT, Kind
 from pipeline.shards.shard import Origin, Shard, ShardTask, shard_from, shard_table
@@ -104,7 +104,7 @@ class RunFolder:
 
     # --- what was asked ---------------------------------------------------------------------------------
 
-    def write_plan(self, plan: Plan) -> None:
+    def write_plan(self, plan: WorkPlan) -> None:
         text = json.dumps(dataclasses.asdict(plan), indent=1, allow_nan=False)
         self._store.write(self.kind.plan_file, text.encode())
 

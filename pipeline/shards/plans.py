@@ -14,7 +14,7 @@ from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
 
-class Plan(Protocol):
+class WorkPlan(Protocol):
     """What was asked of a kind of work, a frozen dataclass of plain values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]

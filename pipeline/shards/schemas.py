@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
-from pipeline.shards.plans import ForkPlan, Plan, RunPlan
+from pipeline.shards.plans import ForkPlan, RunPlan, WorkPlan
 from pipeline.shards.validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.train.fork_spec import ForkSpec
@@ -93,7 +93,7 @@ class Kind:
     """Of the sub-folder of its shards, failures and states, and of the command that makes them."""
     core: pa.Schema
     """Columns that every shard has."""
-    plan_type: type[Plan]
+    plan_type: type[WorkPlan]
     spec_type: type
     """What the settings of its plans and shards are of."""
     plan_file: str

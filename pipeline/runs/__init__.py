@@ -1,1 +1,1 @@
-"""Requests for work, from plain options: everything wrong with them is found here, before any work starts."""
+"""Runs: requests from plain options, what a kind of work is, one call of any kind, and the worker."""

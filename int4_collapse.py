@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.phases import detect_phases
     from pipeline.errors import CheckpointError, CollapseError, UsageError
     from pipeline.monitor.observing import Monitor
+    from pipeline.monitor.trainer_callback import Int4Callback
     from pipeline.monitor.verdicts import Verdict
     from pipeline.probe.in_memory import measure
     from pipeline.runs.python_calls import audit_suite as audit
@@ -40,6 +41,7 @@ _PLACES = {
     "CheckpointError": "pipeline.errors:CheckpointError",
     "CollapseError": "pipeline.errors:CollapseError",
     "Curve": "pipeline.analysis.curves:Curve",
+    "Int4Callback": "pipeline.monitor.trainer_callback:Int4Callback",
     "Monitor": "pipeline.monitor.observing:Monitor",
     "PhaseReport": "pipeline.analysis.findings:PhaseReport",
     "Suite": "pipeline.suites:Suite",
@@ -56,9 +58,9 @@ _PLACES = {
 }
 
 __all__ = [
-    "CheckpointError", "CollapseError", "Curve", "Monitor", "PhaseReport", "Suite", "UsageError", "Verdict",
-    "__version__", "audit", "detect_phases", "fork", "measure", "open_suite", "read_curve", "read_tokens",
-    "read_trajectory",
+    "CheckpointError", "CollapseError", "Curve", "Int4Callback", "Monitor", "PhaseReport", "Suite", "UsageError",
+    "Verdict", "__version__", "audit", "detect_phases", "fork", "measure", "open_suite", "read_curve",
+    "read_tokens", "read_trajectory",
 ]  # fmt: skip
 
 

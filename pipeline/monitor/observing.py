@@ -10,6 +10,7 @@ A plain loop needs three lines::
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,11 @@ class Monitor:
         settings = WatchSettings(plan_steps, observations, margin_nats, alpha, rule)  # type: ignore[arg-type]
         outlook = RateOutlook(plan_steps, min_learning_rate, planned_rate)
         self._judge = Judge(settings, outlook, self.variants[0].column)
+
+    @functools.cached_property
+    def tokens_sha256(self) -> str:
+        """Content hash of the evaluation text."""
+        return hashlib.sha256(repr(self.tokens.shape).encode() + self.tokens.tobytes()).hexdigest()
 
     @property
     def judge(self) -> Judge:
@@ -113,7 +119,7 @@ class Monitor:
         return {
             "version": STATE_VERSION,
             "variants": [str(each) for each in self.variants],
-            "tokens_sha256": _sha256(self.tokens),
+            "tokens_sha256": self.tokens_sha256,
             "settings": self._judge.settings.to_json(),
             "min_learning_rate": outlook.min_learning_rate,
             "has_planned_rate": outlook.planned_rate is not None,
@@ -140,7 +146,7 @@ class Monitor:
             raise UsageError("the monitor's state was made with a planned_rate: give it to from_state too")
         outlook = {"min_learning_rate": state["min_learning_rate"], "planned_rate": planned_rate}
         monitor = cls(state["variants"], tokens, **state["settings"], **outlook)
-        if _sha256(monitor.tokens) != state["tokens_sha256"]:
+        if monitor.tokens_sha256 != state["tokens_sha256"]:
             raise UsageError(
                 "the monitor's state was made with other evaluation tokens: losses on different text do not compare; "
                 "wanted the same tokens"
@@ -209,7 +215,3 @@ def _weights(model: nn.Module, given: Weights, name: str) -> nn.Module:
             f"average {name!r} is no state dict of {type(model).__name__}: {str(error).splitlines()[-1].strip()}"
         ) from error
     return averaged
-
-
-def _sha256(tokens: np.ndarray) -> str:
-    return hashlib.sha256(repr(tokens.shape).encode() + tokens.tobytes()).hexdigest()

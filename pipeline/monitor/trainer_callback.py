@@ -1,0 +1,202 @@
+"""The monitor inside the Trainer of transformers: the quantized loss among its evaluation metrics.
+
+The Trainer logs its metrics before it calls ``on_evaluate`` and passes the same dict on to the choice of the best model
+afterwards. So what is added to it here serves ``metric_for_best_model="int4_loss"``, ``load_best_model_at_end`` and an
+``EarlyStoppingCallback`` that comes after this one, but has to be logged here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+from transformers.trainer_callback import CallbackHandler
+
+from pipeline.errors import CollapseError, UsageError
+from pipeline.monitor.judging import gap_of
+from pipeline.monitor.observing import Monitor, Weights
+from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
+
+LOG = logging.getLogger(__name__)
+
+
+class Int4Callback(TrainerCallback):
+    """Adds ``eval_int4_loss`` and ``eval_int4_gap`` (for other variants their column's name) to every evaluation.
+
+    Processes of a distributed run get the numbers of rank 0. After a resume the verdicts go on from the Trainer's own
+    ``state.log_history``.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray | torch.Tensor,
+        variants: str | list[str] = "int4",
+        *,
+        plan_steps: int | None = None,
+        on_alarm: Callable[[Verdict], object] | None = None,
+        averages: Callable[[], Mapping[str, Weights]] | None = None,
+        stop_when_advised: bool = False,
+        **settings: Any,
+    ) -> None:
+        """``tokens``, ``variants`` and ``settings`` as in :class:`Monitor`; ``plan_steps``: None = the Trainer's.
+
+        ``on_alarm`` is called once, on rank 0. ``averages``: gives the averages of the weights at an evaluation.
+        ``stop_when_advised``: end the training where the verdict advises it.
+        """
+        self._make = lambda plan, **more: Monitor(variants, tokens, plan, **{**settings, **more})
+        self._plan_steps, self._on_alarm, self._averages = plan_steps, on_alarm, averages
+        self._stop_when_advised = stop_when_advised
+        self._has_planned_rate = "planned_rate" in settings
+        self._monitor: Monitor = self._make(plan_steps or 1)
+        self._training = False
+        self.verdict: Verdict | None = None
+        """The latest one."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins a run, or goes on with one that was resumed."""
+        planned = None if self._has_planned_rate else planned_rate(kwargs.get("lr_scheduler"))
+        more = {} if planned is None else {"planned_rate": planned}
+        self._monitor = self._make(self._plan_steps or max(state.max_steps, 1), **more)
+        self.verdict, self._training = None, True
+        for observed in _from_history(state.log_history, self._monitor):
+            self.verdict = self._monitor.judge.observe(observed)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluations from now on are of a model that was chosen: they are measured, not judged."""
+        self._training = False
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Measures the model once per step, adds its numbers to ``metrics`` and logs them."""
+        monitor, step = self._monitor, state.global_step
+        metrics = {} if metrics is None else metrics
+        latest = monitor.judge.seen[-1] if self._training and monitor.judge.seen else None
+        if latest is not None and latest.step == step:  # several evaluation sets, or resumed at an evaluation
+            metrics.update(self._numbers(latest))
+            return
+        observed = _on_rank_0(lambda: self._measured(step, **kwargs))
+        numbers = self._numbers(observed)
+        if self._training:
+            told = self.verdict is not None and self.verdict.alarm
+            self.verdict = monitor.judge.observe(observed)
+            numbers[f"eval_{monitor.variants[0].column}_alarm"] = float(self.verdict.alarm)
+            self._tell(state, self.verdict, told=told)
+            if self._stop_when_advised and self.verdict.stop_advice:
+                control.should_training_stop = True
+        metrics.update(numbers)
+        self._log(args, state, control, numbers)
+
+    def _measured(self, step: int, *, model: Any, lr_scheduler: Any = None, **_: Any) -> Observed:
+        rate = None if lr_scheduler is None else float(lr_scheduler.get_last_lr()[0])
+        averages = None if self._averages is None else self._averages()
+        return self._monitor.measured(step, model, rate, averages=averages)
+
+    def _numbers(self, observed: Observed) -> dict[str, float]:
+        decides = self._monitor.variants[0].column
+        numbers = {f"eval_{name}_loss": loss for name, loss in observed.nll_nats.items()}
+        numbers |= {
+            f"eval_{name}_gap": gap_of(loss, observed.nll_nats["fp32"])
+            for name, loss in observed.nll_nats.items()
+            if name != "fp32"
+        }
+        return numbers | {f"eval_{name}_{decides}_loss": loss for name, loss in observed.averages.items()}
+
+    def _tell(self, state: Any, verdict: Verdict, *, told: bool) -> None:
+        if not state.is_world_process_zero:
+            return
+        for note in verdict.notes:
+            LOG.warning(note)
+        if verdict.alarm and not told:
+            LOG.warning(
+                "%s has been worse than at step %s since about step %s; %s",
+                self._monitor.variants[0].column,
+                verdict.best_step,
+                verdict.worse_since,
+                verdict.stop_advice.reason,
+            )
+            if self._on_alarm is not None:
+                self._on_alarm(verdict)
+
+    def _log(self, args: Any, state: Any, control: Any, numbers: Mapping[str, float]) -> None:
+        """As ``Trainer.log``, to whatever listens there; what a resume needs goes into the history alone."""
+        logs = {**numbers, **({} if state.epoch is None else {"epoch": state.epoch})}
+        entry: dict[str, Any] = {**logs, "step": state.global_step}
+        if self._training:
+            entry["monitor_text"] = self._monitor.tokens_sha256
+            entry["monitor_learning_rate"] = self._monitor.judge.seen[-1].learning_rate
+        state.log_history.append(entry)
+        handler = _calling_handler()
+        if handler is not None:
+            handler.on_log(args, state, control, logs)
+
+
+def planned_rate(scheduler: Any) -> Callable[[int], float] | None:
+    """Step -> learning rate of the first parameter group; None for a scheduler that follows no plan by step."""
+    inner = getattr(scheduler, "scheduler", scheduler)  # as accelerate wraps it
+    if not isinstance(inner, LambdaLR):
+        return None
+    first, base = inner.lr_lambdas[0], float(inner.base_lrs[0])
+    return lambda step: base * float(first(step))
+
+
+def _from_history(history: list[dict[str, Any]], monitor: Monitor) -> list[Observed]:
+    """What :meth:`Int4Callback._log` wrote, in order."""
+    decides, columns = monitor.variants[0].column, [each.column for each in monitor.variants]
+    average = re.compile(rf"eval_(.+)_{re.escape(decides)}_loss")
+    found = []
+    for entry in history:
+        if "monitor_text" not in entry or f"eval_{decides}_loss" not in entry:
+            continue
+        if entry["monitor_text"] != monitor.tokens_sha256:
+            raise UsageError(
+                f"the run that is resumed was measured on other evaluation tokens at step {entry['step']}: losses on "
+                "different text do not compare; give Int4Callback the same tokens"
+            )
+        losses = {name: finite_or_nan(entry.get(f"eval_{name}_loss")) for name in ("fp32", *columns)}
+        averages = {
+            match[1]: finite_or_nan(loss)
+            for name, loss in entry.items()
+            if (match := average.fullmatch(name))
+        }
+        found.append(Observed(int(entry["step"]), losses, entry["monitor_learning_rate"], averages))
+    return found
+
+
+def _on_rank_0(measured: Callable[[], Observed]) -> Observed:
+    """What ``measured`` gives on rank 0, on every rank; its error too, so that no process waits for another."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return measured()
+    said: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            said = [measured()]
+        except CollapseError as error:
+            said = [error]
+        except Exception as error:
+            torch.distributed.broadcast_object_list(
+                [CollapseError(f"{type(error).__name__}: {error}")], src=0
+            )
+            raise
+    torch.distributed.broadcast_object_list(said, src=0)
+    if isinstance(said[0], CollapseError):
+        raise said[0]
+    observed: Observed = said[0]
+    return observed
+
+
+def _calling_handler() -> CallbackHandler | None:
+    """The Trainer's handler that is calling: a callback is given everything but the way to the reporters."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if isinstance(handler := frame.f_locals.get("self"), CallbackHandler):
+            return handler
+        frame = frame.f_back
+    return None

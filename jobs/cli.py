@@ -32,7 +32,8 @@ for _name in ("torchao", "torch.utils._pytree"):
 os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
 COMMANDS = (
-    "run", "audit", "reduce", "report", "status", "phases", "compare", "fork", "pretrain", "suites", "benchmark",
+    "run", "audit", "reduce", "report", "status", "phases", "compare", "fork", "pretrain", "monitor", "suites",
+    "benchmark",
 )  # fmt: skip
 """Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""
 

@@ -1,0 +1,59 @@
+"""``monitor``: what the training-time monitor would have said on an audited run."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from jobs.console import console
+
+
+@click.command()
+@click.option(
+    "--replay", "folder", required=True, metavar="DIR", help="Folder or URL of a reduced audit, or a table."
+)
+@click.option(
+    "--variant", default="int4", show_default=True, help="Column prefix of the variant that decides."
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0),
+    default=0.01,
+    show_default=True,
+    help="Worsening that counts, nats.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(["e-detector", "cusum"]),
+    default="e-detector",
+    show_default=True,
+    help="Of the alarm.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with every verdict.")
+def command(folder: str, *, variant: str, margin: float, rule: str, as_json: bool) -> None:
+    """Give the verdicts as they would have come during training, and what other stopping rules would have cost.
+
+    Regret is the quantized loss of what a rule ships minus the run's lowest; delay counts from that lowest checkpoint.
+    """
+    from pipeline.analysis.table_files import READERS, read_table
+    from pipeline.monitor.replay import replay
+
+    table = folder if folder.endswith(tuple(READERS)) else f"{folder.rstrip('/')}/tables/trajectory.parquet"
+    found = replay(read_table(table), variant, margin_nats=margin, rule=rule)
+    if as_json:
+        click.echo(json.dumps({"folder": folder, **found.to_json()}, allow_nan=False))
+        return
+    alarm = found.alarm_step
+    said = "no alarm" if alarm is None else f"alarm at step {alarm}"
+    console.print(
+        f"{variant}: {said} in {len(found.verdicts)} checkpoints; the best was step {found.best_step}",
+        markup=False,
+    )
+    for each in found.rules:
+        stop = "trains to the end" if each.stopped_at is None else f"stops at step {each.stopped_at}"
+        late = "" if each.delay_steps is None else f" ({each.delay_steps:+d} steps from the best)"
+        console.print(
+            f"  {each.rule}: {stop}{late}, ships step {each.shipped_step}, regret {each.regret_nats:.4f} nats",
+            markup=False,
+        )

@@ -1,0 +1,79 @@
+"""Verdicts on audited runs: the committed ones, where INT4 never gets worse, and one that does."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from jobs.cli import main
+from pipeline.analysis.curves import Curve
+from pipeline.analysis.table_files import read_table
+from pipeline.errors import UsageError
+from pipeline.monitor.replay import replay
+
+REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
+SUITES = sorted(table.parents[1] for table in REFERENCE.glob("**/tables/trajectory.parquet"))
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: str(suite.relative_to(REFERENCE)))
+def test_no_alarm_where_int4_never_gets_worse(suite: Path) -> None:
+    curve = read_table(str(suite / "tables" / "trajectory.parquet"))
+    for rule in ("e-detector", "cusum"):
+        found = replay(curve, rule=rule)
+        assert found.alarm_step is None
+        by_rule = {each.rule: each for each in found.rules}
+        assert by_rule["monitor"].regret_nats == 0.0
+        int4 = curve.variant_nll_nats["int4"]
+        assert by_rule["last checkpoint"].regret_nats == pytest.approx(int4[-1] - np.nanmin(int4))
+        assert by_rule["patience 3"].stopped_at is not None  # scatter alone outlasts it
+
+
+def collapsing(rate: float | None) -> Curve:
+    """INT4 at its best at step 30,000 of 59,000 and 0.3 nats worse at the end, while full precision improves."""
+    step = np.arange(60) * 1000
+    noise = np.random.default_rng(0).normal(0, 0.003, (2, 60))
+    fp32 = 2 + 0.5 * np.exp(-step / 8000) + noise[0]
+    int4 = fp32 + 0.05 + 0.3 * np.clip((step - 30_000) / 29_000, 0, None) + noise[1]
+    rates = None if rate is None else np.full(60, rate)
+    return Curve(step=step, fp32_nll_nats=fp32, variant_nll_nats={"int4": int4}, learning_rate=rates)
+
+
+def test_a_collapse_is_told_and_a_stop_advised_at_a_constant_rate_alone() -> None:
+    found = replay(collapsing(1e-3))
+    assert found.alarm_step is not None
+    assert 30_000 < found.alarm_step <= 48_000
+    ours = found.rules[0]
+    assert ours.stopped_at == found.alarm_step
+    assert ours.delay_steps == found.alarm_step - found.best_step
+    assert ours.regret_nats == 0.0
+    assert {each.rule: each.regret_nats for each in found.rules}["last checkpoint"] > 0.25
+    unknown = replay(collapsing(None))
+    assert unknown.alarm_step == found.alarm_step
+    assert unknown.rules[0].stopped_at is None
+
+
+def test_a_run_of_too_little_is_refused() -> None:
+    curve = collapsing(None)
+    with pytest.raises(UsageError, match="int8"):
+        replay(curve, "int8")
+    nothing = Curve(curve.step, curve.fp32_nll_nats, {"int4": np.full(60, math.nan)})
+    with pytest.raises(UsageError, match="finite"):
+        replay(nothing)
+
+
+def test_the_command_gives_both_forms_and_refuses_a_folder_without_an_audit(tmp_path: Path) -> None:
+    suite = SUITES[0]
+    said = CliRunner().invoke(main, ["monitor", "--replay", str(suite)])
+    assert said.exit_code == 0, said.output
+    assert "no alarm" in said.output
+    found = CliRunner().invoke(main, ["monitor", "--replay", str(suite), "--json"])
+    plain = json.loads(found.output)
+    assert len(plain["verdicts"]) == plain["n_checkpoints"]
+    assert {each["rule"] for each in plain["rules"]} >= {"monitor", "patience 3"}
+    assert plain["verdicts"][-1]["best_step"] == plain["best_step"]
+    assert CliRunner().invoke(main, ["monitor", "--replay", str(tmp_path)]).exit_code == 2

@@ -10,12 +10,12 @@ from pipeline.report import text
 from pipeline.report.events import DatedEvent, read_events, subject
 from pipeline.report.frame import Frame
 from pipeline.report.text import esc
-from pipeline.report.verdict import Verdict
+from pipeline.report.verdict import WrittenVerdict
 
 NONE = "\u2013"
 
 
-def verdict_html(verdict: Verdict) -> str:
+def verdict_html(verdict: WrittenVerdict) -> str:
     """Headline, sentences, and what they rest on."""
     paragraphs = "".join(
         f'<p class="lead">{" ".join(_flow(sentence) for sentence in part)}</p>'

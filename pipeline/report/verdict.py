@@ -16,7 +16,7 @@ from pipeline.report.events import subject
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WrittenVerdict:
     """Plain sentences, not yet escaped."""
 
     warning: str
@@ -31,11 +31,11 @@ class Verdict:
     """(claim, what it rests on)."""
 
 
-def make_verdict(report: Mapping[str, Any]) -> Verdict:
+def make_verdict(report: Mapping[str, Any]) -> WrittenVerdict:
     """The verdict on ``report``; a key that is not there is not spoken of."""
     findings = tuple(str(sentence) for sentence in report.get("verdict") or [])
     magnitudes = tuple(filter(None, (_best(report), _gaps(report), _int8(report), _kurtosis(report))))
-    return Verdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
+    return WrittenVerdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
 
 
 def _warning(report: Mapping[str, Any]) -> str:

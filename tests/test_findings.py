@@ -37,7 +37,7 @@ def test_the_differences_of_the_forks_are_those_of_their_tables():
 
 
 def test_what_is_left_of_the_largest_amplitude_at_an_equal_mean_rate_is_told():
-    texts = findings(), findings("../../README.md")
+    texts = (findings(),)
     for name, arm in (
         ("amplitude", "oli-amplitude3"),
         ("equal-mean", "oli-amplitude3-bump_fraction0.25-mean_factor0.55"),
@@ -221,7 +221,6 @@ def test_the_ratio_over_trainings_is_told_as_it_was_computed():
 
 def test_what_is_said_of_onsets_doses_and_kurtosis_is_what_was_found():
     words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
-    readme = " ".join((REFERENCE.parents[1] / "README.md").read_text().split())
     reports = {
         name: json.loads((REFERENCE / name / "report.json").read_text())
         for name in (*(f"schedules/{s}-seed{seed}" for s in SCHEDULES for seed in (0, 1)), "sweeps/suite")
@@ -236,8 +235,7 @@ def test_what_is_said_of_onsets_doses_and_kurtosis_is_what_was_found():
         assert report["growth"] == "learning_rate"
         dose = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**report["dose"])
         number, _, interval = dose.partition(" ")
-        for text in (words, readme) if name != "sweeps/suite" else (words,):
-            assert re.search(rf"{number} (points )?{re.escape(interval)}", text), f"{name}: {dose}"
+        assert re.search(rf"{number} (points )?{re.escape(interval)}", words), f"{name}: {dose}"
     beyond = [f"{reports[f'schedules/wsd-seed{s}']['p_beyond_learning_rate']:.2f}" for s in (0, 1)]
     assert f"(p = {beyond[0]} and {beyond[1]})" in words
 
@@ -251,6 +249,44 @@ def test_int8_is_as_harmless_as_is_said():
         f"largest gap of any checkpoint of any suite {largest:.2%}".replace("%", " %")
         in (REFERENCE / "FINDINGS.md").read_text()
     )
+
+
+def test_the_six_sentences_say_what_the_tables_hold():
+    readme, words = (
+        " ".join((REFERENCE / name).read_text().split()) for name in ("../../README.md", "FINDINGS.md")
+    )
+    six = readme[readme.index("1. **Damage grew") : readme.index("The question comes from")].strip()
+    assert six in words
+    reports = {name: json.loads((REFERENCE / name / "report.json").read_text()) for name in AUDITS if name != "tiny"}
+    regrets = [each["decision"]["regret_of_last"]["estimate"] for each in reports.values()]
+    assert f"within {max(regrets):.3f} nats of the best" in six
+    growths = {name: each["square_law"]["growth"]["ratio"] for name, each in reports.items()}
+    falling = [growths[f"schedules/{s}-seed{seed}"] for s in ("wsd", "cosine") for seed in (0, 1)]
+    falling.append(growths["sweeps/suite"])
+    constant = sorted(growths[f"schedules/constant-seed{seed}"] for seed in (0, 1))
+    assert f"{min(falling):.2f} to {max(falling):.2f} times in five trainings" in six
+    assert "{:.2f} and {:.2f} times in two".format(*constant) in six
+    forks = json.loads((REFERENCE / "fork" / "tables" / "schedules.json").read_text())
+    (sgdr,) = (row for row in forks["comparisons"] if (row["arm"], row["weights"]) == ("sgdr", "live"))
+    end = sgdr["at_end"]["gap_points"]
+    assert f"{-end['estimate']:.2f} points {smaller(end)} lower" in six
+    assert "{estimate:.3f} nats [{lower:.3f}, {upper:.3f}] worse".format(**sgdr["at_end"]["variant_nats"]) in six
+    (ema,) = (row for row in forks["averages"] if (row["arm"], row["weights"]) == ("cosine", "ema"))
+    gain = ema["at_end"]["variant_nats"]
+    assert f"{-gain['estimate']:.3f} [{-gain['upper']:.3f}, {-gain['lower']:.3f}]" in six
+
+
+def test_what_is_said_of_the_square_law_is_what_was_found():
+    words = " ".join((REFERENCE / "FINDINGS.md").read_text().split())
+
+    def kappa(name: str) -> str:
+        report = json.loads((REFERENCE / name / "report.json").read_text())
+        return f"{report['square_law']['end']['kappa']:.1f}"
+
+    for schedule in SCHEDULES:
+        first, second = (kappa(f"schedules/{schedule}-seed{seed}") for seed in (0, 1))
+        assert f"{first} and {second} under `{schedule}`" in words
+    assert f"{kappa('overtrained')} in `overtrained`" in words
 
 
 def test_the_documents_name_no_file_that_is_not_there():

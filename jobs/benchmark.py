@@ -115,6 +115,10 @@ def command(
             options["limit"] = DEFAULT_LIMIT
         options["suite"] = options["suite"] or DEFAULT_SUITE
         request = build_request(audit_options(options | {"out": "."}), resolve_suite)
+        if options["shape"] is not None:
+            from pipeline.benchmark.shapes import each_by_itself
+
+            request = dataclasses.replace(request, suite=each_by_itself(request.suite))
         for warning in request.warnings:
             errors.print(f"warning: {warning}", markup=False)
         outcome = _measure(request, folder, scaling=scaling)

@@ -257,7 +257,9 @@ def test_the_six_sentences_say_what_the_tables_hold():
     )
     six = readme[readme.index("1. **Damage grew") : readme.index("The question comes from")].strip()
     assert six in words
-    reports = {name: json.loads((REFERENCE / name / "report.json").read_text()) for name in AUDITS if name != "tiny"}
+    reports = {
+        name: json.loads((REFERENCE / name / "report.json").read_text()) for name in AUDITS if name != "tiny"
+    }
     regrets = [each["decision"]["regret_of_last"]["estimate"] for each in reports.values()]
     assert f"within {max(regrets):.3f} nats of the best" in six
     growths = {name: each["square_law"]["growth"]["ratio"] for name, each in reports.items()}
@@ -270,7 +272,9 @@ def test_the_six_sentences_say_what_the_tables_hold():
     (sgdr,) = (row for row in forks["comparisons"] if (row["arm"], row["weights"]) == ("sgdr", "live"))
     end = sgdr["at_end"]["gap_points"]
     assert f"{-end['estimate']:.2f} points {smaller(end)} lower" in six
-    assert "{estimate:.3f} nats [{lower:.3f}, {upper:.3f}] worse".format(**sgdr["at_end"]["variant_nats"]) in six
+    assert (
+        "{estimate:.3f} nats [{lower:.3f}, {upper:.3f}] worse".format(**sgdr["at_end"]["variant_nats"]) in six
+    )
     (ema,) = (row for row in forks["averages"] if (row["arm"], row["weights"]) == ("cosine", "ema"))
     gain = ema["at_end"]["variant_nats"]
     assert f"{-gain['estimate']:.3f} [{-gain['upper']:.3f}, {-gain['lower']:.3f}]" in six

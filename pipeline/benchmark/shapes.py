@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from pipeline.errors import unknown_name
 from pipeline.files import make_folder
+from pipeline.suites import Suite
 
 VOCAB = 50304
 """Rows of Pythia's embedding and head, padding included; the least of them."""
@@ -68,8 +70,7 @@ def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int
     """Writes a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
 
     Weights are normal (matrices 0.02, gains 1 +- 0.02) and stored float16 in ``files`` distinct files that the
-    checkpoints link to in turn. Each config.json ends in another number of newlines, so that no two checkpoints have
-    equal content and each is measured.
+    checkpoints link to in turn (:func:`each_by_itself` has each of them measured).
     """
     config = shape_config(shape)
     with torch.device("meta"):
@@ -81,13 +82,17 @@ def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int
     names = [folder.absolute() / f"weights{index}.safetensors" for index in range(min(files, checkpoints))]
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         list(pool.map(lambda index: _write_weights(names[index], shapes, index), range(len(names))))
-    text = config.to_json_string(use_diff=False)
     for index in range(checkpoints):
         step = folder / f"step{1000 * index}"
         make_folder(step)
-        (step / "config.json").write_text(text + "\n" * (index + 1))
+        (step / "config.json").write_text(config.to_json_string(use_diff=False))
         (step / "model.safetensors").symlink_to(names[index % len(names)])
     np.save(folder / TOKENS, np.random.default_rng(0).integers(0, VOCAB, n_tokens))
+
+
+def each_by_itself(suite: Suite) -> Suite:
+    """``suite`` with checkpoints of equal content measured all the same: their files stand for distinct ones."""
+    return replace(suite, checkpoints=tuple(replace(each, duplicate_of=None) for each in suite.checkpoints))
 
 
 def _write_weights(path: Path, shapes: dict[str, torch.Size], seed: int) -> None:

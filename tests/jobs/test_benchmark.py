@@ -17,7 +17,7 @@ from jobs.benchmark_fork_runs import paper_arms
 from pipeline.benchmark import Comparison, DeviceComparison, Outcome
 from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
-from pipeline.benchmark.shapes import TOKENS, write_random_suite
+from pipeline.benchmark.shapes import TOKENS, each_by_itself, write_random_suite
 from pipeline.errors import UsageError
 from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.suites import open_suite
@@ -137,7 +137,8 @@ def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:
 def test_a_random_suite_has_the_published_layout(tmp_path: Path) -> None:
     write_random_suite(tmp_path / "s", "pythia-14m", files=2, checkpoints=3, n_tokens=100)
     suite = open_suite(str(tmp_path / "s"))
-    assert [each.duplicate_of for each in suite.checkpoints] == [None] * 3
+    assert [each.duplicate_of for each in suite.checkpoints] == [None, None, "step000000000"]
+    assert [each.duplicate_of for each in each_by_itself(suite).checkpoints] == [None] * 3
     assert len(list((tmp_path / "s").glob("*.safetensors"))) == 2
     folder = Path(suite.checkpoints[2].location)
     config = read_config(folder)
@@ -188,6 +189,7 @@ def test_without_the_renderer_there_is_no_figure(tmp_path: Path, monkeypatch: py
     from jobs.benchmark import _write_figure
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
+    monkeypatch.delitem(sys.modules, "pipeline.report.render", raising=False)
     _write_figure(Outcome("s", COMPARISON, GPU), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

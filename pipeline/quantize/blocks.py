@@ -22,6 +22,11 @@ def require_float32_matrix(weight: Tensor) -> None:
         )
 
 
+def divide(values: Tensor, number: float) -> Tensor:
+    """A division by a number, which CUDA would replace by a product with its rounded reciprocal, as a true one."""
+    return values / values.new_full(values.shape, number)
+
+
 def row_blocks(weight: Tensor, size: int) -> Tensor:
     """(O, I) -> (O, B, S): blocks of consecutive weights of a row, the last one filled up with zeros."""
     rows, columns = weight.shape

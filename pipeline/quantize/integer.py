@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from pipeline.errors import UsageError
-from pipeline.quantize.blocks import require_float32_matrix, row_blocks
+from pipeline.quantize.blocks import divide, require_float32_matrix, row_blocks
 from pipeline.quantize.lookup import register
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 
@@ -93,10 +93,10 @@ class IntegerGrid(Quantizer):
         lo_OG, hi_OG = self._grouped(weight).aminmax(dim=-1)
         low, high = self.code_range
         if self.symmetric:
-            scale_OG = _divide((-lo_OG).maximum(hi_OG), high)
+            scale_OG = divide((-lo_OG).maximum(hi_OG), high)
             return scale_OG, scale_OG.new_zeros(scale_OG.shape)
         lo_OG, hi_OG = lo_OG.clamp(max=0), hi_OG.clamp(min=0)
-        scale_OG = _divide(hi_OG - lo_OG, high)
+        scale_OG = divide(hi_OG - lo_OG, high)
         return scale_OG, (-lo_OG / _divisor(scale_OG)).round_().clamp_(low, high)
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
@@ -125,11 +125,6 @@ class IntegerGrid(Quantizer):
         """(O, I) -> (O, G, S), the last group padded with zeros."""
         columns = matrix.shape[1]
         return row_blocks(matrix, columns if self.group_size is None else min(self.group_size, columns))
-
-
-def _divide(range_OG: Tensor, steps: int) -> Tensor:
-    """A division by a number, which CUDA would replace by a product with its rounded reciprocal, as a true one."""
-    return range_OG / range_OG.new_full(range_OG.shape, steps)
 
 
 def _divisor(scale_OG: Tensor) -> Tensor:

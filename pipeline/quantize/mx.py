@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pipeline.quantize.blocks import E2M1_LARGEST, require_float32_matrix, round_to_e2m1, row_blocks
+from pipeline.quantize.blocks import E2M1_LARGEST, divide, require_float32_matrix, round_to_e2m1, row_blocks
 from pipeline.quantize.lookup import register
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 
@@ -68,7 +68,7 @@ class MicroscalingFloat4(Quantizer):
 
         # frexp gives m in [0.5, 1) and e with absmax = m 2^e, exactly, where a logarithm would round.
         if self.round_up:
-            mantissa_OB, exponent_OB = torch.frexp(absmax_OB / E2M1_LARGEST)
+            mantissa_OB, exponent_OB = torch.frexp(divide(absmax_OB, E2M1_LARGEST))
             exponent_OB = exponent_OB - (mantissa_OB == 0.5).to(exponent_OB.dtype)
         else:
             exponent_OB = torch.frexp(absmax_OB).exponent - 1 - LARGEST_POWER

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pipeline.quantize.blocks import E2M1_LARGEST, require_float32_matrix, round_to_e2m1, row_blocks
+from pipeline.quantize.blocks import E2M1_LARGEST, divide, require_float32_matrix, round_to_e2m1, row_blocks
 from pipeline.quantize.lookup import register
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 
@@ -46,10 +46,10 @@ class NvidiaFloat4(Quantizer):
         require_float32_matrix(weight)
         blocks_OBS = row_blocks(weight, BLOCK)
         absmax_OB = blocks_OBS.abs().amax(dim=-1)
-        matrix_scale = absmax_OB.amax() / (E4M3_LARGEST * E2M1_LARGEST)
+        matrix_scale = divide(absmax_OB.amax(), E4M3_LARGEST * E2M1_LARGEST)
         matrix_scale = matrix_scale.where(matrix_scale > 0, 1.0)
         least = torch.finfo(torch.float8_e4m3fn).tiny
-        scale_OB = (absmax_OB / E2M1_LARGEST / matrix_scale).clamp(least, E4M3_LARGEST)
+        scale_OB = (divide(absmax_OB, E2M1_LARGEST) / matrix_scale).clamp(least, E4M3_LARGEST)
         scale_OB = scale_OB.to(torch.float8_e4m3fn).to(torch.float32)
         reciprocal_OB = (1.0 / matrix_scale) / scale_OB
         codes_OBS = round_to_e2m1(blocks_OBS * reciprocal_OB.unsqueeze(-1)) * 2

@@ -4,15 +4,16 @@ Runs of one seed see the same training text in the same order, whatever their ar
 together (over seeds their correlation is 0.85 in the median at the end of the reference's forks). An arm is therefore
 compared seed by seed: one difference per seed, Student's t. Where several arms are compared with one baseline, an arm
 that scatters little by luck is not believed: its variance is its own, but at least half way from there to the mean
-variance of all arms, with 1.5 (n - 1) degrees of freedom. Simulation chose this among seven ways, over 3 and 5 seeds
-and correlations of -0.3, 0, 0.5 and 0.9 between arms (``python -m tests.analysis.fork_rates``, with the table): it
-covers the truth in 0.96 to 0.99 of cases on average over arms, and in 0.91 or more for every single one.
+variance of all arms, with 1.5 (n - 1) degrees of freedom. This was chosen among some eleven ways after seeing how they
+do in simulation; on experiments simulated afresh (``python -m tests.analysis.fork_rates``, with the table: 3 and 5
+seeds, correlations of -0.3, 0, 0.5 and 0.9 between arms) it covers the truth in 0.96 to 0.99 of cases on average over
+arms, and in 0.91 or more for every single one.
 
 Every quoted interval and p value counts two things that could have been otherwise: the order of the training text, over
 seeds, and the evaluation text, by a jackknife over its batches. Their variances add (with Satterthwaite's degrees of
 freedom). What a run and a batch have in common is in both, which errs towards wide intervals. All is conditional on one
 starting checkpoint: other orders of the text, not other models. Probes of one run share its weights and are never
-observations: the naive t test over probes claims differences where there are none in 55 to 63 % of experiments.
+observations.
 
 A run that repeats another number for number is not one more: it is in no pair, rank or spread.
 """

@@ -25,6 +25,7 @@ from pipeline.analysis.trajectory import (
 )
 from pipeline.errors import IncompleteRunError
 from pipeline.shards import REPORT, RunFolder, RunPlan, Shard
+from pipeline.spec import column_of
 from pipeline.survey import Survey, survey
 from pipeline.versions import versions
 
@@ -71,6 +72,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     report = {
         "suite": plan.suite,
         "n_checkpoints": len(shards),
+        "variants": {column_of(variant): variant for variant in shards[0].measured},
         **analysis,
         "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
         "square_law": None if law is None else law.to_json(),

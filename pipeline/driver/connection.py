@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, chdir, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import ray
 from ray._private import services
@@ -76,8 +76,26 @@ def _named(address: str, resources: Resources) -> str:
 def _join(address: str) -> None:
     host_port = services.canonicalize_bootstrap_address("auto") if address == "auto" else address
     _require_listener(host_port)
-    with chdir(PACKAGES):  # Ray has the cluster's workers import from the working directory first
+    with _among_packages():  # Ray has the cluster's workers import from the working directory first
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+
+
+@contextmanager
+def _among_packages() -> Iterator[None]:
+    """In the folder that this package is imported from, then back.
+
+    The folder before may be gone: that of a submitted job is a copy which Ray throws away and makes anew.
+    """
+    before = None
+    with suppress(FileNotFoundError):
+        before = os.getcwd()  # noqa: PTH109 - only to return to
+    os.chdir(PACKAGES)
+    try:
+        yield
+    finally:
+        if before is not None:
+            with suppress(FileNotFoundError):
+                os.chdir(before)
 
 
 def _require_listener(address: str | None) -> None:

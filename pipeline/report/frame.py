@@ -88,7 +88,7 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
     rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
-    series = named_series(sorted(keys, key=_rank))
+    series = named_series(sorted(keys, key=_rank), report.get("variants") or {})
     return Frame(_derive(rows, keys), series, gone)
 
 
@@ -133,9 +133,12 @@ def _rank(key: str) -> tuple[int, str]:
     return (order.index(key) if key in order else len(order), key)
 
 
-def named_series(keys: Iterable[str]) -> tuple[Series, ...]:
-    """The series with these column prefixes, in their order, as they are called where they stand together."""
-    specs = {key: _spec(key) for key in keys}
+def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> tuple[Series, ...]:
+    """The series with these column prefixes, in their order, as they are called where they stand together.
+
+    ``variants``: the variant's name by column prefix; one that has none is called as its prefix.
+    """
+    specs = {key: variants.get(key, ALIASES.get(key, key)) for key in keys}
     bits = Counter(spec.split("-")[0] for spec in specs.values())
     named = []
     for key, spec in specs.items():
@@ -144,12 +147,6 @@ def named_series(keys: Iterable[str]) -> tuple[Series, ...]:
         plain = bits[first] == 1 and (key in ALIASES or not rest)
         named.append(Series(key, spec, first.upper() if plain else " ".join([first.upper(), *rest])))
     return tuple(named)
-
-
-def _spec(key: str) -> str:
-    if key in ALIASES:
-        return ALIASES[key]
-    return re.sub(r"-head$", "+head", key.replace("_", "-"))
 
 
 def _missing_steps(missing: Any) -> list[int]:

@@ -13,6 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.frame import make_frame
 from pipeline.report.heatmap import MAX_CELLS, make_heatmap
+from pipeline.spec import ALIASES
 from tests.report import synthetic
 
 LAST = 143_000
@@ -85,7 +86,8 @@ def test_missing_perplexity_and_gap_follow_from_the_loss() -> None:
 def test_variants_of_equal_width_are_told_apart() -> None:
     names = ("fp32", "int4", "int4_g128_sym", "int8", "int3_g64_asym_head")
     table = pl.DataFrame({"step": [0], **{f"{name}_nll_nats": [1.0] for name in names}})
-    frame = make_frame(table, {})
+    variants = {"fp32": "fp32", "int4_g128_sym": "int4-g128-sym", "int3_g64_asym_head": "int3-g64-asym+head"}
+    frame = make_frame(table, {"variants": variants | ALIASES})
     assert [(one.key, one.label) for one in frame.series] == [
         ("fp32", "FP32"),
         ("int8", "INT8"),
@@ -93,6 +95,8 @@ def test_variants_of_equal_width_are_told_apart() -> None:
         ("int3_g64_asym_head", "INT3 g64 asym+head"),
         ("int4_g128_sym", "INT4 g128 sym"),
     ]
+    unnamed = make_frame(table.select("step", "fp32_nll_nats", q4_0_nll_nats="int8_nll_nats"), {})
+    assert [one.label for one in unnamed.series] == ["FP32", "Q4_0"], "a name is never made from a column"
 
 
 def test_heat_map_values_survive_packing() -> None:

@@ -23,7 +23,7 @@ class Memory:
     def place(self, name: str) -> str:
         return f"memory://{name}"
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, most_bytes: int) -> bytes | None:
         return self.files[name][0] if name in self.files else None
 
     def write(self, name: str, data: bytes) -> None:

@@ -55,6 +55,28 @@ def hold(shelf: Shelf, folder: str) -> Iterator[None]:
     """
     name = f"{folder}/{secrets.token_hex(8)}"
     _acquire(shelf, folder, name)
+    with _interrupt() as interrupt:
+        yield from _held(shelf, folder, name, interrupt)
+
+
+@contextmanager
+def _interrupt() -> Iterator[int]:
+    """The signal that raises KeyboardInterrupt in the main thread.
+
+    A shell that starts a command in the background may have it ignore SIGINT; another signal serves there.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield signal.SIGINT
+        return
+    before = signal.signal(signal.SIGUSR2, signal.default_int_handler)
+    try:
+        yield signal.SIGUSR2
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def _held(shelf: Shelf, folder: str, name: str, interrupt: int) -> Iterator[None]:
     done, lost = threading.Event(), threading.Event()
     interrupts = threading.current_thread() is threading.main_thread()
 
@@ -64,7 +86,7 @@ def hold(shelf: Shelf, folder: str) -> Iterator[None]:
                 if name.rpartition("/")[2] not in shelf.stamps(folder):
                     lost.set()
                     if interrupts and not done.is_set():
-                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                        signal.pthread_kill(threading.main_thread().ident or 0, interrupt)
                     return
                 shelf.write(name, _signature())
 

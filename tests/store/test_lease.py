@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -98,7 +99,12 @@ def test_of_many_at_once_no_two_hold_it(shelf: Memory) -> None:
         pass
 
 
-def test_whoever_lost_it_is_stopped_in_whatever_it_does(shelf: Memory) -> None:
+@pytest.mark.parametrize("ignored", [False, True], ids=["foreground", "background of a shell"])
+def test_whoever_lost_it_is_stopped_in_whatever_it_does(
+    shelf: Memory, ignored: bool, request: pytest.FixtureRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     start = time.monotonic()
     with pytest.raises(FolderLockedError, match="another took over"), hold(shelf, "lock"):  # noqa: PT012
         shelf.files.clear()  # as one who found it expired does

@@ -48,7 +48,7 @@ class SafeConsole(Console):
     """A console whose text is printable; the control codes that rich itself sends are no text."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich's."""
+        """Segments as rich makes them, their text printable."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 

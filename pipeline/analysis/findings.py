@@ -102,7 +102,7 @@ class PhaseReport:
 
     variant: str
     level: float
-    """Of every interval."""
+    """Coverage that every interval is made for."""
     intervals: Resampled
     convergence: Convergence
     onset: OnsetFinding

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import click
 import pytest
 
+import int4_collapse
 from jobs.cli import main
+from pipeline.analysis import phases
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "outputs" / "reference" / "benchmark"
 README = (ROOT / "README.md").read_text()
-PAGES = [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]
+FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [page.read_text() for page in FILES]
 LINES = [
     line.split("#")[0].strip()
     for page in PAGES
@@ -48,29 +55,79 @@ def test_ray_understands_it_and_what_it_submits(line: str) -> None:
         test_the_command_line_understands_it(entry.replace("python -m jobs", "int4-collapse"))
 
 
-def test_every_other_line_is_a_make_target_that_exists() -> None:
+def test_every_other_line_is_a_make_target_or_a_test_that_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     others = [line for line in LINES if not line.startswith(("int4-collapse", "ray "))]
     assert others
     for line in others:
-        word, target = line.split()
-        assert word == "make"
-        assert target in targets
+        word, *options, target = line.split()
+        if word == "make":
+            assert target in targets
+        else:
+            assert (word, *options) == (".venv/bin/python", "-m", "pytest", "-x")
+            assert (ROOT / target).is_file()
 
 
-def test_every_command_is_shown_or_explained() -> None:
+def test_every_command_is_in_the_table_of_commands() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text()
     with click.Context(main) as group:
         for name in main.list_commands(group):
-            assert f"int4-collapse {name}" in README, f"{name} is not in the README"
+            assert f"`int4-collapse {name} " in table, f"docs/commands.md lacks {name}"
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *(ROOT / "docs").glob("*.md")], ids=lambda page: page.name
-)
+def test_the_readme_can_be_read_in_one_sitting() -> None:
+    assert len(README.splitlines()) <= 150
+    findings = re.findall(r"^\d\. (.*?)(?=^\d\. |^\S)", README, flags=re.DOTALL | re.MULTILINE)
+    assert len(findings) == 3
+    for finding in findings:
+        assert len(finding.split()) <= 25, finding
+
+
+def test_the_decision_rules_are_those_that_the_code_states() -> None:
+    rules = re.search(r"\n1\. .*?\n(?=\n\S)", phases.__doc__ or "", flags=re.DOTALL)
+    assert rules is not None
+    assert rules[0] in (ROOT / "docs" / "decision-rules.md").read_text()
+
+
+def test_the_lines_of_python_are_those_that_are_carried_out() -> None:
+    lines = re.search(r"::\n\n(.*?)\n\n``", int4_collapse.__doc__ or "", flags=re.DOTALL)
+    assert lines is not None
+    for page in ("README.md", "docs/python.md"):
+        assert f"```python\n{textwrap.dedent(lines[1])}\n```" in (ROOT / page).read_text(), page
+
+
+def test_every_public_name_is_in_the_page_of_the_python_api() -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    for name in set(int4_collapse.__all__) - {"__version__"}:
+        assert f"`{name}" in page, name
+
+
+@pytest.mark.parametrize("page", FILES, ids=lambda page: page.name)
 def test_files_that_a_page_names_are_there(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_documentation_site_builds_and_a_broken_link_fails(tmp_path: Path) -> None:
+    copy = tmp_path / "repository"
+    for part in ("docs", "outputs/reference", "pipeline", "tests"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", "shards*"))
+    for file in ROOT.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, copy / file.name)
+
+    def build() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, copy / "docs/site/build.py", tmp_path / "site"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    built = build()
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert "Damage grew more" in (tmp_path / "site/html/index.html").read_text()
+    page = copy / "docs" / "storage.md"
+    for broken in ("[no such section](fork.md#nothing)", "[no such file](nothing.md)"):
+        page.write_text(f"{(ROOT / 'docs/storage.md').read_text()}\n{broken}\n")
+        assert build().returncode == 1, broken
 
 
 def test_the_speeds_in_the_documents_are_those_measured() -> None:

@@ -4,27 +4,42 @@ Gap = exp(nll_variant - nll_fp32) - 1. Rows with a missing, NaN or infinite loss
 earlier one, and rows in the first 1 % of the audited window enter no fit. Every share of the run is a share of that
 window. Rules and thresholds are the same for every run; they were chosen on simulated curves alone:
 
-1. Convergence: the first step from which on the expected FP32 loss is within 0.005 nats of the lowest that it still
-   reaches, if 15 % of the window is left and most of the resampled curves converge too. (`convergence`)
-2. Onset: the knot at which the gap's growth rate jumps up, on the scale of the gap, of nats or of the log gap; the
-   median and the equal-tailed interval of the knot's posterior, rounded outward to checkpoints. With more than 10 % of
-   the posterior at the last place tried, the onset is "at or after" its step, the interval open. (`onset`, `hinges`)
-3. It is an onset only if (a) curves of time alone without one (flat, straight, saturating, transient, steadily
-   accelerating, exponential), simulated with this curve's noise, look as strong in at most 2 % of cases (`p_onset`);
-   (b) where the learning rate is known, so do curves that answer to the rate (`p_beyond_learning_rate`); (c) growth
-   after it is at least twice the growth just before; (d) the gap rises afterwards by at least 0.002 and three standard
-   errors. What keeps (a) but not (b) is growth with the rate's fall, so many points per halving (`dose`), and nothing
-   detected beyond it. (`nulls`, `rate_response`)
-4. Phase 3 runs from the onset on; phase 2 is the stretch before it in which full precision falls by at most 0.01 nats
-   in a tenth of the window; phase 1 is what comes before. (`stages`)
-5. The onset follows an event that alone lies within the interval of their difference, widened by one checkpoint. If
-   several do, the data cannot tell; if none does, none. (`events`)
+1. **Convergence** (`convergence_step`): the first step from which on the expected FP32 loss is within 0.005 nats of the
+   lowest that it still reaches, if 15 % of the window is left and most of the resampled curves converge too. A loss
+   that falls by *s* nats a run and then stands still is therefore on its plateau 0.005 / *s* of the run before its
+   knee. A late rise does not move the step; a later fall undoes it.
+2. **Onset** (`onset_step`): the knot at which the gap's growth rate jumps up, on the scale of the gap, of nats or of
+   the log gap. The step is the median of the knot's posterior; the interval is equal-tailed and rounded outward to
+   checkpoints. With more than 10 % of the posterior at the last place tried, two checkpoints before the end,
+   `onset_at_or_after` is true and the interval is open.
+3. **Which of three** (`growth`). `onset` needs four things: (a) curves of time alone without an onset (flat, straight,
+   saturating, transient, steadily accelerating, exponential), simulated with this curve's noise, look as strong in at
+   most 2 % of cases (`p_onset`); (b) where the learning rate is known, so do curves that answer to the rate
+   (`p_beyond_learning_rate`); (c) growth after the knot is at least twice the growth just before; (d) the gap rises
+   afterwards by at least 0.002 and three standard errors. `learning_rate`: the gap grows as the rate falls, by so many
+   percentage points per halving (`dose`, beside a steady growth), and nothing is detected beyond that. `none`: neither,
+   or growth with the rate's fall that a steady acceleration in time explains as well. The responses to the rate are its
+   logarithm, its powers -2, -1 and -1/2, the powers 1, 2, 3 of what has gone of it, and wide logistic functions, each
+   with a line and an early transient, on all three scales. Without a learning rate in the table
+   `p_beyond_learning_rate` is null and the sentence says what that leaves open. At a constant rate both p values are
+   equal.
+4. **Phases**: phase 3 runs from the onset on. Phase 2 is the stretch before it (or before the end) in which the FP32
+   loss falls by at most 0.01 nats in any tenth of the window, if it lasts 5 % of it; the paper's plateau, 7,000 to
+   77,000 of 143,000 steps, is one. Phase 1 comes before. Where there is no phase 2, `no_second_phase` says why.
+5. **What it follows** (`predictors.follows`, with a `reason`): the one candidate event that lies within the interval of
+   its difference to the onset, widened by one checkpoint; `cannot tell` if several do, `none` if none does, `no onset`,
+   or `learning_rate` where a response to the rate is all that was found. Such a response names `decay_start` if that
+   alone lies where time alone would have the gap take off. Point estimates do not order an event within the interval.
+   Events of the rate are dated where they happen, between the checkpoints. The best FP32 loss is an event where the
+   loss then rises by 0.01 nats and more than noise, apart from the plateau's interval.
 
 The noise of the trajectory (level, dependence on the gap, lag-1 memory) is estimated from its own residuals. Where
 losses per batch are known, fits are repeated on a paired block bootstrap over batches (the same batches for all steps
 and variants) and the posteriors pooled, which adds the spread between texts.
 
-Measured error rates stand in docs/decision-rules.md; `python -m tests.analysis.rates` repeats them.
+docs/decision-rules.md repeats the five rules word for word (a test compares them) and has the measured error rates;
+`python -m tests.analysis.rates` measures those again. The rules live in `convergence`, `onset`, `hinges`, `nulls`,
+`rate_response`, `stages` and `events`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # The tests start Ray clusters of their own on this machine and need no tokens for them.
 test: export RAY_AUTH_MODE = disabled
 
-.PHONY: install demo reference test check format clean
+.PHONY: install demo reference test check docs format clean
 
 install: $(VENV)/.installed
 
@@ -34,6 +34,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	$(BIN)/mypy
+
+# The documentation site, in outputs/site/html. A broken link fails.
+docs: install
+	$(BIN)/python docs/site/build.py outputs/site
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ __all__ = [
     "ALIASES",
     "ALWAYS",
     "ARITHMETICS",
+    "CALIBRATION",
     "DEFAULT_VARIANTS",
     "MEASUREMENTS",
     "PROBE_VERSION",
@@ -44,6 +45,9 @@ PROBE_VERSION = 1
 
 MEASUREMENTS = ("loss", "divergence", "agreement", "moments", "grid_fit")
 """Names of what every probe measures (``pipeline.measurements``); others are asked for by name."""
+
+CALIBRATION = "calibration"
+"""The measurement that every probe of a calibrated variant takes too: what calibrating each matrix gave."""
 
 ARITHMETICS = ("ieee", "split", "tf32")
 """How a probe may compute products (``ProbeSpec.arithmetic``)."""
@@ -158,7 +162,8 @@ class ProbeSpec:
     version: int = field(default=PROBE_VERSION, metadata=ALWAYS)
     """Version of the probe's definitions."""
     measurements: tuple[str, ...] = field(default=MEASUREMENTS, metadata=WANTED)
-    """Names (``pipeline.measurements``), those that are always measured first."""
+    """Names (``pipeline.measurements``), those that are always measured first; ``CALIBRATION`` is added where a variant
+    is calibrated."""
 
     def __post_init__(self) -> None:
         if not self.variants or not self.variants[0].is_fp32:
@@ -176,6 +181,8 @@ class ProbeSpec:
                 )
         if self.measurements[: len(MEASUREMENTS)] != MEASUREMENTS:
             raise UsageError(f"measurements {self.measurements}: wanted {', '.join(MEASUREMENTS)} first")
+        if any(variant.needs for variant in self.variants) and CALIBRATION not in self.measurements:
+            object.__setattr__(self, "measurements", (*self.measurements, CALIBRATION))
 
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""

@@ -15,7 +15,8 @@ What the engine that walks a model must offer, on every device, is in ``hooks``:
   names, dtypes (``TokenMeasurement.values``) and shape. After the last block, for each variant,
   ``token_columns(measurements, values, batches)``.
 - *tensor*: for each quantized weight and variant ``tensor_values(measurements, QuantizedWeight)``; a backend whose
-  kernels sum up some of them does the same.
+  kernels sum up some of them does the same. What calibrating a weight gave, the engine itself hands to
+  ``outcome_values(measurements, outcome)``.
 - *checkpoint*: ``checkpoint_values(measurements, model, tokens_NT)`` before any layer of the model is replaced. Where
   the model is never there as a whole, such a measurement is refused by name (``refuse_whole_models``).
 
@@ -31,12 +32,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UsageError, unknown_name
-from pipeline.measurements import agreement, divergence, grid_fit, loss, moments
+from pipeline.measurements import agreement, calibration_outcome, divergence, grid_fit, loss, moments
 from pipeline.measurements.base import (
     AnyMeasurement,
     CheckpointMeasurement,
     Column,
     Level,
+    OutcomeMeasurement,
     QuantizedWeight,
     TensorMeasurement,
     TokenBlock,
@@ -46,10 +48,11 @@ from pipeline.plugins import load_plugins
 from pipeline.spec import MEASUREMENTS
 
 __all__ = [
-    "AnyMeasurement", "CheckpointMeasurement", "Column", "Level", "QuantizedWeight", "TensorMeasurement", "TokenBlock",
-    "TokenMeasurement", "choices", "columns", "find_column", "further", "installed", "is_per_variant", "lookup",
-    "parse_measurements", "pool", "pool_values", "pooled_columns", "register", "registered", "score_columns",
-    "selected", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
+    "AnyMeasurement", "CheckpointMeasurement", "Column", "Level", "OutcomeMeasurement", "QuantizedWeight",
+    "TensorMeasurement", "TokenBlock", "TokenMeasurement", "choices", "columns", "find_column", "further",
+    "installed", "is_per_variant", "lookup", "parse_measurements", "pool", "pool_values", "pooled_columns",
+    "register", "registered", "score_columns", "selected", "tensor_columns", "trajectory_columns", "unregister",
+    "unvaried_columns",
 ]  # fmt: skip
 
 RESERVED = frozenset(
@@ -61,7 +64,7 @@ RESERVED = frozenset(
 )
 """Columns that shards and tables have beside those of measurements."""
 
-M = TypeVar("M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement)
+M = TypeVar("M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement, OutcomeMeasurement)
 
 _registered: dict[str, AnyMeasurement] = {}
 
@@ -104,9 +107,8 @@ def _check_values(measurement: TokenMeasurement) -> None:
 
 
 def _where(measurement: AnyMeasurement) -> str:
-    hook = getattr(
-        measurement, {"token": "per_token", "tensor": "of_tensor"}.get(measurement.level, "of_model")
-    )
+    hooks = ("per_token", "of_tensor", "of_model", "of_outcome")
+    hook = next(getattr(measurement, name) for name in hooks if hasattr(measurement, name))
     columns = ", ".join(column.name for column in measurement.columns)
     return f"that in {getattr(hook, '__code__', hook).co_filename} ({columns})"
 
@@ -164,13 +166,13 @@ def columns() -> Iterator[tuple[AnyMeasurement, Column]]:
 
 def score_columns(names: Iterable[str]) -> list[Column]:
     """Columns of the measurements ``names`` that are of a variant or the checkpoint, not of each tensor."""
-    found = [each for each in map(lookup, names) if not isinstance(each, TensorMeasurement)]
+    found = [each for each in map(lookup, names) if each.level != "tensor"]
     return [column for each in found for column in each.columns]
 
 
 def tensor_columns(names: Iterable[str]) -> list[Column]:
     """Columns of the measurements ``names`` that are of each tensor."""
-    return [column for each in selected(names, TensorMeasurement) for column in each.columns]
+    return [column for each in map(lookup, names) if each.level == "tensor" for column in each.columns]
 
 
 def pooled_columns(names: Iterable[str]) -> list[Column]:
@@ -186,7 +188,7 @@ def trajectory_columns(level: Level, *, per_variant: bool = True) -> list[Column
         if measurement.level == level
         and is_per_variant(measurement) == per_variant
         and column.tables
-        and column.dtype != "list<float64>"
+        and column.dtype in ("float64", "int64")
         and (level != "tensor" or column.pooled)
     ]
 
@@ -205,7 +207,7 @@ def choices() -> list[Column]:
 
 def is_per_variant(measurement: AnyMeasurement) -> bool:
     """Whether each variant has a value of its own."""
-    if isinstance(measurement, TensorMeasurement):
+    if isinstance(measurement, TensorMeasurement | OutcomeMeasurement):
         return measurement.per_variant
     return isinstance(measurement, TokenMeasurement)
 
@@ -238,5 +240,5 @@ def find_column(name: str) -> Column:
     raise KeyError(name)
 
 
-for _core in (loss, divergence, agreement, moments, grid_fit):
-    register(_core.MEASUREMENT)
+for _built_in in (loss, divergence, agreement, moments, grid_fit, calibration_outcome):
+    register(_built_in.MEASUREMENT)

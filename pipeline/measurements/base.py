@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipeline.quantize import Quantizer, Variant
+    from pipeline.quantize import CalibrationOutcome, Quantizer, Variant
 
 Level = Literal["token", "tensor", "checkpoint"]
 Values = Mapping[str, Any]
@@ -40,8 +40,8 @@ class Column:
     """In menus and headings of charts."""
     note: str = ""
     """One sentence under the chart's heading."""
-    dtype: Literal["float64", "int64", "list<float64>"] = "float64"
-    """A list holds one number per batch and is kept in the shard alone."""
+    dtype: Literal["float64", "int64", "list<float64>", "string"] = "float64"
+    """A list holds one number per batch and is kept in the shard alone, and so is a text."""
     axis: Literal["log", "linear"] = "linear"
     """Scale of the chart's axis."""
     format: str = "~g"
@@ -153,4 +153,17 @@ class CheckpointMeasurement:
     the model's device: each of ``columns``. They stand in the row of fp32."""
 
 
-AnyMeasurement = TokenMeasurement | TensorMeasurement | CheckpointMeasurement
+@dataclass(frozen=True)
+class OutcomeMeasurement:
+    """A measurement of how the calibration of each quantized weight matrix went."""
+
+    level: ClassVar[Level] = "tensor"
+    per_variant: ClassVar[bool] = True
+
+    name: str
+    columns: tuple[Column, ...]
+    of_outcome: Callable[[CalibrationOutcome | None], Values]
+    """Each of ``columns``; from None, which a matrix that is not calibrated has, None of each."""
+
+
+AnyMeasurement = TokenMeasurement | TensorMeasurement | CheckpointMeasurement | OutcomeMeasurement

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import CheckpointError, CollapseError
-from pipeline.measurements import CheckpointMeasurement, TensorMeasurement, TokenMeasurement
+from pipeline.measurements import (
+    CheckpointMeasurement,
+    OutcomeMeasurement,
+    TensorMeasurement,
+    TokenMeasurement,
+)
 from pipeline.measurements.base import AnyMeasurement, QuantizedWeight, TokenBlock
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from pipeline.quantize import CalibrationOutcome
 
 
 def token_values(
@@ -62,6 +69,18 @@ def tensor_values(measurements: Iterable[TensorMeasurement], weight: QuantizedWe
     return found
 
 
+def outcome_values(
+    measurements: Iterable[OutcomeMeasurement], outcome: CalibrationOutcome | None
+) -> dict[str, Any]:
+    """Every column of ``measurements`` for one weight under one variant; ``outcome``: None where not calibrated."""
+    found: dict[str, Any] = {}
+    for each in measurements:
+        with _named(each):
+            given = each.of_outcome(outcome)
+        found |= checked_columns(each, given)
+    return found
+
+
 def checkpoint_values(
     measurements: Sequence[CheckpointMeasurement], model: torch.nn.Module, tokens_NT: Tensor
 ) -> dict[str, Any]:
@@ -101,6 +120,7 @@ def checked_columns(measurement: AnyMeasurement, given: Mapping[str, Any]) -> di
 _AS: dict[str, Callable[[Any], Any]] = {
     "float64": float,
     "int64": int,
+    "string": str,
     "list<float64>": lambda values: [float(value) for value in values],
 }
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
 from pipeline.probe.forward import logits_of
 from pipeline.probe.linear import Plan, ProbeLinear
 from pipeline.probe.template import ModelTemplate
@@ -38,24 +37,32 @@ class _Inputs:
     """What one linear layer receives under one variant."""
 
     quantizer: Quantizer
-    n_rows: int = 0
-    rows: list[Tensor] = field(default_factory=list)
-    moments: Tensor | None = None
+    n_rows: int
+    rows: list[Tensor] | None
+    moments: Tensor | None
     """float64 (I, I): the sum of x x^T."""
+
+    @classmethod
+    def begin(cls, quantizer: Quantizer, like: Tensor) -> _Inputs:
+        """Before the first token. ``like``: (O, I), the weight."""
+        features, wide, needs = like.shape[1], torch.float64, quantizer.needs
+        rows = [like.new_empty(0, features)] if Need.INPUTS in needs else None
+        moments = like.new_zeros(features, features, dtype=wide) if Need.SECOND_MOMENTS in needs else None
+        return cls(quantizer, 0, rows, moments)
 
     def add(self, rows_RI: Tensor) -> None:
         self.n_rows += rows_RI.shape[0]
-        if Need.INPUTS in self.quantizer.needs:
+        if self.rows is not None:
             self.rows.append(rows_RI.clone())
-        if Need.SECOND_MOMENTS in self.quantizer.needs:
+        if self.moments is not None:
             wide = rows_RI.double()
-            self.moments = wide.T @ wide if self.moments is None else self.moments.addmm_(wide.T, wide)
+            self.moments.addmm_(wide.T, wide)
 
     def calibration(self) -> Calibration:
         return Calibration(
             self.n_rows,
-            torch.cat(self.rows) if self.rows else None,
-            None if self.moments is None else self.moments / self.n_rows,
+            None if self.rows is None else torch.cat(self.rows),
+            None if self.moments is None else self.moments / max(1, self.n_rows),
         )
 
 
@@ -128,11 +135,8 @@ class Calibrator:
                 self._source = None
                 with suppress(_EnoughError):
                     run(chunk)
-            if not self._collected:
-                raise CheckpointError(
-                    f"no calibration token reaches {', '.join(sorted(self._wanted)[:3])}: use more calibration tokens, "
-                    "or a variant that needs none there"
-                )
+            if not self._collected:  # no token reaches those that are left
+                self._collected = {name: self._nothing_yet(by_name[name]) for name in self._wanted}
             for name, inputs in self._collected.items():
                 self._encode_one(by_name[name], inputs)
             self._wanted.difference_update(self._collected)
@@ -144,9 +148,11 @@ class Calibrator:
         for index, given in enumerate(inputs):
             if given is None:
                 continue
-            slot = linear.slots[self._variants[index]]
+            variant, slot = self._plan.variants[self._variants[index]], linear.slots[self._variants[index]]
             encoded[slot] = given.quantizer.encode(weight, given.calibration())
-            self._weights[linear.name][index] = decoded(given.quantizer, encoded[slot], weight)
+            if (outcome := encoded[slot].outcome) is not None:
+                self._plan.outcomes.setdefault(linear.name, {})[variant] = outcome
+            self._weights_of(linear)[index] = decoded(given.quantizer, encoded[slot], weight)
 
     def _product(self, linear: ProbeLinear, x: Tensor) -> Tensor:
         """float32 (C * N, T, I), variants outermost -> (C * N, T, O)."""
@@ -166,13 +172,18 @@ class Calibrator:
         elif x.data_ptr() != self._source.data_ptr() or x.shape != self._source.shape:
             raise _EnoughError
         if linear.name not in self._collected:
-            self._collected[linear.name] = [
-                _Inputs(quantizer) if quantizer is not None and quantizer.needs else None
-                for quantizer in map(self._quantizer_of(linear), self._variants)
-            ]
+            self._collected[linear.name] = self._nothing_yet(linear)
         for inputs, rows_RI in zip(self._collected[linear.name], rows_CRI, strict=True):
             if inputs is not None:
                 inputs.add(rows_RI)
+
+    def _nothing_yet(self, linear: ProbeLinear) -> list[_Inputs | None]:
+        """What ``linear`` has received before the first token, by calibrated variant; None where that needs nothing."""
+        weight = linear.float_weight()
+        return [
+            _Inputs.begin(quantizer, weight) if quantizer is not None and quantizer.needs else None
+            for quantizer in map(self._quantizer_of(linear), self._variants)
+        ]
 
     def _weights_of(self, linear: ProbeLinear) -> Tensor:
         """float32 (C, O, I): quantized where that needs nothing or has been done, else as stored."""

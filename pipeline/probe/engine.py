@@ -37,7 +37,7 @@ from pipeline.probe.linear import Plan, ProbeLinear
 from pipeline.probe.loading import check_fit
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.template import ModelTemplate
-from pipeline.probe.tensor_statistics import TensorStatistics
+from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
 from pipeline.spec import ProbeSpec, Variant
 
@@ -131,7 +131,8 @@ class Engine:
                 self._plan.begin(variants)
                 found = self._evaluate(filled, fused=fused)
                 parts.append({name: value[1:] for name, value in found.items()} if parts else found)
-                statistics = self._backend.statistics(list(template.linears.values())) | statistics
+                measured = self._backend.statistics(list(template.linears.values()))
+                statistics = with_outcomes(measured, self._plan) | statistics
         finally:
             template.release()
             self._plan.begin(())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.probe.layers import LinearSite, WeightFacts
-from pipeline.quantize import Encoded, Quantizer, Variant
+from pipeline.quantize import CalibrationOutcome, Encoded, Quantizer, Variant
 from pipeline.spec import ProbeSpec
 
 
@@ -58,13 +58,15 @@ class Plan:
     """By layer: packed weights that stay until they are let go."""
     calibrated: dict[str, dict[int, Encoded]] = field(default_factory=dict)
     """By layer and slot: the encoded weights of quantizers that needed the layer's inputs."""
+    outcomes: dict[str, dict[Variant, CalibrationOutcome]] = field(default_factory=dict)
+    """By layer: how its calibration went."""
     instead: Callable[[ProbeLinear, Tensor], Tensor] | None = None
     """What layers do in place of their products (``probe.calibration``)."""
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
         """Turns to ``variants`` of a checkpoint."""
         self.variants = variants
-        for each in (self.packings, self.measured, self.kept, self.calibrated):
+        for each in (self.packings, self.measured, self.kept, self.calibrated, self.outcomes):
             each.clear()
 
     def packing(self, name: str, *, is_head: bool) -> Packing:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from torch import Tensor
 
 from pipeline.errors import CheckpointError, UsageError
-from pipeline.measurements import QuantizedWeight, TensorMeasurement
-from pipeline.measurements.hooks import tensor_values
+from pipeline.measurements import OutcomeMeasurement, QuantizedWeight, TensorMeasurement, selected
+from pipeline.measurements.hooks import outcome_values, tensor_values
 from pipeline.quantize import Quantizer, Variant
 from pipeline.quantize.variant import require_sites
 
 if TYPE_CHECKING:
     from pipeline.probe.layers import LinearSite
-    from pipeline.probe.linear import ProbeLinear
+    from pipeline.probe.linear import Plan, ProbeLinear
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,23 @@ def weight_columns(
             given = QuantizedWeight(linear.name, counted, values[slot][:rows], variant, quantizer, in_steps)
         found[variant] = {**of_weight, **tensor_values(each_variant, given)}
     return found
+
+
+def with_outcomes(
+    statistics: Mapping[Variant, Sequence[TensorStatistics]], plan: Plan
+) -> dict[Variant, tuple[TensorStatistics, ...]]:
+    """``statistics`` with what the measurements of outcomes say of each calibrated weight."""
+    measurements = selected(plan.spec.measurements, OutcomeMeasurement)
+    return {
+        variant: tuple(
+            dataclasses.replace(
+                row,
+                more=row.more | outcome_values(measurements, plan.outcomes.get(row.name, {}).get(variant)),
+            )
+            for row in rows
+        )
+        for variant, rows in statistics.items()
+    }
 
 
 def is_listed(linear: ProbeLinear, variant: Variant, quantizer: Quantizer | None) -> bool:

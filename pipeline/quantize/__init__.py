@@ -4,11 +4,23 @@ A new quantizer is a frozen dataclass in a file of this package, or of a plug-in
 """
 
 from pipeline.quantize.lookup import parse_quantizer, register, registered
-from pipeline.quantize.quantizer import Calibration, Encoded, Method, Need, Quantizer, decoded, round_trip
+from pipeline.quantize.quantizer import (
+    Calibration,
+    CalibrationOutcome,
+    CalibrationProblem,
+    Encoded,
+    Method,
+    Need,
+    Quantizer,
+    decoded,
+    round_trip,
+)
 from pipeline.quantize.variant import Rule, Variant, parse_variants
 
 __all__ = [
     "Calibration",
+    "CalibrationOutcome",
+    "CalibrationProblem",
     "Encoded",
     "Method",
     "Need",

@@ -36,11 +36,35 @@ class Calibration:
     """What one linear layer received for the calibration tokens, its predecessors quantized by the same variant."""
 
     n_rows: int
-    """Tokens that were seen."""
+    """Tokens that were seen; 0 where none reaches the layer: the fields below are then empty or zero."""
     inputs: Tensor | None = None
     """float32 (N, I), where ``Need.INPUTS`` was declared."""
     second_moments: Tensor | None = None
     """float64 (I, I), the mean of x x^T, where ``Need.SECOND_MOMENTS`` was declared."""
+
+
+class CalibrationProblem(enum.StrEnum):
+    """What kept a calibrated method from doing all of its work on a matrix."""
+
+    NO_TOKENS = "no calibration token reaches it"
+    FEW_TOKENS = "fewer calibration tokens than input columns"
+    NOT_POSITIVE_DEFINITE = "its second moments have no Cholesky factor"
+
+
+@dataclass(frozen=True)
+class CalibrationOutcome:
+    """How the calibration of one matrix went; the tensor level of a shard holds it (``measurements``)."""
+
+    n_rows: int
+    """Tokens that were seen."""
+    dead_columns: int = 0
+    """Input columns that are zero for every token."""
+    damping: float | None = None
+    """What was added to the diagonal of the second moments, relative to its mean; None for a method without."""
+    problem: CalibrationProblem | None = None
+    """None where the method did what it is defined to do on second moments of full rank."""
+    rounded: bool = False
+    """Whether the matrix was rounded to nearest because the method cannot work on it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,8 @@ class Encoded:
     """(O, I), integers held in float32 (exact up to 2^24): what they are computed in, so that no copy is made."""
     parameters: Mapping[str, Tensor]
     """Scales, zero points and the like, by name."""
+    outcome: CalibrationOutcome | None = None
+    """From a quantizer that was calibrated."""
 
 
 class Quantizer:

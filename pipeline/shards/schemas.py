@@ -16,7 +16,12 @@ from pipeline.shards.validity import WhatIsWrong, nothing_is_wrong, wrong_audit,
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.train.fork_spec import ForkSpec
 
-_TYPES = {"float64": pa.float64(), "int64": pa.int64(), "list<float64>": pa.list_(pa.float64())}
+_TYPES = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "list<float64>": pa.list_(pa.float64()),
+    "string": pa.string(),
+}
 
 
 def _fields(columns: Iterable[Column], *, nullable: bool) -> list[pa.Field]:

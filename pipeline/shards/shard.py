@@ -12,7 +12,7 @@ from pipeline.errors import OtherSchemaError, ShardError
 from pipeline.fields import Fields
 from pipeline.files import parse_json
 from pipeline.shards.typed import settings_of, text_by_name, texts
-from pipeline.spec import MEASUREMENTS, canonical_json, pinned
+from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, pinned
 
 if TYPE_CHECKING:
     from pipeline.shards.schemas import Kind
@@ -109,10 +109,19 @@ class Shard:
     def lacks(self, config: Mapping[str, Any]) -> Lacks:
         """What is missing of that which the probe with the settings ``config`` is to give."""
         wanted = tuple(config.get("measurements", MEASUREMENTS))
-        there = [self.measured[variant] for variant in config.get("variants", ()) if variant in self.measured]
+        variants = config.get("variants", ())
+        there = {variant: self.measured[variant] for variant in variants if variant in self.measured}
+        uncalibrated = {variant for variant in there if not Variant.parse(variant).needs}
         return Lacks(
-            tuple(variant for variant in config.get("variants", ()) if variant not in self.measured),
-            tuple(name for name in wanted if not all(name in names for names in there)),
+            tuple(variant for variant in variants if variant not in self.measured),
+            tuple(
+                name
+                for name in wanted
+                if not all(
+                    name in names or (name == CALIBRATION and variant in uncalibrated)
+                    for variant, names in there.items()
+                )
+            ),
         )
 
     def is_of(self, spec: Settings) -> bool:

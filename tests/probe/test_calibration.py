@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +14,17 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.errors import CheckpointError, UsageError
 from pipeline.probe import Prober, calibration
-from pipeline.quantize import Calibration, Encoded, Need, Quantizer, Rule, Variant, register
+from pipeline.quantize import (
+    Calibration,
+    CalibrationOutcome,
+    CalibrationProblem,
+    Encoded,
+    Need,
+    Quantizer,
+    Rule,
+    Variant,
+    register,
+)
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.runs.audit_request import AuditOptions, build_request
 from pipeline.spec import ProbeSpec, TokenShape
@@ -145,7 +156,8 @@ def test_layers_are_calibrated_in_turn_on_what_quantized_layers_give(tmp_path, m
     if architecture == "llama":
         assert whole.results[3].tensors[-1].name == "lm_head"
     uncalibrated = Prober(ProbeSpec((variants[0], variants[2]), SHAPE, "x"), TOKENS, DEVICE).measure(folder)
-    assert uncalibrated.results[1].tensors == whole.results[2].tensors
+    beside = [dataclasses.replace(tensor, more={}) for tensor in whole.results[2].tensors]
+    assert list(uncalibrated.results[1].tensors) == beside
 
 
 def test_without_calibration_tokens_a_variant_that_needs_them_is_refused():
@@ -174,6 +186,54 @@ def test_calibration_tokens_beyond_the_vocabulary_are_refused(tmp_path):
     beyond[0, 0] = VOCAB
     with pytest.raises(CheckpointError, match=f"the evaluation tokens reach {VOCAB}"):
         Prober(spec, TOKENS, DEVICE, calibration=beyond).measure(save_tiny_model("llama", tmp_path))
+
+
+class Counting(Weighted):
+    """One that says how its calibration went."""
+
+    def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        assert calibration is not None
+        assert calibration.second_moments is not None
+        if not calibration.n_rows:
+            assert not calibration.second_moments.any()
+            problem = CalibrationProblem.NO_TOKENS
+            outcome = CalibrationOutcome(0, weight.shape[1], None, problem, rounded=True)
+            return dataclasses.replace(self.grid.encode(weight), outcome=outcome)
+        outcome = CalibrationOutcome(calibration.n_rows, dead_columns=3, damping=0.01)
+        return dataclasses.replace(super().encode(weight, calibration), outcome=outcome)
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        return super().decode(encoded) if "columns" in encoded.parameters else self.grid.decode(encoded)
+
+
+def test_how_a_calibration_went_is_a_row_of_each_matrix(tmp_path):
+    folder = save_tiny_model("llama", tmp_path)
+    spec = ProbeSpec((Variant(), Variant.of(GRID), Variant.of(Counting(GRID))), SHAPE, "x")
+    fp32, plain, counted = Prober(spec, TOKENS, DEVICE, calibration=CALIBRATION).measure(folder).results
+    for tensor in counted.tensors:
+        row = tensor.row()
+        assert (row["calibration_tokens"], row["dead_columns"], row["damping"]) == (CALIBRATION.size, 3, 0.01)
+        assert (row["rounded_to_nearest"], row["calibration_problem"]) == (0, None)
+    for tensor in (*fp32.tensors, *plain.tensors):
+        assert tensor.row()["calibration_tokens"] is tensor.row()["rounded_to_nearest"] is None
+
+
+def test_a_layer_that_no_calibration_token_reaches_says_so(tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    folder = save_tiny_model("llama", tmp_path)
+    forward = LlamaMLP.forward
+    spec = ProbeSpec((Variant(), Variant.of(Counting(GRID))), SHAPE, "x")
+    prober = Prober(spec, TOKENS, DEVICE, calibration=CALIBRATION)
+    monkeypatch.setattr(  # as of an expert that is chosen for other tokens
+        LlamaMLP, "forward", lambda self, x: x if x.shape[1] == CALIBRATION.shape[1] else forward(self, x)
+    )
+    rows = {tensor.name: tensor.row() for tensor in prober.measure(folder).results[1].tensors}
+    for name, row in rows.items():
+        unreached = ".mlp." in name
+        assert row["calibration_tokens"] == (0 if unreached else CALIBRATION.size)
+        assert row["calibration_problem"] == ("no calibration token reaches it" if unreached else None)
+        assert row["rounded_to_nearest"] == unreached
 
 
 @pytest.mark.slow

@@ -1,0 +1,47 @@
+"""How the calibration of each quantized weight matrix went (``quantize.CalibrationOutcome``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.measurements.base import Column, OutcomeMeasurement, Values
+from pipeline.spec import CALIBRATION
+
+if TYPE_CHECKING:
+    from pipeline.quantize import CalibrationOutcome
+
+
+def of_outcome(outcome: CalibrationOutcome | None) -> Values:
+    """None of each where the matrix was not calibrated."""
+    if outcome is None:
+        return {column.name: None for column in MEASUREMENT.columns}
+    return {
+        "calibration_tokens": outcome.n_rows,
+        "dead_columns": outcome.dead_columns,
+        "damping": outcome.damping,
+        "rounded_to_nearest": int(outcome.rounded),
+        "calibration_problem": None if outcome.problem is None else outcome.problem.value,
+    }
+
+
+MEASUREMENT = OutcomeMeasurement(
+    name=CALIBRATION,
+    columns=(
+        Column("calibration_tokens", "tokens", "Calibration tokens seen", dtype="int64", menu=False),
+        Column(
+            "dead_columns", "columns", "Dead input columns", "Input columns that are zero for every token.",
+            dtype="int64", menu=False,
+        ),
+        Column(
+            "damping", "share", "Damping used",
+            "What was added to the diagonal of the second moments, relative to its mean.", menu=False,
+        ),
+        Column(
+            "rounded_to_nearest", "share", "Matrices rounded to nearest",
+            "Share of the matrices on which the calibrated method cannot work.",
+            dtype="int64", format="~%", better="lower", menu=False, pooled="mean",
+        ),
+        Column("calibration_problem", "", "Problem of the calibration", dtype="string", menu=False),
+    ),
+    of_outcome=of_outcome,
+)  # fmt: skip

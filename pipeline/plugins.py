@@ -12,6 +12,7 @@ members, or for one that the library itself has not: what the library asks of it
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +21,7 @@ import pkgutil
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, Protocol, TypeVar
@@ -52,6 +53,7 @@ class Registry(Generic[Member]):
         """``noun``: what a member is, such as ``schedule``. ``package``: where the library's own files are."""
         self._noun, self._package = noun, package
         self._members: dict[str, Member] = {}
+        self._has_own = False
 
     def register(self, member: Member) -> Member:
         """Adds ``member``, also as a decorator. ``UsageError`` where another member has its name."""
@@ -88,21 +90,24 @@ class Registry(Generic[Member]):
         return iter([self._members[name] for name in self.names()])
 
     def _load_own(self) -> None:
+        if self._has_own:
+            return
         with _loading:
             package = importlib.import_module(self._package)
             for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
                 importlib.import_module(module.name)
+            self._has_own = True
 
 
 def plugins_named() -> bool:
     """Whether there is any plug-in; asks nothing of it."""
-    return bool(entry_points(group=GROUP)) or bool(_named_words())
+    return bool(_entries()) or bool(_named_words())
 
 
 def load_plugins() -> None:
     """Imports every plug-in that is not imported yet. ``UsageError`` where one cannot be."""
     with _loading:
-        for entry in entry_points(group=GROUP):
+        for entry in _entries():
             _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
         for word in _named_words():
             _once(word, f"plug-in {word}, named in {VARIABLE},")
@@ -114,6 +119,12 @@ def worker_environment() -> dict[str, str]:
     A file is named by its absolute path, which every node must have.
     """
     return {VARIABLE: ",".join(_absolute(word) for word in _named_words())} if _named_words() else {}
+
+
+@functools.cache
+def _entries() -> tuple[EntryPoint, ...]:
+    """What installed packages name; found once, because all of their metadata is read for it."""
+    return tuple(entry_points(group=GROUP))
 
 
 def _named_words() -> list[str]:

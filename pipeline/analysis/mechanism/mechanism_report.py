@@ -1,0 +1,105 @@
+"""Everything that report.json says of the mechanism, as named results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.curves import FloatArray
+from pipeline.analysis.events import WARMUP_END, learning_rate_events
+from pipeline.analysis.mechanism.control_losses import ControlLosses
+from pipeline.analysis.mechanism.growth_shares import GrowthShares, NoShares, split_growth
+from pipeline.analysis.mechanism.growth_windows import choose_windows
+from pipeline.analysis.mechanism.quiet_gap import QuietGap, quiet_gap
+from pipeline.analysis.nulls import N_NULL
+from pipeline.analysis.stages import Phase
+from pipeline.analysis.typed_json import from_json, to_json
+
+
+@dataclass(frozen=True)
+class VariantMechanism:
+    """Why the damage of one variant grew."""
+
+    variant: str
+    """Column prefix."""
+    label: str
+    """As readers know it."""
+    first_is: str
+    """What the first window is, in words; empty without windows."""
+    shares: GrowthShares | None
+    not_split: str | None
+    """Why there are no shares; None where there are."""
+    parabola_share: float | None
+    """Median over the last window of what a parabola through half steps says of the damage, over the damage; of all
+    checkpoints where there are no windows; None where it was not measured."""
+    even: QuietGap | None
+    not_finite: tuple[int, ...]
+    """Steps whose controls are not finite; they are kept in the table, and in no window."""
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """``mechanism`` of report.json."""
+
+    headline: str
+    """Column prefix of the variant that the verdict speaks of."""
+    by_variant: dict[str, VariantMechanism]
+    sentences: dict[str, str]
+    """The cause in one sentence, by variant."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; NaN is null."""
+        found: dict[str, Any] = to_json(self)
+        return found
+
+    @classmethod
+    def from_json(cls, value: Any) -> Mechanism:
+        """The inverse of :meth:`to_json`; ``ValueError`` names the place of what is missing or of another kind."""
+        found: Mechanism = from_json(cls, value, "mechanism")
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """What the verdict says."""
+        return self.sentences[self.headline]
+
+
+def explain_variant(
+    losses: ControlLosses,
+    *,
+    label: str,
+    phases: Sequence[Phase] = (),
+    learning_rate: FloatArray | None = None,
+    seed: int = 0,
+    n_null: int = N_NULL,
+) -> VariantMechanism:
+    """The mechanism of one variant. ``learning_rate``: (T,), None where it is not known."""
+    usable = losses.usable
+    (warm_up,) = (e for e in learning_rate_events(losses.step, learning_rate) if e.name == WARMUP_END)
+    windows = choose_windows(losses.step[usable], phases=tuple(phases), warm_up_end=warm_up.step)
+    split: GrowthShares | NoShares
+    if windows is None:
+        split = NoShares(f"{int(usable.sum())} checkpoints have finite controls, at least 10 are needed")
+    else:
+        split = split_growth(losses, windows.first, windows.last, seed=seed)
+    share = losses.parabola_share()
+    parabola = None
+    if share is not None:
+        late = usable & np.isfinite(share)
+        if windows is not None:
+            late &= losses.step >= windows.last.first
+        parabola = float(np.median(share[late])) if late.any() else None
+    broken = ~np.isfinite(np.stack(list(losses.factors().values()))).all(axis=0)
+    return VariantMechanism(
+        variant=losses.variant,
+        label=label,
+        first_is="" if windows is None else windows.first_is,
+        shares=split if isinstance(split, GrowthShares) else None,
+        not_split=split.reason if isinstance(split, NoShares) else None,
+        parabola_share=parabola,
+        even=quiet_gap(losses, learning_rate, seed=seed, n_null=n_null) if usable.sum() >= 3 else None,
+        not_finite=tuple(int(step) for step in losses.step[broken]),
+    )

@@ -1,0 +1,83 @@
+"""The mechanism in plain English: every sentence that a report, a terminal or a page says of it."""
+
+from __future__ import annotations
+
+from pipeline.analysis.growth import Bounded
+from pipeline.analysis.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
+from pipeline.analysis.mechanism.mechanism_report import VariantMechanism
+
+FACTOR_WORDS = {
+    "error_size": "error size",
+    "sensitivity": "sensitivity",
+    "alignment": "alignment with the grid",
+}
+FACTOR_MEANINGS = {
+    "error_size": "how far rounding moves the weights: (|D| / |W|)^2",
+    "sensitivity": "what a random error of that size costs: nats per unit of it",
+    "alignment": "what rounding costs over what its error with random signs costs; 1 = no more than noise",
+}
+_CAUSES = {
+    Cause.ERROR_SIZE: "because rounding moves the weights further than before",
+    Cause.SENSITIVITY: "because the loss became more sensitive to errors of the weights, whatever their direction",
+    Cause.ALIGNMENT: "because rounding hurts more than noise of its size, as a misfit of the weights to the grid would",
+}
+
+
+def cause_sentence(found: VariantMechanism) -> str:
+    """What made the damage grow, in one sentence."""
+    name, split = found.label, found.shares
+    if split is None:
+        return f"Why {name} damage grew cannot be said: {found.not_split}."
+    span = f"from {found.first_is or 'the first window'} (steps {_steps(split, first=True)}) to the end"
+    if split.cause is Cause.NO_GROWTH:
+        return (
+            f"{name} damage did not clearly grow {span}: it is {times(split.times)} times what it was, so there is no "
+            "growth to explain."
+        )
+    grown = f"{name} damage grew {times(split.times)} times {span}"
+    shares = ", ".join(f"{FACTOR_WORDS[each.name]} {share_of(each)}" for each in split.factors)
+    if split.cause is Cause.CANNOT_TELL:
+        return f"{grown}; the data cannot tell one cause: of the growth's logarithm {shares}."
+    return f"{grown} {_CAUSES[split.cause]}: of the growth's logarithm {shares}."
+
+
+def even_sentence(found: VariantMechanism) -> str:
+    """What the even part says; empty where it was not measured."""
+    even = found.even
+    if even is None:
+        return ""
+    quiet = (
+        ""
+        if even.variance_ratio is None
+        else f", whose scatter between checkpoints has {_ratio(even.variance_ratio)} the gap's variance,"
+    )
+    if even.onset_step is None:
+        told = "shows no onset" if even.growth != "learning_rate" else "grows as the learning rate falls"
+    elif even.onset_ci is None:
+        told = f"takes off at step {even.onset_step:,}"
+    else:
+        told = f"takes off at step {even.onset_step:,} (95 % interval {even.onset_ci[0]:,} to {even.onset_ci[-1]:,})"
+    best = "" if even.best_step is None else f"; with it alone step {even.best_step:,} has the lowest loss"
+    return f"Without the accident of rounding, {found.label} damage{quiet} {told}{best}."
+
+
+def share_of(factor: FactorGrowth) -> str:
+    """Such as ``72 % [60, 85]``; a dash where the damage did not clearly grow."""
+    share = factor.share
+    if share is None:
+        return "-"
+    return f"{100 * share.estimate:.0f} % [{100 * share.lower:.0f}, {100 * share.upper:.0f}]"
+
+
+def times(number: Bounded) -> str:
+    """Such as ``1.41 [1.29, 1.54]``."""
+    return f"{number.estimate:.2f} [{number.lower:.2f}, {number.upper:.2f}]"
+
+
+def _steps(split: GrowthShares, *, first: bool) -> str:
+    window = split.first if first else split.last
+    return f"{window.first:,} to {window.last:,}"
+
+
+def _ratio(variance_ratio: float) -> str:
+    return f"{1 / variance_ratio:.2f} times" if variance_ratio < 100 else "less than a hundredth of"

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from pipeline import __version__
 
 if TYPE_CHECKING:
-    from pipeline.analysis.audited import curve_of as read_curve
-    from pipeline.analysis.audited import trajectory_of as read_trajectory
-    from pipeline.analysis.curves import Curve
-    from pipeline.analysis.findings import PhaseReport
-    from pipeline.analysis.phases import detect_phases
-    from pipeline.errors import CheckpointError, CollapseError, UsageError
+    from pipeline.analysis.statistics.curves import Curve
+    from pipeline.analysis.trajectory.audited import curve_of as read_curve
+    from pipeline.analysis.trajectory.audited import trajectory_of as read_trajectory
+    from pipeline.analysis.trajectory.findings import PhaseReport
+    from pipeline.analysis.trajectory.phases import detect_phases
+    from pipeline.base.errors import CheckpointError, CollapseError, UsageError
     from pipeline.monitor.observing import Monitor
     from pipeline.monitor.trainer_callback import Int4Callback
     from pipeline.monitor.verdicts import Verdict
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
     from pipeline.train.on_demand import open_or_train as open_suite
 
 _PLACES = {
-    "CheckpointError": "pipeline.errors:CheckpointError",
-    "CollapseError": "pipeline.errors:CollapseError",
-    "Curve": "pipeline.analysis.curves:Curve",
+    "CheckpointError": "pipeline.base.errors:CheckpointError",
+    "CollapseError": "pipeline.base.errors:CollapseError",
+    "Curve": "pipeline.analysis.statistics.curves:Curve",
     "Int4Callback": "pipeline.monitor.trainer_callback:Int4Callback",
     "Monitor": "pipeline.monitor.observing:Monitor",
-    "PhaseReport": "pipeline.analysis.findings:PhaseReport",
+    "PhaseReport": "pipeline.analysis.trajectory.findings:PhaseReport",
     "Suite": "pipeline.suites:Suite",
-    "UsageError": "pipeline.errors:UsageError",
+    "UsageError": "pipeline.base.errors:UsageError",
     "Verdict": "pipeline.monitor.verdicts:Verdict",
     "audit": "pipeline.runs.python_calls:audit_suite",
-    "detect_phases": "pipeline.analysis.phases:detect_phases",
+    "detect_phases": "pipeline.analysis.trajectory.phases:detect_phases",
     "fork": "pipeline.runs.python_calls:fork_suite",
     "measure": "pipeline.probe.in_memory:measure",
     "open_suite": "pipeline.train.on_demand:open_or_train",
-    "read_curve": "pipeline.analysis.audited:curve_of",
+    "read_curve": "pipeline.analysis.trajectory.audited:curve_of",
     "read_tokens": "pipeline.runs.python_calls:tokens_of",
-    "read_trajectory": "pipeline.analysis.audited:trajectory_of",
+    "read_trajectory": "pipeline.analysis.trajectory.audited:trajectory_of",
 }
 
 __all__ = [

@@ -19,14 +19,15 @@ from jobs.options import (
 from jobs.reduce import show_reduction
 from jobs.report import show_page
 from jobs.suite import resolve_suite
-from pipeline.errors import UsageError
-from pipeline.runs.audit_request import AuditOptions, resources_of
+from pipeline.base.errors import UsageError
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import resources_of
 from pipeline.runs.kind_of_work import kinds_of_work
 from pipeline.runs.output import run_folder
 from pipeline.runs.per_checkpoint import CheckpointRequest, PerCheckpoint
 
 if TYPE_CHECKING:
-    from pipeline.ledger import Progress
+    from pipeline.runs.progress import Progress
 
 
 def added_kinds() -> dict[str, PerCheckpoint]:

@@ -18,7 +18,8 @@ from jobs.options import (
     stale_option,
     unused_seed_option,
 )  # fmt: skip
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 
 
 @click.command()
@@ -41,9 +42,9 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
     """
     from jobs.suite import resolve_suite
-    from pipeline.ledger import Progress
     from pipeline.runs.execute import execute
-    from pipeline.survey import Survey
+    from pipeline.runs.progress import Progress
+    from pipeline.runs.status import Survey
 
     request = build_request(options, resolve_suite)
     for warning in request.warnings:

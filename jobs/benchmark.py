@@ -24,8 +24,8 @@ from jobs.options import (
     selection_options,
 )
 from jobs.suite import resolve_suite
-from pipeline.errors import UsageError
-from pipeline.files import write_atomically
+from pipeline.base.errors import UsageError
+from pipeline.base.files import write_atomically
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.output import absolute_out
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.console import console, errors, progress
-from pipeline.errors import UsageError
-from pipeline.files import make_folder, write_atomically
+from pipeline.base.errors import UsageError
+from pipeline.base.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn

@@ -14,8 +14,8 @@ from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import Record, Stages
 from jobs.console import console, errors, progress
 from jobs.options import audit_options
-from pipeline.devices import cuda_memory
-from pipeline.errors import UsageError
+from pipeline.base.devices import cuda_memory
+from pipeline.base.errors import UsageError
 from pipeline.runs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import errors
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.spec import TokenShape
 
 

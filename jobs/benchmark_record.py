@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import Report, errors
-from pipeline.files import make_folder, write_atomically
+from pipeline.base.files import make_folder, write_atomically
 
 NUMBERS = "benchmark.json"
 

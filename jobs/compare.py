@@ -12,14 +12,14 @@ import click
 
 from jobs.console import console, errors
 from jobs.options import unused_seed_option
-from pipeline.errors import UsageError
-from pipeline.files import make_folder, write_atomically
+from pipeline.base.errors import UsageError
+from pipeline.base.files import make_folder, write_atomically
 from pipeline.runs.output import absolute_out, run_folder
 
 if TYPE_CHECKING:
-    from pipeline.analysis.curves import Curve
-    from pipeline.analysis.growth import Growth, Window
-    from pipeline.analysis.trainings import GroupRatio
+    from pipeline.analysis.statistics.curves import Curve
+    from pipeline.analysis.trajectory.growth import Growth, Window
+    from pipeline.analysis.trajectory.trainings import GroupRatio
 
 ALL = "all"
 NUMBERS, FIGURE = "comparison.json", "comparison.png"
@@ -83,7 +83,7 @@ def command(
     shows the gap of int4, or else of the first variant; trainings whose names differ only in a last number, as seeds
     do, share a colour.
     """
-    from pipeline.analysis.growth import compare_growth, parse_window
+    from pipeline.analysis.trajectory.growth import compare_growth, parse_window
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)
@@ -144,7 +144,7 @@ def _ratios(
     threshold: float,
 ) -> list[GroupRatio]:
     """Every group over the first."""
-    from pipeline.analysis.trainings import Training, compare_groups
+    from pipeline.analysis.trajectory.trainings import Training, compare_groups
 
     if not kinds:
         return []
@@ -171,8 +171,8 @@ def _ratios(
 
 def _read(names: Sequence[str]) -> list[Curve]:
     """The trainings; ``UsageError`` where one was measured on other tokens than the first audit."""
-    from pipeline.analysis.reduce import read_curve
     from pipeline.analysis.table_files import read_table
+    from pipeline.analysis.trajectory.reduce import read_curve
     from pipeline.report.comparison import TABLE_ENDINGS
 
     runs = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}

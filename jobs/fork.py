@@ -18,15 +18,15 @@ from jobs.options import (
 )
 from jobs.reduce import show_reduction
 from jobs.report import show_page
+from pipeline.runs.folder import REPORT
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.runs.kind_of_work import kinds_of_work
 from pipeline.runs.output import run_folder
-from pipeline.shards import REPORT
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules
 
 if TYPE_CHECKING:
-    from pipeline.ledger import Progress
+    from pipeline.runs.progress import Progress
 
 SHOWN = 4
 """Unfinished runs that a line of progress names."""
@@ -142,7 +142,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
     from jobs.suite import resolve_suite
     from pipeline.runs.execute import execute
-    from pipeline.survey import Survey
+    from pipeline.runs.status import Survey
 
     request = build_fork_request(options, resolve_suite)
     console.print(

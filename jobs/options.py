@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.lookup import grammar
-from pipeline.runs.audit_request import AuditOptions
+from pipeline.runs.audit_options import AuditOptions
 from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, MEASUREMENTS
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -24,8 +24,8 @@ def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> 
     empty: the weights of an earlier row) and lists of losses per evaluation batch, fp32_batch_nll_nats and
     <variant>_batch_nll_nats, with which the intervals count the evaluation text too.
     """
-    from pipeline.analysis.summary import summarise
     from pipeline.analysis.table_files import read_table
+    from pipeline.analysis.trajectory.summary import summarise
 
     curves = [(table, read_table(table)) for table in tables]
     for table, curve in curves:

@@ -16,7 +16,7 @@ from pipeline.runs.output import run_folder
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.shards import RunFolder
+    from pipeline.runs.folder import RunFolder
 
 
 @click.command()
@@ -49,7 +49,7 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
 
 def _state(at: RunFolder, work: KindOfWork) -> tuple[dict[str, Any], Sequence[str]]:
     """The survey of one kind of work in a folder, and lines on its unfinished tasks."""
-    from pipeline.survey import survey
+    from pipeline.runs.status import survey
 
     folder = at.of(work.kind)
     plan = folder.read_plan()
@@ -66,7 +66,7 @@ def _state(at: RunFolder, work: KindOfWork) -> tuple[dict[str, Any], Sequence[st
 
 
 def _show(state: dict[str, Any], lines: Sequence[str], label: str) -> None:
-    from pipeline.shards import Lacks
+    from pipeline.runs.shard import Lacks
 
     incomplete = f"{len(state['incomplete'])} incomplete, " if state["incomplete"] else ""
     console.print(

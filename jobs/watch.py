@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs.console import console, duration
-from pipeline.errors import UsageError
-from pipeline.shards import RunFolder
+from pipeline.base.errors import UsageError
+from pipeline.runs.folder import RunFolder
 
 LAST = 8
 """Events shown on a terminal."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
 
 __all__ = [

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus import evaluation_tokens, parse_corpus, tokens_sha256
-from pipeline.shards import FORK, RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
 from pipeline.spec import ProbeSpec, parse_variants
 from pipeline.suites import load_tokenizer, open_suite
 from pipeline.train.arms import Arm, parse_arms, resolve

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.events import read_events
-from pipeline.files import seal
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.base.event_log import read_events
+from pipeline.base.files import seal
+from pipeline.base.versions import versions
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 from pipeline.runs.requests import AuditRequest
-from pipeline.shards import Origin
+from pipeline.runs.shard import Origin
 from pipeline.spec import ProbeTask
-from pipeline.suites.memory import SETTLED_NS
-from pipeline.versions import versions
+from pipeline.suites.content_memory import SETTLED_NS
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_model
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.events import read_events
+from pipeline.base.event_log import read_events
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_suite
 from tests.raylets import Raylets, RayNode, is_ray, raylets

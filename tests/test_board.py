@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.driver.board import HUNG_AFTER_S, MAX_ATTEMPTS, MAX_LOSSES, STRAGGLER_AFTER_S, Board, Hold
+from pipeline.driver.task_queue import HUNG_AFTER_S, MAX_ATTEMPTS, MAX_LOSSES, STRAGGLER_AFTER_S, Board, Hold
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 
 

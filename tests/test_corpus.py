@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from pipeline.base.errors import UsageError
 from pipeline.corpus import (
     Docstrings,
     Files,
@@ -19,10 +20,9 @@ from pipeline.corpus import (
     training_and_held_out,
 )
 from pipeline.corpus.docstrings import docstrings
-from pipeline.corpus.hub import _readings
+from pipeline.corpus.hub_dataset import _readings
 from pipeline.corpus.python_source import python_source
 from pipeline.corpus.tokens import token_stream, tokens_sha256
-from pipeline.errors import UsageError
 from pipeline.spec import TokenShape
 from pipeline.train.tokenizer import train_tokenizer
 

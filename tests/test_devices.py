@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import devices
+from pipeline.base import devices
 
 
 class Cuda:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.base.errors import UsageError
 from pipeline.driver import Layout, Resources, plan_layout
-from pipeline.errors import UsageError
 
 Nodes = list[dict[str, float]]
 MIXED: Nodes = [{"CPU": 4.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 2.0, "GPU": 4.0}]

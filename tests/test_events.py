@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import OutputError
-from pipeline.events import AppendedFile, EventLog, read_events
+from pipeline.base.errors import OutputError
+from pipeline.base.event_log import AppendedFile, EventLog, read_events
 
 
 def test_each_event_is_one_line_with_its_time_in_utc(tmp_path: Path) -> None:

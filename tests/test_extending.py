@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.shards import FORK, RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
 from tests.models import VOCAB, save_tiny_suite
 
 ROOT = Path(__file__).parents[1]

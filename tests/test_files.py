@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import FolderLockedError, OutputError, ShardError
-from pipeline.files import (
+from pipeline.base.errors import FolderLockedError, OutputError, ShardError
+from pipeline.base.files import (
     exclusive,
     load_json,
     parse_json,

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import pipeline.ledger
+import pipeline.runs.progress
+from pipeline.base.event_log import AppendedFile, EventLog
 from pipeline.driver import Outcome
-from pipeline.events import AppendedFile, EventLog
-from pipeline.ledger import Ledger, Progress
-from pipeline.shards import FORK, RunFolder
-from pipeline.survey import Survey
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.shard_schema import FORK
+from pipeline.runs.status import Survey
 
 
 class Clock:
@@ -25,7 +26,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(pipeline.ledger, "time", clock)
+    monkeypatch.setattr(pipeline.runs.progress, "time", clock)
     return clock
 
 

@@ -142,7 +142,7 @@ def test_a_cluster_that_is_gone_is_refused_at_once(
     resources: str, environment: dict[str, str], named: str
 ) -> None:
     program = (
-        "from pipeline.driver import *\nfrom pipeline.errors import UsageError\n"
+        "from pipeline.driver import *\nfrom pipeline.base.errors import UsageError\n"
         f"try:\n    with cluster({resources}): pass\nexcept UsageError as error: print(error)"
     )
     ended = subprocess.run(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.measurements import (
     CheckpointMeasurement,
     Column,
@@ -29,7 +29,7 @@ from pipeline.measurements import (
     unregister,
 )
 from pipeline.measurements.hooks import checkpoint_values, tensor_values, token_columns, token_values
-from pipeline.shards import AUDIT_SCHEMA, FORK_SCHEMA
+from pipeline.runs.shard_schema import AUDIT_SCHEMA, FORK_SCHEMA
 from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant
 
 
@@ -98,7 +98,7 @@ def test_a_name_that_cannot_be_a_column_is_refused() -> None:
 
 def test_declarations_and_readers_need_no_torch() -> None:
     code = (
-        "import sys, pipeline.measurements, pipeline.analysis.reduce, pipeline.report; "
+        "import sys, pipeline.measurements, pipeline.analysis.trajectory.reduce, pipeline.report; "
         "assert pipeline.measurements.registered(); "
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules)"
     )

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.analysis.reduce import reduce_run
-from pipeline.files import seal, unseal
-from pipeline.shards import FORK, Lacks, RunFolder, RunPlan
+from pipeline.analysis.trajectory.reduce import reduce_run
+from pipeline.base.files import seal, unseal
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.plans import RunPlan
+from pipeline.runs.shard import Lacks
+from pipeline.runs.shard_schema import FORK
+from pipeline.runs.status import survey
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
-from pipeline.survey import survey
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 STEPS = ("step000000000", "step000000512")

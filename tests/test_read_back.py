@@ -14,11 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.errors import OutputError, ShardError, UsageError
-from pipeline.events import AppendedFile, EventLog
-from pipeline.files import exclusive, seal, unseal
-from pipeline.shards import FORK, RunFolder
-from pipeline.survey import survey
+from pipeline.base.errors import OutputError, ShardError, UsageError
+from pipeline.base.event_log import AppendedFile, EventLog
+from pipeline.base.files import exclusive, seal, unseal
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
+from pipeline.runs.status import survey
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 KEY = "step000000512"

@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
-from pipeline.analysis.growth import compare_growth, parse_window
-from pipeline.analysis.reduce import read_curve, reduce_run, write_reduction
-from pipeline.shards import FORK, RunFolder
+from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
+from pipeline.analysis.trajectory.growth import compare_growth, parse_window
+from pipeline.analysis.trajectory.reduce import read_curve, reduce_run, write_reduction
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 AUDITS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("run.json"))

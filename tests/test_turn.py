@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.tasks import Turn
+from pipeline.runs.tasks import Turn
 from tests.waiting import wait_for
 
 

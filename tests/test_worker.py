@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import CheckpointError
-from pipeline.events import AppendedFile, EventLog
-from pipeline.ledger import Ledger
+from pipeline.base.errors import CheckpointError
+from pipeline.base.event_log import AppendedFile, EventLog
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.progress import Ledger
+from pipeline.runs.status import Survey
 from pipeline.runs.worker import TaskWorker, traced
-from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, Variant
-from pipeline.survey import Survey
 
 
 def task_in(out: Path, checkpoint: Path) -> ProbeTask:

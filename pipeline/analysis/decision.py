@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.bootstrap import BATCH_BLOCK, block_indices
-from pipeline.analysis.curves import BoolArray, FloatArray, IntArray
+from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, block_indices
+from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 
 TOLERANCE_NATS = 0.01
 """Loss that a choice may cost and still be good enough: one percent of perplexity."""

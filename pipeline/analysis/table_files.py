@@ -12,8 +12,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.analysis.curves import Curve
-from pipeline.errors import UsageError
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.base.errors import UsageError
 from pipeline.store import open_store
 
 TABLE_BYTES = 2**32

@@ -12,7 +12,7 @@ from pipeline.runs.kind_of_work import TextTable
 if TYPE_CHECKING:
     import polars as pl
 
-    from pipeline.analysis.fork_findings import ArmComparison, ForkReport
+    from pipeline.analysis.forks.fork_findings import ArmComparison, ForkReport
 
 ROWS = 12
 """Most checkpoints shown, evenly spread over the table, the first and the last among them."""

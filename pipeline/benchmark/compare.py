@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from pipeline.base.errors import CollapseError, UsageError
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
 from pipeline.driver import Layout, cluster
-from pipeline.errors import CollapseError, UsageError
-from pipeline.ledger import Progress
 from pipeline.runs.execute import execute
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.progress import Progress
 from pipeline.runs.requests import AuditRequest
-from pipeline.shards import RunFolder
 from pipeline.spec import Checkpoint
 from pipeline.suites import fetch
 

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from pipeline.benchmark.naive import naive_losses
+from pipeline.models.arithmetic import available_arithmetics, float32_products
+from pipeline.models.linear_layers import linear_sites
+from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Prober
-from pipeline.probe.arithmetic import available_arithmetics, float32_products
-from pipeline.probe.layers import linear_sites
-from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.quantize import round_trip
 from pipeline.spec import ProbeSpec, TokenShape, Variant
 

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.base.errors import CollapseError
 from pipeline.benchmark.naive import losses_of, naive_model
 from pipeline.benchmark.naive_training import NaiveTraining
 from pipeline.benchmark.outcome import TOLERANCES_NATS
-from pipeline.errors import CollapseError
-from pipeline.ledger import Progress
-from pipeline.probe.loading import read_weights
+from pipeline.models.loading import read_weights
 from pipeline.runs.execute import execute
+from pipeline.runs.plans import PlannedRun
+from pipeline.runs.progress import Progress
 from pipeline.runs.requests import ForkRequest
-from pipeline.shards.plans import PlannedRun
 from pipeline.suites import fetch
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model

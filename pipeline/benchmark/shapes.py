@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from pipeline.errors import unknown_name
-from pipeline.files import make_folder
+from pipeline.base.errors import unknown_name
+from pipeline.base.files import make_folder
 from pipeline.suites import Suite
 
 VOCAB = 50304

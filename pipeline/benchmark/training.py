@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.benchmark.naive_training import NaiveTraining
-from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.train.loop import Trainer
 from pipeline.train.schedules.constant import Constant
 from pipeline.train.settings import OptimizerSettings

@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.errors import UsageError
+from pipeline.base.files import read_regular
 from pipeline.corpus.text import decoded
-from pipeline.errors import UsageError
-from pipeline.files import read_regular
 
 PACKAGES = ("numpy", "scipy", "polars")
 

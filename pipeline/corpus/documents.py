@@ -8,13 +8,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.base.errors import UsageError
+from pipeline.base.files import read_regular
+from pipeline.base.folders import user_path
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.grammar import BUILT_IN, Corpus, Docstrings, Files, HubDataset, PythonSource, TokenFile
 from pipeline.corpus.python_source import python_source
 from pipeline.corpus.text import decoded
-from pipeline.errors import UsageError
-from pipeline.files import read_regular
-from pipeline.suites.files import user_path
 
 HELD_OUT_ONE_IN = 10
 MOST_BYTES = 2**30
@@ -37,7 +37,7 @@ def documents(corpus: Corpus) -> Iterator[str]:
     if isinstance(corpus, Files):
         return _file_documents(corpus)
     if isinstance(corpus, HubDataset):
-        from pipeline.corpus.hub import dataset_documents
+        from pipeline.corpus.hub_dataset import dataset_documents
 
         return dataset_documents(corpus)
     raise UsageError(

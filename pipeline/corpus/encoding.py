@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 PIECE_CHARACTERS = 2**20
 """Longer documents are encoded in pieces of about so many characters."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from pipeline.errors import UsageError, unknown_name
+from pipeline.base.errors import UsageError, unknown_name
 
 GRAMMAR = "docstrings, python-source, file:GLOB, tokens:FILE.npy or hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]"
 

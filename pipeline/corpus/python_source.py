@@ -11,9 +11,9 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.base.errors import UsageError
+from pipeline.base.files import read_regular
 from pipeline.corpus.text import decoded
-from pipeline.errors import UsageError
-from pipeline.files import read_regular
 
 MAX_CHARACTERS = 100_000
 """Longer files (one in fifty, a quarter of the text) are mostly generated tables."""

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import UsageError
+from pipeline.base.files import open_regular
+from pipeline.base.folders import user_path
 from pipeline.corpus.documents import evaluation_documents
 from pipeline.corpus.encoding import PIECE_CHARACTERS, Encoder, Tokenizer
 from pipeline.corpus.grammar import Corpus, TokenFile
-from pipeline.errors import UsageError
-from pipeline.files import open_regular
 from pipeline.spec import TokenShape
-from pipeline.suites.files import user_path
 
 DOCUMENTS_AT_ONCE = 256
 _NPY, _ZIP = b"\x93NUMPY", b"PK"

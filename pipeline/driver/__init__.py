@@ -21,11 +21,11 @@ shard by a rename, so either may finish first.
 anything, so nodes may disagree about it.
 """
 
-from pipeline.driver.board import MAX_ATTEMPTS, MAX_LOSSES
 from pipeline.driver.connection import cluster, gpu_memory, resolve_device
-from pipeline.driver.loop import Crew, drive, staffed
+from pipeline.driver.dispatch import Crew, drive, staffed
 from pipeline.driver.resources import Layout, Resources, plan_layout
 from pipeline.driver.task import Outcome, Task
+from pipeline.driver.task_queue import MAX_ATTEMPTS, MAX_LOSSES
 
 __all__ = [
     "MAX_ATTEMPTS", "MAX_LOSSES", "Crew", "Layout", "Outcome", "Resources", "Task", "cluster", "drive", "gpu_memory",

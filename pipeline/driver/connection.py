@@ -12,11 +12,11 @@ import ray
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.devices import cuda_memory
+from pipeline.base.devices import cuda_memory
+from pipeline.base.errors import CollapseError, UsageError
+from pipeline.base.signals import exit_on_termination
 from pipeline.driver.local_ray import PACKAGES, local_ray
 from pipeline.driver.resources import Layout, Resources, plan_layout
-from pipeline.errors import CollapseError, UsageError
-from pipeline.signals import exit_on_termination
 
 CONNECT_TIMEOUT_S = 10
 """Longest wait for a cluster to answer at its address."""

@@ -22,8 +22,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
+from pipeline.base.errors import CollapseError
 from pipeline.driver import watchdog
-from pipeline.errors import CollapseError
 
 LOOK_EVERY_S = 0.5
 STUCK_AFTER_S = 20.0

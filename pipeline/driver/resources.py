@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 GPU_QUEUE = 3
 """Tasks handed to a GPU worker at a time: one computing, one being read, and one whose reading begins when that one's

@@ -6,20 +6,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.ledger import Ledger, Progress
 from pipeline.runs.checkpoint_plan import checkpoint_plan
+from pipeline.runs.folder import REPORT, TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
-from pipeline.shards import AUDIT, REPORT, TABLES, Lacks, RunFolder, RunPlan
+from pipeline.runs.plans import RunPlan
+from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.shard import Lacks
+from pipeline.runs.shard_schema import AUDIT
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Fetcher
 
 if TYPE_CHECKING:
+    from pipeline.base.event_log import EventLog
     from pipeline.driver import Layout, Outcome
-    from pipeline.events import EventLog
     from pipeline.runs.requests import AuditRequest
+    from pipeline.runs.status import Survey
+    from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
-    from pipeline.survey import Survey
-    from pipeline.tasks import TaskDone
 
 AHEAD = 8
 """Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
@@ -68,15 +71,15 @@ class AuditWork(KindOfWork):
         return AuditLedger(request, plan, found, on_progress, events, tasks=tasks)
 
     def run(self, task: ProbeTask, warm: WarmState) -> TaskDone:
-        from pipeline.tasks import run_probe
+        from pipeline.runs.tasks import run_probe
 
         prober = warm.prober(task.measuring, RunFolder(task.out), task.device)
         fetcher = warm.kept("fetcher", lambda: Fetcher(task.cache_gb))
         return run_probe(task, prober, fetcher, warm.turn)
 
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
-        from pipeline.analysis.reduce import reduce_run, write_reduction
         from pipeline.analysis.terminal import trajectory_text
+        from pipeline.analysis.trajectory.reduce import reduce_run, write_reduction
 
         reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
         write_reduction(folder, reduction)
@@ -169,7 +172,7 @@ class AuditLedger(Ledger):
     def _copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""
         from pipeline.driver import Outcome
-        from pipeline.tasks import copy_probe  # imports torch, which takes seconds
+        from pipeline.runs.tasks import copy_probe  # imports torch, which takes seconds
 
         copy_probe(task, source)
         super().record(Outcome(task.key))

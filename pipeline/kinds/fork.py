@@ -8,19 +8,21 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import OutputError
-from pipeline.ledger import Ledger, Progress
+from pipeline.base.errors import OutputError
+from pipeline.base.versions import versions
+from pipeline.runs.folder import TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
-from pipeline.shards import FORK, TABLES, ForkPlan, RunFolder
+from pipeline.runs.plans import ForkPlan
+from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.shard_schema import FORK
 from pipeline.train.fork_spec import ForkTask
-from pipeline.versions import versions
 
 if TYPE_CHECKING:
-    from pipeline.events import EventLog
+    from pipeline.base.event_log import EventLog
     from pipeline.runs.requests import ForkRequest
+    from pipeline.runs.status import Survey
+    from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
-    from pipeline.survey import Survey
-    from pipeline.tasks import TaskDone
 
 LOOK_EVERY_S = 10.0
 """Least time between two looks at how far the unfinished runs are."""
@@ -59,7 +61,7 @@ class ForkWork(KindOfWork):
         return ForkLedger(request, plan, found, on_progress, events)
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
-        from pipeline.tasks import run_fork
+        from pipeline.runs.tasks import run_fork
 
         prober = warm.prober(task.spec.probe, RunFolder(task.out, FORK), task.device)
         return run_fork(task, prober, warm.kept("fork starts", dict))
@@ -71,7 +73,7 @@ class ForkWork(KindOfWork):
         return Unfinished({"updates_of_a_run": plan.updates, "updates_made": here}, lines)
 
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
-        from pipeline.analysis.fork_reduce import reduce_fork, write_fork_reduction
+        from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
         from pipeline.analysis.terminal import comparison_text
 
         reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)

@@ -4,7 +4,7 @@ A measurement names its columns (unit, dtype, label, axis, direction of good), i
 shards, the rows of diverged runs, the trajectory table and the report's menus, tables and axes are made from that.
 ``base`` says what each level's hook is given. To add one, write a file with a ``TokenMeasurement``,
 ``TensorMeasurement`` or ``CheckpointMeasurement``, hand it to :func:`register` and name the file as a plug-in
-(``pipeline.plugins``); ``--measure NAME`` then asks for it.
+(``pipeline.base.plugins``); ``--measure NAME`` then asks for it.
 
 The five of ``CORE`` (``pipeline.spec.MEASUREMENTS``) are always measured; their columns are in every shard.
 
@@ -31,20 +31,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import UsageError, unknown_name
+from pipeline.base.errors import UsageError, unknown_name
 from pipeline.measurements import agreement, calibration_outcome, divergence, grid_fit, loss, moments
-from pipeline.measurements.base import (
-    AnyMeasurement,
-    CheckpointMeasurement,
-    Column,
-    Level,
-    OutcomeMeasurement,
-    QuantizedWeight,
-    TensorMeasurement,
-    TokenBlock,
-    TokenMeasurement,
-)
-from pipeline.plugins import load_plugins
+from pipeline.measurements.measurement import AnyMeasurement, CheckpointMeasurement, Column, Level, OutcomeMeasurement, QuantizedWeight, TensorMeasurement, TokenBlock, TokenMeasurement
+from pipeline.base.plugins import load_plugins
 from pipeline.spec import MEASUREMENTS
 
 __all__ = [

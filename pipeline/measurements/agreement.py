@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.measurements.base import Column, TokenBlock, TokenMeasurement, Values
+from pipeline.measurements.measurement import Column, TokenBlock, TokenMeasurement, Values
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.measurements.base import Column, QuantizedWeight, TensorMeasurement, Values
+from pipeline.measurements.measurement import Column, QuantizedWeight, TensorMeasurement, Values
 
 
 def of_tensor(weight: QuantizedWeight) -> Values:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import CheckpointError, CollapseError
+from pipeline.base.errors import CheckpointError, CollapseError
 from pipeline.measurements import (
     CheckpointMeasurement,
     OutcomeMeasurement,
     TensorMeasurement,
     TokenMeasurement,
 )
-from pipeline.measurements.base import AnyMeasurement, QuantizedWeight, TokenBlock
+from pipeline.measurements.measurement import AnyMeasurement, QuantizedWeight, TokenBlock
 
 if TYPE_CHECKING:
     import torch

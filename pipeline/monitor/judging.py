@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.analysis.worsening import Alarm, Rule, Worsening
-from pipeline.errors import UsageError
+from pipeline.analysis.trajectory.worsening import Alarm, Rule, Worsening
+from pipeline.base.errors import UsageError
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import LIVE, Choice, Observed, StopAdvice, Verdict
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 WRAPPERS: Mapping[str, str] = {"OptimizedModule": "_orig_mod", "DeepSpeedEngine": "module"}
 """Classes that are not asked for by import -> their attribute with the model."""

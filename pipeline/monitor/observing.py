@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.live_model import all_finite, left_as_found, unwrapped
 from pipeline.monitor.rate_outlook import RateOutlook

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 SAME = 1e-3
 """Rates within this share of each other are equal."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.curves import Curve
-from pipeline.errors import UsageError, unknown_name
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.base.errors import UsageError, unknown_name
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.stopping_rules import RuleOutcome, outcomes

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.convergence import fit_convergence
-from pipeline.analysis.curves import FloatArray, IntArray
+from pipeline.analysis.statistics.curves import FloatArray, IntArray
+from pipeline.analysis.trajectory.convergence import fit_convergence
 from pipeline.monitor.judging import WatchSettings
 
 PATIENCE = 3

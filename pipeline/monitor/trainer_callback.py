@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
-from pipeline.errors import CollapseError, UsageError
+from pipeline.base.errors import CollapseError, UsageError
 from pipeline.monitor.judging import gap_of
 from pipeline.monitor.observing import Monitor, Weights
 from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan

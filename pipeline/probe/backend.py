@@ -20,12 +20,12 @@ from torch.nn import functional
 
 from pipeline.measurements import TensorMeasurement, TokenMeasurement, selected
 from pipeline.measurements.hooks import token_values
-from pipeline.probe.linear import ProbeLinear
-from pipeline.probe.loading import vocabulary
-from pipeline.probe.room import room_for
+from pipeline.models.loading import vocabulary
+from pipeline.models.memory import CPU_CHUNK_LOGIT_BYTES, CPU_COMPARED_ROWS
+from pipeline.models.out_of_memory import room_for
+from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.tensor_statistics import TensorStatistics, measure_weight
 from pipeline.quantize import Variant, decoded
-from pipeline.sizing import CPU_CHUNK_LOGIT_BYTES, CPU_COMPARED_ROWS
 from pipeline.spec import ProbeSpec
 
 CPU_CHUNK_ROWS = 2048

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.probe.loading import PROVENANCE
-from pipeline.probe.room import is_shortage
+from pipeline.base.errors import CheckpointError
+from pipeline.models.loading import PROVENANCE
+from pipeline.models.out_of_memory import is_shortage
 
 NOISE = 1e-5
 """Largest change of a logit, relative to the largest logit, that rounding explains. Causal models of transformers

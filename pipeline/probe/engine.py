@@ -27,16 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.probe.arithmetic import float32_products
+from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.models.arithmetic import float32_products
 from pipeline.probe.backend import Backend
 from pipeline.probe.calibration import Calibrator
 from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.forward import Forward, LayeredForward, Pass
-from pipeline.probe.linear import Plan, ProbeLinear
-from pipeline.probe.loading import check_fit
+from pipeline.models.variant_linear import Plan, ProbeLinear
+from pipeline.models.loading import check_fit
 from pipeline.probe.notes import tied_notes
-from pipeline.probe.template import ModelTemplate
+from pipeline.models.template import ModelTemplate
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
 from pipeline.spec import ProbeSpec, Variant

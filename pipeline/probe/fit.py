@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.probe.arithmetic import has_triton
-from pipeline.probe.loading import read_config, text_config, vocabulary
-from pipeline.probe.placeholders import WeightIndex
-from pipeline.sizing import USABLE_SHARE, ModelSize, cpu_logit_bytes, cpu_weight_bytes, whole_bytes
+from pipeline.models.arithmetic import has_triton
+from pipeline.models.loading import read_config, text_config, vocabulary
+from pipeline.models.memory import USABLE_SHARE, ModelSize, cpu_logit_bytes, cpu_weight_bytes, whole_bytes
+from pipeline.models.placeholders import WeightIndex
 from pipeline.spec import ProbeSpec
-from pipeline.suites.files import weight_files
+from pipeline.suites.checkpoint_files import weight_files
 
 SPARE_BYTES = 2**30
 """Kept for activations and the runtime."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.probe.walk import LayerCall, Walk
+from pipeline.models.layer_walk import LayerCall, Walk
 
 
 class Pass(Protocol):

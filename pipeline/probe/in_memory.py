@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.probe.prober import Prober
 from pipeline.probe.result import Measurement
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants

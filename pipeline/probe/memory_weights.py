@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
-from pipeline.probe.layers import linear_sites
-from pipeline.probe.linear import Plan
-from pipeline.probe.loading import refuse_non_finite
-from pipeline.probe.template import ModelTemplate, Signature
+from pipeline.base.errors import CheckpointError
+from pipeline.models.linear_layers import linear_sites
+from pipeline.models.loading import refuse_non_finite
+from pipeline.models.template import ModelTemplate, Signature
+from pipeline.models.variant_linear import Plan
 from pipeline.probe.weights import Filled
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.probe.loading import PLAIN_ATTENTION
+from pipeline.models.loading import PLAIN_ATTENTION
 
 OTHER_HEAD = (
     "config.json ties the output head to the embedding, but the files hold another head: measured with the one they "

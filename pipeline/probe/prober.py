@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements import CheckpointMeasurement, selected
 from pipeline.measurements.hooks import checkpoint_values, refuse_whole_models
-from pipeline.probe.arithmetic import float32_products, has_triton, require_arithmetic
+from pipeline.models.arithmetic import float32_products, has_triton, require_arithmetic
+from pipeline.models.loading import build_model, check_sha256, read_config, read_weights
 from pipeline.probe.backend import Backend, TorchBackend
 from pipeline.probe.engine import Engine
-from pipeline.probe.loading import build_model, check_sha256, read_config, read_weights
 from pipeline.probe.memory_weights import ModelWeights, plain_copy
 from pipeline.probe.notes import config_notes
 from pipeline.probe.prefetch import Prefetcher

@@ -27,11 +27,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
-from pipeline.probe.loading import WANTED_DTYPES, present, read_file, refuse_non_finite, refuse_other_dtypes
-from pipeline.probe.placeholders import WeightIndex
-from pipeline.probe.room import room_for
-from pipeline.suites.files import assigned_tensors
+from pipeline.base.errors import CheckpointError
+from pipeline.models.loading import WANTED_DTYPES, present, read_file, refuse_non_finite, refuse_other_dtypes
+from pipeline.models.out_of_memory import room_for
+from pipeline.models.placeholders import WeightIndex
+from pipeline.suites.checkpoint_files import assigned_tensors
 from pipeline.suites.unchanged import Unchanged
 
 PIECE_BYTES = 2**25

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.measurements import OutcomeMeasurement, QuantizedWeight, TensorMeasurement, selected
 from pipeline.measurements.hooks import outcome_values, tensor_values
 from pipeline.quantize import Quantizer, Variant
 from pipeline.quantize.variant import require_sites
 
 if TYPE_CHECKING:
-    from pipeline.probe.layers import LinearSite
-    from pipeline.probe.linear import Plan, ProbeLinear
+    from pipeline.models.linear_layers import LinearSite
+    from pipeline.models.variant_linear import Plan, ProbeLinear
 
 
 @dataclass(frozen=True)
@@ -122,18 +122,6 @@ def is_listed(linear: ProbeLinear, variant: Variant, quantizer: Quantizer | None
     asked for.
     """
     return quantizer is not None or (variant.is_fp32 and not linear.is_head)
-
-
-def require_rules(variants: Sequence[Variant], sites: Sequence[LinearSite]) -> None:
-    """``CheckpointError`` where a rule of ``variants`` decides for none of ``sites``."""
-    layers = [site.name for site in sites if not site.is_head]
-    head = next((site.name for site in sites if site.is_head), None)
-    if head is None and any(variant.head for variant in variants):
-        raise CheckpointError("which layer is the output head is not known: wanted variants without +head")
-    try:
-        require_sites(variants, layers, head)
-    except UsageError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def refuse_values(name: str, quantizer: Quantizer, absmax: float) -> NoReturn:

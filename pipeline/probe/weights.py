@@ -30,13 +30,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import NoRoomError
-from pipeline.probe.linear import Plan
-from pipeline.probe.loading import read_config
-from pipeline.probe.placeholders import WeightIndex
+from pipeline.base.errors import NoRoomError
+from pipeline.models.loading import read_config
+from pipeline.models.out_of_memory import room_for
+from pipeline.models.placeholders import WeightIndex
+from pipeline.models.template import ModelTemplate, Signature, signature
+from pipeline.models.variant_linear import Plan
 from pipeline.probe.reading import DeviceWeights, Reader
-from pipeline.probe.room import room_for
-from pipeline.probe.template import ModelTemplate, Signature, signature
 from pipeline.suites import Unchanged
 
 ADVICE = "use fewer workers per GPU, fewer variants or batches, or a shorter --seq-len"

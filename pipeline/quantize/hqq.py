@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.lookup import register

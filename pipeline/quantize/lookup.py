@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from pipeline.errors import UsageError, unknown_name
-from pipeline.plugins import Registry
+from pipeline.base.errors import UsageError, unknown_name
+from pipeline.base.plugins import Registry
 from pipeline.quantize.quantizer import Method, Quantizer
 
 Q = TypeVar("Q", bound=Quantizer)

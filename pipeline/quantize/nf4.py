@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.lookup import register
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer

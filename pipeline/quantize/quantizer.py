@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pipeline.errors import CheckpointError, UsageError, unknown_name
+from pipeline.base.errors import CheckpointError, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.lookup import grammar, parse_quantizer
 from pipeline.quantize.quantizer import Need, Quantizer
 

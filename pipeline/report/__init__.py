@@ -12,13 +12,13 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.fork_findings import ForkReport
-from pipeline.errors import UsageError
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.base.errors import UsageError
+from pipeline.report.audit_page import Extra, page_html
 from pipeline.report.figures import draw_figures
 from pipeline.report.fork import fork_section, fork_style
 from pipeline.report.frame import Frame, make_frame
 from pipeline.report.heatmap import make_heatmap
-from pipeline.report.page import Extra, page_html
 
 __all__ = ["build_figures", "build_report"]
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.report.events import milestones
+from pipeline.report.event_marks import milestones
 from pipeline.report.frame import Frame
 
 Spec = dict[str, Any]

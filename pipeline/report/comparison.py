@@ -9,14 +9,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.report.axes import SCHEMA, Spec
-from pipeline.report.curves import EARLY
+from pipeline.report.curve_charts import EARLY
 from pipeline.report.figures import WIDTH
 from pipeline.report.frame import named_series
 from pipeline.report.render import png
 from pipeline.report.theme import Quoted, config, distinct_colours, paint, tokens
 
 if TYPE_CHECKING:
-    from pipeline.analysis.curves import Curve
+    from pipeline.analysis.statistics.curves import Curve
 
 HEIGHTS = {"gap": 230, "perplexity": 130, "learning_rate": 90}
 TABLE_ENDINGS = (".csv", ".parquet", ".arrow", ".feather")

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.report.axes import SCHEMA, Spec, shared_data, step_tokens
 from pipeline.report.columns import chart_columns, chart_rows, diverged_points
-from pipeline.report.curves import GAP, damage_scale, variant_scale
+from pipeline.report.curve_charts import GAP, damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.panels import Panel, make_panels

@@ -7,11 +7,11 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.fork_findings import ForkReport
-from pipeline.errors import UsageError
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.fork import fork_figures, fork_page
-from pipeline.shards import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
+from pipeline.runs.folder import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
 
 AUDIT_PAGE, FORK_PAGE = "report.html", "fork.html"
 FORK_TABLE = f"{TABLES}/fork.parquet"

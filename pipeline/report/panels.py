@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.measurements import Column, unvaried_columns
-from pipeline.report import curves
+from pipeline.report import curve_charts as curves
 from pipeline.report.axes import Spec
 from pipeline.report.frame import Frame
 from pipeline.report.timeline import timeline

@@ -7,8 +7,8 @@ from string import Template
 from pipeline.report.assets import asset
 from pipeline.report.frame import Frame, Series
 from pipeline.report.heatmap import HeatMap
+from pipeline.report.html_text import esc
 from pipeline.report.panels import Panel
-from pipeline.report.text import esc
 from pipeline.report.theme import dash
 
 AXIS_HEIGHT = 28

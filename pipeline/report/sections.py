@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.report import text
-from pipeline.report.events import DatedEvent, read_events, subject
+from pipeline.report import html_text as text
+from pipeline.report.event_marks import DatedEvent, read_events, subject
 from pipeline.report.frame import Frame
-from pipeline.report.text import esc
+from pipeline.report.html_text import esc
 from pipeline.report.verdict import WrittenVerdict
 
 NONE = "\u2013"

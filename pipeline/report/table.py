@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.measurements import choices, unvaried_columns
-from pipeline.report import text
+from pipeline.report import html_text as text
 from pipeline.report.frame import Frame
 
 

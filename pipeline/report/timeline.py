@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule
-from pipeline.report.events import milestones, read_events
+from pipeline.report.event_marks import milestones, read_events
 from pipeline.report.frame import Frame
 
 ROW = 26

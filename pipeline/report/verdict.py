@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report import text
-from pipeline.report.events import subject
+from pipeline.report import html_text as text
+from pipeline.report.event_marks import subject
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.errors import StaleShardsError, UsageError
-from pipeline.shards import RunFolder, RunPlan
+from pipeline.base.errors import StaleShardsError, UsageError
+from pipeline.base.versions import versions
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.plans import RunPlan
 from pipeline.spec import Checkpoint, pinned
-from pipeline.versions import versions
 
 if TYPE_CHECKING:
     from pipeline.runs.kind_of_work import Request
-    from pipeline.shards.shard import Settings
+    from pipeline.runs.shard import Settings
     from pipeline.suites import Suite
 
 

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.retry import patiently
 from pipeline.driver import staffed
-from pipeline.patience import patiently
 from pipeline.runs.kind_of_work import kinds_of_work
+from pipeline.runs.status import survey
 from pipeline.runs.worker import TaskWorker
-from pipeline.survey import survey
 
 if TYPE_CHECKING:
-    from pipeline.ledger import Progress, RunSummary
-    from pipeline.survey import Survey
+    from pipeline.runs.progress import Progress, RunSummary
+    from pipeline.runs.status import Survey
 
 
 def execute(

@@ -6,13 +6,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.devices import cuda_memory
-from pipeline.errors import UsageError
-from pipeline.runs.audit_request import AuditOptions, FindSuite, build_request
+from pipeline.base.devices import cuda_memory
+from pipeline.base.errors import UsageError
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import FindSuite, build_request
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
+from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
-from pipeline.shards import FORK
 from pipeline.suites import fetch, weight_files
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.on_demand import open_or_train

@@ -12,16 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
-from pipeline.plugins import Registry
+from pipeline.base.plugins import Registry
 
 if TYPE_CHECKING:
+    from pipeline.base.event_log import EventLog
     from pipeline.driver import Resources
-    from pipeline.events import EventLog
-    from pipeline.ledger import Ledger, Progress
+    from pipeline.runs.folder import RunFolder
+    from pipeline.runs.progress import Ledger, Progress
+    from pipeline.runs.shard_schema import Kind
+    from pipeline.runs.status import Survey
+    from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
-    from pipeline.shards import Kind, RunFolder
-    from pipeline.survey import Survey
-    from pipeline.tasks import TaskDone
 
 
 class Request(Protocol):
@@ -106,7 +107,7 @@ class KindOfWork(ABC):
         events: EventLog,
     ) -> Ledger:
         """Who books the outcomes of this call; ``found`` is of the whole plan."""
-        from pipeline.ledger import Ledger
+        from pipeline.runs.progress import Ledger
 
         asked = self.asked(request, plan)
         mine = found.only(asked)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipeline.errors import UsageError
-from pipeline.shards import AUDIT, Kind, RunFolder
+from pipeline.base.errors import UsageError
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import AUDIT, Kind
 from pipeline.store import is_url
 
 SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"

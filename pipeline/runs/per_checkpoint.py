@@ -10,24 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.errors import CheckpointError, IncompleteRunError, UsageError
-from pipeline.patience import patiently
+from pipeline.base.errors import CheckpointError, IncompleteRunError, UsageError
+from pipeline.base.retry import patiently
+from pipeline.base.versions import versions
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.kind_of_work import KindOfWork
-from pipeline.shards.schemas import checkpoint_kind
+from pipeline.runs.shard_schema import checkpoint_kind
 from pipeline.spec import Checkpoint, canonical_json, fingerprint, pinned
 from pipeline.suites import checkout
-from pipeline.versions import versions
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pipeline.driver import Resources
+    from pipeline.runs.folder import RunFolder
+    from pipeline.runs.plans import RunPlan
+    from pipeline.runs.status import Survey
+    from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
-    from pipeline.shards import RunFolder, RunPlan
     from pipeline.suites import Suite
-    from pipeline.survey import Survey
-    from pipeline.tasks import TaskDone
 
 __all__ = ["CheckpointRequest", "CheckpointSettings", "CheckpointTask", "PerCheckpoint", "checkpoint_kind"]
 
@@ -119,8 +120,9 @@ class PerCheckpoint(KindOfWork):
         ]
 
     def run(self, task: CheckpointTask, warm: WarmState) -> TaskDone:
-        from pipeline.shards import Origin, RunFolder
-        from pipeline.tasks import TaskDone
+        from pipeline.runs.folder import RunFolder
+        from pipeline.runs.shard import Origin
+        from pipeline.runs.tasks import TaskDone
 
         start = time.perf_counter()
         with checkout(task.checkpoint, task.cache_gb) as weights:
@@ -149,7 +151,7 @@ class PerCheckpoint(KindOfWork):
         """
         import polars as pl
 
-        from pipeline.survey import survey
+        from pipeline.runs.status import survey
 
         plan = folder.read_plan()
         found = survey(folder, plan)

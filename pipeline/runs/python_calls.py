@@ -8,15 +8,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import unknown_name
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.base.errors import unknown_name
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.ledger import Progress, RunSummary
+    from pipeline.runs.progress import Progress, RunSummary
     from pipeline.suites import Suite
 
 OnProgress = Callable[["Progress"], None]

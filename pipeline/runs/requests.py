@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.shards.plans import PlannedRun
+from pipeline.runs.plans import PlannedRun
 
 if TYPE_CHECKING:
     import numpy as np
 
     from pipeline.corpus import EvaluationTokens
     from pipeline.driver import Resources
-    from pipeline.shards import RunFolder
+    from pipeline.runs.folder import RunFolder
     from pipeline.spec import Checkpoint, ProbeSpec
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import UsageError
 from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
-from pipeline.errors import UsageError
 from pipeline.runs.output import absolute_out
 
 if TYPE_CHECKING:
-    from pipeline.shards import RunFolder
+    from pipeline.runs.folder import RunFolder
     from pipeline.suites import Suite
 
 

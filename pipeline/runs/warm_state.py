@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipeline.patience import patiently
-from pipeline.tasks import Turn, new_prober
+from pipeline.base.retry import patiently
+from pipeline.runs.tasks import Turn, new_prober
 
 if TYPE_CHECKING:
     from pipeline.probe import Prober
-    from pipeline.shards import RunFolder
+    from pipeline.runs.folder import RunFolder
     from pipeline.spec import ProbeSpec
 
 

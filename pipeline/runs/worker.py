@@ -11,9 +11,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import CheckpointError, OutputError
+from pipeline.base.plugins import load_plugins
 from pipeline.driver.task import Outcome
-from pipeline.errors import CheckpointError, OutputError
-from pipeline.plugins import load_plugins
 from pipeline.runs.kind_of_work import kinds_of_work
 
 TRACE_CHARACTERS = 20_000

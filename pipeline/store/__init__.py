@@ -6,8 +6,8 @@ in an object store one finished PUT, which no reader ever sees half of. What the
 """
 
 from pipeline.store.address import Address, is_url, parse_location
-from pipeline.store.base import Store
-from pipeline.store.local import LocalStore
+from pipeline.store.interface import Store
+from pipeline.store.local_store import LocalStore
 from pipeline.store.objects import ObjectStore
 
 __all__ = ["Address", "LocalStore", "ObjectStore", "Store", "is_url", "open_store", "parse_location"]

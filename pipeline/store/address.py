@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 SCHEMES = ("file", "s3", "gs")
 

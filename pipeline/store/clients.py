@@ -7,7 +7,7 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 ATTEMPTS = 3
 """Tries of one request by the client itself, within a few seconds; longer outages are waited out in ``objects``."""

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
-from pipeline.errors import CollapseError, FolderLockedError
+from pipeline.base.errors import CollapseError, FolderLockedError
 
 PULSE_S = 5.0
 """Seconds between two renewals; a second driver is refused within about as many."""

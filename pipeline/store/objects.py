@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
-from pipeline.errors import OutputError, UnreadableError, UsageError
+from pipeline.base.errors import OutputError, UnreadableError, UsageError
 from pipeline.store.address import Address
 from pipeline.store.clients import endpoint, file_system
 from pipeline.store.faults import explain
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class ObjectStore:
-    """See ``pipeline.store.base.Store``. The lock is a lease that runs out (``pipeline.store.lease``)."""
+    """See ``pipeline.store.interface.Store``. The lock is a lease that runs out (``pipeline.store.lease``)."""
 
     readers = 32
 

@@ -19,10 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import CheckpointError
-from pipeline.files import JSON_BYTES, parse_json, read_regular
+from pipeline.base.errors import CheckpointError
+from pipeline.base.files import JSON_BYTES, parse_json, read_regular
 from pipeline.spec import Checkpoint
-from pipeline.suites.files import weight_files
+from pipeline.suites.checkpoint_files import weight_files
 
 WHOLE_BYTES = 64 * 2**20
 BLOCK_BYTES = 64 * 2**10

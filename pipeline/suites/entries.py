@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.suites.settings import TrainingSettings, clipped_cosine, warm_cosine
+from pipeline.suites.training_settings import TrainingSettings, clipped_cosine, warm_cosine
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError
-from pipeline.fields import Fields, read_object
-from pipeline.files import write_atomically
+from pipeline.base.errors import UsageError
+from pipeline.base.files import write_atomically
+from pipeline.base.json_fields import Fields, read_object
 from pipeline.spec import TokenShape
 
 MANIFEST = "suite.json"

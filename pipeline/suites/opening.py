@@ -9,11 +9,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UsageError, unknown_name
-from pipeline.files import open_regular
+from pipeline.base.errors import UsageError, unknown_name
+from pipeline.base.files import open_regular
+from pipeline.base.folders import user_path
+from pipeline.suites.checkpoint_files import TOKENIZER_FILES
 from pipeline.suites.entries import HubSuite, RecipeSuite
-from pipeline.suites.files import TOKENIZER_FILES, user_path
-from pipeline.suites.local import open_folder
+from pipeline.suites.local_folder import open_folder
 from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.revisions import RevisionChoice
 from pipeline.suites.suite import HUB, Suite
@@ -71,7 +72,7 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     if suite.tokenizer is None:
         raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
     if suite.tokenizer.startswith(HUB):
-        from pipeline.suites.small_files import tokenizer_folder
+        from pipeline.suites.hub.small_files import tokenizer_folder
 
         folder = str(tokenizer_folder(suite.tokenizer.removeprefix(HUB)))
     else:
@@ -99,7 +100,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _open_hub(suite: HubSuite, choice: RevisionChoice) -> Suite:
-    from pipeline.suites.hub import open_hub
+    from pipeline.suites.hub.hub_suite import open_hub
 
     return open_hub(suite, choice)
 

@@ -12,7 +12,7 @@ numbers count chunks of the data, not optimizer steps. open-sci: LAION-AI/open-s
 from __future__ import annotations
 
 from pipeline.suites.entries import Defect, HubSuite, RecipeSuite
-from pipeline.suites.settings import TrainingSettings
+from pipeline.suites.training_settings import TrainingSettings
 
 _STEP = r"step(?P<step>\d+)"
 _TOKENS = r"-tokens(?P<tokens>[\d.]+)(?P<unit>[BT])"

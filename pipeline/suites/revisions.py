@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 PATTERNS = (
     r"step(?P<step>\d+)",

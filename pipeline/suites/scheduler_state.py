@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import read_regular
+from pipeline.base.files import read_regular
 
 MOST_BYTES = 2**20
 """A scheduler's state has about a thousand bytes."""

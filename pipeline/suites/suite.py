@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.spec import Checkpoint, TokenShape
 from pipeline.suites.revisions import Revision
-from pipeline.suites.settings import TrainingSettings
+from pipeline.suites.training_settings import TrainingSettings
 
 HUB = "hf://"
 """Prefix of the location of a hub repository; any other location is an absolute folder."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from pipeline.fields import Fields, read_object
+from pipeline.base.json_fields import Fields, read_object
 from pipeline.suites.scheduler_state import next_learning_rate
 
 STATE = "trainer_state.json"

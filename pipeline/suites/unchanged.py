@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.errors import CheckpointError
-from pipeline.suites.files import weight_files
+from pipeline.base.errors import CheckpointError
+from pipeline.suites.checkpoint_files import weight_files
 
 _CHANGED = "changed while it was being read: run the same command again once nothing writes there"
 _Told = dict[Path, tuple[int, int, int]]

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.files import load_json, open_regular
+from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.base.files import load_json, open_regular
 from pipeline.spec import Checkpoint
-from pipeline.suites.files import weight_files
+from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.foreign import names_below, what_it_is
-from pipeline.suites.remote import list_commit
-from pipeline.suites.small_files import config_file
+from pipeline.suites.hub.remote import list_commit
+from pipeline.suites.hub.small_files import config_file
 from pipeline.suites.suite import HUB, Suite
 
 PREFIXES = {

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.errors import CollapseError, UsageError, unknown_name
+from pipeline.base.errors import CollapseError, UsageError, unknown_name
 from pipeline.train.schedules import ForkRates, Schedule, mean_rate, schedules
 
 BASELINE = "cosine"

@@ -15,10 +15,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError
-from pipeline.fields import Fields
-from pipeline.files import make_folder, write_atomically
-from pipeline.suites.files import new_folder
+from pipeline.base.errors import UsageError
+from pipeline.base.files import make_folder, write_atomically
+from pipeline.base.folders import new_folder
+from pipeline.base.json_fields import Fields
 from pipeline.train.recipes import Recipe
 from pipeline.train.schedules import Schedule
 

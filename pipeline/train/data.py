@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.errors import UsageError
+from pipeline.base.files import make_folder, open_regular
+from pipeline.base.folders import new_folder
+from pipeline.base.json_fields import Fields, read_object
+from pipeline.base.locks import FileLock
 from pipeline.corpus import (
     Corpus,
     TokenFile,
@@ -24,11 +29,6 @@ from pipeline.corpus import (
     training_and_held_out,
 )
 from pipeline.corpus.tokens import token_stream
-from pipeline.errors import UsageError
-from pipeline.fields import Fields, read_object
-from pipeline.files import make_folder, open_regular
-from pipeline.suites.files import new_folder
-from pipeline.suites.locks import FileLock
 from pipeline.train.recipes import Recipe
 from pipeline.train.tokenizer import train_tokenizer
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.spec import ALWAYS, Checkpoint, ProbeSpec, canonical_json, fingerprint, pinned
 from pipeline.train.arms import Arm
 from pipeline.train.schedules import ForkRates

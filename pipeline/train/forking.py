@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import CheckpointError
-from pipeline.files import open_regular
+from pipeline.base.errors import CheckpointError
+from pipeline.base.files import open_regular
 from pipeline.measurements import pool, pooled_columns, score_columns
+from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Measurement, Prober
-from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.spec import MEASUREMENTS, ProbeSpec, canonical_json, fingerprint
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule

@@ -13,9 +13,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from pipeline.base.errors import UsageError
 from pipeline.corpus import Tokenizer
 from pipeline.corpus.encoding import plain_backend
-from pipeline.errors import UsageError
 from pipeline.train.data import TOKENIZER_FOLDER, TRAIN_TOKENS, kept_array, read_note
 
 TOKENS_VERSION = 1

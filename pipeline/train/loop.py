@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.train.capture import CapturedStep
 from pipeline.train.compiling import Loss, compile_blocks, drop_mask, fused_loss, token_loss
 from pipeline.train.optimizers import SAM_RADIUS, make_muon, make_optimizer, uphill

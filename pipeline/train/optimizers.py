@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import CheckpointError
-from pipeline.probe.layers import linear_sites
+from pipeline.base.errors import CheckpointError
+from pipeline.models.linear_layers import linear_sites
 from pipeline.train.settings import OptimizerSettings
 
 SAM_RADIUS = 0.05

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.fields import read_object
-from pipeline.files import exclusive, make_folder, write_atomically
+from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.base.files import exclusive, make_folder, write_atomically
+from pipeline.base.folders import new_folder
+from pipeline.base.json_fields import read_object
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
-from pipeline.suites.files import new_folder
 from pipeline.train.branching import branch, keepable, kept_state, refuse_lost
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
 from pipeline.train.loop import Trainer, choose_device

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.base.errors import UsageError, unknown_name
 from pipeline.corpus import parse_corpus
-from pipeline.errors import UsageError, unknown_name
 from pipeline.spec import TokenShape
 from pipeline.train.schedules import Schedule, make_schedule
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.analysis.noise import ar1_noise
-from pipeline.analysis.worsening import Rule, Worsening
+from pipeline.analysis.statistics.noise import ar1_noise
+from pipeline.analysis.trajectory.worsening import Rule, Worsening
 
 STEPS = np.unique(np.concatenate([[0], 2 ** np.arange(10), np.arange(1000, 144_000, 1000)]))
 """Pythia's 154 checkpoints."""

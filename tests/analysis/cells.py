@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.analysis.events import Follows
+from pipeline.analysis.trajectory.schedule_events import Follows
 from tests.analysis.shapes import ONSETS, RESPONSES, STEADY, WSD_DECAY
 from tests.analysis.simulate import Truth
 

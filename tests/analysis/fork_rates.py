@@ -52,7 +52,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.contrasts import Estimate, TextError, mean_variance, paired_estimate, welch_estimate
+from pipeline.analysis.statistics.contrasts import (
+    Estimate,
+    TextError,
+    mean_variance,
+    paired_estimate,
+    welch_estimate,
+)
 
 SEEDS, CORRELATIONS = (3, 5), (-0.3, 0.0, 0.5, 0.9)
 SPREADS = {

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.curves import Curve
-from pipeline.analysis.growth import Window, compare_growth
-from pipeline.analysis.noise import ar1_noise
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.statistics.noise import ar1_noise
+from pipeline.analysis.trajectory.growth import Window, compare_growth
 
 BEFORE, END = Window(20_000, 22_800), Window(27_600, 28_600)
 STEP = np.arange(200, 28_601, 200)

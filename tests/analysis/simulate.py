@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.curves import Curve
+from pipeline.analysis.statistics.curves import Curve
 from tests.analysis.shapes import ONSETS, RATES, RESPONSES, STEADY, Array, Rng, fp32_loss, stagnating_loss
 
 GAP_SD = 0.004

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.contrasts import (
+from pipeline.analysis.statistics.contrasts import (
     TextError,
     distinct_runs,
     hedges_g,

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.curves import Curve
-from pipeline.errors import UsageError
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.base.errors import UsageError
 
 GOOD = {"step": [0, 10, 20], "fp32_nll_nats": [3.0, 2.0, 2.0], "int4_nll_nats": [3.0, 2.0 + np.log(1.5), 2.1]}
 

@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from pipeline.analysis.fork_findings import ForkReport
-from pipeline.analysis.fork_reduce import compare_arms
-from pipeline.analysis.fork_table import arm_runs, compared_steps, fork_table
-from pipeline.analysis.fork_words import sentences
-from pipeline.shards import FORK_SCHEMA, Shard
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.forks.fork_reduce import compare_arms
+from pipeline.analysis.forks.fork_table import arm_runs, compared_steps, fork_table
+from pipeline.analysis.forks.fork_words import sentences
+from pipeline.runs.shard import Shard
+from pipeline.runs.shard_schema import FORK_SCHEMA
 
 STEPS = (0, 10, 20, 30, 40)
 PHASES = {

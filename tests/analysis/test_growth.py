@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.curves import Curve
-from pipeline.analysis.growth import Growth, Window, compare_growth, parse_window, ratio_power
-from pipeline.analysis.noise import ar1_noise
-from pipeline.errors import UsageError
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.statistics.noise import ar1_noise
+from pipeline.analysis.trajectory.growth import Growth, Window, compare_growth, parse_window, ratio_power
+from pipeline.base.errors import UsageError
 from tests.analysis import growth_rates
 
 BEFORE, END = Window(200, 280), Window(360, 400)

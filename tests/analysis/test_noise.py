@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analysis.noise import (
+from pipeline.analysis.statistics.noise import (
     ar1_noise,
     memory,
     noise_shape,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analysis.curves import Curve
-from pipeline.analysis.hinges import STARTS, HingeGrid, columns, transients
-from pipeline.analysis.noise import whiten
-from pipeline.analysis.phases import detect_phases
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.statistics.hinges import STARTS, HingeGrid, columns, transients
+from pipeline.analysis.statistics.noise import whiten
+from pipeline.analysis.trajectory.phases import detect_phases
 from tests.analysis.shapes import kinked
 from tests.analysis.simulate import even_steps, pythia_steps
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.permutation import rank_sum_p, trend_within_seeds
+from pipeline.analysis.statistics.permutation import rank_sum_p, trend_within_seeds
 
 
 @pytest.mark.parametrize("sizes", [(1, 5), (4, 5), (9, 9)])

@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.curves import Curve
-from pipeline.analysis.findings import Growth, Resampled
-from pipeline.analysis.phases import detect_phases
-from pipeline.analysis.summary import summarise
-from pipeline.analysis.words import verdict
-from pipeline.errors import UsageError
+from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.trajectory.findings import Growth, Resampled
+from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.summary import summarise
+from pipeline.analysis.trajectory.words import verdict
+from pipeline.base.errors import UsageError
 from tests.analysis.shapes import kinked
 from tests.analysis.simulate import Truth, even_steps, pythia_steps, simulate
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.contrasts import paired_estimate
-from pipeline.analysis.power import POWER, power_of, smallest_found
+from pipeline.analysis.statistics.contrasts import paired_estimate
+from pipeline.analysis.statistics.power import POWER, power_of, smallest_found
 
 
 @pytest.mark.parametrize(("seeds", "claims"), [(5, 5), (3, 4), (9, 2), (3, 1)])

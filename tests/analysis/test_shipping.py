@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.shipping import decision_entry, decisions_of
+from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 
 
 def table(n: int = 40, *, batches: int = 16, step: np.ndarray | None = None) -> pl.DataFrame:

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.rounding import squared_error
-from pipeline.analysis.square_law import square_law
-from pipeline.shards import Shard
+from pipeline.analysis.trajectory.rounding import squared_error
+from pipeline.analysis.trajectory.square_law import square_law
+from pipeline.runs.shard import Shard
 
 ERRORS = {
     "int8-channel-sym": 0.0074,

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.bootstrap import batch_weights, block_indices, paired_gap_se, paired_replicates
-from pipeline.analysis.kurtosis import kurtosis_test
-from pipeline.analysis.noise import ar1_noise
+from pipeline.analysis.statistics.bootstrap import (
+    batch_weights,
+    block_indices,
+    paired_gap_se,
+    paired_replicates,
+)
+from pipeline.analysis.statistics.noise import ar1_noise
+from pipeline.analysis.trajectory.kurtosis import kurtosis_test
 
 
 def test_coefficients_and_naive_p_values_are_those_of_scipy() -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.analysis.table_files import read_table
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 
 N = 154
 STEP = np.arange(N) * 100

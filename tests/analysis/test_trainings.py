@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.trainings import Training, compare_groups, count_dealings
-from pipeline.errors import UsageError
+from pipeline.analysis.trajectory.trainings import Training, compare_groups, count_dealings
+from pipeline.base.errors import UsageError
 
 SLOW, FAST = (0.96, 1.08, 1.02, 0.97), (1.36, 1.41, 1.25, 1.22, 1.27)
 

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.analysis.events import Event, Follows, compare, judge, learning_rate_events
-from pipeline.analysis.phases import detect_phases
-from pipeline.analysis.words import verdict
+from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.schedule_events import Event, Follows, compare, judge, learning_rate_events
+from pipeline.analysis.trajectory.words import verdict
 from tests.analysis.shapes import RATES, WSD_DECAY
 from tests.analysis.simulate import Truth, log_steps, pythia_steps, simulate
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analysis.worsening import Worsening, scatter
-from pipeline.errors import UsageError
+from pipeline.analysis.trajectory.worsening import Worsening, scatter
+from pipeline.base.errors import UsageError
 from tests.analysis.alarms import HARMLESS, STEPS, TURN, WORSE, found, losses
 
 

@@ -10,10 +10,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.base.errors import UsageError
 from pipeline.corpus import encoding
 from pipeline.corpus.encoding import Encoder
 from pipeline.corpus.tokens import token_stream
-from pipeline.errors import UsageError
 from pipeline.train.data import encode
 from pipeline.train.kept_tokens import tokenizer_sha256
 

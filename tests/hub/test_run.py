@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from jobs.cli import main
-from pipeline.files import unseal
+from pipeline.base.files import unseal
 from pipeline.probe import Prober
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256

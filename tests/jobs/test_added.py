@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from click.testing import Result
 
-from pipeline.files import seal, unseal
+from pipeline.base.files import seal, unseal
 from pipeline.measurements import (
     CheckpointMeasurement,
     Column,

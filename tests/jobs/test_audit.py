@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from pipeline.files import unseal
+from pipeline.base.files import unseal
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import VOCAB
 

@@ -14,12 +14,12 @@ import pytest
 from click.testing import Result
 
 from jobs.benchmark_fork_runs import paper_arms
+from pipeline.base.errors import UsageError
 from pipeline.benchmark import Comparison, DeviceComparison, Outcome
 from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
 from pipeline.benchmark.shapes import TOKENS, each_by_itself, write_random_suite
-from pipeline.errors import UsageError
-from pipeline.probe.loading import build_model, read_config, read_weights
+from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.suites import open_suite
 from tests.jobs.conftest import MEASURE
 from tests.models import tiny_model

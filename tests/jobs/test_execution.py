@@ -9,11 +9,8 @@ from pathlib import Path
 import pytest
 
 import pipeline.driver
-from pipeline.errors import UsageError
-from pipeline.runs.audit_request import AuditOptions, build_request
-from pipeline.runs.execution import choose_execution
-from pipeline.runs.requests import AuditRequest
-from pipeline.sizing import (
+from pipeline.base.errors import UsageError
+from pipeline.models.memory import (
     VARIANTS_AT_ONCE,
     ModelSize,
     layered_bytes,
@@ -21,6 +18,10 @@ from pipeline.sizing import (
     variant_groups,
     whole_bytes,
 )
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
+from pipeline.runs.execution_mode import choose_execution
+from pipeline.runs.requests import AuditRequest
 from pipeline.spec import TokenShape, Variant, parse_variants
 
 GIB = 2**30

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from pipeline.base.event_log import read_events
 from pipeline.driver import MAX_ATTEMPTS, Layout, Outcome, drive
-from pipeline.events import read_events
 from tests.jobs.conftest import start, trajectory
 from tests.jobs.disks import fill_when, small_disk
 from tests.models import save_tiny_suite

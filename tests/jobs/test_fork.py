@@ -20,9 +20,10 @@ from click.testing import CliRunner, Result
 import pipeline.kinds.fork
 import pipeline.runs.execute
 from jobs.cli import main
+from pipeline.base.errors import UsageError
 from pipeline.driver import Layout
-from pipeline.errors import UsageError
-from pipeline.shards import FORK, RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.fork_spec import ForkTask

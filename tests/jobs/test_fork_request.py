@@ -12,10 +12,10 @@ import pytest
 import jobs.suite
 import pipeline.runs.execute
 from jobs.fork import run_fork_experiment
-from pipeline.errors import UsageError
-from pipeline.ledger import RunSummary
-from pipeline.runs.audit_request import AuditOptions
+from pipeline.base.errors import UsageError
+from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.progress import RunSummary
 from pipeline.suites import open_suite
 from tests.models import VOCAB
 

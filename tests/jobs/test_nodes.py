@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from pipeline.events import read_events
+from pipeline.base.event_log import read_events
 from tests.jobs.conftest import start, trajectory
 from tests.jobs.test_faults import N_CHECKPOINTS, shards, suite, undisturbed
 from tests.raylets import Raylets, RayNode, raylets

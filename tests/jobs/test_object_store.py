@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
-from pipeline.shards import RunFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.store import lease
 from tests.conftest import SECRET
 from tests.jobs.conftest import MEASURE, start

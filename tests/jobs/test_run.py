@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
-from pipeline.files import unseal
+from pipeline.base.files import unseal
 from tests.jobs.conftest import trajectory
 from tests.models import write_text_corpus
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import main
-from pipeline.shards import RunFolder
+from pipeline.runs.folder import RunFolder
 from tests.jobs.nodes import Nodes, busy_workers, raylet
 from tests.models import save_tiny_suite
 from tests.store.server import Way

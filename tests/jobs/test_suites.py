@@ -18,8 +18,9 @@ from rich.console import Console
 
 from jobs.cli import main
 from jobs.suites import _table
-from pipeline.errors import UsageError
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.base.errors import UsageError
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 from pipeline.suites import open_suite
 from tests.models import save_tiny_suite
 

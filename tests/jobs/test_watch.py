@@ -10,8 +10,8 @@ from pathlib import Path
 
 from click.testing import Result
 
-from pipeline.errors import OutputError
-from pipeline.events import AppendedFile, EventLog
+from pipeline.base.errors import OutputError
+from pipeline.base.event_log import AppendedFile, EventLog
 
 Run = Callable[..., Result]
 

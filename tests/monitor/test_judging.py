@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import Observed, Verdict

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from jobs.cli import main
-from pipeline.analysis.curves import Curve
+from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.table_files import read_table
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.monitor.replay import replay
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"

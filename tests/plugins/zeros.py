@@ -11,8 +11,8 @@ from pipeline.runs.kind_of_work import Reduced, TextTable, register
 from pipeline.runs.per_checkpoint import CheckpointSettings, CheckpointTask, PerCheckpoint, checkpoint_kind
 
 if TYPE_CHECKING:
+    from pipeline.runs.folder import RunFolder
     from pipeline.runs.warm_state import WarmState
-    from pipeline.shards import RunFolder
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Zeros(PerCheckpoint):
     kind = checkpoint_kind("zeros", ZerosSettings, {"n_weights": "int64", "n_zeros": "int64"})
 
     def measure(self, task: CheckpointTask, weights: Path, warm: WarmState) -> dict[str, int]:
-        from pipeline.probe.loading import read_weights  # with torch, which only a worker needs
+        from pipeline.models.loading import read_weights  # with torch, which only a worker needs
 
         tensors = read_weights(weights).tensors.values()
         limit = task.settings.at_most

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
+from pipeline.models.arithmetic import choose_arithmetic
 from pipeline.probe import Prober
-from pipeline.probe.arithmetic import choose_arithmetic
 from pipeline.probe.prefetch import Prefetcher
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.waiting import wait_for

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.probe import Prober, calibration
 from pipeline.quantize import (
     Calibration,
@@ -26,7 +26,8 @@ from pipeline.quantize import (
     register,
 )
 from pipeline.quantize.integer import IntegerGrid
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 from pipeline.spec import ProbeSpec, TokenShape
 from tests.models import VOCAB, save_tiny_model
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.probe.engine import Engine
 from pipeline.probe.reading import Reader

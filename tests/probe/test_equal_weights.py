@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pipeline.analysis.trajectory import trajectory_table
+from pipeline.analysis.trajectory.trajectory import trajectory_table
 from pipeline.probe import Prober
-from pipeline.shards import RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.tasks import run_probe
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.tasks import run_probe
 from pipeline.train.forking import score_rows
 from tests.models import VOCAB, tiny_model
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model, tiny_model

@@ -14,8 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from pipeline import sizing
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements import (
     Column,
     QuantizedWeight,
@@ -25,15 +24,16 @@ from pipeline.measurements import (
     register,
     unregister,
 )
+from pipeline.models import memory as sizing
+from pipeline.models.loading import build_model, read_config, read_weights
+from pipeline.models.template import signature
 from pipeline.probe import Prober, engine, reading
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.triton_backend import TritonBackend
-from pipeline.probe.loading import build_model, read_config, read_weights
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
 from pipeline.probe.result import Measurement
-from pipeline.probe.template import signature
 from pipeline.quantize import Rule, Variant
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.triton.packing import pack

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import ARCHITECTURES, VOCAB, tiny_model

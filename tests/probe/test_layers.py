@@ -17,14 +17,14 @@ pytest.importorskip("triton")
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
-from pipeline.errors import CheckpointError, NoRoomError
+from pipeline.base.errors import CheckpointError, NoRoomError
+from pipeline.models.loading import read_weights
+from pipeline.models.placeholders import WeightIndex
 from pipeline.probe import Prober, forward, reading
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.engine import Engine
 from pipeline.probe.gpu.triton_backend import TritonBackend
-from pipeline.probe.loading import read_weights
 from pipeline.probe.notes import OTHER_HEAD
-from pipeline.probe.placeholders import WeightIndex
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
 from pipeline.probe.result import Measurement

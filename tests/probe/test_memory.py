@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from pipeline.sizing import cpu_worker_bytes
+from pipeline.models.memory import cpu_worker_bytes
 from pipeline.spec import TokenShape
 
 LOGITS = """

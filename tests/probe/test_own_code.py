@@ -14,9 +14,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, FalconConfig, XmodConfig
 from transformers.models.llama import modeling_llama
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
+from pipeline.models.linear_layers import linear_sites
 from pipeline.probe import Prober
-from pipeline.probe.layers import linear_sites
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import open_suite
 from pipeline.suites.model_config import context_length, model_config

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Measurement, Prober
 from pipeline.quantize import Rule
 from pipeline.quantize.integer import IntegerGrid

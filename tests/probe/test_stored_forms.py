@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.probe.notes import OTHER_HEAD
 from pipeline.probe.prober import NOTE

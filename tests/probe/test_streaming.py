@@ -12,15 +12,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import CheckpointError, NoRoomError
+from pipeline.base.errors import CheckpointError, NoRoomError
+from pipeline.models.memory import cpu_logit_bytes
 from pipeline.probe import Prober, fit
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
-from pipeline.shards import RunFolder
-from pipeline.sizing import cpu_logit_bytes
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.tasks import run_probe
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.tasks import run_probe
 from tests.models import ARCHITECTURES, VOCAB, save_tiny_model, tiny_model
 
 SHAPE = TokenShape(3, 2, 24)

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import save_tiny_model
@@ -182,7 +182,7 @@ def test_a_smaller_vocabulary_or_context_than_the_tokens_need_is_named(tmp_path:
 def test_blocks_spread_over_several_lists_are_refused(tmp_path: Path) -> None:
     from transformers import XLMConfig, XLMWithLMHeadModel
 
-    from pipeline.probe.layers import linear_sites
+    from pipeline.models.linear_layers import linear_sites
 
     model = XLMWithLMHeadModel(XLMConfig(vocab_size=64, emb_dim=32, n_layers=2, n_heads=2))
     with pytest.raises(CheckpointError, match="not supported"):

@@ -12,7 +12,7 @@ from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.mx_tensor import MXTensor
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize import Variant, parse_quantizer, round_trip
 from pipeline.quantize.nf4 import VALUES, NormalFloat
 from tests.quantize.test_integer import edge_rows

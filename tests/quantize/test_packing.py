@@ -10,7 +10,7 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.quantize import Calibration, Encoded, Quantizer, round_trip
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.statistics import grid_fit, moments

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize import Method, Quantizer, Rule, Variant, parse_quantizer, register, registered
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.variant import require_sites

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pipeline.analysis.curves import Curve
+from pipeline.analysis.statistics.curves import Curve
 from pipeline.report.comparison import _spec, comparison_png
 
 

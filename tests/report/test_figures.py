@@ -9,7 +9,7 @@ import zlib
 import polars as pl
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.frame import make_frame
 from pipeline.report.heatmap import MAX_CELLS, make_heatmap

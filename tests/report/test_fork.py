@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.analysis.contrasts import Estimate
-from pipeline.analysis.fork_findings import ForkReport
-from pipeline.analysis.fork_reduce import compare_arms
-from pipeline.analysis.fork_words import sentences
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.forks.fork_reduce import compare_arms
+from pipeline.analysis.forks.fork_words import sentences
+from pipeline.analysis.statistics.contrasts import Estimate
 from pipeline.report.fork import fork_figures, fork_page
 from pipeline.report.fork.charts import title_lines
 from tests.analysis.test_fork_reduce import experiment

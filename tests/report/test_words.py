@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.report.html_text import HIDDEN, percent, redact
 from pipeline.report.sections import problems_html, provenance_html
-from pipeline.report.text import HIDDEN, percent, redact
 from pipeline.report.verdict import make_verdict
 from tests.report.synthetic import report
 

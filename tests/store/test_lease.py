@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipeline.errors import FolderLockedError, OutputError
+from pipeline.base.errors import FolderLockedError, OutputError
 from pipeline.store import lease
 from pipeline.store.lease import hold
 

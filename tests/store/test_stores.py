@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FolderLockedError, OutputError, UsageError
+from pipeline.base.errors import FolderLockedError, OutputError, UsageError
 from pipeline.store import Address, ObjectStore, Store, lease, open_store, parse_location
 from pipeline.store.objects import SMALL_BYTES
 from tests.conftest import SECRET

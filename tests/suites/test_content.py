@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.spec import Checkpoint
 from pipeline.suites import content, content_id, find_duplicates, open_suite, weight_files, weights_sha256
-from pipeline.suites.files import choose_weights
+from pipeline.suites.checkpoint_files import choose_weights
 
 
 def make(folder, *files):
@@ -106,7 +106,7 @@ BIN_SHARDS = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.
 
 @pytest.mark.parametrize("chosen", [["model.safetensors"], SHARDS, ["pytorch_model.bin"], BIN_SHARDS])
 def test_what_is_hashed_is_what_is_loaded(chosen, tmp_path):
-    from pipeline.probe import loading
+    from pipeline.models import loading
 
     order = ["model.safetensors", *SHARDS, "pytorch_model.bin", *BIN_SHARDS]
     others = [

@@ -2,11 +2,12 @@
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.spec import Checkpoint
-from pipeline.suites import hub, remote, small_files
-from pipeline.suites.backoff import Backoff, passing, reason, retried
-from pipeline.suites.listing import HubFile, Listing
+from pipeline.suites.hub import hub_suite as hub
+from pipeline.suites.hub import remote, small_files
+from pipeline.suites.hub.backoff import Backoff, passing, reason, retried
+from pipeline.suites.hub.listing import HubFile, Listing
 from pipeline.suites.model_config import stored_bytes
 from pipeline.suites.registry import HubSuite
 from pipeline.suites.suite import Suite

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.suites import (
     Entry,
     Manifest,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.suites import content, memory
+from pipeline.suites import content
+from pipeline.suites import content_memory as memory
 from pipeline.suites.content import local_identities
 
 

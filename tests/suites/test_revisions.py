@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.suites import open_suite
 from pipeline.suites.revisions import parse_revision, sort_revisions
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.errors import CheckpointError, UsageError
-from pipeline.runs.audit_request import AuditOptions, build_request
+from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.audit_request import build_request
 from pipeline.suites import load_tokenizer, open_suite, weight_files
 from pipeline.suites.unmeasurable import refuse_unmeasurable
 from tests.models import save_tiny_suite

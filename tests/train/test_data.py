@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.train import data, find_recipe
 from pipeline.train.data import Batches, prepare_data
 from tests.models import write_text_corpus

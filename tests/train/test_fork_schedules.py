@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import arm_identity
 from pipeline.train.schedules import ForkRates, schedules

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import CheckpointError, OutputError, UsageError
+from pipeline.base.errors import CheckpointError, OutputError, UsageError
 from pipeline.kinds.fork import ForkWork
+from pipeline.models.loading import read_weights
 from pipeline.probe import Prober
-from pipeline.probe.loading import read_weights
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
+from pipeline.runs.tasks import run_fork
 from pipeline.runs.warm_state import WarmState
-from pipeline.shards import FORK, RunFolder
 from pipeline.suites import fetch
-from pipeline.tasks import run_fork
 from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.forking import ForkRun

@@ -15,13 +15,14 @@ from click.testing import CliRunner
 import pipeline.runs.execute
 import pipeline.train.data
 from jobs.cli import main
+from pipeline.base.errors import UsageError
 from pipeline.corpus import tokens_sha256
 from pipeline.driver import Layout, Outcome, Task
-from pipeline.errors import UsageError
-from pipeline.runs.audit_request import AuditOptions
+from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.execute import execute
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
-from pipeline.shards import FORK, RunFolder
+from pipeline.runs.shard_schema import FORK
 from pipeline.store import LocalStore
 from pipeline.train import find_recipe, pretrain
 from tests.models import write_text_corpus

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.train.forking import MOMENTS_FILE, read_moments
 
 

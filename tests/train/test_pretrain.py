@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.base.errors import CheckpointError, FolderLockedError, UsageError
+from pipeline.base.files import exclusive
 from pipeline.corpus import evaluation_tokens, parse_corpus
-from pipeline.errors import CheckpointError, FolderLockedError, UsageError
-from pipeline.files import exclusive
 from pipeline.suites import (
     Manifest,
     fetch,

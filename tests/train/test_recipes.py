@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.suites import RecipeSuite, registered_suite
 from pipeline.train import find_recipe
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.suites import registered_suite
 from pipeline.train.schedules import make_schedule, recipe_schedules
 

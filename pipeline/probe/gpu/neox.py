@@ -37,12 +37,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.models.memory import HEAD_ROWS
+from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.ops import Norm, Raw
 from pipeline.probe.gpu.product import multiply
-from pipeline.probe.linear import ProbeLinear
 from pipeline.quantize.triton.packing import PackedWeight, row_norms
-from pipeline.sizing import HEAD_ROWS
 
 SAMPLE_ROWS, SAMPLE_OUTS = 128, 1024
 """How much of a product its truncation is measured on."""

@@ -14,8 +14,8 @@ import triton
 from torch import Tensor
 
 from pipeline.probe.gpu.attention import attention_kernel
-from pipeline.probe.gpu.loss import loss_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
+from pipeline.probe.gpu.token_scores import loss_kernel
 from pipeline.quantize.triton.launch import launch
 
 TILE = 8192

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from pipeline.measurements import TensorMeasurement, TokenMeasurement, further, selected
+from pipeline.models.loading import vocabulary
+from pipeline.models.memory import module_chunk, variant_groups, walk_chunk
+from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.backend import Scores, compare
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
-from pipeline.probe.linear import ProbeLinear
-from pipeline.probe.loading import vocabulary
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Variant, decoded
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
-from pipeline.sizing import module_chunk, variant_groups, walk_chunk
 from pipeline.spec import ProbeSpec
 
 FUSED = ("nll_nats", "kl_nats", "agrees", "delta_p")

@@ -19,7 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
-from pipeline.errors import CheckpointError
+from pipeline.base.errors import CheckpointError
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.quantizer import Encoded, Quantizer, decoded
 from pipeline.quantize.statistics import BOUNDARY_WIDTH

@@ -4,6 +4,6 @@
 Drawn without a browser and without script: the page's SVG takes its colours from the page's palette.
 """
 
-from pipeline.report.fork.page import fork_figures, fork_page, fork_section, fork_style
+from pipeline.report.fork.fork_page import fork_figures, fork_page, fork_section, fork_style
 
 __all__ = ["fork_figures", "fork_page", "fork_section", "fork_style"]

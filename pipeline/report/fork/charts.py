@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.fork_findings import ForkReport
+from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.report.axes import SCHEMA
-from pipeline.report.fork.data import Rows, forest_rows, gap_rows, rate_rows, shade_rows, win_rows
+from pipeline.report.fork.chart_data import Rows, forest_rows, gap_rows, rate_rows, shade_rows, win_rows
 
 Spec = dict[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from pipeline.analysis.fork_findings import ArmComparison, ArmFacts, AverageComparison, ForkReport
-from pipeline.report.text import MINUS, esc
+from pipeline.analysis.forks.fork_findings import ArmComparison, ArmFacts, AverageComparison, ForkReport
+from pipeline.report.html_text import MINUS, esc
 
 _SIZES = (
     "difference, points", "95% interval", "by data order alone", "FP32 price, nats", "quantized price, nats",

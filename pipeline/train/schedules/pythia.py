@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.suites.settings import clipped_cosine
+from pipeline.suites.training_settings import clipped_cosine
 from pipeline.train.schedules.schedule import FINAL, ForkRates, register
 from pipeline.train.schedules.warmed import WarmedSchedule
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.plugins import Registry
+from pipeline.base.plugins import Registry
 
 
 @dataclass(frozen=True)

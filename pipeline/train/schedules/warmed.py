@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
-from pipeline.errors import UsageError, unknown_name
+from pipeline.base.errors import UsageError, unknown_name
 from pipeline.train.schedules.schedule import Schedule, schedules
 
 

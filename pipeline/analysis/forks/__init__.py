@@ -1,0 +1,1 @@
+"""The fork experiment: its table, the comparison of schedules, and its summary."""

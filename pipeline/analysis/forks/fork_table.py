@@ -1,0 +1,145 @@
+"""The table of a fork experiment: every probe of every run, and what the statistics take from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, paired_gap_se
+from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
+from pipeline.runs.shard import Shard
+from pipeline.train.arms import REWARM
+from pipeline.train.schedules import ComparedPhase, schedules
+
+NOT_IN_TABLE = ("suite", "revision", "wall_s", "probe_s", "device")
+"""Columns of the shards that are the same for all rows, or that another run of the same experiment would change."""
+
+UNSETTLED = ("start", REWARM)
+"""Phases in which no schedule has had its say."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArmRuns:
+    """The runs of one arm under one variant and one set of weights, on common probe steps."""
+
+    label: str
+    compared: ComparedPhase | None
+    """The phase that is compared; None = every probe after the start."""
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    phases: tuple[str, ...]
+    """Phase label at each step."""
+    gap: FloatArray
+    """(runs, steps); NaN after a run has diverged."""
+    fp32_nll_nats: FloatArray
+    """(runs, steps)"""
+    variant_nll_nats: FloatArray
+    """(runs, steps): what the quantized model itself loses, which is what is deployed"""
+    fp32_batch_nll_nats: FloatArray
+    """(runs, steps, batches): the same equally long batches for all"""
+    variant_batch_nll_nats: FloatArray
+    """(runs, steps, batches)"""
+    diverged: tuple[bool, ...]
+
+
+def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
+    """One row per run, probe step, set of weights and variant, runs in the order given.
+
+    Columns as in the shards, without times and devices (so that equal experiments give equal tables), with ``gap_se``,
+    the paired standard error of the gap over evaluation batches.
+    """
+    frames = [pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards]
+    table = pl.concat(frames, how="diagonal")  # some may have columns of further measurements
+    key = ["run_id", "step", "weights"]
+    baseline = table.filter(pl.col("variant") == "fp32").select(*key, baseline="batch_nll_nats")
+    joined = table.join(baseline, on=key, how="left", validate="m:1", maintain_order="left")
+    own = np.array(joined["batch_nll_nats"].to_list(), dtype=float)
+    other = np.array(joined["baseline"].to_list(), dtype=float)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap_se = paired_gap_se(other, own)
+    return joined.drop(*NOT_IN_TABLE, "baseline").insert_column(-1, pl.Series("gap_se", gap_se))
+
+
+def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRuns:
+    """The runs of ``arm`` as arrays. A run that diverged has NaN from there on.
+
+    ``UsageError`` where its schedule is not registered, such as one of a plug-in that is not there.
+    """
+    rows = table.filter((pl.col("arm") == arm) & (pl.col("weights") == weights))
+    steps = sorted(table["step"].unique().to_list())
+    seeds = tuple(sorted(rows["seed"].unique().to_list()))
+    gap, nll, fp32_nll = np.full((3, len(seeds), len(steps)), np.nan)
+    n_batches = len(table["batch_nll_nats"][0])
+    batch_nll, fp32_batch_nll = np.full((2, len(seeds), len(steps), n_batches), np.nan)
+    place = {step: index for index, step in enumerate(steps)}
+    phases = dict.fromkeys(steps, "")
+    diverged = dict.fromkeys(seeds, False)
+    for row in rows.iter_rows(named=True):
+        run, column = seeds.index(row["seed"]), place[row["step"]]
+        if row["variant"] == variant:
+            gap[run, column], nll[run, column] = row["gap"], row["nll_nats"]
+            batch_nll[run, column] = row["batch_nll_nats"]
+        if row["variant"] == "fp32":
+            fp32_nll[run, column], fp32_batch_nll[run, column] = row["nll_nats"], row["batch_nll_nats"]
+        phases[row["step"]] = row["phase_label"]
+        diverged[row["seed"]] = row["status"] == "diverged"
+    return ArmRuns(
+        label=arm,
+        compared=schedules.find(rows["schedule"][0]).compared,
+        seeds=seeds,
+        steps=tuple(steps),
+        phases=tuple(phases[step] for step in steps),
+        gap=gap,
+        fp32_nll_nats=fp32_nll,
+        variant_nll_nats=nll,
+        fp32_batch_nll_nats=fp32_batch_nll,
+        variant_batch_nll_nats=batch_nll,
+        diverged=tuple(diverged[seed] for seed in seeds),
+    )
+
+
+def started(runs: ArmRuns) -> NDArray[np.bool_]:
+    """Probes after the start and the re-warm-up, (steps,) bool."""
+    return np.asarray(~np.isin(np.array(runs.phases), [*UNSETTLED, ""]))
+
+
+def compared_steps(runs: ArmRuns) -> NDArray[np.bool_]:
+    """Probes of an arm that are compared, (steps,) bool: those of its compared phase, else all after the start."""
+    return np.asarray(np.array(runs.phases) == runs.compared.phase) if runs.compared else started(runs)
+
+
+def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The last of the chosen ``steps`` alone: what is deployed is the end of a run."""
+    return np.asarray(np.arange(len(steps)) == np.flatnonzero(steps).max(initial=-1))
+
+
+def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
+    """``runs`` as they would be without one block of evaluation batches, for every block; nothing for one batch.
+
+    Blocks are of :data:`BATCH_BLOCK` neighbours, of fewer where there are not two such blocks.
+    """
+    n_batches = runs.fp32_batch_nll_nats.shape[-1]
+    if n_batches < 2:
+        return []
+    found = []
+    for block in np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK)):
+        fp32_nll, nll = (
+            np.delete(batches, block, axis=-1).mean(axis=-1)
+            for batches in (runs.fp32_batch_nll_nats, runs.variant_batch_nll_nats)
+        )
+        found.append(
+            dataclasses.replace(
+                runs, gap=gap_from_nll(nll, fp32_nll), fp32_nll_nats=fp32_nll, variant_nll_nats=nll
+            )
+        )
+    return found
+
+
+def values_at(values: FloatArray, steps: NDArray[np.bool_]) -> FloatArray:
+    """(runs, steps) at ``steps``; NaN where there are none, because every run diverged before the first."""
+    return values[:, steps] if steps.any() else np.full((len(values), 1), np.nan)

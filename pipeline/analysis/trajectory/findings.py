@@ -1,0 +1,193 @@
+"""What `phases.detect_phases` finds, as named results that know their place in report.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.analysis.statistics.curves import IntArray
+from pipeline.analysis.trajectory.rate_response import Dose
+from pipeline.analysis.trajectory.schedule_events import Predictors
+from pipeline.analysis.trajectory.stages import Phase
+
+Json = dict[str, object]
+
+
+class Growth(StrEnum):
+    """Which of three the gap does."""
+
+    NONE = "none"
+    """Nothing is detected that takes off or answers to the learning rate; it may grow steadily."""
+    LEARNING_RATE = "learning_rate"
+    """It grows as the learning rate falls, and nothing is detected beyond that."""
+    ONSET = "onset"
+    """It takes off at a step, by more than a response to the learning rate (where one is known)."""
+
+
+class Resampled(StrEnum):
+    """What the intervals count."""
+
+    CHECKPOINTS = "checkpoints"
+    """The scatter of the checkpoints alone, on the text that was evaluated."""
+    CHECKPOINTS_AND_TEXT = "checkpoints and text"
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """When full precision stops getting better (`convergence`)."""
+
+    step: int | None
+    ci: tuple[int, int] | None
+    reason: str | None
+    """Why there is no step."""
+    share: float | None
+    """Share of the resampled curves that converge, whether or not convergence is claimed."""
+    at_limit: bool | None
+    """Whether the step lies at the limit of what the rule sees; None without one."""
+    at_or_before: bool
+    """The plateau holds from the first used checkpoint on: the window is too short to see it begin."""
+    best_step: int | None
+    """Lowest smooth FP32 loss."""
+    late_rise_nats: float | None
+    """Smooth FP32 loss at the end minus its minimum."""
+    gets_worse: bool
+    """Whether that is more than noise and worth telling."""
+
+
+@dataclass(frozen=True)
+class OnsetEvidence:
+    """The numbers behind the onset decision, of the best candidate, claimed or not."""
+
+    candidate_step: int
+    candidate_ci: tuple[int, int]
+    growth_ratio: float | None
+    """Growth after the candidate over growth before it; None where there was none before."""
+    growth_scale: str
+    """`gap`, `nats` or `log`: what grows in straight lines."""
+    rise: float
+    """Rise of the gap from the candidate to the end, unitless."""
+    noise_sd: float
+    """Standard deviation of one checkpoint's gap about the fitted curve, unitless."""
+    noise_memory: float
+    """Lag-1 autocorrelation of that noise."""
+
+    def to_json(self) -> Json:
+        """All fields, by name."""
+        return {**vars(self), "candidate_ci": list(self.candidate_ci)}
+
+
+@dataclass(frozen=True)
+class OnsetFinding:
+    """Whether and when the gap takes off."""
+
+    growth: Growth
+    step: int | None
+    """None unless `growth` is an onset."""
+    ci: tuple[int, int] | None
+    at_or_after: bool
+    """The onset may as well lie after the last place where one is looked for: its interval is open at the end."""
+    reason: str | None
+    """Why there is no onset."""
+    p_onset: float | None
+    """Share of curves of time alone without an onset that look as strong; None where no onset can be looked for."""
+    p_beyond_learning_rate: float | None
+    """The same among curves that may answer to the learning rate; None where no rate is known."""
+    dose: Dose | None
+    evidence: OnsetEvidence | None
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """What one trajectory shows."""
+
+    variant: str
+    level: float
+    """Coverage that every interval is made for."""
+    intervals: Resampled
+    convergence: Convergence
+    onset: OnsetFinding
+    phases: tuple[Phase, ...]
+    no_second_phase: str | None
+    """Why there is no phase 2; None where there is one."""
+    predictors: Predictors
+    n_used: int
+    """Checkpoints that entered the fits."""
+    n_not_finite: int
+    """Checkpoints left out because a loss is NaN or infinite."""
+    n_duplicates: int
+    """Checkpoints left out because they hold the weights of an earlier one."""
+
+    def to_json(self) -> Json:
+        """The keys of report.json that this report answers; no NaN, null for what does not exist."""
+        found, onset = self.convergence, self.onset
+        return {
+            "variant": self.variant,
+            "level": self.level,
+            "intervals": str(self.intervals),
+            "convergence_step": found.step,
+            "convergence_ci": _listed(found.ci),
+            "convergence_reason": found.reason,
+            "convergence_share": found.share,
+            "convergence_at_limit": found.at_limit,
+            "convergence_at_or_before": found.at_or_before,
+            "growth": str(onset.growth),
+            "onset_step": onset.step,
+            "onset_ci": _listed(onset.ci),
+            "onset_at_or_after": onset.at_or_after,
+            "onset_reason": onset.reason,
+            "p_onset": onset.p_onset,
+            "p_beyond_learning_rate": onset.p_beyond_learning_rate,
+            "dose": None if onset.dose is None else onset.dose.to_json(),
+            "phases": [dict(vars(p)) for p in self.phases],
+            "no_second_phase": self.no_second_phase,
+            "predictors": self.predictors.to_json(),
+            "fp32_best_step": found.best_step,
+            "fp32_late_rise_nats": found.late_rise_nats,
+            "onset_evidence": None if onset.evidence is None else onset.evidence.to_json(),
+            "n_used": self.n_used,
+            "n_not_finite": self.n_not_finite,
+            "n_duplicates": self.n_duplicates,
+        }
+
+    @property
+    def convergence_step(self) -> int | None:
+        """First step of the FP32 plateau."""
+        return self.convergence.step
+
+    @property
+    def convergence_ci(self) -> tuple[int, int] | None:
+        """Its interval."""
+        return self.convergence.ci
+
+    @property
+    def onset_step(self) -> int | None:
+        """Step at which the gap takes off, by more than a response to the learning rate."""
+        return self.onset.step
+
+    @property
+    def onset_ci(self) -> tuple[int, int] | None:
+        """Its interval."""
+        return self.onset.ci
+
+    @property
+    def p_onset(self) -> float | None:
+        """See `OnsetFinding`."""
+        return self.onset.p_onset
+
+    @property
+    def p_beyond_learning_rate(self) -> float | None:
+        """See `OnsetFinding`."""
+        return self.onset.p_beyond_learning_rate
+
+    @property
+    def dose(self) -> Dose | None:
+        """Percentage points of gap per halving of the learning rate."""
+        return self.onset.dose
+
+    def phase_of(self, step: IntArray) -> list[int | None]:
+        """Phase of each step (None outside the finite part of the run); step: (n,)."""
+        return [next((p.phase for p in self.phases if p.first_step <= s <= p.last_step), None) for s in step]
+
+
+def _listed(ci: tuple[int, int] | None) -> list[int] | None:
+    return None if ci is None else list(ci)

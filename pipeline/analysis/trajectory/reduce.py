@@ -1,0 +1,185 @@
+"""The reduction: a folder of shards -> tables and ``report.json``."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.statistics.curves import MIN_ROWS, Curve
+from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
+from pipeline.analysis.trajectory.square_law import square_law
+from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
+from pipeline.analysis.trajectory.trajectory import (
+    headline_variant,
+    measured_variants,
+    tensor_table,
+    trajectory_table,
+    without_lists,
+)
+from pipeline.base.errors import IncompleteRunError
+from pipeline.base.versions import versions
+from pipeline.runs.folder import REPORT, RunFolder
+from pipeline.runs.plans import RunPlan
+from pipeline.runs.shard import Shard
+from pipeline.runs.status import Survey, survey
+from pipeline.spec import column_of
+
+ANALYSIS_KEYS = (
+    "convergence_step", "convergence_ci", "growth", "onset_step", "onset_ci", "p_onset", "p_beyond_learning_rate",
+    "dose", "phases", "predictors", "int4_gap_first",
+    "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
+)  # fmt: skip
+"""Keys of report.json that a curve answers; where there is no curve to ask, null but for the gaps of the table."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a run comes to."""
+
+    trajectory: pl.DataFrame
+    """One row per checkpoint (``analysis.trajectory``) with its ``phase``."""
+    tensors: pl.DataFrame
+    """One row per checkpoint, variant and quantized tensor."""
+    report: dict[str, Any]
+    """The contents of report.json."""
+
+
+def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> Reduction:
+    """Joins the shards of ``folder`` and analyses them; writes nothing.
+
+    Raises UsageError where there is no run, StaleShardsError where shards are of another measurement, and
+    IncompleteRunError, naming them, where expected shards are missing and ``allow_missing`` is not set.
+    """
+    plan = folder.read_plan()
+    found = survey(folder, plan)
+    found.refuse_stale(folder)
+    if not found.done or (found.to_measure and not allow_missing):
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    done = set(found.done)
+    shards = shown(plan, folder.require_shards([c.key for c in plan.checkpoints if c.key in done]))
+    trajectory = trajectory_table(shards, plan.checkpoints)
+    analysis, phases = _analyse(trajectory, seed)
+    trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
+    duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
+    law = square_law(shards, duplicates=list(duplicates))
+    if law is not None:
+        trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
+    report = {
+        "suite": plan.suite,
+        "n_checkpoints": len(shards),
+        "variants": {column_of(variant): variant for variant in shards[0].measured},
+        **analysis,
+        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
+        "square_law": None if law is None else law.to_json(),
+        "duplicates": duplicates,
+        "failures": found.failed,
+        "missing": list(found.to_measure),
+        "skipped": list(plan.skipped),
+        "notes": {shard.key: list(shard.notes) for shard in shards if shard.notes},
+        "corpus": plan.corpus,
+        "config": plan.config,
+        "fingerprint": plan.fingerprint,
+        "wall_s": plan.wall_s,
+        "idle_share": plan.idle_share,
+        "versions": measured_versions(shards),
+        "reduced_with": versions(),
+    }
+    return Reduction(trajectory, tensor_table(shards), report)
+
+
+def read_curve(folder: RunFolder, *, name: str) -> Curve:
+    """The losses of the audit in ``folder``, per batch too; ``name`` is what messages call it.
+
+    Raises UsageError where there is no run, and IncompleteRunError where shards are missing.
+    """
+    plan = folder.read_plan()
+    found = survey(folder, plan)
+    found.refuse_stale(folder)
+    if found.to_measure:
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
+    return Curve.from_frame(trajectory_table(shards, plan.checkpoints), name=name)
+
+
+def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
+    """``shards`` with the rows that tables are made of: what is wanted, then every other variant that all of them have.
+
+    A shard may hold more than was asked for last; a variant that only some checkpoints have makes no column.
+    """
+    wanted = list(plan.probe["variants"])
+    everywhere = set[str]().union(*(shard.measured for shard in shards))
+    everywhere = everywhere.intersection(*(shard.measured for shard in shards))
+    variants = [*wanted, *sorted(everywhere.difference(wanted))]
+    return [shard.only(variants) for shard in shards]
+
+
+def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
+    """Writes ``tables/trajectory.parquet`` and ``.csv``, ``tables/tensors.parquet`` and ``report.json``."""
+    for name, frame in (("trajectory", reduction.trajectory), ("tensors", reduction.tensors)):
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        folder.write_table(f"{name}.parquet", buffer.getvalue())
+    folder.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
+    folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+
+
+def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:
+    """The analysis keys of the report, and the phase of each row."""
+    variant = headline_variant(trajectory)
+    steps = trajectory["step"].to_numpy()
+    reason = None
+    if variant is None:
+        reason = "only fp32 was measured: there is no gap to analyse"
+    elif len(steps) < MIN_ROWS:
+        reason = f"{len(steps)} checkpoints are too few: at least {MIN_ROWS} are needed"
+    elif np.any(np.diff(steps) <= 0):
+        reason = "step numbers restart between stages: audit one stage at a time to find its phases"
+    if variant is None or reason is not None:
+        nothing: dict[str, Any] = dict.fromkeys(ANALYSIS_KEYS)
+        variants = measured_variants(trajectory)
+        fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
+        gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
+        return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
+    summary = summarise(Curve.from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
+    return dict(summary.to_json()), summary.phases.phase_of(steps)
+
+
+def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
+    """Versions by package that the shards were measured with; where they differ, all of them."""
+    found: dict[str, list[str]] = {}
+    for shard in shards:
+        for package, version in shard.versions.items():
+            if version not in found.setdefault(package, []):
+                found[package].append(version)
+    return {package: ", ".join(each) for package, each in found.items()}
+
+
+def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
+    names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
+    absent = [names[key] for key in found.to_measure if key not in found.incomplete]
+    said = [f"{len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({', '.join(absent)})"]
+    lacking = [f"{names[key]} {lacks}" for key, lacks in found.incomplete.items()]
+    if lacking:
+        said.append(f"{len(lacking)} have one that is incomplete ({'; '.join(lacking)})")
+    return (
+        f"{folder}: {' and '.join(said if absent or not lacking else said[1:])}; "
+        "run the audit again to measure them, or pass --allow-missing to report without them"
+    )
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with every NaN and infinity as null: JSON has neither."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

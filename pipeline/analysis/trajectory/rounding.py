@@ -1,0 +1,123 @@
+"""Damage and relative weight error of every variant at every checkpoint, and the square law fitted through them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
+from pipeline.analysis.statistics.curves import BoolArray, FloatArray
+from pipeline.runs.shard import Shard
+from pipeline.spec import column_of
+
+TYPICAL_SCATTER = 0.17
+"""Standard deviation of log(damage / predicted) over grids that the law allows for at least."""
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class RoundedCheckpoints:
+    """What the law is fitted to: (variants, checkpoints) and (variants, checkpoints, blocks of batches)."""
+
+    columns: tuple[str, ...]
+    errors: FloatArray
+    """Squared relative weight error; NaN where a variant was not measured."""
+    damage: FloatArray
+    """Excess loss in nats."""
+    without: FloatArray
+    """The same without each block of batches."""
+
+    @property
+    def n_blocks(self) -> int:
+        return self.without.shape[-1]
+
+    def text_se(self) -> FloatArray:
+        """Standard error of ``damage`` over the text; 0 where there is one batch."""
+        return jackknife_se(self.without) if self.n_blocks > 1 else np.zeros_like(self.damage)
+
+    def only(self, chosen: BoolArray) -> RoundedCheckpoints:
+        names = tuple(np.array(self.columns)[chosen])
+        return RoundedCheckpoints(names, self.errors[chosen], self.damage[chosen], self.without[chosen])
+
+
+def read_damages(shards: Sequence[Shard]) -> RoundedCheckpoints:
+    rows = [
+        {
+            row["variant"]: row
+            for row in shard.table.select(["variant", "batch_nll_nats", "tensors"]).to_pylist()
+        }
+        for shard in shards
+    ]
+    variants = list(dict.fromkeys(name for found in rows for name in found if name != "fp32"))
+    n_batches = len(rows[0]["fp32"]["batch_nll_nats"])
+    errors = np.full((len(variants), len(rows)), np.nan)
+    batches = np.full((*errors.shape, n_batches), np.nan)
+    for column, found in enumerate(rows):
+        for index, name in enumerate(variants):
+            if name in found:
+                errors[index, column] = squared_error(found[name]["tensors"])
+                batches[index, column] = np.subtract(
+                    found[name]["batch_nll_nats"], found["fp32"]["batch_nll_nats"]
+                )
+    blocks = np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK)) if n_batches > 1 else []
+    without = (
+        np.stack([np.delete(batches, each, axis=-1).mean(axis=-1) for each in blocks], axis=-1)
+        if blocks
+        else batches
+    )
+    names = tuple(column_of(name) for name in variants)
+    return RoundedCheckpoints(names, errors, batches.mean(axis=-1), without)
+
+
+def squared_error(tensors: Sequence[dict[str, Any]]) -> float:
+    """Sum ||W' - W||^2 / sum ||W||^2 over a variant's tensors; NaN where one was not quantized."""
+    if not tensors or any(tensor["relative_error"] is None for tensor in tensors):
+        return math.nan
+    squares = np.array([tensor["n"] * (tensor["std"] ** 2 + tensor["mean"] ** 2) for tensor in tensors])
+    errors = np.array([tensor["relative_error"] ** 2 for tensor in tensors])
+    return float((squares * errors).sum() / squares.sum()) if squares.sum() > 0 else math.nan
+
+
+def fit_square_law(points: RoundedCheckpoints) -> tuple[FloatArray, FloatArray]:
+    """Kappa (checkpoints,), and without each block of text (checkpoints, blocks); NaN where nothing is finite."""
+    known = np.isfinite(points.damage) & (points.errors > 0)
+    errors = np.where(known, points.errors, 0.0)
+    largest = np.argmax(errors, axis=0)
+    at = np.arange(errors.shape[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        guess = np.maximum(points.damage[largest, at] / errors[largest, at], 0.0)
+        variance = points.text_se() ** 2 + (TYPICAL_SCATTER * guess * errors) ** 2
+        weights = np.where(known & (variance > 0), errors / variance, 0.0)
+        weights = weights / (weights * errors).sum(axis=0)
+    damage, without = (
+        np.where(known if each.ndim == 2 else known[..., None], each, 0.0)
+        for each in (points.damage, points.without)
+    )
+    return (weights * damage).sum(axis=0), (weights[..., None] * without).sum(axis=0)
+
+
+def half_width(without: FloatArray) -> float | None:
+    n = len(without)
+    if n < 2 or not np.isfinite(without).all():
+        return None
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * jackknife_se(without))
+
+
+def checkpoint_half_width(differences: FloatArray) -> float:
+    """Of the mean over checkpoints, whose rounding falls out by luck; 0 for one checkpoint, whose luck is not known."""
+    n = len(differences)
+    return (
+        0.0 if n < 2 else float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n))
+    )
+
+
+def jackknife_se(without: FloatArray) -> FloatArray:
+    """Standard error over blocks, which are the last axis (Quenouille and Tukey's delete-one jackknife)."""
+    n = without.shape[-1]
+    spread: FloatArray = np.sqrt((n - 1) * without.var(axis=-1))
+    return spread

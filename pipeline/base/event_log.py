@@ -1,0 +1,189 @@
+"""What happened in a run, one JSON line per event, for people and for tools that watch.
+
+Nothing reads it back to decide anything: the shards alone say what is done. Each line is one object with ``time``
+(UTC, of the machine that drives), ``event`` and what belongs to it:
+
+==============  ====================================================================================
+started         command, host, pid, expected, there (shards of earlier runs), to_do
+worker_joined   host, pid, node
+worker_lost     host, pid, node, reason; ``stopped: true`` where the driver itself killed it
+done            key, seconds, host, busy_s, idle_s
+failed          key, reason, host, deaths
+advanced        key, updates, of: a run of a fork experiment has kept its state after so many of its updates
+retried         key, reason, attempt
+speculated      key, host: a worker that had nothing to do began a second copy
+stopped         reason: the run ended early; the same command resumes
+finished        done, failed, seconds, idle_share
+==============  ====================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from pipeline.base.errors import OutputError
+from pipeline.base.files import open_regular, parse_json
+
+SYNC_EVERY_S = 1.0
+"""Longest time for which a crash of the machine (not of the process) may lose lines."""
+PUT_EVERY_S = 15.0
+"""Time between two writes of a log to an object store."""
+
+
+class OnEvent(Protocol):
+    """Takes an event by name with its fields."""
+
+    def __call__(self, event: str, /, **fields: Any) -> None: ...
+
+
+def ignore(event: str, /, **fields: Any) -> None:
+    """An :class:`OnEvent` that keeps nothing."""
+
+
+class LogFile(Protocol):
+    """Where lines go."""
+
+    def begin(self) -> bytes:
+        """What must come before the first line."""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        """Writes ``data`` at the end, now or (unless it is the ``last``) in a while; what could not be taken."""
+
+
+class AppendedFile:
+    """A local file: one write per event, so that a crash of the process loses nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._synced = time.monotonic()
+
+    def begin(self) -> bytes:
+        """A line's end where the machine went down in the middle of one."""
+        with suppress(OSError), open_regular(self._path) as file:
+            file.seek(-1, os.SEEK_END)
+            return b"" if file.read(1) == b"\n" else b"\n"
+        return b""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        # Opened anew each time: a network folder that went away and came back leaves a dead descriptor behind.
+        with suppress(OSError):
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o644)
+            try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return data  # a pipe or a device in its place: nothing is kept, and the run goes on
+                data = data[os.write(descriptor, data) :]
+                if last or time.monotonic() - self._synced > SYNC_EVERY_S:
+                    os.fsync(descriptor)
+                    self._synced = time.monotonic()
+            finally:
+                os.close(descriptor)
+        return data
+
+
+class RewrittenFile:
+    """An object of a store, where nothing can be appended: written whole, every ``PUT_EVERY_S`` and at the end."""
+
+    def __init__(self, read: Callable[[], bytes | None], write: Callable[[bytes], None]) -> None:
+        self._read, self._write = read, write
+        self._whole = b""
+        self._written = float("-inf")
+
+    def begin(self) -> bytes:
+        """Reads what earlier runs left, so that it is kept."""
+        self._whole = self._read() or b""
+        return b""
+
+    def add(self, data: bytes, *, last: bool) -> bytes:
+        self._whole += data
+        if last or time.monotonic() - self._written > PUT_EVERY_S:
+            with suppress(OutputError):  # the next one holds all of it again
+                self._write(self._whole)
+            self._written = time.monotonic()
+        return b""
+
+
+class EventLog:
+    """Writes events to a file as they come; use it as a context manager.
+
+    A log never stops a run: what cannot be written now is kept and written with the next event.
+    """
+
+    def __init__(self, file: LogFile) -> None:
+        self._file = file
+        self._pending = b""
+
+    def __enter__(self) -> Self:
+        self._pending = self._file.begin()
+        return self
+
+    def __call__(self, event: str, /, **fields: Any) -> None:
+        """Writes one event with its fields, those that are None left out."""
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        given = {name: value for name, value in fields.items() if value is not None}
+        line = json.dumps({"time": stamp, "event": event, **given})
+        self._pending = self._file.add(self._pending + line.encode() + b"\n", last=False)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self("stopped", reason=str(error) if isinstance(error, Exception) else type(error).__name__)
+        self._pending = self._file.add(self._pending, last=True)
+
+
+TEXTS = frozenset({"time", "event", "command", "host", "node", "reason", "key"})
+NUMBERS = frozenset(
+    {
+        "pid",
+        "expected",
+        "there",
+        "to_do",
+        "seconds",
+        "busy_s",
+        "idle_s",
+        "idle_share",
+        "deaths",
+        "updates",
+        "of",
+    }
+    | {"attempt", "done", "failed"}
+)
+"""Fields by their type; others are shown as they are."""
+
+NEEDED = {"started": {"expected", "there"}, "worker_joined": {"host"}, "worker_lost": {"host"}}
+"""Fields that an event of a name has to have, beside ``time`` and ``event``."""
+
+
+def parse_events(data: bytes) -> list[dict[str, Any]]:
+    """Every whole event of a log's contents; a line that is none (cut off, or somebody else's) is left out."""
+    events = []
+    for line in data.split(b"\n"):
+        with suppress(ValueError):
+            event = parse_json(line)
+            if isinstance(event, dict) and _is_event(event):
+                events.append(event)
+    return events
+
+
+def _is_event(event: dict[str, Any]) -> bool:
+    needed = {"time", "event"} | NEEDED.get(str(event.get("event")), set())
+    return (
+        needed <= event.keys()
+        and all(isinstance(event[name], str) for name in TEXTS & event.keys())
+        and all(type(event[name]) in (int, float) for name in NUMBERS & event.keys())
+    )
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Every whole event in ``path``; none where there is no file."""
+    return parse_events(path.read_bytes()) if path.exists() else []

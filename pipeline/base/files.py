@@ -1,0 +1,269 @@
+"""Files that are either whole or not there, and a lock that dies with its owner.
+
+A file is written to a temporary sibling, fsynced and renamed; the rename is the only commit point. The sibling's
+name starts with a dot and ends in ``.tmp``, so no ``*.arrow`` glob matches it.
+
+Arrow IPC has no checksums: a flipped byte reads as a wrong value. A *sealed* file therefore carries, in its schema
+metadata, the sha256 of its own bytes with the digest's place filled by zeros, so that any changed byte, in the data
+as in the metadata, is found at the next read.
+
+What is read back was put there by anybody: only regular files are read, never more of them than the reader can use,
+and JSON only where it is text, no deeper than ``NESTING`` levels.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.base.errors import FolderLockedError, OutputError, ShardError
+
+_SEAL = b"sha256"
+_BLANK = b"0" * 64
+
+JSON_BYTES = 64 * 2**20
+"""Most that a JSON file is read of: a Trainer's log of a million updates fits."""
+SHARD_BYTES = 2 * 2**30
+"""Most bytes of a shard; that of a model of 70b in 35 variants has 20 MB."""
+NESTING = 64
+"""Levels of lists and objects that a JSON text may have; what is written here has fewer than ten."""
+_PIECE_BYTES = 2**24
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Puts ``data`` at ``path`` in one step that survives a crash of the process or the machine.
+
+    The folder must exist: a vanished output folder is an OutputError, never made again half-empty.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename itself must reach the disk
+        finally:
+            os.close(folder)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; what was written before is intact: "
+            "make the folder writable (or free space there) and run the same command again"
+        ) from error
+
+
+def open_regular(path: Path) -> io.FileIO:
+    """``path`` opened to be read, unbuffered; OSError where it, or what it links to, is no regular file.
+
+    Never waits: a named pipe without a writer and a device would be waited for without end.
+    """
+    _wanted_regular(path, path.stat())  # before it is opened, which is an action for some devices
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _wanted_regular(path, os.fstat(descriptor))
+        return io.FileIO(descriptor, closefd=True)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """All bytes of the regular file ``path``; OSError where it is none, or has more than ``most_bytes``.
+
+    The error's ``strerror`` says which. What only looks like a file is refused, too: those of ``/proc`` have no size
+    and yet contents, some of them without end.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = bytearray()
+        while size <= most_bytes and len(data) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
+            data += piece
+        size = max(size, os.fstat(file.fileno()).st_size)  # it may have grown meanwhile
+    if max(size, len(data)) > most_bytes:
+        raise OSError(
+            errno.EFBIG, f"it has {max(size, len(data)):,} bytes, wanted at most {most_bytes:,}", str(path)
+        )
+    if data and not size:
+        raise OSError(errno.EINVAL, "it has contents but no size: it is no file of a disk", str(path))
+    return bytes(data)
+
+
+def load_json(path: Path, most_bytes: int = JSON_BYTES, *, finite: bool = True) -> Any:
+    """The value in the JSON file ``path``: OSError as from :func:`read_regular`, ValueError as from
+    :func:`parse_json`.
+    """
+    return parse_json(read_regular(path, most_bytes), finite=finite)
+
+
+def parse_json(data: bytes, *, finite: bool = True) -> Any:
+    """The value of a JSON text in UTF-8.
+
+    ValueError where it is not that, is nested deeper than ``NESTING`` levels, holds half of a surrogate pair, which no
+    file and no terminal takes, or, if ``finite``, a number that is NaN or infinite.
+    """
+    number = _finite if finite else float
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=number, parse_float=number)
+    except RecursionError:
+        raise _too_deep() from None
+    level = [value]
+    for _ in range(NESTING + 1):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            if b"\\u" in data:  # the one way to half a pair
+                _wanted_unicode("", value)
+            return value
+    raise _too_deep()
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _wanted_unicode(place: str, value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError(f"{place or 'it'} is {ascii(value)[:80]}, which is no Unicode text") from None
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _wanted_unicode(f"{place}[{index}]", inner)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _wanted_unicode(f"a name in {place or 'it'}", key)
+            _wanted_unicode(f"{place}.{key}" if place else key, inner)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds {text[:40]}: wanted finite numbers")
+    return value
+
+
+def _too_deep() -> ValueError:
+    return ValueError(f"it is nested deeper than {NESTING} levels")
+
+
+def _wanted_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"it is {what}, wanted a regular file", str(path))
+
+
+def make_folder(path: Path) -> None:
+    """Makes ``path`` and its parents; OutputError where that is impossible."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {path}: {error.strerror or error}") from error
+
+
+def remove_file(path: Path) -> None:
+    """Removes ``path`` if it is there; OutputError where that is impossible."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror or error}") from error
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Removes what killed writers left in ``folder``. Only for the holder of its lock."""
+    for leftover in folder.glob(".*.tmp"):
+        remove_file(leftover)
+
+
+def seal(table: pa.Table) -> bytes:
+    """``table`` as an Arrow IPC file that can tell whether it was altered."""
+    blank = _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: _BLANK}))
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
+
+
+def unseal(path: Path) -> pa.Table:
+    """The table sealed at ``path``, its seal removed; ShardError names what is wrong with the file."""
+    try:
+        data = read_regular(path, SHARD_BYTES)
+    except OSError as error:
+        raise ShardError(f"{path} cannot be read: {error.strerror or error}") from error
+    return unseal_bytes(data, str(path))
+
+
+def unseal_bytes(data: bytes, path: str) -> pa.Table:
+    """As :func:`unseal`, of what was read from ``path``."""
+    try:
+        table = pa.ipc.open_file(data).read_all()
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ShardError(f"{path} is truncated or not an Arrow file: {error}") from error
+    metadata = dict(table.schema.metadata or {})
+    digest = metadata.pop(_SEAL, b"")
+    if (
+        len(digest) != len(_BLANK)
+        or hashlib.sha256(data.replace(digest, _BLANK)).hexdigest().encode() != digest
+    ):
+        raise ShardError(f"{path} does not match its checksum: it was altered after it was written")
+    return table.replace_schema_metadata(metadata)
+
+
+def _ipc_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Holds the lock file ``path`` for the length of the block; FolderLockedError names the other holder.
+
+    The kernel releases the lock when its process dies, however it dies.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        _wanted_regular(path, os.fstat(descriptor))
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            raise FolderLockedError(
+                f"{path.parent} is in use by {holder}: wait for it to finish, stop it, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise OutputError(f"cannot lock {path}: {error.strerror or error}") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,65 @@
+"""Paths that a person typed, and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.base.errors import OutputError, UsageError
+
+
+def user_path(text: str, what: str) -> Path:
+    """The path that a person typed for ``what``, with ``~`` expanded; whatever is or is not there is the caller's.
+
+    ``UsageError`` for one that cannot be looked up at all (unknown ``~user``, too long, not permitted), on which
+    every question to a ``Path`` would raise something else.
+    """
+    shown = repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except RuntimeError as error:
+        raise UsageError(
+            f"{what} {shown}: there is no such user's home folder; write the whole path, or ./~... for a folder "
+            "whose name starts so"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"{what} {shown} cannot be looked up ({reason}); check the path") from error
+    return path
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary sibling to fill; becomes ``path`` when the block ends, after everything in it is synced.
+
+    An exception in the block leaves nothing at ``path``, which must not exist yet. ``OutputError`` where
+    the disk or its permissions are in the way. The sibling's name is hidden.
+    """
+    sibling = path.with_name(f".{path.name}.tmp")
+    try:
+        shutil.rmtree(sibling, ignore_errors=True)  # what a killed process left
+        sibling.mkdir(parents=True)
+        yield sibling
+        for each in (*sibling.rglob("*"), sibling):
+            _sync(each)
+        sibling.rename(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; what was written before is intact: make the "
+            "folder writable (or free space there) and run the same command again"
+        ) from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""Typed reads from a JSON object that somebody else may have written: what is wrong is named by its field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.base.files import JSON_BYTES, load_json
+
+_T = TypeVar("_T")
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+class Fields:
+    """The fields of one JSON object. Null is as good as absent."""
+
+    def __init__(self, value: Any, broken: Callable[[str], Exception], prefix: str = "") -> None:
+        """``broken`` makes the error to raise, which names the file, from what is wrong; ``prefix`` is where in the
+        file the object stands, such as ``checkpoints[3].``.
+        """
+        self._broken, self._prefix = broken, prefix
+        if not isinstance(value, dict):
+            raise self.wrong("", value, "an object")
+        self.value: dict[str, Any] = value
+
+    def get(self, name: str, kind: type[_T]) -> _T | None:
+        """The field ``name``, None where it is absent; numbers are finite and integers fit 64 bits."""
+        value = self.value.get(name)
+        if value is None:
+            return None
+        accepted = (int, float) if kind is float else (kind,)
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise self.wrong(name, value, _NAMES[kind])
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise self.wrong(name, value, "a number of at most 64 bits")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.wrong(name, value, "a finite number")
+        return value  # type: ignore[return-value]
+
+    def need(self, name: str, kind: type[_T]) -> _T:
+        """As :meth:`get`, of a field that has to be there."""
+        value = self.get(name, kind)
+        if value is None:
+            raise self._broken(f"{self._prefix}{name} is missing, wanted {_NAMES[kind]}")
+        return value
+
+    def child(self, name: str) -> Fields:
+        """The object ``name``; an empty one where it is absent."""
+        return Fields(self.get(name, dict) or {}, self._broken, f"{self._prefix}{name}.")
+
+    def children(self, name: str) -> list[Fields]:
+        """The objects in the list ``name``; none where it is absent."""
+        return [
+            Fields(each, self._broken, f"{self._prefix}{name}[{index}].")
+            for index, each in enumerate(self.get(name, list) or [])
+        ]
+
+    def elements(self, name: str) -> Fields:
+        """The list ``name`` as an object with its elements under their places."""
+        values = {str(index): value for index, value in enumerate(self.get(name, list) or [])}
+        return Fields(values, self._broken, f"{self._prefix}{name}.")
+
+    def wrong(self, name: str, value: Any, wanted: str) -> Exception:
+        """The error for the field ``name`` (the object itself where it is empty) whose ``value`` is not as wanted."""
+        where = f"{self._prefix}{name}".rstrip(".") or "the whole"
+        return self._broken(f"{where} is {_short(value)}, wanted {wanted}")
+
+
+def read_object(
+    path: Path, broken: Callable[[str], Exception], most_bytes: int = JSON_BYTES, *, finite: bool = True
+) -> Fields:
+    """The object in the JSON file ``path``, read by :func:`pipeline.base.files.load_json`.
+
+    ``broken`` makes the error to raise from whatever is wrong with the file.
+    """
+    try:
+        value = load_json(path, most_bytes, finite=finite)
+    except OSError as error:
+        raise broken(error.strerror or str(error)) from error
+    except ValueError as error:
+        raise broken(f"not readable JSON ({error})") from error
+    return Fields(value, broken)
+
+
+def _short(value: Any) -> str:
+    text = ascii(value) if not isinstance(value, int) or value.bit_length() < 256 else "a larger number"
+    return text if len(text) <= 80 else f"{text[:77]}..."

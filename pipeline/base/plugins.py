@@ -1,0 +1,180 @@
+"""Sets that grow by one file: a registry per set, filled by the library's own modules and by plug-ins.
+
+A plug-in is a module that registers members when it is imported. It is found in two ways:
+
+- an installed package names it in the entry-point group ``int4_collapse.plugins``;
+- the environment variable ``INT4_COLLAPSE_PLUGINS`` names it, as a module or as a path that ends in ``.py``, several
+  separated by commas.
+
+The command line and every worker load both first of all. Elsewhere a registry does so when it is asked for all its
+members, or for one that the library itself has not: what the library asks of its own while it is imported needs none.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+import threading
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Generic, Protocol, TypeVar
+
+from pipeline.base.errors import CollapseError, UsageError, unknown_name
+
+GROUP = "int4_collapse.plugins"
+VARIABLE = "INT4_COLLAPSE_PLUGINS"
+
+
+class Named(Protocol):
+    """A member of a registry."""
+
+    @property
+    def name(self) -> str:
+        """What users call it; unique within its set."""
+        ...
+
+
+Member = TypeVar("Member", bound=Named)
+_loading = threading.RLock()
+_loaded: set[str] = set()
+
+
+class Registry(Generic[Member]):
+    """The members of one set by name."""
+
+    def __init__(self, noun: str, package: str) -> None:
+        """``noun``: what a member is, such as ``schedule``. ``package``: where the library's own files are."""
+        self._noun, self._package = noun, package
+        self._members: dict[str, Member] = {}
+        self._has_own = False
+
+    def register(self, member: Member) -> Member:
+        """Adds ``member``, also as a decorator. ``UsageError`` where another member has its name."""
+        other = self._members.setdefault(member.name, member)
+        if other is not member and _place(other) != _place(member):
+            raise UsageError(
+                f"two {self._noun}s are called {member.name!r}: {_place(other)} and {_place(member)}; "
+                "rename one, or leave its plug-in out"
+            )
+        self._members[member.name] = member
+        return member
+
+    def find(self, name: str) -> Member:
+        """The member called ``name``. ``UsageError`` with the nearest names where there is none."""
+        self._load_own()
+        if name not in self._members:
+            load_plugins()
+        if name not in self._members:
+            raise unknown_name(self._noun, name, self.names())
+        return self._members[name]
+
+    def place(self, name: str) -> str:
+        """Where the member called ``name`` is defined."""
+        return _place(self.find(name))
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        self._load_own()
+        load_plugins()
+        return tuple(sorted(self._members))
+
+    def __iter__(self) -> Iterator[Member]:
+        """The members, by name."""
+        return iter([self._members[name] for name in self.names()])
+
+    def _load_own(self) -> None:
+        if self._has_own:
+            return
+        with _loading:
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                importlib.import_module(module.name)
+            self._has_own = True
+
+
+def plugins_named() -> bool:
+    """Whether there is any plug-in; asks nothing of it."""
+    return bool(_entries()) or bool(_named_words())
+
+
+def load_plugins() -> None:
+    """Imports every plug-in that is not imported yet. ``UsageError`` where one cannot be."""
+    with _loading:
+        for entry in _entries():
+            _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
+        for word in _named_words():
+            _once(word, f"plug-in {word}, named in {VARIABLE},")
+
+
+def worker_environment() -> dict[str, str]:
+    """What the environment of a worker process must hold so that it loads the plug-ins of this one, wherever it runs.
+
+    A file is named by its absolute path, which every node must have.
+    """
+    return {VARIABLE: ",".join(_absolute(word) for word in _named_words())} if _named_words() else {}
+
+
+@functools.cache
+def _entries() -> tuple[EntryPoint, ...]:
+    """What installed packages name; found once, because all of their metadata is read for it."""
+    return tuple(entry_points(group=GROUP))
+
+
+def _named_words() -> list[str]:
+    return [word for word in map(str.strip, os.environ.get(VARIABLE, "").split(",")) if word]
+
+
+def _absolute(word: str) -> str:
+    return str(Path(word).absolute()) if word.endswith(".py") else word
+
+
+def _once(word: str, told: str) -> None:
+    """Imports the plug-in that ``word`` names, a module or a file; ``told`` is for the complaint."""
+    if word in _loaded:
+        return
+    try:
+        _import_file(Path(word)) if word.endswith(".py") else importlib.import_module(word.partition(":")[0])
+    except CollapseError as error:
+        raise UsageError(f"{told}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"{told} cannot be loaded: {type(error).__name__}: {error}; mend it or leave it out"
+        ) from error
+    _loaded.add(word)
+
+
+def _import_file(path: Path) -> ModuleType:
+    """The module in a file outside the import path, under the file's own name, by which other processes know it."""
+    name = path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UsageError("there is no such file")
+    found = importlib.util.find_spec(name)
+    if found is not None and (found.origin is None or Path(found.origin).resolve() != path.resolve()):
+        raise UsageError(f"there is another module called {name!r}: rename the file")
+    if name in sys.modules:
+        return sys.modules[name]
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _place(member: object) -> str:
+    """Where ``member`` is defined: its file and name."""
+    definition = member if inspect.isclass(member) else type(member)
+    try:
+        file = inspect.getsourcefile(definition) or definition.__module__
+    except (TypeError, OSError):
+        file = definition.__module__
+    return f"{definition.__qualname__} in {file}"

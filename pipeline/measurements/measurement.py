@@ -1,0 +1,169 @@
+"""What a measurement declares: its columns, its level and its hook. Needs no torch until a hook runs.
+
+Legend of shapes: V = variants (fp32 first), N = sequences, P = predictions (of a sequence, or of a block of one),
+K = vocabulary, O = out_features, I = in_features, T = tokens per sequence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pipeline.base.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+    from pipeline.quantize import CalibrationOutcome, Quantizer, Variant
+
+Level = Literal["token", "tensor", "checkpoint"]
+Values = Mapping[str, Any]
+"""Values by the name of their column."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number that a measurement gives: how it is kept, and how it is shown."""
+
+    name: str
+    """In the shard; ``<variant>_<name>`` in the trajectory table."""
+    unit: str
+    """Such as ``nats`` or ``share``; empty where it has none."""
+    label: str
+    """In menus and headings of charts."""
+    note: str = ""
+    """One sentence under the chart's heading."""
+    dtype: Literal["float64", "int64", "list<float64>", "string"] = "float64"
+    """A list holds one number per batch and is kept in the shard alone, and so is a text."""
+    axis: Literal["log", "linear"] = "linear"
+    """Scale of the chart's axis."""
+    format: str = "~g"
+    """d3 format of the axis's numbers."""
+    better: Literal["lower", "higher", ""] = ""
+    """Direction of good; empty where there is none."""
+    heading: str = ""
+    """In the table of checkpoints, after the variant's name; empty: it is no column there."""
+    written: Literal["number", "short", "share"] = "short"
+    """How the table and the readout write a value: 4 digits, 3 digits, or percent."""
+    tables: bool = True
+    """Whether it is a column of the trajectory table; a list never is."""
+    menu: bool = True
+    """Whether it is a choice of the report's damage chart."""
+    pooled: Literal["mean", "finite mean", "weighted mean", ""] = ""
+    """How the tensors of a checkpoint make one number: each counts once, each where it is finite, each by its number
+    of weights; empty: they do not."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise UsageError(f"column {self.name!r}: wanted small letters, digits and _, a letter first")
+
+
+class TokenBlock:
+    """The logits of a block of predictions under all variants, and what several measurements take from them."""
+
+    def __init__(self, logits_VPK: Tensor, targets_P: Tensor) -> None:
+        self.logits_VPK = logits_VPK
+        """float32; variant 0 is fp32."""
+        self.targets_P = targets_P
+        """int64: the tokens that come next."""
+
+    @cached_property
+    def log_p_VPK(self) -> Tensor:  # noqa: N802
+        """Logarithms of all probabilities."""
+        return self.logits_VPK.log_softmax(dim=-1)
+
+    @cached_property
+    def log_p_VP(self) -> Tensor:  # noqa: N802
+        """Logarithms of the correct tokens' probabilities."""
+        index = self.targets_P.expand(self.logits_VPK.shape[0], -1).unsqueeze(-1)
+        return self.log_p_VPK.gather(-1, index).squeeze(-1)
+
+    @cached_property
+    def broken_VP(self) -> Tensor:  # noqa: N802
+        """Where a variant's logits, or those of fp32 that it is compared with, are not finite."""
+        finite = self.log_p_VP.isfinite()
+        return ~(finite & finite[:1])
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """One weight matrix under one variant."""
+
+    name: str
+    """Dotted module path."""
+    weight_OI: Tensor  # noqa: N815
+    """float32, padding rows left out."""
+    quantized_OI: Tensor | None  # noqa: N815
+    """The same on the variant's grid; None where the variant leaves this weight as it is."""
+    variant: Variant
+    quantizer: Quantizer | None = None
+    """What made ``quantized_OI``."""
+    steps: Tensor | None = None
+    """The weight in grid steps (``Quantizer.grid_steps``); None where the grid has no even steps."""
+
+
+@dataclass(frozen=True)
+class TokenMeasurement:
+    """A measurement of predictions: every variant's logits against fp32's, token by token."""
+
+    level: ClassVar[Level] = "token"
+
+    name: str
+    columns: tuple[Column, ...]
+    per_token: Callable[[TokenBlock], Mapping[str, Tensor]]
+    """(V, P) of each of ``values``, float32 on the logits' device; NaN where logits are not finite."""
+    values: Mapping[str, Literal["float32", "float64"]]
+    """Names of what ``per_token`` gives, each with the dtype that it is kept in. No two measurements share one."""
+    summarise: Callable[[Mapping[str, np.ndarray], int], Values]
+    """From every one of ``values``, (N, P) of one variant in the order of the tokens, and the number of equal batches
+    that N divides into: each of ``columns``."""
+
+
+@dataclass(frozen=True)
+class TensorMeasurement:
+    """A measurement of each quantized weight matrix."""
+
+    level: ClassVar[Level] = "tensor"
+
+    name: str
+    columns: tuple[Column, ...]
+    of_tensor: Callable[[QuantizedWeight], Values]
+    """Each of ``columns``; None where it is not defined."""
+    per_variant: bool = True
+    """False: of the stored weight alone; asked once, with ``quantized_OI`` None, and the same under all variants."""
+
+
+@dataclass(frozen=True)
+class CheckpointMeasurement:
+    """A measurement of the unquantized model as a whole."""
+
+    level: ClassVar[Level] = "checkpoint"
+
+    name: str
+    columns: tuple[Column, ...]
+    of_model: Callable[[torch.nn.Module, Tensor], Values]
+    """From the model, float32 in eval mode, which it must leave as it is, and the evaluation tokens, int64 (N, T) on
+    the model's device: each of ``columns``. They stand in the row of fp32."""
+
+
+@dataclass(frozen=True)
+class OutcomeMeasurement:
+    """A measurement of how the calibration of each quantized weight matrix went."""
+
+    level: ClassVar[Level] = "tensor"
+    per_variant: ClassVar[bool] = True
+
+    name: str
+    columns: tuple[Column, ...]
+    of_outcome: Callable[[CalibrationOutcome | None], Values]
+    """Each of ``columns``; from None, which a matrix that is not calibrated has, None of each."""
+
+
+AnyMeasurement = TokenMeasurement | TensorMeasurement | CheckpointMeasurement | OutcomeMeasurement

@@ -1,0 +1,190 @@
+"""A model without its weights, kept between checkpoints, and where each of its weights lies in their files.
+
+transformers maps a file's names to a module's (``embed_out.weight`` becomes ``lm_head.weight``) while it loads, and
+may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per template the model is
+loaded by the ordinary path from *markers*, tensors whose every element says which tensor and which place of it this is.
+A parameter that comes out holding marker i untouched is a copy of tensor i for every checkpoint of the same names,
+shapes and dtypes. Where one does not, every checkpoint goes through transformers, and the probe notes it.
+
+Markers are as large as the model. For one that is to be measured layer by layer the mapping is read off the addresses
+of placeholders instead, which hold nothing (``placeholders.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.models.linear_layers import blocks, linear_sites, replace_module
+from pipeline.models.loading import PROVENANCE, StoredWeights, build_model, read_config
+from pipeline.models.placeholders import PlaceholderModel, WeightIndex, marked, marker, put, refuse_assembled
+from pipeline.models.variant_linear import Plan, ProbeLinear, require_rules
+from pipeline.spec import canonical_json
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What two checkpoints must share to share a template."""
+
+    config: str
+    """The configuration as canonical JSON."""
+    tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+
+
+class ModelTemplate:
+    """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`.
+
+    Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, but for those
+    that are no plain copies.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        signature: Signature,
+        model: nn.Module,
+        sources: dict[str, str],
+        *,
+        plan: Plan,
+        device: torch.device,
+    ) -> None:
+        self.config, self.signature = config, signature
+        self.device = device
+        self._sources = sources
+        self._assembled = [name for name, _ in _state(model) if name not in sources]
+        self._prefix, self.layers = blocks(model)
+        self.linears: dict[str, ProbeLinear] = {}
+        """By the name of their weight."""
+        sites = linear_sites(model)
+        require_rules(plan.spec.variants, sites)
+        for site in sites:
+            weight_name = f"{site.name}.weight"
+            linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
+            replace_module(model, site.name, linear)
+            self.linears[weight_name] = linear
+        self.model: Any = model.to(device)
+        # What is copied into the model; the linears hold theirs apart.
+        self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
+
+    @classmethod
+    def learned(
+        cls, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device
+    ) -> ModelTemplate:
+        """For checkpoints like that in ``folder`` of ``tensors``, by markers: a float32 model in host memory."""
+        names = list(tensors)
+        markers = {
+            name: marker(index, tensors[name].shape)
+            if tensors[name].is_floating_point()
+            else torch.zeros(tensors[name].shape, dtype=tensors[name].dtype)
+            for index, name in enumerate(names)
+        }
+        config = read_config(folder)
+        model = build_model(config, StoredWeights(markers, "", torch.float32))
+        return cls(config, signature(folder, tensors), model, _learn(model, names), plan=plan, device=device)
+
+    @classmethod
+    def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> ModelTemplate:
+        """The same by placeholders: host memory for the embeddings and vectors only."""
+        hollow = PlaceholderModel.of(folder, index)
+        linears = {f"{site.name}.weight" for site in linear_sites(hollow.model)}
+        zeros: dict[str, Tensor] = {}
+        state = hollow.model.state_dict()
+        for name, key in hollow.stored.items():
+            if name not in linears:  # tied ones stay one tensor
+                empty = torch.zeros(state[name].shape, dtype=state[name].dtype)
+                zeros.setdefault(key, nn.Parameter(empty, requires_grad=False))
+                put(hollow.model, name, zeros[key])
+        known = signature(folder, index.outlines)
+        return cls(read_config(folder), known, hollow.model, hollow.stored, plan=plan, device=device)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if not self._assembled:
+            return ()
+        return (
+            "weights are converted by transformers for every checkpoint: their layout differs from the files'",
+        )
+
+    @property
+    def head(self) -> Tensor | None:
+        """The weight of the output head as stored; None where it is not filled."""
+        return next((linear.stored for linear in self.linears.values() if linear.is_head), None)
+
+    def sources(self, layer: int | None = None) -> dict[str, str]:
+        """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of
+        the layers. ``CheckpointError`` where some are no plain copies.
+        """
+        if self._assembled:
+            raise refuse_assembled(self.model, self._assembled)
+        inside = f"{self._prefix}." if layer is None else f"{self._prefix}.{layer}."
+        return {
+            name: key for name, key in self._sources.items() if name.startswith(inside) == (layer is not None)
+        }
+
+    @torch.inference_mode()
+    def fill(self, tensors: dict[str, Tensor]) -> None:
+        """Puts the weights of one checkpoint (on the device, by the file's names) into the model."""
+        if self._assembled:
+            on_cpu = StoredWeights(
+                {name: tensor.cpu() for name, tensor in tensors.items()}, "", torch.float32
+            )
+            stored = {
+                name: tensor.to(self.device) for name, tensor in _state(build_model(self.config, on_cpu))
+            }
+        else:
+            stored = {name: tensors[key] for name, key in self._sources.items()}
+        self.put(stored)
+
+    @torch.inference_mode()
+    def put(self, stored: Mapping[str, Tensor]) -> None:
+        """Puts in some weights (on the device, by their names in the model)."""
+        for name, tensor in stored.items():
+            if name in self.linears:
+                self.linears[name].stored = tensor
+            else:
+                self._direct[name].copy_(tensor)
+
+    def release(self, names: Iterable[str] | None = None) -> None:
+        """Lets the linear layers' weights called ``names`` go, or all: while this checkpoint's numbers are written, two
+        others are in memory already.
+        """
+        for name in self.linears if names is None else names:
+            if name in self.linears:
+                self.linears[name].release()
+
+
+def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
+    """The signature of the checkpoint in ``folder`` with ``tensors``, of which only shapes and dtypes are looked at."""
+    described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        read_config(folder)  # says what is wrong with it
+        raise
+    built = {name: value for name, value in config.items() if name not in PROVENANCE}
+    return Signature(canonical_json(built), tuple(described))
+
+
+def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return list(model.state_dict(keep_vars=False).items())
+
+
+def _learn(model: nn.Module, names: list[str]) -> dict[str, str]:
+    """Module name -> file name for everything in ``model`` that is a plain copy.
+
+    The markers are made anew to compare with: those that the model was loaded from may be its own memory, which
+    transformers may have changed.
+    """
+    sources = {}
+    for name, tensor in _state(model):
+        number = marked(tensor)
+        if 0 <= number < len(names) and torch.equal(marker(number, tensor.shape), tensor):
+            sources[name] = names[number]
+    return sources

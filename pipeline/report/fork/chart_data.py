@@ -1,0 +1,111 @@
+"""What the charts of a fork experiment draw: rates, gaps, wins and differences as plain rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
+from pipeline.train.schedules import ForkRates
+
+Rows = list[dict[str, Any]]
+
+RATE_POINTS = 400
+"""Most points of a learning-rate curve."""
+
+
+def rate_rows(report: ForkReport, arm: str) -> Rows:
+    """Learning rate of ``arm`` over the updates."""
+    schedule, steps = _schedule(report, arm)
+    every = max(1, steps // RATE_POINTS)
+    return [{"step": step, "rate": schedule(step)} for step in range(0, steps, every)]
+
+
+def shade_rows(report: ForkReport, arm: str) -> Rows:
+    """Stretches of updates whose phase the schedule wants shaded: ``from``, ``to``, ``phase``."""
+    schedule, steps = _schedule(report, arm)
+    found: Rows = []
+    for phase, group in itertools.groupby(range(steps), key=schedule.phase):
+        stretch = list(group)
+        if phase in schedule.shaded:
+            found.append({"from": stretch[0], "to": stretch[-1] + 1, "phase": phase})
+    return found
+
+
+def gap_rows(table: pl.DataFrame, report: ForkReport, arm: str) -> tuple[Rows, Rows]:
+    """Live gap in percent of every run of ``arm`` (step, run, gap), and mean with 95 % interval over runs by step."""
+    rows = table.filter(
+        (pl.col("arm") == arm)
+        & (pl.col("weights") == "live")
+        & (pl.col("variant") == report.findings.variant)
+    ).sort("step")
+    runs = [
+        {
+            "step": row["step"],
+            "run": f"seed {row['seed']}",
+            "gap": 100 * row["gap"],
+            "phase": row["phase_label"],
+        }
+        for row in rows.iter_rows(named=True)
+        if math.isfinite(row["gap"])
+    ]
+    means: Rows = []
+    for (step,), group in rows.group_by("step", maintain_order=True):
+        gaps = 100 * group["gap"].to_numpy()
+        gaps = gaps[np.isfinite(gaps)]
+        if len(gaps) == 0:
+            continue
+        half = 0.0
+        if len(gaps) > 1:
+            half = float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps)))
+        mean = float(gaps.mean())
+        means.append({"step": step, "mean": mean, "low": mean - half, "high": mean + half})
+    return runs, means
+
+
+def win_rows(report: ForkReport) -> Rows:
+    """One row per ordered pair of arms: how ``row`` fares against ``column``, how clearly, and ``text`` = k/n."""
+    found = []
+    for each in report.findings.wins:
+        lead = 2 * each.wins / each.pairs - 1
+        side = "wins" if lead > 0 else "loses" if lead < 0 else "even"
+        text = f"{each.wins}/{each.pairs}"
+        found.append({"row": each.arm, "column": each.other, "side": side, "weight": abs(lead), "text": text})
+    return found
+
+
+def forest_rows(report: ForkReport) -> Rows:
+    """One row per comparison with the baseline: the difference in points and its intervals, where there are any."""
+    rows = []
+    for each in report.findings.comparisons:
+        gap = each.over_run.gap_points
+        if not math.isfinite(gap.estimate):
+            continue
+        bounds = {
+            "low": gap.lower_by_run,
+            "high": gap.upper_by_run,
+            "whole_low": gap.lower,
+            "whole_high": gap.upper,
+        }
+        rows.append(
+            {
+                "arm": each.arm,
+                "weights": each.weights,
+                "estimate": gap.estimate,
+                **{key: gap.estimate if at is None else at for key, at in bounds.items()},
+            }
+        )
+    return rows
+
+
+def _schedule(report: ForkReport, arm: str) -> tuple[ArmSchedule, int]:
+    facts = report.findings.arms[arm]
+    rates = ForkRates(**report.config["rates"])
+    parameters = tuple(sorted(facts.parameters.items()))
+    return make_arm_schedule(Arm(facts.schedule, parameters, facts.optimizer), rates), rates.steps

@@ -1,0 +1,155 @@
+"""The charts as PNG and as SVG, and the words and tables around them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from importlib import resources
+
+import polars as pl
+
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
+from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
+from pipeline.report.html_text import esc
+from pipeline.report.render import png, svg
+from pipeline.report.theme import DARK, LIGHT, config, paint
+from pipeline.train.schedules import schedules
+
+_OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
+"""Colours of these charts alone, light and dark; the others are the report's."""
+
+CAPTIONS = {
+    "fork_runs": (
+        "Learning rate and gap",
+        "Thin lines are runs, the thick line their mean with its 95 % interval over runs; dashed: the mean of the "
+        "baseline. Shaded: raised or still ramping learning rates.",
+    ),
+    "fork_forest": (
+        "Differences to the baseline",
+        "Over the run, at matched probes{compared}. Thick: 95 % intervals over the order "
+        "of the training text alone, seed by seed; thin: with the choice of the evaluation text as well.",
+    ),
+    "fork_wins": (
+        "Wins",
+        "Pairs of one run of each arm; the lower mean gap at their common probes wins, a diverged run loses. Runs that "
+        "repeat another number for number are one.",
+    ),
+}
+"""Heading and note by chart; ``{compared}`` = what of which schedule is compared."""
+
+
+def fork_figures(table: pl.DataFrame, report: ForkReport) -> dict[str, bytes]:
+    """File name -> PNG (light, 2x): ``fork_runs.png``, of compared arms also ``fork_forest`` and ``fork_wins``."""
+    values = _tokens(dark=False)
+    found = {}
+    for name, spec in _specs(table, report).items():
+        whole = {
+            **paint(spec, values),
+            "config": {**config(values), "background": values["$paper"], "padding": 14},
+        }
+        found[f"{name}.png"] = png(whole)
+    return found
+
+
+def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
+    """The experiment as an HTML section in the classes of the report's style sheet."""
+    compared = _compared(report)
+    figures = "".join(_figure(name, spec, compared) for name, spec in _specs(table, report).items())
+    words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report.sentences)
+    rule = f"{report.findings.n_runs} runs from step {report.from_step:,}: {report.start_rule}."
+    missing = report.missing
+    warning = (
+        f'<p class="warning" role="alert">{len(missing)} runs are missing: {esc(", ".join(missing))}</p>'
+        if missing
+        else ""
+    )
+    return (
+        f'<section id="fork" aria-labelledby="h-fork">{warning}<h2 id="h-fork">The fork experiment</h2>'
+        f'<p class="note">{esc(rule)}</p><div class="fork-words">{words}</div>{figures}{comparison_html(report)}'
+        f"{averages_html(report)}{facts_html(report)}</section>"
+    )
+
+
+def fork_page(table: pl.DataFrame, report: ForkReport) -> str:
+    """The experiment as one self-contained page without script."""
+    style = _style() + _asset("report.css") + _asset("fork.css")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    suite = esc(report.suite)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        f"<title>{suite}: schedules after the fork</title>\n<style>{style}</style>\n</head>\n<body>\n"
+        f'<header><p class="eyebrow"><span>Schedules after the fork</span> <b>{suite}</b></p></header>\n'
+        f"<main>{fork_section(table, report)}</main>\n</body>\n</html>\n"
+    )
+
+
+def fork_style() -> str:
+    """What the report's page needs beside its own style to show :func:`fork_section`."""
+    light, dark = (_block(dark=dark, names=[f"${name}" for name in _OWN]) for dark in (False, True))
+    return (
+        f":root{{{light}}}\n:root[data-theme=dark]{{{dark}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}\n"
+        + _asset("fork.css")
+    )
+
+
+def _specs(table: pl.DataFrame, report: ForkReport) -> dict[str, Spec]:
+    if report.findings.variant is None:
+        return {}
+    specs = {"fork_runs": runs_spec(table, report)}
+    if report.findings.comparisons:
+        specs |= {"fork_forest": forest_spec(report), "fork_wins": wins_spec(report)}
+    return specs
+
+
+def _compared(report: ForkReport) -> str:
+    """What of which schedule is compared, where that is not every probe after the start."""
+    used = (
+        schedules.find(name) for name in sorted({facts.schedule for facts in report.findings.arms.values()})
+    )
+    return "".join(
+        f", of {each.title or each.name} the {each.compared.adjective} ones" for each in used if each.compared
+    )
+
+
+def _figure(name: str, spec: Spec, compared: str) -> str:
+    """A chart as SVG whose colours are the page's CSS variables."""
+    css = {token: f"var({_css_name(token)})" for token in _tokens(dark=False)}
+    whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
+    title, note = CAPTIONS[name][0], CAPTIONS[name][1].format(compared=compared)
+    drawn = svg(whole)
+    return (
+        f'<figure class="fork-chart" id="{name}"><figcaption><h3>{esc(title)}</h3><span class="note">{esc(note)}</span>'
+        f'</figcaption><div class="scroll" tabindex="0" role="img" aria-label="{esc(title)}">{drawn}</div></figure>'
+    )
+
+
+def _tokens(*, dark: bool) -> dict[str, str]:
+    shared = {f"${name}": value for name, value in (DARK if dark else LIGHT).items()}
+    return {**shared, **{f"${name}": pair[dark] for name, pair in _OWN.items()}}
+
+
+def _css_name(token: str) -> str:
+    return "--" + token[1:].replace("_", "-")
+
+
+def _block(*, dark: bool, names: Iterable[str]) -> str:
+    values = _tokens(dark=dark)
+    return ";".join(f"{_css_name(name)}:{values[name]}" for name in names)
+
+
+def _style() -> str:
+    light, dark = (_block(dark=dark, names=_tokens(dark=dark)) for dark in (False, True))
+    return (
+        f":root{{color-scheme:light;{light}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"
+    )
+
+
+def _asset(name: str) -> str:
+    return (resources.files("pipeline.report") / "static" / name).read_text(encoding="utf-8")

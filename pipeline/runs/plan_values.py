@@ -1,0 +1,121 @@
+"""What is read back from an output folder, field by field: who wrote it last may have been an editor.
+
+Everything wrong is named by its field; ``Fields`` says of which file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from typing import Any
+
+from pipeline.base.errors import UsageError
+from pipeline.base.json_fields import Fields
+from pipeline.spec import Checkpoint, Variant, field_types
+
+_KEY = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+"""What may be part of a file's name: a key of a shard is one."""
+
+
+def checkpoint_from(fields: Fields) -> Checkpoint:
+    """The checkpoint that ``dataclasses.asdict`` made ``fields`` of."""
+    return Checkpoint(
+        step=_at_least_0(fields, "step"),
+        revision=fields.need("revision", str),
+        location=fields.need("location", str),
+        content_id=fields.get("content_id", str) or "",
+        stage=_name_part(fields, "stage"),
+        tokens_seen=fields.get("tokens_seen", int),
+        learning_rate=fields.get("learning_rate", float),
+        weights_sha256=fields.get("weights_sha256", str),
+        duplicate_of=fields.get("duplicate_of", str),
+        commit=fields.get("commit", str),
+    )
+
+
+def _at_least_0(fields: Fields, name: str) -> int:
+    value = fields.need(name, int)
+    if value < 0:
+        raise fields.wrong(name, value, "at least 0")
+    return value
+
+
+def _name_part(fields: Fields, name: str) -> str:
+    value = fields.get(name, str) or ""
+    if value and (not _KEY.fullmatch(value) or value.startswith(".")):
+        raise fields.wrong(name, value, "what can be part of a file's name")
+    return value
+
+
+def label_from(fields: Fields, name: str) -> str:
+    """A text that is the name of a file."""
+    if value := _name_part(fields, name):
+        return value
+    raise fields.wrong(name, fields.value.get(name), "a name")
+
+
+def texts(fields: Fields, name: str) -> tuple[str, ...]:
+    """The list of texts ``name``; empty where it is absent."""
+    values = fields.get(name, list) or []
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise fields.wrong(f"{name}[{index}]", value, "a text")
+    return tuple(values)
+
+
+def text_by_name(fields: Fields, name: str) -> dict[str, str]:
+    """The object ``name`` whose values are texts; empty where it is absent."""
+    values = fields.child(name)
+    return {key: values.need(key, str) for key in values.value}
+
+
+def seconds(fields: Fields, name: str) -> float:
+    """A number of seconds; 0 where it is absent."""
+    value = fields.get(name, float) or 0.0
+    if value < 0:
+        raise fields.wrong(name, value, "at least 0")
+    return float(value)
+
+
+def settings_of(kind: type, fields: Fields) -> dict[str, Any]:
+    """The settings of a spec of class ``kind`` (``ProbeSpec.config``), its fields of the types that it declares.
+
+    A field that an earlier release did not have may be missing if it has a default; one that this release does not
+    know stays.
+    """
+    hints = field_types(kind)
+    for each in dataclasses.fields(kind):
+        if each.name not in fields.value and each.default is not dataclasses.MISSING:
+            continue
+        _check(fields, each.name, hints[each.name])
+    return fields.value
+
+
+def _check(fields: Fields, name: str, hint: Any) -> None:
+    if dataclasses.is_dataclass(hint):
+        fields.need(name, dict)
+        settings_of(typing.cast("type", hint), fields.child(name))
+        return
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):  # a type or None
+        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+        if fields.value.get(name) is None:
+            return
+    if typing.get_origin(hint) is tuple:
+        fields.need(name, list)
+        values = texts(fields, name)
+        if typing.get_args(hint)[0] is Variant:
+            _check_variants(fields, name, values)
+        return
+    fields.need(name, hint)
+
+
+def _check_variants(fields: Fields, name: str, values: tuple[str, ...]) -> None:
+    if not values or values[0] != "fp32" or len(set(values)) != len(values):
+        raise fields.wrong(name, list(values), "different variants, fp32 first")
+    for index, value in enumerate(values):
+        try:
+            Variant.parse(value)
+        except UsageError:
+            raise fields.wrong(f"{name}[{index}]", value, "a variant, or the plug-in that has it") from None

@@ -1,0 +1,79 @@
+"""Adding variants and measurements to a shard: paired with its own fp32 row, or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.measurements import installed, score_columns, tensor_columns
+from pipeline.runs.shard import Shard
+
+AGREE_NATS = 1e-6
+"""Losses that are measured again may differ by so much: the last bits of sums differ between numbers of variants that
+go through the model together, and between devices."""
+
+Row = dict[str, Any]
+
+
+def disagreement(there: Shard, rows: Sequence[Row]) -> str:
+    """Why ``rows``, measured now, cannot stand beside those of ``there``; empty where they can.
+
+    Every variant that is in both, fp32 always, must have the same weights, tokens and losses: the gaps of what is added
+    are taken against the fp32 row that is there.
+    """
+    old = {row["variant"]: row for row in there.table.to_pylist()}
+    both = [(old[row["variant"]], row) for row in rows if row["variant"] in old]
+    if "fp32" not in (row["variant"] for _, row in both):
+        return "it has no fp32 row"
+    for before, now in both:
+        name = now["variant"]
+        for column in ("weights_sha256", "n_tokens"):
+            if before[column] != now[column]:
+                return f"{column} of {name} was {before[column]}, now {now[column]}"
+        if len(before["batch_nll_nats"]) != len(now["batch_nll_nats"]):
+            return f"{name} had {len(before['batch_nll_nats'])} batches, now {len(now['batch_nll_nats'])}"
+        losses = zip(before["batch_nll_nats"], now["batch_nll_nats"], strict=True)
+        if not all(_agree(*pair) for pair in losses):
+            return f"the loss of {name} was {before['nll_nats']!r} nats, now {now['nll_nats']!r}"
+        if [tensor["name"] for tensor in before["tensors"]] != [tensor["name"] for tensor in now["tensors"]]:
+            return f"the quantized tensors of {name} have other names"
+    return ""
+
+
+def _agree(before: float, now: float) -> bool:
+    if not (math.isfinite(before) and math.isfinite(now)):
+        return repr(before) == repr(now)
+    return abs(before - now) <= AGREE_NATS
+
+
+def merged(
+    there: Shard, rows: Sequence[Row], measurements: Iterable[str], identity: Mapping[str, Any]
+) -> tuple[list[Row], dict[str, tuple[str, ...]]]:
+    """All rows, and what is measured of each variant: what ``there`` holds stays as it is.
+
+    ``rows`` were measured now, with ``measurements``, and agree with ``there``; ``identity`` says which checkpoint the
+    rows are of.
+    """
+    now = {row["variant"]: row for row in rows}
+    names = tuple(measurements)
+    found: list[Row] = []
+    measured = dict(there.measured)
+    for before in there.table.to_pylist():
+        variant = before["variant"]
+        row = before | identity
+        if variant in now:
+            added = installed(name for name in names if name not in there.measured[variant])
+            row |= {column.name: now[variant][column.name] for column in score_columns(added)}
+            fields = [column.name for column in tensor_columns(added)]
+            row["tensors"] = [
+                {**old, **{field: new[field] for field in fields}}
+                for old, new in zip(before["tensors"], now[variant]["tensors"], strict=True)
+            ]
+            measured[variant] = (*there.measured[variant], *added)
+        found.append(row)
+    for variant, row in now.items():
+        if variant not in there.measured:
+            found.append(row)
+            measured[variant] = names
+    return found, measured

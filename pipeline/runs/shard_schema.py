@@ -1,0 +1,161 @@
+"""The kinds of shard and their columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline.base.errors import UsageError
+from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
+from pipeline.runs.plans import ForkPlan, RunPlan, WorkPlan
+from pipeline.runs.shard_validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
+from pipeline.spec import MEASUREMENTS, ProbeSpec
+from pipeline.train.fork_spec import ForkSpec
+
+_TYPES = {
+    "float64": pa.float64(),
+    "int64": pa.int64(),
+    "list<float64>": pa.list_(pa.float64()),
+    "string": pa.string(),
+}
+
+
+def _fields(columns: Iterable[Column], *, nullable: bool) -> list[pa.Field]:
+    return [pa.field(column.name, _TYPES[column.dtype], nullable=nullable) for column in columns]
+
+
+def _tensors(measurements: Sequence[str]) -> pa.Field:
+    """Statistics of each quantized weight matrix."""
+    identity = [pa.field("name", pa.string(), nullable=False), pa.field("n", pa.int64(), nullable=False)]
+    struct = pa.struct([*identity, *_fields(tensor_columns(measurements), nullable=True)])
+    return pa.field("tensors", pa.list_(struct), nullable=False)
+
+
+_SCORES = [
+    pa.field("variant", pa.string(), nullable=False),
+    *_fields(score_columns(MEASUREMENTS), nullable=False),
+]
+
+AUDIT_SCHEMA = pa.schema(
+    [
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("revision", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("tokens_seen", pa.int64()),
+        pa.field("learning_rate", pa.float64()),
+        pa.field("weights_sha256", pa.string(), nullable=False),
+        pa.field("duplicate_of", pa.string()),
+        *_SCORES,
+        _tensors(MEASUREMENTS),
+        pa.field("load_s", pa.float64(), nullable=False),
+        pa.field("probe_s", pa.float64(), nullable=False),
+        pa.field("peak_bytes", pa.int64(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+    ]
+)
+"""Columns that every shard of an audit has; further measurements add theirs (``Kind.schema``)."""
+
+FORK_SCHEMA = pa.schema(
+    [
+        pa.field("suite", pa.string(), nullable=False),
+        pa.field("revision", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("schedule", pa.string(), nullable=False),
+        pa.field("parameters", pa.string(), nullable=False),
+        pa.field("optimizer", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("tokens", pa.int64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("phase_label", pa.string(), nullable=False),
+        pa.field("train_loss_nats", pa.float64()),
+        pa.field("weights", pa.string(), nullable=False),
+        *_SCORES,
+        pa.field("gap", pa.float64(), nullable=False),
+        pa.field("kurtosis", pa.float64()),
+        pa.field("relative_error", pa.float64()),
+        pa.field("wall_s", pa.float64(), nullable=False),
+        pa.field("probe_s", pa.float64(), nullable=False),
+        pa.field("device", pa.string(), nullable=False),
+    ]
+)
+"""``step`` and ``tokens`` count from the fork; ``learning_rate`` and ``phase_label`` are of the update that led to the
+row; ``train_loss_nats`` is the mean since the probe before (null at the start); ``weights`` is live, ema or lawa;
+``status`` is that of the run, ``ok`` or ``diverged``; ``wall_s`` counts from the start of the run."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of work that an output folder can hold; one folder may hold one of each."""
+
+    name: str
+    """Of the sub-folder of its shards, failures and states, and of the command that makes them."""
+    core: pa.Schema
+    """Columns that every shard has."""
+    plan_type: type[WorkPlan]
+    spec_type: type
+    """What the settings of its plans and shards are of."""
+    plan_file: str
+    tokens_file: str
+    adds: bool
+    """Whether a variant or a measurement can be added to a shard; where not, all of it would be done again."""
+    what_is_wrong: WhatIsWrong = nothing_is_wrong
+    """Why a shard's rows contradict its metadata (``pipeline.runs.shard_validity``); such a shard is redone."""
+
+    def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
+        """The columns of a shard with ``measurements``: those of the core, then what is open.
+
+        ``there``: the columns of a shard that is added to, which stay, also those of measurements that are not
+        installed here.
+        """
+        schema = self.core if there is None else there.remove_metadata()
+        names = tuple(measurements)
+        columns = score_columns(names)
+        if "tensors" not in self.core.names:
+            columns += pooled_columns(names)
+        for field in _fields(columns, nullable=True):
+            if field.name not in schema.names:
+                schema = schema.append(field)
+        if "tensors" in self.core.names:
+            schema = _with_tensor_fields(schema, tensor_columns(names))
+        return schema
+
+
+def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Schema:
+    index = schema.get_field_index("tensors")
+    struct = schema.field(index).type.value_type
+    there = [struct.field(i) for i in range(struct.num_fields)]
+    known = {field.name for field in there}
+    there += [field for field in _fields(columns, nullable=True) if field.name not in known]
+    return schema.set(index, schema.field(index).with_type(pa.list_(pa.struct(there))))
+
+
+def checkpoint_kind(
+    name: str, settings: type, columns: Mapping[str, Literal["float64", "int64", "string", "bool"]]
+) -> Kind:
+    """The kind called ``name`` whose shards hold ``columns`` of one checkpoint, beside which one it is.
+
+    settings: a frozen dataclass of what can change a number, each field with a default. A value may be null.
+    """
+    if not re.fullmatch("[a-z][a-z_]*", name):
+        raise UsageError(f"kind of work {name!r}: wanted small letters and _, a letter first")
+    core = pa.schema(
+        [
+            pa.field("suite", pa.string(), nullable=False),
+            pa.field("revision", pa.string(), nullable=False),
+            pa.field("step", pa.int64(), nullable=False),
+            *(pa.field(column, pa.type_for_alias(dtype)) for column, dtype in columns.items()),
+            pa.field("probe_s", pa.float64(), nullable=False),
+        ]
+    )
+    return Kind(name, core, RunPlan, settings, f"{name}.json", f"{name}_tokens.npy", adds=False)
+
+
+AUDIT = Kind("audit", AUDIT_SCHEMA, RunPlan, ProbeSpec, "run.json", "tokens.npy", True, wrong_audit)
+FORK = Kind("fork", FORK_SCHEMA, ForkPlan, ForkSpec, "fork.json", "fork_tokens.npy", False, wrong_fork)

@@ -1,0 +1,156 @@
+"""What an output folder holds, held against what was asked for. Reads files only; changes nothing.
+
+A rerun is: survey, then submit what is not done. ``status`` prints the same survey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.base.errors import OtherSchemaError, ShardError, StaleShardsError
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.plans import WorkPlan
+from pipeline.runs.shard import Lacks, Shard
+from pipeline.spec import pinned
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Keys by state; every expected key is in exactly one of done, stale, incomplete, failed and missing."""
+
+    done: tuple[str, ...]
+    """Sealed shards of this measurement and of these weights."""
+    stale: dict[str, tuple[str, ...]]
+    """Shards of another measurement or of other weights: the fields that differ, as ``name: there -> wanted``."""
+    failed: dict[str, str]
+    """Tried, without a shard: the reason."""
+    missing: tuple[str, ...]
+    """No shard that can be trusted, and no reason why."""
+    corrupt: dict[str, str]
+    """Those of the failed and missing whose file is there but truncated or altered: what is wrong with it."""
+
+    to_measure: tuple[str, ...]
+    """The incomplete, the failed and the missing, in the order of the plan."""
+    incomplete: dict[str, Lacks] = field(default_factory=dict)
+    """Sealed shards of these weights that lack a variant or a measurement that is wanted, which a rerun adds."""
+
+    def only(self, keys: Container[str]) -> Survey:
+        """The same survey of these keys alone."""
+        return Survey(
+            done=tuple(key for key in self.done if key in keys),
+            stale=self.stale,
+            failed={key: reason for key, reason in self.failed.items() if key in keys},
+            missing=tuple(key for key in self.missing if key in keys),
+            corrupt={key: reason for key, reason in self.corrupt.items() if key in keys},
+            to_measure=tuple(key for key in self.to_measure if key in keys),
+            incomplete={key: lacks for key, lacks in self.incomplete.items() if key in keys},
+        )
+
+    def why(self) -> dict[str, str]:
+        """Of every expected key that is not done, in the order of the plan: why."""
+        return {
+            key: str(
+                self.incomplete.get(key)
+                or self.corrupt.get(key)
+                or self.failed.get(key)
+                or "not measured yet"
+            )
+            for key in self.to_measure
+        }
+
+    def refuse_stale(self, folder: RunFolder) -> None:
+        """StaleShardsError naming what differs and the ways out, if anything is stale."""
+        if not self.stale:
+            return
+        key, fields = next(iter(self.stale.items()))
+        raise StaleShardsError(
+            f"{len(self.stale)} shards in {folder} belong to another measurement (first: {key}): "
+            f"{'; '.join(fields)}. Write elsewhere with --out, or discard them with --replace-stale"
+        )
+
+
+def survey(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> Survey:
+    """Reads and checks every shard in ``folder``, expected or not; ``keys``: those listed just now."""
+    wanted = plan.expected()
+    failures = folder.read_failures()
+    done: list[str] = []
+    stale: dict[str, tuple[str, ...]] = {}
+    corrupt: dict[str, str] = {}
+    incomplete: dict[str, Lacks] = {}
+    keys = folder.shard_keys() if keys is None else keys
+    for key, shard in zip(keys, folder.read_shards(keys), strict=True):
+        if isinstance(shard, OtherSchemaError):
+            stale[key] = ("schema: that of another version -> this version's",)
+        elif isinstance(shard, ShardError):
+            corrupt[key] = str(shard)
+        elif differing := _differing_shard(folder, shard, plan, wanted.get(key)):
+            stale[key] = differing
+        elif key in wanted and (lacks := shard.lacks(plan.probe)):
+            if folder.kind.adds:
+                incomplete[key] = lacks
+            else:
+                stale[key] = (f"what is measured: it {lacks}, which means doing all of it again",)
+        elif key in wanted:
+            done.append(key)
+    absent = wanted.keys() - set(done) - stale.keys() - incomplete.keys()
+    return Survey(
+        done=tuple(done),
+        stale=stale,
+        failed={key: failures[key] for key in wanted if key in absent and key in failures},
+        missing=tuple(key for key in wanted if key in absent and key not in failures),
+        corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
+        to_measure=tuple(key for key in wanted if key in absent or key in incomplete),
+        incomplete=incomplete,
+    )
+
+
+def _differing_shard(
+    folder: RunFolder, shard: Shard, plan: WorkPlan, identity: dict[str, Any] | None
+) -> tuple[str, ...]:
+    """Why ``shard`` is not what the plan wants, whose ``identity`` is that of its key, if there is one."""
+    if differing := differing_settings(folder.kind.spec_type, shard.config, plan.config):
+        return differing
+    if identity is None:
+        return ()
+    return _of_others(shard.identity, identity)
+
+
+def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """The settings of two specs of class ``kind`` that make their numbers incomparable."""
+    names = _differing(_flat(pinned(kind, there)), _flat(pinned(kind, wanted)))
+    flat_there, flat_wanted = _flat(there), _flat(wanted)
+    return tuple(
+        f"{name}: {flat_there.get(name, 'its default')} -> {flat_wanted.get(name, 'its default')}"
+        for name in names
+    )
+
+
+def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """As :func:`differing_fields`, but an empty value (weights that cannot be looked at now) differs from none."""
+    known = {name for name in wanted if wanted[name] != "" and there.get(name) != ""}
+    return differing_fields({name: there.get(name) for name in known}, {name: wanted[name] for name in known})
+
+
+def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
+    """The settings in which two measurements differ, nested ones by dotted name."""
+    flat_there, flat_wanted = _flat(there), _flat(wanted)
+    return tuple(
+        f"{name}: {flat_there.get(name)} -> {flat_wanted.get(name)}"
+        for name in _differing(flat_there, flat_wanted)
+    )
+
+
+def _differing(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    return [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,250 @@
+"""The units of work as plain functions: call them in a REPL, or let the driver run them on a cluster.
+
+The driver imports this module too, for its duplicates, and measures nothing: torch is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.base.errors import CheckpointError, OutputError, ShardError
+from pipeline.base.retry import patiently
+from pipeline.base.signals import termination
+from pipeline.base.versions import versions
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard import Origin
+from pipeline.runs.shard_merge import disagreement, merged
+from pipeline.runs.shard_schema import FORK
+from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
+from pipeline.suites import Fetcher, checkout
+from pipeline.train.fork_spec import ForkTask
+
+if TYPE_CHECKING:
+    from pipeline.probe import LayeredProber, Measurement, Prober
+    from pipeline.train.forking import ForkRun, Starts
+
+
+@dataclass(frozen=True)
+class TaskDone:
+    """What the driver needs to know of a finished task; the numbers are in the shard."""
+
+    key: str
+    seconds: float
+    notes: tuple[str, ...] = ()
+    busy_s: float = 0.0
+    """Seconds from the beginning of its measurement to the end."""
+    idle_s: float = 0.0
+    """Seconds before that in which nothing was measured, since the one before ended or this one was asked for."""
+
+
+class Turn:
+    """A first-come-first-served lock for the device; also reports the idle time before each turn."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()
+        self._ended: float | None = None
+
+    @contextmanager
+    def take(self, asked: float) -> Iterator[float]:
+        """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
+        place = object()
+        with self._changed:
+            self._line.append(place)
+            self._changed.wait_for(lambda: self._line[0] is place)
+        try:
+            yield time.perf_counter() - (asked if self._ended is None else self._ended)
+        finally:
+            with self._changed:
+                self._line.popleft()
+                self._ended = time.perf_counter()
+                self._changed.notify_all()
+
+
+def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
+    """The warm state for every task of the same probe: tokens, device, model template."""
+    from pipeline.probe import Prober
+
+    return Prober(spec, folder.read_tokens(), device)
+
+
+def run_probe(
+    task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None, turn: Turn | None = None
+) -> TaskDone:
+    """Measures one checkpoint and writes its shard, or adds to the one that is there (``ProbeTask.adds``).
+
+    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next; of
+    several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the shard cannot be written.
+    """
+    folder = RunFolder(task.out)
+    prober = prober or new_prober(task.measuring, folder, task.device)
+    asked = time.perf_counter()
+    if fetcher is not None:
+        fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.has_shard(checkpoint.key))
+    with checkout(task.checkpoint, task.cache_gb) as weights:
+        suited = _suited(prober, task, weights)
+        suited.prefetch(weights, task.checkpoint.weights_sha256)
+        try:
+            with (turn or Turn()).take(asked) as idle_s:
+                begun = time.perf_counter()
+                measured = suited.measure(weights, task.checkpoint.weights_sha256)
+                busy_s = time.perf_counter() - begun
+        finally:
+            suited.forget(
+                weights, task.checkpoint.weights_sha256
+            )  # an error may have come before it was taken
+    rows = shard_rows(task.suite, task.checkpoint, measured)
+    if task.adds is not None:
+        differing = patiently(lambda: _add(folder, task, rows, measured.notes))
+        if differing:
+            again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
+            return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
+    elif not _is_there(folder, task):
+        patiently(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
+    return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
+
+
+def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> str:
+    """Adds ``rows`` to the shard of ``task``; why they do not go with what is there, and then changes nothing."""
+    try:
+        there = folder.read_shard(task.key)
+    except ShardError as error:
+        return str(error)
+    if not there.is_of(task.probe) or there.identity != task.identity():
+        return "the shard that was there is of another measurement"
+    if different := disagreement(there, rows):
+        return different
+    if there.lacks(task.probe.config()):
+        together, measured = merged(
+            there, rows, task.measuring.measurements, identity(task.suite, task.checkpoint)
+        )
+        added = tuple(f"{variant} was added later" for variant in measured if variant not in there.measured)
+        all_notes = tuple(dict.fromkeys([*there.notes, *notes, *added]))
+        folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
+    return ""
+
+
+def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
+    """Whether another worker, given the same task, was first; what may have been read of its shard must not change."""
+    try:
+        there = folder.read_shard(task.key)
+    except (ShardError, OutputError):
+        return False
+    return (
+        there.is_of(task.probe) and there.identity == task.identity() and not there.lacks(task.probe.config())
+    )
+
+
+def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredProber:
+    """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
+    from pipeline.probe.fit import fits_whole
+
+    whole = not task.stream and fits_whole(weights, task.probe, prober.device)
+    return prober if whole else prober.layer_by_layer
+
+
+def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None = None) -> TaskDone:
+    """Trains one run of the fork experiment, probing on the way, and writes its shard.
+
+    ``prober`` is reused where given, and so are the measurements in ``starts``, to which that of this run is added.
+    Continues from the state that a killed run left, and leaves one every ``state_every`` updates, no sooner than
+    ``state_after_s`` after the last, and on SIGTERM, which then ends the process. Raises CheckpointError for a
+    checkpoint that cannot be used and OutputError where the folder cannot be written; a run that diverges is written
+    like any other.
+    """
+    from pipeline.train.forking import ForkRun
+
+    start = time.perf_counter()
+    folder = RunFolder(task.out, FORK)
+    prober = prober or new_prober(task.spec.probe, folder, task.device)
+    with checkout(task.checkpoint) as weights:
+        run = ForkRun(task, weights, folder.read_training_tokens(), prober, starts)
+    state = folder.read_state(task.key)
+    notes = []
+    if state is not None:
+        notes = [
+            "continued from its saved state"
+            if run.resume(state)
+            else "its saved state is unusable: started over"
+        ]
+    saved = time.monotonic()
+    with termination() as asked_to_stop:
+        run.start()
+        while not run.done:
+            run.advance()
+            due = run.step % task.state_every == 0 and time.monotonic() - saved >= task.state_after_s
+            if asked_to_stop() or (due and not run.done):
+                folder.write_state(task.key, run.step, run.state())
+                saved = time.monotonic()
+            if asked_to_stop():
+                break
+    if not run.done:
+        raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
+    patiently(lambda: folder.write_shard(task, fork_rows(task, run), Origin(versions(), tuple(run.notes))))
+    folder.remove_state(task.key)
+    return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
+
+
+def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
+    """The rows of a finished run with exactly the columns of the shard."""
+    common = {
+        "suite": task.suite,
+        "revision": task.checkpoint.revision,
+        "run_id": task.key,
+        "arm": task.arm.label,
+        "schedule": task.arm.schedule,
+        "parameters": canonical_json(task.arm.settings()),
+        "optimizer": task.arm.optimizer,
+        "seed": task.seed,
+        "status": "diverged" if run.diverged else "ok",
+    }
+    return [common | row for row in run.rows]
+
+
+def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
+    """Writes the shard of a duplicate from the shard ``source_key`` of the same content: the same numbers."""
+    checkpoint = task.checkpoint
+    folder = RunFolder(task.out)
+    source = folder.read_shard(source_key)
+    if (
+        not source.is_of(task.probe)
+        or source.identity != task.identity()
+        or source.lacks(task.probe.config())
+    ):
+        raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
+    rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
+    folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)
+    return TaskDone(checkpoint.key, 0.0, source.notes)
+
+
+def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> list[dict[str, Any]]:
+    """One dict per variant with exactly the columns of the shard."""
+    common = {
+        **identity(suite, checkpoint),
+        "weights_sha256": measured.weights_sha256,
+        "load_s": measured.load_s,
+        "probe_s": measured.probe_s,
+        "peak_bytes": measured.peak_bytes,
+        "device": measured.device,
+    }
+    return [common | result.row() for result in measured.results]
+
+
+def identity(suite: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The columns that say which checkpoint a row is of."""
+    return {
+        "suite": suite,
+        "revision": checkpoint.revision,
+        "step": checkpoint.step,
+        "tokens_seen": checkpoint.tokens_seen,
+        "learning_rate": checkpoint.learning_rate,
+        "duplicate_of": checkpoint.duplicate_of,
+    }

@@ -1,0 +1,1 @@
+"""Suites on a hub: listing, download, the disk cache and fetching ahead."""

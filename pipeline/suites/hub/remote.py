@@ -1,0 +1,136 @@
+"""The two listings that are asked of a hub: the commits behind its branches and tags, and the files of a commit.
+
+A commit never changes, so its listing is kept on disk and asked for once; the branches are asked for at every
+discovery, and their last known state is used only in offline mode.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.base.errors import CheckpointError, OutputError
+from pipeline.base.files import load_json, make_folder, write_atomically
+from pipeline.base.locks import FileLock
+from pipeline.suites.checkpoint_files import indexed_tensors
+from pipeline.suites.hub.backoff import retried
+from pipeline.suites.hub.download import download_file
+from pipeline.suites.hub.hub_cache import cached_folder, cached_listing, cached_refs
+from pipeline.suites.hub.listing import HubFile, Listing
+
+
+def cache_folder() -> Path:
+    """Where this program keeps what it takes from hubs: a folder of its own under ``HF_HOME``."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "int4-collapse"
+
+
+def repository_folder(repository: str) -> Path:
+    """The part of :func:`cache_folder` that belongs to one repository."""
+    return cache_folder() / repository.replace("/", "--")
+
+
+def offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids every request."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def list_refs(repository: str) -> dict[str, str]:
+    """Commit by name of every branch and tag (a branch where both have one name); one request.
+
+    Offline: as they were at the last discovery, or as the hub client's own cache has them. Raises what the hub
+    client raises.
+    """
+    kept = repository_folder(repository) / "refs.json"
+    if offline():
+        found = read_kept(kept)
+        return found if isinstance(found, dict) else cached_refs(repository)
+    refs = retried(lambda: api().list_repo_refs(repository))
+    commits = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
+    keep(kept, commits)
+    return commits
+
+
+def list_commit(repository: str, commit: str) -> Listing:
+    """The files at the top of one commit: one request the first time, none afterwards.
+
+    One more, for the index of the weights, where names do not say which files hold them. Raises what the hub client
+    raises, ``CheckpointError`` where the index cannot be followed.
+    """
+    listing = _list_files(repository, commit)
+    index = listing.deciding_index
+    if index is None:
+        return listing
+    names = indexed_tensors(fetch_small(repository, commit, [index]) / index.name)
+    missing = sorted(set(names) - set(listing.names))
+    if missing:
+        raise CheckpointError(f"{index.name} names {', '.join(missing[:3])}, which the repository lacks")
+    return Listing(listing.files, tuple(names))
+
+
+def fetch_small(repository: str, commit: str, files: Sequence[HubFile]) -> Path:
+    """A folder that holds ``files``, which are small and belong to no checkpoint's download.
+
+    That of the hub client's cache where it has them. ``CheckpointError`` where they cannot be had.
+    """
+    cached = cached_folder(repository, commit, files)
+    if cached is not None:
+        return cached
+    folder = repository_folder(repository) / "small" / commit
+    make_folder(folder)
+    with FileLock(folder / ".lock") as lock:
+        lock.take(shared=False)
+        for file in files:
+            download_file(repository, commit, file, folder)
+    return folder
+
+
+def _list_files(repository: str, commit: str) -> Listing:
+    kept = repository_folder(repository) / "commits" / f"{commit}.json"
+    known = read_kept(kept)
+    if isinstance(known, list):
+        return Listing.from_json(known)
+    if offline() and (cached := cached_listing(repository, commit)):
+        return cached
+    listing = retried(lambda: _ask_commit(repository, commit))
+    keep(kept, listing.to_json())
+    return listing
+
+
+def _ask_commit(repository: str, commit: str) -> Listing:
+    found = [item for item in api().list_repo_tree(repository, revision=commit) if hasattr(item, "blob_id")]
+    return Listing(
+        tuple(
+            HubFile(file.path, file.size, file.blob_id, None if file.lfs is None else file.lfs.sha256)
+            for file in sorted(found, key=lambda file: file.path)
+        )
+    )
+
+
+def read_kept(path: Path) -> Any:
+    """The JSON value kept at ``path``; None where there is none that can be read."""
+    try:
+        return load_json(path)
+    except (OSError, ValueError):
+        return None
+
+
+def keep(path: Path, value: Any) -> None:
+    """Keeps ``value`` at ``path``; a cache that cannot be written costs requests later, nothing else."""
+    try:
+        make_folder(path.parent)
+        write_atomically(path, json.dumps(value).encode())
+    except OutputError:
+        return
+
+
+def api() -> Any:
+    """The hub client's API object; HF_ENDPOINT and HF_TOKEN are its business."""
+    from huggingface_hub import HfApi
+
+    return HfApi()

@@ -97,7 +97,7 @@ def test_temporaries_match_no_arrow_glob_and_are_swept(tmp_path: Path) -> None:
     code = f"""
         import os, signal
         from pathlib import Path
-        from pipeline import files
+        from pipeline.base import files
         files.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         files.write_atomically(Path({str(tmp_path)!r}) / "a.arrow", b"x" * 1000)
     """
@@ -114,7 +114,7 @@ def test_a_second_holder_is_refused_by_name_and_a_dead_one_leaves_no_lock(tmp_pa
     code = f"""
         import time
         from pathlib import Path
-        from pipeline.files import exclusive
+        from pipeline.base.files import exclusive
         with exclusive(Path({str(lock)!r})):
             print("held", flush=True)
             time.sleep(60)

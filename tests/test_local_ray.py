@@ -21,7 +21,7 @@ PROC = Path("/proc")
 DRIVER = """
 import sys
 from pipeline.driver import Layout, Resources, cluster, drive
-from pipeline.errors import CollapseError
+from pipeline.base.errors import CollapseError
 from tests.workers import SleepingWorker, simulated_tasks
 try:
     with cluster(Resources(device="cpu")):

@@ -14,7 +14,7 @@ from tests.hub.server import Hub, serve
 READ = """
 import itertools, json
 from pipeline.corpus import documents, parse_corpus
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 def read(text, n=None):
     try:
         return list(itertools.islice(documents(parse_corpus(text)), n))

@@ -14,7 +14,7 @@ from tests.hub.server import Hub, serve
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 144_000, 1000)]
 OPEN = """
 import json
-from pipeline.errors import CollapseError
+from pipeline.base.errors import CollapseError
 from pipeline.suites import open_suite
 try:
     suite = open_suite({name!r}, {revisions!r})

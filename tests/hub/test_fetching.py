@@ -18,7 +18,7 @@ SIZE = 300_000
 FETCH = """
 import json, time
 from pathlib import Path
-from pipeline.errors import CollapseError
+from pipeline.base.errors import CollapseError
 from pipeline.suites import open_suite, checkout, Fetcher
 from pipeline.suites import download
 download.CHUNK_BYTES = 10_000

@@ -9,7 +9,7 @@ import pytest
     [
         "suites.model_config",
         "suites.revisions",
-        "suites.settings",
+        "suites.training_settings",
         "corpus.grammar",
         "train.schedules.schedule",
         "train.schedules.constant",
@@ -19,12 +19,12 @@ import pytest
         "train.schedules.sgdr",
         "train.schedules.wsd",
         "train.arms",
-        "analysis.contrasts",
+        "analysis.statistics.contrasts",
         "quantize.integer",
         "quantize.mx",
         "quantize.nf4",
         "quantize.variant",
-        "errors",
+        "base.errors",
     ],
 )
 def test_examples_in_docstrings_hold(name):

@@ -29,7 +29,7 @@ from tests.forks import RATES, fork_task, rows
 
 CHILD = """
 import os, pickle, signal, sys
-from pipeline.tasks import run_fork
+from pipeline.runs.tasks import run_fork
 from pipeline.train.forking import ForkRun
 advance, (name, at) = ForkRun.advance, sys.argv[2:]
 def stopped(run):

@@ -2,7 +2,8 @@
 
 A *store* holds named files of bytes (names relative to the folder, ``shards/audit/step000001000.arrow``), each of
 which is there whole or not at all, by the store's own means: on a file system a temporary sibling, fsync and rename;
-in an object store one finished PUT, which no reader ever sees half of. What the names mean is for ``pipeline.runs.folder``.
+in an object store one finished PUT, which no reader ever sees half of. ``pipeline.runs.folder`` says what the names
+mean.
 """
 
 from pipeline.store.address import Address, is_url, parse_location

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from pipeline.analysis.trajectory import convergence
 from pipeline.analysis.trajectory.convergence import ConvergenceFit, fit_convergence
-from pipeline.analysis.trajectory.trajectory import convergence
 
 X = np.arange(2, 144) / 143
 SD = 0.0035 + 0.008 * np.exp(-X / 0.3)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pipeline.analysis.trajectory.trajectory import trajectory_table
+from pipeline.analysis.trajectory.trajectory_table import trajectory_table
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.tasks import run_probe

@@ -48,6 +48,7 @@ import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve, FloatArray
 from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory import schedule_events as events
 from pipeline.analysis.trajectory.audited_window import AuditedWindow, audited_window
 from pipeline.analysis.trajectory.convergence import (
     LEVEL_SHARE,
@@ -66,7 +67,6 @@ from pipeline.analysis.trajectory.findings import (
 from pipeline.analysis.trajectory.onset import MIN_POINTS, OnsetFit, fit_onset
 from pipeline.analysis.trajectory.rate_response import Dose, fit_dose
 from pipeline.analysis.trajectory.stages import STAGNATION_NATS, label_phases, stagnation_start
-from pipeline.analysis.trajectory.trajectory import schedule_events as events
 
 MIN_CHECKPOINTS = 8
 """Fewer usable checkpoints give no answer on convergence; an onset needs `onset.MIN_POINTS`."""

@@ -16,7 +16,7 @@ from pipeline.analysis.statistics.curves import MIN_ROWS, Curve
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
-from pipeline.analysis.trajectory.trajectory import (
+from pipeline.analysis.trajectory.trajectory_table import (
     headline_variant,
     measured_variants,
     tensor_table,

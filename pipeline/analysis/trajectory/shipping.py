@@ -9,7 +9,7 @@ import polars as pl
 
 from pipeline.analysis.decision import Decision, Undecided, decide
 from pipeline.analysis.statistics.curves import BATCH_SUFFIX, FloatArray
-from pipeline.analysis.trajectory.trajectory import measured_variants
+from pipeline.analysis.trajectory.trajectory_table import measured_variants
 
 
 def decisions_of(trajectory: pl.DataFrame, *, seed: int = 0) -> dict[str, Decision | Undecided]:

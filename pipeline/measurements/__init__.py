@@ -32,9 +32,19 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.base.errors import UsageError, unknown_name
-from pipeline.measurements import agreement, calibration_outcome, divergence, grid_fit, loss, moments
-from pipeline.measurements.measurement import AnyMeasurement, CheckpointMeasurement, Column, Level, OutcomeMeasurement, QuantizedWeight, TensorMeasurement, TokenBlock, TokenMeasurement
 from pipeline.base.plugins import load_plugins
+from pipeline.measurements import agreement, calibration_outcome, divergence, grid_fit, loss, moments
+from pipeline.measurements.measurement import (
+    AnyMeasurement,
+    CheckpointMeasurement,
+    Column,
+    Level,
+    OutcomeMeasurement,
+    QuantizedWeight,
+    TensorMeasurement,
+    TokenBlock,
+    TokenMeasurement,
+)
 from pipeline.spec import MEASUREMENTS
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.measurements.base import Column, OutcomeMeasurement, Values
+from pipeline.measurements.measurement import Column, OutcomeMeasurement, Values
 from pipeline.spec import CALIBRATION
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.probe.forward import logits_of
-from pipeline.models.variant_linear import Plan, ProbeLinear
-from pipeline.models.template import ModelTemplate
 from pipeline.models.layer_walk import Walk
+from pipeline.models.template import ModelTemplate
+from pipeline.models.variant_linear import Plan, ProbeLinear
+from pipeline.probe.forward import logits_of
 from pipeline.quantize import Calibration, Need, Quantizer, decoded
 
 CHUNK_ROWS = 65_536

@@ -29,14 +29,14 @@ from torch import Tensor
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.models.arithmetic import float32_products
+from pipeline.models.loading import check_fit
+from pipeline.models.template import ModelTemplate
+from pipeline.models.variant_linear import Plan, ProbeLinear
 from pipeline.probe.backend import Backend
 from pipeline.probe.calibration import Calibrator
 from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.forward import Forward, LayeredForward, Pass
-from pipeline.models.variant_linear import Plan, ProbeLinear
-from pipeline.models.loading import check_fit
 from pipeline.probe.notes import tied_notes
-from pipeline.models.template import ModelTemplate
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
 from pipeline.spec import ProbeSpec, Variant

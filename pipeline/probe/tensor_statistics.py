@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from torch import Tensor
 
-from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements import OutcomeMeasurement, QuantizedWeight, TensorMeasurement, selected
 from pipeline.measurements.hooks import outcome_values, tensor_values
 from pipeline.quantize import Quantizer, Variant
-from pipeline.quantize.variant import require_sites
 
 if TYPE_CHECKING:
-    from pipeline.models.linear_layers import LinearSite
     from pipeline.models.variant_linear import Plan, ProbeLinear
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from pipeline.base.errors import OtherSchemaError, ShardError
-from pipeline.base.json_fields import Fields
 from pipeline.base.files import parse_json
+from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
 from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, pinned
 

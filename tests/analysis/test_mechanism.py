@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pipeline.analysis.growth import Bounded, Window
 from pipeline.analysis.mechanism.control_losses import ControlLosses
 from pipeline.analysis.mechanism.explain import explain
 from pipeline.analysis.mechanism.growth_shares import (
@@ -19,7 +18,8 @@ from pipeline.analysis.mechanism.growth_shares import (
 )
 from pipeline.analysis.mechanism.growth_windows import PLATEAU, WARM, choose_windows
 from pipeline.analysis.mechanism.mechanism_report import Mechanism
-from pipeline.analysis.stages import Phase
+from pipeline.analysis.trajectory.growth import Bounded, Window
+from pipeline.analysis.trajectory.stages import Phase
 from tests.analysis.mechanism_rates import CELLS, measure_causes
 from tests.analysis.mechanisms import TrueGrowth, simulated_run
 

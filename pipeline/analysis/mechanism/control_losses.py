@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.analysis.curves import BoolArray, FloatArray, IntArray
+from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 
 FACTORS = ("error_size", "sensitivity", "alignment")
 """Names of the three factors, in their order."""

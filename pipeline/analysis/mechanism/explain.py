@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.curves import BoolArray, FloatArray, IntArray
 from pipeline.analysis.mechanism.control_losses import ControlLosses
 from pipeline.analysis.mechanism.mechanism_report import Mechanism, explain_variant
 from pipeline.analysis.mechanism.mechanism_words import cause_sentence
-from pipeline.analysis.nulls import N_NULL
-from pipeline.analysis.rounding import squared_error
-from pipeline.analysis.stages import Phase
-from pipeline.shards import Shard
+from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
+from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory.rounding import squared_error
+from pipeline.analysis.trajectory.stages import Phase
+from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
 FP32 = "fp32"

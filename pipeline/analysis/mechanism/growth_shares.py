@@ -32,11 +32,11 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.bootstrap import BATCH_BLOCK, batch_weights
-from pipeline.analysis.curves import BoolArray, FloatArray
-from pipeline.analysis.growth import LEVEL, Bounded, Window
 from pipeline.analysis.mechanism.control_losses import FACTORS, ControlLosses
-from pipeline.analysis.window_noise import window_noise
+from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, batch_weights
+from pipeline.analysis.statistics.curves import BoolArray, FloatArray
+from pipeline.analysis.statistics.window_noise import window_noise
+from pipeline.analysis.trajectory.growth import LEVEL, Bounded, Window
 
 N_REPLICATES = 2_000
 FEWEST = 3

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.audited_window import INITIAL_SHARE
-from pipeline.analysis.curves import IntArray
-from pipeline.analysis.growth import Window
-from pipeline.analysis.stages import Phase
+from pipeline.analysis.statistics.curves import IntArray
+from pipeline.analysis.trajectory.audited_window import INITIAL_SHARE
+from pipeline.analysis.trajectory.growth import Window
+from pipeline.analysis.trajectory.stages import Phase
 
 WINDOW_SHARE = 0.1
 """Share of the audited steps in a window."""

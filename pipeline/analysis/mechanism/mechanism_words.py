@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.growth import Bounded
 from pipeline.analysis.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.mechanism.mechanism_report import VariantMechanism
+from pipeline.analysis.trajectory.growth import Bounded
 
 FACTOR_WORDS = {
     "error_size": "error size",

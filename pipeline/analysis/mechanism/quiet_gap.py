@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.curves import Curve, FloatArray
 from pipeline.analysis.decision import Decision, decide
 from pipeline.analysis.mechanism.control_losses import ControlLosses
-from pipeline.analysis.noise import pseudo_residuals
-from pipeline.analysis.nulls import N_NULL
-from pipeline.analysis.phases import detect_phases
+from pipeline.analysis.statistics.curves import Curve, FloatArray
+from pipeline.analysis.statistics.noise import pseudo_residuals
+from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory.phases import detect_phases
 
 EVEN = "even part"
 """The variant's name in the curve of :func:`even_curve`."""

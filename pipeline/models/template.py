@@ -72,6 +72,8 @@ class ModelTemplate:
         self.model: Any = model.to(device)
         # What is copied into the model; the linears hold theirs apart.
         self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
+        self._own: dict[str, nn.Parameter] = {}
+        """By name: the model's own parameters in place of which others are lent."""
 
     @classmethod
     def learned(
@@ -151,13 +153,30 @@ class ModelTemplate:
             else:
                 self._direct[name].copy_(tensor)
 
+    @torch.inference_mode()
+    def lend(self, stored: Mapping[str, Tensor]) -> None:
+        """As :meth:`put`, but nothing is copied: ``stored`` (on the device) serve as the model's weights until
+        :meth:`release`. Values that are no parameters are copied.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, tensor in stored.items():
+            if name in self.linears or name not in parameters:
+                self.put({name: tensor})
+                continue
+            self._own.setdefault(name, parameters[name])
+            put(self.model, name, tensor)
+
     def release(self, names: Iterable[str] | None = None) -> None:
-        """Lets the linear layers' weights called ``names`` go, or all: while this checkpoint's numbers are written, two
-        others are in memory already.
+        """Lets the linear layers' weights called ``names`` go, or all, with those that were lent: while this
+        checkpoint's numbers are written, two others are in memory already.
         """
         for name in self.linears if names is None else names:
             if name in self.linears:
                 self.linears[name].release()
+        if names is None:
+            for name, parameter in self._own.items():
+                put(self.model, name, parameter)
+            self._own.clear()
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:

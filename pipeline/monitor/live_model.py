@@ -84,11 +84,6 @@ def _refuse_adapters(model: nn.Module) -> None:
             )
 
 
-def all_finite(model: nn.Module) -> bool:
-    """Whether every weight is a number."""
-    return all(bool(torch.isfinite(each).all()) for each in model.parameters() if each.is_floating_point())
-
-
 @contextlib.contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """A block without gradients and autocast, after which training modes, flags and random numbers are as before."""

@@ -9,10 +9,8 @@ A plain loop needs three lines::
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,10 +20,10 @@ from torch import nn
 
 from pipeline.base.errors import UsageError
 from pipeline.monitor.judging import Judge, WatchSettings
-from pipeline.monitor.live_model import all_finite, left_as_found, unwrapped
+from pipeline.monitor.live_model import left_as_found, unwrapped
+from pipeline.monitor.live_probe import LiveProbe
 from pipeline.monitor.rate_outlook import RateOutlook
-from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
-from pipeline.probe.in_memory import measure
+from pipeline.monitor.verdicts import LIVE, Observed, Verdict, finite_or_nan
 from pipeline.quantize.variant import Variant, parse_variants
 
 STATE_VERSION = 1
@@ -58,6 +56,7 @@ class Monitor:
         """
         self.variants = _quantized([variants] if isinstance(variants, str) else list(variants))
         self.tokens = checked_tokens(tokens)
+        self._probe = LiveProbe(self.tokens, self.tokens_sha256)
         settings = WatchSettings(plan_steps, observations, margin_nats, alpha, rule)  # type: ignore[arg-type]
         outlook = RateOutlook(plan_steps, min_learning_rate, planned_rate)
         self._judge = Judge(settings, outlook, self.variants[0].column)
@@ -100,12 +99,8 @@ class Monitor:
     ) -> Observed:
         """The losses alone: nothing is judged or kept."""
         plain = unwrapped(model)
-        losses = self._losses(plain, self.variants)
-        decides = self.variants[:1]
-        averaged = {
-            name: self._losses(_weights(plain, each, name), decides)[decides[0].column]
-            for name, each in (averages or {}).items()
-        }
+        losses = self._losses(plain, self.variants, LIVE)
+        averaged = {name: self._average(plain, each, name) for name, each in (averages or {}).items()}
         rate = None if learning_rate is None else float(learning_rate)
         return Observed(int(step), losses, rate, averaged)
 
@@ -155,16 +150,34 @@ class Monitor:
             monitor.judge.observe(Observed.from_json(each))
         return monitor
 
-    def _losses(self, model: nn.Module, variants: Sequence[Variant]) -> dict[str, float]:
+    def _average(self, model: nn.Module, given: Weights, name: str) -> float:
+        """The loss of an average of the weights of ``model`` under the variant that decides."""
+        if name == LIVE:
+            raise UsageError(
+                f"an average called {LIVE!r}: wanted another name, that one is of the weights in training"
+            )
+        decides = self.variants[:1]
+        if isinstance(given, nn.Module):
+            found = self._losses(unwrapped(given), decides, name)
+        else:
+            try:
+                found = self._losses(model, decides, name, dict(given))
+            except UsageError as error:
+                raise UsageError(f"average {name!r}: {error}") from error
+        return found[decides[0].column]
+
+    def _losses(
+        self,
+        model: nn.Module,
+        variants: Sequence[Variant],
+        weights: str,
+        instead: Mapping[str, torch.Tensor] | None = None,
+    ) -> dict[str, float]:
         """Column prefix of ``fp32`` and each variant -> mean loss in nats; all NaN for weights that are not finite."""
         self._refuse_foreign_tokens(model)
-        if not all_finite(model):
-            return {each.column: math.nan for each in (Variant(), *variants)}
         with left_as_found(model):
-            found = measure(model, self.tokens, [str(each) for each in variants])
-        return {
-            Variant.parse(each.variant).column: finite_or_nan(float(each.nll_nats)) for each in found.results
-        }
+            found = self._probe.losses(model, (Variant(), *variants), weights=weights, instead=instead)
+        return {variant.column: finite_or_nan(loss) for variant, loss in found.items()}
 
     def _refuse_foreign_tokens(self, model: Any) -> None:
         config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
@@ -201,17 +214,3 @@ def _quantized(names: list[str]) -> tuple[Variant, ...]:
                 f"variant {variant} needs calibration text, which the monitor does not take: wanted one without"
             )
     return variants
-
-
-def _weights(model: nn.Module, given: Weights, name: str) -> nn.Module:
-    """The model that ``given`` stands for."""
-    if isinstance(given, nn.Module):
-        return unwrapped(given)
-    averaged = copy.deepcopy(model)
-    try:
-        averaged.load_state_dict(dict(given))
-    except RuntimeError as error:
-        raise UsageError(
-            f"average {name!r} is no state dict of {type(model).__name__}: {str(error).splitlines()[-1].strip()}"
-        ) from error
-    return averaged

@@ -1,21 +1,23 @@
 """The weights of a model in memory: any ``nn.Module`` of linear layers in a list of blocks, measured without a folder.
 
 The model is never changed, so it may be in the middle of training. Its structure is copied once, with the same classes
-and settings but without its hooks and weights; for every measurement the weights that it has then are put in.
+and settings but without its hooks and weights; for every measurement the weights that it has then are lent to it: those
+in float32 on the device are read where they are, others are converted for as long as the measurement takes.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, defaultdict
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.base.errors import CheckpointError
-from pipeline.models.linear_layers import linear_sites
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.models.loading import refuse_non_finite
 from pipeline.models.template import ModelTemplate, Signature
 from pipeline.models.variant_linear import Plan
@@ -25,10 +27,22 @@ from pipeline.probe.weights import Filled
 class ModelWeights:
     """The weights that ``model`` has now."""
 
-    def __init__(self, model: nn.Module, stored: torch.dtype | None = None) -> None:
-        """``stored``: a dtype that the values are exact in; None = as they are."""
+    def __init__(
+        self,
+        model: nn.Module,
+        stored: torch.dtype | None = None,
+        *,
+        instead: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """``stored``: a dtype that the values are exact in; None = as they are. ``instead``: values to measure in place
+        of the model's, a state dict of one like it, on any device.
+        """
         self._model, self._stored = unwrapped(model), stored
         self._state = dict(self._model.state_dict(keep_vars=False))
+        if instead is not None:
+            _require_like(self._state, instead)
+            self._state = {name: instead[name] for name in self._state}
+        self._buffers = dict(self._model.named_buffers(remove_duplicate=False))
 
     @property
     def config(self) -> Any:
@@ -37,10 +51,11 @@ class ModelWeights:
 
     @property
     def signature(self) -> Signature:
-        """Its class, settings, and the shapes and dtypes of its weights."""
+        """Its class, settings, those of its modules, and the shapes and dtypes of its weights."""
         described = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in self._state.items())
+        settings = [_settings(module) for module in self._model.modules()]
         return Signature(
-            f"{type(self._model).__qualname__} {self.config.to_dict()} {self._stored}", described
+            f"{type(self._model).__qualname__} {self.config.to_dict()} {self._stored} {settings}", described
         )
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
@@ -52,16 +67,56 @@ class ModelWeights:
 
     @torch.inference_mode()
     def fill(self, template: ModelTemplate) -> Filled:
-        """Puts them in; those of linear layers are not copied where they are on the device."""
-        refuse_non_finite(self._state)
-        template.put({name: self._moved(name, tensor, template) for name, tensor in self._state.items()})
+        """Lends them; constants that are in no state dict (rotary frequencies) are copied with them."""
+        if not all_finite(self._state.values()):
+            refuse_non_finite(self._state)
+        there = dict(template.model.named_buffers(remove_duplicate=False))
+        for name, buffer in self._buffers.items():
+            if name in there and there[name].shape == buffer.shape:
+                there[name].copy_(buffer)
+        template.lend({name: self._moved(name, tensor, template) for name, tensor in self._state.items()})
         return Filled(template, template.layers, one_by_one=False)
 
     def _moved(self, name: str, tensor: Tensor, template: ModelTemplate) -> Tensor:
         moved = tensor.detach().to(template.device)
-        if name in template.linears and self._stored is not None and moved.is_floating_point():
-            return moved.to(self._stored)
-        return moved
+        if not moved.is_floating_point():
+            return moved
+        if name in template.linears:
+            return moved if self._stored is None else moved.to(self._stored)
+        return moved.to(torch.float32)
+
+
+def _require_like(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """UsageError unless ``given`` has the names and shapes of ``state``."""
+    for problem, names in (
+        ("lacks", state.keys() - given.keys()),
+        ("has, unlike the model,", given.keys() - state.keys()),
+        (
+            "has in another shape",
+            {name for name in state.keys() & given.keys() if state[name].shape != given[name].shape},
+        ),
+    ):
+        if names:
+            raise UsageError(
+                f"the state dict {problem} {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}: wanted "
+                f"one of a model like the one measured"
+            )
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every floating value of ``tensors`` is a number; a GPU is waited for once."""
+    floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
+    with torch.no_grad():
+        return math.isfinite(float(torch.nn.utils.get_total_norm(floating, math.inf)))
+
+
+def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+    """Plain attributes of ``module`` itself, such as the share of a dropout; not whether it trains."""
+    return [
+        (name, value)
+        for name, value in vars(module).items()
+        if name != "training" and isinstance(value, bool | int | float | str | tuple | torch.dtype)
+    ]
 
 
 @dataclass(frozen=True)
@@ -113,12 +168,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def structure_of(model: nn.Module, device: torch.device) -> nn.Module:
-    """The same on ``device``, where the weights of linear sites hold nothing unless something else shares them."""
-    sites = {f"{site.name}.weight" for site in linear_sites(model)}
-    names: defaultdict[int, set[str]] = defaultdict(set)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[id(parameter)].add(name)
-    return _copied(model, device, frozenset(key for key, used in names.items() if used <= sites))
+    """The same on ``device``, where parameters have their shapes and hold nothing."""
+    return _copied(model, device, frozenset(map(id, model.parameters())))
 
 
 @torch.no_grad()
@@ -141,8 +192,10 @@ def _copied(model: nn.Module, device: torch.device | None, hollow: frozenset[int
             raise CheckpointError(
                 f"parameter {name} is sharded or empty: wanted a model that is whole on one device"
             )
-        empty = torch.empty(parameter.shape, device="meta")
-        values = empty if id(parameter) in hollow else parameter.detach().to(device, torch.float32, copy=True)
+        if id(parameter) in hollow:
+            values = torch.zeros((), device=device).expand(parameter.shape)
+        else:
+            values = parameter.detach().to(device, torch.float32, copy=True)
         replaced[id(parameter)] = nn.Parameter(values, requires_grad=False)
     for module in model.modules():
         for key, value in vars(module).items():

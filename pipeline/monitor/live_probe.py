@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.probe.arithmetic import choose_arithmetic
+from pipeline.models.arithmetic import choose_arithmetic
 from pipeline.probe.engine import Engine
 from pipeline.probe.memory_weights import ModelWeights, all_finite
 from pipeline.probe.prober import choose_backend

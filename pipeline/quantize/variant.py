@@ -12,12 +12,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from pipeline.base.errors import UsageError
 from pipeline.quantize.lookup import grammar, parse_quantizer
-from pipeline.quantize.quantizer import Need, Quantizer
+from pipeline.quantize.quantizer import Method, Need, Quantizer
 
 ALIASES = {"int8": "int8-channel-sym", "int4": "int4-g128-asym"}
 """Short names of the default variants, also used in column names."""
@@ -75,15 +75,14 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The variant that ``text`` names; ``int4`` and ``int8`` are short for the default two.
+        """The variant that ``text`` names; ``int4`` and ``int8`` are short for the grids of the default two.
 
         >>> Variant.parse("int4-g128-asym+head").column
         'int4_g128_asym_head'
         """
-        full = ALIASES.get(text, text)
-        if full == "fp32":
+        if text == "fp32":
             return cls()
-        name, *modifiers = full.split("+")
+        name, *modifiers = _in_full(text).split("+")
         if modifiers not in ([], ["head"]):
             raise UsageError(f"unknown modifier in variant {text!r}: wanted {grammar()}")
         if name == "fp32":
@@ -111,6 +110,21 @@ class Variant:
         return column_of(str(self))
 
     @property
+    def rounded(self) -> Variant:
+        """The same grids, their codes by round-to-nearest instead of a method."""
+        rules = (
+            replace(rule, quantizer=rule.quantizer.grid) if isinstance(rule.quantizer, Method) else rule
+            for rule in self.rules
+        )
+        return replace(self, rules=tuple(rules))
+
+    @property
+    def method(self) -> str:
+        """The methods that choose its codes, with their parameters: ``gptq:damping=0.05``. Empty for none."""
+        methods = (rule.quantizer for rule in self.rules if isinstance(rule.quantizer, Method))
+        return " and ".join(dict.fromkeys(str(each).removeprefix(f"{each.grid}@") for each in methods))
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What its quantizers need of the layers' inputs."""
         return frozenset().union(*(rule.quantizer.needs for rule in self.rules if rule.quantizer is not None))
@@ -127,6 +141,12 @@ class Variant:
             next((i for i, rule in enumerate(self.rules) if rule.matches(name)), None) for name in names
         }
         return [rule for i, rule in enumerate(self.rules) if i not in deciding]
+
+
+def _in_full(text: str) -> str:
+    """``text`` with the short name of a default variant written out: ``int4@hqq`` is ``int4-g128-asym@hqq``."""
+    grid = re.split("[@+]", text, maxsplit=1)[0]
+    return ALIASES.get(grid, grid) + text[len(grid) :]
 
 
 def _rule(variant: str, text: str) -> Rule:

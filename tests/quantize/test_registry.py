@@ -144,3 +144,22 @@ def test_variants_whose_columns_would_be_one_are_refused():
     rules = [Variant((Rule(pattern, INT4),)) for pattern in ("layers.1", "layers-1")]
     with pytest.raises(UsageError, match=r"layers\.1.* and .*layers-1.* share the column"):
         ProbeSpec((Variant(), *rules), TokenShape(1, 1, 2), "x")
+
+
+def test_the_short_name_of_a_grid_takes_methods_and_modifiers():
+    assert Variant.parse("int4@damped:damp=0.1+head") == Variant.parse("int4-g128-asym@damped:damp=0.1+head")
+    assert str(Variant.parse("int8+head")) == "int8-channel-sym+head"
+    assert Variant.parse("int4").column == "int4"
+
+
+def test_a_variant_knows_its_methods_and_its_grids_without_them():
+    recipe = Variant(
+        (Rule("layers.0.*", Damped(INT8, blocks=64)), Rule("layers.1.*", INT8), Rule("*", Damped(INT4))),
+        head=True,
+    )
+    assert recipe.method == "damped:blocks=64 and damped"
+    assert recipe.rounded == Variant(
+        (Rule("layers.0.*", INT8), Rule("layers.1.*", INT8), Rule("*", INT4)), head=True
+    )
+    assert Variant.of(INT4).method == Variant().method == ""
+    assert Variant.of(INT4).rounded == Variant.of(INT4)

@@ -1,0 +1,107 @@
+"""What quantization methods repair: the gap of each over the gap of round-to-nearest on the same grid.
+
+1 = the method repairs nothing, 0 = all of the damage; above 1 it does harm. Both gaps are measured on the same tokens,
+so the ratio and its interval are paired over the text (``ratio_interval``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.ratio_interval import gap_ratios
+from pipeline.base.errors import UsageError
+from pipeline.spec import Variant, column_of
+
+COLUMN = "gap_over_rtn"
+"""Of the table, after the variant's prefix; its bounds end in ``_lower`` and ``_upper``."""
+
+
+@dataclass(frozen=True)
+class RemainingGap:
+    """The gap of a method over that of round-to-nearest, at one checkpoint."""
+
+    step: int
+    estimate: float
+    lower: float
+    upper: float
+    """95 % over the text."""
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.0%} ({self.lower:.0%} to {self.upper:.0%})"
+
+
+@dataclass(frozen=True)
+class MethodRepair:
+    """One method on one grid, over a trajectory."""
+
+    variant: str
+    method: str
+    """Name of the method with its parameters, such as ``gptq:damping=0.05``."""
+    rounded: str
+    """The variant with the same grid without a method."""
+    first: RemainingGap | None
+    """At the first checkpoint where round-to-nearest has a gap that can be told from 0; None: nowhere."""
+    last: RemainingGap | None
+    """At the last such checkpoint."""
+    n_known: int
+    """Checkpoints where it can be told."""
+
+    @property
+    def sentence(self) -> str:
+        """What it comes to, in words."""
+        if self.first is None or self.last is None:
+            return f"What {self.method} repairs of {self.rounded} cannot be told: round-to-nearest costs nothing there."
+        said = f"{self.method} leaves {self.last} of the gap of round-to-nearest {self.rounded}"
+        said += f" at step {self.last.step:,}"
+        return f"{said}." if self.n_known == 1 else f"{said}, and {self.first} at step {self.first.step:,}."
+
+    def to_json(self) -> dict[str, Any]:
+        """An entry of ``methods`` in report.json."""
+        return {**asdict(self), "sentence": self.sentence}
+
+
+def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFrame, tuple[MethodRepair, ...]]:
+    """``table`` with the columns ``<v>_gap_over_rtn``, ``_lower`` and ``_upper`` of every method whose grid was also
+    measured without one, and what they come to.
+
+    table: a trajectory with losses per batch; names: of the variants in it. Null where it cannot be told.
+    """
+    losses = {name: _batches(table, column_of(name)) for name in names}
+    repairs = []
+    for name, rounded, method in _methods(losses):
+        ratios = gap_ratios(losses["fp32"], losses[name], losses[rounded])
+        prefix = f"{column_of(name)}_{COLUMN}"
+        columns = dict(zip((prefix, f"{prefix}_lower", f"{prefix}_upper"), ratios, strict=True))
+        table = table.with_columns(pl.Series(key, values).fill_nan(None) for key, values in columns.items())
+        known = [
+            RemainingGap(int(step), *map(float, values))
+            for step, *values in zip(table["step"], *ratios, strict=True)
+            if np.isfinite(values).all()
+        ]
+        first, last = (known[0], known[-1]) if known else (None, None)
+        repairs.append(MethodRepair(name, method, rounded, first, last, len(known)))
+    return table, tuple(repairs)
+
+
+def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:
+    """Of every variant whose grid was also measured without its method: its name, that grid's, the method."""
+    found = []
+    for name in losses:
+        try:
+            variant = Variant.parse(name)
+        except UsageError:  # of a plug-in that is not here
+            continue
+        rounded = str(variant.rounded)
+        if rounded != name and rounded in losses and "fp32" in losses:
+            found.append((name, rounded, variant.method))
+    return found
+
+
+def _batches(table: pl.DataFrame, prefix: str) -> FloatArray:
+    return np.array(table[f"{prefix}_batch_nll_nats"].to_list(), dtype=np.float64)

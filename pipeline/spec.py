@@ -17,6 +17,7 @@ from functools import cache
 from typing import Any, ClassVar, get_type_hints
 
 from pipeline.base.errors import UsageError
+from pipeline.quantize.controls import DEFAULT_CONTROLS, ControlSettings
 from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
 
 __all__ = [
@@ -164,8 +165,17 @@ class ProbeSpec:
     measurements: tuple[str, ...] = field(default=MEASUREMENTS, metadata=WANTED)
     """Names (``pipeline.measurements``), those that are always measured first; ``CALIBRATION`` is added where a variant
     is calibrated."""
+    mechanism: tuple[Variant, ...] = field(default=(), metadata=WANTED)
+    """The quantized variants whose controls are evaluated too (``pipeline.quantize.controls``), and with them those of
+    fp32."""
+    by_layer: bool = field(default=False, metadata=WANTED)
+    """Whether the controls of each layer alone are among them."""
+    controls: ControlSettings = DEFAULT_CONTROLS
+    """Which controls there are."""
 
     def __post_init__(self) -> None:
+        if any(variant.is_fp32 for variant in self.mechanism) or (self.by_layer and not self.mechanism):
+            raise UsageError("the mechanism of fp32: wanted quantized variants, whose damage has one")
         if not self.variants or not self.variants[0].is_fp32:
             raise UsageError("a probe needs fp32 as its first variant: every gap is measured against it")
         if self.arithmetic not in ARITHMETICS:
@@ -187,7 +197,8 @@ class ProbeSpec:
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""
         plain: dict[str, Any] = _plain(self)
-        plain["variants"] = [str(variant) for variant in self.variants]
+        for name in ("variants", "mechanism"):
+            plain[name] = [str(variant) for variant in getattr(self, name)]
         return plain
 
     def fingerprint(self) -> str:

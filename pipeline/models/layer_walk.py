@@ -143,3 +143,12 @@ class Walk:
             return arguments[0], LayerCall(arguments[1:], keywords, self._returned)
         rest = {name: value for name, value in keywords.items() if name != "hidden_states"}
         return keywords["hidden_states"], LayerCall((), rest, self._returned)
+
+
+def walkable(model: nn.Module, layers: nn.ModuleList, ids: Tensor) -> bool:
+    """Whether ``model`` can be walked layer by layer, tried with ``ids`` (B, T)."""
+    try:
+        Walk(model, layers).begin(ids)
+    except CheckpointError:
+        return False
+    return True

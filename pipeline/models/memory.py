@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import TokenShape, Variant
 
 VARIANTS_AT_ONCE = 16
@@ -128,6 +129,22 @@ def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
     baseline, *others = variants
     most = VARIANTS_AT_ONCE - 1
     return [(baseline, *others[start : start + most]) for start in range(0, max(1, len(others)), most)]
+
+
+def control_groups(controls: Sequence[ControlVariant]) -> list[tuple[Variant, ...]]:
+    """``controls`` cut into equal groups that are measured at a time; those of a calibrated variant together with it,
+    which comes first in its group.
+    """
+    groups: list[tuple[Variant, ...]] = []
+    by_base: dict[Variant | None, list[ControlVariant]] = {}
+    for each in controls:
+        by_base.setdefault(each.base if each.base.needs else None, []).append(each)
+    for base, own in by_base.items():
+        first = () if base is None else (base,)
+        count = math.ceil(len(own) / (VARIANTS_AT_ONCE - len(first)))
+        size = math.ceil(len(own) / count)
+        groups += [(*first, *own[start : start + size]) for start in range(0, len(own), size)]
+    return groups
 
 
 def _walks(size: ModelSize, arithmetic: str) -> bool:

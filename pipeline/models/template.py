@@ -63,7 +63,7 @@ class ModelTemplate:
         self.linears: dict[str, ProbeLinear] = {}
         """By the name of their weight."""
         sites = linear_sites(model)
-        require_rules(plan.spec.variants, sites)
+        require_rules((*plan.spec.variants, *plan.spec.mechanism), sites)
         for site in sites:
             weight_name = f"{site.name}.weight"
             linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
@@ -118,6 +118,11 @@ class ModelTemplate:
     def head(self) -> Tensor | None:
         """The weight of the output head as stored; None where it is not filled."""
         return next((linear.stored for linear in self.linears.values() if linear.is_head), None)
+
+    @property
+    def layer_paths(self) -> tuple[str, ...]:
+        """The dotted path of each decoder layer, ending in a dot."""
+        return tuple(f"{self._prefix}.{index}." for index in range(len(self.layers)))
 
     def sources(self, layer: int | None = None) -> dict[str, str]:
         """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of

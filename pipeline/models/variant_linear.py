@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.models.linear_layers import LinearSite, WeightFacts
 from pipeline.quantize import CalibrationOutcome, Encoded, Quantizer, Variant
+from pipeline.quantize.control_variant import ControlVariant
 from pipeline.quantize.variant import require_sites
 from pipeline.spec import ProbeSpec
 
@@ -64,6 +65,11 @@ class Plan:
     """By layer: how its calibration went."""
     instead: Callable[[ProbeLinear, Tensor], Tensor] | None = None
     """What layers do in place of their products (``probe.calibration``)."""
+
+    @property
+    def of_controls(self) -> bool:
+        """Whether controls are measured now: of these the losses are wanted, and nothing of the weights."""
+        return any(isinstance(variant, ControlVariant) for variant in self.variants)
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
         """Turns to ``variants`` of a checkpoint."""
@@ -140,7 +146,7 @@ class ProbeLinear(nn.Module):
         if self.name in kept:
             return kept[self.name]
         packed = self.plan.backend.pack(self)
-        if self.plan.backend.keeps_packed:
+        if self.plan.backend.keeps_packed or self.plan.of_controls:  # whose weights take longer to make
             kept[self.name] = packed
         return packed
 

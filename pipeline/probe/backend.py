@@ -26,6 +26,8 @@ from pipeline.models.out_of_memory import room_for
 from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.tensor_statistics import TensorStatistics, measure_weight
 from pipeline.quantize import Variant, decoded
+from pipeline.quantize.control_variant import Perturbed
+from pipeline.quantize.perturbing import RoundingErrors, perturbed
 from pipeline.spec import ProbeSpec
 
 CPU_CHUNK_ROWS = 2048
@@ -65,8 +67,8 @@ class Backend(Protocol):
     def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
         """float32 (V, R, O): each variant's rows by its weight, with the bias."""
 
-    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
-        """For a pass of ``tokens_NT`` (int64, on the device)."""
+    def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
+        """For a pass of ``tokens_NT`` (int64, on the device); ``losses_only``: nothing compares two variants."""
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
         """What was measured of the weights of ``linears``, by variant, in their order."""
@@ -112,7 +114,11 @@ class TorchBackend:
         calibrated = linear.plan.calibrated.get(linear.name, {})
         packed = weight.new_empty(len(quantizers), *weight.shape)
         steps: list[Tensor | None] = []
+        errors = RoundingErrors(weight, quantizers, calibrated)
         for slot, quantizer in enumerate(quantizers):
+            if isinstance(quantizer, Perturbed):
+                packed[slot] = perturbed(errors, quantizer)
+                continue
             if quantizer is None:
                 packed[slot] = weight
                 steps.append(None)
@@ -120,7 +126,7 @@ class TorchBackend:
             encoded = calibrated[slot] if slot in calibrated else quantizer.encode(weight)
             packed[slot] = decoded(quantizer, encoded, weight)
             steps.append(quantizer.grid_steps(weight, encoded))
-        if linear.name not in linear.plan.measured:
+        if linear.name not in linear.plan.measured and not linear.plan.of_controls:
             rows = measure_weight(linear, weight, list(packed), steps, self._tensor_level)
             linear.plan.measured[linear.name] = rows
         return packed
@@ -139,9 +145,10 @@ class TorchBackend:
                 torch.addmm(linear.bias, rows_VRI[variant], weight_IO, out=out_VRO[variant])
         return out_VRO
 
-    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
+    def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
         """By the measurements' own hooks."""
-        return TorchScores(self._token_level, tokens_NT, variants)
+        wanted = selected(("loss",), TokenMeasurement) if losses_only else self._token_level
+        return TorchScores(wanted, tokens_NT, variants)
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
         """What ``pack`` found."""

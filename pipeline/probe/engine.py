@@ -13,6 +13,9 @@ Many variants may go through in groups (``Backend.groups``), each with the basel
 of its own for each group, and where the layers come one at a time they are read once for each.
 
 Variants whose quantizers need a layer's inputs are calibrated on the way (``calibration.py``).
+
+Controls (``pipeline.quantize.controls``) go through the model after them, in groups of their own, on the same tokens;
+only their losses are taken.
 """
 
 from __future__ import annotations
@@ -20,44 +23,36 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.base.errors import UsageError
 from pipeline.models.arithmetic import float32_products
+from pipeline.models.layer_walk import walkable
 from pipeline.models.loading import check_fit
+from pipeline.models.memory import control_groups
+from pipeline.models.out_of_memory import Result, in_smaller_chunks
 from pipeline.models.template import ModelTemplate
 from pipeline.models.variant_linear import Plan, ProbeLinear
 from pipeline.probe.backend import Backend
 from pipeline.probe.calibration import Calibrator
 from pipeline.probe.checks import ForwardCheck, forward_of
+from pipeline.probe.control_runs import broken_notes, controls_of, uncalibrated
 from pipeline.probe.forward import Forward, LayeredForward, Pass
+from pipeline.probe.found import Numbers
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
+from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import ProbeSpec, Variant
 
-Result = TypeVar("Result")
 AGREEMENT = 1e-4
 """Largest difference between the two passes' logits, relative to the largest logit, that counts as the same."""
 FEW, FEW_TOKENS = 2, 32
 """Sequences and their tokens that the two passes are compared on, and that kernels are compiled with: a multiple of 16,
 as whole sequences mostly are, because Triton compiles anew for one that is not."""
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What the engine found in one checkpoint."""
-
-    values: dict[str, np.ndarray]
-    """(V, N, P) by name (``TokenMeasurement.values``); NaN where the model's logits are not finite."""
-    statistics: dict[Variant, tuple[TensorStatistics, ...]]
-    notes: list[str]
-    """What happened on the way that a reader of the numbers should know (chunks halved for memory)."""
 
 
 class Engine:
@@ -74,7 +69,7 @@ class Engine:
         """``sequences``: int64 (N, T), the evaluation tokens. ``calibration``: int64 (M, T), for variants that need
         it.
         """
-        needy = [str(variant) for variant in spec.variants if variant.needs]
+        needy = [str(variant) for variant in (*spec.variants, *spec.mechanism) if variant.needs]
         if needy and calibration is None:
             raise UsageError(
                 f"variant {needy[0]} needs calibration tokens: wanted some beside the evaluation tokens"
@@ -88,6 +83,8 @@ class Engine:
         )
         self._plan = Plan(spec, backend)
         self._template: ModelTemplate | None = None
+        self._controls: tuple[tuple[Variant, ...], ...] = ()
+        """Those of the template's model, in groups."""
         self._off: dict[tuple[Variant, ...], float] = {}
         """How far the two passes' logits were apart, by the variants that were measured."""
         self._notes: list[str] = []
@@ -109,6 +106,7 @@ class Engine:
             self._template = None  # until the new one has been seen to work
             self._off.clear()
             template = weights.template(self._plan, self.device)
+            self._controls = tuple(control_groups(controls_of(self.spec, template)))
             try:
                 self._rehearse(weights, template)
             except BaseException:
@@ -133,11 +131,25 @@ class Engine:
                 parts.append({name: value[1:] for name, value in found.items()} if parts else found)
                 measured = self._backend.statistics(list(template.linears.values()))
                 statistics = with_outcomes(measured, self._plan) | statistics
+            controls = self._measure_controls(filled)
         finally:
             template.release()
             self._plan.begin(())
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Numbers(values, statistics, list(dict.fromkeys([*self._notes, *filled.notes])))
+        return Numbers(values, statistics, list(dict.fromkeys([*self._notes, *filled.notes])), controls)
+
+    def _measure_controls(self, filled: Filled) -> dict[ControlVariant, np.ndarray]:
+        """The losses of every control."""
+        losses: dict[ControlVariant, np.ndarray] = {}
+        for group in self._controls:
+            fused = self._may_fuse(filled, group)
+            self._plan.begin(group)
+            found = self._evaluate(filled, fused=fused)["nll_nats"]
+            for variant, nll_NP in zip(group, found, strict=True):
+                if isinstance(variant, ControlVariant):
+                    losses[variant] = np.where(np.isfinite(nll_NP), nll_NP, np.nan)
+        self._notes.extend(broken_notes(losses))
+        return losses
 
     def _rehearse(self, weights: Weights, template: ModelTemplate) -> None:
         """Compiles what the probes of this template launch, all kernels at once."""
@@ -148,8 +160,8 @@ class Engine:
             # The layers are alike, but a fused pass enters every one but the first with products yet to be added.
             passes = (True, False) if self._backend.may_fuse(template.model) else (False,)
             checked = [self.spec.variants[:1]] if self._is_to_be_checked(template) else []
-            for variants in (*checked, *self._backend.groups(self.spec.variants)):
-                self._plan.begin(_uncalibrated(variants))
+            for variants in (*checked, *self._backend.groups(self.spec.variants), *self._controls):
+                self._plan.begin(uncalibrated(variants))
                 few = [self._pass(filled, self._few, fused=fused) for fused in passes]
                 self._go(few, filled, len(self._few), most=2)
                 self._score(few[0])
@@ -176,18 +188,8 @@ class Engine:
 
     def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
         """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""
-        while True:
-            try:
-                return work(chunk)
-            except torch.OutOfMemoryError:
-                if chunk == 1:
-                    raise CheckpointError(
-                        f"one sequence of {self._tokens.shape[1]} tokens in {len(self._plan.variants)} variants does "
-                        "not fit the GPU: use a shorter --seq-len, fewer variants or fewer batches"
-                    ) from None
-            chunk //= 2
-            self._notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
-            torch.cuda.empty_cache()
+        what = f"one sequence of {self._tokens.shape[1]} tokens in {len(self._plan.variants)} variants"
+        return in_smaller_chunks(work, chunk, what, self._notes)
 
     def _refuse_unsuited(self, filled: Filled) -> None:
         """CheckpointError for a model that is not to be measured. One that has a fused pass is known to be causal."""
@@ -217,13 +219,18 @@ class Engine:
         if fused:
             found: Pass = self._backend.fused(model, variants, tokens)
             return found
-        if filled.one_by_one or any(variant.needs for variant in self._plan.variants):
+        layered = filled.one_by_one or any(variant.needs for variant in self._plan.variants)
+        # Of controls the packed weights are kept until they are used up: those of all layers at once are many.
+        many = self._plan.of_controls and not self._backend.keeps_packed
+        if layered or (many and walkable(model, filled.template.layers, self._few)):
             return LayeredForward(model, variants, tokens, filled.template.layers)
         return Forward(model, variants, tokens)
 
     def _score(self, one: Pass) -> dict[str, np.ndarray]:
         """Every value of the token level from the logits of a pass that has gone through the layers."""
-        scores = self._backend.scores(one.tokens, len(self._plan.variants))
+        scores = self._backend.scores(
+            one.tokens, len(self._plan.variants), losses_only=self._plan.of_controls
+        )
         for logits, scale in one.logits():
             scores.add(logits, scale)
         return scores.values()
@@ -232,7 +239,7 @@ class Engine:
         """Whether the fused pass is taken; where that is not known yet, both are run on a few tokens."""
         if not self._backend.may_fuse(filled.template.model):
             return False
-        variants = _uncalibrated(variants)
+        variants = uncalibrated(variants)
         if variants not in self._off:
             self._plan.begin(variants)
             few = [self._pass(filled, self._few, fused=fused) for fused in (True, False)]
@@ -286,8 +293,3 @@ class Engine:
                 layers, Generator
             ):  # ends the thread that reads ahead before anything else uses its buffers
                 layers.close()
-
-
-def _uncalibrated(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Those of ``variants`` that need nothing of a layer's inputs, the baseline among them."""
-    return tuple(variant for variant in variants if not variant.needs)

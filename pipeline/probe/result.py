@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.measurements import TokenMeasurement, selected
 from pipeline.measurements.hooks import token_columns
-from pipeline.probe.engine import Numbers
+from pipeline.probe.found import Numbers
 from pipeline.probe.tensor_statistics import TensorStatistics
+from pipeline.quantize.controls import Control
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 
 
@@ -49,6 +52,21 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
+class ControlResult:
+    """What a checkpoint lost under one control (``pipeline.quantize.controls``)."""
+
+    variant: str
+    """Whose control it is, fp32 among them."""
+    control: Control
+    batch_nll_nats: tuple[float, ...]
+    """Mean nll of each batch; all NaN where a logit was not finite."""
+
+    def entry(self) -> dict[str, Any]:
+        """What the shard's row of ``variant`` holds of it."""
+        return {**vars(self.control), "batch_nll_nats": list(self.batch_nll_nats)}
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One checkpoint under all variants."""
 
@@ -64,6 +82,7 @@ class Measurement:
     notes: tuple[str, ...]
     measurements: tuple[str, ...] = MEASUREMENTS
     """Names of what was measured."""
+    controls: tuple[ControlResult, ...] = ()
 
 
 def measurement(
@@ -96,7 +115,17 @@ def measurement(
         device=device_name(device),
         notes=tuple(numbers.notes),
         measurements=spec.measurements,
+        controls=tuple(
+            ControlResult(str(each.base), each.control, _batch_means(nll, spec.shape.batches))
+            for each, nll in numbers.controls.items()
+        ),
     )
+
+
+def _batch_means(nll_NP: np.ndarray, batches: int) -> tuple[float, ...]:
+    """As those of variants (``measurements.loss``); all NaN where one is, for what is compared is all of them."""
+    means = nll_NP.reshape(batches, -1).mean(axis=1)
+    return tuple(means.tolist()) if np.isfinite(means).all() else (math.nan,) * batches
 
 
 def variant_result(

@@ -118,13 +118,16 @@ class IntegerGrid(Quantizer):
         """``weight / scale`` in groups: float32 (O, G, S), padding and empty groups 0."""
         return self._steps(weight, encoded.parameters["scale"])
 
+    def group_width(self, columns: int) -> int:
+        """The group size."""
+        return columns if self.group_size is None else min(self.group_size, columns)
+
     def _steps(self, weight: Tensor, scale_OG: Tensor) -> Tensor:
         return self._grouped(weight) / _divisor(scale_OG).unsqueeze(-1)
 
     def _grouped(self, matrix: Tensor) -> Tensor:
         """(O, I) -> (O, G, S), the last group padded with zeros."""
-        columns = matrix.shape[1]
-        return row_blocks(matrix, columns if self.group_size is None else min(self.group_size, columns))
+        return row_blocks(matrix, self.group_width(matrix.shape[1]))
 
 
 def _divisor(scale_OG: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ class MicroscalingFloat4(Quantizer):
     def __str__(self) -> str:
         return "mxfp4-rceil" if self.round_up else "mxfp4"
 
+    def group_width(self, columns: int) -> int:
+        """The block."""
+        return min(BLOCK, columns)
+
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """Twice the E2M1 values, which are whole numbers, with ``scale`` (float32 (O, B))."""
         del calibration

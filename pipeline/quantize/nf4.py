@@ -78,3 +78,7 @@ class NormalFloat(Quantizer):
         values = torch.tensor(VALUES, dtype=torch.float32, device=codes.device)[codes.long()]
         scaled = row_blocks(values.reshape(1, -1), self.block_size)[0] * absmax_B.unsqueeze(1)
         return scaled.flatten()[: codes.numel()].view_as(codes)
+
+    def group_width(self, columns: int) -> int:
+        """The block. Where rows are no whole number of blocks, one may span two rows: here each row begins anew."""
+        return min(self.block_size, columns)

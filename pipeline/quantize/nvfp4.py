@@ -38,6 +38,10 @@ class NvidiaFloat4(Quantizer):
     def __str__(self) -> str:
         return "nvfp4"
 
+    def group_width(self, columns: int) -> int:
+        """The block."""
+        return min(BLOCK, columns)
+
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """Twice the E2M1 values, which are whole numbers, with ``scale`` (float32 (O, B)) and ``matrix_scale`` ()."""
         import torch

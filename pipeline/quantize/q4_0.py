@@ -37,6 +37,10 @@ class LlamaCppQ40(Quantizer):
     def __str__(self) -> str:
         return "q4_0"
 
+    def group_width(self, columns: int) -> int:
+        """The block."""
+        return min(BLOCK, columns)
+
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """The codes 0 to 15, with ``scale`` (the float16 values as float32 (O, B))."""
         del calibration

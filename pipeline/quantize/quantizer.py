@@ -116,6 +116,10 @@ class Quantizer:
         del weight, encoded
         return None
 
+    def group_width(self, columns: int) -> int:
+        """How many consecutive weights of a row of ``columns`` share a scale; the whole row unless it says so."""
+        return columns
+
 
 @dataclass(frozen=True)
 class Method(Quantizer):
@@ -154,6 +158,10 @@ class Method(Quantizer):
     def grid_steps(self, weight: Tensor, encoded: Encoded) -> Tensor | None:
         """The steps of the grid."""
         return self.grid.grid_steps(weight, encoded)
+
+    def group_width(self, columns: int) -> int:
+        """That of the grid."""
+        return self.grid.group_width(columns)
 
 
 def _value(what: str, text: str, default: object) -> Any:

@@ -106,14 +106,16 @@ def _check(fields: Fields, name: str, hint: Any) -> None:
         fields.need(name, list)
         values = texts(fields, name)
         if typing.get_args(hint)[0] is Variant:
-            _check_variants(fields, name, values)
+            _check_variants(fields, name, values, first=() if name == "mechanism" else ("fp32",))
         return
     fields.need(name, hint)
 
 
-def _check_variants(fields: Fields, name: str, values: tuple[str, ...]) -> None:
-    if not values or values[0] != "fp32" or len(set(values)) != len(values):
-        raise fields.wrong(name, list(values), "different variants, fp32 first")
+def _check_variants(fields: Fields, name: str, values: tuple[str, ...], first: tuple[str, ...]) -> None:
+    if values[: len(first)] != first or len(set(values)) != len(values):
+        raise fields.wrong(
+            name, list(values), ", ".join(["different variants", *(f"{each} first" for each in first)])
+        )
     for index, value in enumerate(values):
         try:
             Variant.parse(value)

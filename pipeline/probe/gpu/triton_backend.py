@@ -60,7 +60,7 @@ class TritonBackend:
         """In one launch, but for quantizers without a kernel."""
         plan, quantizers = linear.plan, linear.packing.quantizers
         packed = pack(linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name))
-        if linear.name not in plan.measured:
+        if linear.name not in plan.measured and not plan.of_controls:
             more = self._measure_further(linear) if self._tensor_level and not self._is_compiling else {}
             plan.measured[linear.name] = summarise(packed, linear.counted_rows), more
         return packed
@@ -101,9 +101,10 @@ class TritonBackend:
                 torch.addmm(linear.bias, rows_VRI[v], weight_IO, out=out_VRO[v])
         return out_VRO
 
-    def scores(self, tokens_NT: Tensor, variants: int) -> Scores:
+    def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
         """By the loss kernel; values of further measurements by their hooks."""
-        return TritonScores(tokens_NT, variants, [] if self._is_compiling else self._token_level)
+        further_ones = [] if self._is_compiling or losses_only else self._token_level
+        return TritonScores(tokens_NT, variants, further_ones)
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
         """From the kernel's sums, which come to the host together."""

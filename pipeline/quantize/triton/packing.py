@@ -20,7 +20,9 @@ import triton
 from torch import Tensor
 
 from pipeline.base.errors import CheckpointError
+from pipeline.quantize.control_variant import Perturbed
 from pipeline.quantize.integer import IntegerGrid
+from pipeline.quantize.perturbing import RoundingErrors, perturbed
 from pipeline.quantize.quantizer import Encoded, Quantizer, decoded
 from pipeline.quantize.statistics import BOUNDARY_WIDTH
 from pipeline.quantize.triton.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, ROW_SUMS, quantize_kernel
@@ -66,11 +68,14 @@ def pack(
         )
     packed = _empty(weight, quantizers, full)
     moments_are_there = False
-    for fast, run in itertools.groupby(range(len(quantizers)), lambda index: _is_fast(quantizers[index])):
+    for way, run in itertools.groupby(range(len(quantizers)), lambda index: _way(quantizers[index])):
         indices = list(run)
-        if fast:
+        if way is IntegerGrid:
             _launch(weight, packed, indices[0], [quantizers[index] for index in indices])
             moments_are_there = True
+            continue
+        if way is Perturbed:
+            _pack_perturbed(weight, packed, indices, quantizers, calibrated)
             continue
         for index in indices:
             quantizer = quantizers[index]
@@ -83,9 +88,13 @@ def pack(
     return packed
 
 
-def _is_fast(quantizer: Quantizer | None) -> bool:
-    """Whether the kernel computes the values of ``quantizer`` itself; None = the stored ones."""
-    return quantizer is None or type(quantizer) is IntegerGrid
+def _way(quantizer: Quantizer | None) -> type[Quantizer]:
+    """How the values of ``quantizer`` are computed: those of an ``IntegerGrid``, and the stored ones, by the kernel; by
+    torch those of controls together, and those of any other one by one.
+    """
+    if quantizer is None or type(quantizer) is IntegerGrid:
+        return IntegerGrid
+    return Perturbed if isinstance(quantizer, Perturbed) else Quantizer
 
 
 def _mode(quantizer: Quantizer | None, weight: Tensor) -> int:
@@ -135,6 +144,24 @@ def _launch(weight: Tensor, packed: PackedWeight, first: int, quantizers: Sequen
         num_warps=4 if block <= 4096 else 8 if block <= 8192 else 16,
         enable_fp_fusion=False,
     )  # fmt: skip
+
+
+def _pack_perturbed(
+    weight: Tensor,
+    packed: PackedWeight,
+    indices: Sequence[int],
+    quantizers: Sequence[Quantizer | None],
+    calibrated: Mapping[int, Encoded] | None,
+) -> None:
+    """Fills the slots ``indices`` with the weights of controls; of their sums those of squares alone, for
+    ``row_norms``, mean anything.
+    """
+    errors = RoundingErrors(weight.float().contiguous(), quantizers, calibrated)
+    scratch = dataclasses.replace(packed, moments=torch.empty_like(packed.moments))
+    for index in indices:
+        wanted = quantizers[index]
+        assert isinstance(wanted, Perturbed)
+        _launch(perturbed(errors, wanted), scratch, index, [None])
 
 
 def _pack_values(

@@ -1,0 +1,44 @@
+"""Which controls a probe evaluates of a model, and what is to be said of their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pipeline.models.template import ModelTemplate
+from pipeline.quantize import Variant
+from pipeline.quantize.control_variant import ControlVariant
+from pipeline.spec import ProbeSpec
+
+SHOWN = 3
+"""Controls that a note names."""
+
+
+def controls_of(spec: ProbeSpec, template: ModelTemplate) -> list[ControlVariant]:
+    """Every control that ``spec`` wants of models like that of ``template``."""
+    wanted = (Variant(), *spec.mechanism) if spec.mechanism else ()
+    found = [ControlVariant.made(variant, each) for variant in wanted for each in spec.controls.of(variant)]
+    names = [linear.name for linear in template.linears.values() if not linear.is_head]
+    for layer, path in enumerate(template.layer_paths if spec.by_layer else ()):
+        inside = [name for name in names if name.startswith(path)]
+        for variant in spec.mechanism:
+            if any(variant.quantizer_of(name) for name in inside):
+                controls = spec.controls.of_layer(layer)
+                found += [ControlVariant.made(variant, each, path) for each in controls]
+    return found
+
+
+def uncalibrated(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Those of ``variants`` that need nothing of a layer's inputs; fp32 where there is none."""
+    found = [each for each in variants if not (each.base if isinstance(each, ControlVariant) else each).needs]
+    return tuple(found) or (Variant(),)
+
+
+def broken_notes(losses: Mapping[ControlVariant, np.ndarray]) -> list[str]:
+    """What is said of controls some of whose ``losses`` are NaN."""
+    broken = [str(each) for each, nll_NP in losses.items() if np.isnan(nll_NP).any()]
+    if not broken:
+        return []
+    shown = ", ".join([*broken[:SHOWN], *(["..."] if len(broken) > SHOWN else [])])
+    return [f"the loss under {len(broken)} of {len(losses)} controls is not finite: {shown}"]

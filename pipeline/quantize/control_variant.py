@@ -1,0 +1,79 @@
+"""A variant under a control, as the probe sees it: a variant like any other, whose quantizers are perturbations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.quantize.controls import Control
+from pipeline.quantize.quantizer import Calibration, Encoded, Need, Quantizer
+from pipeline.quantize.variant import Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ITSELF = Control("line")
+"""What changes nothing of a variant."""
+
+
+@dataclass(frozen=True)
+class Perturbed(Quantizer):
+    """What takes the place of one matrix under a control. No name in the variant grammar is its."""
+
+    quantizer: Quantizer | None
+    """Whose error the perturbation is made of; None: nothing's."""
+    control: Control
+    matrix: str
+    """Dotted module path, which the draw depends on."""
+
+    def __str__(self) -> str:
+        return f"{self.quantizer} ({self.control})"
+
+    def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
+        """The values themselves. ``calibration``: for the quantizer."""
+        from pipeline.quantize.perturbing import RoundingErrors, perturbed
+
+        return Encoded(perturbed(RoundingErrors(weight, calibration=calibration), self), {})
+
+    def decode(self, encoded: Encoded) -> Tensor:
+        """The values."""
+        return encoded.codes
+
+
+@dataclass(frozen=True)
+class ControlVariant(Variant):
+    """The weights of a variant, or of fp32, under a control."""
+
+    control: Control = ITSELF
+    within: str = ""
+    """Dotted path, ending in a dot, of the layer whose matrices alone are perturbed; empty: all that are quantized."""
+
+    @classmethod
+    def made(cls, variant: Variant, control: Control, within: str = "") -> ControlVariant:
+        """``variant`` under ``control``."""
+        return cls(variant.rules, variant.head, control, within)
+
+    @property
+    def base(self) -> Variant:
+        """The variant whose error it is made of."""
+        return Variant(self.rules, self.head)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Nothing: where the variant is calibrated, it goes through the model together with its controls."""
+        return frozenset()
+
+    @property
+    def is_fp32(self) -> bool:
+        """Never: its weights are changed."""
+        return False
+
+    def quantizer_of(self, name: str, *, is_head: bool = False) -> Quantizer | None:
+        """What the layer called ``name`` gets; None where it keeps its values."""
+        if (is_head and not self.head) or not name.startswith(self.within):
+            return None
+        quantizer = super().quantizer_of(name, is_head=is_head)
+        return None if quantizer is None and self.rules else Perturbed(quantizer, self.control, name)
+
+    def __str__(self) -> str:
+        return f"{self.base} ({self.control})"

@@ -1,0 +1,83 @@
+"""Random numbers that depend on a seed and a place alone: equal on every device, however a model is walked.
+
+Bits are those of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
+number k of a stream is a mix of start + (k + 1) * golden, so that any part of a stream is computed by itself, in
+integer operations that every device has. The start is a hash of the seed, the matrix's name and the use.
+
+Normal numbers are made of them in float64 and rounded to float32, where devices' logarithms and cosines no longer
+differ but for a tie in a thousand million.
+
+Legend: N = numbers, W = words of 64 bits, R = rows of a matrix of blocks, S = block size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_SHIFTS = (30, 27, 31)
+_PLACE_BITS = 20
+"""Of a key, its lower bits are its place: no two are equal."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A sequence of random words."""
+
+    start: int
+    """0 to 2^64 - 1"""
+    device: torch.device
+
+    @classmethod
+    def of(cls, seed: int, use: str, name: str, device: torch.device) -> Stream:
+        """The stream of the matrix called ``name`` for ``use``."""
+        digest = hashlib.sha256(f"{seed}/{use}/{name}".encode()).digest()
+        return cls(int.from_bytes(digest[:8], "little"), device)
+
+    def words(self, count: int) -> Tensor:
+        """int64 (W,): the first ``count`` words, each of 64 random bits."""
+        z = torch.arange(1, count + 1, dtype=torch.int64, device=self.device)
+        z.mul_(_signed(_GOLDEN)).add_(_signed(self.start))
+        for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, None), strict=True):
+            z.bitwise_xor_(_shifted(z, shift))
+            if multiplier is not None:
+                z.mul_(_signed(multiplier))
+        return z
+
+    def coins(self, count: int) -> Tensor:
+        """``count`` fair coins, bool (N,): 64 of a word from its lowest bit on."""
+        eights = self.words(-(-count // 64)).view(torch.uint8)
+        bits = torch.arange(8, dtype=torch.uint8, device=self.device)
+        return (eights[:, None] >> bits).bitwise_and_(1).bool().flatten()[:count]
+
+    def normals(self, count: int) -> Tensor:
+        """float32 (N,): ``count`` numbers of a standard normal law, two of a word (Box and Muller 1958)."""
+        words = self.words(-(-count // 2))
+        radius = (_shifted(words, 32) + 1).double().mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = (words & 0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
+        pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+        return pairs.flatten()[:count].to(torch.float32)
+
+    def permutations(self, rows: int, size: int) -> Tensor:
+        """int64 (R, S): ``rows`` independent permutations of 0 to ``size`` - 1, ``size`` up to 2^20."""
+        if size > 1 << _PLACE_BITS:
+            raise ValueError(f"permutations of {size}: wanted {1 << _PLACE_BITS} at most")
+        keys = _shifted(self.words(rows * size), _PLACE_BITS + 1).view(rows, size)
+        keys = (keys << _PLACE_BITS) | torch.arange(size, dtype=torch.int64, device=self.device)
+        return keys.argsort(dim=1)
+
+
+def _signed(word: int) -> int:
+    """The int64 with the bits of ``word``."""
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def _shifted(words: Tensor, bits: int) -> Tensor:
+    """``words`` shifted to the right, zeros following: torch repeats the sign."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)

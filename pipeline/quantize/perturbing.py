@@ -1,0 +1,79 @@
+"""The weights of controls: float32 W + P, the same on every device (``pipeline.quantize.controls`` says which).
+
+Legend: O = out_features, I = in_features, G = groups per row, S = group size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.quantize.control_variant import Perturbed
+from pipeline.quantize.draws import Stream
+from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer, decoded
+
+
+class RoundingErrors:
+    """What the quantizers of one weight change it by, each computed once."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        quantizers: Sequence[Quantizer | None] = (),
+        calibrated: Mapping[int, Encoded] | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """``weight``: float32 (O, I). ``calibrated``: by place among ``quantizers``, what those that need a layer's
+        inputs have made of it; ``calibration``: those inputs, where nothing has been made of them yet.
+        """
+        self.weight, self._calibration = weight, calibration
+        self._encoded = {quantizers[place]: encoded for place, encoded in (calibrated or {}).items()}
+        self._errors: dict[Quantizer, Tensor] = {}
+
+    def of(self, quantizer: Quantizer) -> Tensor:
+        """float32 (O, I): Q(W) - W."""
+        if quantizer not in self._errors:
+            encoded = self._encoded.get(quantizer)
+            encoded = quantizer.encode(self.weight, self._calibration) if encoded is None else encoded
+            self._errors[quantizer] = decoded(quantizer, encoded, self.weight) - self.weight
+        return self._errors[quantizer]
+
+
+def perturbed(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
+    """float32 (O, I): the weight under the control ``wanted``."""
+    return errors.weight + perturbation(errors, wanted)
+
+
+def perturbation(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
+    """float32 (O, I): what the control ``wanted`` adds to the weight."""
+    weight, control, quantizer = errors.weight, wanted.control, wanted.quantizer
+    stream = Stream.of(control.seed, control.kind, wanted.matrix, weight.device)
+    if control.kind == "relative":
+        size = weight.double().square().mean().sqrt().mul(control.amount).float()
+        return stream.normals(weight.numel()).view(weight.shape).mul_(size)
+    assert quantizer is not None, f"{control}: a perturbation by no quantizer's error"
+    error = errors.of(quantizer)
+    if control.kind == "line":
+        return error * control.amount
+    if control.kind == "signs":
+        return torch.where(stream.coins(error.numel()).view(error.shape), error, -error)
+    width = min(quantizer.group_width(error.shape[1]), error.shape[1])
+    whole = error.shape[1] // width * width
+    if control.kind == "permuted":
+        parts = [error[:, :whole].reshape(-1, width), error[:, whole:]]
+        streams = [stream, Stream.of(control.seed, "permuted rest", wanted.matrix, weight.device)]
+        shuffled = [
+            part.gather(1, each.permutations(*part.shape)).reshape(error.shape[0], -1)
+            for part, each in zip(parts, streams, strict=True)
+            if part.numel()
+        ]
+        return torch.cat(shuffled, dim=1) if len(shuffled) > 1 else shuffled[0]
+    noise = stream.normals(error.numel()).view(error.shape)
+    for part, drawn in ((error[:, :whole], noise[:, :whole]), (error[:, whole:], noise[:, whole:])):
+        if part.numel():
+            grouped_OGS = part.unflatten(1, (-1, width)) if part.shape[1] >= width else part[:, None]
+            size_OG1 = grouped_OGS.double().square().mean(dim=2, keepdim=True).sqrt().float()
+            drawn.view(grouped_OGS.shape).mul_(size_OG1)
+    return noise

@@ -1,7 +1,7 @@
 """What tests share: no network, no Ray authentication, one Ray cluster and one object store for the session.
 
-``make test`` has a process on each of two cores, so a process computes in one thread: with more, numpy's and torch's
-threads spend twice the time spinning for each other.
+``make test`` has a process on each of two cores, so a process computes in one thread, and so does a worker whatever
+number it asks torch for: where cores are busy, several threads spend ten times the time spinning for each other.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
+os.environ.setdefault("OMP_THREAD_LIMIT", "1")
 
 import pytest
 import torch

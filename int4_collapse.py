@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.analysis.trajectory.audited import curve_of as read_curve
     from pipeline.analysis.trajectory.audited import trajectory_of as read_trajectory
     from pipeline.analysis.trajectory.findings import PhaseReport
-    from pipeline.analysis.trajectory.phases import detect_phases
+    from pipeline.analysis.trajectory.phase_detection import detect_phases
     from pipeline.base.errors import CheckpointError, CollapseError, UsageError
     from pipeline.monitor.observing import Monitor
     from pipeline.monitor.trainer_callback import Int4Callback
@@ -48,7 +48,7 @@ _PLACES = {
     "UsageError": "pipeline.base.errors:UsageError",
     "Verdict": "pipeline.monitor.verdicts:Verdict",
     "audit": "pipeline.runs.python_calls:audit_suite",
-    "detect_phases": "pipeline.analysis.trajectory.phases:detect_phases",
+    "detect_phases": "pipeline.analysis.trajectory.phase_detection:detect_phases",
     "fork": "pipeline.runs.python_calls:fork_suite",
     "measure": "pipeline.probe.in_memory:measure",
     "open_suite": "pipeline.train.on_demand:open_or_train",

@@ -18,7 +18,7 @@ from jobs.options import (
 )
 from jobs.reduce import show_reduction
 from jobs.report import show_page
-from jobs.suite import resolve_suite
+from jobs.suite_argument import resolve_suite
 from pipeline.base.errors import UsageError
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import resources_of

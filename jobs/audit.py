@@ -41,10 +41,10 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
 
     ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
     """
-    from jobs.suite import resolve_suite
+    from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
+    from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.progress import Progress
-    from pipeline.runs.status import Survey
 
     request = build_request(options, resolve_suite)
     for warning in request.warnings:
@@ -52,7 +52,7 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     for note in request.notes:
         errors.print(note, markup=False)
 
-    def on_survey(found: Survey) -> None:
+    def on_status(found: FolderStatus) -> None:
         if found.done:
             console.print(f"{len(found.done)} shards are there already; {len(found.to_measure)} to measure")
         if found.incomplete:
@@ -75,7 +75,7 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
                     errors.print(f"{note}: {each}", markup=False)
 
         names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
-        summary = execute(request, on_survey, on_progress)
+        summary = execute(request, on_status, on_progress)
     for key, reason in summary.failures.items():
         errors.print(f"failed: {names.get(key, key)}: {reason}", markup=False)
     for checkpoint in request.suite.checkpoints:

@@ -23,7 +23,7 @@ from jobs.options import (
     resource_options,
     selection_options,
 )
-from jobs.suite import resolve_suite
+from jobs.suite_argument import resolve_suite
 from pipeline.base.errors import UsageError
 from pipeline.base.files import write_atomically
 from pipeline.runs.audit_request import build_request

@@ -48,7 +48,7 @@ def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool)
 
 def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
     """The experiment, into a folder under ``scratch``, from the last checkpoint of the suite."""
-    from jobs.suite import resolve_suite
+    from jobs.suite_argument import resolve_suite
     from pipeline.benchmark.training import RATE
     from pipeline.suites.model_config import model_config
 

@@ -172,7 +172,7 @@ def _ratios(
 def _read(names: Sequence[str]) -> list[Curve]:
     """The trainings; ``UsageError`` where one was measured on other tokens than the first audit."""
     from pipeline.analysis.table_files import read_table
-    from pipeline.analysis.trajectory.reduce import read_curve
+    from pipeline.analysis.trajectory.reduction import read_curve
     from pipeline.report.comparison import TABLE_ENDINGS
 
     runs = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}

@@ -140,9 +140,9 @@ def _fork_options(options: dict[str, Any]) -> ForkOptions:
 
 def run_fork_experiment(options: ForkOptions) -> int:
     """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
-    from jobs.suite import resolve_suite
+    from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
-    from pipeline.runs.status import Survey
+    from pipeline.runs.folder_status import FolderStatus
 
     request = build_fork_request(options, resolve_suite)
     console.print(
@@ -156,7 +156,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
     for note in request.notes:
         console.print(f"note: {note}", markup=False)
 
-    def on_survey(found: Survey) -> None:
+    def on_status(found: FolderStatus) -> None:
         if found.done:
             console.print(f"{len(found.done)} runs are there already; {len(found.to_measure)} to do")
         for reason in found.corrupt.values():
@@ -171,7 +171,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
                 for each in state.last.notes:
                     errors.print(f"{state.last.key}: {each}", markup=False)
 
-        summary = execute(request, on_survey, on_progress)
+        summary = execute(request, on_status, on_progress)
     for key, reason in summary.failures.items():
         errors.print(f"failed: {key}: {reason}", markup=False)
     console.print(

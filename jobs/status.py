@@ -48,12 +48,12 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
 
 
 def _state(at: RunFolder, work: KindOfWork) -> tuple[dict[str, Any], Sequence[str]]:
-    """The survey of one kind of work in a folder, and lines on its unfinished tasks."""
-    from pipeline.runs.status import survey
+    """The status of one kind of work in a folder, and lines on its unfinished tasks."""
+    from pipeline.runs.folder_status import folder_status
 
     folder = at.of(work.kind)
     plan = folder.read_plan()
-    found = survey(folder, plan)
+    found = folder_status(folder, plan)
     unfinished = work.unfinished(folder, plan, found)
     state = {
         "suite": plan.suite,

@@ -34,7 +34,7 @@ def command(suite: str | None, revisions: str | None, verify: bool) -> None:
 
     On a terminal as a table; elsewhere as tab-separated lines under a header, and remarks on stderr.
     """
-    from jobs.suite import resolve_suite
+    from jobs.suite_argument import resolve_suite
     from pipeline.suites import known_suites
 
     if suite is None:

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.base.event_log import read_events
-from pipeline.base.files import seal
+from pipeline.base.files import with_checksum
 from pipeline.base.versions import versions
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
@@ -74,7 +74,7 @@ def write_shards(request: AuditRequest, tensors: int) -> None:
             index = table.schema.get_field_index(name)
             table = table.set_column(index, table.schema.field(name), values)
         metadata = {**template.schema.metadata, b"content_id": checkpoint.content_id.encode()}
-        path.write_bytes(seal(table.replace_schema_metadata(metadata)))
+        path.write_bytes(with_checksum(table.replace_schema_metadata(metadata)))
 
 
 def row(task: ProbeTask, variant: str, names: list[str], draw: np.random.Generator) -> dict[str, Any]:

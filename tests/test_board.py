@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.driver.task_queue import HUNG_AFTER_S, MAX_ATTEMPTS, MAX_LOSSES, STRAGGLER_AFTER_S, Board, Hold
+from pipeline.driver.task_queue import (
+    HUNG_AFTER_S,
+    MAX_ATTEMPTS,
+    MAX_LOSSES,
+    STRAGGLER_AFTER_S,
+    Attempt,
+    TaskQueue,
+)
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 
 
-def board(n: int, **options: object) -> Board:
+def board(n: int, **options: object) -> TaskQueue:
     probe = ProbeSpec(parse_variants(()), TokenShape(1, 1, 2), "x")
     tasks = [ProbeTask("s", Checkpoint(step, f"step{step}", "x"), probe, "x") for step in range(n)]
-    return Board(tasks, **options)  # type: ignore[arg-type]
+    return TaskQueue(tasks, **options)  # type: ignore[arg-type]
 
 
-def give(board: Board, holder: str, now: float = 0.0, behind: Hold | None = None) -> Hold:
+def give(board: TaskQueue, holder: str, now: float = 0.0, behind: Attempt | None = None) -> Attempt:
     given = board.next(holder, now, behind)
     assert given is not None
     return given[0]
 
 
-def step(hold: Hold) -> int:
+def step(hold: Attempt) -> int:
     return int(hold.task.key[-1])
 
 

@@ -64,8 +64,8 @@ def test_torch_says_how_it_was_built() -> None:
 
 def test_the_driver_of_an_audit_loads_no_torch() -> None:
     script = (
-        "import sys\nimport jobs.audit, jobs.suite, pipeline.runs.audit_request\n"
-        "import pipeline.runs.execute, pipeline.kinds.audit, pipeline.driver\n"
+        "import sys\nimport jobs.audit, jobs.suite_argument, pipeline.runs.audit_request\n"
+        "import pipeline.runs.execute, pipeline.kinds.audit_work, pipeline.driver\n"
         "pipeline.driver.resolve_device(pipeline.driver.Resources())\n"
         "print({'torch', 'transformers', 'scipy', 'polars'} & set(sys.modules))"
     )

@@ -17,10 +17,10 @@ from pipeline.base.files import (
     exclusive,
     load_json,
     parse_json,
+    read_checked,
     read_regular,
-    seal,
     sweep_temporaries,
-    unseal,
+    with_checksum,
     write_atomically,
 )
 
@@ -35,8 +35,8 @@ def table() -> pa.Table:
 
 def test_a_sealed_table_comes_back_with_its_metadata(table: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
-    path.write_bytes(seal(table))
-    back = unseal(path)
+    path.write_bytes(with_checksum(table))
+    back = read_checked(path)
     assert back.schema.metadata == table.schema.metadata
     assert back.schema.equals(table.schema)
     assert str(back.to_pydict()) == str(table.to_pydict())
@@ -44,22 +44,22 @@ def test_a_sealed_table_comes_back_with_its_metadata(table: pa.Table, tmp_path: 
 
 def test_any_altered_byte_is_found(table: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
-    data = seal(table)
+    data = with_checksum(table)
     for position in range(len(data)):
         altered = bytearray(data)
         altered[position] ^= 0x10
         path.write_bytes(altered)
         with pytest.raises(ShardError):
-            unseal(path)
+            read_checked(path)
 
 
 def test_any_truncation_is_found(table: pa.Table, tmp_path: Path) -> None:
     path = tmp_path / "a.arrow"
-    data = seal(table)
+    data = with_checksum(table)
     for length in [0, 1, 8, *range(100, len(data), 97), len(data) - 1]:
         path.write_bytes(data[:length])
         with pytest.raises(ShardError):
-            unseal(path)
+            read_checked(path)
 
 
 def test_an_arrow_file_without_a_seal_is_refused(table: pa.Table, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_an_arrow_file_without_a_seal_is_refused(table: pa.Table, tmp_path: Path
     with pa.ipc.new_file(str(path), table.schema) as writer:
         writer.write_table(table)
     with pytest.raises(ShardError, match="checksum"):
-        unseal(path)
+        read_checked(path)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(

@@ -8,11 +8,11 @@ import pytest
 
 import pipeline.runs.progress
 from pipeline.base.event_log import AppendedFile, EventLog
-from pipeline.driver import Outcome
+from pipeline.driver import TaskOutcome
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.progress import Progress, ProgressTracker
 from pipeline.runs.shard_schema import FORK
-from pipeline.runs.status import Survey
 
 
 class Clock:
@@ -30,12 +30,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def ledger_of(folder: Path, to_do: tuple[str, ...], told: list[Progress]) -> Ledger:
-    found = Survey((), {}, {}, to_do, {}, to_do)
+def ledger_of(folder: Path, to_do: tuple[str, ...], told: list[Progress]) -> ProgressTracker:
+    found = FolderStatus((), {}, {}, to_do, {}, to_do)
     log = EventLog(AppendedFile(folder / "events.jsonl"))
     out = RunFolder(folder, FORK)
     out.prepare()
-    return Ledger(out, found, len(to_do), told.append, log)
+    return ProgressTracker(out, found, len(to_do), told.append, log)
 
 
 def test_time_left_counts_what_unfinished_runs_have_done(tmp_path: Path, clock: Clock) -> None:
@@ -47,7 +47,7 @@ def test_time_left_counts_what_unfinished_runs_have_done(tmp_path: Path, clock: 
     assert told[-1].eta_s == pytest.approx(60 * 3.4 / 0.6)
     assert told[-1].under_way == {"a": 0.5, "b": 0.1}
     clock.now += 60
-    ledger.record(Outcome("a"))
+    ledger.record(TaskOutcome("a"))
     assert (told[-1].done, told[-1].under_way) == (1, {"b": 0.1})
     assert told[-1].eta_s == pytest.approx(120 * 2.9 / 1.1)
 
@@ -60,7 +60,7 @@ def test_what_an_earlier_call_did_took_none_of_this_ones_time(tmp_path: Path, cl
     clock.now += 60
     ledger.advance({"a": 0.9})
     assert told[-1].eta_s == pytest.approx(60 * 1.1 / 0.1)
-    ledger.record(Outcome("a"))
+    ledger.record(TaskOutcome("a"))
     assert told[-1].eta_s == pytest.approx(60 * 1 / 0.2)
-    ledger.record(Outcome("b", "its worker died 3 times"))
+    ledger.record(TaskOutcome("b", "its worker died 3 times"))
     assert (told[-1].eta_s, told[-1].failed) == (0, 1)

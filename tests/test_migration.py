@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.analysis.trajectory.reduce import reduce_run
-from pipeline.base.files import seal, unseal
+from pipeline.analysis.trajectory.reduction import reduce_run
+from pipeline.base.files import read_checked, with_checksum
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import folder_status
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import FORK
-from pipeline.runs.status import survey
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
@@ -53,7 +53,7 @@ def test_shards_of_an_earlier_release_are_done(folder: Path) -> None:
     plan = plan_now(folder)
     assert plan.config["measurements"] == list(MEASUREMENTS)
     assert plan.fingerprint != RunFolder(folder).read_plan().fingerprint, "it hashed every setting"
-    found = survey(RunFolder(folder), plan)
+    found = folder_status(RunFolder(folder), plan)
     assert (found.done, found.stale, found.incomplete) == (STEPS, {}, {})
     RunFolder(folder).write_plan(plan)
     now = reduce_run(RunFolder(folder)).trajectory
@@ -63,27 +63,27 @@ def test_shards_of_an_earlier_release_are_done(folder: Path) -> None:
 
 def test_a_setting_that_a_release_did_not_have_is_at_its_default(folder: Path) -> None:
     path = folder / f"shards/audit/{STEPS[0]}.arrow"
-    table = unseal(path)
+    table = read_checked(path)
     config = json.loads(table.schema.metadata[b"config"])
     del config["arithmetic"], config["vocab_rows"]
     metadata = {**table.schema.metadata, b"config": json.dumps(config).encode()}
-    path.write_bytes(seal(table.replace_schema_metadata(metadata)))
-    assert survey(RunFolder(folder), plan_now(folder, arithmetic="ieee")).done == STEPS[:1]
-    other = survey(RunFolder(folder), plan_now(folder))
+    path.write_bytes(with_checksum(table.replace_schema_metadata(metadata)))
+    assert folder_status(RunFolder(folder), plan_now(folder, arithmetic="ieee")).done == STEPS[:1]
+    other = folder_status(RunFolder(folder), plan_now(folder))
     assert other.done == STEPS[1:]
     assert other.stale == {STEPS[0]: ("arithmetic: its default -> split",)}
 
 
 def test_less_is_done_more_is_incomplete_and_other_tokens_are_stale(folder: Path) -> None:
     less = plan_now(folder, variants=parse_variants(("int4",)))
-    assert survey(RunFolder(folder), less).done == STEPS
+    assert folder_status(RunFolder(folder), less).done == STEPS
     more = plan_now(folder, variants=parse_variants(("int4", "int4-g16-asym")))
-    found = survey(RunFolder(folder), more)
+    found = folder_status(RunFolder(folder), more)
     assert found.incomplete == dict.fromkeys(STEPS, Lacks(("int4-g16-asym",)))
     assert found.to_measure == STEPS
     asked = plan_now(folder, measurements=(*MEASUREMENTS, "entropy"))
-    assert survey(RunFolder(folder), asked).incomplete == dict.fromkeys(STEPS, Lacks((), ("entropy",)))
-    other = survey(RunFolder(folder), plan_now(folder, tokens_sha256="0" * 64))
+    assert folder_status(RunFolder(folder), asked).incomplete == dict.fromkeys(STEPS, Lacks((), ("entropy",)))
+    other = folder_status(RunFolder(folder), plan_now(folder, tokens_sha256="0" * 64))
     assert set(other.stale) == set(STEPS)
 
 
@@ -92,6 +92,6 @@ def test_a_run_of_a_fork_that_lacks_a_variant_is_not_trained_again_unasked() -> 
     plan = out.read_plan()
     keys = [key for key in out.shard_keys() if key.startswith("noop")]
     probe = {**plan.config["probe"], "variants": [*plan.config["probe"]["variants"], "int3-g128-asym"]}
-    found = survey(out, dataclasses.replace(plan, config={**plan.config, "probe": probe}), keys)
+    found = folder_status(out, dataclasses.replace(plan, config={**plan.config, "probe": probe}), keys)
     assert set(found.stale) == set(keys)
     assert "lacks int3-g128-asym" in found.stale[keys[0]][0]

@@ -16,10 +16,10 @@ import pytest
 
 from pipeline.base.errors import OutputError, ShardError, UsageError
 from pipeline.base.event_log import AppendedFile, EventLog
-from pipeline.base.files import exclusive, seal, unseal
+from pipeline.base.files import exclusive, read_checked, with_checksum
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import folder_status
 from pipeline.runs.shard_schema import FORK
-from pipeline.runs.status import survey
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 KEY = "step000000512"
@@ -108,12 +108,12 @@ def test_a_plan_that_is_no_json_object_is_named(folder: Path, text: bytes) -> No
 
 def rewritten(path: Path, change: Change, metadata: dict[bytes, bytes] | None = None) -> None:
     """The shard at ``path`` with changed rows, sealed as if a writer had written it so."""
-    table = unseal(path)
+    table = read_checked(path)
     rows = table.to_pylist()
     rows = change(rows) or rows
     schema = table.schema.with_metadata({**table.schema.metadata, **(metadata or {})})
     loose = pa.schema([field.with_nullable(True) for field in schema], metadata=schema.metadata)
-    path.write_bytes(seal(pa.Table.from_pylist(rows, schema=loose)))
+    path.write_bytes(with_checksum(pa.Table.from_pylist(rows, schema=loose)))
 
 
 def scaled(rows: list[dict[str, Any]], name: str, factor: float) -> None:
@@ -142,9 +142,9 @@ def scaled(rows: list[dict[str, Any]], name: str, factor: float) -> None:
 )
 def test_rows_that_are_not_the_measurement_are_redone(folder: Path, change: Change, reason: str) -> None:
     out = RunFolder(folder)
-    assert survey(out, out.read_plan()).done == (KEY,)
+    assert folder_status(out, out.read_plan()).done == (KEY,)
     rewritten(folder / f"shards/audit/{KEY}.arrow", change)
-    found = survey(out, out.read_plan())
+    found = folder_status(out, out.read_plan())
     assert found.to_measure == (KEY,)
     with pytest.raises(ShardError, match=reason):
         out.read_shard(KEY)
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_diverged_is_a_measurement(folder: Path) -> None:
         rows[1] |= {"nll_nats": 1000.0, "perplexity": math.inf, "batch_nll_nats": [1000.0] * len(batches)}
 
     rewritten(folder / f"shards/audit/{KEY}.arrow", diverge)
-    assert survey(RunFolder(folder), RunFolder(folder).read_plan()).done == (KEY,)
+    assert folder_status(RunFolder(folder), RunFolder(folder).read_plan()).done == (KEY,)
 
 
 @pytest.mark.parametrize(
@@ -180,9 +180,9 @@ def test_a_checkpoint_that_diverged_is_a_measurement(folder: Path) -> None:
 )
 def test_rows_that_are_not_the_run_are_redone(folder: Path, change: Change, reason: str) -> None:
     out = RunFolder(folder, FORK)
-    assert survey(out, out.read_plan()).done == (RUN,)
+    assert folder_status(out, out.read_plan()).done == (RUN,)
     rewritten(folder / f"shards/fork/{RUN}.arrow", change)
-    assert survey(out, out.read_plan()).to_measure == (RUN,)
+    assert folder_status(out, out.read_plan()).to_measure == (RUN,)
     with pytest.raises(ShardError, match=reason):
         out.read_shard(RUN)
 
@@ -192,7 +192,7 @@ def test_rows_that_are_not_the_run_are_redone(folder: Path, change: Change, reas
 def test_metadata_with_another_value_never_passes_for_more(folder: Path, name: str, text: bytes) -> None:
     path = folder / f"shards/audit/{KEY}.arrow"
     rewritten(path, lambda rows: None, {name.encode(): text})
-    found = survey(RunFolder(folder), RunFolder(folder).read_plan())
+    found = folder_status(RunFolder(folder), RunFolder(folder).read_plan())
     harmless = (name, text) == ("versions", b"{}") or (name == "fingerprint" and text != b"\xff")
     assert (found.done == (KEY,)) == harmless
     if not harmless and found.corrupt:
@@ -236,7 +236,7 @@ def test_what_is_no_file_in_place_of_one_is_refused_at_once(
         put(folder / name)
     with pytest.raises(UsageError, match=r"run\.json"):
         out.read_plan()
-    found = survey(out, plan)
+    found = folder_status(out, plan)
     assert KEY in found.corrupt
     assert "failures" in found.failed[KEY]
     with pytest.raises(UsageError, match=r"tokens\.npy"):

@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 
 from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
 from pipeline.analysis.trajectory.growth import compare_growth, parse_window
-from pipeline.analysis.trajectory.reduce import read_curve, reduce_run, write_reduction
+from pipeline.analysis.trajectory.reduction import read_curve, reduce_run, write_reduction
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
 

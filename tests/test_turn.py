@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from pipeline.runs.tasks import Turn
+from pipeline.runs.tasks import DeviceLock
 from tests.waiting import wait_for
 
 
 def test_turns_come_in_the_order_of_asking() -> None:
-    turn, order = Turn(), list[int]()
+    turn, order = DeviceLock(), list[int]()
 
     def take(number: int) -> None:
         with turn.take(time.perf_counter()):
@@ -31,7 +31,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
 
 
 def test_an_error_ends_the_turn_and_idle_time_counts_from_there() -> None:
-    turn = Turn()
+    turn = DeviceLock()
     with pytest.raises(ValueError, match="broken"), turn.take(time.perf_counter()):
         raise ValueError("broken")
     asked = time.perf_counter()

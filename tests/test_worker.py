@@ -12,8 +12,8 @@ import pytest
 from pipeline.base.errors import CheckpointError
 from pipeline.base.event_log import AppendedFile, EventLog
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.progress import Ledger
-from pipeline.runs.status import Survey
+from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.worker import TaskWorker, traced
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, Variant
 
@@ -35,9 +35,9 @@ def test_a_failure_record_keeps_the_traceback(tmp_path: Path) -> None:
     (tmp_path / "step1").mkdir()
     task = task_in(tmp_path / "out", tmp_path / "step1")
     outcome = TaskWorker(threads=1).run(task)
-    survey = Survey((), {}, {}, (task.key,), {}, (task.key,))
+    folder_status = FolderStatus((), {}, {}, (task.key,), {}, (task.key,))
     log = EventLog(AppendedFile(tmp_path / "events.jsonl"))
-    Ledger(RunFolder(tmp_path / "out"), survey, 1, lambda _: None, log).record(outcome)
+    ProgressTracker(RunFolder(tmp_path / "out"), folder_status, 1, lambda _: None, log).record(outcome)
     record = record_of(tmp_path / "out", task.key)
     assert record["reason"] == outcome.failure
     assert "\n" not in str(outcome.failure)

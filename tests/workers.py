@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from pipeline.driver import Outcome
+from pipeline.driver import TaskOutcome
 from pipeline.runs.worker import TaskWorker
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 
@@ -24,45 +24,45 @@ class NoWorker(TaskWorker):
     def __init__(self, threads: int) -> None:
         pass
 
-    def run(self, task: ProbeTask) -> Outcome:
-        return Outcome(task.key)
+    def run(self, task: ProbeTask) -> TaskOutcome:
+        return TaskOutcome(task.key)
 
 
 class CountedWorker(NoWorker):
     """Fails step 3, stands idle for a quarter of the time on the others."""
 
-    def run(self, task: ProbeTask) -> Outcome:
+    def run(self, task: ProbeTask) -> TaskOutcome:
         if task.checkpoint.step == 3:
-            return Outcome(task.key, "step 3")
-        return Outcome(task.key, seconds=4.0, busy_s=3.0, idle_s=1.0)
+            return TaskOutcome(task.key, "step 3")
+        return TaskOutcome(task.key, seconds=4.0, busy_s=3.0, idle_s=1.0)
 
 
 class PoisonWorker(NoWorker):
     """Dies on step 3, does the others at once."""
 
-    def run(self, task: ProbeTask) -> Outcome:
+    def run(self, task: ProbeTask) -> TaskOutcome:
         if task.checkpoint.step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return Outcome(task.key)
+        return TaskOutcome(task.key)
 
 
 class HangingWorker(NoWorker):
     """Hangs on step 3 the first time, and leaves a mark in the task's folder that it began."""
 
-    def run(self, task: ProbeTask) -> Outcome:
+    def run(self, task: ProbeTask) -> TaskOutcome:
         mark = Path(task.out) / task.key
         if task.checkpoint.step == 3 and not mark.exists():
             mark.touch()
             time.sleep(1000)
-        return Outcome(task.key, notes=(f"{os.getpid()}",))
+        return TaskOutcome(task.key, notes=(f"{os.getpid()}",))
 
 
 class SleepingWorker(NoWorker):
     """Never ends a task."""
 
-    def run(self, task: ProbeTask) -> Outcome:
+    def run(self, task: ProbeTask) -> TaskOutcome:
         time.sleep(1000)
-        return Outcome(task.key)
+        return TaskOutcome(task.key)
 
 
 class SkewedWorker(TaskWorker):

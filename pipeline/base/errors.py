@@ -44,7 +44,7 @@ class CheckpointError(CollapseError):
     """One checkpoint is unusable (truncated, NaN, wrong shape, ...). Deterministic: never retried."""
 
 
-class NoRoomError(CheckpointError):
+class InsufficientMemoryError(CheckpointError):
     """Weights of a checkpoint find no memory where they are read to."""
 
 

@@ -201,23 +201,23 @@ def sweep_temporaries(folder: Path) -> None:
         remove_file(leftover)
 
 
-def seal(table: pa.Table) -> bytes:
+def with_checksum(table: pa.Table) -> bytes:
     """``table`` as an Arrow IPC file that can tell whether it was altered."""
     blank = _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: _BLANK}))
     digest = hashlib.sha256(blank).hexdigest().encode()
     return _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
 
 
-def unseal(path: Path) -> pa.Table:
+def read_checked(path: Path) -> pa.Table:
     """The table sealed at ``path``, its seal removed; ShardError names what is wrong with the file."""
     try:
         data = read_regular(path, SHARD_BYTES)
     except OSError as error:
         raise ShardError(f"{path} cannot be read: {error.strerror or error}") from error
-    return unseal_bytes(data, str(path))
+    return parse_checked(data, str(path))
 
 
-def unseal_bytes(data: bytes, path: str) -> pa.Table:
+def parse_checked(data: bytes, path: str) -> pa.Table:
     """As :func:`unseal`, of what was read from ``path``."""
     try:
         table = pa.ipc.open_file(data).read_all()

@@ -27,7 +27,7 @@ TRANSIENT = frozenset(
 T = TypeVar("T")
 
 
-def patiently(action: Callable[[], T]) -> T:
+def retry_while_away(action: Callable[[], T]) -> T:
     """What ``action`` returns, tried again for ``PATIENCE_S`` while it fails because a folder is away."""
     give_up = time.monotonic() + PATIENCE_S
     while True:

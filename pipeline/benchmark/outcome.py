@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.benchmark.compare import Comparison
 from pipeline.benchmark.device import DeviceComparison
+from pipeline.benchmark.side_by_side import Comparison
 
 TOLERANCES_NATS: dict[str, float | None] = {"ieee": 1e-6, "split": 5e-6, "tf32": None}
 """Largest difference from the naive loop's mean nll, in nats, by the pipeline's arithmetic. The quantized weights are

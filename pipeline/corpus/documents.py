@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import read_regular
-from pipeline.base.folders import user_path
+from pipeline.base.paths import user_path
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.grammar import BUILT_IN, Corpus, Docstrings, Files, HubDataset, PythonSource, TokenFile
 from pipeline.corpus.python_source import python_source

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import open_regular
-from pipeline.base.folders import user_path
+from pipeline.base.paths import user_path
 from pipeline.corpus.documents import evaluation_documents
 from pipeline.corpus.encoding import PIECE_CHARACTERS, Encoder, Tokenizer
 from pipeline.corpus.grammar import Corpus, TokenFile

@@ -5,16 +5,16 @@ worker may be handed another ``CUDA_VISIBLE_DEVICES`` after CUDA has initialised
 cluster may mix kinds of GPUs: whoever is free takes the next task, and the faster ones take more. Only task
 descriptions and one-line outcomes cross Ray; weights and numbers go from the workers to the disk.
 
-**Growth.** The fleet follows the cluster: nodes that join are used within seconds, those that leave are not waited
-for. What a worker needs must fit *one node*; sizes that no node offers are refused before any work, because Ray
-would wait for them for ever.
+**Growth.** The worker pool follows the cluster: nodes that join are used within seconds, those that leave are not
+waited for. What a worker needs must fit *one node*. Sizes that no node offers are refused before any work, because
+Ray would wait for them for ever.
 
 **Loss.** Ray's own retries are off, because they would go on for ever. A task whose worker died is tried
 ``MAX_ATTEMPTS`` times in all, a hung one (``Resources.task_timeout_s``) is killed and counts the same. A node that
 left is not its task's fault: the task goes back to the queue, at most ``MAX_LOSSES`` times. An error that a task
 raises itself is deterministic and never retried.
 
-**Stragglers.** When nothing waits, an idle worker copies what another is still at (``board``). Both write the same
+**Stragglers.** When nothing waits, an idle worker copies what another is still at (``task_queue``). Both write the same
 shard by a rename, so either may finish first.
 
 **Clocks.** Every duration is taken on one monotonic clock, the driver's or a worker's. No time of day decides
@@ -22,12 +22,12 @@ anything, so nodes may disagree about it.
 """
 
 from pipeline.driver.connection import cluster, gpu_memory, resolve_device
-from pipeline.driver.dispatch import Crew, drive, staffed
+from pipeline.driver.dispatch import RunningWorkers, drive, running_workers
 from pipeline.driver.resources import Layout, Resources, plan_layout
-from pipeline.driver.task import Outcome, Task
+from pipeline.driver.task import Task, TaskOutcome
 from pipeline.driver.task_queue import MAX_ATTEMPTS, MAX_LOSSES
 
 __all__ = [
-    "MAX_ATTEMPTS", "MAX_LOSSES", "Crew", "Layout", "Outcome", "Resources", "Task", "cluster", "drive", "gpu_memory",
-    "plan_layout", "resolve_device", "staffed",
+    "MAX_ATTEMPTS", "MAX_LOSSES", "Layout", "Resources", "RunningWorkers", "Task", "TaskOutcome", "cluster", "drive",
+    "gpu_memory", "plan_layout", "resolve_device", "running_workers",
 ]  # fmt: skip

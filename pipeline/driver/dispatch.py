@@ -10,11 +10,11 @@ from typing import Any
 
 from pipeline.base.event_log import OnEvent, ignore
 from pipeline.driver.connection import cluster
-from pipeline.driver.meters import Meters
+from pipeline.driver.ray_metrics import RayMetrics
 from pipeline.driver.resources import Layout, Resources
-from pipeline.driver.task import Outcome, Task
-from pipeline.driver.task_queue import Board, Hold
-from pipeline.driver.worker_pool import Fleet, Worker, WorkerLostError
+from pipeline.driver.task import Task, TaskOutcome
+from pipeline.driver.task_queue import Attempt, TaskQueue
+from pipeline.driver.worker_pool import Worker, WorkerLostError, WorkerPool
 
 TICK_S = 1.0
 """Longest time between two looks at what is overdue, late or new."""
@@ -23,7 +23,7 @@ TICK_S = 1.0
 def drive(
     tasks: Sequence[Task],
     layout: Layout,
-    on_outcome: Callable[[Outcome], None],
+    on_outcome: Callable[[TaskOutcome], None],
     worker_class: type,
     on_event: OnEvent = ignore,
     *,
@@ -38,130 +38,130 @@ def drive(
     Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
     ``on_outcome`` or Ctrl-C stops the workers and passes through.
     """
-    fleet = Fleet(worker_class, layout, on_event)
-    Run(tasks, layout, on_outcome, on_event, fleet, on_tick=on_tick, label=label).run()
+    pool = WorkerPool(worker_class, layout, on_event)
+    Dispatch(tasks, layout, on_outcome, on_event, pool, on_tick=on_tick, label=label).run()
 
 
 @dataclass(frozen=True)
-class Crew:
+class RunningWorkers:
     """Workers that are ready, or about to be."""
 
     layout: Layout
-    fleet: Fleet
+    pool: WorkerPool
     on_event: OnEvent
 
     def drive(
         self,
         tasks: Sequence[Task],
-        on_outcome: Callable[[Outcome], None],
+        on_outcome: Callable[[TaskOutcome], None],
         *,
         on_tick: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
         """As :func:`drive`; once, and it ends the workers."""
-        Run(tasks, self.layout, on_outcome, self.on_event, self.fleet, on_tick=on_tick, label=label).run()
+        Dispatch(tasks, self.layout, on_outcome, self.on_event, self.pool, on_tick=on_tick, label=label).run()
 
 
 @contextmanager
-def staffed(
+def running_workers(
     resources: Resources,
     tasks: int,
     worker_class: type,
     on_event: OnEvent = ignore,
     *,
     long_tasks: bool = False,
-) -> Iterator[Crew]:
+) -> Iterator[RunningWorkers]:
     """Connects to Ray and begins to start workers for as many as ``tasks`` tasks, which takes them seconds.
 
     ``long_tasks``: as ``Layout.long_tasks``; the rest as :func:`drive`.
     """
     with cluster(resources) as planned:
         layout = replace(planned, long_tasks=long_tasks)
-        fleet = Fleet(worker_class, layout, on_event)
+        pool = WorkerPool(worker_class, layout, on_event)
         try:
-            fleet.fit(tasks)
-            yield Crew(layout, fleet, on_event)
+            pool.fit(tasks)
+            yield RunningWorkers(layout, pool, on_event)
         finally:
-            fleet.stop(interrupted=False)
+            pool.stop(interrupted=False)
 
 
-class Run:
+class Dispatch:
     """One call of :func:`drive`."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
         layout: Layout,
-        on_outcome: Callable[[Outcome], None],
+        on_outcome: Callable[[TaskOutcome], None],
         on_event: OnEvent,
-        fleet: Fleet,
+        pool: WorkerPool,
         *,
         on_tick: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
-        self._board = Board(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
-        self._fleet = fleet
+        self._queue = TaskQueue(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
+        self._pool = pool
         self._on_outcome, self._on_event, self._on_tick = on_outcome, on_event, on_tick
-        self._meters = Meters(label)
+        self._meters = RayMetrics(label)
         self._checked = time.monotonic()
 
     def run(self) -> None:
         """Until every task is settled."""
         interrupted = True
         try:
-            while self._board.unsettled:
-                self._fleet.fit(len(self._board.unsettled))
+            while self._queue.unsettled:
+                self._pool.fit(len(self._queue.unsettled))
                 self._hand_out()
-                for worker, reference in self._fleet.ended(TICK_S):
+                for worker, reference in self._pool.ended(TICK_S):
                     self._take(worker, reference)
                 self._kill_overdue()
                 self._on_tick()
             interrupted = False
         finally:
-            self._fleet.stop(interrupted=interrupted)
+            self._pool.stop(interrupted=interrupted)
 
     def _hand_out(self) -> None:
         now = time.monotonic()
-        for worker in self._fleet.free():
-            given = self._board.next(worker, now, next(iter(worker.held.values()), None))
+        for worker in self._pool.free():
+            given = self._queue.next(worker, now, next(iter(worker.held.values()), None))
             if given is None:
                 if worker.held:
                     continue
                 return  # nor is there anything for the others
-            hold, copied = given
-            self._fleet.submit(worker, hold)
+            attempt, copied = given
+            self._pool.submit(worker, attempt)
             if copied and worker.place is not None:
-                self._on_event("speculated", key=hold.task.key, host=worker.place.host)
+                self._on_event("speculated", key=attempt.task.key, host=worker.place.host)
 
     def _take(self, worker: Worker, reference: Any) -> None:
         if reference not in worker.held:
             return  # its worker was struck off with another of its tasks
         try:
-            hold, outcome = worker.take(reference, time.monotonic())
+            attempt, outcome = worker.take(reference, time.monotonic())
         except WorkerLostError as error:
             self._give_up(worker, str(error), node=error.node)
             return
-        if self._board.settle(hold, time.monotonic()):
+        if self._queue.settle(attempt, time.monotonic()):
             self._report(outcome, "" if worker.place is None else worker.place.host)
 
     def _give_up(self, worker: Worker, reason: str, *, node: bool = False, stopped: bool = False) -> None:
         """Strikes off ``worker``; the oldest of its tasks is the one it was at, those queued behind were not tried."""
-        held = self._fleet.lose(worker, reason, stopped=stopped)
-        for position, hold in reversed(list(enumerate(held))):  # each goes to the front: the oldest last
-            self._requeue(hold, reason, tried=position == 0, node=node)
+        held = self._pool.lose(worker, reason, stopped=stopped)
+        for position, attempt in reversed(list(enumerate(held))):  # each goes to the front: the oldest last
+            self._requeue(attempt, reason, tried=position == 0, node=node)
 
-    def _requeue(self, hold: Hold, reason: str, *, tried: bool, node: bool) -> None:
-        key = hold.task.key
-        word = self._board.lost(hold, tried=tried, node=node)
-        deaths = self._board.deaths[key]
+    def _requeue(self, attempt: Attempt, reason: str, *, tried: bool, node: bool) -> None:
+        key = attempt.task.key
+        word = self._queue.lost(attempt, tried=tried, node=node)
+        deaths = self._queue.deaths[key]
         if word == "retried":
             self._on_event("retried", key=key, reason=reason, attempt=deaths + 1)
         elif word == "failed":
             times = f"its worker died {deaths} times" if not node else "its node was lost again and again"
-            self._report(Outcome(key, f"{times}, the last time: {reason}"), "")
+            self._report(TaskOutcome(key, f"{times}, the last time: {reason}"), "")
 
-    def _report(self, outcome: Outcome, host: str) -> None:
-        outcome = replace(outcome, deaths=self._board.deaths[outcome.key], host=host)
+    def _report(self, outcome: TaskOutcome, host: str) -> None:
+        outcome = replace(outcome, deaths=self._queue.deaths[outcome.key], host=host)
         self._meters.record(outcome)
         self._on_outcome(outcome)
 
@@ -170,8 +170,8 @@ class Run:
         if now - self._checked < TICK_S:
             return
         self._checked = now
-        for hold in self._board.overdue(now):
-            worker = hold.holder
+        for attempt in self._queue.overdue(now):
+            worker = attempt.holder
             if isinstance(worker, Worker) and worker.held:
-                seconds = self._board.timeout_s()
+                seconds = self._queue.timeout_s()
                 self._give_up(worker, f"no result within {seconds:.0f} s (--task-timeout)", stopped=True)

@@ -16,7 +16,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """How one task ended."""
 
     key: str

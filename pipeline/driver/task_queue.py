@@ -27,7 +27,7 @@ RECENT = 1000
 
 
 @dataclass
-class Hold:
+class Attempt:
     """One holder's turn at a task."""
 
     task: Task
@@ -38,7 +38,7 @@ class Hold:
     """Whether its holder is at another one yet."""
 
 
-class Board:
+class TaskQueue:
     """The state of all tasks of one run."""
 
     def __init__(self, tasks: Sequence[Task], *, copies: bool = True, timeout_s: float | None = None) -> None:
@@ -47,11 +47,13 @@ class Board:
         self.deaths: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
         self._waiting = deque(tasks)
-        self._holds: dict[str, list[Hold]] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
         self._seconds: deque[float] = deque(maxlen=RECENT)
         self._copies, self._timeout_s = copies, timeout_s
 
-    def next(self, holder: Hashable, now: float, behind: Hold | None = None) -> tuple[Hold, bool] | None:
+    def next(
+        self, holder: Hashable, now: float, behind: Attempt | None = None
+    ) -> tuple[Attempt, bool] | None:
         """A task for ``holder`` and whether it is a copy; None where there is nothing to do for it.
 
         ``behind``: what ``holder`` is at. A copy behind another task would only hold the end up, and a task that a
@@ -65,34 +67,34 @@ class Board:
         task = self._straggler(now) if copied else self._waiting.popleft()
         if task is None:
             return None
-        hold = Hold(task, holder, now, queued)
-        self._holds.setdefault(task.key, []).append(hold)
-        return hold, copied
+        attempt = Attempt(task, holder, now, queued)
+        self._attempts.setdefault(task.key, []).append(attempt)
+        return attempt, copied
 
-    def settle(self, hold: Hold, now: float) -> bool:
-        """Books that a hold ended with an outcome; whether it is the task's first."""
-        self._drop(hold)
-        self._seconds.append(now - hold.began)
-        return self.unsettled.pop(hold.task.key, None) is not None
+    def settle(self, attempt: Attempt, now: float) -> bool:
+        """Books that an attempt ended with an outcome; whether it is the task's first."""
+        self._drop(attempt)
+        self._seconds.append(now - attempt.began)
+        return self.unsettled.pop(attempt.task.key, None) is not None
 
-    def lost(self, hold: Hold, *, tried: bool, node: bool) -> str | None:
-        """Books that a hold ended without an outcome; the word for what becomes of its task.
+    def lost(self, attempt: Attempt, *, tried: bool, node: bool) -> str | None:
+        """Books that an attempt ended without an outcome; the word for what becomes of its task.
 
         ``tried``: its holder was at it (not at one before it). ``node``: the whole node went. The word is ``retried``,
         ``failed`` (tried too often, and nobody else is at it), or None where somebody else is, or nobody need be.
         """
-        self._drop(hold)
-        key = hold.task.key
+        self._drop(attempt)
+        key = attempt.task.key
         if key not in self.unsettled:
             return None
         if tried:
             (self._losses if node else self.deaths)[key] += 1
-        if self._holds.get(key):
+        if self._attempts.get(key):
             return None
         if self.deaths[key] >= MAX_ATTEMPTS or self._losses[key] >= MAX_LOSSES:
             del self.unsettled[key]
             return "failed"
-        self._waiting.appendleft(hold.task)
+        self._waiting.appendleft(attempt.task)
         return "retried"
 
     def timeout_s(self) -> float | None:
@@ -101,23 +103,29 @@ class Board:
             return self._timeout_s or None
         return max(HUNG_AFTER_S, HUNG_FACTOR * max(self._seconds)) if self._seconds and self._copies else None
 
-    def overdue(self, now: float) -> Iterator[Hold]:
+    def overdue(self, now: float) -> Iterator[Attempt]:
         """What has been in hand for longer than :meth:`timeout_s`."""
         limit = self.timeout_s()
         if limit is not None:
-            for holds in list(self._holds.values()):
-                yield from [hold for hold in holds if not hold.queued and now - hold.began > limit]
+            for attempts in list(self._attempts.values()):
+                yield from [
+                    attempt for attempt in attempts if not attempt.queued and now - attempt.began > limit
+                ]
 
     def _straggler(self, now: float) -> Task | None:
         if not self._copies or not self._seconds:
             return None
         late = max(STRAGGLER_AFTER_S, STRAGGLER_FACTOR * statistics.median(self._seconds))
-        alone = [holds[0] for key, holds in self._holds.items() if len(holds) == 1 and key in self.unsettled]
-        slow = [hold for hold in alone if hold.queued or now - hold.began > late]
-        return max(slow, key=lambda hold: (hold.queued, now - hold.began)).task if slow else None
+        alone = [
+            attempts[0]
+            for key, attempts in self._attempts.items()
+            if len(attempts) == 1 and key in self.unsettled
+        ]
+        slow = [attempt for attempt in alone if attempt.queued or now - attempt.began > late]
+        return max(slow, key=lambda attempt: (attempt.queued, now - attempt.began)).task if slow else None
 
-    def _drop(self, hold: Hold) -> None:
-        holds = self._holds[hold.task.key]
-        holds.remove(hold)
-        if not holds:
-            del self._holds[hold.task.key]
+    def _drop(self, attempt: Attempt) -> None:
+        attempts = self._attempts[attempt.task.key]
+        attempts.remove(attempt)
+        if not attempts:
+            del self._attempts[attempt.task.key]

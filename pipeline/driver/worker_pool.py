@@ -20,8 +20,8 @@ from pipeline.base.plugins import worker_environment
 from pipeline.driver.connection import alive_nodes
 from pipeline.driver.local_ray import is_alive, require_alive
 from pipeline.driver.resources import Layout
-from pipeline.driver.task import Outcome, Task
-from pipeline.driver.task_queue import Hold
+from pipeline.driver.task import Task, TaskOutcome
+from pipeline.driver.task_queue import Attempt
 
 LOOK_EVERY_S = 2.0
 """Time between two looks at the cluster's nodes."""
@@ -67,21 +67,21 @@ class Worker:
     """Reference to its :class:`Place`."""
     place: Place | None = None
     """None until it has started; it is given no task before."""
-    held: dict[Any, Hold] = field(default_factory=dict)
+    held: dict[Any, Attempt] = field(default_factory=dict)
 
-    def submit(self, hold: Hold) -> Any:
-        task: Task = hold.task
+    def submit(self, attempt: Attempt) -> Any:
+        task: Task = attempt.task
         reference = self.actor.run.options(name=task.key).remote(task)
-        self.held[reference] = hold
+        self.held[reference] = attempt
         return reference
 
-    def take(self, reference: Any, now: float) -> tuple[Hold, Outcome]:
+    def take(self, reference: Any, now: float) -> tuple[Attempt, TaskOutcome]:
         """The outcome behind ``reference``, which the worker then no longer holds; WorkerLostError if it died."""
-        outcome: Outcome = _get(reference)
-        hold = self.held.pop(reference)
+        outcome: TaskOutcome = _get(reference)
+        attempt = self.held.pop(reference)
         for following in list(self.held.values())[:1]:
             following.queued, following.began = False, now
-        return hold, outcome
+        return attempt, outcome
 
     def ask_to_stop(self) -> bool:
         """Sends SIGTERM to the worker's process; False where that is not possible (another host, not started)."""
@@ -109,7 +109,7 @@ def _get(reference: Any) -> Any:
         raise CollapseError(f"Ray failed: {error}; run the same command again to resume") from error
 
 
-class Fleet:
+class WorkerPool:
     """As many workers as the cluster has room for and the tasks have use for."""
 
     def __init__(self, worker_class: type, layout: Layout, on_event: OnEvent) -> None:
@@ -152,8 +152,8 @@ class Fleet:
         for held in range(self._layout.queue):
             yield from [worker for worker in self._workers if worker.place and len(worker.held) == held]
 
-    def submit(self, worker: Worker, hold: Hold) -> None:
-        self._owner[worker.submit(hold)] = worker
+    def submit(self, worker: Worker, attempt: Attempt) -> None:
+        self._owner[worker.submit(attempt)] = worker
 
     def ended(self, timeout_s: float) -> list[tuple[Worker, Any]]:
         """The tasks that have ended, well or with their worker; waits for the first one.
@@ -177,7 +177,7 @@ class Fleet:
                 ended.append((worker, reference))
         return ended
 
-    def lose(self, worker: Worker, reason: str, *, stopped: bool = False) -> list[Hold]:
+    def lose(self, worker: Worker, reason: str, *, stopped: bool = False) -> list[Attempt]:
         """Strikes off a worker that is gone, or kills it if ``stopped``; what it held, oldest first."""
         held = list(worker.held.values())
         for reference in (*worker.held, worker.starting):

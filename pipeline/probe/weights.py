@@ -30,7 +30,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.base.errors import NoRoomError
+from pipeline.base.errors import InsufficientMemoryError
 from pipeline.models.loading import read_config
 from pipeline.models.out_of_memory import room_for
 from pipeline.models.placeholders import WeightIndex
@@ -181,7 +181,7 @@ class _Layers:
         """What was read ahead; None where nothing was, or it found no room beside the layer before."""
         try:
             return None if following is None else following.result()
-        except NoRoomError:
+        except InsufficientMemoryError:
             if first:  # it was beside nothing
                 raise
         self.notes.append(NOT_AHEAD)

@@ -1,4 +1,4 @@
-"""One call of any kind of work in a straight line: plan, survey, tasks, driver, failures, summary."""
+"""One call of any kind of work in a straight line: plan, folder status, tasks, driver, failures, summary."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.retry import patiently
-from pipeline.driver import staffed
+from pipeline.base.retry import retry_while_away
+from pipeline.driver import running_workers
+from pipeline.runs.folder_status import folder_status
 from pipeline.runs.kind_of_work import kinds_of_work
-from pipeline.runs.status import survey
 from pipeline.runs.worker import TaskWorker
 
 if TYPE_CHECKING:
+    from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.progress import Progress, RunSummary
-    from pipeline.runs.status import Survey
 
 
 def execute(
     request: Any,
-    on_survey: Callable[[Survey], None] = lambda _: None,
+    on_status: Callable[[FolderStatus], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunSummary:
     """Does whatever of ``request`` (``kind_of_work.Request``) has no valid shard yet.
@@ -35,33 +35,35 @@ def execute(
         plan = work.plan(request)
         asked, listed = work.asked(request, plan), out.shard_keys()
 
-        def crew_for(tasks: int) -> Any:
+        def workers_for(tasks: int) -> Any:
             return stack.enter_context(
-                staffed(request.resources, tasks, TaskWorker, events, long_tasks=work.long_tasks)
+                running_workers(request.resources, tasks, TaskWorker, events, long_tasks=work.long_tasks)
             )
 
-        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(survey, out, plan, listed)
-        # There is work, whatever the survey finds: Ray and the workers start while the shards are checked.
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(folder_status, out, plan, listed)
+        # There is work, whatever the folder holds: Ray and the workers start while the shards are checked.
         left = asked - set(listed) - plan.duplicates().keys()
-        crew = crew_for(len(left)) if left else None
+        workers = workers_for(len(left)) if left else None
         found = checking.result()
         if request.replace_stale:
             for key in found.stale:
                 out.remove_shard(key)
-            found = survey(out, plan)
+            found = folder_status(out, plan)
         found.refuse_stale(out)
         out.prepare()
         work.write_inputs(request)
         out.write_plan(plan)
-        ledger = work.ledger(request, plan, found, on_progress, events)
-        on_survey(ledger.found)
-        ledger.begin()
-        if ledger.tasks:
-            crew = crew or crew_for(len(ledger.tasks))
-            on_progress(ledger.progress(None))
-            crew.drive(ledger.placed(crew.layout), ledger.record, on_tick=ledger.look, label=ledger.label)
-        ledger.check_complete(asked)
-        summary = ledger.summary(time.monotonic() - start)
+        tracker = work.tracker(request, plan, found, on_progress, events)
+        on_status(tracker.found)
+        tracker.begin()
+        if tracker.tasks:
+            workers = workers or workers_for(len(tracker.tasks))
+            on_progress(tracker.progress(None))
+            workers.drive(
+                tracker.placed(workers.layout), tracker.record, on_tick=tracker.look, label=tracker.label
+            )
+        tracker.check_complete(asked)
+        summary = tracker.summary(time.monotonic() - start)
         ended = plan.after(summary.wall_s, summary.busy_s, summary.idle_s)
-        patiently(lambda: out.write_plan(ended))
+        retry_while_away(lambda: out.write_plan(ended))
         return summary

@@ -37,7 +37,7 @@ import numpy as np
 
 from pipeline.base.errors import ShardError, UnreadableError, UsageError
 from pipeline.base.event_log import AppendedFile, EventLog, RewrittenFile, parse_events
-from pipeline.base.files import JSON_BYTES, SHARD_BYTES, parse_json, seal, unseal_bytes
+from pipeline.base.files import JSON_BYTES, SHARD_BYTES, parse_checked, parse_json, with_checksum
 from pipeline.base.json_fields import Fields
 from pipeline.corpus import tokens_sha256
 from pipeline.measurements import installed
@@ -259,7 +259,7 @@ class RunFolder:
         names = dict.fromkeys([*task.measurements, *chain(*origin.measured.values())])
         schema = self.kind.schema(installed(names), None if there is None else there.table.schema)
         table = shard_table(schema, task, rows, origin)
-        self._store.write(self._shard(task.key), seal(table))
+        self._store.write(self._shard(task.key), with_checksum(table))
         self._store.remove(self._failure(task.key))
 
     def read_shard(self, key: str) -> Shard:
@@ -271,7 +271,7 @@ class RunFolder:
             raise ShardError(str(error)) from error
         if data is None:
             raise ShardError(f"{path} is not there")
-        return shard_from(unseal_bytes(data, path), self.kind, key, path)
+        return shard_from(parse_checked(data, path), self.kind, key, path)
 
     def read_shards(self, keys: Sequence[str]) -> Iterator[Shard | ShardError]:
         """Each of ``keys`` as :meth:`read_shard` gives or raises it, in order, as many at a time as the store likes."""

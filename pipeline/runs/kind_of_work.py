@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from pipeline.base.event_log import EventLog
     from pipeline.driver import Resources
     from pipeline.runs.folder import RunFolder
-    from pipeline.runs.progress import Ledger, Progress
+    from pipeline.runs.folder_status import FolderStatus
+    from pipeline.runs.progress import Progress, ProgressTracker
     from pipeline.runs.shard_schema import Kind
-    from pipeline.runs.status import Survey
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
 
@@ -63,7 +63,7 @@ class Reduced:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """How far the unfinished tasks are, beside what a survey says."""
+    """How far the unfinished tasks are, beside what the folder status says."""
 
     fields: dict[str, Any] = field(default_factory=dict)
     """For ``status --json``."""
@@ -90,7 +90,7 @@ class KindOfWork(ABC):
         """Writes into the folder what the tasks read there, such as the tokens."""
 
     @abstractmethod
-    def tasks(self, request: Any, plan: Any, found: Survey) -> list[Any]:
+    def tasks(self, request: Any, plan: Any, found: FolderStatus) -> list[Any]:
         """A task for every key that ``found`` wants measured. Each names its kind in ``kind``."""
 
     def asked(self, request: Any, plan: Any) -> set[str]:
@@ -98,27 +98,29 @@ class KindOfWork(ABC):
         del request
         return set(plan.expected())
 
-    def ledger(
+    def tracker(
         self,
         request: Any,
         plan: Any,
-        found: Survey,
+        found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
-    ) -> Ledger:
+    ) -> ProgressTracker:
         """Who books the outcomes of this call; ``found`` is of the whole plan."""
-        from pipeline.runs.progress import Ledger
+        from pipeline.runs.progress import ProgressTracker
 
         asked = self.asked(request, plan)
         mine = found.only(asked)
         tasks = self.tasks(request, plan, mine)
-        return Ledger(request.out, mine, len(asked), on_progress, events, tasks=tasks, label=plan.suite)
+        return ProgressTracker(
+            request.out, mine, len(asked), on_progress, events, tasks=tasks, label=plan.suite
+        )
 
     @abstractmethod
     def run(self, task: Any, warm: WarmState) -> TaskDone:
         """Does ``task`` and writes its shard; in a worker. ``CheckpointError`` where it cannot be done."""
 
-    def unfinished(self, folder: RunFolder, plan: Any, found: Survey) -> Unfinished:
+    def unfinished(self, folder: RunFolder, plan: Any, found: FolderStatus) -> Unfinished:
         """How far the unfinished tasks are, from files only."""
         del folder, plan, found
         return Unfinished()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.base.errors import CheckpointError, IncompleteRunError, UsageError
-from pipeline.base.retry import patiently
+from pipeline.base.retry import retry_while_away
 from pipeline.base.versions import versions
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.kind_of_work import KindOfWork
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from pipeline.driver import Resources
     from pipeline.runs.folder import RunFolder
+    from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.plans import RunPlan
-    from pipeline.runs.status import Survey
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
     from pipeline.suites import Suite
@@ -111,7 +111,7 @@ class PerCheckpoint(KindOfWork):
         del plan
         return {checkpoint.key for checkpoint in request.suite.checkpoints}
 
-    def tasks(self, request: CheckpointRequest, plan: RunPlan, found: Survey) -> list[CheckpointTask]:
+    def tasks(self, request: CheckpointRequest, plan: RunPlan, found: FolderStatus) -> list[CheckpointTask]:
         wanted, out = set(found.to_measure), request.out.location
         return [
             CheckpointTask(self.name, plan.suite, each, request.settings, out, "cpu", request.cache_gb)
@@ -137,7 +137,7 @@ class PerCheckpoint(KindOfWork):
         rows = [{**common, **row} for row in (found if isinstance(found, list) else [found])]
         folder = RunFolder(task.out, self.kind)
         try:
-            patiently(lambda: folder.write_shard(task, rows, Origin(versions())))
+            retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions())))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"kind of work {self.name!r} gave rows that its shards cannot hold: {error}"
@@ -151,10 +151,10 @@ class PerCheckpoint(KindOfWork):
         """
         import polars as pl
 
-        from pipeline.runs.status import survey
+        from pipeline.runs.folder_status import folder_status
 
         plan = folder.read_plan()
-        found = survey(folder, plan)
+        found = folder_status(folder, plan)
         found.refuse_stale(folder)
         if not found.done or (found.to_measure and not allow_missing):
             raise IncompleteRunError(

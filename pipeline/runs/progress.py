@@ -11,13 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.event_log import EventLog
-from pipeline.base.retry import patiently
+from pipeline.base.retry import retry_while_away
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.plans import share
-from pipeline.runs.status import Survey
 
 if TYPE_CHECKING:
-    from pipeline.driver import Layout, Outcome
+    from pipeline.driver import Layout, TaskOutcome
 
 
 @dataclass(frozen=True)
@@ -55,19 +55,19 @@ class Progress:
     failed: int
     total: int
     eta_s: float | None
-    last: Outcome | None
+    last: TaskOutcome | None
     """What ended just now; None at the start, and where nothing did."""
     under_way: Mapping[str, float] = field(default_factory=dict)
     """Share of each unfinished task that is done, of those that say so."""
 
 
-class Ledger:
+class ProgressTracker:
     """Turns outcomes into records."""
 
     def __init__(
         self,
         out: RunFolder,
-        found: Survey,
+        found: FolderStatus,
         total: int,
         on_progress: Callable[[Progress], None],
         events: EventLog,
@@ -126,7 +126,7 @@ class Ledger:
         self._under_way = dict(shares)
         self._on_progress(self.progress(None))
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: TaskOutcome) -> None:
         """Books an outcome."""
         self._idle_s += outcome.idle_s
         self._busy_s += outcome.busy_s
@@ -144,7 +144,9 @@ class Ledger:
         else:
             self.failures[outcome.key] = outcome.failure
             reason = outcome.failure
-            patiently(lambda: self._out.write_failure(outcome.key, reason, outcome.deaths, outcome.trace))
+            retry_while_away(
+                lambda: self._out.write_failure(outcome.key, reason, outcome.deaths, outcome.trace)
+            )
             self.events(
                 "failed",
                 key=outcome.key,
@@ -154,7 +156,7 @@ class Ledger:
             )
         self._on_progress(self.progress(outcome))
 
-    def progress(self, last: Outcome | None) -> Progress:
+    def progress(self, last: TaskOutcome | None) -> Progress:
         """Where the run stands; ``last``: what ended just now."""
         ended = {*self.measured, *self.failures}
         under_way = {key: share for key, share in self._under_way.items() if key not in ended}

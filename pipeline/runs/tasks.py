@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import CheckpointError, OutputError, ShardError
-from pipeline.base.retry import patiently
+from pipeline.base.retry import retry_while_away
 from pipeline.base.signals import termination
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
@@ -44,7 +44,7 @@ class TaskDone:
     """Seconds before that in which nothing was measured, since the one before ended or this one was asked for."""
 
 
-class Turn:
+class DeviceLock:
     """A first-come-first-served lock for the device; also reports the idle time before each turn."""
 
     def __init__(self) -> None:
@@ -76,7 +76,10 @@ def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
 
 
 def run_probe(
-    task: ProbeTask, prober: Prober | None = None, fetcher: Fetcher | None = None, turn: Turn | None = None
+    task: ProbeTask,
+    prober: Prober | None = None,
+    fetcher: Fetcher | None = None,
+    turn: DeviceLock | None = None,
 ) -> TaskDone:
     """Measures one checkpoint and writes its shard, or adds to the one that is there (``ProbeTask.adds``).
 
@@ -93,7 +96,7 @@ def run_probe(
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)
         try:
-            with (turn or Turn()).take(asked) as idle_s:
+            with (turn or DeviceLock()).take(asked) as idle_s:
                 begun = time.perf_counter()
                 measured = suited.measure(weights, task.checkpoint.weights_sha256)
                 busy_s = time.perf_counter() - begun
@@ -103,12 +106,12 @@ def run_probe(
             )  # an error may have come before it was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if task.adds is not None:
-        differing = patiently(lambda: _add(folder, task, rows, measured.notes))
+        differing = retry_while_away(lambda: _add(folder, task, rows, measured.notes))
         if differing:
             again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
             return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
     elif not _is_there(folder, task):
-        patiently(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
+        retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
 
@@ -188,7 +191,9 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
                 break
     if not run.done:
         raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
-    patiently(lambda: folder.write_shard(task, fork_rows(task, run), Origin(versions(), tuple(run.notes))))
+    retry_while_away(
+        lambda: folder.write_shard(task, fork_rows(task, run), Origin(versions(), tuple(run.notes)))
+    )
     folder.remove_state(task.key)
     return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class TrainingText:
     """What is trained on."""
 
     corpus: str
@@ -35,7 +35,7 @@ class Training:
         return tokens_sha256(self.tokens)
 
 
-def read_training(named: str | None, data: str | None, suite: Suite, out: RunFolder) -> Training:
+def read_training(named: str | None, data: str | None, suite: Suite, out: RunFolder) -> TrainingText:
     """The tokens of the corpus that is ``named``, else of the suite's own: as ``data`` keeps them (``--data``), as an
     earlier call kept them in ``out``, or made now. Only text needs the suite's tokenizer. ``UsageError`` for what
     cannot be had.
@@ -51,16 +51,16 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
     if isinstance(corpus, TokenFile) and data is not None:
         raise UsageError(f"--data {data}: {corpus} holds tokens already; leave --data out")
     if isinstance(corpus, TokenFile) or suite.tokenizer is None:
-        return Training(text, training_tokens(text, None, vocab_size))
+        return TrainingText(text, training_tokens(text, None, vocab_size))
     tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
     digest = corpus_sha256(texts)
     made = made_of(digest, tokenizer, vocab_size)
     if data is not None:
-        return Training(text, tokens_in(absolute_out(data, "--data"), digest, tokenizer), made)
+        return TrainingText(text, tokens_in(absolute_out(data, "--data"), digest, tokenizer), made)
     kept = None if made is None else out.kept_training_tokens(made)
     if kept is not None:
-        return Training(text, kept, made, kept=True)
-    return Training(text, encode(texts, tokenizer, vocab_size), made)
+        return TrainingText(text, kept, made, kept=True)
+    return TrainingText(text, encode(texts, tokenizer, vocab_size), made)
 
 
 def _vocab_size(suite: Suite) -> int:

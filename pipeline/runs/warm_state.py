@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.retry import patiently
-from pipeline.runs.tasks import Turn, new_prober
+from pipeline.base.retry import retry_while_away
+from pipeline.runs.tasks import DeviceLock, new_prober
 
 if TYPE_CHECKING:
     from pipeline.probe import Prober
@@ -19,7 +19,7 @@ class WarmState:
     """Warm state of one worker process, for several threads."""
 
     def __init__(self) -> None:
-        self.turn = Turn()
+        self.turn = DeviceLock()
         """Measurements take turns; reading and writing overlap them."""
         self._prober: Prober | None = None
         self._kept: dict[str, Any] = {}
@@ -29,7 +29,7 @@ class WarmState:
         """The prober of ``spec`` on the tokens in ``folder``; the last one is kept."""
         with self._making:
             if self._prober is None or self._prober.spec != spec:
-                self._prober = patiently(lambda: new_prober(spec, folder, device))
+                self._prober = retry_while_away(lambda: new_prober(spec, folder, device))
             return self._prober
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.base.errors import CheckpointError, OutputError
 from pipeline.base.plugins import load_plugins
-from pipeline.driver.task import Outcome
+from pipeline.driver.task import TaskOutcome
 from pipeline.runs.kind_of_work import kinds_of_work
 
 TRACE_CHARACTERS = 20_000
@@ -37,20 +37,20 @@ class TaskWorker:
         torch.set_num_threads(threads)
         self._warm = WarmState()
 
-    def run(self, task: Any) -> Outcome:
+    def run(self, task: Any) -> TaskOutcome:
         """Runs ``task`` as its ``kind`` says; its errors come back as a failed Outcome, never as an exception."""
         try:
             done = kinds_of_work.find(task.kind).run(task, self._warm)
         except OutputError:
             raise  # no other task could write either: the driver stops
         except CheckpointError as error:
-            return Outcome(task.key, str(error), traced(error))
+            return TaskOutcome(task.key, str(error), traced(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
             reason = f"unexpected {type(error).__name__} at {where}: {error}"
-            return Outcome(task.key, reason, traced(error))
-        return Outcome(
+            return TaskOutcome(task.key, reason, traced(error))
+        return TaskOutcome(
             task.key, seconds=done.seconds, notes=done.notes, busy_s=done.busy_s, idle_s=done.idle_s
         )
 

@@ -37,7 +37,7 @@ EXPIRY_S = 30.0
 """Age of a lease whose owner is dead; so long a new driver waits at most."""
 
 
-class Shelf(Protocol):
+class LeaseStore(Protocol):
     """What a lease needs of a store."""
 
     def place(self, name: str) -> str: ...
@@ -48,7 +48,7 @@ class Shelf(Protocol):
 
 
 @contextmanager
-def hold(shelf: Shelf, folder: str) -> Iterator[None]:
+def hold(shelf: LeaseStore, folder: str) -> Iterator[None]:
     """Holds the lease in ``folder`` for the length of the block; FolderLockedError names the other holder.
 
     If it is lost within the block, the main thread is interrupted there and FolderLockedError raised.
@@ -76,7 +76,7 @@ def _interrupt() -> Iterator[int]:
         signal.signal(signal.SIGUSR2, before)
 
 
-def _held(shelf: Shelf, folder: str, name: str, interrupt: int) -> Iterator[None]:
+def _held(shelf: LeaseStore, folder: str, name: str, interrupt: int) -> Iterator[None]:
     done, lost = threading.Event(), threading.Event()
     interrupts = threading.current_thread() is threading.main_thread()
 
@@ -107,7 +107,7 @@ def _held(shelf: Shelf, folder: str, name: str, interrupt: int) -> Iterator[None
         raise _taken_over(shelf)
 
 
-def _acquire(shelf: Shelf, folder: str, name: str) -> None:
+def _acquire(shelf: LeaseStore, folder: str, name: str) -> None:
     seen: dict[str, float] = {}
     told = False
     while True:
@@ -142,7 +142,7 @@ def _signature() -> bytes:
     return f"process {os.getpid()} on {socket.gethostname()}".encode()
 
 
-def _taken_over(shelf: Shelf) -> FolderLockedError:
+def _taken_over(shelf: LeaseStore) -> FolderLockedError:
     return FolderLockedError(
         f"{shelf.place('')}: this driver did not renew its lock in time and another took over; run the same command "
         "again once that has ended"

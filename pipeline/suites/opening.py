@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.errors import UsageError, unknown_name
 from pipeline.base.files import open_regular
-from pipeline.base.folders import user_path
+from pipeline.base.paths import user_path
 from pipeline.suites.checkpoint_files import TOKENIZER_FILES
 from pipeline.suites.entries import HubSuite, RecipeSuite
 from pipeline.suites.local_folder import open_folder

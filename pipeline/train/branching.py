@@ -17,8 +17,8 @@ from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
-from pipeline.base.folders import new_folder
 from pipeline.base.json_fields import Fields
+from pipeline.base.paths import new_folder
 from pipeline.train.recipes import Recipe
 from pipeline.train.schedules import Schedule
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, open_regular
-from pipeline.base.folders import new_folder
 from pipeline.base.json_fields import Fields, read_object
 from pipeline.base.locks import FileLock
+from pipeline.base.paths import new_folder
 from pipeline.corpus import (
     Corpus,
     TokenFile,

@@ -23,8 +23,8 @@ import torch
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.base.files import exclusive, make_folder, write_atomically
-from pipeline.base.folders import new_folder
 from pipeline.base.json_fields import read_object
+from pipeline.base.paths import new_folder
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.train.branching import branch, keepable, kept_state, refuse_lost
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data

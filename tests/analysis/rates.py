@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.statistics.nulls import N_NULL
-from pipeline.analysis.trajectory.phases import ALPHA, detect_phases
+from pipeline.analysis.trajectory.phase_detection import ALPHA, detect_phases
 from tests.analysis.cells import GROUPS, Cell
 from tests.analysis.shapes import settled_at
 from tests.analysis.simulate import simulate

@@ -8,7 +8,7 @@ import pytest
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.statistics.hinges import STARTS, HingeGrid, columns, transients
 from pipeline.analysis.statistics.noise import whiten
-from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from tests.analysis.shapes import kinked
 from tests.analysis.simulate import even_steps, pythia_steps
 

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.trajectory.findings import Growth, Resampled
-from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.summary import summarise
 from pipeline.analysis.trajectory.words import verdict
 from pipeline.base.errors import UsageError

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.schedule_events import Event, Follows, compare, judge, learning_rate_events
 from pipeline.analysis.trajectory.words import verdict
 from tests.analysis.shapes import RATES, WSD_DECAY

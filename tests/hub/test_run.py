@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from jobs.cli import main
-from pipeline.base.files import unseal
+from pipeline.base.files import read_checked
 from pipeline.probe import Prober
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256
@@ -78,7 +78,7 @@ def break_everything(hub: Hub, folders: Path) -> None:
 
 
 def rows(out: Path) -> dict[int, pl.DataFrame]:
-    tables = [pl.DataFrame(unseal(path)) for path in sorted((out / "shards" / "audit").glob("*.arrow"))]
+    tables = [pl.DataFrame(read_checked(path)) for path in sorted((out / "shards" / "audit").glob("*.arrow"))]
     return {table["step"][0]: table for table in tables}
 
 

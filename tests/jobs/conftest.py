@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 import pipeline.runs.execute
 from jobs.cli import main
-from pipeline.driver import Layout, Outcome, Task
+from pipeline.driver import Layout, Task, TaskOutcome
 from pipeline.runs.worker import TaskWorker
 from tests.conftest import SESSION_CORES
 from tests.models import VOCAB, save_tiny_suite
@@ -43,13 +43,13 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]
     """As ``run``, with the worker in this process too: for what is not about processes, whose start costs seconds."""
     layout = Layout("cpu", 1, SESSION_CORES, 0)
 
-    def drive_here(tasks: Sequence[Task], on_outcome: Callable[[Outcome], None], **_: object) -> None:
+    def drive_here(tasks: Sequence[Task], on_outcome: Callable[[TaskOutcome], None], **_: object) -> None:
         worker = TaskWorker(threads=layout.cpus)
         for task in tasks:
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
 
     crew = SimpleNamespace(layout=layout, drive=drive_here)
-    monkeypatch.setattr(pipeline.runs.execute, "staffed", lambda *_, **__: nullcontext(crew))
+    monkeypatch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
     threads = torch.get_num_threads()
     yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
     torch.set_num_threads(threads)

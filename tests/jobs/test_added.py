@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from click.testing import Result
 
-from pipeline.base.files import seal, unseal
+from pipeline.base.files import read_checked, with_checksum
 from pipeline.measurements import (
     CheckpointMeasurement,
     Column,
@@ -40,7 +40,7 @@ def audit(run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path) ->
 
 
 def rows(out: Path, step: int) -> dict[str, dict[str, Any]]:
-    table = unseal(out / f"shards/audit/step{step:09d}.arrow")
+    table = read_checked(out / f"shards/audit/step{step:09d}.arrow")
     return {row["variant"]: row for row in table.to_pylist()}
 
 
@@ -99,12 +99,12 @@ def test_numbers_that_do_not_agree_any_more_are_measured_again_as_a_whole(audit:
     assert audit().exit_code == 0
     path = tmp_path / "out/shards/audit/step000000010.arrow"
     before = rows(tmp_path / "out", 10)
-    table = unseal(path)
+    table = read_checked(path)
     wrong = table.to_pylist()
     wrong[0]["batch_nll_nats"] = [value + 1e-4 for value in wrong[0]["batch_nll_nats"]]
     wrong[0]["nll_nats"] += 1e-4
     wrong[0]["perplexity"] = math.exp(wrong[0]["nll_nats"])
-    path.write_bytes(seal(pa.Table.from_pylist(wrong, schema=table.schema)))
+    path.write_bytes(with_checksum(pa.Table.from_pylist(wrong, schema=table.schema)))
     again = audit(*INT3)
     assert again.exit_code == 0, again.output
     assert "measured again as a whole: the loss of fp32 was" in again.stderr

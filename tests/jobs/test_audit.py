@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from pipeline.base.files import unseal
+from pipeline.base.files import read_checked
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import VOCAB
 
@@ -74,7 +74,7 @@ def test_a_duplicate_repeats_the_numbers_of_its_original(
     damage(llama_suite)
     out = tmp_path / "out"
     run_here("audit", llama_suite, "--corpus", tokens_file, "--out", out, "--steps", "40,50", *MEASURE)
-    original, copy = (unseal(out / "shards" / "audit" / f"step{s:09d}.arrow") for s in (40, 50))
+    original, copy = (read_checked(out / "shards" / "audit" / f"step{s:09d}.arrow") for s in (40, 50))
     same = [name for name in original.column_names if name not in ("revision", "step", "duplicate_of")]
     assert original.select(same).equals(copy.select(same))
     assert set(copy["duplicate_of"].to_pylist()) == {"step000000040"}

@@ -15,7 +15,7 @@ import pytest
 from click.testing import Result
 
 from pipeline.base.event_log import read_events
-from pipeline.driver import MAX_ATTEMPTS, Layout, Outcome, drive
+from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome, drive
 from tests.jobs.conftest import start, trajectory
 from tests.jobs.disks import fill_when, small_disk
 from tests.models import save_tiny_suite
@@ -145,7 +145,7 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
     "layout", [Layout("cpu", 2, 1, 0), Layout("cuda", 1, 1, 0)], ids=["one each", "others queued"]
 )
 def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, layout: Layout) -> None:
-    outcomes: list[Outcome] = []
+    outcomes: list[TaskOutcome] = []
     drive(simulated_tasks(6), layout, outcomes.append, PoisonWorker)
     assert sorted(outcome.key[-1] for outcome in outcomes) == list("012345"), (
         "each once, none lost, none twice"

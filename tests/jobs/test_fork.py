@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-import pipeline.kinds.fork
+import pipeline.kinds.fork_work
 import pipeline.runs.execute
 from jobs.cli import main
 from pipeline.base.errors import UsageError
@@ -179,9 +179,9 @@ def test_unfinished_runs_say_how_far_they_are(
         said.extend(CliRunner().invoke(main, ["status", str(out), *json]).output for json in ([], ["--json"]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.kinds.fork, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.kinds.fork_work, "LOOK_EVERY_S", 0.0)
     crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
-    monkeypatch.setattr(pipeline.runs.execute, "staffed", lambda *_, **__: nullcontext(crew))
+    monkeypatch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
     command = ["fork", str(suite), "--from", "20", "--out", str(out), *ARMS, *SIZE]
     assert CliRunner().invoke(main, command).exit_code == 130
     text, state = said

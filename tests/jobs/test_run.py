@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
-from pipeline.base.files import unseal
+from pipeline.base.files import read_checked
 from tests.jobs.conftest import trajectory
 from tests.models import write_text_corpus
 
@@ -61,7 +61,7 @@ def test_run_leaves_tables_numbers_report_and_figures(trained: Path) -> None:
 def test_the_table_repeats_what_the_shards_say(trained: Path) -> None:
     out = trained / "out"
     for row in trajectory(out).iter_rows(named=True):
-        shard = unseal(out / "shards" / "audit" / f"step{row['step']:09d}.arrow").to_pylist()
+        shard = read_checked(out / "shards" / "audit" / f"step{row['step']:09d}.arrow").to_pylist()
         by_variant = {each["variant"]: each for each in shard}
         fp32, int4 = by_variant["fp32"], by_variant["int4-g128-asym"]
         assert row["fp32_nll_nats"] == fp32["nll_nats"]

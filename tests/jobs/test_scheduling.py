@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver import Layout, Outcome, drive
+from pipeline.driver import Layout, TaskOutcome, drive
 from tests.workers import CountedWorker, HangingWorker, simulated_tasks
 
 TWO = Layout("cpu", 2, 1, 0)
@@ -17,8 +17,8 @@ Event = dict[str, Any]
 
 def driven(
     n: int, layout: Layout, worker: type, out: Path, suite: str = "s"
-) -> tuple[list[Outcome], list[Event]]:
-    outcomes: list[Outcome] = []
+) -> tuple[list[TaskOutcome], list[Event]]:
+    outcomes: list[TaskOutcome] = []
     events: list[Event] = []
     drive(
         simulated_tasks(n, str(out), suite), layout, outcomes.append, worker,

@@ -48,7 +48,7 @@ class Zeros(PerCheckpoint):
         return Reduced(table=text, places=[f"table: {folder.place('tables/zeros.csv')}"])
 
     def page(self, folder: RunFolder) -> list[str]:
-        from pipeline.report.folders import required_results
+        from pipeline.report.run_pages import required_results
 
         (table,) = required_results(folder, "tables/zeros.csv")
         lines = escape(table.decode()).splitlines()

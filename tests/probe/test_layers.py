@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
-from pipeline.base.errors import CheckpointError, NoRoomError
+from pipeline.base.errors import CheckpointError, InsufficientMemoryError
 from pipeline.models.loading import read_weights
 from pipeline.models.placeholders import WeightIndex
 from pipeline.probe import Prober, forward, reading
@@ -183,7 +183,7 @@ def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr(Reader, "read_some", no_room_for_the_last)
     with pytest.raises(
-        NoRoomError, match=r"the weights of layer 2 \(CUDA out of memory.*fewer workers per GPU"
+        InsufficientMemoryError, match=r"the weights of layer 2 \(CUDA out of memory.*fewer workers per GPU"
     ):
         prober(spec("ieee")).measure_layers(folder, None)
 
@@ -192,7 +192,9 @@ def test_a_layer_that_finds_no_room_at_all_is_named(tmp_path, monkeypatch) -> No
 def test_buffers_that_find_no_host_memory_are_named(tmp_path, monkeypatch, way) -> None:
     folder = save(tmp_path, "llama")
     monkeypatch.setattr(reading, "PIECE_BYTES", 2**60)
-    with pytest.raises(NoRoomError, match="the buffers in host memory that weights are read into"):
+    with pytest.raises(
+        InsufficientMemoryError, match="the buffers in host memory that weights are read into"
+    ):
         getattr(prober(spec("ieee")), way)(folder, None)
 
 
@@ -203,7 +205,9 @@ def test_weights_that_find_no_room_as_a_whole_say_so(tmp_path, monkeypatch) -> N
         raise torch.OutOfMemoryError(SHORT)
 
     monkeypatch.setattr(Reader, "_copy", short_of_memory)
-    with pytest.raises(NoRoomError, match=r"the weights as a whole .* measure layer by layer \(--stream\)"):
+    with pytest.raises(
+        InsufficientMemoryError, match=r"the weights as a whole .* measure layer by layer \(--stream\)"
+    ):
         prober(spec("ieee")).measure(folder, None)
 
 

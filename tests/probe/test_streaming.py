@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from pipeline.base.errors import CheckpointError, NoRoomError
+from pipeline.base.errors import CheckpointError, InsufficientMemoryError
 from pipeline.models.memory import cpu_logit_bytes
 from pipeline.probe import Prober, fit
 from pipeline.probe.backend import TorchBackend
@@ -152,7 +152,7 @@ def test_weights_that_find_no_room_are_named(tmp_path, monkeypatch, owner, place
         return original(*arguments)
 
     monkeypatch.setattr(owner, place, short_of_memory)
-    with pytest.raises(NoRoomError, match=rf"no memory is left for {reason}.*fewer workers"):
+    with pytest.raises(InsufficientMemoryError, match=rf"no memory is left for {reason}.*fewer workers"):
         Prober(SPEC, TOKENS).layer_by_layer.measure(tmp_path)
 
 

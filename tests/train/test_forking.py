@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import CheckpointError, OutputError, UsageError
-from pipeline.kinds.fork import ForkWork
+from pipeline.kinds.fork_work import ForkWork
 from pipeline.models.loading import read_weights
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder

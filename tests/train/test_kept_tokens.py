@@ -92,7 +92,7 @@ def keep(options: ForkOptions) -> np.ndarray:
 
     crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.runs.execute, "staffed", lambda *_, **__: nullcontext(crew))
+        patch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
         execute(request)
     assert tokens_sha256(request.out.read_training_tokens()) == request.spec.train_sha256
     return np.array(request.train)

@@ -37,8 +37,8 @@ from pipeline.analysis.forks.fork_words import sentences
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
 from pipeline.runs.folder import SCHEDULES, RunFolder
+from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import ForkPlan
-from pipeline.runs.status import Survey, survey
 from pipeline.spec import ALIASES
 from pipeline.train.arms import BASELINE, make_arm_schedule
 from pipeline.train.schedules import ForkRates, mean_rate
@@ -61,7 +61,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     Raises as ``analysis.reduce.reduce_run``.
     """
     plan: ForkPlan = folder.read_plan()
-    found = survey(folder, plan)
+    found = folder_status(folder, plan)
     found.refuse_stale(folder)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
@@ -166,7 +166,7 @@ def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
     return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}
 
 
-def _missing_message(folder: RunFolder, plan: ForkPlan, found: Survey) -> str:
+def _missing_message(folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> str:
     shown = ", ".join(found.to_measure[:8]) + (", ..." if len(found.to_measure) > 8 else "")
     return (
         f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork "

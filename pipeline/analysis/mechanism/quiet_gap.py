@@ -16,7 +16,7 @@ from pipeline.analysis.mechanism.control_losses import ControlLosses
 from pipeline.analysis.statistics.curves import Curve, FloatArray
 from pipeline.analysis.statistics.noise import pseudo_residuals
 from pipeline.analysis.statistics.nulls import N_NULL
-from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 
 EVEN = "even part"
 """The variant's name in the curve of :func:`even_curve`."""

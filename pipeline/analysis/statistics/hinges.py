@@ -76,7 +76,7 @@ def columns(x: FloatArray, shape: Shape) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Weights:
+class SegmentWeights:
     """Log weights for B data sets (up to one constant per data set)."""
 
     none: FloatArray
@@ -146,7 +146,7 @@ class HingeGrid:
             Shape(-1, "kink", float(self.knots[i]), float(self.late_at[j])) for i, j in self._pairs()
         ]
 
-    def weigh(self, y_nb: FloatArray) -> Weights:
+    def weigh(self, y_nb: FloatArray) -> SegmentWeights:
         """Weights of every model for each column of y, shape (n, B), in the units of sd."""
         z = self._clean(y_nb)
         total = (z**2).sum(0)
@@ -167,7 +167,7 @@ class HingeGrid:
                     none += [alone, *down]
                     onset.append(up + np.log(prior))
         onset.append(self._late(z, total))
-        return Weights(
+        return SegmentWeights(
             np.logaddexp.reduce(np.stack(none), axis=0), self._response(z, total), np.concatenate(onset)
         )
 

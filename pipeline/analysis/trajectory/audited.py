@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.analysis.trajectory.reduce import read_curve, reduce_run
+from pipeline.analysis.trajectory.reduction import read_curve, reduce_run
 from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pipeline.analysis.trajectory.stages import Phase
 Json = dict[str, object]
 
 
-class Growth(StrEnum):
+class GrowthKind(StrEnum):
     """Which of three the gap does."""
 
     NONE = "none"
@@ -80,7 +80,7 @@ class OnsetEvidence:
 class OnsetFinding:
     """Whether and when the gap takes off."""
 
-    growth: Growth
+    growth: GrowthKind
     step: int | None
     """None unless `growth` is an onset."""
     ci: tuple[int, int] | None

@@ -11,7 +11,7 @@ from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray, gap
 from pipeline.analysis.statistics.nulls import N_NULL
 from pipeline.analysis.trajectory.findings import PhaseReport
 from pipeline.analysis.trajectory.kurtosis import KurtosisTest, kurtosis_test
-from pipeline.analysis.trajectory.phases import detect_phases
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.words import verdict
 
 Json = dict[str, object]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.trajectory.findings import Growth, PhaseReport, Resampled
+from pipeline.analysis.trajectory.findings import GrowthKind, PhaseReport, Resampled
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import EVENT_WORDS, Follows, Predictor
 
@@ -10,14 +10,14 @@ from pipeline.analysis.trajectory.schedule_events import EVENT_WORDS, Follows, P
 def verdict(report: PhaseReport) -> list[str]:
     """Sentences in reading order: convergence, growth or onset, what it follows, what was left out."""
     out = [_convergence(report), _growth(report)]
-    if report.onset.growth is Growth.ONSET:
+    if report.onset.growth is GrowthKind.ONSET:
         out.append(_follows(report))
     elif report.predictors.follows in (Follows.CANNOT_TELL, Follows.DECAY_START):
         out.append(_response(report))
-    if report.onset.growth is Growth.ONSET and report.no_second_phase is not None:
+    if report.onset.growth is GrowthKind.ONSET and report.no_second_phase is not None:
         out.append(f"There is no second phase, a plateau before the onset: {report.no_second_phase}.")
     out += _left_out(report)
-    if report.onset.growth is not Growth.NONE or report.convergence.step is not None:
+    if report.onset.growth is not GrowthKind.NONE or report.convergence.step is not None:
         out.append(_counted(report))
     return out
 
@@ -55,7 +55,7 @@ def _how_sure(report: PhaseReport) -> str:
 def _growth(report: PhaseReport) -> str:
     name = report.variant.upper() if report.variant in ("int4", "int8") else report.variant
     onset = report.onset
-    if onset.growth is Growth.LEARNING_RATE and onset.dose is not None:
+    if onset.growth is GrowthKind.LEARNING_RATE and onset.dose is not None:
         why = (onset.reason or "").removeprefix("no onset detected: ")
         return (
             f"{name} damage grows as the learning rate falls, by {_dose(onset.dose, report.level)}; "

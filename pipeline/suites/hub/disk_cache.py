@@ -36,7 +36,7 @@ _CHARGE = ".bytes"
 _MEASURED = ".measured"
 
 
-class Store:
+class DiskCache:
     """The store of this node."""
 
     def __init__(self, cache_gb: float | None = None, backoff: Backoff | None = None) -> None:

@@ -14,7 +14,7 @@ from pipeline.spec import Checkpoint
 from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.foreign import what_it_is
 from pipeline.suites.hub.backoff import Backoff, reason
-from pipeline.suites.hub.disk_cache import Store
+from pipeline.suites.hub.disk_cache import DiskCache
 from pipeline.suites.hub.listing import Listing
 from pipeline.suites.hub.remote import list_commit
 from pipeline.suites.suite import HUB
@@ -47,7 +47,7 @@ def checkout(checkpoint: Checkpoint, cache_gb: float | None = None) -> Iterator[
     repository, commit, listing = _listed(checkpoint)
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(Store(cache_gb).checkout(repository, commit, listing))
+            folder = stack.enter_context(DiskCache(cache_gb).checkout(repository, commit, listing))
             weight_files(folder)
         except CheckpointError as error:
             raise CheckpointError(
@@ -60,7 +60,7 @@ class Fetcher:
     """Fetches ahead of one worker, in threads of its own."""
 
     def __init__(self, cache_gb: float | None = None) -> None:
-        self._store = Store(cache_gb, PATIENCE)
+        self._store = DiskCache(cache_gb, PATIENCE)
         self._waiting: deque[Checkpoint] = deque()
         self._done: Callable[[Checkpoint], bool] = lambda _: False
         self._changed = threading.Condition()

@@ -1,6 +1,6 @@
 """What an output folder holds, held against what was asked for. Reads files only; changes nothing.
 
-A rerun is: survey, then submit what is not done. ``status`` prints the same survey.
+A rerun takes the status and submits what is not done. ``status`` prints the same.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.spec import pinned
 
 
 @dataclass(frozen=True)
-class Survey:
+class FolderStatus:
     """Keys by state; every expected key is in exactly one of done, stale, incomplete, failed and missing."""
 
     done: tuple[str, ...]
@@ -36,9 +36,9 @@ class Survey:
     incomplete: dict[str, Lacks] = field(default_factory=dict)
     """Sealed shards of these weights that lack a variant or a measurement that is wanted, which a rerun adds."""
 
-    def only(self, keys: Container[str]) -> Survey:
-        """The same survey of these keys alone."""
-        return Survey(
+    def only(self, keys: Container[str]) -> FolderStatus:
+        """The same status of these keys alone."""
+        return FolderStatus(
             done=tuple(key for key in self.done if key in keys),
             stale=self.stale,
             failed={key: reason for key, reason in self.failed.items() if key in keys},
@@ -71,7 +71,7 @@ class Survey:
         )
 
 
-def survey(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> Survey:
+def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> FolderStatus:
     """Reads and checks every shard in ``folder``, expected or not; ``keys``: those listed just now."""
     wanted = plan.expected()
     failures = folder.read_failures()
@@ -95,7 +95,7 @@ def survey(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None)
         elif key in wanted:
             done.append(key)
     absent = wanted.keys() - set(done) - stale.keys() - incomplete.keys()
-    return Survey(
+    return FolderStatus(
         done=tuple(done),
         stale=stale,
         failed={key: failures[key] for key in wanted if key in absent and key in failures},

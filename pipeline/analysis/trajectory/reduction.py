@@ -26,9 +26,9 @@ from pipeline.analysis.trajectory.trajectory_table import (
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
 from pipeline.runs.folder import REPORT, RunFolder
+from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard import Shard
-from pipeline.runs.status import Survey, survey
 from pipeline.spec import column_of
 
 ANALYSIS_KEYS = (
@@ -58,7 +58,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     IncompleteRunError, naming them, where expected shards are missing and ``allow_missing`` is not set.
     """
     plan = folder.read_plan()
-    found = survey(folder, plan)
+    found = folder_status(folder, plan)
     found.refuse_stale(folder)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
@@ -100,7 +100,7 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
     Raises UsageError where there is no run, and IncompleteRunError where shards are missing.
     """
     plan = folder.read_plan()
-    found = survey(folder, plan)
+    found = folder_status(folder, plan)
     found.refuse_stale(folder)
     if found.to_measure:
         raise IncompleteRunError(_missing_message(folder, plan, found))
@@ -161,7 +161,7 @@ def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
     return {package: ", ".join(each) for package, each in found.items()}
 
 
-def _missing_message(folder: RunFolder, plan: RunPlan, found: Survey) -> str:
+def _missing_message(folder: RunFolder, plan: RunPlan, found: FolderStatus) -> str:
     names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
     absent = [names[key] for key in found.to_measure if key not in found.incomplete]
     said = [f"{len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({', '.join(absent)})"]

@@ -13,14 +13,14 @@ from pipeline.base.versions import versions
 from pipeline.runs.folder import TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
-from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.progress import Progress, ProgressTracker
 from pipeline.runs.shard_schema import FORK
 from pipeline.train.fork_spec import ForkTask
 
 if TYPE_CHECKING:
     from pipeline.base.event_log import EventLog
+    from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import ForkRequest
-    from pipeline.runs.status import Survey
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
 
@@ -47,18 +47,18 @@ class ForkWork(KindOfWork):
         else:
             out.write_training_tokens(request.train, _note(request))
 
-    def tasks(self, request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
+    def tasks(self, request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
         return _tasks(request, plan, found)
 
-    def ledger(
+    def tracker(
         self,
         request: ForkRequest,
         plan: ForkPlan,
-        found: Survey,
+        found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
-    ) -> ForkLedger:
-        return ForkLedger(request, plan, found, on_progress, events)
+    ) -> ForkProgress:
+        return ForkProgress(request, plan, found, on_progress, events)
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_fork
@@ -66,7 +66,7 @@ class ForkWork(KindOfWork):
         prober = warm.prober(task.spec.probe, RunFolder(task.out, FORK), task.device)
         return run_fork(task, prober, warm.kept("fork starts", dict))
 
-    def unfinished(self, folder: RunFolder, plan: ForkPlan, found: Survey) -> Unfinished:
+    def unfinished(self, folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> Unfinished:
         made = folder.updates_made()
         here = {key: made[key] for key in found.to_measure if key in made}
         lines = [f"{key}: {updates:,} of {plan.updates:,} updates" for key, updates in here.items()]
@@ -82,7 +82,7 @@ class ForkWork(KindOfWork):
         return Reduced(report.sentences, (f"tables: {folder.place(TABLES)}",), comparison_text(report))
 
     def page(self, folder: RunFolder) -> list[str]:
-        from pipeline.report.folders import report_fork
+        from pipeline.report.run_pages import report_fork
 
         return report_fork(folder)
 
@@ -92,14 +92,14 @@ def _note(request: ForkRequest) -> dict[str, Any]:
     return {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
 
 
-class ForkLedger(Ledger):
+class ForkProgress(ProgressTracker):
     """Says how far the unfinished runs are, by the states that they keep; costs one listing a time."""
 
     def __init__(
         self,
         request: ForkRequest,
         plan: ForkPlan,
-        found: Survey,
+        found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
     ) -> None:
@@ -160,7 +160,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
     return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen)
 
 
-def _tasks(request: ForkRequest, plan: ForkPlan, found: Survey) -> list[ForkTask]:
+def _tasks(request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
     missing = set(found.to_measure)
     return [
         ForkTask(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.driver.task import Outcome
+from pipeline.driver.task import TaskOutcome
 
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
 """Bounds of the histogram's bins."""
 
 
-class Meters:
+class RayMetrics:
     """Counts outcomes. Ray puts ``ray_`` before each name."""
 
     def __init__(self, suite: str) -> None:
@@ -30,7 +30,7 @@ class Meters:
             meter.set_default_tags({"suite": suite})
         self._idle_s = self._busy_s = 0.0
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: TaskOutcome) -> None:
         if outcome.failure is not None:
             self._failed.inc()
             return

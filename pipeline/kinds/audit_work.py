@@ -10,7 +10,7 @@ from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.folder import REPORT, TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.runs.plans import RunPlan
-from pipeline.runs.progress import Ledger, Progress
+from pipeline.runs.progress import Progress, ProgressTracker
 from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import AUDIT
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
@@ -18,9 +18,9 @@ from pipeline.suites import Fetcher
 
 if TYPE_CHECKING:
     from pipeline.base.event_log import EventLog
-    from pipeline.driver import Layout, Outcome
+    from pipeline.driver import Layout, TaskOutcome
+    from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import AuditRequest
-    from pipeline.runs.status import Survey
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
 
@@ -45,7 +45,7 @@ class AuditWork(KindOfWork):
         del plan
         return {checkpoint.key for checkpoint in request.suite.checkpoints}
 
-    def tasks(self, request: AuditRequest, plan: RunPlan, found: Survey) -> list[ProbeTask]:
+    def tasks(self, request: AuditRequest, plan: RunPlan, found: FolderStatus) -> list[ProbeTask]:
         wanted = set(found.to_measure)
         duplicates: dict[str, list[str]] = {}
         for checkpoint in plan.checkpoints:
@@ -58,17 +58,17 @@ class AuditWork(KindOfWork):
                 tasks.append(replace(task, adds=_added(request.probe, lacks)) if lacks else task)
         return tasks
 
-    def ledger(
+    def tracker(
         self,
         request: AuditRequest,
         plan: RunPlan,
-        found: Survey,
+        found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
-    ) -> AuditLedger:
+    ) -> AuditProgress:
         asked = found.only(self.asked(request, plan))
         tasks = self.tasks(request, plan, asked)
-        return AuditLedger(request, plan, found, on_progress, events, tasks=tasks)
+        return AuditProgress(request, plan, found, on_progress, events, tasks=tasks)
 
     def run(self, task: ProbeTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_probe
@@ -79,7 +79,7 @@ class AuditWork(KindOfWork):
 
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
         from pipeline.analysis.terminal import trajectory_text
-        from pipeline.analysis.trajectory.reduce import reduce_run, write_reduction
+        from pipeline.analysis.trajectory.reduction import reduce_run, write_reduction
 
         reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
         write_reduction(folder, reduction)
@@ -87,7 +87,7 @@ class AuditWork(KindOfWork):
         return Reduced(reduction.report["verdict"], places, trajectory_text(reduction.trajectory))
 
     def page(self, folder: RunFolder) -> list[str]:
-        from pipeline.report.folders import report_audit
+        from pipeline.report.run_pages import report_audit
 
         return report_audit(folder)
 
@@ -112,14 +112,14 @@ def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
     ]
 
 
-class AuditLedger(Ledger):
+class AuditProgress(ProgressTracker):
     """Settles duplicates with their originals."""
 
     def __init__(
         self,
         request: AuditRequest,
         plan: RunPlan,
-        found: Survey,
+        found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
         *,
@@ -157,25 +157,25 @@ class AuditLedger(Ledger):
         """Each task with what its worker fetches meanwhile."""
         return _ordered(self.tasks, layout)
 
-    def record(self, outcome: Outcome) -> None:
+    def record(self, outcome: TaskOutcome) -> None:
         """Books an outcome and settles the duplicates of its checkpoint."""
         super().record(outcome)
         for task in self._followers[outcome.key]:
             if outcome.failure is None:
                 self._copy(task, outcome.key)
             else:
-                from pipeline.driver import Outcome
+                from pipeline.driver import TaskOutcome
 
                 reason = f"same content as {outcome.key}, which failed: {outcome.failure}"
-                super().record(Outcome(task.key, reason, outcome.trace))
+                super().record(TaskOutcome(task.key, reason, outcome.trace))
 
     def _copy(self, task: ProbeTask, source: str) -> None:
         """Writes a duplicate's shard from the shard ``source``."""
-        from pipeline.driver import Outcome
+        from pipeline.driver import TaskOutcome
         from pipeline.runs.tasks import copy_probe  # imports torch, which takes seconds
 
         copy_probe(task, source)
-        super().record(Outcome(task.key))
+        super().record(TaskOutcome(task.key))
 
 
 def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:

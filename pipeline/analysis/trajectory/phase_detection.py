@@ -58,7 +58,7 @@ from pipeline.analysis.trajectory.convergence import (
 )
 from pipeline.analysis.trajectory.findings import (
     Convergence,
-    Growth,
+    GrowthKind,
     OnsetEvidence,
     OnsetFinding,
     PhaseReport,
@@ -138,7 +138,7 @@ def _nothing(n: int) -> tuple[Convergence, OnsetFinding, events.Predictors, int 
         gets_worse=False,
     )
     onset = OnsetFinding(
-        growth=Growth.NONE,
+        growth=GrowthKind.NONE,
         step=None,
         ci=None,
         at_or_after=False,
@@ -184,7 +184,7 @@ def _onset(fit: OnsetFit | None, dose: Dose | None, window: AuditedWindow, level
         ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
         evidence = OnsetEvidence(step, ci, ratio, fit.scale, fit.rise, fit.noise_sd, fit.noise_memory)
     claimed = broken is None
-    growth = Growth.ONSET if claimed else _growth_without_onset(fit, dose)
+    growth = GrowthKind.ONSET if claimed else _growth_without_onset(fit, dose)
     return OnsetFinding(
         growth=growth,
         step=step if claimed else None,
@@ -222,12 +222,12 @@ def _why_no_onset(fit: OnsetFit | None, n: int) -> str | None:
     return broken
 
 
-def _growth_without_onset(fit: OnsetFit | None, dose: Dose | None) -> Growth:
+def _growth_without_onset(fit: OnsetFit | None, dose: Dose | None) -> GrowthKind:
     """Growth with the rate's fall needs a dose clear of 0, and a response that fits better than time alone."""
     if dose is None or dose.lower <= 0:
-        return Growth.NONE
+        return GrowthKind.NONE
     better = fit is None or fit.p_onset <= ALPHA or (fit.rate_log_odds is not None and fit.rate_log_odds > 0)
-    return Growth.LEARNING_RATE if better else Growth.NONE
+    return GrowthKind.LEARNING_RATE if better else GrowthKind.NONE
 
 
 def _predictors(
@@ -252,7 +252,7 @@ def _predictors(
     spacing = float(np.median(np.diff(window.step)))
     draws = np.empty(0) if fit is None else window.steps_at(fit.draws)
     compared = [events.compare(onset.step, draws, event, level, spacing) for event in candidates]
-    if onset.growth is not Growth.LEARNING_RATE:
+    if onset.growth is not GrowthKind.LEARNING_RATE:
         return events.judge(onset.step, compared)
     candidate = None
     if fit is not None and onset.evidence is not None and fit.p_onset <= ALPHA:

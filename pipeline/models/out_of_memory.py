@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.base.errors import CheckpointError, NoRoomError
+from pipeline.base.errors import CheckpointError, InsufficientMemoryError
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ def room_for(what: str, advice: str) -> Iterator[None]:
         if not is_shortage(error):
             raise
         told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise NoRoomError(f"no memory is left for {what} ({told}): {advice}") from error
+        raise InsufficientMemoryError(f"no memory is left for {what} ({told}): {advice}") from error
 
 
 def is_shortage(error: Exception) -> bool:

@@ -48,7 +48,7 @@ _PLACES = {
     "UsageError": "pipeline.base.errors:UsageError",
     "Verdict": "pipeline.monitor.verdicts:Verdict",
     "audit": "pipeline.runs.python_calls:audit_suite",
-    "detect_phases": "pipeline.analysis.trajectory.trajectory_table.phase_detection:detect_phases",
+    "detect_phases": "pipeline.analysis.trajectory.phase_detection:detect_phases",
     "fork": "pipeline.runs.python_calls:fork_suite",
     "measure": "pipeline.probe.in_memory:measure",
     "open_suite": "pipeline.train.on_demand:open_or_train",

@@ -133,8 +133,7 @@ def command(
 
 def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
     """Measures, saying on stderr what, and keeps what is found in ``folder`` as it comes."""
-    from pipeline.benchmark import Outcome, compare_arithmetics
-    from pipeline.benchmark import side_by_side as compare
+    from pipeline.benchmark import Outcome, compare, compare_arithmetics
     from pipeline.suites import fetch
 
     record = Record(request.suite.name, folder)

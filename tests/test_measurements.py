@@ -98,7 +98,7 @@ def test_a_name_that_cannot_be_a_column_is_refused() -> None:
 
 def test_declarations_and_readers_need_no_torch() -> None:
     code = (
-        "import sys, pipeline.measurements, pipeline.analysis.trajectory.trajectory_table.reduction, pipeline.report; "
+        "import sys, pipeline.measurements, pipeline.analysis.trajectory.reduction, pipeline.report; "
         "assert pipeline.measurements.registered(); "
         "assert not {'torch', 'transformers', 'ray'} & set(sys.modules)"
     )

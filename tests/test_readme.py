@@ -16,7 +16,7 @@ import pytest
 
 import int4_collapse
 from jobs.cli import main
-from pipeline.analysis.trajectory.trajectory_table import phase_detection as phases
+from pipeline.analysis.trajectory import phase_detection as phases
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "outputs" / "reference" / "benchmark"

@@ -19,7 +19,6 @@ test_decision.py`` measures the coverage; without the two corrections it is 0.85
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, block_indices
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
-from pipeline.base.errors import UsageError
 
 TOLERANCE_NATS = 0.01
 """Loss that a choice may cost and still be good enough: one percent of perplexity."""
@@ -37,30 +35,6 @@ LATE_SHARE = 0.3
 """The lowest gap is looked for after this share of the audited window: before training begins it is zero."""
 MIN_BLOCKS = 4
 """Fewer blocks of text say nothing about the scatter between texts."""
-
-
-@dataclass(frozen=True)
-class DecisionSettings:
-    """What counts as good enough, and how sure the sets and bounds are."""
-
-    tolerance_nats: float = TOLERANCE_NATS
-    """Loss that a choice may cost and still be good enough."""
-    level: float = 0.95
-    """Of the sets and bounds."""
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.tolerance_nats) and self.tolerance_nats >= 0):
-            raise UsageError(f"tolerance {self.tolerance_nats}: wanted a finite number of nats, 0 or more")
-        if not 0.5 <= self.level < 1:
-            raise UsageError(f"level {self.level}: wanted a share from 0.5 up to, but not, 1")
-
-    def changed(self, tolerance_nats: float | None, level: float | None) -> DecisionSettings:
-        """With another tolerance or level, where one is given."""
-        tolerance = self.tolerance_nats if tolerance_nats is None else tolerance_nats
-        return DecisionSettings(tolerance, self.level if level is None else level)
-
-
-DEFAULTS = DecisionSettings()
 
 
 @dataclass(frozen=True)
@@ -102,10 +76,8 @@ class Decision:
     """The checkpoint with the lowest full-precision loss."""
     regret_of_lowest_gap: Regret
     """The checkpoint with the lowest gap, after the first ``LATE_SHARE`` of the audited window."""
-    unit: str
-    """Pieces of text that the intervals rest on: ``sequence``, or ``batch`` where no losses per sequence are kept."""
     n_units: int
-    """Their number."""
+    """Pieces of text that the intervals rest on."""
     n_checkpoints: int
     """Distinct checkpoints with finite losses."""
 
@@ -140,17 +112,16 @@ def decide(
     variant: str,
     tokens_seen: FloatArray | None = None,
     distinct: BoolArray | None = None,
-    unit: str = "batch",
     block: int = BATCH_BLOCK,
-    settings: DecisionSettings = DEFAULTS,
+    tolerance_nats: float = TOLERANCE_NATS,
+    level: float = 0.95,
     seed: int = 0,
 ) -> Decision | Undecided:
     """The decision for T checkpoints in order of training, measured on the same U pieces of text.
 
     ``losses_TU``, ``fp32_losses_TU``: nats per token of equally long pieces, (T, U). ``tokens_seen``: (T,), what
     ``tokens_saved`` is a share of; steps where None. ``distinct``: (T,), False where a checkpoint repeats an earlier
-    one. ``unit``: what a piece of text is; ``block``: neighbouring pieces kept together. A checkpoint whose loss is
-    not finite is left out.
+    one. ``block``: neighbouring pieces kept together. A checkpoint whose loss is not finite is left out.
     """
     usable = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
     if distinct is not None:
@@ -170,11 +141,11 @@ def decide(
     step, losses, fp32, seen = step[usable], losses_TU[usable], fp32_losses_TU[usable], seen[usable]
     mean = losses.mean(axis=1)
     pairs = _Pairs(losses, block, np.random.default_rng(seed))
-    keep = pairs.may_be_best(settings.level)
-    q = pairs.simultaneous(settings.level)
+    keep = pairs.may_be_best(level)
+    q = pairs.simultaneous(level)
     lower, upper = pairs.regret_bounds(q)
     estimate = mean - mean.min()
-    good = np.flatnonzero(upper <= settings.tolerance_nats)
+    good = np.flatnonzero(upper <= tolerance_nats)
 
     def regret(index: int) -> Regret:
         return Regret(int(step[index]), float(estimate[index]), float(lower[index]), float(upper[index]))
@@ -186,14 +157,13 @@ def decide(
         best_step=int(step[np.argmin(mean)]),
         maybe_best=tuple(step[keep].tolist()),
         good_enough=tuple(step[good].tolist()),
-        tolerance_nats=settings.tolerance_nats,
-        level=settings.level,
+        tolerance_nats=tolerance_nats,
+        level=level,
         earliest_good_enough=int(step[good[0]]) if len(good) else None,
         tokens_saved=float(1 - seen[good[0]] / last_seen) if len(good) and last_seen > 0 else None,
         regret_of_last=regret(len(step) - 1),
         regret_of_fp32_best=regret(int(np.argmin(fp32.mean(axis=1)))),
         regret_of_lowest_gap=regret(int(late[np.argmin(gap[late])])),
-        unit=unit,
         n_units=losses_TU.shape[1],
         n_checkpoints=len(step),
     )

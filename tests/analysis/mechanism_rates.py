@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.analysis.mechanism.control_losses import FACTORS
-from pipeline.analysis.mechanism.growth_shares import Cause, GrowthShares, split_growth
 from pipeline.analysis.trajectory.growth import Window
+from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
+from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, GrowthShares, split_growth
 from tests.analysis.mechanisms import TrueGrowth, simulated_run
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mechanism.md"

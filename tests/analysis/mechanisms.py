@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.analysis.mechanism.control_losses import ControlLosses
 from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve
-from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of, redecided
+from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
 from pipeline.analysis.trajectory.trajectory_table import (
@@ -25,7 +25,7 @@ from pipeline.analysis.trajectory.trajectory_table import (
 )
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
-from pipeline.runs.folder import REPORT, TABLES, RunFolder
+from pipeline.runs.folder import REPORT, RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard import Shard
@@ -76,7 +76,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "n_checkpoints": len(shards),
         "variants": {column_of(variant): variant for variant in shards[0].measured},
         **analysis,
-        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory), seed),
+        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
         "square_law": None if law is None else law.to_json(),
         "duplicates": duplicates,
         "failures": found.failed,
@@ -127,26 +127,7 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         frame.write_parquet(buffer)
         folder.write_table(f"{name}.parquet", buffer.getvalue())
     folder.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
-    _write_report(folder, reduction.report)
-
-
-def redecide(
-    folder: RunFolder, *, tolerance_nats: float | None = None, level: float | None = None
-) -> list[str]:
-    """Which checkpoint to ship, in sentences; where ``tolerance_nats`` or ``level`` differ from what the reduction in
-    ``folder`` decided with, its report.json gets the decision made anew. Empty where nothing was reduced.
-    """
-    report, table = folder.read_report(), folder.read_result(f"{TABLES}/trajectory.parquet")
-    if report is None or table is None:
-        return []
-    decided = redecided(report, pl.read_parquet(table), tolerance_nats=tolerance_nats, level=level)
-    if decided is not report:
-        _write_report(folder, decided)
-    return [str(said)] if (said := (decided.get("decision") or {}).get("sentence")) else []
-
-
-def _write_report(folder: RunFolder, report: dict[str, Any]) -> None:
-    folder.write_result(REPORT, json.dumps(_finite(report), indent=1, allow_nan=False))
+    folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
 def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.analysis.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
-from pipeline.analysis.mechanism.mechanism_report import VariantMechanism
 from pipeline.analysis.trajectory.growth import Bounded
+from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
+from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
 
 FACTOR_WORDS = {
     "error_size": "error size",
@@ -59,6 +59,29 @@ def even_sentence(found: VariantMechanism) -> str:
         told = f"takes off at step {even.onset_step:,} (95 % interval {even.onset_ci[0]:,} to {even.onset_ci[-1]:,})"
     best = "" if even.best_step is None else f"; with it alone step {even.best_step:,} has the lowest loss"
     return f"Without the accident of rounding, {found.label} damage{quiet} {told}{best}."
+
+
+def parabola_sentence(found: VariantMechanism) -> str:
+    """Whether a parabola describes the damage; empty where it was not measured."""
+    share = found.parabola_share
+    if share is None:
+        return ""
+    return (
+        f"A parabola through half of the rounding error, ahead and back, says {100 * share:.0f} % of "
+        f"{found.label} damage at the end."
+    )
+
+
+def factors_note(found: VariantMechanism) -> str:
+    """What the chart of the factors draws."""
+    if found.shares is None:
+        return f"Factors of {found.label} damage in their own units. Bands: 95 %, over text and draws."
+    window = _steps(found.shares, first=True)
+    first = found.first_is or "the first window"
+    return (
+        f"Factors of {found.label} damage over their values in {first} (steps {window}). "
+        "Bands: 95 %, over text and draws."
+    )
 
 
 def share_of(factor: FactorGrowth) -> str:

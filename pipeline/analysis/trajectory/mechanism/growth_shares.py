@@ -16,7 +16,7 @@ factors, so that what they share cancels:
 - blocks of neighbouring batches of text (``statistics.bootstrap``), the same for every loss;
 - the seeds of the random signs, the same for every checkpoint;
 - the checkpoints' luck: what is left of damage, noise and error size, kept together, of a straight line through each
-  window's checkpoints, widened where neighbouring checkpoints are alike (``statistics.window_noise``).
+  window's checkpoints, widened where neighbouring checkpoints are alike (``statistics.noise.memory``).
 
 A bootstrap of few units spreads too little: each kind of weight is stretched about its mean so that with it alone the
 interval would be Student's t. ``python -m tests.analysis.mechanism_rates`` measures the coverage and how often a cause
@@ -32,15 +32,19 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.mechanism.control_losses import FACTORS, ControlLosses
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, batch_weights
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
-from pipeline.analysis.statistics.window_noise import window_noise
+from pipeline.analysis.statistics.noise import memory, smoother
 from pipeline.analysis.trajectory.growth import LEVEL, Bounded, Window
+from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS, ControlLosses
 
 N_REPLICATES = 2_000
 FEWEST = 3
 """Usable checkpoints that a window needs: fewer say nothing about their luck."""
+COURSE_SHARE = 0.25
+"""Share of the checkpoints that the course is smoothed over to see how much neighbours are alike."""
+HIDDEN = 1.5
+"""True memory over what is left of it beside the smooth course, on simulated runs of 60 and 150 checkpoints."""
 HALF = 0.5
 """Share that the cause's interval lies above and the others' below."""
 
@@ -173,7 +177,8 @@ def _replicates(
     blocks = max(1, n_batches // BATCH_BLOCK)
     text = _stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks, level)
     seeds = _stretched(_counted(rng, n_draws), n_draws, level)
-    wider = math.sqrt((1 + (memory := _memory(losses, rows))) / (1 - memory))
+    alike = _memory(losses, rows)
+    wider = math.sqrt((1 + alike) / (1 - alike))
     found = []
     for own in rows:
         damage = losses.damage_TB[own].mean(axis=0) @ text
@@ -200,10 +205,10 @@ def _memory(losses: ControlLosses, rows: list[BoolArray]) -> float:
     start, end = (np.flatnonzero(each) for each in rows)
     whole = losses.usable & (damage > 0)
     whole[: start[0]] = whole[end[-1] + 1 :] = False
-    windows = [each[whole] for each in rows]
-    if min(int(each.sum()) for each in windows) < 2:
-        return 0.0
-    return window_noise(losses.step[whole], np.log(damage[whole]), windows).memory
+    at, course = losses.step[whole].astype(np.float64), np.log(damage[whole])
+    smooth_by = smoother((at - at[0]) / (at[-1] - at[0]), max(5, round(COURSE_SHARE * len(at))))
+    shown = memory(course - smooth_by @ course, float(np.trace(smooth_by)))
+    return min(HIDDEN * shown, 0.9)
 
 
 def _counted(rng: np.random.Generator, n: int) -> FloatArray:

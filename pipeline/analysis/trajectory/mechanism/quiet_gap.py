@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.analysis.decision import Decision, decide
-from pipeline.analysis.mechanism.control_losses import ControlLosses
 from pipeline.analysis.statistics.curves import Curve, FloatArray
 from pipeline.analysis.statistics.noise import pseudo_residuals
 from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.phase_detection import detect_phases
 
 EVEN = "even part"

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.mechanism.control_losses import ControlLosses
-from pipeline.analysis.mechanism.growth_shares import GrowthShares, NoShares, split_growth
-from pipeline.analysis.mechanism.growth_windows import choose_windows
-from pipeline.analysis.mechanism.quiet_gap import QuietGap, quiet_gap
 from pipeline.analysis.statistics.curves import FloatArray
 from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
+from pipeline.analysis.trajectory.mechanism.growth_shares import GrowthShares, NoShares, split_growth
+from pipeline.analysis.trajectory.mechanism.growth_windows import choose_windows
+from pipeline.analysis.trajectory.mechanism.quiet_gap import QuietGap, quiet_gap
 from pipeline.analysis.trajectory.schedule_events import WARMUP_END, learning_rate_events
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.analysis.typed_json import from_json, to_json

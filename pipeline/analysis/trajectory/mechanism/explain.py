@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.mechanism.control_losses import ControlLosses
-from pipeline.analysis.mechanism.mechanism_report import Mechanism, explain_variant
-from pipeline.analysis.mechanism.mechanism_words import cause_sentence
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 from pipeline.analysis.statistics.nulls import N_NULL
+from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
+from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, explain_variant
+from pipeline.analysis.trajectory.mechanism.mechanism_words import cause_sentence
 from pipeline.analysis.trajectory.rounding import squared_error
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.runs.shard import Shard

@@ -4,7 +4,7 @@ An observation reads the parameters where they are and packs one layer's variant
 The first one also builds the structure and, on a GPU, compiles. A model on another device, of another structure or with
 other settings of its modules begins anew.
 
-On a GPU products are split on tensor cores where it has them (``models.arithmetic``): float32 accuracy, several times
+On a GPU products are split on tensor cores where it has them (``probe.arithmetic``): float32 accuracy, several times
 faster than float32 units.
 """
 

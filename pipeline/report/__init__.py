@@ -7,18 +7,21 @@ Columns and keys that are not there leave out what they would have fed.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.base.errors import UsageError
 from pipeline.report.audit_page import Extra, page_html
 from pipeline.report.figures import draw_figures
 from pipeline.report.fork import fork_section, fork_style
 from pipeline.report.frame import Frame, make_frame
 from pipeline.report.heatmap import make_heatmap
+from pipeline.report.mechanism_charts import with_factors
 
 __all__ = ["build_figures", "build_report"]
 
@@ -57,4 +60,13 @@ def _frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
             f"a trajectory of {trajectory.height} rows and columns {', '.join(trajectory.columns) or 'none'}"
             ": wanted at least one row and a column 'step'"
         )
-    return make_frame(trajectory, report)
+    frame = make_frame(trajectory, report)
+    if report.get("mechanism") is None:
+        return frame
+    try:
+        mechanism = Mechanism.from_json(report["mechanism"])
+    except ValueError as error:
+        raise UsageError(
+            f"report.json is damaged or of another version ({error}): reduce the run again"
+        ) from error
+    return with_factors(dataclasses.replace(frame, mechanism=mechanism), mechanism)

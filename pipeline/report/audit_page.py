@@ -16,6 +16,7 @@ from typing import Any
 
 import vl_convert
 
+from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.measurements import unvaried_columns
 from pipeline.report import curve_charts as curves
 from pipeline.report import places, sections
@@ -26,6 +27,7 @@ from pipeline.report.curve_charts import damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.html_text import esc, json_for_script
+from pipeline.report.mechanism_section import mechanism_html
 from pipeline.report.panels import Panel, damage_note, make_panels, measures
 from pipeline.report.table import table_html
 from pipeline.report.theme import (
@@ -80,6 +82,7 @@ def page_html(
         panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report),
+        why="" if frame.mechanism is None else mechanism_html(frame.mechanism),
         heat=places.heat_html(heat),
         table=table_html(frame),
         problems=sections.problems_html(report),
@@ -125,6 +128,11 @@ def _payload(frame: Frame, heat: HeatMap | None, panels: tuple[Panel, ...], shar
         "unvaried": [
             {"name": one.name, "label": (one.heading or one.label).lower(), "written": one.written}
             for one in unvaried_columns()
+        ]
+        + [
+            {"name": f"factor_{name}", "label": f"{name.replace('_', ' ')} \u00d7", "written": "short"}
+            for name in FACTORS
+            if frame.has(f"factor_{name}")
         ],
         "panels": [{"name": panel.name, "spec": panel.spec, "choices": panel.choices} for panel in panels],
         "series": [{"key": one.key, "label": one.label} for one in frame.series],

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from pipeline.measurements import choices, unvaried_columns
+from pipeline.report import mechanism_charts
 from pipeline.report.frame import Frame
 
 RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kappa", "kappa_lower", "kappa_upper")
@@ -17,6 +18,7 @@ RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kappa", "kappa_lower", 
 def chart_columns(frame: Frame) -> dict[str, list[Any]]:
     """Column name -> values by row; with ``prev`` and ``next`` step, and ``<variant>_lone`` flags."""
     of_run = [*RUN_COLUMNS, *(column.name for column in unvaried_columns())]
+    of_run += [*mechanism_charts.COLUMNS, mechanism_charts.PARABOLA]
     wanted = [name for name in of_run if frame.has(name)]
     for series in frame.series:
         names = ("perplexity", "gap", "gap_lo", "gap_hi", *(column.name for column in choices()))

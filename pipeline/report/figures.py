@@ -11,6 +11,7 @@ from pipeline.report.columns import chart_columns, chart_rows, diverged_points
 from pipeline.report.curve_charts import GAP, damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
+from pipeline.report.mechanism_section import waterfall_png
 from pipeline.report.panels import Panel, make_panels
 from pipeline.report.render import png
 from pipeline.report.theme import Quoted, config, paint, tokens
@@ -39,11 +40,14 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) 
         if panel.name == "events":
             continue
         specs["gap" if panel.name == "damage" else panel.name] = _stack((panel,), suite)
+    found = {}
+    if frame.mechanism is not None and (image := waterfall_png(frame.mechanism)) is not None:
+        found["waterfall.png"] = image
     if heat is not None:
         variant = next(iter(heat.values))
         data |= {"cells": heat.cells(variant), **side_data(heat)}
         specs["heatmap"] = _alone(heat_spec(heat, frame), f"Relative weight error of {variant}")
-    return {f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}
+    return {**found, **{f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}}
 
 
 def figure_tokens(frame: Frame) -> dict[str, Any]:
@@ -64,7 +68,8 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
     """Panels above each other on one step axis, which is labelled once."""
     views = []
     for panel in panels:
-        view = _alone(panel.spec, panel.title, panel.note)
+        keys = "; ".join(f"{key.stroke}: {key.label}" for key in panel.keys)
+        view = _alone(panel.spec, panel.title, [panel.note, keys.capitalize() + "."] if keys else panel.note)
         params = view.pop("params")
         if panel is not panels[-1]:
             view = _bare(view)
@@ -81,7 +86,7 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
     }
 
 
-def _alone(spec: Spec, title: str, note: str = "") -> Spec:
+def _alone(spec: Spec, title: str, note: str | list[str] = "") -> Spec:
     """A chart of fixed width with its heading inside."""
     kept = {
         key: copy.deepcopy(value)

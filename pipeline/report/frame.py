@@ -16,6 +16,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.spec import ALIASES
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -49,6 +50,8 @@ class Frame:
     """fp32 first, then the default two, then the others by name."""
     missing_steps: tuple[int, ...] = ()
     """Steps whose shard is absent (from ``report["missing"]``)."""
+    mechanism: Mechanism | None = None
+    """Why the damage grew, where it was measured; the columns to draw are then among ``rows``."""
 
     @property
     def quantized(self) -> tuple[Series, ...]:

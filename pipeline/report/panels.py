@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.analysis.trajectory.mechanism.mechanism_words import factors_note
 from pipeline.measurements import Column, unvaried_columns
 from pipeline.report import curve_charts as curves
+from pipeline.report import mechanism_charts
 from pipeline.report.axes import Spec
 from pipeline.report.frame import Frame
 from pipeline.report.timeline import timeline
+
+
+@dataclass(frozen=True)
+class LineKey:
+    """One line of a chart and what it is."""
+
+    label: str
+    colour: str
+    """Token."""
+    dash: tuple[int, ...]
+    stroke: str
+    """The line in words, for a figure in black and white."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Panel:
     """Vega-Lite with tokens."""
     choices: dict[str, Spec] = field(default_factory=dict)
     """Other measures of the same thing: name -> specification."""
+    keys: tuple[LineKey, ...] = ()
+    """What its lines are, where they are not variants."""
 
     @property
     def height(self) -> int:
@@ -64,6 +80,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
                 {measure.name: curves.damage(frame, measure) for measure in measured},
             )
         )
+    panels += _of_mechanism(frame)
     if frame.finite("learning_rate"):
         panels.append(
             Panel(
@@ -85,6 +102,32 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
             )
         )
     return tuple(panels)
+
+
+def _of_mechanism(frame: Frame) -> list[Panel]:
+    if frame.mechanism is None:
+        return []
+    panels = []
+    own = frame.mechanism.by_variant[frame.mechanism.headline]
+    if mechanism_charts.shown_lines(frame):
+        chart = mechanism_charts.factors_chart(frame)
+        keys = tuple(
+            LineKey(
+                mechanism_charts.WORDS[name],
+                mechanism_charts.COLOURS[name],
+                tuple(mechanism_charts.DASHES[name]),
+                mechanism_charts.STROKES[name],
+            )
+            for name in mechanism_charts.shown_lines(frame)
+        )
+        panels.append(Panel("factors", "Why the damage grows", factors_note(own), chart, keys=keys))
+    if frame.finite(mechanism_charts.PARABOLA):
+        note = (
+            f"What a parabola through half of the rounding error says of {own.label} damage; 1 = all of it."
+        )
+        chart = curves.single(frame, mechanism_charts.PARABOLA, "~%", zero=False)
+        panels.append(Panel(mechanism_charts.PARABOLA, "Share of a parabola", note, chart))
+    return panels
 
 
 def _cut(frame: Frame) -> bool:

@@ -9,7 +9,7 @@ from pipeline.report.frame import Frame, Series
 from pipeline.report.heatmap import HeatMap
 from pipeline.report.html_text import esc
 from pipeline.report.panels import Panel
-from pipeline.report.theme import dash
+from pipeline.report.theme import css_name, dash
 
 AXIS_HEIGHT = 28
 """Pixels below a plot that its step axis takes."""
@@ -24,11 +24,22 @@ def panel_html(panel: Panel) -> str:
     extra = NAMES_HEIGHT if panel.name == "perplexity" else 0
     return (
         f'<figure class="panel" id="panel-{panel.name}"><figcaption><h3>{esc(panel.title)}</h3>'
-        f'<span class="note" data-note="{panel.name}">{esc(panel.note)}</span></figcaption>'
+        f'<span class="note" data-note="{panel.name}">{esc(panel.note)}</span>{_keys(panel)}</figcaption>'
         f'<div class="plot" data-panel="{panel.name}" style="height:{panel.height + AXIS_HEIGHT + extra}px" '
         f'role="slider" tabindex="0" aria-label="{esc(panel.title)} by training step" aria-valuemin="0" '
         'aria-valuenow="0" aria-valuemax="0"></div></figure>'
     )
+
+
+def _keys(panel: Panel) -> str:
+    """What the lines of a chart are."""
+    keys = "".join(
+        f'<span><svg width="26" height="8" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" '
+        f'stroke="var({css_name(key.colour)})" stroke-dasharray="{" ".join(map(str, key.dash))}" '
+        f'stroke-width="2"/></svg>{esc(key.label)}</span>'
+        for key in panel.keys
+    )
+    return f'<span class="keys">{keys}</span>' if keys else ""
 
 
 def legend_html(frame: Frame) -> str:

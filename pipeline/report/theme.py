@@ -18,13 +18,13 @@ LIGHT = {
     "paper": "#ffffff", "card": "#ffffff", "ink": "#1b1f24", "soft": "#57606a", "faint": "#8c959f",
     "line": "#d8dee4", "grid": "#e9edf1", "wash": "#f5f7f9", "accent": "#0b5cad", "warn": "#9a3412",
     "phase1": "#e3eef9", "phase2": "#efefe8", "phase3": "#fde8d7", "converged": "#0f7b5f", "onset": "#a3195b",
-    "measure": "#5b6470",
+    "measure": "#5b6470", "factor1": "#6a51a3", "factor2": "#00796b", "factor3": "#b07900",
 }  # fmt: skip
 DARK = {
     "paper": "#0f1317", "card": "#151a20", "ink": "#e8ebee", "soft": "#a5afb9", "faint": "#77828d",
     "line": "#2c343d", "grid": "#262d35", "wash": "#1b2129", "accent": "#7cb7ff", "warn": "#ffab7a",
     "phase1": "#15263a", "phase2": "#232524", "phase3": "#3a2517", "converged": "#4fd1a5", "onset": "#ff7eb6",
-    "measure": "#b3bcc6",
+    "measure": "#b3bcc6", "factor1": "#b9a5f2", "factor2": "#4dd0b8", "factor3": "#f0c24b",
 }  # fmt: skip
 
 _OWN = {"fp32": ("#1b1f24", "#f0f3f6"), "int8": ("#0072b2", "#56b4e9"), "int4": ("#d55e00", "#ff9043")}

@@ -129,15 +129,6 @@ class KindOfWork(ABC):
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
         """Makes tables of the shards. ``IncompleteRunError`` where some are missing and that is not allowed."""
 
-    def decide(
-        self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None
-    ) -> Sequence[str]:
-        """What to ship by the tables that :meth:`reduce` left, in sentences; with another tolerance or level than they
-        were made with, decided anew and kept. Empty where there is nothing to choose.
-        """
-        del folder, tolerance_nats, level
-        return ()
-
     @abstractmethod
     def page(self, folder: RunFolder) -> list[str]:
         """Draws the tables; returns lines that say where. ``UsageError`` where there are none."""

@@ -1,0 +1,64 @@
+"""The mechanism on the page and in the figures: what is said, drawn and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline.base.errors import UsageError
+from pipeline.report import build_figures, build_report
+from tests.analysis.mechanisms import TrueGrowth
+from tests.report import synthetic
+from tests.report.devtools import Browser
+from tests.report.mechanism_runs import explained
+
+OVERFULL = """[...document.querySelectorAll('.plot')].filter(plot => {
+  const drawn = plot.querySelector('svg, canvas').getBoundingClientRect();
+  return drawn.height > plot.clientHeight || drawn.width > plot.clientWidth;
+}).map(plot => plot.dataset.panel)"""
+NOTHING = pl.DataFrame()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_factors_and_the_waterfall_are_drawn(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "report.html"
+    trajectory, report = explained()
+    page.write_text(build_report(trajectory, NOTHING, report, synthetic.provenance()))
+    browser.open(page, width=width)
+    panels = browser.js("[...document.querySelectorAll('.plot')].map(plot => plot.dataset.panel)")
+    assert panels[:4] == ["perplexity", "damage", "factors", "parabola_share"]
+    drawn = "document.querySelectorAll('[data-panel=factors] .mark-line path').length"
+    assert browser.js(drawn) == 4
+    assert browser.js(OVERFULL) == []
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    bars = browser.js("document.querySelectorAll('#why svg .mark-rect path').length")
+    assert bars >= 5
+    assert browser.js("document.querySelector('#why svg').getBoundingClientRect().width") <= width
+    assert browser.problems == []
+    words = browser.js("document.querySelector('#why').innerText")
+    assert "sensitive" in words
+    assert "2,100" in words  # the checkpoint whose controls are not finite
+
+
+def test_figures_hold_the_factors_and_the_waterfall() -> None:
+    trajectory, report = explained()
+    found = build_figures(trajectory, NOTHING, report)
+    assert {"factors.png", "parabola_share.png", "waterfall.png"} <= set(found)
+
+
+def test_damage_that_did_not_grow_is_said_and_shown(make_page: Callable[..., Path]) -> None:
+    trajectory, report = explained(TrueGrowth(), seed=1)
+    html = build_report(trajectory, NOTHING, report, synthetic.provenance())
+    assert "did not clearly grow" in html
+    assert "waterfall.png" in build_figures(trajectory, NOTHING, report)
+    assert 'id="why"' not in make_page().read_text()
+
+
+def test_a_damaged_mechanism_is_refused_by_its_place() -> None:
+    trajectory, report = explained()
+    del report["mechanism"]["by_variant"]["int4"]["label"]
+    with pytest.raises(UsageError, match=r"by_variant\.int4\.label is missing"):
+        build_report(trajectory, NOTHING, report, synthetic.provenance())

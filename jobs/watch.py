@@ -49,7 +49,7 @@ class Run:
     def headline(self) -> str:
         """One line on where the run stands."""
         parts = [f"{self.counts['done']} done, {self.counts['failed']} failed of {self.expected}"]
-        parts += [f"{self.counts[name]} {name}" for name in ("retried", "speculated") if self.counts[name]]
+        parts += [f"{self.counts[name]} {name}" for name in ("retried",) if self.counts[name]]
         if not self.ended:
             parts.append(f"{sum(self.workers.values())} workers on {len(+self.workers)} hosts")
         return "; ".join(parts)

@@ -11,7 +11,6 @@ done            key, seconds, host, busy_s, idle_s
 failed          key, reason, host, deaths
 advanced        key, updates, of: a run of a fork experiment has kept its state after so many of its updates
 retried         key, reason, attempt
-speculated      key, host: a worker that had nothing to do began a second copy
 stopped         reason: the run ended early; the same command resumes
 finished        done, failed, seconds, idle_share
 ==============  ====================================================================================

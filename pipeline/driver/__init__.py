@@ -14,8 +14,8 @@ Ray would wait for them for ever.
 left is not its task's fault: the task goes back to the queue, at most ``MAX_LOSSES`` times. An error that a task
 raises itself is deterministic and never retried.
 
-**Stragglers.** When nothing waits, an idle worker copies what another is still at (``task_queue``). Both write the same
-shard by a rename, so either may finish first.
+**The end.** A GPU worker is given tasks ahead, so that it loads the next checkpoint while it measures one. Near the end
+a worker keeps at most one task ahead, and the rest go to whoever is free first.
 
 **Clocks.** Every duration is taken on one monotonic clock, the driver's or a worker's. No time of day decides
 anything, so nodes may disagree about it.

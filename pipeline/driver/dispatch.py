@@ -99,7 +99,7 @@ class Dispatch:
         on_tick: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
-        self._queue = TaskQueue(tasks, copies=not layout.long_tasks, timeout_s=layout.task_timeout_s)
+        self._queue = TaskQueue(tasks, detects_hung=not layout.long_tasks, timeout_s=layout.task_timeout_s)
         self._pool = pool
         self._on_outcome, self._on_event, self._on_tick = on_outcome, on_event, on_tick
         self._meters = RayMetrics(label)
@@ -123,15 +123,11 @@ class Dispatch:
     def _hand_out(self) -> None:
         now = time.monotonic()
         for worker in self._pool.free():
-            given = self._queue.next(worker, now, next(iter(worker.held.values()), None))
-            if given is None:
-                if worker.held:
-                    continue
-                return  # nor is there anything for the others
-            attempt, copied = given
-            self._pool.submit(worker, attempt)
-            if copied and worker.place is not None:
-                self._on_event("speculated", key=attempt.task.key, host=worker.place.host)
+            if len(worker.held) > 1 and self._queue.waiting <= self._pool.size:
+                continue  # near the end a task is left for whoever is free first
+            attempt = self._queue.next(worker, now, next(iter(worker.held.values()), None))
+            if attempt is not None:
+                self._pool.submit(worker, attempt)
 
     def _take(self, worker: Worker, reference: Any) -> None:
         if reference not in worker.held:
@@ -141,8 +137,8 @@ class Dispatch:
         except WorkerLostError as error:
             self._give_up(worker, str(error), node=error.node)
             return
-        if self._queue.settle(attempt, time.monotonic()):
-            self._report(outcome, "" if worker.place is None else worker.place.host)
+        self._queue.settle(attempt, time.monotonic())
+        self._report(outcome, "" if worker.place is None else worker.place.host)
 
     def _give_up(self, worker: Worker, reason: str, *, node: bool = False, stopped: bool = False) -> None:
         """Strikes off ``worker``; the oldest of its tasks is the one it was at, those queued behind were not tried."""
@@ -152,11 +148,11 @@ class Dispatch:
 
     def _requeue(self, attempt: Attempt, reason: str, *, tried: bool, node: bool) -> None:
         key = attempt.task.key
-        word = self._queue.lost(attempt, tried=tried, node=node)
+        again = self._queue.lost(attempt, tried=tried, node=node)
         deaths = self._queue.deaths[key]
-        if word == "retried":
+        if again:
             self._on_event("retried", key=key, reason=reason, attempt=deaths + 1)
-        elif word == "failed":
+        else:
             times = f"its worker died {deaths} times" if not node else "its node was lost again and again"
             self._report(TaskOutcome(key, f"{times}, the last time: {reason}"), "")
 

@@ -77,7 +77,7 @@ class Layout:
     task_timeout_s: float | None = None
     """As in :class:`Resources`."""
     long_tasks: bool = False
-    """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, never copied."""
+    """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, none ahead."""
     grows: bool = False
     """Whether an autoscaler may bring nodes for workers that find no room now."""
     worker_bytes: int | None = None

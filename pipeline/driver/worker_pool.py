@@ -147,6 +147,11 @@ class WorkerPool:
         while len(self._workers) < min(self._wanted, tasks):
             self._start()
 
+    @property
+    def size(self) -> int:
+        """Workers that have started or are about to."""
+        return len(self._workers)
+
     def free(self) -> Iterator[Worker]:
         """Workers with room for a task, those that hold the fewest first."""
         for held in range(self._layout.queue):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.errors import CheckpointError, OutputError, ShardError
+from pipeline.base.errors import CheckpointError, ShardError
 from pipeline.base.retry import retry_while_away
 from pipeline.base.signals import termination
 from pipeline.base.versions import versions
@@ -110,7 +110,7 @@ def run_probe(
         if differing:
             again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
             return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
-    elif not _is_there(folder, task):
+    else:
         retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
@@ -133,17 +133,6 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: 
         all_notes = tuple(dict.fromkeys([*there.notes, *notes, *added]))
         folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
     return ""
-
-
-def _is_there(folder: RunFolder, task: ProbeTask) -> bool:
-    """Whether another worker, given the same task, was first; what may have been read of its shard must not change."""
-    try:
-        there = folder.read_shard(task.key)
-    except (ShardError, OutputError):
-        return False
-    return (
-        there.is_of(task.probe) and there.identity == task.identity() and not there.lacks(task.probe.config())
-    )
 
 
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredProber:

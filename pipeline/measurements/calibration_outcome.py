@@ -20,6 +20,8 @@ def of_outcome(outcome: CalibrationOutcome | None) -> Values:
         "dead_columns": outcome.dead_columns,
         "damping": outcome.damping,
         "rounded_to_nearest": int(outcome.rounded),
+        "output_error": outcome.output_error,
+        "output_error_nearest": outcome.output_error_nearest,
         "calibration_problem": None if outcome.problem is None else outcome.problem.value,
     }
 
@@ -40,6 +42,16 @@ MEASUREMENT = OutcomeMeasurement(
             "rounded_to_nearest", "share", "Matrices rounded to nearest",
             "Share of the matrices on which the calibrated method cannot work.",
             dtype="int64", format="~%", better="lower", menu=False, pooled="mean",
+        ),
+        Column(
+            "output_error", "share", "Error of a layer's output",
+            "Relative, on the calibration tokens, mean over the matrices.",
+            format="~%", better="lower", pooled="mean",
+        ),
+        Column(
+            "output_error_nearest", "share", "Error of a layer's output after rounding to nearest",
+            "Relative, on the calibration tokens, mean over the matrices.",
+            format="~%", better="lower", menu=False, pooled="mean",
         ),
         Column("calibration_problem", "", "Problem of the calibration", dtype="string", menu=False),
     ),

@@ -25,7 +25,7 @@ from pipeline.models.memory import CPU_CHUNK_LOGIT_BYTES, CPU_COMPARED_ROWS
 from pipeline.models.out_of_memory import room_for
 from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.tensor_statistics import TensorStatistics, measure_weight
-from pipeline.quantize import Variant, decoded
+from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
 from pipeline.quantize.control_variant import Perturbed
 from pipeline.quantize.perturbing import RoundingErrors, perturbed
 from pipeline.spec import ProbeSpec
@@ -60,6 +60,9 @@ class Backend(Protocol):
 
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
         """Sequences of ``length`` that go at a time through a model of ``config``."""
+
+    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+        """``weight`` (float32 (O, I)) by a quantizer that is calibrated."""
 
     def pack(self, linear: ProbeLinear) -> Any:
         """The weight of ``linear`` for all variants; what is measured of it goes to ``linear.plan.measured``."""
@@ -103,6 +106,10 @@ class TorchBackend:
         rows = GPU_CHUNK_ROWS if self._device.type == "cuda" else CPU_CHUNK_ROWS
         by_logits = CPU_CHUNK_LOGIT_BYTES // (4 * variants * length * vocabulary(config))
         return max(1, min(rows // (variants * length), by_logits, sequences))
+
+    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+        """By the definition."""
+        return quantizer.encode(weight, calibration)
 
     def pack(self, linear: ProbeLinear) -> Tensor:
         """float32 (S, O, I)."""

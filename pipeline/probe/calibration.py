@@ -149,7 +149,7 @@ class Calibrator:
             if given is None:
                 continue
             variant, slot = self._plan.variants[self._variants[index]], linear.slots[self._variants[index]]
-            encoded[slot] = given.quantizer.encode(weight, given.calibration())
+            encoded[slot] = self._plan.backend.encode(given.quantizer, weight, given.calibration())
             if (outcome := encoded[slot].outcome) is not None:
                 self._plan.outcomes.setdefault(linear.name, {})[variant] = outcome
             self._weights_of(linear)[index] = decoded(given.quantizer, encoded[slot], weight)

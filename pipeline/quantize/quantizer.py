@@ -47,8 +47,10 @@ class CalibrationProblem(enum.StrEnum):
     """What kept a calibrated method from doing all of its work on a matrix."""
 
     NO_TOKENS = "no calibration token reaches it"
+    NO_INPUTS = "all of its inputs are zero"
     FEW_TOKENS = "fewer calibration tokens than input columns"
     NOT_POSITIVE_DEFINITE = "its second moments have no Cholesky factor"
+    WORSE_THAN_NEAREST = "its output is further off than rounding to nearest leaves it"
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,13 @@ class CalibrationOutcome:
     damping: float | None = None
     """What was added to the diagonal of the second moments, relative to its mean; None for a method without."""
     problem: CalibrationProblem | None = None
-    """None where the method did what it is defined to do on second moments of full rank."""
+    """None where nothing did."""
     rounded: bool = False
     """Whether the matrix was rounded to nearest because the method cannot work on it."""
+    output_error: float | None = None
+    """How far the layer's output is off on the calibration tokens, relative (``quantize.output_error``)."""
+    output_error_nearest: float | None = None
+    """The same after rounding to nearest."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pipeline.probe.backend import Scores, compare
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
-from pipeline.quantize import Variant, decoded
+from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
+from pipeline.quantize.triton.encoding import encode
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
 from pipeline.spec import ProbeSpec
@@ -55,6 +56,10 @@ class TritonBackend:
         if fused:
             return walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         return module_chunk(vocabulary(config), variants, sequences, length)
+
+    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+        """By a kernel, but for quantizers without one."""
+        return encode(quantizer, weight, calibration)
 
     def pack(self, linear: ProbeLinear) -> PackedWeight:
         """In one launch, but for quantizers without a kernel."""

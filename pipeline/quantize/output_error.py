@@ -1,0 +1,28 @@
+"""How far a layer's output is off on the calibration tokens, from the second moments of its inputs alone.
+
+Legend of shapes: O = out_features, I = in_features.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def output_error(weight: Tensor, values: Tensor, second_moments: Tensor) -> float:
+    """||(W' - W) X|| / ||W X||: the share of the output's size that quantization moves it by.
+
+    ``weight`` and ``values`` (W and W'): float32 (O, I). ``second_moments``: float64 (I, I), the mean of x x^T.
+    0 where nothing is moved; infinite where an output that is zero is.
+    """
+    stored = weight.double()
+    moved, size = (_output_square(matrix, second_moments) for matrix in (values.double() - stored, stored))
+    ratio: Tensor = moved.where(moved == 0, moved / size).sqrt()
+    return float(ratio)
+
+
+def _output_square(matrix: Tensor, second_moments: Tensor) -> Tensor:
+    """The mean of ||M x||^2 over the tokens, a scalar."""
+    return (matrix @ second_moments).mul_(matrix).sum().clamp_(min=0.0)

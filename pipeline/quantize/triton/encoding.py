@@ -1,0 +1,16 @@
+"""Calibrated quantizers by their kernels, where they have one: found by their type, to the same codes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pipeline.quantize.gptq import Gptq
+from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
+from pipeline.quantize.triton.gptq_block import quantize_columns
+
+
+def encode(quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+    """``quantizer.encode(weight, calibration)``."""
+    if type(quantizer) is Gptq:
+        return quantizer.encode_by(quantize_columns, weight, calibration)
+    return quantizer.encode(weight, calibration)

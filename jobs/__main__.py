@@ -2,8 +2,8 @@
 
 import sys
 
-# Python puts the working directory first, so that a numpy.py or pipeline.py in it would be taken for the library's:
-# everything is imported from where this package lies, as an installed command does.
+# Python puts the working directory first, and a numpy.py or pipeline.py there would shadow the real one. Import
+# everything from this package's own folder, as an installed command does.
 sys.path[0] = __file__.rpartition("/jobs/")[0] or sys.path[0]
 
 from jobs.cli import main  # noqa: E402

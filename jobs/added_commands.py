@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 
 
 def added_kinds() -> dict[str, PerCheckpoint]:
-    """The kinds of work that have a command of their name here."""
+    """Kinds of work that plug-ins add; each becomes a command of its own name."""
     return {each.name: each for each in kinds_of_work if isinstance(each, PerCheckpoint)}
 
 
 def command_of(work: PerCheckpoint) -> click.Command:
-    """The command that does, reduces and reports ``work``."""
+    """Make the command that runs, reduces and reports ``work``."""
 
     @click.command(
-        work.name, help=f"{work.__doc__}\n\nInto DIR, for every checkpoint of SUITE; a rerun resumes."
+        work.name,
+        help=f"{work.__doc__}\n\nResults go into DIR, one shard per checkpoint of SUITE; a rerun resumes.",
     )
     @click.argument("suite")
     @out_option
@@ -65,7 +66,7 @@ def _settings_help(work: PerCheckpoint) -> str:
 
 
 def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, ...]) -> int:
-    """Does what is missing and names every failure on stderr; returns the exit code."""
+    """Run the missing tasks and name every failure on stderr; return the exit code."""
     from pipeline.runs.execute import execute
 
     words = dict(_setting(each) for each in settings)
@@ -87,7 +88,7 @@ def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, 
     for key, reason in summary.failures.items():
         errors.print(f"failed: {key}: {reason}", markup=False)
     console.print(
-        f"{work.name}: {len(summary.measured)} done, {summary.already_done} were there, "
+        f"{work.name}: {len(summary.measured)} done, {summary.already_done} existed already, "
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {out}",
         markup=False,
     )

@@ -37,9 +37,9 @@ def command(**options: object) -> None:
 
 
 def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: None) -> int:
-    """Audits, reports as it goes, names every failure on stderr; returns the exit code.
+    """Run the audit, show progress and name every failure on stderr; return the exit code.
 
-    ``meanwhile`` is called in a thread once the workers have been started, if there is work for them.
+    If there is anything to measure, ``meanwhile`` is called in a thread once the workers have started.
     """
     from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
@@ -54,11 +54,11 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
 
     def on_status(found: FolderStatus) -> None:
         if found.done:
-            console.print(f"{len(found.done)} shards are there already; {len(found.to_measure)} to measure")
+            console.print(f"{len(found.done)} shards exist already; {len(found.to_measure)} to measure")
         if found.incomplete:
             lacking = sorted({str(lacks) for lacks in found.incomplete.values()})
             console.print(
-                f"{len(found.incomplete)} of these are added to: each {' or '.join(lacking)}", markup=False
+                f"{len(found.incomplete)} of these are incomplete: each {' or '.join(lacking)}", markup=False
             )
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
@@ -83,10 +83,10 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
             original = names.get(checkpoint.duplicate_of, checkpoint.duplicate_of)
             errors.print(f"duplicate: {checkpoint.revision} has the same content as {original}", markup=False)
     console.print(
-        f"audit: {len(summary.measured)} measured, {summary.already_done} were there, "
+        f"audit: {len(summary.measured)} measured, {summary.already_done} existed already, "
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
         markup=False,
     )
     if summary.idle_share is not None:
-        console.print(f"workers stood idle {summary.idle_share:.0%} of their time", markup=False)
+        console.print(f"workers were idle {summary.idle_share:.0%} of the time", markup=False)
     return summary.exit_code

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
-"""Checkpoints that the arithmetics of a GPU are compared on, used in turn."""
+"""Weight files that the comparison of arithmetics uses in turn."""
 
 
 @click.command()
@@ -47,35 +47,44 @@ ARITHMETIC_FILES = 4
 @click.option("--out", metavar="DIR", help="Also write DIR/benchmark.json and DIR/benchmark.png.")
 @click.option("--scaling", is_flag=True, help="Time the pipeline with one worker too, and print the ratio.")
 @click.option(
-    "--random", "shape", metavar="SHAPE", help="Instead of SUITE: random weights of a shape, as pythia-160m."
+    "--random",
+    "shape",
+    metavar="SHAPE",
+    help="Use random weights of this shape instead of SUITE, such as pythia-160m.",
 )
 @click.option(
     "--files",
     type=click.IntRange(1),
     default=8,
     show_default=True,
-    help="Distinct weight files of --random; its checkpoints use them in turn.",
+    help="Distinct weight files that --random writes; the checkpoints use them in turn.",
 )
 @click.option(
     "--fork", "training", is_flag=True, help="Time training, as `fork` does it, instead of probing."
 )
 @click.option(
-    "--tokens-per-step", type=int, default=8192, show_default=True, help="Of --fork: tokens of an update."
+    "--tokens-per-step", type=int, default=8192, show_default=True, help="With --fork: tokens per update."
 )
 @click.option(
-    "--updates", type=click.IntRange(1), default=40, show_default=True, help="Of --fork: updates timed."
+    "--updates",
+    type=click.IntRange(1),
+    default=40,
+    show_default=True,
+    help="With --fork: number of updates to time.",
 )
-@click.option("--compile/--no-compile", default=None, help="Of --fork: compiled training. Default: on a GPU.")
+@click.option(
+    "--compile/--no-compile", default=None, help="With --fork: compile the training. Default: on a GPU."
+)
 @click.option(
     "--runs",
     type=click.IntRange(1),
     metavar="N",
-    help="Of --fork: time a whole experiment of N runs, probes included, against N naive runs.",
+    help="With --fork: time a whole experiment of N runs, probes included, against N naive runs.",
 )
 @click.option(
     "--probe-every",
     type=click.IntRange(1),
-    help="Of --runs: updates between probes. Default: a tenth of --updates, as of `fork`.",
+    help="With --runs: updates between probes. Default: a tenth of --updates, as for `fork`.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
@@ -93,14 +102,14 @@ def command(
     one would write first against the one of `fork`, from the last checkpoint of SUITE; with --runs too, a whole
     experiment of so many runs, from the request to the last row.
     """
-    # Threads that spin while they wait are what favours the naive loop, as long as nothing else runs: it must not be
-    # slowed by the setting that the other commands choose.
+    # Threads that spin while they wait make the naive loop faster on an idle machine. Allow them here, so that the
+    # setting of the other commands does not slow it.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
     if options["probe_every"] is not None and options["runs"] is None:
         raise UsageError(f"--probe-every {options['probe_every']}: only a run of --fork --runs N is probed")
     if options["runs"] is not None and not training:
-        raise UsageError(f"--runs {options['runs']}: these are runs of `fork`; wanted --fork beside it")
+        raise UsageError(f"--runs {options['runs']}: this is a number of runs of `fork`; add --fork")
     if options["runs"] is not None:
         compare_runs(options, folder, as_json=as_json)
         return
@@ -132,7 +141,7 @@ def command(
 
 
 def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
-    """Measures, saying on stderr what, and keeps what is found in ``folder`` as it comes."""
+    """Run the measurements, name each on stderr, and save each result to ``folder`` when it is known."""
     from pipeline.benchmark import Outcome, compare, compare_arithmetics
     from pipeline.suites import fetch
 

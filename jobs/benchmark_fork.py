@@ -48,7 +48,9 @@ def compare_forks(options: dict[str, Any], folder: Path | None, *, as_json: bool
 
 
 def _model(options: dict[str, Any]) -> Callable[[], nn.Module]:
-    """What makes the model to train: of the shape of ``--random``, or the last checkpoint of the suite."""
+    """Return a function that makes the model to train: one with the shape of ``--random``, or the suite's last
+    checkpoint.
+    """
     from pipeline.benchmark.shapes import random_model, shape_config
     from pipeline.benchmark.training import checkpoint
     from pipeline.suites import fetch, open_suite

@@ -47,7 +47,7 @@ def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool)
 
 
 def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
-    """The experiment, into a folder under ``scratch``, from the last checkpoint of the suite."""
+    """The request for the experiment: it starts from the suite's last checkpoint and writes under ``scratch``."""
     from jobs.suite_argument import resolve_suite
     from pipeline.benchmark.training import RATE
     from pipeline.suites.model_config import model_config
@@ -82,8 +82,8 @@ def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
 
 
 def paper_arms(runs: int, updates: int, probe_every: int) -> tuple[str, ...]:
-    """The paper's schedules where they share ``runs`` evenly and fit the run, each with a probe that is compared; else
-    the baseline alone.
+    """The paper's schedules, if ``runs`` divides evenly among them and each has a compared probe in a run; else the
+    baseline alone.
     """
     rates = ForkRates(base_lr=1.0, peak_lr=1.0, steps=updates)
     arms = tuple(arm_word(name, schedules.find(name).settings_for(probe_every)) for name in PAPER_SCHEDULES)

@@ -11,7 +11,7 @@ from pipeline.spec import TokenShape
 
 
 def random_suite(scratch: Path, options: dict[str, Any], checkpoints: int) -> dict[str, Any]:
-    """Writes the suite of ``--random`` under ``scratch``; the options that lead to it and to its tokens."""
+    """Write the suite of ``--random`` under ``scratch``; return the options that select it and its tokens."""
     from pipeline.benchmark.shapes import TOKENS, write_random_suite
 
     if options["suite"] is not None:

@@ -1,4 +1,4 @@
-"""What a benchmark says while it measures, and what it keeps of it."""
+"""Progress messages and saved results of a benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NUMBERS = "benchmark.json"
 
 
 class Stages:
-    """Says on stderr what is being measured, and how long after the start, whenever that changes."""
+    """Print each new stage and the time since the start on stderr."""
 
     def __init__(self, show: Report) -> None:
         self._show, self._start, self._last = show, time.monotonic(), ""
@@ -27,7 +27,7 @@ class Stages:
 
 
 class Record:
-    """``name`` in a folder, from the first number on: what was found before a run ended early is there."""
+    """A JSON file that is rewritten after each result, so that a run that ends early keeps what it found."""
 
     def __init__(self, suite: str, folder: Path | None, name: str = NUMBERS) -> None:
         self._found: dict[str, Any] = {"suite": suite, "complete": False}
@@ -36,7 +36,7 @@ class Record:
             make_folder(folder)
 
     def add(self, part: dict[str, Any]) -> None:
-        """Adds ``part`` to what is there."""
+        """Add ``part`` and save the file."""
         self._found |= part
         if self._folder is not None:
             write_atomically(self._folder / self._name, (json.dumps(self._found, indent=1) + "\n").encode())

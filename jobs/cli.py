@@ -24,25 +24,25 @@ from pipeline.base.plugins import load_plugins, plugins_named
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# transformers imports torchao wherever it is installed (the tests need it); what it says of its own compiled parts,
-# which nothing here uses, is no warning to whoever runs a command.
+# transformers imports torchao wherever it is installed (the tests need it); hide its warning about its own compiled
+# extensions, which nothing here uses.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
-# What Ray itself says in a job's log (a node was lost) comes without escape codes, as everything else there.
+# Ray's own messages in a job's log (a node was lost) come without escape codes, like all other lines.
 os.environ.setdefault("RAY_COLOR_PREFIX", "0")
 
 COMMANDS = (
     "run", "audit", "reduce", "report", "status", "phases", "compare", "fork", "pretrain", "monitor", "suites",
     "benchmark",
 )  # fmt: skip
-"""Each is ``command`` in the module of its name; imported when it is called, so that --help is quick."""
+"""Each command is ``command`` in the module of its name, imported when it is called, so that --help is quick."""
 
 
 class Group(click.Group):
-    """Loads commands when they are asked for, and turns the library's errors into exit codes."""
+    """A command group that imports a command when it is called and turns the library's errors into exit codes."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
-        """As click's, for names of files in any alphabet whatever the terminal can show."""
+        """Run click's ``main`` in UTF-8 mode, so that file names in any alphabet work on any terminal."""
         if args is None:
             _use_utf8()
         for stream in (sys.stdout, sys.stderr):
@@ -53,7 +53,7 @@ class Group(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """As click's, after the plug-ins have added what they add."""
+        """Load the plug-ins, then call click's ``make_context``."""
         try:
             load_plugins()
         except UsageError as error:
@@ -77,9 +77,7 @@ class Group(click.Group):
             raise click.UsageError(printable(str(unknown_name("command", args[0], known))))
         for given in args:
             if any("\ud800" <= letter <= "\udfff" for letter in given):
-                raise _Misuse(
-                    f"{given!r} is not text in UTF-8, as names have to be: rename the file or folder"
-                )
+                raise _Misuse(f"{given!r} is not UTF-8 text: rename the file or folder")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -99,7 +97,7 @@ class _ShownError(click.ClickException):
 
 
 def _added() -> dict[str, click.Command]:
-    """Commands of the kinds of work that plug-ins add."""
+    """The commands that plug-ins add."""
     if not plugins_named():
         return {}
     from jobs.added_commands import added_kinds, command_of
@@ -120,9 +118,9 @@ class _Interrupted(_ShownError):  # noqa: N818 - a way to exit
 
 
 def _use_utf8() -> None:
-    """Starts anew in UTF-8 mode where the locale names no encoding: names beyond ASCII would be no text there.
+    """Restart Python in UTF-8 mode if the locale names no encoding: it could not read file names beyond ASCII.
 
-    What is printed stays in the locale's encoding, with escapes for the rest.
+    Output stays in the locale's encoding, with escapes for other characters.
     """
     if sys.getfilesystemencoding().lower() != "utf-8" and not sys.flags.utf8_mode:
         settings = {"PYTHONUTF8": "1", "PYTHONIOENCODING": f"{sys.stdout.encoding}:backslashreplace"}

@@ -41,14 +41,14 @@ NUMBERS, FIGURE = "comparison.json", "comparison.png"
     "strata",
     multiple=True,
     metavar="NAME=DIR,DIR,...",
-    help="Trainings that the exact test deals to groups among themselves, repeatable: those of one seed, for example.",
+    help="Trainings that the exact test permutes only among themselves, such as those of one seed; repeatable.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Tell the power of the rule that a ratio's interval lies above this.",
+    help="Also report the power of the rule that a ratio's whole interval lies above this number.",
 )
 @click.option(
     "--variant",
@@ -77,11 +77,11 @@ def command(
 ) -> None:
     """Compare the growth of the gap between two windows of steps in reduced audits, with 95 % intervals.
 
-    DIR is the folder of an audit, or a table as `phases` reads it. All are compared with the first; audits must be of
-    the same evaluation tokens. These intervals count checkpoints and text, and hold for the trainings that there are.
-    With --group every training is one observation, and the interval says what other trainings would give. The figure
-    shows the gap of int4, or else of the first variant; trainings whose names differ only in a last number, as seeds
-    do, share a colour.
+    DIR is the folder of an audit, or a table as `phases` reads it. All are compared with the first; audits must
+    share their evaluation tokens. These intervals count checkpoints and text, and hold for these trainings only.
+    With --group every training is one observation, and the interval says what other trainings would give. The
+    figure shows the gap of int4, or else of the first variant; trainings whose names differ only in a final number,
+    such as seeds, share a colour.
     """
     from pipeline.analysis.trajectory.growth import compare_growth, parse_window
 
@@ -121,7 +121,7 @@ def command(
 
 
 def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
-    """The lists of ``NAME=DIR,DIR`` by name."""
+    """Parse each ``NAME=DIR,DIR``: name -> list of folders."""
     found: dict[str, tuple[str, ...]] = {}
     for text in texts:
         name, equals, rest = text.partition("=")
@@ -143,7 +143,7 @@ def _ratios(
     variant: str,
     threshold: float,
 ) -> list[GroupRatio]:
-    """Every group over the first."""
+    """The ratio of every group to the first."""
     from pipeline.analysis.trajectory.trainings import Training, compare_groups
 
     if not kinds:
@@ -170,7 +170,7 @@ def _ratios(
 
 
 def _read(names: Sequence[str]) -> list[Curve]:
-    """The trainings; ``UsageError`` where one was measured on other tokens than the first audit."""
+    """Read the trainings. Raises UsageError if one was measured on other tokens than the first."""
     from pipeline.analysis.table_files import read_table
     from pipeline.analysis.trajectory.reduction import read_curve
     from pipeline.report.comparison import TABLE_ENDINGS
@@ -194,7 +194,7 @@ def _print(found: list[tuple[str, str, Growth]], windows: tuple[Window, Window],
                 f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
             )
         if growth.growth is None:
-            console.print("  no growth: the gap before cannot be told from 0", markup=False)
+            console.print("  no growth: the early gap cannot be distinguished from 0", markup=False)
         else:
             console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}", markup=False)
         if growth.against is not None:

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, plain lines elsewhere.
+"""Progress output: a bar on a terminal, plain lines elsewhere.
 
-Names of folders, tensors and columns, and reasons that quote them, come from files that others made. Whatever is
-printed therefore goes through :func:`printable`: a name must not move the cursor, colour the terminal or set its title.
+Names of folders, tensors and columns come from other people's files. All output therefore goes through
+:func:`printable`: a name must not move the cursor, colour the terminal or set its title.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from rich.table import Table
 from pipeline.runs.kind_of_work import TextTable
 
 LINE_EVERY_S = 10.0
-"""Least time between two plain lines."""
+"""Shortest time between two plain lines, in seconds."""
 
 Report = Callable[[int, int, float | None, str], None]
-"""Called with units done, units in all, seconds left (None: not known yet) and a word on the last one."""
+"""Called with units done, total units, seconds left (None: not known yet) and a note on the last one."""
 
 _UNPRINTABLE = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
-"""Control characters but tab and newline, those that change the direction of text, and halves of surrogate pairs."""
+"""Control characters except tab and newline, characters that change the text direction, and lone surrogates."""
 
 
 def printable(text: str) -> str:
-    """``text`` with whatever a terminal would obey instead of show as an escape.
+    """``text`` with characters that a terminal would act on replaced by escapes.
 
     >>> printable("step\\x1b[2J1")
     'step\\\\x1b[2J1'
@@ -40,15 +40,15 @@ def printable(text: str) -> str:
 
 
 def tab_separated(cells: Iterable[str]) -> str:
-    """One line of ``cells``, whatever is in them."""
+    """The cells as one tab-separated line; tabs and newlines in them become spaces."""
     return "\t".join(printable(cell).replace("\t", "\\t").replace("\n", "\\n") for cell in cells)
 
 
 class SafeConsole(Console):
-    """A console whose text is printable; the control codes that rich itself sends are no text."""
+    """A rich console that escapes unprintable text; rich's own control codes pass."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments as rich makes them, their text printable."""
+        """Render as rich does, with escaped text."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
@@ -58,7 +58,7 @@ errors = SafeConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def rich_table(text: TextTable) -> Table:
-    """``text`` as rich draws it."""
+    """``text`` as a rich table."""
     table = Table(title=text.title, title_justify="left")
     for index, head in enumerate(text.heads):
         if text.named and index == 0:
@@ -72,7 +72,7 @@ def rich_table(text: TextTable) -> Table:
 
 
 def duration(seconds: float) -> str:
-    """A duration for people.
+    """``seconds`` in words.
 
     >>> duration(42), duration(95), duration(7300)
     ('42 s', '1 min 35 s', '2 h 1 min')
@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(label: str) -> Iterator[Report]:
-    """A reporter for work named ``label``, for the length of the block."""
+    """Context manager that gives a progress callback for work named ``label``."""
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from pipeline.runs.progress import Progress
 
 SHOWN = 4
-"""Unfinished runs that a line of progress names."""
+"""How many unfinished runs a progress line names."""
 
 
 def _schedule_help() -> str:
-    """Every schedule with its parameters and their defaults, a line each."""
+    """One line per schedule and parameter, with its default."""
     lines = ["\b", "Schedules and their parameters:"]
     for each in schedules:
         lines.append(f"  {each.name}" + ("" if each.accepted() else " (none)"))
@@ -56,13 +56,16 @@ def _schedule_help() -> str:
     help="Checkpoint to start from; auto = the last one before the onset that an audit found.",
 )
 @click.option(
-    "--audit", "audit_dir", metavar="DIR", help="Audit that --from auto asks. Default: the one in --out."
+    "--audit",
+    "audit_dir",
+    metavar="DIR",
+    help="Audit whose onset --from auto uses. Default: the one in --out.",
 )
 @click.option(
     "--schedules",
     default=",".join(PAPER_SCHEDULES),
     show_default=True,
-    help=f"Of {', '.join(schedules.names())}; parameters, listed below, as in oli:period=40:amplitude=1.",
+    help=f"One or more of {', '.join(schedules.names())}; parameters, listed below, as in oli:period=40:amplitude=1.",
 )
 @click.option("--seeds", type=int, default=3, show_default=True, help="Runs per schedule.")
 @click.option("--steps", "n_steps", type=int, help="Updates of a run. Default: a tenth of the suite's own.")
@@ -76,31 +79,39 @@ def _schedule_help() -> str:
 @click.option(
     "--data",
     metavar="FOLDER",
-    help="Tokens of the training text that `pretrain --data` keeps there. Default: those in DIR, else made anew.",
+    help="Folder in which `pretrain --data` keeps the tokenized training text. Default: DIR; tokenized if not there.",
 )
 @click.option(
     "--sweep",
     metavar="NAME=V,V,...",
-    help="One arm per value of a schedule's parameter: amplitude=0.1,0.3,1,3. A plain cosine stays as well.",
+    help="One arm per value of a schedule's parameter: amplitude=0.1,0.3,1,3. A plain cosine is kept for comparison.",
 )
 @click.option(
     "--optimizers",
     default="adamw",
     show_default=True,
-    help="Also sam, muon: further arms under the first schedule.",
+    help="adamw, sam or muon, separated by commas; those after the first are further arms under the first schedule.",
 )
 @click.option("--allow-epochs", is_flag=True, help="Allow runs that see the training text more than once.")
-@click.option("--learning-rate", type=float, help="Rate at the fork. Default: the suite's at that step.")
+@click.option(
+    "--learning-rate", type=float, help="Learning rate at the fork. Default: the suite's at that step."
+)
 @click.option(
     "--rewarm-steps",
     type=int,
-    help="Ramp for cold moments. Default: 1/(1 - beta2), at most a tenth of the run.",
+    help="Learning-rate ramp if Adam's moments start cold, updates. Default: 1/(1 - beta2), at most a tenth of a run.",
 )
 @click.option(
-    "--ema-decay", type=float, help="Of the averaged weights. Default: remembers two probe intervals."
+    "--ema-decay",
+    type=float,
+    help="Decay of the weights' moving average. Default: a memory of two probe intervals.",
 )
 @click.option(
-    "--lawa-window", type=int, default=5, show_default=True, help="Probes whose weights are averaged."
+    "--lawa-window",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Number of last probes whose weights LAWA averages.",
 )
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
 @click.option(
@@ -128,18 +139,18 @@ def command(seed: int, **options: object) -> None:
     show_page(fork, out)
     folder = run_folder(out)
     if folder.has_plan() and folder.has_result(REPORT):
-        show_page(audit, out)  # which has a section for the experiment
+        show_page(audit, out)  # status has a section for the experiment
     raise SystemExit(code)
 
 
 def _fork_options(options: dict[str, Any]) -> ForkOptions:
-    """Takes the options that a fork has, and those that it shares with an audit."""
+    """Pick the options of a fork and of the audit that it contains."""
     own = {field.name: options[field.name] for field in fields(ForkOptions) if field.name in options}
     return ForkOptions(audit=audit_options(options), **own)
 
 
 def run_fork_experiment(options: ForkOptions) -> int:
-    """Runs what is missing, reports as it goes, names every failure on stderr; returns the exit code."""
+    """Train the missing runs, show progress and name every failure on stderr; return the exit code."""
     from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
     from pipeline.runs.folder_status import FolderStatus
@@ -158,7 +169,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
 
     def on_status(found: FolderStatus) -> None:
         if found.done:
-            console.print(f"{len(found.done)} runs are there already; {len(found.to_measure)} to do")
+            console.print(f"{len(found.done)} runs exist already; {len(found.to_measure)} to do")
         for reason in found.corrupt.values():
             errors.print(f"redone: {reason}", markup=False)
 
@@ -175,7 +186,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
     for key, reason in summary.failures.items():
         errors.print(f"failed: {key}: {reason}", markup=False)
     console.print(
-        f"fork: {len(summary.measured)} runs done, {summary.already_done} were there, "
+        f"fork: {len(summary.measured)} runs done, {summary.already_done} existed already, "
         f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
         markup=False,
     )
@@ -183,6 +194,6 @@ def run_fork_experiment(options: ForkOptions) -> int:
 
 
 def _under_way(state: Progress) -> str:
-    """The unfinished runs that have kept a state, and how far they are."""
+    """The unfinished runs that have saved a state, with their progress."""
     shown = [f"{key} {share:.0%}" for key, share in list(state.under_way.items())[:SHOWN]]
     return ", ".join([*shown, *(["..."] if len(state.under_way) > SHOWN else [])])

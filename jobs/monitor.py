@@ -1,4 +1,4 @@
-"""``monitor``: what the training-time monitor would have said on an audited run."""
+"""``monitor``: the verdicts that the training-time monitor would have given on an audited run."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from jobs.console import console
     type=click.FloatRange(min=0),
     default=0.01,
     show_default=True,
-    help="Worsening that counts, nats.",
+    help="Worsening of the loss that counts, in nats.",
 )
 @click.option(
     "--rule",
     type=click.Choice(["e-detector", "cusum"]),
     default="e-detector",
     show_default=True,
-    help="Of the alarm.",
+    help="Probability of a false alarm in a run that never gets worse.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every verdict.")
 def command(folder: str, *, variant: str, margin: float, rule: str, as_json: bool) -> None:
-    """Give the verdicts as they would have come during training, and what other stopping rules would have cost.
+    """Replay the verdicts of the training-time monitor, and show what other stopping rules would have cost.
 
     Regret is the quantized loss of what a rule ships minus the run's lowest; delay counts from that lowest checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values become requests."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ resource_options = _stack(
     click.option(
         "--workers",
         type=int,
-        help="Most workers; of a cluster's autoscaler as many are asked for. Default: every GPU slot or CPU core.",
+        help="Most workers; an autoscaling cluster is asked for this many. Default: every GPU slot or CPU core.",
     ),
     click.option(
         "--workers-per-gpu", type=int, default=1, show_default=True, help="Workers that share a GPU."
@@ -108,14 +108,14 @@ resource_options = _stack(
         "--gpus-per-worker",
         type=float,
         metavar="SHARE",
-        help="The same as a share of one GPU, at most 1: 0.5 = two workers to a GPU.",
+        help="Share of one GPU for each worker, at most 1: 0.5 = two workers per GPU.",
     ),
     click.option(
         "--task-timeout",
         "task_timeout_s",
         type=click.FloatRange(0),
         metavar="SECONDS",
-        help="Kill a worker that is at one checkpoint for longer, and try that elsewhere; 0 = never. "
+        help="Kill a worker that takes longer than this for one checkpoint, and retry elsewhere; 0 = never. "
         "Default: 20 times the slowest so far, at least an hour; never for training runs.",
     ),
 )
@@ -129,19 +129,19 @@ missing_option = click.option(
     help="Report without the checkpoints that have no shard; the report says so.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of every resampling."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every resampling."
 )
 unused_seed_option = click.option(
     "--seed",
     type=click.IntRange(0),
     default=0,
     expose_value=False,
-    help="As elsewhere; nothing here is random.",
+    help="Accepted for symmetry with other commands; an audit draws no random numbers.",
 )
 
 
 def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | None:
-    """The numbers of ``--steps`` (or of the ``option`` that an error names).
+    """Parse the value of ``--steps``, or of ``option``, which errors name.
 
     >>> parse_steps("0,1000")
     (0, 1000)
@@ -157,6 +157,6 @@ def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | 
 
 
 def audit_options(options: dict[str, Any]) -> AuditOptions:
-    """Takes the options that an audit has and leaves the others."""
+    """Pick the options of an audit from ``options``."""
     own = {field.name: options[field.name] for field in fields(AuditOptions) if field.name in options}
     return AuditOptions(**own | {"steps": parse_steps(options.get("steps"))})

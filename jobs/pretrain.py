@@ -27,7 +27,7 @@ from pipeline.train.recipes import Recipe
 @click.option("--min-lr", type=float, help="Learning rate that the schedule does not fall below.")
 @click.option("--warmup-steps", type=int, help="Steps of linear warm-up.")
 @click.option("--checkpoint-every", type=int, help="Spacing of the checkpoints after step 512.")
-@click.option("--seed", type=int, help="Of the initial weights and the data order.")
+@click.option("--seed", type=int, help="Seed of the initial weights and the data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--keep-optimizer-at",
@@ -40,12 +40,12 @@ from pipeline.train.recipes import Recipe
 @click.option(
     "--branch-from",
     metavar="FOLDER",
-    help="Suite of the same recipe under another schedule to continue from, at the last state it kept that both share.",
+    help="Suite of the same recipe under another schedule; continue from its last saved state that both share.",
 )
 @click.option(
     "--data",
     metavar="FOLDER",
-    help="Where the tokenized corpus is kept for other suites of the same text. Default: not kept.",
+    help="Folder that keeps the tokenized corpus for other suites of the same text. Default: not kept.",
 )
 def command(recipe: str, out: str, **options: Any) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
@@ -71,7 +71,7 @@ def command(recipe: str, out: str, **options: Any) -> None:
 
 
 def _name(recipe: Recipe, changes: dict[str, Any]) -> str:
-    """The recipe's name and what a comparison of suites varies: ``python-source-1m-wsd-seed1``."""
+    """Name of the suite, with what a comparison varies: ``python-source-1m-wsd-seed1``."""
     schedule = changes.get("schedule", recipe.schedule)
     seed = changes.get("seed", recipe.seed)
     parts = [schedule] * (schedule != recipe.schedule) + [f"seed{seed}"] * (seed != recipe.seed)

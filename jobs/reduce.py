@@ -15,13 +15,13 @@ from pipeline.runs.output import run_folder
 @missing_option
 @seed_option
 def command(directory: str, allow_missing: bool, seed: int) -> None:
-    """Join the shards in DIR into DIR/tables/ and DIR/report.json (of a fork, DIR/tables/schedules.json)."""
+    """Join the shards in DIR into DIR/tables/ and DIR/report.json (for a fork: DIR/tables/schedules.json)."""
     for work in work_in(run_folder(directory)) or [kinds_of_work.find("audit")]:
         show_reduction(work, directory, allow_missing=allow_missing, seed=seed)
 
 
 def show_reduction(work: KindOfWork, directory: str, *, allow_missing: bool, seed: int) -> None:
-    """Reduces one kind of work and prints what it comes to."""
+    """Reduce one kind of work and print the result."""
     found = work.reduce(run_folder(directory, work.kind), allow_missing=allow_missing, seed=seed)
     if found.table is not None:
         console.print(rich_table(found.table))

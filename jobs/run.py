@@ -45,7 +45,7 @@ def command(allow_missing: bool, seed: int, **options: object) -> None:
 
 
 def prepare() -> None:
-    """Loads what the reduction and the report need: seconds, in which the workers compute and this process waits."""
-    with suppress(ImportError):  # said where it is needed
+    """Import what the reduction and the report need while the workers compute; it takes seconds."""
+    with suppress(ImportError):  # the error is raised where the module is needed
         importlib.import_module("pipeline.analysis.trajectory.reduction")
         importlib.import_module("pipeline.report.audit_page").vega_bundle()

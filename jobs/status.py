@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("directory", metavar="DIR")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-@click.option("--watch", is_flag=True, help="Go on until the run ends, with what happens in it.")
+@click.option("--watch", is_flag=True, help="Show the run's events until it ends.")
 @click.option(
     "--every",
     type=click.FloatRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks of --watch.",
+    help="Seconds between two updates of --watch.",
 )
 def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
-    """Say which checkpoints of DIR, and which runs of its fork experiment, are done, failed, stale or missing."""
+    """List which checkpoints of DIR, and which runs of its fork experiment, are done, failed, stale or missing."""
     if watch:
         watch_run(run_folder(directory), every, as_json=as_json)
         return

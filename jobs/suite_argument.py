@@ -1,4 +1,4 @@
-"""A suite by its name, with a progress bar where it is trained first."""
+"""Open a suite by name, with a progress bar if it has to be trained first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def resolve_suite(name: str, revisions: str | None = None) -> Suite:
-    """As ``open_or_train``, which this tells the user about."""
+    """Call ``open_or_train`` and show the user its progress."""
     folder = recipe_folder(name)
     if folder is None or is_trained(folder):
         return open_or_train(name, revisions)

@@ -54,7 +54,7 @@ def command(suite: str | None, revisions: str | None, verify: bool) -> None:
 
 
 def _rows(suite: Suite) -> list[tuple[str, ...]]:
-    """The cells of COLUMNS for each checkpoint, for programs: plain numbers, empty where not known."""
+    """Rows for programs: the cells of COLUMNS for each checkpoint, plain numbers, empty if not known."""
     names = _names(suite)
     return [
         (
@@ -71,7 +71,7 @@ def _rows(suite: Suite) -> list[tuple[str, ...]]:
 
 
 def _table(suite: Suite) -> Table:
-    """The same for people. On a narrow terminal a cell goes on in the next line; nothing is cut."""
+    """The table for people. On a narrow terminal cells wrap; nothing is cut."""
     names = _names(suite)
     title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
     table = Table(title=title, title_justify="left")
@@ -116,7 +116,7 @@ def _columns(suite: Suite) -> tuple[str, ...]:
 
 
 def _content(checkpoint: Checkpoint) -> str:
-    """On a hub the hash that its pages show; of a folder the identity of weights and configuration."""
+    """Content id as shown: the hub's own hash, or for a folder the id of weights and configuration."""
     return (checkpoint.commit and checkpoint.weights_sha256) or checkpoint.content_id
 
 

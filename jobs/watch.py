@@ -1,4 +1,4 @@
-"""``status --watch``: a run as it goes, from its log of events alone, wherever it is driven from."""
+"""``status --watch``: follow a run through its event log, from any machine that can read it."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Event = dict[str, Any]
 
 @dataclass
 class Run:
-    """What the events since the last ``started`` come to."""
+    """State of a run, computed from the events since the last ``started``."""
 
     expected: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     workers: Counter[str] = field(default_factory=Counter)
-    """By host, those that have joined and were not lost."""
+    """Number of live workers by host."""
     last: list[str] = field(default_factory=list)
     ended: bool = False
 
     def take(self, event: Event) -> None:
-        """Books one event."""
+        """Update the state with one event."""
         name = event["event"]
         if name == "started":
             self.counts.clear()
@@ -47,7 +47,7 @@ class Run:
         self.last = [*self.last, describe(event)][-LAST:]
 
     def headline(self) -> str:
-        """One line on where the run stands."""
+        """The state in one line."""
         parts = [f"{self.counts['done']} done, {self.counts['failed']} failed of {self.expected}"]
         parts += [f"{self.counts[name]} {name}" for name in ("retried",) if self.counts[name]]
         if not self.ended:
@@ -66,9 +66,11 @@ def describe(event: Event) -> str:
 
 
 def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
-    """Shows the run in ``folder`` until it ends: live on a terminal, else a line per event (``as_json``: as it is)."""
+    """Show the run in ``folder`` until it ends: live on a terminal, else one line per event (``as_json``: the raw
+    event).
+    """
     if folder.read_events() is None:
-        raise UsageError(f"no run has begun in {folder}: wanted a folder that a run writes to")
+        raise UsageError(f"no run has started in {folder}: give a folder that a run writes to")
     run, began = Run(), time.monotonic()
     if console.is_terminal and not as_json:
         with Live(console=console, auto_refresh=False) as live:
@@ -90,7 +92,7 @@ def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
 
 
 def _new_events(folder: RunFolder, every_s: float) -> Iterator[list[Event]]:
-    """All events, then for ever, every ``every_s`` seconds, those that have come since."""
+    """Yield all events so far, then new ones every ``every_s`` seconds, without end."""
     seen = 0
     while True:
         events = folder.read_events() or []

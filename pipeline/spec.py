@@ -1,4 +1,4 @@
-"""What is measured, as frozen values that check themselves and have a fingerprint.
+"""The specification of a measurement: frozen values with checks and a fingerprint.
 
 ``Variant`` names a way of quantizing a model (``pipeline.quantize``), ``ProbeSpec`` names everything that can change a
 measured number, ``Checkpoint`` names one set of weights of a trajectory and ``ProbeTask`` is the unit of work.
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 PROBE_VERSION = 1
-"""Raised by hand whenever the probe's arithmetic or definitions change, so that old shards become stale."""
+"""Increased by hand whenever the probe's arithmetic or definitions change, so that old shards become stale."""
 
 MEASUREMENTS = ("loss", "divergence", "agreement", "moments", "grid_fit")
-"""Names of what every probe measures (``pipeline.measurements``); others are asked for by name."""
+"""Names of the measurements that every probe makes (``pipeline.measurements``); others are optional."""
 
 CALIBRATION = "calibration"
 """The measurement that every probe of a calibrated variant takes too: what calibrating each matrix gave."""
@@ -55,7 +55,7 @@ ARITHMETICS = ("ieee", "split", "tf32")
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces; refuses whatever has no pinned representation.
+    """JSON with sorted keys and no spaces; refuses values without a unique representation.
 
     Dataclasses become objects, tuples become arrays. A callable, a NaN or any other object is a ``TypeError``
     (an address or a default ``repr`` would make the fingerprint differ between two equal runs).
@@ -87,16 +87,16 @@ def fingerprint(value: Any) -> str:
 
 
 WANTED, ALWAYS = {"pinned": False}, {"pinned": True}
-"""Metadata of a field of a spec: it says what is wanted and changes no number, so it is never in a fingerprint; it is
-in the fingerprint even at its default. Any other field is in it unless it is at its default."""
+"""Metadata of a spec's field. WANTED: it changes no number and is never in the fingerprint. ALWAYS: it is in the
+fingerprint even at its default. Any other field is in the fingerprint unless it is at its default."""
 
 
 def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``config``, the settings of a spec of class ``kind`` as plain JSON values, its fingerprint holds.
+    """The part of ``config``, the settings of a spec of class ``kind`` as JSON values, that its fingerprint covers.
 
-    Two measurements are comparable exactly when this is equal, whichever releases wrote their settings: a field that
-    one release did not have yet is at its default, and one that this release does not know stays. So a field may be
-    added at any time, if its default means what was done before; a default never changes.
+    Two measurements are comparable exactly when this is equal, whichever releases wrote their settings. A field
+    that an older release lacks counts as its default; a field that this release does not know is kept. A field may
+    therefore be added if its default means what was done before, and a default never changes.
     """
     fields, hints = {each.name: each for each in dataclasses.fields(kind)}, field_types(kind)
     kept: dict[str, Any] = {}
@@ -114,7 +114,7 @@ def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pinned_default(hint: Any, default: Any) -> Any:
-    """A field's default as :func:`pinned` has its value."""
+    """A field's default, in the form that :func:`pinned` uses."""
     return pinned(hint, _plain(default)) if dataclasses.is_dataclass(default) else _plain(default)
 
 
@@ -147,16 +147,16 @@ class TokenShape:
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """What is measured: the variants and measurements that are wanted, and everything that can change their numbers."""
+    """The wanted variants and measurements, and everything that can change their numbers."""
 
     variants: tuple[Variant, ...] = field(metadata=WANTED)
-    """fp32 first."""
+    """Variants to measure; fp32 is the first."""
     shape: TokenShape
-    """How the evaluation tokens are cut."""
+    """Shape of the evaluation tokens."""
     tokens_sha256: str
     """Content hash of the evaluation tokens."""
     vocab_rows: int | None = None
-    """Real rows of the output head; rows beyond pad the vocabulary and count in no weight statistic. None: all."""
+    """Rows of the output head that stand for tokens; padding rows beyond count in no weight statistic. None: all."""
     arithmetic: str = "ieee"
     """How products are computed. ``ieee``: float32 throughout. ``split``: on tensor cores, every float32 operand as two
     float16 halves, as accurate as ieee. ``tf32``: on tensor cores with operands of 11 bits, for comparison only."""
@@ -202,38 +202,40 @@ class ProbeSpec:
         return plain
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of what can change a number and is not at its default: equal where shards are comparable."""
+        """sha256 (hex) of the settings that can change a number and are not at their default; equal if shards are
+        comparable.
+        """
         return fingerprint(pinned(ProbeSpec, self.config()))
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One set of weights of a trajectory, before anything of it is loaded."""
+    """One set of weights of a trajectory, not loaded yet."""
 
     step: int
     """Optimizer steps taken (the number in the folder or revision name)."""
     revision: str
     """Folder or branch name, such as ``step1000``."""
     location: str
-    """Where ``pipeline.suites.fetch`` finds it: an absolute folder, or ``hf://org/name``."""
+    """Its location for ``pipeline.suites.fetch``: an absolute folder, or ``hf://org/name``."""
     content_id: str = ""
     """Identifies the weights without loading them; equal content has equal ids. Empty: not known yet."""
     stage: str = ""
     """Prefix of the key where step numbers repeat between the stages of one run."""
     tokens_seen: int | None = None
-    """Training tokens consumed at this step; None where the suite does not say."""
+    """Training tokens consumed at this step; None if the suite does not state it."""
     learning_rate: float | None = None
-    """Learning rate of the step that led here; None where the suite does not say."""
+    """Learning rate of the last step; None if the suite does not state it."""
     weights_sha256: str | None = None
-    """What the suite says the weights hash to; checked when they are loaded."""
+    """Hash of the weights that the suite states; checked when they are loaded."""
     duplicate_of: str | None = None
     """Key of the earlier checkpoint with the same content, if any."""
     commit: str | None = None
-    """Hub commit that the revision stood for when the suite was opened; what is fetched, even if it moves."""
+    """Hub commit of the revision when the suite was opened; this commit is fetched even if the revision moves."""
 
     @property
     def key(self) -> str:
-        """Name of this checkpoint's shard: ``step000001000``, after its stage where there is one."""
+        """Name of this checkpoint's shard: ``step000001000``, prefixed by its stage if it has one."""
         return f"{self.stage}-step{self.step:09d}" if self.stage else f"step{self.step:09d}"
 
 
@@ -253,13 +255,13 @@ class ProbeTask:
     duplicates: tuple[str, ...] = ()
     """Keys of later checkpoints with the same content; they are written from this one's shard."""
     ahead: tuple[Checkpoint, ...] = ()
-    """What will be measured after this one on the same node, soonest first: fetched while this one computes."""
+    """Checkpoints that the same node measures next, in order; they are fetched while this one computes."""
     cache_gb: float | None = None
-    """Disk that downloaded weights may take on a node, in 10^9 bytes; None = half of what is free there."""
+    """Disk for downloaded weights on a node, in 10^9 bytes; None = half of the free space."""
     stream: bool = False
     """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
     adds: ProbeSpec | None = None
-    """What to measure now, with fp32 again, and to add to the shard that is there; None: everything, into a new one."""
+    """Spec of what to measure and add to the existing shard, fp32 included; None: everything, into a new shard."""
 
     @property
     def key(self) -> str:
@@ -267,7 +269,7 @@ class ProbeTask:
 
     @property
     def measuring(self) -> ProbeSpec:
-        """What is measured now."""
+        """The spec that this task measures."""
         return self.probe if self.adds is None else self.adds
 
     @property
@@ -277,11 +279,11 @@ class ProbeTask:
 
     @property
     def measurements(self) -> tuple[str, ...]:
-        """Names of what the shard has columns of."""
+        """Names of the measurements that the shard has columns for."""
         return self.probe.measurements
 
     def identity(self) -> dict[str, Any]:
-        """What the shard's contents are of; a shard with another one is stale."""
+        """Identity of the shard's contents; a shard with another one is stale."""
         return {"weights": self.checkpoint.content_id}
 
     def marks(self) -> dict[str, str]:

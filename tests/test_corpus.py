@@ -327,10 +327,10 @@ def test_a_byte_order_mark_is_no_text_and_lines_end_alike(tmp_path):
 @pytest.mark.parametrize(
     ("pattern", "complaint"),
     [
-        ("/proc/*", "no file of a disk"),
-        ("/proc/self/maps", "no file of a disk"),
+        ("/proc/*", "not a file on a disk"),
+        ("/proc/self/maps", "not a file on a disk"),
         ("{}/pipe*", "named pipe"),
-        ("{}/zero*", "no file of a disk"),
+        ("{}/zero*", "not a file on a disk"),
         ("{}/huge*", "wanted at most"),
         ("{}/gone*", "cannot read"),
     ],

@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, asked without importing torch, which takes seconds on every start."""
+"""Which GPUs this process may use, found without importing torch, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBRARY = "libcuda.so.1"
 def cuda_memory() -> tuple[int, ...]:
     """Bytes of each CUDA device that the process may use (``CUDA_VISIBLE_DEVICES`` counts).
 
-    Empty without a device or its driver, and where the installed torch was built without CUDA and so could not use it.
+    Empty without a device or driver, and if the installed torch was built without CUDA.
     """
     if not _torch_has_cuda():
         return ()
@@ -32,13 +32,13 @@ def _bytes_of(cuda: ctypes.CDLL, index: int) -> int:
     failed = cuda.cuDeviceGet(ctypes.byref(device), index)
     if failed or cuda.cuDeviceTotalMem_v2(ctypes.byref(total), device):
         raise OSError(
-            f"the CUDA driver counts device {index} and does not say its memory: restart it, or use cpu"
+            f"the CUDA driver lists device {index} but does not report its memory: restart it, or use cpu"
         )
     return total.value
 
 
 def _torch_has_cuda() -> bool:
-    """As ``torch.version.cuda`` says, which is a file of assignments."""
+    """Whether torch was built with CUDA, read from torch/version.py without importing torch."""
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
         return False

@@ -7,15 +7,15 @@
     |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
-    |   +-- NoRoomError        its weights find no memory, however small the chunk   (exit 1)
+    |   +-- NoRoomError        its weights do not fit the memory, however small the chunk   (exit 1)
     +-- ShardError             a shard is truncated or altered                       (redone)
     |   +-- OtherSchemaError   a shard is whole, but of another version              (stale)
     +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)
     +-- OutputError            the output folder cannot be written any more          (exit 1)
         +-- UnreadableError    one file in it cannot be read; others can             (a shard: redone)
 
-Every class takes exactly one positional string, because exceptions whose constructors take anything else do
-not survive the trip back from a Ray worker (they arrive as ``UnserializableException``).
+Every class takes exactly one positional string: an exception with another constructor cannot be sent back from a
+Ray worker (it arrives as ``UnserializableException``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CheckpointError(CollapseError):
 
 
 class InsufficientMemoryError(CheckpointError):
-    """Weights of a checkpoint find no memory where they are read to."""
+    """The weights of a checkpoint do not fit the memory."""
 
 
 class ShardError(CollapseError):
@@ -53,11 +53,11 @@ class ShardError(CollapseError):
 
 
 class OtherSchemaError(ShardError):
-    """A whole shard whose columns are those of another version: stale, never overwritten unasked."""
+    """An intact shard with the columns of another version: stale, never overwritten unless asked."""
 
 
 class IncompleteRunError(CollapseError):
-    """The reduction was asked for a complete run and keys are missing."""
+    """Expected shards are missing and the reduction was not allowed to go without them."""
 
 
 class OutputError(CollapseError):
@@ -69,7 +69,7 @@ class UnreadableError(OutputError):
 
 
 def unknown_name(kind: str, given: str, valid: Iterable[str]) -> UsageError:
-    """A ``UsageError`` for a name that is not in ``valid``: the three nearest first, then how many there are.
+    """Make the UsageError for a name that is not in ``valid``: it lists the nearest names first, then their number.
 
     >>> str(unknown_name("suite", "pythia-160", ["pythia-160m", "tiny"]))
     "unknown suite 'pythia-160'; did you mean 'pythia-160m'? (2 known: pythia-160m, tiny)"

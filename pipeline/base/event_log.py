@@ -1,7 +1,7 @@
 """What happened in a run, one JSON line per event, for people and for tools that watch.
 
-Nothing reads it back to decide anything: the shards alone say what is done. Each line is one object with ``time``
-(UTC, of the machine that drives), ``event`` and what belongs to it:
+No decision depends on it: the shards alone say what is done. Each line is one object with ``time`` (UTC, on the
+driver's machine), ``event`` and its fields:
 
 ==============  ====================================================================================
 started         command, host, pid, expected, there (shards of earlier runs), to_do
@@ -9,7 +9,7 @@ worker_joined   host, pid, node
 worker_lost     host, pid, node, reason; ``stopped: true`` where the driver itself killed it
 done            key, seconds, host, busy_s, idle_s
 failed          key, reason, host, deaths
-advanced        key, updates, of: a run of a fork experiment has kept its state after so many of its updates
+advanced        key, updates, of: a run of a fork experiment has saved its state after so many updates
 retried         key, reason, attempt
 stopped         reason: the run ended early; the same command resumes
 finished        done, failed, seconds, idle_share
@@ -33,9 +33,9 @@ from pipeline.base.errors import OutputError
 from pipeline.base.files import open_regular, parse_json
 
 SYNC_EVERY_S = 1.0
-"""Longest time for which a crash of the machine (not of the process) may lose lines."""
+"""Seconds of lines that a crash of the machine (not of the process) may lose."""
 PUT_EVERY_S = 15.0
-"""Time between two writes of a log to an object store."""
+"""Seconds between two writes of a log to an object store."""
 
 
 class OnEvent(Protocol):
@@ -45,17 +45,17 @@ class OnEvent(Protocol):
 
 
 def ignore(event: str, /, **fields: Any) -> None:
-    """An :class:`OnEvent` that keeps nothing."""
+    """An :class:`OnEvent` that does nothing."""
 
 
 class LogFile(Protocol):
-    """Where lines go."""
+    """The file that receives the lines."""
 
     def begin(self) -> bytes:
-        """What must come before the first line."""
+        """Return what must come before the first line."""
 
     def add(self, data: bytes, *, last: bool) -> bytes:
-        """Writes ``data`` at the end, now or (unless it is the ``last``) in a while; what could not be taken."""
+        """Append ``data``, at once or, unless it is the ``last``, a little later; return what could not be written."""
 
 
 class AppendedFile:
@@ -66,7 +66,7 @@ class AppendedFile:
         self._synced = time.monotonic()
 
     def begin(self) -> bytes:
-        """A line's end where the machine went down in the middle of one."""
+        """A newline if the machine crashed in the middle of a line."""
         with suppress(OSError), open_regular(self._path) as file:
             file.seek(-1, os.SEEK_END)
             return b"" if file.read(1) == b"\n" else b"\n"
@@ -79,7 +79,7 @@ class AppendedFile:
             descriptor = os.open(self._path, flags, 0o644)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    return data  # a pipe or a device in its place: nothing is kept, and the run goes on
+                    return data  # a pipe or a device is in its place: write nothing and continue
                 data = data[os.write(descriptor, data) :]
                 if last or time.monotonic() - self._synced > SYNC_EVERY_S:
                     os.fsync(descriptor)
@@ -90,7 +90,7 @@ class AppendedFile:
 
 
 class RewrittenFile:
-    """An object of a store, where nothing can be appended: written whole, every ``PUT_EVERY_S`` and at the end."""
+    """An object in a store that cannot append: it is rewritten every ``PUT_EVERY_S`` seconds and at the end."""
 
     def __init__(self, read: Callable[[], bytes | None], write: Callable[[bytes], None]) -> None:
         self._read, self._write = read, write
@@ -98,23 +98,23 @@ class RewrittenFile:
         self._written = float("-inf")
 
     def begin(self) -> bytes:
-        """Reads what earlier runs left, so that it is kept."""
+        """Read the lines of earlier runs, so that they are kept."""
         self._whole = self._read() or b""
         return b""
 
     def add(self, data: bytes, *, last: bool) -> bytes:
         self._whole += data
         if last or time.monotonic() - self._written > PUT_EVERY_S:
-            with suppress(OutputError):  # the next one holds all of it again
+            with suppress(OutputError):  # the next write holds all lines again
                 self._write(self._whole)
             self._written = time.monotonic()
         return b""
 
 
 class EventLog:
-    """Writes events to a file as they come; use it as a context manager.
+    """Write events to a file as they come; use it as a context manager.
 
-    A log never stops a run: what cannot be written now is kept and written with the next event.
+    A log never stops a run: a line that cannot be written now is written with the next event.
     """
 
     def __init__(self, file: LogFile) -> None:
@@ -126,7 +126,7 @@ class EventLog:
         return self
 
     def __call__(self, event: str, /, **fields: Any) -> None:
-        """Writes one event with its fields, those that are None left out."""
+        """Write one event with its fields; fields that are None are left out."""
         stamp = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         given = {name: value for name, value in fields.items() if value is not None}
         line = json.dumps({"time": stamp, "event": event, **given})
@@ -157,14 +157,14 @@ NUMBERS = frozenset(
     }
     | {"attempt", "done", "failed"}
 )
-"""Fields by their type; others are shown as they are."""
+"""Numeric fields by type; other fields are shown unchanged."""
 
 NEEDED = {"started": {"expected", "there"}, "worker_joined": {"host"}, "worker_lost": {"host"}}
-"""Fields that an event of a name has to have, beside ``time`` and ``event``."""
+"""Required fields by event name, beside ``time`` and ``event``."""
 
 
 def parse_events(data: bytes) -> list[dict[str, Any]]:
-    """Every whole event of a log's contents; a line that is none (cut off, or somebody else's) is left out."""
+    """Every complete event of a log; other lines (cut off, or foreign) are skipped."""
     events = []
     for line in data.split(b"\n"):
         with suppress(ValueError):
@@ -184,5 +184,5 @@ def _is_event(event: dict[str, Any]) -> bool:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Every whole event in ``path``; none where there is no file."""
+    """Every complete event in ``path``; none if there is no file."""
     return parse_events(path.read_bytes()) if path.exists() else []

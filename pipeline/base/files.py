@@ -1,14 +1,14 @@
-"""Files that are either whole or not there, and a lock that dies with its owner.
+"""Atomic file writes, checksums, bounded reads, and a lock that ends with its owner.
 
 A file is written to a temporary sibling, fsynced and renamed; the rename is the only commit point. The sibling's
 name starts with a dot and ends in ``.tmp``, so no ``*.arrow`` glob matches it.
 
 Arrow IPC has no checksums: a flipped byte reads as a wrong value. A *sealed* file therefore carries, in its schema
-metadata, the sha256 of its own bytes with the digest's place filled by zeros, so that any changed byte, in the data
-as in the metadata, is found at the next read.
+metadata, the sha256 of its own bytes with zeros in place of the digest. The next read finds any changed byte, in
+data or metadata.
 
-What is read back was put there by anybody: only regular files are read, never more of them than the reader can use,
-and JSON only where it is text, no deeper than ``NESTING`` levels.
+Files that are read back are not trusted: only regular files are read, no more bytes than the reader can use, and
+JSON no deeper than ``NESTING`` levels.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _SEAL = b"sha256"
 _BLANK = b"0" * 64
 
 JSON_BYTES = 64 * 2**20
-"""Most that a JSON file is read of: a Trainer's log of a million updates fits."""
+"""Largest JSON file that is read, bytes: a Trainer's log of a million updates fits."""
 SHARD_BYTES = 2 * 2**30
-"""Most bytes of a shard; that of a model of 70b in 35 variants has 20 MB."""
+"""Largest shard that is read, bytes; that of a 70b model with 35 variants has 20 MB."""
 NESTING = 64
-"""Levels of lists and objects that a JSON text may have; what is written here has fewer than ten."""
+"""Deepest nesting of a JSON text; the project's own files have fewer than ten levels."""
 _PIECE_BYTES = 2**24
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -52,9 +52,9 @@ _KINDS = {
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Puts ``data`` at ``path`` in one step that survives a crash of the process or the machine.
+    """Write ``data`` to ``path`` in one step that survives a crash of the process or the machine.
 
-    The folder must exist: a vanished output folder is an OutputError, never made again half-empty.
+    The folder must exist: a vanished output folder raises OutputError and is never recreated half-empty.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -78,11 +78,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def open_regular(path: Path) -> io.FileIO:
-    """``path`` opened to be read, unbuffered; OSError where it, or what it links to, is no regular file.
+    """Open ``path`` for unbuffered reading; raises OSError unless it is, or links to, a regular file.
 
-    Never waits: a named pipe without a writer and a device would be waited for without end.
+    Never blocks, as opening a named pipe without a writer or a device would.
     """
-    _wanted_regular(path, path.stat())  # before it is opened, which is an action for some devices
+    _wanted_regular(path, path.stat())  # checked before opening, because opening some devices has effects
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _wanted_regular(path, os.fstat(descriptor))
@@ -93,23 +93,23 @@ def open_regular(path: Path) -> io.FileIO:
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """All bytes of the regular file ``path``; OSError where it is none, or has more than ``most_bytes``.
+    """All bytes of the regular file ``path``; raises OSError if it is not one or has more than ``most_bytes``.
 
-    The error's ``strerror`` says which. What only looks like a file is refused, too: those of ``/proc`` have no size
-    and yet contents, some of them without end.
+    The error's ``strerror`` says which. Files of ``/proc`` are refused too: they have contents but no size, some
+    without end.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         data = bytearray()
         while size <= most_bytes and len(data) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
             data += piece
-        size = max(size, os.fstat(file.fileno()).st_size)  # it may have grown meanwhile
+        size = max(size, os.fstat(file.fileno()).st_size)  # the file may have grown meanwhile
     if max(size, len(data)) > most_bytes:
         raise OSError(
             errno.EFBIG, f"it has {max(size, len(data)):,} bytes, wanted at most {most_bytes:,}", str(path)
         )
     if data and not size:
-        raise OSError(errno.EINVAL, "it has contents but no size: it is no file of a disk", str(path))
+        raise OSError(errno.EINVAL, "it has contents but no size, so it is not a file on a disk", str(path))
     return bytes(data)
 
 
@@ -123,8 +123,8 @@ def load_json(path: Path, most_bytes: int = JSON_BYTES, *, finite: bool = True) 
 def parse_json(data: bytes, *, finite: bool = True) -> Any:
     """The value of a JSON text in UTF-8.
 
-    ValueError where it is not that, is nested deeper than ``NESTING`` levels, holds half of a surrogate pair, which no
-    file and no terminal takes, or, if ``finite``, a number that is NaN or infinite.
+    Raises ValueError if it is malformed, nested deeper than ``NESTING`` levels, holds a lone surrogate, which no
+    file or terminal accepts, or, if ``finite``, holds NaN or infinity.
     """
     number = _finite if finite else float
     try:
@@ -135,7 +135,7 @@ def parse_json(data: bytes, *, finite: bool = True) -> Any:
     for _ in range(NESTING + 1):
         level = [inner for each in level for inner in _inside(each)]
         if not level:
-            if b"\\u" in data:  # the one way to half a pair
+            if b"\\u" in data:  # only an escape can make a lone surrogate
                 _wanted_unicode("", value)
             return value
     raise _too_deep()
@@ -180,7 +180,7 @@ def _wanted_regular(path: Path, status: os.stat_result) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes ``path`` and its parents; OutputError where that is impossible."""
+    """Make ``path`` and its parents; raises OutputError if that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -188,7 +188,7 @@ def make_folder(path: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Removes ``path`` if it is there; OutputError where that is impossible."""
+    """Remove ``path`` if it exists; raises OutputError if that fails."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -196,20 +196,20 @@ def remove_file(path: Path) -> None:
 
 
 def sweep_temporaries(folder: Path) -> None:
-    """Removes what killed writers left in ``folder``. Only for the holder of its lock."""
+    """Remove temporary files of killed writers from ``folder``. Call it only while holding its lock."""
     for leftover in folder.glob(".*.tmp"):
         remove_file(leftover)
 
 
 def with_checksum(table: pa.Table) -> bytes:
-    """``table`` as an Arrow IPC file that can tell whether it was altered."""
+    """Serialise ``table`` as an Arrow IPC file with a checksum."""
     blank = _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: _BLANK}))
     digest = hashlib.sha256(blank).hexdigest().encode()
     return _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
 
 
 def read_checked(path: Path) -> pa.Table:
-    """The table sealed at ``path``, its seal removed; ShardError names what is wrong with the file."""
+    """Read the table at ``path`` and check its checksum; raises ShardError with the fault."""
     try:
         data = read_regular(path, SHARD_BYTES)
     except OSError as error:
@@ -218,7 +218,7 @@ def read_checked(path: Path) -> pa.Table:
 
 
 def parse_checked(data: bytes, path: str) -> pa.Table:
-    """As :func:`unseal`, of what was read from ``path``."""
+    """Like :func:`unseal`, for bytes that were read from ``path``."""
     try:
         table = pa.ipc.open_file(data).read_all()
         table.validate(full=True)
@@ -243,7 +243,7 @@ def _ipc_bytes(table: pa.Table) -> bytes:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock file ``path`` for the length of the block; FolderLockedError names the other holder.
+    """Context manager: hold the lock file ``path``; raises FolderLockedError, which names the other holder.
 
     The kernel releases the lock when its process dies, however it dies.
     """

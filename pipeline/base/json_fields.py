@@ -1,4 +1,4 @@
-"""Typed reads from a JSON object that somebody else may have written: what is wrong is named by its field."""
+"""Typed reads from an untrusted JSON object: an error names the field."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _NAMES = {
 
 
 class Fields:
-    """The fields of one JSON object. Null is as good as absent."""
+    """The fields of one JSON object. Null counts as absent."""
 
     def __init__(self, value: Any, broken: Callable[[str], Exception], prefix: str = "") -> None:
-        """``broken`` makes the error to raise, which names the file, from what is wrong; ``prefix`` is where in the
-        file the object stands, such as ``checkpoints[3].``.
+        """``broken``: makes the exception, which names the file, from a message. ``prefix``: place of the object in
+        the file, such as ``checkpoints[3].``.
         """
         self._broken, self._prefix = broken, prefix
         if not isinstance(value, dict):
@@ -33,7 +33,7 @@ class Fields:
         self.value: dict[str, Any] = value
 
     def get(self, name: str, kind: type[_T]) -> _T | None:
-        """The field ``name``, None where it is absent; numbers are finite and integers fit 64 bits."""
+        """The field ``name``, None if absent. Raises if it has another type, is not finite, or exceeds 64 bits."""
         value = self.value.get(name)
         if value is None:
             return None
@@ -47,30 +47,30 @@ class Fields:
         return value  # type: ignore[return-value]
 
     def need(self, name: str, kind: type[_T]) -> _T:
-        """As :meth:`get`, of a field that has to be there."""
+        """The required field ``name``; see :meth:`get`."""
         value = self.get(name, kind)
         if value is None:
             raise self._broken(f"{self._prefix}{name} is missing, wanted {_NAMES[kind]}")
         return value
 
     def child(self, name: str) -> Fields:
-        """The object ``name``; an empty one where it is absent."""
+        """The object ``name``; an empty one if absent."""
         return Fields(self.get(name, dict) or {}, self._broken, f"{self._prefix}{name}.")
 
     def children(self, name: str) -> list[Fields]:
-        """The objects in the list ``name``; none where it is absent."""
+        """The objects in the list ``name``; none if absent."""
         return [
             Fields(each, self._broken, f"{self._prefix}{name}[{index}].")
             for index, each in enumerate(self.get(name, list) or [])
         ]
 
     def elements(self, name: str) -> Fields:
-        """The list ``name`` as an object with its elements under their places."""
+        """The list ``name`` as an object whose keys are the indices."""
         values = {str(index): value for index, value in enumerate(self.get(name, list) or [])}
         return Fields(values, self._broken, f"{self._prefix}{name}.")
 
     def wrong(self, name: str, value: Any, wanted: str) -> Exception:
-        """The error for the field ``name`` (the object itself where it is empty) whose ``value`` is not as wanted."""
+        """Make the error for a wrong ``value`` of the field ``name`` (empty: of the object itself)."""
         where = f"{self._prefix}{name}".rstrip(".") or "the whole"
         return self._broken(f"{where} is {_short(value)}, wanted {wanted}")
 

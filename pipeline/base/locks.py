@@ -1,4 +1,4 @@
-"""A lock file that any number of processes and threads of a node can wait for."""
+"""A lock file for processes and threads of a node, which can wait for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.base.errors import OutputError
 
 
 class FileLock:
-    """Held from :meth:`take` to the end of the block, or to the end of the process, however it ends."""
+    """A lock that is held from :meth:`take` to the end of the block or of the process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,7 +29,7 @@ class FileLock:
         os.close(self._descriptor)
 
     def take(self, *, shared: bool, wait: bool = True) -> bool:
-        """Takes the lock, instead of the one it may hold already; False where it is taken and ``wait`` is not."""
+        """Take the lock, in place of one held already; False if another holds it and ``wait`` is False."""
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
             fcntl.flock(self._descriptor, kind if wait else kind | fcntl.LOCK_NB)

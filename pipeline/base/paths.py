@@ -12,10 +12,9 @@ from pipeline.base.errors import OutputError, UsageError
 
 
 def user_path(text: str, what: str) -> Path:
-    """The path that a person typed for ``what``, with ``~`` expanded; whatever is or is not there is the caller's.
+    """Expand ``~`` in the path that a user typed for ``what``. Whether it exists is for the caller to check.
 
-    ``UsageError`` for one that cannot be looked up at all (unknown ``~user``, too long, not permitted), on which
-    every question to a ``Path`` would raise something else.
+    Raises UsageError for a path that cannot be looked up at all (unknown ``~user``, too long, not permitted).
     """
     shown = repr(text) if len(text) <= 80 else f"{text[:77]!r}..."
     try:
@@ -36,14 +35,14 @@ def user_path(text: str, what: str) -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary sibling to fill; becomes ``path`` when the block ends, after everything in it is synced.
+    """Context manager: gives a temporary sibling to fill, which is synced and renamed to ``path`` at the end.
 
-    An exception in the block leaves nothing at ``path``, which must not exist yet. ``OutputError`` where
-    the disk or its permissions are in the way. The sibling's name is hidden.
+    An exception in the block leaves nothing at ``path``, which must not exist yet. Raises OutputError if the disk
+    cannot be written. The sibling's name is hidden.
     """
     sibling = path.with_name(f".{path.name}.tmp")
     try:
-        shutil.rmtree(sibling, ignore_errors=True)  # what a killed process left
+        shutil.rmtree(sibling, ignore_errors=True)  # left by a killed process
         sibling.mkdir(parents=True)
         yield sibling
         for each in (*sibling.rglob("*"), sibling):

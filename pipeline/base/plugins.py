@@ -6,8 +6,8 @@ A plug-in is a module that registers members when it is imported. It is found in
 - the environment variable ``INT4_COLLAPSE_PLUGINS`` names it, as a module or as a path that ends in ``.py``, several
   separated by commas.
 
-The command line and every worker load both first of all. Elsewhere a registry does so when it is asked for all its
-members, or for one that the library itself has not: what the library asks of its own while it is imported needs none.
+The command line and every worker load both at their start. Elsewhere a registry loads them when it is asked for all
+its members, or for a name that the library itself does not define; imports inside the library need no plug-in.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Registry(Generic[Member]):
         self._has_own = False
 
     def register(self, member: Member) -> Member:
-        """Adds ``member``, also as a decorator. ``UsageError`` where another member has its name."""
+        """Add ``member``; also a decorator. Raises UsageError if another member has its name."""
         other = self._members.setdefault(member.name, member)
         if other is not member and _place(other) != _place(member):
             raise UsageError(
@@ -67,7 +67,7 @@ class Registry(Generic[Member]):
         return member
 
     def find(self, name: str) -> Member:
-        """The member called ``name``. ``UsageError`` with the nearest names where there is none."""
+        """The member called ``name``. Raises UsageError with the nearest names if there is none."""
         self._load_own()
         if name not in self._members:
             load_plugins()
@@ -76,7 +76,7 @@ class Registry(Generic[Member]):
         return self._members[name]
 
     def place(self, name: str) -> str:
-        """Where the member called ``name`` is defined."""
+        """Place where the member called ``name`` is defined."""
         return _place(self.find(name))
 
     def names(self) -> tuple[str, ...]:
@@ -100,12 +100,12 @@ class Registry(Generic[Member]):
 
 
 def plugins_named() -> bool:
-    """Whether there is any plug-in; asks nothing of it."""
+    """Whether any plug-in is named; loads none."""
     return bool(_entries()) or bool(_named_words())
 
 
 def load_plugins() -> None:
-    """Imports every plug-in that is not imported yet. ``UsageError`` where one cannot be."""
+    """Import every plug-in that is not imported yet. Raises UsageError if one cannot be imported."""
     with _loading:
         for entry in _entries():
             _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
@@ -114,7 +114,7 @@ def load_plugins() -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """What the environment of a worker process must hold so that it loads the plug-ins of this one, wherever it runs.
+    """Environment variables with which a worker process loads the plug-ins of this one, wherever it runs.
 
     A file is named by its absolute path, which every node must have.
     """
@@ -136,7 +136,7 @@ def _absolute(word: str) -> str:
 
 
 def _once(word: str, told: str) -> None:
-    """Imports the plug-in that ``word`` names, a module or a file; ``told`` is for the complaint."""
+    """Import the plug-in that ``word`` names, a module or a file; ``told`` names it in an error."""
     if word in _loaded:
         return
     try:
@@ -151,7 +151,7 @@ def _once(word: str, told: str) -> None:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module in a file outside the import path, under the file's own name, by which other processes know it."""
+    """Import a file outside the import path under the file's own name, by which other processes know it."""
     name = path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
@@ -171,7 +171,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _place(member: object) -> str:
-    """Where ``member`` is defined: its file and name."""
+    """File and name where ``member`` is defined."""
     definition = member if inspect.isclass(member) else type(member)
     try:
         file = inspect.getsourcefile(definition) or definition.__module__

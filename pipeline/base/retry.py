@@ -1,6 +1,6 @@
-"""Waiting for an output folder that is away for a moment: a network mount that reconnects, a folder being moved.
+"""Retry while an output folder is briefly unavailable: a network mount that reconnects, a folder being moved.
 
-A full disk, a folder without permission and anything else that waiting does not mend is raised at once.
+A full disk, a missing permission and any other lasting error is raised at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeVar
 from pipeline.base.errors import OutputError, UsageError
 
 PATIENCE_S = 15.0
-"""Longest wait for a folder to come back. Others wait meanwhile, each for as long, so the run as a whole does."""
+"""Longest wait for a folder, in seconds. Every worker waits as long, so the whole run does."""
 POLL_S = 0.5
 
 TRANSIENT = frozenset(
@@ -22,13 +22,15 @@ TRANSIENT = frozenset(
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
     }
 )  # fmt: skip
-"""Errors of a folder that may be back in a moment."""
+"""Errors after which a folder may soon be available again."""
 
 T = TypeVar("T")
 
 
 def retry_while_away(action: Callable[[], T]) -> T:
-    """What ``action`` returns, tried again for ``PATIENCE_S`` while it fails because a folder is away."""
+    """Call ``action``, retry it for ``PATIENCE_S`` seconds while it fails because a folder is unavailable, and
+    return its result.
+    """
     give_up = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Termination as a question that a loop asks, or as an exit that unwinds: work stops where it can go on from."""
+"""Handle SIGTERM as a flag that a loop checks, or as an exception, so that work stops where it can resume."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def termination() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM only makes the function that it gives return True.
+    """Context manager: SIGTERM only makes the function that it gives return True.
 
-    Afterwards a SIGTERM that came is delivered to whoever handled it before, so the process still ends. In a thread
-    other than the main one, where Python handles no signals, the answer is always False.
+    Afterwards a received SIGTERM is delivered to its former handler, so the process still ends. Outside the main
+    thread, where Python handles no signals, the function always returns False.
     """
     came = False
     if threading.current_thread() is not threading.main_thread():
@@ -35,7 +35,7 @@ def termination() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def exit_on_termination() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise SystemExit(128 + number), whoever handled them before.
+    """Context manager: SIGTERM and SIGHUP raise SystemExit(128 + number).
 
     In the main thread only. A SIGHUP that is ignored (``nohup``) stays so.
     """

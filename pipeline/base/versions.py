@@ -1,4 +1,4 @@
-"""The versions that a number was measured with, read from the installed packages without importing them."""
+"""Versions of the installed packages, read without importing them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class ForkRunsComparison:
     updates: int
     tokens_per_step: int
     probes: int
-    """Of each run."""
+    """Updates per run."""
     probe_tokens: int
     """Evaluation tokens of a probe."""
     variants: tuple[str, ...]

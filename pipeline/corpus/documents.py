@@ -18,14 +18,14 @@ from pipeline.corpus.text import decoded
 
 HELD_OUT_ONE_IN = 10
 MOST_BYTES = 2**30
-"""Most that one file is read of: it is held in memory as one document."""
+"""Largest file that is read, bytes: it is held in memory as one document."""
 MOST_FILES = 1_000_000
 NO_DISKS = ("/proc/", "/sys/", "/dev/")
-"""Where what looks like files may have no end, and folders may hold themselves."""
+"""Folders in which files may have no end and folders may contain themselves."""
 
 
 def documents(corpus: Corpus) -> Iterator[str]:
-    """Every non-empty document of ``corpus`` in a fixed order. ``UsageError`` where there is none.
+    """Every non-empty document of ``corpus`` in a fixed order. Raises UsageError if there is none.
 
     A file is one document, a row of a data set is one document. A token file has no documents:
     ``UsageError``.
@@ -59,7 +59,7 @@ def training_and_held_out(texts: Iterable[str]) -> tuple[list[str], list[str]]:
 
 
 def evaluation_documents(corpus: Corpus) -> Iterator[str]:
-    """What an evaluation may read: all of a corpus, but only the held-out part of a built-in one."""
+    """Documents for evaluation: all of a corpus, but only the held-out part of a built-in one."""
     if str(corpus) in BUILT_IN:
         return (text for text in documents(corpus) if held_out(text))
     return documents(corpus)
@@ -76,7 +76,7 @@ def corpus_sha256(texts: Iterable[str]) -> str:
 
 def _file_documents(corpus: Files) -> Iterator[str]:
     pattern = str(user_path(corpus.pattern, "corpus file:"))
-    if Path(pattern).is_file():  # brackets of a folder's name are no pattern where the file is there
+    if Path(pattern).is_file():  # brackets in the name of an existing file are not a pattern
         pattern = glob.escape(pattern)
     paths = []
     for count, found in enumerate(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 (no absolute pattern)
@@ -84,7 +84,7 @@ def _file_documents(corpus: Files) -> Iterator[str]:
             what = (
                 f"over {MOST_FILES:,} files"
                 if count >= MOST_FILES
-                else f"{found}, which is no file of a disk"
+                else f"{found}, which is not a file on a disk"
             )
             raise UsageError(f"corpus {corpus} matches {what}: give a narrower pattern")
         path = Path(found)

@@ -1,8 +1,8 @@
-"""From texts to token ids: those that ``tokenizer(text, add_special_tokens=False)`` gives, in bounded memory.
+"""Encode texts to the token ids of ``tokenizer(text, add_special_tokens=False)``, in bounded memory.
 
 A fast tokenizer keeps some 160 bytes for each character of a document until all of it is encoded. A long document is
 therefore encoded in pieces that overlap. Two neighbouring pieces are joined at a character at which both have a token
-boundary with the same tokens around it; what a piece's cut did to the tokens at its own ends is left out.
+boundary with the same tokens around it; the tokens at a piece's own ends, which the cut may have changed, are dropped.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, Protocol
 from pipeline.base.errors import UsageError
 
 PIECE_CHARACTERS = 2**20
-"""Longer documents are encoded in pieces of about so many characters."""
+"""Longer documents are encoded in pieces of about this many characters."""
 OVERLAP_CHARACTERS = 2**12
 ALIKE = 8
 """Tokens on either side of a join on which both pieces must agree."""
 MOST_TOKENS_PER_CHARACTER = 64
-"""No tokenizer needs more: a character has at most four bytes in UTF-8, some normal forms make it eighteen."""
+"""Upper limit for any tokenizer: a character has at most four bytes in UTF-8; some normal forms make it eighteen."""
 
 
 class Tokenizer(Protocol):
@@ -35,14 +35,16 @@ class Tokenizer(Protocol):
 
 
 class Encoder:
-    """Encodes texts with one tokenizer, which is left as it is."""
+    """Encodes texts with one tokenizer, which stays unchanged."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._backend = plain_backend(tokenizer)
 
     def batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text. A fast tokenizer is asked directly: masks and offsets cost more than the ids."""
+        """The ids of each text. A fast tokenizer is called directly: masks and offsets would cost more than the
+        ids.
+        """
         if self._backend is None:
             ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         else:
@@ -62,7 +64,7 @@ class Encoder:
             start, end = end - OVERLAP_CHARACTERS, min(len(text), end + PIECE_CHARACTERS)
             following = self._piece(text, start, end)
             join = _join(piece, following, start + OVERLAP_CHARACTERS // 2)
-            if join is None:  # a word longer than the overlap, say: then there is no saving
+            if join is None:  # no common boundary (a word longer than the overlap): encode the document whole
                 yield self.batch([text])[0][given:]
                 return
             yield piece.ids[first : join[0]]
@@ -79,13 +81,13 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Ids of a part of a text, and for each the characters of the text that it stands for."""
+    """Ids of a part of a text, each with its range of characters."""
 
     ids: list[int]
     spans: list[tuple[int, int]]
 
     def boundaries(self, low: int, high: int) -> dict[int, int]:
-        """Index of the token that begins at each character from ``low`` to ``high`` at which one ends."""
+        """Character -> index of the token that begins there, from ``low`` to ``high``, where another one ends."""
         begin = bisect.bisect_left(self.spans, (low, 0))
         end = bisect.bisect_left(self.spans, (high, 0))
         return {
@@ -109,10 +111,9 @@ def _join(before: _Piece, after: _Piece, middle: int) -> tuple[int, int] | None:
 
 
 def plain_backend(tokenizer: Tokenizer) -> Any:
-    """What encodes inside a fast tokenizer, without the truncation and padding that its training may have left there;
-    None for a tokenizer of Python code.
+    """The backend of a fast tokenizer without stored truncation and padding; None for a tokenizer in Python.
 
-    A copy wherever it has to be another. ``UsageError`` where its normalizer multiplies the text.
+    It is a copy if it has to be changed. Raises UsageError if its normalizer multiplies the text.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -134,7 +135,7 @@ def plain_backend(tokenizer: Tokenizer) -> Any:
 
 
 def _growth(normalizer: dict[str, Any]) -> float:
-    """Most characters that a normalizer's replacements make of one."""
+    """Largest number of characters that a normalizer makes of one."""
     if normalizer["type"] == "Sequence":
         return math.prod(map(_growth, normalizer["normalizers"]))
     if normalizer["type"] != "Replace":

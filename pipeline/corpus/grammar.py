@@ -12,7 +12,7 @@ GRAMMAR = "docstrings, python-source, file:GLOB, tokens:FILE.npy or hf:DATASET[/
 
 @dataclass(frozen=True)
 class Docstrings:
-    """Documentation text of the installed numpy, scipy and polars."""
+    """Docstrings of the installed numpy, scipy and polars."""
 
     def __str__(self) -> str:
         return "docstrings"
@@ -20,7 +20,7 @@ class Docstrings:
 
 @dataclass(frozen=True)
 class PythonSource:
-    """The Python files of the installed packages, whatever they are."""
+    """The Python files of all installed packages."""
 
     def __str__(self) -> str:
         return "python-source"
@@ -52,11 +52,11 @@ class HubDataset:
     """A column of a data set that ``datasets.load_dataset`` can open (a hub name or a local folder)."""
 
     dataset: str
-    """``name``, ``org/name`` or a folder; may carry ``/config`` behind it."""
+    """``name``, ``org/name`` or a folder, optionally followed by ``/config``."""
     split: str | None = None
-    """None = the first of validation, test and train that there is."""
+    """Split; None = the first of validation, test and train that exists."""
     column: str | None = None
-    """None = ``text`` if there is such a column, else the only column of strings."""
+    """Column; None = ``text`` if it exists, else the only column of strings."""
 
     def __str__(self) -> str:
         return ":".join(["hf", self.dataset, *(part for part in (self.split, self.column) if part)])

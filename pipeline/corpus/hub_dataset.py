@@ -13,16 +13,16 @@ from pipeline.corpus.grammar import HubDataset
 from pipeline.corpus.text import MARK
 
 SPLITS = ("validation", "test", "train")
-"""Where no split is named, the first of these that the data set has."""
+"""Default split: the first of these that the data set has."""
 STRINGS = ("string", "large_string", "string_view")
 LOOKED_AT = 1000
-"""Rows that say which columns hold strings, where no schema does."""
+"""Number of rows that are read to find the columns of strings if there is no schema."""
 
 
 def dataset_documents(corpus: HubDataset) -> Iterator[str]:
     """The non-empty strings of one column of one split, in the data set's order, read as they are needed.
 
-    ``UsageError`` for an unknown data set, split or column, naming those there are.
+    Raises UsageError, which names the existing ones, for an unknown data set, split or column.
     """
     splits = _open(corpus)
     split = corpus.split or next((name for name in SPLITS if name in splits), None)
@@ -34,7 +34,7 @@ def dataset_documents(corpus: HubDataset) -> Iterator[str]:
         if not first:
             raise UsageError(f"corpus {corpus}: split {split!r} has no rows")
         strings = _declared_strings(splits[split])
-        if strings is None:  # a format without a schema: the rows say it
+        if strings is None:  # a format without a schema: look at the rows
             first += itertools.islice(rows, LOOKED_AT - 1)
             strings = _strings_in(first)
         column = _column(corpus, strings)
@@ -62,9 +62,9 @@ def _texts(
 
 
 def _let_go(rows: Iterator[dict[str, Any]]) -> None:
-    """Cleans up a reader that was left half-way.
+    """Close a reader before its end.
 
-    Left to the interpreter's end, the threads of a Parquet reader would take the process down (apache/arrow#45214).
+    At the interpreter's end, the threads of an open Parquet reader would crash the process (apache/arrow#45214).
     """
     close = getattr(rows, "close", None)
     if close is not None:
@@ -125,7 +125,7 @@ def _unusable(corpus: HubDataset, what: str, error: Exception) -> UsageError:
 
 
 def _readings(text: str) -> list[tuple[str, ...]]:
-    """``a/b`` may be an organisation's data set, or a data set and a configuration: both are tried."""
+    """The possible meanings of ``a/b``: an organisation's data set, or a data set and its configuration."""
     parts = text.split("/")
     there = os.path.exists(text)  # noqa: PTH110 (Path.exists raises for a name that is too long)
     if there or len(parts) == 1:

@@ -24,12 +24,12 @@ from pipeline.spec import TokenShape
 
 DOCUMENTS_AT_ONCE = 256
 _NPY, _ZIP = b"\x93NUMPY", b"PK"
-"""What .npy files and archives of them begin with."""
+"""First bytes of .npy files and of archives of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationTokens:
-    """What every checkpoint of a run is measured on."""
+    """The tokens that every checkpoint of a run is measured on."""
 
     array: NDArray[np.int64]
     """Token ids, shape (batches, batch_size, seq_len)."""
@@ -48,7 +48,7 @@ def evaluation_tokens(
     wanted = shape.n_tokens
     if isinstance(corpus, TokenFile):
         file = open_token_file(corpus)
-        stream = np.array(file[:wanted], dtype=np.int64)  # not the map: the file may change
+        stream = np.array(file[:wanted], dtype=np.int64)  # a copy, not the memory map: the file may change
         available = len(file)
     else:
         if tokenizer is None:
@@ -68,7 +68,7 @@ def tokens_sha256(array: NDArray[np.int64]) -> str:
 
 
 def open_token_file(corpus: TokenFile) -> NDArray[Any]:
-    """The ids of a ``tokens:`` corpus as a 1-D integer array that is read as it is used (memory map)."""
+    """Open the ids of a ``tokens:`` corpus as a memory-mapped 1-D integer array."""
     path = user_path(corpus.path, "corpus tokens:")
     if not path.is_file():
         raise UsageError(
@@ -112,7 +112,7 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The documents in lists of at most ``DOCUMENTS_AT_ONCE`` and of few characters; a long one is alone."""
+    """Lists of at most ``DOCUMENTS_AT_ONCE`` documents with few characters; a long document is alone in its list."""
     chunk: list[str] = []
     characters = 0
     for text in texts:

@@ -1,24 +1,24 @@
-"""Runs tasks on Ray: the only package that imports it.
+"""Run tasks on Ray. This is the only package that imports Ray.
 
 Actors, not tasks, do the work: an actor keeps its GPU, its model template and its tokens, where a reused GPU task
 worker may be handed another ``CUDA_VISIBLE_DEVICES`` after CUDA has initialised. Ray places them by resource, so a
-cluster may mix kinds of GPUs: whoever is free takes the next task, and the faster ones take more. Only task
-descriptions and one-line outcomes cross Ray; weights and numbers go from the workers to the disk.
+cluster may mix kinds of GPUs: an idle worker takes the next task, and faster ones take more. Only task descriptions
+and one-line outcomes cross Ray; weights and numbers go from the workers to the disk.
 
 **Growth.** The worker pool follows the cluster: nodes that join are used within seconds, those that leave are not
 waited for. What a worker needs must fit *one node*. Sizes that no node offers are refused before any work, because
 Ray would wait for them for ever.
 
-**Loss.** Ray's own retries are off, because they would go on for ever. A task whose worker died is tried
-``MAX_ATTEMPTS`` times in all, a hung one (``Resources.task_timeout_s``) is killed and counts the same. A node that
-left is not its task's fault: the task goes back to the queue, at most ``MAX_LOSSES`` times. An error that a task
-raises itself is deterministic and never retried.
+**Loss.** Ray's own retries are off, because they never end. A task whose worker died is tried
+``MAX_ATTEMPTS`` times in all, and a hung worker (``Resources.task_timeout_s``) is killed and counts the same. A
+node that left is not the task's fault: the task returns to the queue, at most ``MAX_LOSSES`` times. An error that
+the task itself raises is deterministic and never retried.
 
 **The end.** A GPU worker is given tasks ahead, so that it loads the next checkpoint while it measures one. Near the end
 a worker keeps at most one task ahead, and the rest go to whoever is free first.
 
-**Clocks.** Every duration is taken on one monotonic clock, the driver's or a worker's. No time of day decides
-anything, so nodes may disagree about it.
+**Clocks.** Every duration is measured on one monotonic clock, the driver's or a worker's. No decision depends on
+the time of day, so the clocks of nodes may differ.
 """
 
 from pipeline.driver.connection import cluster, gpu_memory, resolve_device

@@ -1,4 +1,4 @@
-"""Connecting to Ray, and what its nodes offer."""
+"""Connect to Ray and ask what its nodes offer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CONNECT_TIMEOUT_S = 10
 
 
 def address_of(resources: Resources) -> str | None:
-    """The address of the cluster to join; None where this machine gets a Ray of its own.
+    """The address of the cluster to join; None to start a Ray on this machine.
 
-    ``RAY_ADDRESS``, which Ray sets in a submitted job, counts where none is given. What some other program left in
-    Ray's temporary folder (``ray_current_cluster``) does not, unless the address is ``auto``.
+    Without an address ``RAY_ADDRESS`` counts, which Ray sets in a submitted job. What another program left in Ray's
+    temporary folder (``ray_current_cluster``) counts only for the address ``auto``.
     """
     given = resources.address or None
     address = os.environ.get("RAY_ADDRESS") or given if given in (None, "auto") else given
@@ -35,7 +35,7 @@ def address_of(resources: Resources) -> str | None:
 
 @contextmanager
 def cluster(resources: Resources) -> Iterator[Layout]:
-    """Connects to Ray (or starts it on this machine) for the length of the block."""
+    """Context manager: connected to a Ray cluster, or to one started on this machine."""
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray's handler of a termination would kill the workers before they can save their runs.
@@ -69,7 +69,7 @@ def _connected(resources: Resources) -> Iterator[None]:
 
 
 def _named(address: str, resources: Resources) -> str:
-    """The address and where it comes from, if that is not an option."""
+    """The address, with RAY_ADDRESS as its origin if it was not an option."""
     return address if address == resources.address else f"{address} (from RAY_ADDRESS)"
 
 
@@ -82,9 +82,9 @@ def _join(address: str) -> None:
 
 @contextmanager
 def _among_packages() -> Iterator[None]:
-    """In the folder that this package is imported from, then back.
+    """Context manager: work in the folder that contains this package, then return to the former one.
 
-    The folder before may be gone: that of a submitted job is a copy which Ray throws away and makes anew.
+    The former folder may be gone: Ray deletes and recreates the working directory of a submitted job.
     """
     before = None
     with suppress(FileNotFoundError):
@@ -99,14 +99,14 @@ def _among_packages() -> Iterator[None]:
 
 
 def _require_listener(address: str | None) -> None:
-    """OSError where nothing answers at ``host:port`` (Ray itself would go on trying for minutes)."""
+    """Raise OSError if nothing answers at ``host:port`` (Ray itself would retry for minutes)."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def resolve_device(resources: Resources) -> str:
-    """The device that ``resources`` will give, without starting anything on this machine."""
+    """The device that ``resources`` stand for; starts nothing on this machine."""
     if resources.device != "auto":
         return resources.device
     if ray.is_initialized() or address_of(resources) is not None:
@@ -116,7 +116,7 @@ def resolve_device(resources: Resources) -> str:
 
 
 def gpu_memory(resources: Resources, wait_s: float = 30.0) -> int | None:
-    """Bytes of the smallest GPU here, or on the cluster's nodes; None where none answers (within ``wait_s``)."""
+    """Bytes of the smallest GPU here, or of the cluster's nodes; None if none answers within ``wait_s`` seconds."""
     if not ray.is_initialized() and address_of(resources) is None:
         return min(cuda_memory(), default=None)
     with cluster(resources):
@@ -129,13 +129,13 @@ def gpu_memory(resources: Resources, wait_s: float = 30.0) -> int | None:
 
 
 def alive_nodes() -> dict[str, dict[str, float]]:
-    """What each node offers in all, by its id."""
+    """Total resources of each live node, by node id."""
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
 def grows(resources: Resources) -> bool:
-    """Whether to ask for more workers than there is room for, so that an autoscaler brings nodes.
+    """Whether to request more workers than fit now, so that an autoscaler adds nodes.
 
-    Nobody but the user knows whether one would: a number of workers for a cluster says so.
+    Only the user knows whether there is an autoscaler: a number of workers for a cluster says so.
     """
     return resources.workers is not None and address_of(resources) is not None

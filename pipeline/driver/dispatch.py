@@ -1,4 +1,4 @@
-"""The loop: hands out tasks, takes outcomes in order of completion, deals with whoever is lost."""
+"""The dispatch loop: hand out tasks, take outcomes in completion order, handle lost workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.driver.task_queue import Attempt, TaskQueue
 from pipeline.driver.worker_pool import Worker, WorkerLostError, WorkerPool
 
 TICK_S = 1.0
-"""Longest time between two looks at what is overdue, late or new."""
+"""Longest time between two checks for hung tasks, stragglers and new nodes, in seconds."""
 
 
 def drive(
@@ -30,13 +30,13 @@ def drive(
     on_tick: Callable[[], None] = lambda: None,
     label: str = "",
 ) -> None:
-    """Runs every task, reporting each once, as it ends.
+    """Run every task and report each outcome once, as it comes.
 
     ``worker_class``: made as ``worker_class(threads=N)`` in each worker's process; its ``run(task)`` gives an Outcome,
-    from several threads at once where ``layout.queue`` says so. ``label``: what the metrics of the run are tagged with.
-    ``on_tick`` is called at every turn of the loop, at least every ``TICK_S``; what takes time holds the loop up.
-    Raises OutputError as soon as a worker cannot write; what is finished stays. An exception from
-    ``on_outcome`` or Ctrl-C stops the workers and passes through.
+    from several threads at once where ``layout.queue`` says so. ``label``: tag of the run's metrics.
+    ``on_tick`` is called in every iteration, at least every ``TICK_S`` seconds; it must be quick.
+    Raises OutputError as soon as a worker cannot write; finished shards stay. An exception from ``on_outcome`` or
+    Ctrl-C stops the workers and passes through.
     """
     pool = WorkerPool(worker_class, layout, on_event)
     Dispatch(tasks, layout, on_outcome, on_event, pool, on_tick=on_tick, label=label).run()
@@ -44,7 +44,7 @@ def drive(
 
 @dataclass(frozen=True)
 class RunningWorkers:
-    """Workers that are ready, or about to be."""
+    """A worker pool that is connected and starting."""
 
     layout: Layout
     pool: WorkerPool
@@ -58,7 +58,7 @@ class RunningWorkers:
         on_tick: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
-        """As :func:`drive`; once, and it ends the workers."""
+        """Run ``tasks`` (see :func:`drive`), then end the workers. Call it once."""
         Dispatch(tasks, self.layout, on_outcome, self.on_event, self.pool, on_tick=on_tick, label=label).run()
 
 
@@ -71,9 +71,9 @@ def running_workers(
     *,
     long_tasks: bool = False,
 ) -> Iterator[RunningWorkers]:
-    """Connects to Ray and begins to start workers for as many as ``tasks`` tasks, which takes them seconds.
+    """Context manager: connect to Ray and begin to start workers for up to ``tasks`` tasks; starting takes seconds.
 
-    ``long_tasks``: as ``Layout.long_tasks``; the rest as :func:`drive`.
+    ``long_tasks``: see ``Layout.long_tasks``; for the others see :func:`drive`.
     """
     with cluster(resources) as planned:
         layout = replace(planned, long_tasks=long_tasks)
@@ -106,7 +106,7 @@ class Dispatch:
         self._checked = time.monotonic()
 
     def run(self) -> None:
-        """Until every task is settled."""
+        """Run until every task is finished."""
         interrupted = True
         try:
             while self._queue.unsettled:
@@ -131,7 +131,7 @@ class Dispatch:
 
     def _take(self, worker: Worker, reference: Any) -> None:
         if reference not in worker.held:
-            return  # its worker was struck off with another of its tasks
+            return  # its worker was removed together with another of its tasks
         try:
             attempt, outcome = worker.take(reference, time.monotonic())
         except WorkerLostError as error:
@@ -141,7 +141,7 @@ class Dispatch:
         self._report(outcome, "" if worker.place is None else worker.place.host)
 
     def _give_up(self, worker: Worker, reason: str, *, node: bool = False, stopped: bool = False) -> None:
-        """Strikes off ``worker``; the oldest of its tasks is the one it was at, those queued behind were not tried."""
+        """Remove ``worker``. It was running its oldest task; those queued behind were not tried."""
         held = self._pool.lose(worker, reason, stopped=stopped)
         for position, attempt in reversed(list(enumerate(held))):  # each goes to the front: the oldest last
             self._requeue(attempt, reason, tried=position == 0, node=node)

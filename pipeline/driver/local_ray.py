@@ -1,8 +1,8 @@
-"""A Ray of this run's own, on this machine: it listens on the loopback alone, and ends with its driver.
+"""A private Ray on this machine: it listens on the loopback only and ends with its driver.
 
-``ray.init`` by itself would join whatever Ray this machine happens to run, or wait minutes for one that is gone; would
-listen on every interface; and, where one of its own processes is killed, would wait for it for minutes or abort the
-driver. Each of these is prevented here. What is left behind where the driver itself is killed, ``watchdog`` ends.
+Plain ``ray.init`` joins any Ray that runs on the machine, or waits minutes for one that is gone; it listens on
+every interface; and if one of its processes is killed, it waits minutes or aborts the driver. This module prevents
+each of these. ``watchdog`` ends what a killed driver leaves behind.
 """
 
 from __future__ import annotations
@@ -27,29 +27,29 @@ from pipeline.driver import watchdog
 
 LOOK_EVERY_S = 0.5
 STUCK_AFTER_S = 20.0
-"""Time that the driver has to leave once its Ray is dead; it may be in a call of Ray's that does not return."""
+"""Seconds that the driver has to end once its Ray is dead; it may be in a Ray call that never returns."""
 _ESSENTIAL = {"raylet": "raylet", "gcs_server": "head"}
-"""Programs without which nothing goes on, and what users call them."""
+"""Processes that Ray cannot run without, with the names that users know."""
 _KEPT = ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
-"""Settings that the driver's own connection needs for as long as it lasts."""
+"""Environment variables that the driver's own connection needs while it lasts."""
 _FOLDERS = {"HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TRITON_CACHE_DIR"}
-"""Settings that name a folder, perhaps from the driver's working directory."""
+"""Environment variables that name a folder, perhaps relative to the driver's working directory."""
 PACKAGES = Path(__file__).parents[2]
-"""Where this package is imported from."""
+"""Folder that this package is imported from."""
 
 
 class Guard:
-    """Sees that one of the essential processes of a local Ray has ended, and when the driver is stuck after that."""
+    """Watches the essential processes of a local Ray, and ends a driver that is stuck after one of them died."""
 
     def __init__(self) -> None:
         self.ended: str | None = None
-        """What has ended, by the user's word for it."""
+        """User's name of the process that has ended."""
         self._left = threading.Event()
         self._seen: dict[int, str] = {}
         threading.Thread(target=self._watch, name="ray guard", daemon=True).start()
 
     def leave(self) -> None:
-        """Says that the driver is done with its Ray."""
+        """Stop watching: the driver no longer needs its Ray."""
         self._left.set()
 
     def error(self) -> CollapseError:
@@ -71,8 +71,8 @@ class Guard:
             if gone and not self._left.is_set():
                 self.ended = _ESSENTIAL[gone[0]]
         if not self._left.wait(STUCK_AFTER_S):
-            # The main thread is in a call of Ray's that waits for what is gone. Ray itself would end the process after
-            # a minute, with a trace of its own; every shard that was written stays, as after any other end.
+            # The main thread is in a Ray call that waits for a dead process. Ray would end the driver after a
+            # minute with a trace of its own. Every shard written so far stays.
             sys.stderr.write(f"Error: {self.error()}\n")
             sys.stderr.flush()
             os._exit(1)
@@ -82,24 +82,24 @@ _guard: Guard | None = None
 
 
 def require_alive() -> None:
-    """CollapseError where this run's own Ray has lost a process that it cannot do without."""
+    """Raise CollapseError if this run's own Ray has lost an essential process."""
     if _guard is not None and _guard.ended is not None:
         raise _guard.error()
 
 
 def is_alive() -> bool:
-    """Whether Ray, if it is this run's own, still has its essential processes."""
+    """Whether this run's own Ray, if there is one, still has its essential processes."""
     return _guard is None or _guard.ended is None
 
 
 @contextmanager
 def local_ray(**options: Any) -> Iterator[None]:
-    """Starts a Ray for the length of the block. ``options`` go to ``ray.init``; what that raises passes through.
+    """Context manager: a private Ray. ``options`` go to ``ray.init``, whose exceptions pass through.
 
-    An error that came from the death of one of Ray's own processes is a CollapseError that says so.
+    If one of Ray's own processes has died, any error becomes a CollapseError that says so.
     """
     global _guard  # noqa: PLW0603 - Ray's connection is one for the process, too
-    # Short, because the paths of Ray's sockets lie below it; its own, so that no other Ray's file is found there.
+    # Short, because Ray's socket paths lie below it; private, so that no other Ray's files are in it.
     folder = tempfile.mkdtemp(prefix="int4-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")  # noqa: S108
     with _watched(folder) as left_in_order:
         _guard = guard = Guard()
@@ -122,13 +122,13 @@ def local_ray(**options: Any) -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """What Ray's processes find in their environment; the driver's own is as before afterwards."""
+    """Context manager: the environment that Ray's processes inherit. The driver's own is restored afterwards."""
     before = dict(os.environ)
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        # A token for this run alone. Ray would write one to the home folder, which need not exist, and which would turn
-        # authentication on for every other Ray of this user as well.
+        # A token for this run only. Ray would write one to the home folder, which may not exist, and that would
+        # turn authentication on for every other Ray of this user.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    # A head on this machine does not come back: its processes need not wait a minute for it.
+    # A head on this machine never comes back, so its processes need not wait a minute for it.
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "30")
     for name in _FOLDERS & os.environ.keys():  # the workers have another working directory
         os.environ[name] = str(Path(os.environ[name]).expanduser().absolute())
@@ -145,13 +145,13 @@ def _settings() -> Iterator[None]:
 
 
 def _start(folder: str, options: dict[str, Any]) -> None:
-    # Ray binds to the loopback alone where its node has that address, and refuses that address where clusters of
-    # several nodes are possible, which is told by this constant, read at its import.
+    # Ray binds to the loopback only if the node has that address, and refuses it if clusters of several nodes are
+    # possible, which this constant, read at import, decides.
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:
         # Ray puts the working directory before everything else that its workers import from, so that a numpy.py there
-        # would be taken for numpy: it gets an empty folder instead.
+        # would shadow numpy: give it an empty folder instead.
         with _settings(), chdir(folder):
             ray.init(
                 address="local",
@@ -168,9 +168,9 @@ def _start(folder: str, options: dict[str, Any]) -> None:
 
 @contextmanager
 def _watched(folder: str) -> Iterator[Any]:
-    """Runs the watchdog; gives a function to call once Ray has been ended in order."""
+    """Context manager: run the watchdog; gives a function to call once Ray has ended in order."""
     command = [sys.executable, "-I", "-S", watchdog.__file__, folder, str(os.getpid())]
-    # In a session of its own: what a terminal sends to the driver's must not reach it.
+    # In its own session, so that signals from the driver's terminal do not reach it.
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True, cwd="/",
@@ -183,6 +183,6 @@ def _watched(folder: str) -> Iterator[Any]:
         try:
             process.stdin.write(said)
             process.stdin.close()
-        except OSError:  # somebody killed it
+        except OSError:  # the watchdog was killed
             pass
         process.returncode = 0  # not waited for: it ends by itself, and ``Popen`` would warn of that

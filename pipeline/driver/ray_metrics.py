@@ -1,4 +1,4 @@
-"""What Ray's own Prometheus endpoint says of a run (every node serves it at its ``MetricsExportPort``)."""
+"""Metrics of a run on Ray's Prometheus endpoint (every node serves it at its ``MetricsExportPort``)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from pipeline.driver.task import TaskOutcome
 
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
-"""Bounds of the histogram's bins."""
+"""Upper bounds of the histogram's bins, in seconds."""
 
 
 class RayMetrics:
-    """Counts outcomes. Ray puts ``ray_`` before each name."""
+    """Count outcomes. Ray prefixes each name with ``ray_``."""
 
     def __init__(self, suite: str) -> None:
-        """``suite``: what they are tagged with."""
+        """``suite``: tag of every metric."""
         tags = {"tag_keys": ("suite",)}
         self._done = Counter(
             "int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.", **tags
@@ -24,7 +24,7 @@ class RayMetrics:
             "int4_collapse_checkpoint_seconds", "Seconds per finished checkpoint.", boundaries=SECONDS, **tags
         )
         self._idle = Gauge(
-            "int4_collapse_idle_share", "Share of the workers' time in which none computed.", **tags
+            "int4_collapse_idle_share", "Share of the workers' time without computation.", **tags
         )
         for meter in (self._done, self._failed, self._seconds, self._idle):
             meter.set_default_tags({"suite": suite})

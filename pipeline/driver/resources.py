@@ -1,4 +1,4 @@
-"""What the work may use, and how many workers of which size that comes to. Plain arithmetic, no Ray."""
+"""The resources that the work may use, and the number and size of workers for them. Plain arithmetic, no Ray."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from dataclasses import dataclass, replace
 from pipeline.base.errors import UsageError
 
 GPU_QUEUE = 3
-"""Tasks handed to a GPU worker at a time: one computing, one being read, and one whose reading begins when that one's
-turn to compute comes, not a message to the driver and back later (25 ms of 345 on an H100, where reading took as long
-as computing). A CPU worker reads and computes on the same core, so it holds one, and none waits behind a slow one at
-the end."""
+"""Tasks that a GPU worker holds at a time: one computing, one being read, and one to be read next without a round
+trip to the driver (25 ms of 345 on an H100, where reading took as long as computing). A CPU worker reads and
+computes on the same core, so it holds one, and no task waits behind a slow one at the end."""
 
 Nodes = Sequence[Mapping[str, float]]
-"""Of every node what it offers in all, by Ray's names (``CPU``, ``GPU``)."""
+"""Total resources of every node, by Ray's names (``CPU``, ``GPU``)."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the work may use. On the CPU the threads per worker may change the last bits of a number."""
+    """The resources that the work may use. On a CPU the threads per worker may change the last bits of a number."""
 
     address: str | None = None
-    """Ray cluster to connect to; None starts a local one (or joins the one a submitted job runs in)."""
+    """Ray cluster to connect to; None starts a local one, or joins that of a submitted job."""
     device: str = "auto"
     """``cpu``, ``cuda``, or ``auto`` = cuda where a node has a GPU."""
     workers_per_gpu: int = 1
@@ -31,12 +30,12 @@ class Resources:
     workers: int | None = None
     """Most workers at a time; None = every GPU slot, or every CPU core, of nodes that join later too."""
     gpus_per_worker: float | None = None
-    """The same as a share of one GPU: above 0, at most 1, because a worker computes on one."""
+    """Share of one GPU for each worker: above 0, at most 1, because a worker computes on one GPU."""
     task_timeout_s: float | None = None
-    """Seconds after which a worker at one task is taken for hung and killed; 0 = never. None: 20 times the slowest
+    """Seconds for one task after which its worker counts as hung and is killed; 0 = never. None: 20 times the slowest
     task so far, at least an hour (never for training runs)."""
     cpu_worker_bytes: int | None = None
-    """Host memory that each worker on a CPU takes at most, where it is known; ``workers`` goes before it."""
+    """Upper bound on the host memory of a CPU worker, if known; an explicit ``workers`` overrides it."""
 
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
@@ -50,38 +49,38 @@ class Resources:
             )
         if self.gpus_per_worker is not None and self.workers_per_gpu != 1:
             raise UsageError(
-                "workers per GPU and GPUs per worker say the same thing in two ways: give one of them"
+                "workers per GPU and GPUs per worker are two forms of the same setting: give one of them"
             )
         if self.task_timeout_s is not None and self.task_timeout_s < 0:
             raise UsageError(f"a task timeout of {self.task_timeout_s:g} s: wanted seconds, or 0 for never")
 
     @property
     def gpu_share(self) -> float:
-        """Of one GPU, for each worker."""
+        """Share of one GPU for each worker."""
         return 1 / self.workers_per_gpu if self.gpus_per_worker is None else self.gpus_per_worker
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many workers of which size the cluster takes."""
+    """The number and size of the workers."""
 
     device: str
     workers: int
-    """That fit now, or that were asked for."""
+    """Workers that fit now, or the requested number."""
     cpus: int
-    """CPU cores, and so torch threads, of each worker."""
+    """CPU cores, and so torch threads, per worker."""
     gpus: float
-    """Share of a GPU of each worker."""
+    """Share of a GPU per worker."""
     limit: int | None = None
     """Most workers, however the cluster grows."""
     task_timeout_s: float | None = None
-    """As in :class:`Resources`."""
+    """See :class:`Resources`."""
     long_tasks: bool = False
     """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, none ahead."""
     grows: bool = False
-    """Whether an autoscaler may bring nodes for workers that find no room now."""
+    """Whether an autoscaler may add nodes for workers that do not fit now."""
     worker_bytes: int | None = None
-    """Host memory that each worker takes at most; None = not looked at."""
+    """Upper bound on a worker's host memory, bytes; None = ignored."""
 
     @property
     def queue(self) -> int:
@@ -89,13 +88,15 @@ class Layout:
         return GPU_QUEUE if self.device == "cuda" and not self.long_tasks else 1
 
     def slots(self, nodes: Nodes) -> int:
-        """Workers that ``nodes`` have room for, each on one node."""
+        """Number of workers that fit ``nodes``, each on one node."""
         return sum(
             min(_fit(node, self.cpus, self.gpus), _in_memory(node, self.worker_bytes)) for node in nodes
         )
 
     def wanted(self, nodes: Nodes, tasks: int) -> int:
-        """Workers to have for ``tasks`` unfinished tasks; with ``grows`` all that were asked for, room or not."""
+        """Number of workers for ``tasks`` unfinished tasks; with ``grows`` the requested number even if they do not
+        fit.
+        """
         there = self.slots(nodes)
         if self.limit is None:
             return min(tasks, there)
@@ -103,7 +104,7 @@ class Layout:
 
 
 def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
-    """Workers that fit one node. Ray splits each GPU of a node by itself: a worker has its share of one of them."""
+    """Number of workers that fit one node. Ray shares out each GPU separately: a worker's share is of one GPU."""
     by_cpu = int(node.get("CPU", 0.0)) // max(cpus, 1)
     if gpus == 0:
         return by_cpu
@@ -111,8 +112,8 @@ def _fit(node: Mapping[str, float], cpus: int, gpus: float) -> int:
 
 
 def _in_memory(node: Mapping[str, float], worker_bytes: int | None) -> int:
-    """Workers that the memory of one node has room for; one always has: the bound is from above, and a worker for which
-    a checkpoint is too large goes through it layer by layer.
+    """Number of workers that fit the memory of one node, at least one: the bound is an upper one, and a worker
+    measures a checkpoint that is too large layer by layer.
     """
     if not worker_bytes or "memory" not in node:
         return sys.maxsize
@@ -120,7 +121,7 @@ def _in_memory(node: Mapping[str, float], worker_bytes: int | None) -> int:
 
 
 def plan_layout(resources: Resources, nodes: Nodes, *, grows: bool = False) -> Layout:
-    """Workers for what the nodes offer; UsageError where it cannot be. ``grows``: an autoscaler may add nodes.
+    """Lay out workers for ``nodes``; raises UsageError if they cannot fit. ``grows``: an autoscaler may add nodes.
 
     >>> plan_layout(Resources(workers_per_gpu=2), [{"CPU": 16.0, "GPU": 2.0}]).workers
     4
@@ -139,7 +140,7 @@ def _gpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
     if slots == 0 and not grows:
         if all(node.get("GPU", 0.0) < 1 for node in nodes):
             raise UsageError(
-                "--device cuda: the cluster has no GPU; use --device cpu, or add a GPU node. Where an autoscaler would "
+                "--device cuda: the cluster has no GPU; use --device cpu, or add a GPU node. If an autoscaler would "
                 "add one, say how many workers to ask it for with --address auto --workers N"
             )
         raise UsageError(
@@ -149,7 +150,7 @@ def _gpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
 
 
 def _cpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
-    """As many threads per worker as leave room for all workers, each on one node."""
+    """Choose as many threads per worker as let all workers fit, each on one node."""
     cores = [int(node.get("CPU", 0.0)) for node in nodes]
     wanted = resources.workers or sum(cores)
     if grows:
@@ -163,6 +164,6 @@ def _cpu_layout(resources: Resources, nodes: Nodes, *, grows: bool) -> Layout:
     layout = Layout("cpu", wanted, threads, 0, resources.workers, resources.task_timeout_s, grows=grows)
     if resources.workers or not resources.cpu_worker_bytes:
         return layout
-    # The threads, which may change the last bits of a number, do not depend on what memory happens to be free.
+    # Threads may change the last bits of a number, so they must not depend on how much memory is free.
     layout = replace(layout, worker_bytes=resources.cpu_worker_bytes)
     return replace(layout, workers=min(wanted, layout.slots(nodes)))

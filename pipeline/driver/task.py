@@ -1,4 +1,4 @@
-"""What the driver knows of work: a task by its key, and how it ended."""
+"""The driver's view of work: a task with a key, and its outcome."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Protocol
 
 
 class Task(Protocol):
-    """A unit of work: a value that can be pickled. What is done with it is for the worker class to know."""
+    """A unit of work that can be pickled. The worker class knows what to do with it."""
 
     @property
     def key(self) -> str:
-        """Its name, unique among the tasks of a run."""
+        """Name of the task, unique in its run."""
         ...
 
 
@@ -21,16 +21,16 @@ class TaskOutcome:
 
     key: str
     failure: str | None = None
-    """The reason in one line, None if it is done."""
+    """Reason of the failure in one line; None if it succeeded."""
     trace: str = ""
-    """Python's traceback of the failure; empty where no Python of ours failed (a worker that died)."""
+    """Python traceback of the failure; empty if no Python code failed (the worker died)."""
     deaths: int = 0
-    """Workers that died on it."""
+    """Number of workers that died while running it."""
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     busy_s: float = 0.0
-    """Seconds its worker computed on it."""
+    """Seconds that its worker computed."""
     idle_s: float = 0.0
-    """Seconds its worker computed nothing before it: downloads and files it waited for."""
+    """Seconds that its worker waited for downloads and files before it."""
     host: str = ""
-    """Where it ran; filled in by the driver."""
+    """Host that it ran on; filled in by the driver."""

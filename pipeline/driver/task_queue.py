@@ -1,4 +1,4 @@
-"""Which task goes to whom, how often, and which are settled. Plain bookkeeping, no Ray: a holder is any object.
+"""The task queue: which task goes to which worker, how often, and which are finished. No Ray: a holder is any object.
 
 Tasks are handed out in order, each to one holder at a time. A task comes back when its holder dies, hangs or leaves.
 """
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pipeline.driver.task import Task
 
 MAX_ATTEMPTS = 3
-"""Tries of one task whose worker dies or hangs."""
+"""Attempts at one task whose worker dies or hangs."""
 MAX_LOSSES = 10
-"""Times that one task may lose its worker to a node that left: a task that takes down every node must end too."""
+"""How often a task may lose its worker to a lost node: a task that takes down every node must end too."""
 HUNG_FACTOR = 20.0
 HUNG_AFTER_S = 3600.0
 RECENT = 1000
@@ -23,14 +23,14 @@ RECENT = 1000
 
 @dataclass
 class Attempt:
-    """One holder's turn at a task."""
+    """One attempt at a task by one worker."""
 
     task: Task
     holder: Hashable
     began: float
-    """When it became the task that its holder is at (monotonic seconds)."""
+    """When its worker began it (monotonic seconds)."""
     queued: bool = False
-    """Whether its holder is at another one yet."""
+    """Whether it still waits behind another task of its worker."""
 
 
 class TaskQueue:

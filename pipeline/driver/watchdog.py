@@ -1,13 +1,13 @@
-"""A process of its own that ends what a local Ray leaves behind.
+"""A separate process that ends what a local Ray leaves behind.
 
 Ray ends its own processes when its driver leaves in order. It does not where the driver or the raylet is killed
 (SIGKILL, SIGHUP, SIGQUIT): the agents that the raylet started then wait for a head that never answers, on a core
 each. Nothing in the driver can prevent that, because a killed process runs no code, so this one waits for the end of
 the driver: its standard input is a pipe whose other end only the driver holds, and the pidfd of the driver is a second
-sign of the same. It then ends the processes that belong to the run, one by one by their ids. Which ones those are
-is told by two facts together: the program is Ray's or the driver's own Python, and a file is open below the run's
-temporary folder, which no other run has (Ray gives every process a log file there; its environment and command line
-are overwritten by the title that Ray sets).
+sign of the same. It then ends the processes that belong to the run, one by one by their ids. Two facts together
+identify them: the program is Ray's or the driver's own Python, and a file is open below the run's temporary folder,
+which no other run uses (Ray gives every process a log file there; its environment and command line are overwritten
+by the title that Ray sets).
 
 Run as a file, on the standard library alone: ``python -I -S watchdog.py FOLDER DRIVER_PID``.
 """
@@ -23,23 +23,23 @@ from contextlib import suppress
 from pathlib import Path
 
 GRACE_S = 2.0
-"""Time that Ray's processes have to end by themselves; what has not by then is killed."""
+"""Seconds that Ray's processes have to end by themselves before they are killed."""
 INSIST_S = 6.0
-"""Longest time of killing what appears anew, such as a worker that was being started."""
+"""Longest time, in seconds, of killing processes that still appear, such as a worker that was starting."""
 LEFT_IN_ORDER = b"."
-"""What the driver writes where it has ended Ray itself: the folder is then removed, else Ray's logs are kept."""
+"""Message of a driver that has ended Ray in order: the folder is then removed; otherwise Ray's logs are kept."""
 PROGRAMS = ("raylet", "gcs_server")
 PROC = Path("/proc")
 
 
 def processes() -> Iterator[int]:
-    """Ids of all processes that can be seen."""
+    """Ids of all visible processes."""
     with suppress(OSError):
         yield from [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
 
 
 def program(pid: int) -> str:
-    """Path of the program that a process runs; empty where it has ended or is another user's."""
+    """Path of a process's program; empty if it has ended or belongs to another user."""
     with suppress(OSError):
         return str((PROC / str(pid) / "exe").readlink())
     return ""
@@ -73,7 +73,7 @@ def _holds(pid: int, folder: str) -> bool:
 
 
 def wait_for_end(driver: int) -> bool:
-    """Waits until the driver has ended, or has left Ray; whether it left in order."""
+    """Wait until the driver has ended or has shut Ray down; return whether it shut down in order."""
     signs = [sys.stdin.fileno()]
     with suppress(OSError, AttributeError):  # another system than Linux, or the driver has ended already
         signs.append(os.pidfd_open(driver))
@@ -83,7 +83,7 @@ def wait_for_end(driver: int) -> bool:
 
 
 def end(folder: str, driver: int) -> None:
-    """Ends every process of the run but the driver, which may have other work left."""
+    """End every process of the run except the driver, which may have other work."""
     began = time.monotonic()
     while time.monotonic() - began < GRACE_S + INSIST_S:
         left = [pid for pid in holders(folder) if pid != driver]
@@ -97,7 +97,7 @@ def end(folder: str, driver: int) -> None:
 
 
 def main() -> None:
-    """Waits, ends, and removes the folder of a run that ended in order."""
+    """Wait for the driver, end what is left, and remove the folder of a run that ended in order."""
     folder, driver = sys.argv[1], int(sys.argv[2])
     in_order = wait_for_end(driver)
     end(folder, driver)

@@ -1,4 +1,4 @@
-"""The workers: Ray actors that come with the cluster's nodes and go with them."""
+"""The worker pool: Ray actors that start and end with the cluster's nodes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pipeline.driver.task import Task, TaskOutcome
 from pipeline.driver.task_queue import Attempt
 
 LOOK_EVERY_S = 2.0
-"""Time between two looks at the cluster's nodes."""
+"""Seconds between two checks of the cluster's nodes."""
 STOP_WAIT_S = 10.0
-"""Longest wait for workers that were asked to stop to save their runs."""
+"""Longest wait, in seconds, for workers to save their runs when they are stopped."""
 NO_ROOM_WAIT_S = 300.0
-"""Longest wait for a node that can hold a worker."""
+"""Longest wait for a node that a worker fits, in seconds."""
 AUTOSCALER_WAIT_S = 1200.0
-"""The same where an autoscaler may bring one: a machine has to be found, started and set up."""
+"""The same if an autoscaler may add one: a machine has to be found, started and set up."""
 MAX_FALSE_STARTS = 20
 """Workers in a row that die before they have started."""
 
@@ -41,7 +41,7 @@ class WorkerLostError(Exception):
     def __init__(self, reason: str, *, node: bool = False) -> None:
         super().__init__(reason)
         self.node = node
-        """Whether its whole node went, or could no longer be reached."""
+        """Whether its whole node was lost or became unreachable."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Place:
 
 
 def where(_: object) -> Place:
-    """Called in the worker."""
+    """Host, process id and node of the worker; runs in the worker."""
     return Place(socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id())
 
 
@@ -66,7 +66,7 @@ class Worker:
     starting: Any
     """Reference to its :class:`Place`."""
     place: Place | None = None
-    """None until it has started; it is given no task before."""
+    """None until the worker has started; it gets no task before."""
     held: dict[Any, Attempt] = field(default_factory=dict)
 
     def submit(self, attempt: Attempt) -> Any:
@@ -76,7 +76,9 @@ class Worker:
         return reference
 
     def take(self, reference: Any, now: float) -> tuple[Attempt, TaskOutcome]:
-        """The outcome behind ``reference``, which the worker then no longer holds; WorkerLostError if it died."""
+        """Remove ``reference`` from the worker's tasks and return its outcome; raises WorkerLostError if the worker
+        died.
+        """
         outcome: TaskOutcome = _get(reference)
         attempt = self.held.pop(reference)
         for following in list(self.held.values())[:1]:
@@ -84,7 +86,7 @@ class Worker:
         return attempt, outcome
 
     def ask_to_stop(self) -> bool:
-        """Sends SIGTERM to the worker's process; False where that is not possible (another host, not started)."""
+        """Send SIGTERM to the worker's process; False if that is impossible (another host, not started)."""
         if self.place is None or self.place.host != socket.gethostname():
             return False
         with suppress(ProcessLookupError):
@@ -93,24 +95,26 @@ class Worker:
 
 
 def _get(reference: Any) -> Any:
-    """What ``reference`` stands for; WorkerLostError where its worker is gone, CollapseError for anything else."""
+    """The value of ``reference``. Raises WorkerLostError if its worker is gone, CollapseError for any other
+    failure.
+    """
     try:
         return ray.get(reference)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
         if getattr(error, "actor_init_failed", False):
             raise CollapseError(f"a worker cannot start: {error}") from None
         reason = str(error).strip().splitlines()
-        # Unavailable: the connection is gone, and whether the process is too cannot be known.
+        # Unavailable: the connection is lost; whether the process still lives is unknown.
         node = isinstance(error, ray.exceptions.ActorUnavailableError) or "node has died" in str(error)
         raise WorkerLostError("its node was lost" if node else reason[0], node=node) from error
-    except RayTaskError as error:  # raised by the task: an OutputError, or one that would not travel
+    except RayTaskError as error:  # raised by the task: an OutputError, or an error that cannot be pickled
         raise (error.cause if isinstance(error.cause, CollapseError) else CollapseError(str(error))) from None
     except RayError as error:
         raise CollapseError(f"Ray failed: {error}; run the same command again to resume") from error
 
 
 class WorkerPool:
-    """As many workers as the cluster has room for and the tasks have use for."""
+    """The pool: as many workers as fit the cluster and have tasks."""
 
     def __init__(self, worker_class: type, layout: Layout, on_event: OnEvent) -> None:
         remote, environment = ray.remote(worker_class), worker_environment()
@@ -125,12 +129,12 @@ class WorkerPool:
         )
         self._workers: list[Worker] = []
         self._owner: dict[Any, Worker] = {}
-        """Of every reference that is waited for."""
+        """Worker by reference that is waited for."""
         self._looked, self._room = float("-inf"), time.monotonic()
         self._false_starts = self._wanted = 0
 
     def fit(self, tasks: int) -> None:
-        """Starts workers for ``tasks`` unfinished tasks, where the cluster has room; cheap to call often."""
+        """Start workers for ``tasks`` unfinished tasks if they fit the cluster; cheap to call often."""
         require_alive()
         now = time.monotonic()
         if now - self._looked > LOOK_EVERY_S:
@@ -141,7 +145,7 @@ class WorkerPool:
                 self._room = now
             elif now - self._room > (wait_s := AUTOSCALER_WAIT_S if self._layout.grows else NO_ROOM_WAIT_S):
                 raise CollapseError(
-                    f"no node of the cluster has had room for a worker for {wait_s:.0f} s, {tasks} tasks are left: "
+                    f"no node of the cluster could hold a worker for {wait_s:.0f} s, {tasks} tasks are left: "
                     "add a node and run the same command again to resume"
                 )
         while len(self._workers) < min(self._wanted, tasks):
@@ -153,7 +157,7 @@ class WorkerPool:
         return len(self._workers)
 
     def free(self) -> Iterator[Worker]:
-        """Workers with room for a task, those that hold the fewest first."""
+        """Workers that can take another task, those with the fewest first."""
         for held in range(self._layout.queue):
             yield from [worker for worker in self._workers if worker.place and len(worker.held) == held]
 
@@ -161,9 +165,9 @@ class WorkerPool:
         self._owner[worker.submit(attempt)] = worker
 
     def ended(self, timeout_s: float) -> list[tuple[Worker, Any]]:
-        """The tasks that have ended, well or with their worker; waits for the first one.
+        """Wait for the first task to end, with an outcome or with its worker; return all that have ended.
 
-        Workers that have started, or failed to, are dealt with on the way and end the wait as well.
+        A worker that has started or failed to start also ends the wait.
         """
         references = list(self._owner)
         if not references:
@@ -183,22 +187,22 @@ class WorkerPool:
         return ended
 
     def lose(self, worker: Worker, reason: str, *, stopped: bool = False) -> list[Attempt]:
-        """Strikes off a worker that is gone, or kills it if ``stopped``; what it held, oldest first."""
+        """Remove a lost worker from the pool, or kill it if ``stopped``; return its tasks, oldest first."""
         held = list(worker.held.values())
         for reference in (*worker.held, worker.starting):
             self._owner.pop(reference, None)
         worker.held.clear()
         if worker in self._workers:
             self._workers.remove(worker)
-        ray.kill(worker.actor)  # one that only seems to be gone must not go on either
+        ray.kill(worker.actor)  # a worker that only seems to be gone must not continue either
         if worker.place is not None:
             self._on_event("worker_lost", **vars(worker.place), reason=reason, stopped=stopped or None)
         self._looked = float("-inf")
         return held
 
     def stop(self, *, interrupted: bool) -> None:
-        """Ends the workers; where work is ``interrupted``, those at it are asked first, so that a run can be saved."""
-        if not is_alive():  # nobody is left who could answer: the watchdog ends them
+        """End the workers. If work is ``interrupted``, ask the busy ones first, so that they can save their runs."""
+        if not is_alive():  # Ray is dead: the watchdog ends the processes
             self._workers.clear()
             return
         if interrupted:
@@ -230,7 +234,7 @@ class WorkerPool:
             self._false_starts += 1
             if self._false_starts > MAX_FALSE_STARTS:
                 raise CollapseError(
-                    f"{self._false_starts} workers in a row died at their start: {error}"
+                    f"{self._false_starts} workers in a row died while starting: {error}"
                 ) from None
             return
         self._false_starts = 0

@@ -1,5 +1,5 @@
-"""Kinds of work, one file each: what is asked, what a worker does, what the reduction and the report make of it.
+"""Kinds of work, one file each: request, worker's part, reduction and report.
 
-They stand above the analysis and the report, whose parts they put together. Those below find them by name, in the
-registry of ``pipeline.runs.kind_of_work``.
+They are above analysis and report, whose parts they combine. Lower packages find them by name, in the registry of
+``pipeline.runs.kind_of_work``.
 """

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pipeline.runs.warm_state import WarmState
 
 AHEAD = 8
-"""Checkpoints that a worker knows of in advance; the disk budget bounds how many of them are fetched."""
+"""Checkpoints that a worker knows in advance; the disk budget limits how many of them are fetched."""
 
 
 @register
@@ -93,11 +93,10 @@ class AuditWork(KindOfWork):
 
 
 def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
-    """``tasks`` for the layout's device, those that measure the same together, each with what its worker fetches
-    meanwhile.
+    """``tasks`` for the layout's device, grouped by what they measure, each with the checkpoints to prefetch.
 
-    Every W-th of the following ones, for W workers: together the workers of a node fetch them all, and on several
-    nodes each fetches mostly what it will measure.
+    With W workers a task prefetches every W-th of the following ones: together the workers of a node fetch them
+    all, and on several nodes each fetches mostly what it will measure.
     """
     tasks = sorted(tasks, key=lambda task: "" if task.adds is None else str(task.adds.config()))
     return [
@@ -113,7 +112,7 @@ def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
 
 
 class AuditProgress(ProgressTracker):
-    """Settles duplicates with their originals."""
+    """Records outcomes and copies shards to their duplicates."""
 
     def __init__(
         self,
@@ -125,13 +124,13 @@ class AuditProgress(ProgressTracker):
         *,
         tasks: Sequence[ProbeTask],
     ) -> None:
-        """``found`` is of the whole plan: a duplicate may repeat a checkpoint that this call is not about."""
+        """``found``: status of the whole plan, because a duplicate may repeat a checkpoint outside this call."""
         asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
         super().__init__(
             request.out, found.only(asked), len(asked), on_progress, events, label=request.suite.name
         )
         self._copies: list[tuple[ProbeTask, str]] = []
-        """Duplicates of something that has a shard already, with its key."""
+        """Duplicates of checkpoints that have a shard already, with the key of that shard."""
         self._followers: dict[str, list[ProbeTask]] = {}
         done, there, leader = set(found.done), dict[str, str](), dict[str, str]()
         for checkpoint in plan.checkpoints:
@@ -149,16 +148,16 @@ class AuditProgress(ProgressTracker):
                 self.tasks.append(task)
 
     def begin(self) -> None:
-        """Settles duplicates whose originals were done before this call."""
+        """Copy the shards of duplicates whose originals were done before this call."""
         for task, source in self._copies:
             self._copy(task, source)
 
     def placed(self, layout: Layout) -> list[ProbeTask]:
-        """Each task with what its worker fetches meanwhile."""
+        """The tasks, each with the checkpoints to prefetch."""
         return _ordered(self.tasks, layout)
 
     def record(self, outcome: TaskOutcome) -> None:
-        """Books an outcome and settles the duplicates of its checkpoint."""
+        """Record an outcome and copy the shard to its duplicates."""
         super().record(outcome)
         for task in self._followers[outcome.key]:
             if outcome.failure is None:
@@ -170,7 +169,7 @@ class AuditProgress(ProgressTracker):
                 super().record(TaskOutcome(task.key, reason, outcome.trace))
 
     def _copy(self, task: ProbeTask, source: str) -> None:
-        """Writes a duplicate's shard from the shard ``source``."""
+        """Write a duplicate's shard from the shard ``source``."""
         from pipeline.driver import TaskOutcome
         from pipeline.runs.tasks import copy_probe  # imports torch, which takes seconds
 
@@ -179,7 +178,7 @@ class AuditProgress(ProgressTracker):
 
 
 def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:
-    """What of ``probe`` a shard needs that ``lacks`` some of it; fp32 is always measured again."""
+    """The part of ``probe`` that a shard ``lacks``; fp32 is always measured again."""
     if lacks.measurements:
         return probe
     wanted = {"fp32", *lacks.variants}

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from pipeline.runs.warm_state import WarmState
 
 LOOK_EVERY_S = 10.0
-"""Least time between two looks at how far the unfinished runs are."""
+"""Shortest time between two checks of the unfinished runs' progress, seconds."""
 
 
 @register
 class ForkWork(KindOfWork):
-    """Training from one checkpoint under several schedules and seeds, probed on the way."""
+    """Train from one checkpoint under several schedules and seeds, with probes on the way."""
 
     name = "fork"
     kind = FORK
@@ -88,12 +88,12 @@ class ForkWork(KindOfWork):
 
 
 def _note(request: ForkRequest) -> dict[str, Any]:
-    """What is kept beside the training tokens."""
+    """The note beside the training tokens."""
     return {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
 
 
 class ForkProgress(ProgressTracker):
-    """Says how far the unfinished runs are, by the states that they keep; costs one listing a time."""
+    """Reports the unfinished runs' progress from their saved states; costs one listing per check."""
 
     def __init__(
         self,
@@ -113,11 +113,11 @@ class ForkProgress(ProgressTracker):
         self.resume(self._shares())
 
     def look(self) -> None:
-        """Looks, unless it has just done so; says what has changed, if anything."""
+        """Check the progress, unless just done, and return what has changed."""
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return
         before = self._made
-        with suppress(OutputError):  # what is wrong with the folder is for those who need it to say
+        with suppress(OutputError):  # a fault of the folder is reported where the folder is needed
             self._made = self._list()
         self._looked = time.monotonic()
         changed = {key: made for key, made in self._made.items() if made != before.get(key)}
@@ -134,7 +134,7 @@ class ForkProgress(ProgressTracker):
 
 
 def _record_plan(request: ForkRequest) -> ForkPlan:
-    """The plan of this request, and of earlier requests of the same experiment in the same folder."""
+    """The plan of this request, merged with earlier requests of the same experiment in the folder."""
     plan = ForkPlan(
         suite=request.suite,
         checkpoint=request.checkpoint,

@@ -225,7 +225,7 @@ def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tenso
             raise CheckpointError(f"{file} is truncated or not safetensors: {_first_line(error)}") from error
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
+    except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
         raise CheckpointError(
             f"{file} cannot be loaded with weights_only=True: {_first_line(error)}"
         ) from error

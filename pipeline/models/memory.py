@@ -1,8 +1,8 @@
 """How much GPU memory measuring a model takes, whole or layer by layer, from its config.json and its files' size.
 
-Known before anything starts, so that the choice between the two is made once for a suite. Added up is what the code
-holds at its fullest moment; all bounds are from above. Legend: S = stored bytes, L = layers, D = hidden size, F = inner
-size, K = vocabulary, V = variants at a time (``VARIANTS_AT_ONCE``), M = V x tokens.
+Computed before anything starts, so that the choice between the two is made once for a suite. The sums are upper
+bounds on what the code holds at its peak. Legend: S = stored bytes, L = layers, D = hidden size, F = inner size, K
+= vocabulary, V = variants at a time (``VARIANTS_AT_ONCE``), M = V x tokens.
 
 * as a whole: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D
 * layer by layer: two layers as stored, 2 S / L; embedding and head as stored and the embedding in float32, 12 K D. The
@@ -15,7 +15,7 @@ size, K = vocabulary, V = variants at a time (``VARIANTS_AT_ONCE``), M = V x tok
   that is more, the float32 activations of its rows, (64 D + 24 F) bytes each, and the largest packed layer; layer by
   layer the hidden states of all tokens, 4 M D
 
-Allocated at the most on an H100 with 32 x 4 x 512 tokens and three variants, against this bound: Pythia-160m 5.0 of
+Peak allocation on an H100 with 32 x 4 x 512 tokens and three variants, against this bound: Pythia-160m 5.0 of
 6.9 GiB, in ieee 4.5 of 6.5; Pythia-1.4b 13.2 of 16.2. On an H200 with half as many tokens Pythia-6.9b: layer by layer
 12.5 of 16.4, as a whole (without a next checkpoint) 24.1 of 39.6.
 """
@@ -31,43 +31,44 @@ from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import TokenShape, Variant
 
 VARIANTS_AT_ONCE = 16
-"""Variants that go through a GPU at a time, the baseline, which every group repeats, among them. The loss holds a block
-of logits of each in registers, and a kernel's argument has a bit for each."""
+"""Variants that a GPU measures at a time, including the baseline, which every group repeats. The loss kernel holds
+a block of logits of each in registers, and one of its arguments has a bit for each."""
 CHUNK_BYTES = 2**32
-"""Bound on the operands and raw products of one chunk in one layer of the walk."""
+"""Bound on the operands and raw products of one chunk in one layer, bytes (GPT-NeoX)."""
 HEAD_ROWS = 2048
-"""Predictions whose logits exist at a time in the walk, for every variant."""
+"""Predictions whose logits exist at a time, for every variant (GPT-NeoX)."""
 MODULE_LOGIT_BYTES = 2**31
-"""Bound on the logits of a chunk elsewhere; one sequence is the least."""
+"""Bound on the logits of a chunk for other architectures, bytes; one sequence is the minimum."""
 RUNTIME_BYTES = 2**30
-"""CUDA's context, the libraries' work space, scores."""
+"""Bytes of CUDA's context, the libraries' work space and the scores."""
 CPU_CHUNK_LOGIT_BYTES = 2**28
-"""Bound on the logits of a chunk on a CPU; one sequence is the least."""
+"""Bound on the logits of a chunk on a CPU, bytes; one sequence is the minimum."""
 CPU_COMPARED_ROWS = 256
-"""Predictions of each variant that are compared at a time on a CPU."""
+"""Predictions of each variant compared at a time on a CPU."""
 CPU_PROCESS_BYTES = 600 * 2**20
-"""A worker's process before it has read a checkpoint: Python, torch and transformers."""
+"""Bytes of a worker's process before it reads a checkpoint: Python, torch and transformers."""
 USABLE_SHARE = 0.9
-"""Of a GPU's memory: the rest is lost between blocks, or belongs to others."""
+"""Usable share of a GPU's memory; the rest is lost to fragmentation or used by other programs."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What a bound on memory needs to know of a model."""
+    """The sizes of a model that its memory bound depends on."""
 
     stored_bytes: int
-    """Of its weight files."""
+    """Bytes of its weight files."""
     layers: int
-    """1 where its config.json does not say: the bound layer by layer is then the one for a single huge layer."""
+    """Number of layers; 1 if its config.json does not say, which makes the layer-by-layer bound that of one huge
+    layer."""
     hidden: int
     inner: int
     vocabulary: int
     neox: bool
-    """Whether it is a GPT-NeoX, which has kernels of its own."""
+    """Whether it is a GPT-NeoX, which has its own kernels."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], stored_bytes: int) -> ModelSize | None:
-        """From a config.json; None where that does not say."""
+        """Read the sizes from a config.json; None if it does not state them."""
         hidden = _whole(config, "hidden_size", "n_embd")
         inner = _whole(config, "intermediate_size", "ffn_dim", "n_inner")
         vocabulary = _whole(config, "vocab_size")
@@ -79,13 +80,13 @@ class ModelSize:
 
 
 def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
-    """Bytes of GPU memory that a probe of the whole model takes at most."""
+    """Upper bound on the GPU memory of a probe of the whole model, bytes."""
     stored = 2 * size.stored_bytes + 4 * size.vocabulary * size.hidden
     return stored + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
 
 
 def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
-    """Bytes of GPU memory that a probe layer by layer takes at most."""
+    """Upper bound on the GPU memory of a probe layer by layer, bytes."""
     stored = 2 * size.stored_bytes // size.layers + 12 * size.vocabulary * size.hidden
     at_once = len(variant_groups(variants)[0])
     states = 0 if _walks(size, arithmetic) else 4 * at_once * shape.n_tokens * size.hidden
@@ -93,9 +94,9 @@ def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShap
 
 
 def cpu_logit_bytes(vocabulary: int, variants: int, shape: TokenShape) -> int:
-    """Bytes of host memory that logits take at most on a CPU: a chunk's, and four copies of the rows at hand while they
-    are compared (0.64 GiB were taken of 0.92 at 64,000 ids, 256 tokens and three variants). Before the first numbers
-    two sequences of one variant are compared.
+    """Upper bound on the host memory of logits on a CPU, bytes: those of a chunk, and four copies of the rows being
+    compared (0.64 GiB were used of a bound of 0.92 at 64,000 ids, 256 tokens and three variants). Before the first
+    numbers two sequences of one variant are compared.
     """
     sequence = 4 * max(2, variants) * shape.seq_len * vocabulary
     all_at_once = 4 * variants * shape.n_tokens * vocabulary
@@ -104,15 +105,15 @@ def cpu_logit_bytes(vocabulary: int, variants: int, shape: TokenShape) -> int:
 
 
 def cpu_weight_bytes(elements: int, variants: int) -> int:
-    """Bytes of host memory that a model of ``elements`` takes as a whole on a CPU: float32, and once per variant."""
+    """Host memory of a whole model with ``elements`` weights on a CPU, bytes: float32, and once per variant."""
     return 4 * elements * (1 + variants)
 
 
 def cpu_worker_bytes(
     config: Mapping[str, Any], stored_bytes: int, variants: int, shape: TokenShape
 ) -> int | None:
-    """Bytes of host memory that a CPU worker takes at most for a checkpoint as a whole; None where ``config`` (a
-    config.json) does not say how large a vocabulary it has. Weights are stored in two bytes unless it says four.
+    """Upper bound on the host memory of a CPU worker for a whole checkpoint, bytes; None if ``config`` (a
+    config.json) states no vocabulary size. Weights count as two bytes each unless it states four.
     """
     vocabulary = _whole(config, "vocab_size")
     if vocabulary is None:
@@ -123,8 +124,8 @@ def cpu_worker_bytes(
 
 
 def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-    """``variants`` cut into those that are measured at a time, no group fuller than the first; the first variant, the
-    baseline, comes first in every group.
+    """Split ``variants`` into the groups that are measured at a time, none larger than the first. The baseline
+    comes first in every group.
     """
     baseline, *others = variants
     most = VARIANTS_AT_ONCE - 1
@@ -152,7 +153,7 @@ def _walks(size: ModelSize, arithmetic: str) -> bool:
 
 
 def _work_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
-    """Beside the stored weights, whichever of the variants are at hand: packed ones, activations and logits."""
+    """Bytes beside the stored weights: packed weights, activations and logits of ``variants``."""
     return max(_group_bytes(size, group, shape, arithmetic) for group in variant_groups(variants))
 
 
@@ -171,28 +172,28 @@ def _group_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape
 
 
 def walk_chunk(hidden: int, inner: int, variants: int, sequences: int, length: int) -> int:
-    """Sequences of ``length`` per chunk of the walk: as equal as they come, within ``CHUNK_BYTES``."""
+    """Sequences of ``length`` per chunk (GPT-NeoX): chunks of nearly equal size within ``CHUNK_BYTES``."""
     most = max(1, CHUNK_BYTES // (row_bytes(hidden, inner) * variants * length))
     return math.ceil(sequences / math.ceil(sequences / most))
 
 
 def row_bytes(hidden: int, inner: int) -> int:
-    """Bytes of operands and raw products that one row of a chunk has in the walk."""
+    """Bytes of operands and raw products per row of a chunk (GPT-NeoX)."""
     return 30 * hidden + 10 * inner
 
 
 def module_chunk(vocabulary: int, variants: int, sequences: int, length: int) -> int:
-    """Sequences of ``length`` per chunk elsewhere, within ``MODULE_LOGIT_BYTES``."""
+    """Sequences of ``length`` per chunk for other architectures, within ``MODULE_LOGIT_BYTES``."""
     return max(1, min(sequences, MODULE_LOGIT_BYTES // (4 * variants * length * vocabulary)))
 
 
 def usable_bytes(memory: int, workers_per_gpu: int = 1) -> int:
-    """What of a GPU's ``memory`` one of the workers that share it can count on."""
+    """Bytes of a GPU's ``memory`` that each worker sharing it can use."""
     return int(USABLE_SHARE * memory / workers_per_gpu)
 
 
 def _whole(config: Mapping[str, Any], *names: str) -> int | None:
-    """The first of the settings ``names`` that is a positive whole number."""
+    """The first of ``names`` whose setting is a positive whole number."""
     for name in names:
         value = config.get(name)
         if type(value) is int and value > 0:

@@ -1,1 +1,1 @@
-"""Runs: requests from plain options, what a kind of work is, one call of any kind, and the worker."""
+"""Runs: requests from plain options, the interface of a kind of work, its execution, and the worker."""

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditOptions:
-    """What a user may say of an audit; None = the default that the field or the README states."""
+    """The options of an audit; None = the default that the field or ``int4-collapse audit --help`` states."""
 
     suite: str | Suite
-    """A name, a hub repository or a folder (then opened, or trained at first use), or a suite that is open."""
+    """A name, a hub repository or a folder, which is opened or trained at first use; or an open suite."""
     out: str
     """Folder or URL that receives the shards."""
     steps: tuple[int, ...] | None = None
-    """Only these."""
+    """Steps to measure; None = all."""
     limit: int | None = None
     corpus: str | None = None
     variants: tuple[str, ...] = ()
     measurements: tuple[str, ...] = ()
-    """Names of further ones, beside those that are always taken."""
+    """Names of further measurements, beside those that every probe makes."""
     batches: int | None = None
     batch_size: int | None = None
     seq_len: int | None = None

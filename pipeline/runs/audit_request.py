@@ -1,4 +1,4 @@
-"""From plain options to an :class:`AuditRequest`: everything wrong with them is found here, before work."""
+"""Build an :class:`AuditRequest` from plain options and find every fault in them before any work."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ DEFAULT_CORPUS = "docstrings"
 
 
 FindSuite = Callable[[str, str | None], "Suite"]
-"""Opens the suite of a name, of it the revisions that match."""
+"""Opens the suite of a name, reduced to the revisions that match."""
 
 
 def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) -> AuditRequest:
-    """The request of ``options``; UsageError for whatever cannot be carried out."""
+    """Build the request of ``options``; raises UsageError for whatever cannot be carried out."""
     from pipeline.driver import resolve_device
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
@@ -73,7 +73,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
 
 
 def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
-    """UsageError for a measurement that cannot be taken in this way."""
+    """Raise UsageError for a measurement that is impossible layer by layer."""
     if stream and (whole := selected(measurements, CheckpointMeasurement)):
         raise UsageError(
             f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
@@ -82,7 +82,7 @@ def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
 
 
 def _require_no_calibration(variants: Sequence[Variant]) -> None:
-    """UsageError for a variant that needs what an audit does not have."""
+    """Raise UsageError for a variant that needs calibration tokens, which an audit lacks."""
     for variant in variants:
         if variant.needs:
             raise UsageError(
@@ -92,7 +92,7 @@ def _require_no_calibration(variants: Sequence[Variant]) -> None:
 
 
 def resources_of(options: AuditOptions) -> Resources:
-    """The machines and workers that ``options`` ask for."""
+    """The resources that ``options`` request."""
     from pipeline.driver import Resources
 
     return Resources(
@@ -117,7 +117,9 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
 def _tokens(
     suite: Suite, corpus: Corpus, shape: TokenShape
 ) -> tuple[EvaluationTokens, int | None, tuple[str, ...]]:
-    """The evaluation tokens, the number of real rows in the head where the suite's tokenizer tells it, and remarks."""
+    """The evaluation tokens, the number of rows of the head that stand for tokens (if the tokenizer states it), and
+    notes.
+    """
     from pipeline.suites.model_config import context_length, model_config
 
     config = model_config(suite)
@@ -135,13 +137,13 @@ def _tokens(
 
 
 def _count(config: dict[str, Any], name: str) -> int | None:
-    """A positive whole number of config.json. Anything else is unknown here: that checkpoint fails by name later."""
+    """A positive whole number in config.json; None for anything else, which fails by name when it is measured."""
     value = config.get(name)
     return value if type(value) is int and value > 0 else None
 
 
 def _tokenizer(suite: Suite, corpus: Corpus) -> tuple[Any, tuple[str, ...]]:
-    """The suite's tokenizer; None where it has none or a damaged one and ``corpus`` can do without."""
+    """The suite's tokenizer; None if it is missing or damaged and ``corpus`` does not need it."""
     from pipeline.suites import load_tokenizer
 
     if suite.tokenizer is None:
@@ -156,7 +158,7 @@ def _tokenizer(suite: Suite, corpus: Corpus) -> tuple[Any, tuple[str, ...]]:
         if not isinstance(corpus, TokenFile):
             raise
         remark = (
-            f"{error}; going on without it, as {corpus} needs none: rows that pad the vocabulary are not known "
+            f"{error}; continuing without it, because {corpus} needs none: rows that pad the vocabulary are not known "
             "and count as weights"
         )
         return None, (remark,)

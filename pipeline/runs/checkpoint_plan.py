@@ -1,4 +1,4 @@
-"""The plan of work on the checkpoints of a suite: what this call asks for and what earlier calls have planned."""
+"""The plan of an audit folder: the checkpoints of this call and of earlier calls."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def checkpoint_plan(request: Request, suite: Suite, settings: Settings, corpus: str = "") -> RunPlan:
-    """The plan of ``request`` for ``suite``, and of earlier requests with comparable settings in the same folder.
+    """The plan of ``request``, merged with earlier requests of comparable settings in the same folder.
 
-    A folder's set of expected checkpoints only grows: a first look with ``--limit 5`` and the whole run after it
-    are one run, in either order. StaleShardsError where the folder holds another run altogether.
+    A folder's set of expected checkpoints only grows: a trial with ``--limit 5`` and the full run are one run, in
+    either order. Raises StaleShardsError if the folder holds another run.
     """
     plan = RunPlan(
         suite=suite.name,
@@ -60,21 +60,21 @@ def _plan_before(out: RunFolder) -> RunPlan | None:
         return None
     try:
         plan: RunPlan = out.read_plan()
-    except UsageError:  # damaged: this call writes it anew, and the shards speak for themselves
+    except UsageError:  # damaged: this call rewrites it, and the shards identify themselves
         return None
     return plan
 
 
 def _same_weights(before: RunPlan, plan: RunPlan) -> bool:
-    """Whether some checkpoint is the same in both: then the suite's folder was moved, not exchanged."""
+    """Whether both share a checkpoint: the suite's folder was then moved, not replaced."""
     ids = {checkpoint.key: checkpoint.content_id for checkpoint in before.checkpoints}
     return any(each.content_id and ids.get(each.key) == each.content_id for each in plan.checkpoints)
 
 
 def merge_checkpoints(before: Sequence[Checkpoint], asked: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
-    """Both sets in order of stage and step, the asked ones prevailing, duplicates linked across them.
+    """Both sets in order of stage and step; requested checkpoints replace equal ones, and duplicates are linked.
 
-    Every duplicate points at the first checkpoint with its content that is in the result, which points at none.
+    Every duplicate points to the first checkpoint of the result with its content, which points to none.
     """
     merged = {checkpoint.key: checkpoint for checkpoint in (*before, *asked)}
     group = {key: key for key in merged}
@@ -94,6 +94,6 @@ def merge_checkpoints(before: Sequence[Checkpoint], asked: Sequence[Checkpoint])
 
 
 def _order(checkpoint: Checkpoint) -> tuple[list[tuple[bool, int, str]], int]:
-    """By stage, its numbers as numbers, then by step."""
+    """Sort key: stage, with its numbers as numbers, then step."""
     parts = re.findall(r"\d+|\D+", checkpoint.stage)
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], checkpoint.step

@@ -24,10 +24,10 @@ def execute(
     on_status: Callable[[FolderStatus], None] = lambda _: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunSummary:
-    """Does whatever of ``request`` (``kind_of_work.Request``) has no valid shard yet.
+    """Run the tasks of ``request`` (``kind_of_work.Request``) that have no valid shard yet.
 
-    A rerun resumes. Raises StaleShardsError, FolderLockedError or OutputError; a task that cannot be done is a failure
-    in the summary and does not stop the others.
+    A rerun resumes. Raises StaleShardsError, FolderLockedError or OutputError; a task that fails is in the summary
+    and does not stop the others.
     """
     start, out = time.monotonic(), request.out
     work = kinds_of_work.find(out.kind.name)

@@ -1,4 +1,4 @@
-"""Whole or layer by layer, and in which arithmetic: decided once for a suite, before any work.
+"""Choose the execution mode, whole or layer by layer, and the arithmetic, once for a suite.
 
 The arithmetic changes what is measured, so it must not depend on what happens to be free in one worker at one moment:
 ieee on a CPU; on a GPU split, unless another one is asked for. Whole and layer by layer give the same numbers bit for
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the checkpoints of a suite are measured."""
+    """Execution mode and arithmetic of a suite."""
 
     arithmetic: str
     stream: bool = False
     notes: tuple[str, ...] = ()
-    """What a user should know of the choice."""
+    """Notes for the user about the choice."""
     cpu_worker_bytes: int | None = None
-    """Host memory that a worker on a CPU takes at most; None = not known."""
+    """Upper bound on the host memory of a CPU worker, bytes; None = unknown."""
 
 
 def choose_execution(
@@ -43,7 +43,9 @@ def choose_execution(
     shape: TokenShape,
     resources: Resources,
 ) -> Execution:
-    """How ``options`` are carried out on ``resources``, whose device is known; UsageError where they cannot be."""
+    """Choose the execution of ``options`` on ``resources``, whose device is known; raises UsageError if it is
+    impossible.
+    """
     asked = options.arithmetic
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):
@@ -72,7 +74,7 @@ def _cpu_worker_bytes(suite: Suite, variants: Sequence[Variant], shape: TokenSha
 
 
 def _sizes(suite: Suite, resources: Resources) -> tuple[ModelSize | None, int]:
-    """The size of the suite's models and the bytes that are usable; None where either is not known."""
+    """Size of the suite's models and usable bytes; None if either is unknown."""
     from pipeline.driver import gpu_memory
     from pipeline.suites.model_config import model_config, stored_bytes
 

@@ -1,16 +1,16 @@
-"""The output folder of a run: the only module that knows its paths and the schemas of its shards.
+"""The output folder of a run: the only package that knows its paths and the schemas of its shards.
 
 ::
 
-    DIR/run.json                           what was asked of the audit: suite, checkpoints, settings, fingerprint
+    DIR/run.json                           the audit's plan: suite, checkpoints, settings, fingerprint
     DIR/tokens.npy                         its evaluation tokens, int64 (batches, batch_size, seq_len)
     DIR/shards/audit/step000001000.arrow   one checkpoint, one row per variant
-    DIR/failures/audit/step000001000.json  why a checkpoint has no shard (gone once it has one)
+    DIR/failures/audit/step000001000.json  why a checkpoint has no shard (removed once it has one)
     DIR/fork.json fork_tokens.npy fork_train.npy   the same of a fork experiment, and its training tokens
-    DIR/fork_train.json                    of which text and tokenizer they are: a rerun need not make them again
+    DIR/fork_train.json                    their text and tokenizer, so that a rerun can use them again
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights
-    DIR/state/fork/oli-seed2-step1500.pt   where an unfinished run stands (gone once it has a shard)
-    DIR/tables/ report.json report.html fork.html figures/   what the reduction makes of them
+    DIR/state/fork/oli-seed2-step1500.pt   state of an unfinished run (removed once it has a shard)
+    DIR/tables/ report.json report.html fork.html figures/   made from them by the reduction
     DIR/events.jsonl                       what happened when, one JSON object per line (``pipeline.base.event_log``)
     DIR/.lock                              held by the one driver of the folder (a folder of leases in an object store)
     DIR/.tmp/                              unfinished uploads, in an object store only
@@ -53,16 +53,17 @@ EVENTS = "events.jsonl"
 TRAIN_TOKENS, TRAIN_NOTE = "fork_train.npy", "fork_train.json"
 
 EVENTS_BYTES, TOKENS_BYTES, RESULT_BYTES, STATE_BYTES = 2**29, 2**31, 2**32, 2**36
-"""Most bytes of a log of events, of evaluation tokens, of a table or page, of a run's state or its training tokens."""
+"""Largest files that are read, bytes: event log, evaluation tokens, table or page, a run's state or training
+tokens."""
 
 _STATE_NAME = re.compile(r"(?P<key>.+)-step(?P<updates>\d+)\.pt")
 
 READ_AHEAD = 8
-"""Batches of shards, as many as the store reads at a time, that wait to be looked at."""
+"""Batches of shards, each as many as the store reads at once, that are read ahead."""
 
 
 class RunFolder:
-    """Names, reads and writes of one kind of work in one output folder. Making one touches nothing there."""
+    """Reads and writes the files of one kind of work in an output folder. Making one touches nothing."""
 
     def __init__(self, location: str | Path, kind: Kind = AUDIT) -> None:
         """``location``: a path or URL (``pipeline.store``)."""
@@ -73,7 +74,7 @@ class RunFolder:
         self._states = f"state/{kind.name}"
 
     def of(self, kind: Kind) -> RunFolder:
-        """The same folder, of another kind of work."""
+        """The same folder for another kind of work."""
         return RunFolder(self.location, kind)
 
     def __str__(self) -> str:
@@ -81,33 +82,33 @@ class RunFolder:
 
     @property
     def location(self) -> str:
-        """Absolute path or URL, by which another process opens the same folder."""
+        """Absolute path or URL, with which another process opens the same folder."""
         return self._store.location
 
     def place(self, name: str) -> str:
-        """Where the file or folder ``name`` is, for people."""
+        """Path or URL of the file or folder ``name``, for messages."""
         return self._store.place(name)
 
     def check(self) -> None:
-        """Fails early where nothing can be kept there, such as in a bucket that does not exist; makes nothing."""
+        """Raise early if nothing can be written there, such as in a missing bucket; creates nothing."""
         self._store.check()
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder and holds it for one driver."""
+        """Context manager: make the folder and lock it for one driver."""
         self._store.make_folder("")
         with self._store.lock():
             yield
 
     def prepare(self) -> None:
-        """Makes the folders that shards and failures go to, and removes what killed writers left."""
+        """Make the folders of shards and failures, and remove temporary files of killed writers."""
         folders = (self._shards, self._failures, self._states)
         for folder in folders:
             self._store.make_folder(folder)
         self._store.sweep(*folders, "")
 
     def event_log(self) -> EventLog:
-        """What happens in this folder, one line per event; for the holder of its lock."""
+        """The event log of this folder; use it only while holding the lock."""
         if isinstance(self._store, LocalStore):
             return EventLog(AppendedFile(Path(self._store.place(EVENTS))))
         return EventLog(
@@ -117,11 +118,11 @@ class RunFolder:
         )
 
     def read_events(self) -> list[dict[str, Any]] | None:
-        """Every event of the runs in this folder; None where none has begun."""
+        """Every event of the runs in this folder; None if none has started."""
         data = self._store.read(EVENTS, EVENTS_BYTES)
         return None if data is None else parse_events(data)
 
-    # --- what was asked ---------------------------------------------------------------------------------
+    # --- plans and tokens ---------------------------------------------------------------------------------
 
     def write_plan(self, plan: WorkPlan) -> None:
         text = json.dumps(dataclasses.asdict(plan), indent=1, allow_nan=False)
@@ -131,7 +132,7 @@ class RunFolder:
         return self._store.exists(self.kind.plan_file)
 
     def read_plan(self) -> Any:
-        """The plan of the run in this folder (a RunPlan or a ForkPlan); UsageError where there is none."""
+        """The plan of the run in this folder; raises UsageError if there is none."""
         try:
             data = self._store.read(self.kind.plan_file, JSON_BYTES)
         except UnreadableError as error:
@@ -146,7 +147,7 @@ class RunFolder:
         )
 
     def _object(self, name: str, data: bytes, command: str) -> Fields:
-        """The JSON object ``data`` that was read from ``name``; UsageError, naming the ``command`` that makes it."""
+        """Parse the JSON object ``data`` of the file ``name``; a UsageError names the ``command`` that makes it."""
 
         def broken(what: str) -> UsageError:
             return UsageError(
@@ -168,16 +169,16 @@ class RunFolder:
     def write_training_tokens(self, tokens: np.ndarray, note: dict[str, Any] | None = None) -> None:
         """Writes the 1-D training tokens of a fork experiment.
 
-        ``note``: their hash as ``tokens_sha256`` and, where that is known, what they were made of; see
+        ``note``: their hash as ``tokens_sha256`` and, if known, their text and tokenizer; see
         :meth:`holds_training_tokens` and :meth:`kept_training_tokens`.
         """
-        self._store.remove(TRAIN_NOTE)  # no note ever stands beside tokens that it is not of
+        self._store.remove(TRAIN_NOTE)  # a note never lies beside other tokens
         self._write_array(TRAIN_TOKENS, tokens)
         if note is not None:
             self.write_train_note(note)
 
     def write_train_note(self, note: dict[str, Any]) -> None:
-        """Writes the note on the training tokens that are there, unless it says so already."""
+        """Write the note on the existing training tokens, unless it is already correct."""
         if self._train_note() != note:
             self._store.write(TRAIN_NOTE, json.dumps(note, indent=1).encode())
 
@@ -185,23 +186,23 @@ class RunFolder:
         return self._read_array(TRAIN_TOKENS, STATE_BYTES)
 
     def kept_training_tokens(self, made_of: dict[str, Any]) -> np.ndarray | None:
-        """The training tokens of an earlier call if they were made of the same and are whole; else None."""
+        """The intact training tokens of an earlier call if they come from the same text and tokenizer; else None."""
         note = self._train_note()
         sha256 = note.pop("tokens_sha256", None)
         return self._checked_training_tokens(sha256) if note == made_of else None
 
     def holds_training_tokens(self, sha256: str, *, checked: bool = False) -> bool:
-        """Whether the training tokens of an earlier call are those that hash to ``sha256``, and whole.
+        """Whether the training tokens of an earlier call are intact and hash to ``sha256``.
 
-        Their note is asked first; what it says is believed where it has been ``checked`` before, as
-        :meth:`kept_training_tokens` does, else the tokens are read.
+        Their note is read first. It is trusted if it has been ``checked`` before, as :meth:`kept_training_tokens`
+        does; otherwise the tokens are read.
         """
         if self._train_note().get("tokens_sha256") != sha256:
             return False
         return checked or self._checked_training_tokens(sha256) is not None
 
     def _train_note(self) -> dict[str, Any]:
-        """Empty where there is none, or it is damaged."""
+        """The note on the training tokens; empty if it is missing or damaged."""
         try:
             note = parse_json(self._store.read(TRAIN_NOTE, JSON_BYTES) or b"{}")
         except (ValueError, UnreadableError):
@@ -229,17 +230,19 @@ class RunFolder:
         except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
             raise UsageError(
                 f"{self.place(name)} cannot be read ({error}): run the {self.kind.name} again to rewrite it"
-            ) from (error.__cause__ or error)  # the system's own error, whose number says if waiting helps
+            ) from (
+                error.__cause__ or error
+            )  # the system's own error, whose number shows whether a retry helps
         return array
 
     # --- shards -----------------------------------------------------------------------------------------
 
     def shard_keys(self) -> list[str]:
-        """Keys of the files that claim to be shards; whether they are is for :meth:`read_shard` to say."""
+        """Keys of the shard files; :meth:`read_shard` checks whether they are valid."""
         return [name.removesuffix(".arrow") for name in self._store.names(self._shards, ".arrow")]
 
     def has_shard(self, key: str) -> bool:
-        """Whether some file claims to be that shard."""
+        """Whether the shard file exists, valid or not."""
         return self._store.exists(self._shard(key))
 
     def _shard(self, key: str) -> str:
@@ -252,9 +255,9 @@ class RunFolder:
         origin: Origin,
         there: Shard | None = None,
     ) -> None:
-        """Writes the shard of ``task`` and removes its failure record.
+        """Write the shard of ``task`` and remove its failure record.
 
-        ``there``: the shard whose columns are kept, those of its rows that are among ``rows`` too.
+        ``there``: the former shard, whose columns are kept.
         """
         names = dict.fromkeys([*task.measurements, *chain(*origin.measured.values())])
         schema = self.kind.schema(installed(names), None if there is None else there.table.schema)
@@ -263,7 +266,7 @@ class RunFolder:
         self._store.remove(self._failure(task.key))
 
     def read_shard(self, key: str) -> Shard:
-        """The shard ``key``, checked byte for byte; ShardError where it cannot be trusted."""
+        """Read the shard ``key`` and check every byte; raises ShardError if it is not valid."""
         path = self.place(self._shard(key))
         try:
             data = self._store.read(self._shard(key), SHARD_BYTES)
@@ -274,17 +277,17 @@ class RunFolder:
         return shard_from(parse_checked(data, path), self.kind, key, path)
 
     def read_shards(self, keys: Sequence[str]) -> Iterator[Shard | ShardError]:
-        """Each of ``keys`` as :meth:`read_shard` gives or raises it, in order, as many at a time as the store likes."""
+        """For each of ``keys`` in order, the shard or error of :meth:`read_shard`; reads in parallel."""
         readers = self._store.readers
         if readers == 1:
             yield from map(self._shard_or_error, keys)
             return
-        with ThreadPoolExecutor(readers) as pool:  # in parts: what is read waits in memory
+        with ThreadPoolExecutor(readers) as pool:  # in batches, because shards that are read wait in memory
             for start in range(0, len(keys), READ_AHEAD * readers):
                 yield from pool.map(self._shard_or_error, keys[start : start + READ_AHEAD * readers])
 
     def require_shards(self, keys: Sequence[str]) -> list[Shard]:
-        """All of ``keys``; ShardError where one cannot be trusted."""
+        """Read all of ``keys``; raises ShardError if one is not valid."""
         found: list[Shard] = []
         for each in self.read_shards(keys):
             if isinstance(each, ShardError):
@@ -304,17 +307,17 @@ class RunFolder:
     # --- unfinished runs --------------------------------------------------------------------------------
 
     def write_state(self, key: str, updates: int, data: bytes) -> None:
-        """Keeps where the run ``key`` stands after so many updates, in place of what it kept before.
+        """Save the state of run ``key`` after ``updates`` updates and delete its older state.
 
-        The number is in the name, so that one listing says how far every run is. Makes the folder for a task that
-        runs without a driver.
+        The number is in the file name, so that one listing shows the progress of every run. Makes the folder, for a
+        task that runs without a driver.
         """
         self._store.make_folder(self._states)
         self._store.write(self._state(key, updates), data)
         self._remove_states(key, kept=updates)
 
     def read_state(self, key: str) -> bytes | None:
-        """What :meth:`write_state` kept, the furthest where a killed writer left two; None where nothing."""
+        """The saved state, the latest if a killed writer left two; None if there is none."""
         updates = self.updates_made().get(key)
         return None if updates is None else self._store.read(self._state(key, updates), STATE_BYTES)
 
@@ -322,7 +325,7 @@ class RunFolder:
         self._remove_states(key, kept=None)
 
     def updates_made(self) -> dict[str, int]:
-        """Updates after which each unfinished run kept its state, by key."""
+        """Key -> updates at the saved state of each unfinished run."""
         made: dict[str, int] = {}
         for key, updates in self._list_states():
             made[key] = max(updates, made.get(key, 0))
@@ -343,12 +346,12 @@ class RunFolder:
     # --- failures ---------------------------------------------------------------------------------------
 
     def write_failure(self, key: str, reason: str, worker_deaths: int, trace: str = "") -> None:
-        """Records why ``key`` has no shard: ``reason`` for people, ``trace`` (Python's traceback) for its author."""
+        """Record why ``key`` has no shard: ``reason`` in a sentence, ``trace`` as Python's traceback."""
         record = {"key": key, "reason": reason, "worker_deaths": worker_deaths, "traceback": trace}
         self._store.write(self._failure(key), json.dumps(record, indent=1).encode())
 
     def read_failures(self) -> dict[str, str]:
-        """Reason of every recorded failure, by key; a damaged record says so in place of the reason."""
+        """Key -> reason of every recorded failure; for a damaged record the reason says so."""
         reasons: dict[str, str] = {}
         for name in self._store.names(self._failures, ".json"):
             key = name.removesuffix(".json")
@@ -362,7 +365,7 @@ class RunFolder:
     def _failure(self, key: str) -> str:
         return f"{self._failures}/{key}.json"
 
-    # --- what the reduction makes -----------------------------------------------------------------------
+    # --- results of the reduction -----------------------------------------------------------------------
 
     def write_table(self, name: str, data: bytes) -> None:
         """Writes ``data`` at ``tables/name``."""
@@ -377,15 +380,15 @@ class RunFolder:
         self._write_result(name, text.encode())
 
     def read_result(self, name: str) -> bytes | None:
-        """What was written as ``report.json``, ``tables/trajectory.parquet``, ...; None where it was not."""
+        """Contents of a result such as ``report.json`` or ``tables/trajectory.parquet``; None if it does not exist."""
         return self._store.read(name, RESULT_BYTES)
 
     def read_report(self) -> dict[str, Any] | None:
-        """``report.json``, its values of the types that readers rely on; None where there is none."""
+        """``report.json`` with checked types; None if it does not exist."""
         return self._read_shaped(REPORT, REPORT_SHAPE)
 
     def read_schedules(self) -> dict[str, Any] | None:
-        """``tables/schedules.json``, as :meth:`read_report`."""
+        """``tables/schedules.json`` with checked types; None if it does not exist."""
         return self._read_shaped(SCHEDULES, SCHEDULES_SHAPE)
 
     def _read_shaped(self, name: str, shape: dict[str, Any]) -> dict[str, Any] | None:
@@ -396,7 +399,7 @@ class RunFolder:
         return None if data is None else checked(self._object(name, data, f"reduce {self}"), shape)
 
     def has_result(self, name: str) -> bool:
-        """Whether it was written."""
+        """Whether the result exists."""
         return self._store.exists(name)
 
     def _write_result(self, name: str, data: bytes) -> None:

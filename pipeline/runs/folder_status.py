@@ -1,4 +1,4 @@
-"""What an output folder holds, held against what was asked for. Reads files only; changes nothing.
+"""Status of an output folder: its shards compared with the request. Reads files only; changes nothing.
 
 A rerun takes the status and submits what is not done. ``status`` prints the same.
 """
@@ -21,20 +21,20 @@ class FolderStatus:
     """Keys by state; every expected key is in exactly one of done, stale, incomplete, failed and missing."""
 
     done: tuple[str, ...]
-    """Sealed shards of this measurement and of these weights."""
+    """Intact shards of this measurement and these weights."""
     stale: dict[str, tuple[str, ...]]
-    """Shards of another measurement or of other weights: the fields that differ, as ``name: there -> wanted``."""
+    """Shards of another measurement or other weights, with the differing fields as ``name: found -> wanted``."""
     failed: dict[str, str]
-    """Tried, without a shard: the reason."""
+    """Tasks that failed, with the reason."""
     missing: tuple[str, ...]
-    """No shard that can be trusted, and no reason why."""
+    """Tasks without a usable shard and without a failure."""
     corrupt: dict[str, str]
-    """Those of the failed and missing whose file is there but truncated or altered: what is wrong with it."""
+    """Failed and missing tasks whose file is truncated or altered, with the fault."""
 
     to_measure: tuple[str, ...]
-    """The incomplete, the failed and the missing, in the order of the plan."""
+    """Incomplete, failed and missing tasks, in the order of the plan."""
     incomplete: dict[str, Lacks] = field(default_factory=dict)
-    """Sealed shards of these weights that lack a variant or a measurement that is wanted, which a rerun adds."""
+    """Intact shards of these weights that lack a wanted variant or measurement, which a rerun adds."""
 
     def only(self, keys: Container[str]) -> FolderStatus:
         """The same status of these keys alone."""
@@ -49,7 +49,7 @@ class FolderStatus:
         )
 
     def why(self) -> dict[str, str]:
-        """Of every expected key that is not done, in the order of the plan: why."""
+        """Key -> reason for every expected task that is not done, in the order of the plan."""
         return {
             key: str(
                 self.incomplete.get(key)
@@ -61,7 +61,7 @@ class FolderStatus:
         }
 
     def refuse_stale(self, folder: RunFolder) -> None:
-        """StaleShardsError naming what differs and the ways out, if anything is stale."""
+        """Raise StaleShardsError if any shard is stale; it names the differing fields and the ways out."""
         if not self.stale:
             return
         key, fields = next(iter(self.stale.items()))
@@ -72,7 +72,7 @@ class FolderStatus:
 
 
 def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> FolderStatus:
-    """Reads and checks every shard in ``folder``, expected or not; ``keys``: those listed just now."""
+    """Read and check every shard in ``folder``, expected or not; ``keys``: a fresh listing of the shards."""
     wanted = plan.expected()
     failures = folder.read_failures()
     done: list[str] = []
@@ -109,7 +109,7 @@ def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None 
 def _differing_shard(
     folder: RunFolder, shard: Shard, plan: WorkPlan, identity: dict[str, Any] | None
 ) -> tuple[str, ...]:
-    """Why ``shard`` is not what the plan wants, whose ``identity`` is that of its key, if there is one."""
+    """Differences between ``shard`` and the plan; ``identity``: the wanted one, if the plan has the key."""
     if differing := differing_settings(folder.kind.spec_type, shard.config, plan.config):
         return differing
     if identity is None:
@@ -118,7 +118,7 @@ def _differing_shard(
 
 
 def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """The settings of two specs of class ``kind`` that make their numbers incomparable."""
+    """The settings in which two specs of class ``kind`` differ and which make their numbers incomparable."""
     names = _differing(_flat(pinned(kind, there)), _flat(pinned(kind, wanted)))
     flat_there, flat_wanted = _flat(there), _flat(wanted)
     return tuple(
@@ -128,13 +128,13 @@ def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]
 
 
 def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """As :func:`differing_fields`, but an empty value (weights that cannot be looked at now) differs from none."""
+    """Like :func:`differing_fields`, but an empty value (weights that cannot be read now) equals any other."""
     known = {name for name in wanted if wanted[name] != "" and there.get(name) != ""}
     return differing_fields({name: there.get(name) for name in known}, {name: wanted[name] for name in known})
 
 
 def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """The settings in which two measurements differ, nested ones by dotted name."""
+    """The settings in which two measurements differ; nested ones have dotted names."""
     flat_there, flat_wanted = _flat(there), _flat(wanted)
     return tuple(
         f"{name}: {flat_there.get(name)} -> {flat_wanted.get(name)}"

@@ -1,4 +1,4 @@
-"""From plain options to a :class:`ForkRequest`: everything wrong with them is found here, before work."""
+"""Build a :class:`ForkRequest` from plain options and find every fault in them before any work."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from pipeline.train.start import Start
 
 DEFAULT_TOKENS_PER_STEP = 8192
-"""As the paper's forks."""
+"""Tokens per update of the paper's forks."""
 SMALL_WEIGHTS_BYTES = 2**26
-"""Weight files below this size are of models that four runs on a GPU do not fill."""
+"""Weight files below this size, bytes, belong to models that are too small for four runs to fill a GPU."""
 COMPILE_FROM_STEPS = 300
-"""Updates from which a run on a GPU earns back what compiling costs."""
+"""Updates from which compiling pays off for a run on a GPU."""
 STATE_AFTER_S = 60.0
-"""Least seconds between two states of a run, unless ``--state-every`` says when: to lose a minute costs less than to
-save, with its moments and averages, ten times the weights at every probe."""
+"""Shortest time in seconds between two states of a run without ``--state-every``: losing a minute costs less than
+saving ten times the weights (with moments and averages) at every probe."""
 RUN_SHARE = 10
-"""A run has by default a tenth of the steps of its suite's own training, in as many probes."""
+"""Default length of a run as a share of the suite's training, and default spacing of probes as a share of the run."""
 
 
 @dataclass(frozen=True)
 class ForkOptions:
-    """What a user may say of a fork, beside what it shares with an audit; None = the default in ``fork --help``."""
+    """The options of a fork beside those of an audit; None = the default in ``fork --help``."""
 
     audit: AuditOptions
     start: str = "auto"
@@ -63,11 +63,11 @@ class ForkOptions:
     compile: bool | None = None
     state_every: int | None = None
     share_gpu: bool = False
-    """Whether to choose how many runs share a GPU by the size of the model."""
+    """Whether the size of the model decides how many runs share a GPU."""
 
 
 def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_train) -> ForkRequest:
-    """The request of ``options``; UsageError for whatever cannot be carried out."""
+    """Build the request of ``options``; raises UsageError for whatever cannot be carried out."""
     from pipeline.train.arms import parse_arms, refuse_twins, resolve
     from pipeline.train.fork_spec import ForkSpec
     from pipeline.train.schedules import ForkRates
@@ -82,7 +82,7 @@ def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_tra
     moments = _moments(start, arms)
     settings = _optimizer(suite)
     rewarm = 0
-    if moments == "cold":  # the memory of the second moment, but never more than a tenth of the run
+    if moments == "cold":  # the memory of the second moment, at most a tenth of the run
         rewarm = (
             min(round(1 / (1 - settings.beta2)), steps // 10)
             if options.rewarm_steps is None
@@ -113,7 +113,7 @@ def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_tra
         moments=moments,
         precision=_precision(options),
         compiled=_compiled(options, steps),
-        # remembers two intervals between probes
+        # a memory of two probe intervals
         ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
         lawa_window=options.lawa_window,
     )
@@ -164,12 +164,12 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
 
 
 def _typed(options: ForkOptions, suite: Suite) -> str:
-    """The suite as the command line takes it."""
+    """The suite's name as typed on the command line."""
     return options.audit.suite if isinstance(options.audit.suite, str) else suite.location
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:
-    """As asked for; else several runs to a GPU, because one small model does not fill it."""
+    """The requested resources; by default several runs share a GPU, because one small model does not fill it."""
     if not options.share_gpu:
         return audit.resources
     folder = fetch(start.checkpoint)
@@ -178,7 +178,7 @@ def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resou
 
 
 def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
-    """Updates of a run, and between two probes."""
+    """Updates of a run and between two probes."""
     whole = suite.training.steps or suite.checkpoints[-1].step
     steps = options.n_steps if options.n_steps is not None else max(40, whole // RUN_SHARE // 10 * 10)
     every = options.probe_every if options.probe_every is not None else max(1, steps // RUN_SHARE)
@@ -186,12 +186,12 @@ def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
 
 
 def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
-    """Whether Adam's moments come from the suite; every arm of an experiment starts in the same way."""
+    """Whether Adam's moments come from the suite; all arms of an experiment start alike."""
     return "suite" if _kept(start) and all(arm.optimizer != "muon" for arm in arms) else "cold"
 
 
 def _kept(start: Start) -> bool:
-    """Whether the suite kept Adam's moments there."""
+    """Whether the suite has Adam's moments at the checkpoint."""
     return (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
 
 
@@ -206,7 +206,7 @@ def _base_rate(options: ForkOptions, start: Start) -> float:
     rate = options.learning_rate if options.learning_rate is not None else start.checkpoint.learning_rate
     if rate is None:
         raise UsageError(
-            f"the suite does not say the learning rate at {start.checkpoint.revision}: give --learning-rate"
+            f"the suite does not state the learning rate at {start.checkpoint.revision}: give --learning-rate"
         )
     if rate <= 0:
         raise UsageError(
@@ -221,12 +221,12 @@ def _peak_rate(suite: Suite, base_lr: float) -> float:
 
 
 def _default_tokens_per_step(suite: Suite) -> int:
-    """The paper's, but not more than the suite's own training took."""
+    """The paper's number, but at most that of the suite's own training."""
     return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
 
 
 def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
-    """A note where the runs see a token more than once; UsageError unless that is allowed."""
+    """A note if the runs see a token more than once; raises UsageError unless that is allowed."""
     epochs = steps * tokens_per_step / max(available, 1)
     if epochs <= 1:
         return ()
@@ -239,7 +239,7 @@ def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: i
 
 
 def _check_compared(arms: tuple[Arm, ...], spec: Any) -> None:
-    """UsageError where no probe of an arm falls into the phase that is compared."""
+    """Raise UsageError if no probe of an arm falls into its compared phase."""
     from pipeline.train.arms import make_arm_schedule
 
     for arm in arms:

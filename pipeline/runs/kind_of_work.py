@@ -1,8 +1,8 @@
-"""What a kind of work is, and the registry of all kinds.
+"""The interface of a kind of work, and the registry of all kinds.
 
-A kind of work has a part on every floor: a plan and tasks for the driver, ``run`` for a worker, tables and a page for
-whoever reads. One file puts them together, as a subclass of :class:`KindOfWork` marked with ``@register``: those of
-the library are in ``pipeline.kinds``, above all that they use, and the floors below find them here by name.
+A kind of work has a plan and tasks for the driver, ``run`` for a worker, and tables and a page for readers. One
+file puts them together, as a subclass of :class:`KindOfWork` with ``@register``. The library's own are in
+``pipeline.kinds``, above all packages that they use; lower packages find them here by name.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class Request(Protocol):
-    """What every request of a kind of work has; the rest is between the kind and whoever asks."""
+    """The common part of the requests of all kinds of work."""
 
     @property
     def out(self) -> RunFolder:
-        """Of the kind's own :class:`Kind`."""
+        """The output folder, for the kind's own :class:`Kind`."""
         ...
 
     @property
@@ -48,16 +48,16 @@ class TextTable:
     heads: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     named: bool = False
-    """Whether the first column holds names: to the left, and folded where they are long."""
+    """Whether the first column holds names, which are left-aligned and wrapped."""
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """What a reduction says on a terminal."""
+    """Terminal output of a reduction."""
 
     sentences: Sequence[str] = ()
     places: Sequence[str] = ()
-    """Lines that say where the tables are."""
+    """Lines with the paths of the tables."""
     table: TextTable | None = None
 
 
@@ -75,26 +75,26 @@ class KindOfWork(ABC):
     """One kind of work."""
 
     name: ClassVar[str]
-    """That of ``kind``, and of the command."""
+    """Name of ``kind`` and of the command."""
     kind: ClassVar[Kind]
-    """What it keeps in an output folder."""
+    """Its files in an output folder."""
     long_tasks: ClassVar[bool] = False
-    """Whether a task takes long and keeps its state: then no task is given to two workers, and none is timed out."""
+    """Whether tasks are long and save their state: they then have no second copies and no timeout."""
 
     @abstractmethod
     def plan(self, request: Any) -> Any:
-        """What a complete run has (``kind.plan_type``), with what earlier calls have planned in the same folder."""
+        """The plan (``kind.plan_type``) of a complete run, merged with plans of earlier calls in the folder."""
 
     @abstractmethod
     def write_inputs(self, request: Any) -> None:
-        """Writes into the folder what the tasks read there, such as the tokens."""
+        """Write the tasks' inputs, such as the tokens, into the folder."""
 
     @abstractmethod
     def tasks(self, request: Any, plan: Any, found: FolderStatus) -> list[Any]:
-        """A task for every key that ``found`` wants measured. Each names its kind in ``kind``."""
+        """One task for every key in ``found.to_measure``. Each names its kind in ``kind``."""
 
     def asked(self, request: Any, plan: Any) -> set[str]:
-        """The keys that this call is about, of those of the plan."""
+        """The keys of the plan that this call requests."""
         del request
         return set(plan.expected())
 
@@ -106,7 +106,7 @@ class KindOfWork(ABC):
         on_progress: Callable[[Progress], None],
         events: EventLog,
     ) -> ProgressTracker:
-        """Who books the outcomes of this call; ``found`` is of the whole plan."""
+        """The recorder of this call's outcomes; ``found``: status of the whole plan."""
         from pipeline.runs.progress import ProgressTracker
 
         asked = self.asked(request, plan)
@@ -118,20 +118,22 @@ class KindOfWork(ABC):
 
     @abstractmethod
     def run(self, task: Any, warm: WarmState) -> TaskDone:
-        """Does ``task`` and writes its shard; in a worker. ``CheckpointError`` where it cannot be done."""
+        """Run ``task`` in a worker and write its shard. Raises CheckpointError if it fails."""
 
     def unfinished(self, folder: RunFolder, plan: Any, found: FolderStatus) -> Unfinished:
-        """How far the unfinished tasks are, from files only."""
+        """Progress of the unfinished tasks, from files only."""
         del folder, plan, found
         return Unfinished()
 
     @abstractmethod
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
-        """Makes tables of the shards. ``IncompleteRunError`` where some are missing and that is not allowed."""
+        """Make tables from the shards. Raises IncompleteRunError if some are missing and ``allow_missing`` is
+        False.
+        """
 
     @abstractmethod
     def page(self, folder: RunFolder) -> list[str]:
-        """Draws the tables; returns lines that say where. ``UsageError`` where there are none."""
+        """Draw the page and return lines with its path. Raises UsageError if there are no tables."""
 
 
 W = TypeVar("W", bound=KindOfWork)
@@ -139,12 +141,12 @@ kinds_of_work: Registry[KindOfWork] = Registry("kind of work", "pipeline.kinds")
 
 
 def register(kind: type[W]) -> type[W]:
-    """Adds a kind of work, as a decorator of its class. ``UsageError`` where another one has its name."""
+    """Class decorator that adds a kind of work. Raises UsageError if another one has its name."""
     kinds_of_work.register(kind())
     return kind
 
 
 def work_in(folder: RunFolder) -> list[KindOfWork]:
-    """The kinds of work that the folder at the same place holds a plan of; the audit first."""
+    """The kinds of work that have a plan in the folder, the audit first."""
     found = [each for each in kinds_of_work if folder.of(each.kind).has_plan()]
     return sorted(found, key=lambda each: each.name != "audit")

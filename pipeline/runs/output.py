@@ -1,4 +1,4 @@
-"""The folder that a run writes to, from what a user typed."""
+"""Parse the output folder that a user typed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SUBMITTED_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def run_folder(text: str | Path, kind: Kind = AUDIT) -> RunFolder:
-    """The output folder at a path or URL; UsageError for what can be neither."""
+    """The output folder at a path or URL; raises UsageError for a malformed one."""
     return RunFolder(text if is_url(str(text)) else absolute_out(str(text)), kind)
 
 
 def absolute_out(text: str, option: str = "--out") -> Path:
-    """The folder that ``option`` names as an absolute path; UsageError for a URL, which only folders of runs may be."""
+    """The folder of ``option`` as an absolute path; raises UsageError for a URL, which only output folders may be."""
     if is_url(text):
         raise UsageError(
             f"{option} {text}: this has to be a folder of this machine; wanted a path, not a URL"
@@ -34,7 +34,7 @@ def absolute_out(text: str, option: str = "--out") -> Path:
         raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
-            f"{option} {text}: this is a submitted job, whose working directory is a copy that is thrown away; "
+            f"{option} {text}: this is a submitted job, whose working directory is a temporary copy; "
             "wanted an absolute path on storage that every node shares, or a URL such as s3://BUCKET/FOLDER"
         )
     return path.absolute()

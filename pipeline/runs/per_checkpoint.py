@@ -1,4 +1,4 @@
-"""Kinds of work that do one thing to every checkpoint of a suite: all but the measurement and the page is here."""
+"""Base of kinds of work that do one thing to every checkpoint of a suite."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class CheckpointSettings:
         return found
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of what is not at its default."""
+        """sha256 (hex) of the settings that are not at their default."""
         return fingerprint(pinned(type(self), self.config()))
 
 
 @dataclass(frozen=True)
 class CheckpointRequest:
-    """What to do to which suite, and where the shards go."""
+    """The work, the suite and the output folder."""
 
     suite: Suite
     settings: CheckpointSettings
@@ -62,7 +62,7 @@ class CheckpointRequest:
 
 @dataclass(frozen=True)
 class CheckpointTask:
-    """One checkpoint, into one shard."""
+    """The task of one checkpoint, which writes one shard."""
 
     measurements: ClassVar[tuple[str, ...]] = ()
 
@@ -79,7 +79,7 @@ class CheckpointTask:
         return self.checkpoint.key
 
     def identity(self) -> dict[str, Any]:
-        """What the contents are of; a shard with another one is stale."""
+        """Identity of the contents; a shard with another one is stale."""
         return {"weights": self.checkpoint.content_id}
 
     def marks(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ class CheckpointTask:
 
 
 class PerCheckpoint(KindOfWork):
-    """Base of such a kind: its ``kind`` is made with :func:`checkpoint_kind`."""
+    """Base class; its ``kind`` is made with :func:`checkpoint_kind`."""
 
     settings: ClassVar[type[CheckpointSettings]]
 
@@ -96,16 +96,16 @@ class PerCheckpoint(KindOfWork):
     def measure(
         self, task: CheckpointTask, weights: Path, warm: WarmState
     ) -> Mapping[str, Any] | list[Mapping[str, Any]]:
-        """The kind's own columns of one checkpoint, a row or several, from the folder that holds its weights.
+        """Measure one checkpoint from the folder of its weights; returns one row or several of the kind's own columns.
 
-        In a worker; torch device ``task.device``. ``CheckpointError`` where the checkpoint cannot be used.
+        Runs in a worker on the torch device ``task.device``. Raises CheckpointError for an unusable checkpoint.
         """
 
     def plan(self, request: CheckpointRequest) -> RunPlan:
         return checkpoint_plan(request, request.suite, request.settings)
 
     def write_inputs(self, request: CheckpointRequest) -> None:
-        """Nothing: the weights are where the suite has them."""
+        """Do nothing: tasks read the suite's own weights."""
 
     def asked(self, request: CheckpointRequest, plan: RunPlan) -> set[str]:
         del plan
@@ -140,14 +140,14 @@ class PerCheckpoint(KindOfWork):
             retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions())))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
-                f"kind of work {self.name!r} gave rows that its shards cannot hold: {error}"
+                f"kind of work {self.name!r} returned rows that do not fit its columns: {error}"
             ) from error
         return TaskDone(task.key, seconds, busy_s=seconds)
 
     def table(self, folder: RunFolder, *, allow_missing: bool) -> pl.DataFrame:
         """The rows of all shards in the order of the plan.
 
-        ``IncompleteRunError`` where shards are missing and ``allow_missing`` is not set, or there is none.
+        Raises IncompleteRunError if there is no shard, or if shards are missing and ``allow_missing`` is False.
         """
         import polars as pl
 
@@ -166,7 +166,7 @@ class PerCheckpoint(KindOfWork):
         return pl.concat([pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards])
 
     def parse_settings(self, words: Mapping[str, str]) -> CheckpointSettings:
-        """The settings with the given fields changed. ``UsageError`` for an unknown one or another type."""
+        """The settings with the given fields changed. Raises UsageError for an unknown field or a wrong type."""
         defaults = vars(self.settings())
         values: dict[str, Any] = {}
         for name, text in words.items():

@@ -1,6 +1,6 @@
-"""What is read back from an output folder, field by field: who wrote it last may have been an editor.
+"""Typed reads of an output folder's plans, field by field, because someone may have edited them.
 
-Everything wrong is named by its field; ``Fields`` says of which file.
+An error names the field; ``Fields`` adds the file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pipeline.base.json_fields import Fields
 from pipeline.spec import Checkpoint, Variant, field_types
 
 _KEY = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
-"""What may be part of a file's name: a key of a shard is one."""
+"""Characters of a file name, which a shard's key must be."""
 
 
 def checkpoint_from(fields: Fields) -> Checkpoint:
-    """The checkpoint that ``dataclasses.asdict`` made ``fields`` of."""
+    """Read a checkpoint from its JSON fields."""
     return Checkpoint(
         step=_at_least_0(fields, "step"),
         revision=fields.need("revision", str),
@@ -50,14 +50,14 @@ def _name_part(fields: Fields, name: str) -> str:
 
 
 def label_from(fields: Fields, name: str) -> str:
-    """A text that is the name of a file."""
+    """Read a string that can be a file name."""
     if value := _name_part(fields, name):
         return value
     raise fields.wrong(name, fields.value.get(name), "a name")
 
 
 def texts(fields: Fields, name: str) -> tuple[str, ...]:
-    """The list of texts ``name``; empty where it is absent."""
+    """The list of strings ``name``; empty if absent."""
     values = fields.get(name, list) or []
     for index, value in enumerate(values):
         if not isinstance(value, str):
@@ -66,13 +66,13 @@ def texts(fields: Fields, name: str) -> tuple[str, ...]:
 
 
 def text_by_name(fields: Fields, name: str) -> dict[str, str]:
-    """The object ``name`` whose values are texts; empty where it is absent."""
+    """The object ``name`` with string values; empty if absent."""
     values = fields.child(name)
     return {key: values.need(key, str) for key in values.value}
 
 
 def seconds(fields: Fields, name: str) -> float:
-    """A number of seconds; 0 where it is absent."""
+    """The number of seconds ``name``; 0 if absent."""
     value = fields.get(name, float) or 0.0
     if value < 0:
         raise fields.wrong(name, value, "at least 0")
@@ -80,10 +80,10 @@ def seconds(fields: Fields, name: str) -> float:
 
 
 def settings_of(kind: type, fields: Fields) -> dict[str, Any]:
-    """The settings of a spec of class ``kind`` (``ProbeSpec.config``), its fields of the types that it declares.
+    """The settings of a spec of class ``kind`` (``ProbeSpec.config``), with checked types.
 
-    A field that an earlier release did not have may be missing if it has a default; one that this release does not
-    know stays.
+    A field that an earlier release lacked may be missing if it has a default; a field that this release does not
+    know is kept.
     """
     hints = field_types(kind)
     for each in dataclasses.fields(kind):

@@ -1,4 +1,4 @@
-"""What was asked of a run: the contents of ``run.json`` and ``fork.json``."""
+"""Plans of runs: the contents of ``run.json`` and ``fork.json``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
 
 class WorkPlan(Protocol):
-    """What was asked of a kind of work, a frozen dataclass of plain values."""
+    """The plan of a kind of work: a frozen dataclass of plain values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -24,39 +24,39 @@ class WorkPlan(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The settings that all shards share."""
+        """Settings that all shards share."""
         ...
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Of these, what is wanted of every shard: its ``variants`` and ``measurements``, where it has any."""
+        """The part of them that every shard must have: ``variants`` and ``measurements``, if any."""
         ...
 
     def expected(self) -> dict[str, dict[str, Any]]:
-        """Of every shard that a complete run has: what its contents must be of, by key."""
+        """Key -> identity of its contents, for every shard of a complete run."""
         ...
 
     def duplicates(self) -> dict[str, str]:
-        """By the key of each shard that repeats another: that one's."""
+        """Key of each shard that repeats another -> key of that one."""
         ...
 
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
-        """The plan when another call has ended that took so long."""
+        """The plan after another call, which took ``wall_s`` seconds."""
         ...
 
     @classmethod
     def from_fields(cls, fields: Fields, settings: type) -> Self:
-        """From what ``dataclasses.asdict`` gave; ``settings``: what ``config`` is of."""
+        """Read the plan from JSON fields; ``settings``: the class of ``config``."""
         ...
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What was asked of an audit."""
+    """The plan of an audit."""
 
     suite: str
     checkpoints: tuple[Checkpoint, ...]
-    """Every checkpoint that a complete run has a shard of, in order of step."""
+    """Every checkpoint of a complete run, in order of step."""
     config: dict[str, Any]
     """The probe's resolved settings (``ProbeSpec.config``)."""
     fingerprint: str
@@ -64,46 +64,46 @@ class RunPlan:
     """The evaluation corpus as the user named it."""
     versions: dict[str, str]
     recipe: dict[str, Any]
-    """What the suite says of its training (empty where it says nothing)."""
+    """The suite's facts about its training; empty if it has none."""
     skipped: tuple[str, ...] = ()
     """Names in the suite's folder or repository that are not checkpoints."""
     wall_s: float = 0.0
     """Seconds spent by all finished calls of the audit in this folder."""
     busy_s: float = 0.0
-    """Seconds that workers computed in those calls, added up over the workers."""
+    """Seconds of computation in those calls, summed over workers."""
     idle_s: float = 0.0
-    """Seconds between their first and last checkpoint in which they computed nothing: downloads, files."""
+    """Idle seconds between their first and last checkpoint (downloads, files), summed over workers."""
     location: str = ""
     """The suite's folder or repository."""
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Settings of the probe: what is wanted of every shard."""
+        """Settings of the probe: the wanted variants and measurements of every shard."""
         return self.config
 
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> RunPlan:
-        """The plan when another call has ended that took so long."""
+        """The plan after another call, which took ``wall_s`` seconds."""
         spent = {"wall_s": wall_s, "busy_s": busy_s, "idle_s": idle_s}
         return replace(self, **{name: getattr(self, name) + seconds for name, seconds in spent.items()})
 
     @property
     def idle_share(self) -> float | None:
-        """Share of the workers' time that they stood idle; None where nothing was measured."""
+        """Idle share of the workers' time; None if nothing was measured."""
         return share(self.idle_s, self.busy_s)
 
     def expected(self) -> dict[str, dict[str, Any]]:
-        """Of every shard that a complete run has: what its contents must be of."""
+        """Key -> identity of its contents, for every shard of a complete run."""
         return {checkpoint.key: {"weights": checkpoint.content_id} for checkpoint in self.checkpoints}
 
     def duplicates(self) -> dict[str, str]:
-        """The earlier checkpoint with the same content, by key."""
+        """Key -> key of the earlier checkpoint with the same content."""
         return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
 
     @classmethod
     def from_fields(cls, fields: Fields, settings: type = ProbeSpec) -> RunPlan:
-        """From what ``dataclasses.asdict`` gave; whatever is wrong is named by its field.
+        """Read the plan from JSON fields; an error names the field.
 
-        settings: what ``config`` is of.
+        settings: the class of ``config``.
         """
         checkpoints = tuple(map(checkpoint_from, fields.children("checkpoints")))
         keys = [each.key for each in checkpoints]
@@ -111,7 +111,7 @@ class RunPlan:
             raise fields.wrong("checkpoints", keys[:3], "different checkpoints")
         for each in checkpoints:
             if each.duplicate_of is not None and each.duplicate_of not in keys:
-                raise fields.wrong("checkpoints", each.duplicate_of, "a duplicate_of that is among them")
+                raise fields.wrong("checkpoints", each.duplicate_of, "a duplicate_of among these checkpoints")
         fields.need("config", dict)
         return cls(
             suite=fields.need("suite", str),
@@ -144,58 +144,58 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class ForkPlan:
-    """What was asked of a fork experiment."""
+    """The plan of a fork experiment."""
 
     suite: str
     checkpoint: Checkpoint
-    """Where every run starts."""
+    """Checkpoint that every run starts from."""
     start_rule: str
-    """Why there, as a sentence."""
+    """Reason for this checkpoint, as a sentence."""
     runs: tuple[PlannedRun, ...]
-    """Every run that a complete experiment has a shard of, arms in the order given, then seeds."""
+    """Every run of a complete experiment: arms in the given order, then seeds."""
     config: dict[str, Any]
-    """The resolved settings that the runs share (``ForkSpec.config``)."""
+    """Resolved settings that the runs share (``ForkSpec.config``)."""
     fingerprint: str
     corpus: str
     train_corpus: str
     versions: dict[str, str]
     notes: tuple[str, ...] = field(default=())
-    """What a reader of the numbers should know (epochs, cold moments)."""
+    """Notes for readers of the numbers (epochs, cold moments)."""
     wall_s: float = 0.0
     looks: int = 1
-    """How often the results could be looked at: once, and once more each time that seeds are added to finished runs."""
+    """Number of looks at the results: one, and one more each time that seeds are added to finished runs."""
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Settings of the probe: what is wanted of every shard."""
+        """Settings of the probe: the wanted variants and measurements of every shard."""
         probe: dict[str, Any] = self.config["probe"]
         return probe
 
     def is_comparable(self, other: ForkPlan) -> bool:
-        """Whether the runs of both can be compared."""
+        """Whether the runs of both plans can be compared."""
         return pinned(ForkSpec, self.config) == pinned(ForkSpec, other.config)
 
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> ForkPlan:
-        """The plan when another call has ended that took so long."""
+        """The plan after another call, which took ``wall_s`` seconds."""
         del busy_s, idle_s
         return replace(self, wall_s=self.wall_s + wall_s)
 
     @property
     def updates(self) -> int:
-        """Of each run."""
+        """Updates per run."""
         return int(self.config["rates"]["steps"])
 
     def expected(self) -> dict[str, dict[str, Any]]:
-        """Of every shard that a complete experiment has: what its contents must be of."""
+        """Key -> identity of its contents, for every shard of a complete experiment."""
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
 
     def duplicates(self) -> dict[str, str]:
-        """No two runs are the same."""
+        """Empty: no run repeats another."""
         return {}
 
     @classmethod
     def from_fields(cls, fields: Fields, settings: type = ForkSpec) -> ForkPlan:
-        """As ``RunPlan.from_fields``."""
+        """See ``RunPlan.from_fields``."""
         runs = tuple(map(_planned_run, fields.children("runs")))
         keys = [each.key for each in runs]
         if len(set(keys)) != len(keys):
@@ -219,7 +219,7 @@ class ForkPlan:
 
 
 def share(part: float, rest: float) -> float | None:
-    """``part`` of both together; None of nothing."""
+    """``part`` as a share of both together; None if both are 0."""
     return part / (part + rest) if part + rest > 0 else None
 
 

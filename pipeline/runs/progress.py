@@ -1,4 +1,4 @@
-"""The books of a driver's run: what is done, what failed, how far it is."""
+"""Progress of a run: finished and failed tasks, time left, summary."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run of the driver ended."""
+    """Summary of a finished run."""
 
     measured: tuple[str, ...]
-    """Keys measured by this call (duplicates repeated from them included)."""
+    """Keys measured by this call, duplicates included."""
     already_done: int
-    """Shards that were there."""
+    """Shards that existed already."""
     failures: dict[str, str]
-    """Reason by key of every expected shard that is not there."""
+    """Key -> reason for every expected shard that is missing."""
     wall_s: float
     busy_s: float = 0.0
-    """Seconds that workers computed, added up over them."""
+    """Seconds of computation, summed over workers."""
     idle_s: float = 0.0
-    """Seconds between their first and last checkpoint in which they computed nothing, added up as well."""
+    """Idle seconds between a worker's first and last checkpoint, summed over workers."""
 
     @property
     def idle_share(self) -> float | None:
-        """Idle seconds as a share of both; None where nothing was computed."""
+        """Idle share of busy and idle seconds; None if nothing was computed."""
         return share(self.idle_s, self.busy_s)
 
     @property
@@ -48,21 +48,21 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run of the driver stands, after each task and, where tasks are long, in between."""
+    """Progress of a run, reported after each task and, if tasks are long, in between."""
 
     done: int
-    """Shards there now, those of earlier runs included."""
+    """Existing shards, those of earlier runs included."""
     failed: int
     total: int
     eta_s: float | None
     last: TaskOutcome | None
-    """What ended just now; None at the start, and where nothing did."""
+    """Outcome that has just arrived; None at the start and between outcomes."""
     under_way: Mapping[str, float] = field(default_factory=dict)
-    """Share of each unfinished task that is done, of those that say so."""
+    """Finished share of each running task that reports it."""
 
 
 class ProgressTracker:
-    """Turns outcomes into records."""
+    """Record outcomes: failures, events, progress and the summary."""
 
     def __init__(
         self,
@@ -75,13 +75,13 @@ class ProgressTracker:
         tasks: Sequence[Any] = (),
         label: str = "",
     ) -> None:
-        """``total``: shards of a complete run. Writes to ``events`` that it starts, and how each task ends.
+        """``total``: shards of a complete run. Writes the start and each outcome to ``events``.
 
-        tasks: frozen dataclasses with a ``key`` and a ``device``. label: what the metrics are tagged with.
+        tasks: frozen dataclasses with a ``key`` and a ``device``. label: tag of the metrics.
         """
         self.found, self.label, self.events = found, label, events
         self.tasks = list(tasks)
-        """To be driven."""
+        """Tasks to run."""
         self.measured: list[str] = []
         self.failures: dict[str, str] = {}
         self.done = set(found.done)
@@ -102,32 +102,32 @@ class ProgressTracker:
         )
 
     def begin(self) -> None:
-        """Does what needs no worker, before the first task."""
+        """Do what needs no worker, before the first task."""
 
     def placed(self, layout: Layout) -> list[Any]:
-        """The tasks as workers of ``layout`` get them."""
+        """The tasks in the form that workers of ``layout`` get."""
         return [replace(task, device=layout.device) for task in self.tasks]
 
     def look(self) -> None:
-        """Called at least every second while tasks are driven."""
+        """Called at least every second while tasks run."""
 
     def check_complete(self, asked: AbstractSet[str]) -> None:
-        """A defect of ours, never of the request: something that was asked for was neither done nor reported."""
+        """Raise RuntimeError if a task was neither done nor reported: a defect of the program, not of the request."""
         lost = asked - self.done - self.failures.keys()
         if lost:
             raise AssertionError(f"neither done nor failed: {', '.join(sorted(lost))}")
 
     def resume(self, shares: Mapping[str, float]) -> None:
-        """Books the share of each task that earlier calls have done: it took none of this call's time."""
+        """Record the share of each task that earlier calls finished; it does not count for the time left."""
         self._under_way = self._resumed = dict(shares)
 
     def advance(self, shares: Mapping[str, float]) -> None:
-        """Books the share of each unfinished task that is done by now."""
+        """Record the finished share of each running task."""
         self._under_way = dict(shares)
         self._on_progress(self.progress(None))
 
     def record(self, outcome: TaskOutcome) -> None:
-        """Books an outcome."""
+        """Record an outcome."""
         self._idle_s += outcome.idle_s
         self._busy_s += outcome.busy_s
         if outcome.failure is None:
@@ -157,7 +157,7 @@ class ProgressTracker:
         self._on_progress(self.progress(outcome))
 
     def progress(self, last: TaskOutcome | None) -> Progress:
-        """Where the run stands; ``last``: what ended just now."""
+        """The current progress; ``last``: the outcome that has just arrived."""
         ended = {*self.measured, *self.failures}
         under_way = {key: share for key, share in self._under_way.items() if key not in ended}
         worked = sum(1 - self._resumed.get(key, 0.0) for key in ended)
@@ -167,7 +167,7 @@ class ProgressTracker:
         return Progress(len(self.done), len(self.failures), self._total, eta_s, last, under_way)
 
     def summary(self, wall_s: float) -> RunSummary:
-        """How the run ended, which it has: the last event of it is written."""
+        """End the run: write its last event and return its summary."""
         summary = RunSummary(
             tuple(self.measured), self._already_done, self.failures, wall_s, self._busy_s, self._idle_s
         )

@@ -26,10 +26,10 @@ OnProgress = Callable[["Progress"], None]
 def audit_suite(
     suite: str | Suite, out: str | Path, *, on_progress: OnProgress = lambda _: None, **options: Any
 ) -> RunSummary:
-    """Measures every checkpoint of ``suite`` that has no shard in ``out`` yet; a rerun resumes.
+    """Measure every checkpoint of ``suite`` that has no shard in ``out`` yet; a rerun resumes.
 
-    options: fields of :class:`AuditOptions`, such as ``limit``, ``variants``, ``corpus`` and ``device``. ``UsageError``
-    for what cannot be carried out; a checkpoint that cannot be measured is a failure in the summary.
+    options: fields of :class:`AuditOptions`, such as ``limit``, ``variants``, ``corpus`` and ``device``. Raises
+    UsageError for what cannot be carried out; a checkpoint that cannot be measured is a failure in the summary.
     """
     from pipeline.runs.execute import execute
 
@@ -42,10 +42,10 @@ def audit_suite(
 def fork_suite(
     suite: str | Suite, out: str | Path, *, on_progress: OnProgress = lambda _: None, **options: Any
 ) -> RunSummary:
-    """Continues training from a checkpoint of ``suite`` under several schedules; a rerun resumes or adds to it.
+    """Continue training from a checkpoint of ``suite`` under several schedules; a rerun resumes or adds to it.
 
     options: the fields of :class:`ForkOptions` (``start="auto"`` or a step as text,
-    ``schedules``, ``seeds``) and of ``AuditOptions``. Raises as :func:`audit_suite`.
+    ``schedules``, ``seeds``) and of ``AuditOptions``. Raises the errors of :func:`audit_suite`.
     """
     from pipeline.runs.execute import execute
 

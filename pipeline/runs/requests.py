@@ -1,4 +1,4 @@
-"""Requests: what to do, checked and complete, and where it goes."""
+"""Checked and complete requests of an audit and of a fork."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What to measure, and where the shards go."""
+    """A checked request of an audit."""
 
     suite: Suite
     probe: ProbeSpec
@@ -36,44 +36,44 @@ class AuditRequest:
     stream: bool = False
     """Measure layer by layer even where the whole model fits."""
     notes: tuple[str, ...] = ()
-    """What a user should know of how it is measured."""
+    """Notes for the user about the execution."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the suite or cannot be known of it."""
+    """Known and possible defects of the suite."""
 
 
 @dataclass(frozen=True, eq=False)
 class ForkRequest:
-    """What to train and measure, and where the shards go."""
+    """A checked request of a fork experiment."""
 
     suite: str
     checkpoint: Checkpoint
     start_rule: str
-    """Why this checkpoint, as a sentence."""
+    """Reason for this checkpoint, as a sentence."""
     spec: ForkSpec
     arms: tuple[Arm, ...]
     """Resolved."""
     seeds: int
-    """Runs per arm: seeds 0 to ``seeds - 1``, the same data order for every arm."""
+    """Runs per arm: seeds 0 to ``seeds - 1``, each with the same data order in every arm."""
     tokens: EvaluationTokens
     train: np.ndarray
     """1-D training tokens."""
     corpus: str
     train_corpus: str
     out: RunFolder
-    """Of kind ``FORK``."""
+    """Output folder, of kind ``FORK``."""
     resources: Resources
     state_every: int
     state_after_s: float = 0.0
-    """Least seconds between two states of a run."""
+    """Shortest time between two saved states of a run, seconds."""
     train_made_of: dict[str, Any] | None = None
-    """Of which text and tokenizer ``train`` is (``pipeline.train.kept_tokens``); None = they are never used again."""
+    """Text and tokenizer of ``train`` (``pipeline.train.kept_tokens``); None = the tokens are not reused."""
     train_kept: bool = False
-    """Whether ``train`` was read from ``out``, where an earlier call had kept it."""
+    """Whether ``train`` was read from ``out``, where an earlier call saved it."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    """What is known to be wrong with some of the suite's checkpoints."""
+    """Known defects of some of the suite's checkpoints."""
     replace_stale: bool = False
 
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Every run, the first seeds of all arms before the second: a look half-way sees all arms."""
+        """Every run; the first seeds of all arms come before the second, so that an early look sees all arms."""
         return tuple(PlannedRun(arm, seed) for seed in range(self.seeds) for arm in self.arms)

@@ -1,8 +1,8 @@
-"""``report.json`` and ``schedules.json`` as they are read back: the types of what pages and commands take from them.
+"""Check the types of the values that pages and commands read from ``report.json`` and ``schedules.json``.
 
-A shape is the type of a value; a list with the type of its elements; a dict with the shapes of an object's fields, or
-with one shape under ``*`` for all of them. A field may be absent or null unless its name ends in ``!``; what a shape
-does not name is left as it is.
+A shape is the type of a value; a list with the type of its elements; or a dict with the shapes of an object's
+fields, or with one shape under ``*`` for all fields. A field may be absent or null unless its name ends in ``!``.
+Fields that a shape does not name are left unchanged.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ SCHEDULES_SHAPE: dict[str, Any] = {
 
 
 def checked(fields: Fields, shape: dict[str, Any]) -> dict[str, Any]:
-    """The object that ``fields`` are of, whose values have the types of ``shape``."""
+    """Check ``fields`` against ``shape`` and return the object."""
     if "*" in shape:
         shape = dict.fromkeys(fields.value, shape["*"])
     for named, wanted in shape.items():

@@ -1,4 +1,4 @@
-"""One shard: rows with a schema, and metadata that says what they are of and how they were measured."""
+"""One shard: rows with a schema, and metadata about their identity and measurement."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Settings(Protocol):
     """A frozen dataclass of everything that can change a number of a shard."""
 
     def config(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The settings as plain JSON values."""
         ...
 
     def fingerprint(self) -> str:
-        """sha256 (hex) of what is pinned of it (``pipeline.spec.pinned``)."""
+        """sha256 (hex) of its pinned part (``pipeline.spec.pinned``)."""
         ...
 
 
 class ShardTask(Protocol):
-    """What a task says of the shard that it writes."""
+    """The task's description of the shard that it writes."""
 
     @property
     def key(self) -> str: ...
@@ -41,36 +41,36 @@ class ShardTask(Protocol):
 
     @property
     def measurements(self) -> tuple[str, ...]:
-        """Names of what the shard has columns of, beside those of its kind."""
+        """Names of the measurements that the shard has columns for, beside those of its kind."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What the contents are of; a shard with another one is stale."""
+        """Identity of the contents; a shard with another one is stale."""
         ...
 
     def marks(self) -> dict[str, str]:
-        """Further metadata; ``identity`` among them, as JSON."""
+        """Further metadata, including ``identity`` as JSON."""
         ...
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How the rows of a shard came about."""
+    """Origin of the rows of a shard."""
 
     versions: dict[str, str]
-    """Of the packages."""
+    """Versions of the packages."""
     notes: tuple[str, ...] = ()
     measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """As in :class:`Shard`; empty: what the task asks for, of every row."""
+    """See :class:`Shard`; empty: the task's measurements, for every row."""
 
 
 @dataclass(frozen=True)
 class Lacks:
-    """What of that which is wanted a shard does not hold."""
+    """The wanted variants and measurements that a shard lacks."""
 
     variants: tuple[str, ...] = ()
     measurements: tuple[str, ...] = ()
-    """Of at least one of the wanted variants that it holds."""
+    """Measurements that at least one of its wanted variants lacks."""
 
     def __bool__(self) -> bool:
         return bool(self.variants or self.measurements)
@@ -81,24 +81,24 @@ class Lacks:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard as read: its rows and what its metadata says of their origin."""
+    """One shard as read: its rows and the metadata about their origin."""
 
     key: str
     table: pa.Table
     fingerprint: str
-    """As it was written; releases hashed different fields, so what it is compared by is ``config``."""
+    """Fingerprint as written; releases hashed different fields, so shards are compared by ``config``."""
     config: dict[str, Any]
-    """Settings of its measurement, resolved (``ProbeSpec.config``, ``ForkSpec.config``)."""
+    """Resolved settings of its measurement (``ProbeSpec.config``, ``ForkSpec.config``)."""
     identity: dict[str, Any]
-    """What its contents are of: the weights of a checkpoint, or the arm and seed of a run."""
+    """Identity of its contents: the weights of a checkpoint, or the arm and seed of a run."""
     notes: tuple[str, ...]
     versions: dict[str, str]
-    """Of the packages it was measured with."""
+    """Versions of the packages that measured it."""
     measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Names of the measurements of each of its variants."""
+    """Variant -> names of its measurements."""
 
     def only(self, variants: Sequence[str]) -> Shard:
-        """The same shard with the rows of ``variants`` alone, in their order."""
+        """The shard reduced to the rows of ``variants``, in their order."""
         there = self.table["variant"].to_pylist()
         if there == list(variants):
             return self
@@ -107,7 +107,7 @@ class Shard:
         return replace(self, table=self.table.take(rows), measured=measured)
 
     def lacks(self, config: Mapping[str, Any]) -> Lacks:
-        """What is missing of that which the probe with the settings ``config`` is to give."""
+        """The variants and measurements of a probe with the settings ``config`` that it lacks."""
         wanted = tuple(config.get("measurements", MEASUREMENTS))
         variants = config.get("variants", ())
         there = {variant: self.measured[variant] for variant in variants if variant in self.measured}
@@ -125,7 +125,7 @@ class Shard:
         )
 
     def is_of(self, spec: Settings) -> bool:
-        """Whether its numbers are comparable with those of ``spec``, whatever either holds of them."""
+        """Whether its numbers are comparable with those of ``spec``, whatever variants either has."""
         return pinned(type(spec), self.config) == pinned(type(spec), spec.config())
 
 
@@ -135,10 +135,10 @@ def shard_table(
     rows: list[dict[str, Any]],
     origin: Origin,
 ) -> pa.Table:
-    """``rows`` of ``task`` with ``schema`` and the metadata that :func:`shard_from` reads.
+    """Make the table of a shard: ``rows`` of ``task`` with ``schema`` and the metadata that :func:`shard_from` reads.
 
-    Arrow itself drops unknown columns and fills missing ones with null, silently: here an unknown one, and a missing
-    one that may not be null, is a ValueError.
+    Arrow silently drops unknown columns and fills missing ones with null; here an unknown column, or a missing one
+    that may not be null, raises ValueError.
     """
     known = set(schema.names)
     for row in rows:
@@ -161,10 +161,10 @@ def shard_table(
 
 
 def shard_from(table: pa.Table, kind: Kind, key: str, place: str) -> Shard:
-    """The shard ``key`` of ``kind`` that was read from ``place``.
+    """Make the shard ``key`` of ``kind`` from the table that was read at ``place``.
 
-    OtherSchemaError where it lacks a column of the kind's core; ShardError where its metadata is not what a writer
-    puts there, or its rows are not those that it says (``pipeline.runs.shard_validity``).
+    Raises OtherSchemaError if it lacks a core column of the kind; ShardError if its metadata is malformed or its
+    rows do not match it (``pipeline.runs.shard_validity``).
     """
     if missing := _lacking(table.schema, kind.core):
         raise OtherSchemaError(f"{place} has another schema ({missing}): it was written by another version")
@@ -190,7 +190,7 @@ def shard_from(table: pa.Table, kind: Kind, key: str, place: str) -> Shard:
 
 
 _JSON = ("config", "versions", "notes", "measured", "identity", "duplicates")
-"""Metadata that is JSON; everything else is a text."""
+"""Metadata keys with JSON values; the others are strings."""
 
 
 def _texts(table: pa.Table) -> dict[str, bytes]:
@@ -205,7 +205,7 @@ def _value(name: str, text: bytes, broken: Callable[[str], ShardError]) -> Any:
 
 
 def _lacking(schema: pa.Schema, core: pa.Schema) -> str:
-    """The columns of ``core`` that ``schema`` has not, or has of another type; empty where it has all."""
+    """The columns of ``core`` that ``schema`` lacks or has with another type; empty if it has all."""
     wrong = []
     for wanted in core:
         index = schema.get_field_index(wanted.name)
@@ -217,7 +217,7 @@ def _lacking(schema: pa.Schema, core: pa.Schema) -> str:
 
 
 def _holds(there: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether values of the type ``there`` have all that ``wanted`` has; structs may have more fields."""
+    """Whether the type ``there`` has everything of ``wanted``; structs may have more fields."""
     if pa.types.is_list(there) and pa.types.is_list(wanted):
         return _holds(there.value_type, wanted.value_type)
     if pa.types.is_struct(there) and pa.types.is_struct(wanted):
@@ -230,7 +230,7 @@ def _holds(there: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _measured(metadata: Fields, table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """Earlier releases did not say it: they had the core measurements and no other."""
+    """Variant -> measurements; earlier releases wrote the core measurements and did not list them."""
     if "measured" in metadata.value:
         measured = metadata.child("measured")
         return {variant: texts(measured, variant) for variant in measured.value}
@@ -240,7 +240,7 @@ def _measured(metadata: Fields, table: pa.Table) -> dict[str, tuple[str, ...]]:
 
 
 def _identity(metadata: Fields) -> dict[str, Any]:
-    """As a task's ``identity()``; an audit's shard keeps the id of its weights alone."""
+    """Read the identity; an audit's shard stores the id of its weights only."""
     if "identity" in metadata.value:
         return metadata.need("identity", dict)
     return {"weights": metadata.need("content_id", str)}

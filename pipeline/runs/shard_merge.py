@@ -1,4 +1,4 @@
-"""Adding variants and measurements to a shard: paired with its own fp32 row, or not at all."""
+"""Add variants and measurements to a shard, paired with its own fp32 row."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pipeline.measurements import installed, score_columns, tensor_columns
 from pipeline.runs.shard import Shard
 
 AGREE_NATS = 1e-6
-"""Losses that are measured again may differ by so much: the last bits of sums differ between numbers of variants that
-go through the model together, and between devices."""
+"""Largest difference of losses that are measured again, nats: the last bits of sums depend on the number of
+variants that are measured together, and on the device."""
 
 Row = dict[str, Any]
 
 
 def disagreement(there: Shard, rows: Sequence[Row]) -> str:
-    """Why ``rows``, measured now, cannot stand beside those of ``there``; empty where they can.
+    """Why the new ``rows`` do not match those of the shard ``there``; empty if they do.
 
-    Every variant that is in both, fp32 always, must have the same weights, tokens and losses: the gaps of what is added
-    are taken against the fp32 row that is there.
+    Every variant in both, fp32 always, must have the same weights, tokens and losses, because gaps of added
+    variants are computed from the existing fp32 row.
     """
     old = {row["variant"]: row for row in there.table.to_pylist()}
     both = [(old[row["variant"]], row) for row in rows if row["variant"] in old]
@@ -50,10 +50,10 @@ def _agree(before: float, now: float) -> bool:
 def merged(
     there: Shard, rows: Sequence[Row], measurements: Iterable[str], identity: Mapping[str, Any]
 ) -> tuple[list[Row], dict[str, tuple[str, ...]]]:
-    """All rows, and what is measured of each variant: what ``there`` holds stays as it is.
+    """All rows, and the measurements of each variant; the values of ``there`` stay unchanged.
 
-    ``rows`` were measured now, with ``measurements``, and agree with ``there``; ``identity`` says which checkpoint the
-    rows are of.
+    ``rows`` are new, have ``measurements`` and match ``there``; ``identity`` has the columns that identify the
+    checkpoint.
     """
     now = {row["variant"]: row for row in rows}
     names = tuple(measurements)

@@ -85,34 +85,33 @@ FORK_SCHEMA = pa.schema(
         pa.field("device", pa.string(), nullable=False),
     ]
 )
-"""``step`` and ``tokens`` count from the fork; ``learning_rate`` and ``phase_label`` are of the update that led to the
-row; ``train_loss_nats`` is the mean since the probe before (null at the start); ``weights`` is live, ema or lawa;
-``status`` is that of the run, ``ok`` or ``diverged``; ``wall_s`` counts from the start of the run."""
+"""``step`` and ``tokens`` count from the fork; ``learning_rate`` and ``phase_label`` belong to the update before
+the probe; ``train_loss_nats`` is the mean since the last probe (null at the start); ``weights`` is live, ema or
+lawa; ``status`` is that of the run, ``ok`` or ``diverged``; ``wall_s`` counts from the start of the run."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of work that an output folder can hold; one folder may hold one of each."""
+    """A kind of work in an output folder; a folder may hold one of each."""
 
     name: str
-    """Of the sub-folder of its shards, failures and states, and of the command that makes them."""
+    """Name of its command and of its sub-folders of shards, failures and states."""
     core: pa.Schema
     """Columns that every shard has."""
     plan_type: type[WorkPlan]
     spec_type: type
-    """What the settings of its plans and shards are of."""
+    """Class of the settings of its plans and shards."""
     plan_file: str
     tokens_file: str
     adds: bool
-    """Whether a variant or a measurement can be added to a shard; where not, all of it would be done again."""
+    """Whether a variant or measurement can be added to a shard; if not, the shard is made again."""
     what_is_wrong: WhatIsWrong = nothing_is_wrong
     """Why a shard's rows contradict its metadata (``pipeline.runs.shard_validity``); such a shard is redone."""
 
     def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
-        """The columns of a shard with ``measurements``: those of the core, then what is open.
+        """The columns of a shard with ``measurements``: the core columns, then those of the measurements.
 
-        ``there``: the columns of a shard that is added to, which stay, also those of measurements that are not
-        installed here.
+        ``there``: columns of the former shard, which stay, even those of measurements that are not installed here.
         """
         schema = self.core if there is None else there.remove_metadata()
         names = tuple(measurements)
@@ -139,9 +138,10 @@ def _with_tensor_fields(schema: pa.Schema, columns: Iterable[Column]) -> pa.Sche
 def checkpoint_kind(
     name: str, settings: type, columns: Mapping[str, Literal["float64", "int64", "string", "bool"]]
 ) -> Kind:
-    """The kind called ``name`` whose shards hold ``columns`` of one checkpoint, beside which one it is.
+    """Make the kind ``name``, whose shards hold ``columns`` of one checkpoint and the columns that identify it.
 
-    settings: a frozen dataclass of what can change a number, each field with a default. A value may be null.
+    settings: a frozen dataclass of everything that can change a number, each field with a default. A value may be
+    null.
     """
     if not re.fullmatch("[a-z][a-z_]*", name):
         raise UsageError(f"kind of work {name!r}: wanted small letters and _, a letter first")

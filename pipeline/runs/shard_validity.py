@@ -1,7 +1,7 @@
-"""Whether the rows of a shard are those that it says it holds, and agree with themselves.
+"""Check that the rows of a shard match its metadata and are consistent with each other.
 
-A checksum tells that a file is as it was written; this, that what was written is a measurement. A number may be NaN or
-infinite where a checkpoint or a run has diverged, and nowhere null.
+A checksum shows that a file is as it was written; this check shows that its contents are a measurement. A number
+may be NaN or infinite if a checkpoint or run has diverged, and is never null.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
-"""How far numbers may be from what follows from others in the same row: the last bits of float64 sums."""
+"""Tolerances between numbers of a row that follow from each other: the last bits of float64 sums."""
 
 Row = dict[str, Any]
 
@@ -22,18 +22,18 @@ Row = dict[str, Any]
 Config = Mapping[str, Any]
 Measured = Mapping[str, tuple[str, ...]]
 WhatIsWrong = Callable[[pa.Table, str, Config, Measured], str]
-"""From the table, the key, the settings and what the shard says that it holds of each variant: what is wrong with the
-rows, empty where nothing is."""
+"""Called with table, key, settings and the stated measurements of each variant; returns the fault of the rows,
+empty if there is none."""
 
 
 def nothing_is_wrong(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
-    """A :data:`WhatIsWrong` that finds nothing."""
+    """A :data:`WhatIsWrong` that accepts all rows."""
     del table, key, config, measured
     return ""
 
 
 def wrong_audit(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
-    """The :data:`WhatIsWrong` of a checkpoint; ``config`` is of a probe."""
+    """The :data:`WhatIsWrong` for an audit's shard; ``config``: settings of the probe."""
     rows = table.drop_columns(["tensors"]).to_pylist()
     return (
         _wrong_promise(config, measured)
@@ -44,7 +44,7 @@ def wrong_audit(table: pa.Table, key: str, config: Config, measured: Measured) -
 
 
 def wrong_fork(table: pa.Table, key: str, config: Config, measured: Measured) -> str:
-    """The :data:`WhatIsWrong` of a run of a fork experiment; ``config`` is of the experiment."""
+    """The :data:`WhatIsWrong` for a fork's run; ``config``: settings of the experiment."""
     rows = table.to_pylist()
     return (
         _wrong_promise(config["probe"], measured)
@@ -59,7 +59,7 @@ def _first(wrong: Iterable[str]) -> str:
 
 def _wrong_promise(probe: Config, measured: Measured) -> str:
     lost = [variant for variant in ("fp32", *probe["variants"]) if variant not in measured]
-    return f"it lacks {', '.join(lost)}, which it was to hold" if lost else ""
+    return f"it lacks {', '.join(lost)}, which its metadata lists" if lost else ""
 
 
 def _wrong_variants(rows: Iterable[Row], measured: Iterable[str]) -> str:
@@ -80,7 +80,7 @@ def _wrong_checkpoint(rows: list[Row], key: str, measured: Iterable[str]) -> str
 
 
 def _wrong_run(rows: list[Row], key: str, config: Mapping[str, Any], measured: Iterable[str]) -> str:
-    """Of a run of a fork experiment: one set of variants per probe and set of weights."""
+    """Faults of a fork's run, which has one set of variants per probe and set of weights."""
     if {row["run_id"] for row in rows} != {key}:
         return "its rows are of another run"
     if len({row["status"] for row in rows}) != 1 or rows[0]["status"] not in ("ok", "diverged"):
@@ -89,7 +89,7 @@ def _wrong_run(rows: list[Row], key: str, config: Mapping[str, Any], measured: I
     wanted = [*range(0, steps, every), steps]
     there = list(dict.fromkeys(row["step"] for row in rows))
     if there != (wanted if rows[0]["status"] == "ok" else wanted[: len(there)]):
-        return f"its probes are after {len(there)} of {len(wanted)} numbers of updates, or others"
+        return f"it has {len(there)} of {len(wanted)} probes, or others"
     groups: dict[tuple[int, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["step"], row["weights"]), []).append(row)
@@ -102,7 +102,7 @@ def _wrong_run(rows: list[Row], key: str, config: Mapping[str, Any], measured: I
 
 
 def _wrong_row(row: Row, shape: Mapping[str, Any]) -> str:
-    """``row`` against the lengths of the evaluation and against itself."""
+    """Check ``row`` against the size of the evaluation and for consistency."""
     batches, sequence = shape.get("batches", 32), shape.get("seq_len", 512)
     tokens = batches * shape.get("batch_size", 4) * (sequence - 1)
     losses, name = row["batch_nll_nats"], row["variant"]
@@ -112,7 +112,7 @@ def _wrong_row(row: Row, shape: Mapping[str, Any]) -> str:
     if row["n_tokens"] != tokens:
         return f"{name} is of {row['n_tokens']} tokens, wanted {tokens}"
     if losses is None or len(losses) != batches or None in losses:
-        return f"{name} has {len(losses or ())} losses of batches or an empty one, wanted {batches}"
+        return f"{name} has {len(losses or ())} losses of batches or an empty list, wanted {batches}"
     return _wrong_scores(row)
 
 
@@ -129,7 +129,7 @@ def _wrong_scores(row: Row) -> str:
 
 
 def _wrong_tensors(tensors: pa.ChunkedArray, variants: list[str]) -> str:
-    """One row of statistics, with a name of its own, for every quantized matrix."""
+    """Check that every quantized matrix has one row of statistics with a unique name."""
     lists = tensors.combine_chunks()
     names = pc.list_flatten(lists).field("name").to_pylist()
     owners = pc.list_parent_indices(lists).to_pylist()

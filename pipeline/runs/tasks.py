@@ -1,6 +1,6 @@
-"""The units of work as plain functions: call them in a REPL, or let the driver run them on a cluster.
+"""The units of work as plain functions, for a REPL or for the driver's workers.
 
-The driver imports this module too, for its duplicates, and measures nothing: torch is imported where it is needed.
+The driver imports this module too, to copy duplicates, so torch is imported only inside functions.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskDone:
-    """What the driver needs to know of a finished task; the numbers are in the shard."""
+    """A finished task's result for the driver; the numbers are in the shard."""
 
     key: str
     seconds: float
     notes: tuple[str, ...] = ()
     busy_s: float = 0.0
-    """Seconds from the beginning of its measurement to the end."""
+    """Seconds from the start of the measurement to its end."""
     idle_s: float = 0.0
-    """Seconds before that in which nothing was measured, since the one before ended or this one was asked for."""
+    """Seconds without a measurement before it, since the last one ended or this one was requested."""
 
 
 class DeviceLock:
@@ -54,7 +54,9 @@ class DeviceLock:
 
     @contextmanager
     def take(self, asked: float) -> Iterator[float]:
-        """Waits for the turn; gives the idle seconds before it. ``asked``: when it was wanted (perf_counter)."""
+        """Context manager: wait for the lock; gives the idle seconds before it. ``asked``: time of the request
+        (perf_counter).
+        """
         place = object()
         with self._changed:
             self._line.append(place)
@@ -69,7 +71,7 @@ class DeviceLock:
 
 
 def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
-    """The warm state for every task of the same probe: tokens, device, model template."""
+    """Make the state that all tasks of a probe share: tokens, device, model template."""
     from pipeline.probe import Prober
 
     return Prober(spec, folder.read_tokens(), device)
@@ -81,11 +83,11 @@ def run_probe(
     fetcher: Fetcher | None = None,
     turn: DeviceLock | None = None,
 ) -> TaskDone:
-    """Measures one checkpoint and writes its shard, or adds to the one that is there (``ProbeTask.adds``).
+    """Measure one checkpoint and write its shard, or add to the existing one (``ProbeTask.adds``).
 
-    ``prober`` is reused where given; ``fetcher``, where given, meanwhile fetches what ``task`` says comes next; of
-    several threads with one ``turn``, one measures while the others fetch and read. Raises CheckpointError for a
-    checkpoint that cannot be used and OutputError where the shard cannot be written.
+    ``prober``: reused if given. ``fetcher``: if given, fetches the next checkpoints meanwhile. ``turn``: of several
+    threads that share it, one measures while the others fetch and read. Raises CheckpointError for an unusable
+    checkpoint and OutputError if the shard cannot be written.
     """
     folder = RunFolder(task.out)
     prober = prober or new_prober(task.measuring, folder, task.device)
@@ -103,7 +105,7 @@ def run_probe(
         finally:
             suited.forget(
                 weights, task.checkpoint.weights_sha256
-            )  # an error may have come before it was taken
+            )  # an error may have come before the lock was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if task.adds is not None:
         differing = retry_while_away(lambda: _add(folder, task, rows, measured.notes))
@@ -116,13 +118,13 @@ def run_probe(
 
 
 def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> str:
-    """Adds ``rows`` to the shard of ``task``; why they do not go with what is there, and then changes nothing."""
+    """Add ``rows`` to the shard of ``task``. If they do not match it, change nothing and return why."""
     try:
         there = folder.read_shard(task.key)
     except ShardError as error:
         return str(error)
     if not there.is_of(task.probe) or there.identity != task.identity():
-        return "the shard that was there is of another measurement"
+        return "the existing shard belongs to another measurement"
     if different := disagreement(there, rows):
         return different
     if there.lacks(task.probe.config()):
@@ -136,7 +138,7 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: 
 
 
 def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredProber:
-    """``prober``, or one that goes layer by layer where ``task`` asks for it or the checkpoint does not fit whole."""
+    """``prober``, or one that measures layer by layer if ``task`` asks for it or the checkpoint does not fit whole."""
     from pipeline.probe.fit import fits_whole
 
     whole = not task.stream and fits_whole(weights, task.probe, prober.device)
@@ -144,13 +146,13 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredP
 
 
 def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None = None) -> TaskDone:
-    """Trains one run of the fork experiment, probing on the way, and writes its shard.
+    """Train one run of the fork experiment, probe it on the way, and write its shard.
 
-    ``prober`` is reused where given, and so are the measurements in ``starts``, to which that of this run is added.
-    Continues from the state that a killed run left, and leaves one every ``state_every`` updates, no sooner than
-    ``state_after_s`` after the last, and on SIGTERM, which then ends the process. Raises CheckpointError for a
-    checkpoint that cannot be used and OutputError where the folder cannot be written; a run that diverges is written
-    like any other.
+    ``prober`` and the measurements in ``starts`` are reused if given; this run's own is added to ``starts``.
+    Continues from the state of a killed run. Saves a state every ``state_every`` updates, no sooner than
+    ``state_after_s`` seconds after the last one, and on SIGTERM, which then ends the process. Raises
+    CheckpointError for an unusable checkpoint and OutputError if the folder cannot be written; a run that diverges
+    is written like any other.
     """
     from pipeline.train.forking import ForkRun
 
@@ -188,7 +190,7 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
 
 
 def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
-    """The rows of a finished run with exactly the columns of the shard."""
+    """The rows of a finished run, with exactly the columns of the shard."""
     common = {
         "suite": task.suite,
         "revision": task.checkpoint.revision,
@@ -204,7 +206,7 @@ def fork_rows(task: ForkTask, run: ForkRun) -> list[dict[str, Any]]:
 
 
 def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
-    """Writes the shard of a duplicate from the shard ``source_key`` of the same content: the same numbers."""
+    """Write the shard of a duplicate with the numbers of ``source_key``, which has the same content."""
     checkpoint = task.checkpoint
     folder = RunFolder(task.out)
     source = folder.read_shard(source_key)
@@ -213,14 +215,16 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
         or source.identity != task.identity()
         or source.lacks(task.probe.config())
     ):
-        raise CheckpointError(f"{checkpoint.key} cannot repeat {source.key}: that shard is of other weights")
+        raise CheckpointError(
+            f"{checkpoint.key} cannot repeat {source.key}: that shard belongs to other weights"
+        )
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
     folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)
     return TaskDone(checkpoint.key, 0.0, source.notes)
 
 
 def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> list[dict[str, Any]]:
-    """One dict per variant with exactly the columns of the shard."""
+    """One dict per variant, with exactly the columns of the shard."""
     common = {
         **identity(suite, checkpoint),
         "weights_sha256": measured.weights_sha256,
@@ -233,7 +237,7 @@ def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> lis
 
 
 def identity(suite: str, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The columns that say which checkpoint a row is of."""
+    """The columns that identify a row's checkpoint."""
     return {
         "suite": suite,
         "revision": checkpoint.revision,

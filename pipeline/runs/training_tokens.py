@@ -1,4 +1,4 @@
-"""What a fork trains on: the tokens of a corpus, from wherever they can be had soonest."""
+"""Training tokens of a fork, from the quickest source."""
 
 from __future__ import annotations
 
@@ -16,29 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TrainingText:
-    """What is trained on."""
+    """Training tokens and their origin."""
 
     corpus: str
-    """As named."""
+    """Corpus as named by the user."""
     tokens: Any
     """1-D."""
     made_of: dict[str, Any] | None = None
-    """Of which text and tokenizer, where that is known."""
+    """Text and tokenizer of the tokens, if known."""
     kept: bool = False
-    """Whether they were read from the output folder."""
+    """Whether the tokens were read from the output folder."""
 
     @property
     def sha256(self) -> str:
-        """Of the tokens."""
+        """sha256 of the tokens."""
         from pipeline.corpus import tokens_sha256
 
         return tokens_sha256(self.tokens)
 
 
 def read_training(named: str | None, data: str | None, suite: Suite, out: RunFolder) -> TrainingText:
-    """The tokens of the corpus that is ``named``, else of the suite's own: as ``data`` keeps them (``--data``), as an
-    earlier call kept them in ``out``, or made now. Only text needs the suite's tokenizer. ``UsageError`` for what
-    cannot be had.
+    """The tokens of the corpus ``named``, else of the suite's own: from ``data`` (``--data``), from an earlier call
+    in ``out``, or made now. Only text needs the suite's tokenizer. Raises UsageError if they cannot be made.
     """
     from pipeline.suites import load_tokenizer
     from pipeline.train.data import encode, training_texts, training_tokens
@@ -46,7 +45,7 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
 
     text = named or suite.train_corpus
     if text is None:
-        raise UsageError(f"suite {suite.name} does not say what it was trained on: give --train-corpus")
+        raise UsageError(f"suite {suite.name} does not state its training text: give --train-corpus")
     corpus, vocab_size = parse_corpus(text), _vocab_size(suite)
     if isinstance(corpus, TokenFile) and data is not None:
         raise UsageError(f"--data {data}: {corpus} holds tokens already; leave --data out")
@@ -64,7 +63,7 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
 
 
 def _vocab_size(suite: Suite) -> int:
-    """Ids that the suite's models know; UsageError where no config.json says."""
+    """Vocabulary size of the suite's models; raises UsageError if no config.json states it."""
     from pipeline.suites.model_config import model_config
 
     size = model_config(suite).get("vocab_size")

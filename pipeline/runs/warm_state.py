@@ -1,4 +1,4 @@
-"""What a worker keeps between its tasks: the prober, the turn on the device, and whatever else a kind of work keeps."""
+"""State that a worker keeps between tasks: the prober, the device lock, and what else a kind of work keeps."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 class WarmState:
-    """Warm state of one worker process, for several threads."""
+    """State of one worker process, shared by its threads."""
 
     def __init__(self) -> None:
         self.turn = DeviceLock()
-        """Measurements take turns; reading and writing overlap them."""
+        """Lock of the device: measurements take turns, while reading and writing overlap them."""
         self._prober: Prober | None = None
         self._kept: dict[str, Any] = {}
         self._making = threading.Lock()
 
     def prober(self, spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
-        """The prober of ``spec`` on the tokens in ``folder``; the last one is kept."""
+        """The prober of ``spec`` with the tokens in ``folder``; the last one is kept."""
         with self._making:
             if self._prober is None or self._prober.spec != spec:
                 self._prober = retry_while_away(lambda: new_prober(spec, folder, device))
             return self._prober
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
-        """What was kept under ``name``, made at the first call."""
+        """The object kept under ``name``; made at the first call."""
         with self._making:
             if name not in self._kept:
                 self._kept[name] = make()

@@ -1,4 +1,4 @@
-"""The worker process: runs tasks and turns every error into an outcome. Knows nothing of Ray.
+"""The worker process: run tasks and turn every error into an outcome. Independent of Ray.
 
 The driver calls a GPU worker from several threads at once (``driver.resources.GPU_QUEUE``): one task computes while the
 checkpoints of the next are read. A CPU worker gets one task at a time.
@@ -17,7 +17,7 @@ from pipeline.driver.task import TaskOutcome
 from pipeline.runs.kind_of_work import kinds_of_work
 
 TRACE_CHARACTERS = 20_000
-"""Of a traceback, its end is kept: the error is there."""
+"""Characters of a traceback that are kept, from its end, where the error is."""
 
 _QUERY = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
 _LOGIN = re.compile(r"(https?://)[^\s/@'\"<>]+@")
@@ -25,10 +25,10 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 
 class TaskWorker:
-    """The actor: the warm state that all of a worker's tasks share. ``run`` may be called from several threads."""
+    """The actor, with the state that a worker's tasks share. ``run`` may be called from several threads."""
 
     def __init__(self, threads: int) -> None:
-        load_plugins()  # before a task is unpickled that holds a class of one
+        load_plugins()  # before a task that holds a plug-in's class is unpickled
         import torch
         import transformers.modeling_utils  # noqa: F401 - seconds, which the first task would otherwise be charged
 
@@ -38,11 +38,11 @@ class TaskWorker:
         self._warm = WarmState()
 
     def run(self, task: Any) -> TaskOutcome:
-        """Runs ``task`` as its ``kind`` says; its errors come back as a failed Outcome, never as an exception."""
+        """Run ``task`` by its ``kind``; an error becomes a failed Outcome, never an exception."""
         try:
             done = kinds_of_work.find(task.kind).run(task, self._warm)
         except OutputError:
-            raise  # no other task could write either: the driver stops
+            raise  # no other task could write either, so the driver stops
         except CheckpointError as error:
             return TaskOutcome(task.key, str(error), traced(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours: reported with its place, the others go on
@@ -56,9 +56,9 @@ class TaskWorker:
 
 
 def traced(error: BaseException) -> str:
-    """The traceback of ``error`` and of what caused it, without what may let others in.
+    """The traceback of ``error`` and its causes, without credentials.
 
-    Errors of HTTP clients quote whole addresses: signed ones carry a credential in their query.
+    Errors of HTTP clients quote whole URLs, and signed URLs carry a credential in their query.
     """
     text = "".join(traceback.format_exception(error))
     text = _TOKEN.sub("hf_...", _LOGIN.sub(r"\1...@", _QUERY.sub(r"\1?...", text)))

@@ -15,6 +15,6 @@ __all__ = ["Address", "LocalStore", "ObjectStore", "Store", "is_url", "open_stor
 
 
 def open_store(location: object) -> Store:
-    """The store at a path or URL. Touches nothing yet; UsageError for what is no location."""
+    """Open the store at a path or URL. Touches nothing yet; raises UsageError for a malformed location."""
     where = parse_location(str(location))
     return ObjectStore(where) if isinstance(where, Address) else LocalStore(where)

@@ -25,17 +25,17 @@ class Address:
         return f"{self.scheme}://{self.key()}"
 
     def key(self, name: str = "") -> str:
-        """``bucket/prefix/name``, as pyarrow's file systems take it."""
+        """``bucket/prefix/name``, the form that pyarrow's file systems take."""
         return "/".join(part for part in (self.bucket, self.prefix, name) if part)
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is written as a URL (then it is never looked up as a path)."""
+    """Whether ``text`` is a URL and therefore never a path."""
     return "://" in text
 
 
 def parse_location(text: str) -> Path | Address:
-    """The folder that ``text`` names; UsageError for a URL of another kind or with credentials in it.
+    """Parse a location; raises UsageError for a URL of another kind or with credentials in it.
 
     >>> parse_location("file:///data/my%20run")
     PosixPath('/data/my run')

@@ -1,4 +1,4 @@
-"""The file system behind an address. Settings come from the environment that the stores' own tools read."""
+"""The file system behind an address. Settings come from the environment variables that the stores' own tools read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 from pipeline.base.errors import UsageError
 
 ATTEMPTS = 3
-"""Tries of one request by the client itself, within a few seconds; longer outages are waited out in ``objects``."""
+"""Attempts that the client itself makes at one request, within a few seconds; ``objects`` retries for longer."""
 
 
 def endpoint() -> str | None:
-    """The S3 server that is not Amazon's, as a URL; None where it is."""
+    """URL of an S3 server other than Amazon's; None for Amazon's."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
@@ -22,7 +22,7 @@ def endpoint() -> str | None:
 def file_system(scheme: str, bucket: str, server: str | None) -> Any:
     """The ``pyarrow.fs`` file system of a bucket, one per process. ``server``: :func:`endpoint`.
 
-    OSError where the region of the bucket cannot be asked for.
+    Raises OSError if the bucket's region cannot be found out.
     """
     from pyarrow import fs
 
@@ -37,7 +37,7 @@ def file_system(scheme: str, bucket: str, server: str | None) -> Any:
             raise UsageError("AWS_ENDPOINT_URL: wanted http://HOST:PORT or https://HOST, without a password")
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise UsageError(
-                "AWS_ENDPOINT_URL goes on after the server's name, which the client cannot use; wanted "
+                "AWS_ENDPOINT_URL has a path after the server's name, which the client cannot use; wanted "
                 f"{parts.scheme}://{parts.netloc} alone, and the bucket in the location (s3://BUCKET/FOLDER)"
             )
         options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}

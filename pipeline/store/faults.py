@@ -1,4 +1,4 @@
-"""What went wrong in an object store, in our words: the clients' own messages may quote keys and signatures."""
+"""Errors of an object store in words of our own, because the clients' messages may quote keys and signatures."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Fault:
     """Why a request failed."""
 
     reason: str
-    """What happened and what to do, without the place."""
+    """What happened and what to do; the caller adds the place."""
     lasting: bool
-    """Whether trying again is pointless."""
+    """Whether a retry is pointless."""
 
 
 def explain(error: OSError, scheme: str) -> Fault:
-    """The fault behind what pyarrow raised."""
+    """The fault behind an exception of pyarrow."""
     found = _SPELLED.search(str(error))
     code = "" if found is None else found[1] or found[3] or ""
     status = int(found[2]) if found is not None and found[2] else 0

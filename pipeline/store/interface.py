@@ -1,4 +1,4 @@
-"""What every store can do."""
+"""The interface of every store."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from typing import Protocol
 class Store(Protocol):
     """Files of bytes by name (``folder/file``) under one location.
 
-    Methods raise OutputError, naming the place and what to do, where the store itself fails: unwritable, full, gone,
-    unreachable. Safe to use from several threads.
+    Methods raise OutputError, which names the place and what to do, if the store itself fails: unwritable, full,
+    gone, unreachable. Safe to use from several threads.
     """
 
     readers: int
-    """Reads that are worth having under way at a time."""
+    """Useful number of concurrent reads."""
 
     @property
     def location(self) -> str:
-        """Absolute path or URL: what another process, on another node, opens it by."""
+        """Absolute path or URL, with which a process on another node opens the store."""
 
     def place(self, name: str) -> str:
-        """Where ``name`` is, for messages."""
+        """Path or URL of ``name``, for messages."""
 
     def check(self) -> None:
-        """Fails early where the store cannot be used at all (no such bucket: UsageError). Makes nothing."""
+        """Raise early if the store cannot be used at all (no such bucket: UsageError). Creates nothing."""
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
-        """The contents, None where there is none; UnreadableError where only this file cannot be read, such as one
-        with more than ``most_bytes``, or what is no regular file.
+        """The contents; None if the file is absent. Raises UnreadableError if only this file cannot be read: it
+        exceeds ``most_bytes`` or is no regular file.
         """
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
 
     def names(self, folder: str, suffix: str) -> list[str]:
-        """Names, relative to ``folder``, of the files in it that end in ``suffix``, sorted; one listing."""
+        """Sorted names, relative to ``folder``, of its files that end in ``suffix``; one listing."""
 
     def write(self, name: str, data: bytes) -> None:
-        """Puts ``data`` there in one step; what was there is seen until then, and stays if it fails."""
+        """Write ``data`` in one step; readers see the former contents until then, and they stay if the write fails."""
 
     def remove(self, name: str) -> None:
-        """Removes the file if it is there."""
+        """Remove the file if it exists."""
 
     def make_folder(self, folder: str) -> None:
-        """Makes a folder that files can be written to ("" for the location itself)."""
+        """Make a folder ("": the location itself) that files can be written to."""
 
     def sweep(self, *folders: str) -> None:
-        """Removes what killed writers left there. Only for the holder of the lock."""
+        """Remove temporary files of killed writers. Call it only while holding the lock."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Held by one driver at a time; FolderLockedError names the other. A dead driver does not keep it."""
+        """Context manager: the lock of the one driver. Raises FolderLockedError, which names the holder; a dead
+        driver loses it.
+        """

@@ -1,14 +1,16 @@
-"""One driver at a time where no kernel can say who is alive: a lease that its holder renews.
+"""The lock of an object store: a lease that its holder renews.
 
-A driver writes an object of its own into the folder of leases and then lists the folder. If no other is there it holds
-the lock; else it takes its own away again. Listings of S3 and Google's store show every write that was finished before
-them, so of two drivers at least one sees the other; both may step back, both never go on. (A conditional PUT would do
-the same in one request, but not every S3 server has it, and pyarrow has no call for it.)
+A driver writes an object of its own into the folder of leases and then lists the folder. If the folder holds no
+other lease, the driver has the lock; otherwise it removes its own. Listings of S3 and Google's store show every
+write that was finished before them, so of two drivers at least one sees the other; both may give up, but never do
+both continue. (A conditional PUT would do the same in one request, but not every S3 server has it, and pyarrow has
+no call for it.)
 
-The holder writes its lease again every ``PULSE_S``. A driver that finds another's lease waits until either it is
-renewed (its owner lives: refused) or it is ``EXPIRY_S`` old (its owner is dead: removed). Ages are differences of the
-store's own times, so clocks of nodes may be wrong. A holder whose lease was taken away (it was suspended for longer
-than that) stops. Were two ever at work together, it would cost time only: shards are whole, and the same bits.
+The holder rewrites its lease every ``PULSE_S`` seconds. A driver that finds another lease waits until it is renewed
+(its owner lives: the driver is refused) or ``EXPIRY_S`` seconds old (its owner is dead: the lease is removed). Ages
+are differences of the store's own timestamps, so clocks of nodes may be wrong. A holder that has lost its lease (it
+was suspended for longer) stops. Two drivers at once would only waste time: shards are written whole, with the same
+bits.
 """
 
 from __future__ import annotations
@@ -28,17 +30,17 @@ from typing import Protocol
 from pipeline.base.errors import CollapseError, FolderLockedError
 
 PULSE_S = 5.0
-"""Seconds between two renewals; a second driver is refused within about as many."""
+"""Seconds between two renewals; a second driver is refused after about that time."""
 
 SIGNATURE_BYTES = 4096
-"""Most bytes of a lease: it says who holds it."""
+"""Largest lease that is read, bytes; it names its holder."""
 
 EXPIRY_S = 30.0
-"""Age of a lease whose owner is dead; so long a new driver waits at most."""
+"""Age in seconds at which a lease counts as dead, and longest wait of a new driver."""
 
 
 class LeaseStore(Protocol):
-    """What a lease needs of a store."""
+    """The part of a store that a lease needs."""
 
     def place(self, name: str) -> str: ...
     def read(self, name: str, most_bytes: int) -> bytes | None: ...
@@ -49,9 +51,9 @@ class LeaseStore(Protocol):
 
 @contextmanager
 def hold(shelf: LeaseStore, folder: str) -> Iterator[None]:
-    """Holds the lease in ``folder`` for the length of the block; FolderLockedError names the other holder.
+    """Context manager: hold the lease in ``folder``; raises FolderLockedError, which names the other holder.
 
-    If it is lost within the block, the main thread is interrupted there and FolderLockedError raised.
+    If it is lost within the block, the main thread is interrupted and FolderLockedError raised.
     """
     name = f"{folder}/{secrets.token_hex(8)}"
     _acquire(shelf, folder, name)
@@ -63,7 +65,7 @@ def hold(shelf: LeaseStore, folder: str) -> Iterator[None]:
 def _interrupt() -> Iterator[int]:
     """The signal that raises KeyboardInterrupt in the main thread.
 
-    A shell that starts a command in the background may have it ignore SIGINT; another signal serves there.
+    A command that a shell starts in the background may ignore SIGINT; another signal is used then.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -82,7 +84,9 @@ def _held(shelf: LeaseStore, folder: str, name: str, interrupt: int) -> Iterator
 
     def renew() -> None:
         while not done.wait(PULSE_S):
-            with suppress(CollapseError):  # the store is away: for others too, or they find the lease expired
+            with suppress(
+                CollapseError
+            ):  # the store is unreachable, for others too, or they find the lease expired
                 if name.rpartition("/")[2] not in shelf.stamps(folder):
                     lost.set()
                     if interrupts and not done.is_set():
@@ -101,7 +105,7 @@ def _held(shelf: LeaseStore, folder: str, name: str, interrupt: int) -> Iterator
     finally:
         done.set()
         pulse.join()
-        with suppress(CollapseError):  # it runs out by itself
+        with suppress(CollapseError):  # the lease expires by itself
             shelf.remove(name)
     if lost.is_set():
         raise _taken_over(shelf)
@@ -132,7 +136,7 @@ def _acquire(shelf: LeaseStore, folder: str, name: str) -> None:
         if not told:
             told = True
             logging.getLogger(__name__).warning(
-                "%s is held by another driver, or was by one that is gone: waiting %g s at most to see which",
+                "%s is locked by a driver that may be dead: waiting up to %g s to find out",
                 shelf.place(""), EXPIRY_S + PULSE_S,
             )  # fmt: skip
         time.sleep(PULSE_S / 2 * random.uniform(0.5, 1.0))

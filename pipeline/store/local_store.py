@@ -32,7 +32,7 @@ class LocalStore:
         return str(self._path / name)
 
     def check(self) -> None:
-        """Nothing: a folder that is not there yet will be made."""
+        """Do nothing: a missing folder will be made."""
 
     def read(self, name: str, most_bytes: int) -> bytes | None:
         try:

@@ -2,10 +2,10 @@
 
 A small object is one PUT, all or nothing. A large one (a fork's state) is more than pyarrow puts into one request,
 and pyarrow 26 *completes* a multi-part upload that has failed, with the parts that arrived: the object is then there,
-cut off. So a large object goes to a key of its own under ``.tmp/``, its size is checked, and the store copies it to
-its name, which for a reader is again one step.
+cut off. A large object therefore goes to its own key under ``.tmp/``, its size is checked, and the store copies it
+to its name, which is again one step for a reader.
 
-The client tries a request again for a few seconds; beyond that every call here goes on trying for ``PATIENCE_S``.
+The client retries a request for a few seconds; every call here retries for ``PATIENCE_S`` seconds.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ SMALL_BYTES = 8 * 2**20
 """Objects up to this size are one PUT (pyarrow: up to 10 MiB)."""
 
 PATIENCE_S = 60.0
-"""How long a request that failed for a passing reason is tried again."""
+"""Seconds for which a request that failed for a transient reason is retried."""
 
 LONGEST_PAUSE_S = 8.0
 
 TEMPORARY, LEASES = ".tmp", ".lock"
-"""Folders of uploads that are not finished, and of the drivers' leases."""
+"""Folders of unfinished uploads and of the drivers' leases."""
 
 T = TypeVar("T")
 
 
 class ObjectStore:
-    """See ``pipeline.store.interface.Store``. The lock is a lease that runs out (``pipeline.store.lease``)."""
+    """See ``pipeline.store.interface.Store``. The lock is a lease that expires (``pipeline.store.lease``)."""
 
     readers = 32
 
@@ -54,7 +54,9 @@ class ObjectStore:
         return f"{self._address}/{name}" if name else str(self._address)
 
     def check(self) -> None:
-        """UsageError where there is no such bucket, OutputError, soon, where it cannot be looked at."""
+        """Raise UsageError if the bucket does not exist, OutputError, without long retries, if it cannot be
+        reached.
+        """
         self._require_bucket(patience_s=0.0)
 
     def _require_bucket(self, patience_s: float | None = None) -> None:
@@ -94,7 +96,7 @@ class ObjectStore:
         return sorted(name for name in self.stamps(folder) if name.endswith(suffix))
 
     def stamps(self, folder: str) -> dict[str, float]:
-        """When each file in ``folder`` was written, in seconds of the store's own clock, by name."""
+        """Name -> time of writing of each file in ``folder``, in seconds of the store's own clock."""
 
         def listing(fs: Any) -> dict[str, float]:
             from pyarrow.fs import FileSelector
@@ -117,7 +119,7 @@ class ObjectStore:
             self._try("write", name, lambda fs: _put_whole(fs, self._address.key(temporary), data))
             self._try("write", name, lambda fs: fs.copy_file(self._address.key(temporary), key))
         finally:
-            with suppress(OutputError):  # else it is swept by the next driver
+            with suppress(OutputError):  # otherwise the next driver removes it
                 self._remove(temporary, patience_s=0.0)
 
     def remove(self, name: str) -> None:
@@ -133,10 +135,10 @@ class ObjectStore:
         self._try("remove", name, delete, patience_s)
 
     def make_folder(self, folder: str) -> None:
-        """Nothing: an object needs no folder."""
+        """Do nothing: an object needs no folder."""
 
     def sweep(self, *_: str) -> None:
-        """Removes unfinished uploads; those of all folders lie in one."""
+        """Remove unfinished uploads; those of all folders lie in one."""
         for name in self.names(TEMPORARY, ""):
             self.remove(f"{TEMPORARY}/{name}")
 
@@ -144,7 +146,7 @@ class ObjectStore:
         return hold(self, LEASES)
 
     def _try(self, verb: str, name: str, action: Callable[[Any], T], patience_s: float | None = None) -> T:
-        """``action`` on the file system, again while it fails for a passing reason; OutputError in the end."""
+        """Run ``action`` on the file system and retry transient failures; raises OutputError in the end."""
         deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         pause = 0.5
         while True:
@@ -167,7 +169,7 @@ def _put(fs: Any, key: str, data: bytes) -> None:
 
 
 def _put_whole(fs: Any, key: str, data: bytes) -> None:
-    """As :func:`_put`; OSError where the object is there but not all of it."""
+    """Like :func:`_put`; raises OSError if only a part of the object arrived."""
     _put(fs, key, data)
     size = fs.get_file_info(key).size
     if size != len(data):

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder hold its weights, and making a folder that is whole or absent."""
+"""Find the weight files of a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.suites.foreign import names_below, what_it_is
 
 INDEX = ".index.json"
 WEIGHT_NAMES = ("model.safetensors", "pytorch_model.bin")
-"""In order of preference: each as one file, else as the shards that its index (name + ``INDEX``) names.
+"""Names in order of preference: each one file, else the shards that its index (name + ``INDEX``) names.
 
-``.bin`` is a pickle: whoever loads it must pass ``weights_only=True``. Anything else beside them (an average of
-the weights, a consolidated copy) is not loaded, so it must not count in a hash either.
+``.bin`` is a pickle: load it with ``weights_only=True`` only. Other files beside them (an average of the weights, a
+consolidated copy) are not loaded and count in no hash.
 """
 
 TOKENIZER_FILES = (
@@ -31,9 +31,9 @@ TOKENIZER_FILES = (
 
 
 def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
-    """The weight files among ``names``, sorted, where only names are known (on a hub).
+    """The sorted weight files among ``names``, if only names are known (on a hub).
 
-    The choice of :func:`weight_files`, but shards are recognized by their names instead of read from an index.
+    Chooses like :func:`weight_files`, but recognizes shards by name instead of by an index.
     """
     present = sorted(names)
     for single in WEIGHT_NAMES:
@@ -47,9 +47,9 @@ def choose_weights(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def undecided_index(names: Iterable[str]) -> str | None:
-    """The index among ``names`` that has to say which files hold the weights; None where the names do.
+    """The index among ``names`` that must be read to find the weight files; None if the names suffice.
 
-    Names do where there is one file, or all shards of one split and no other.
+    They suffice if there is one file, or all shards of one split and no others.
     """
     present = set(names)
     for single in WEIGHT_NAMES:
@@ -69,19 +69,18 @@ def undecided_index(names: Iterable[str]) -> str | None:
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold the weights of a checkpoint folder, in name order.
 
-    ``CheckpointError`` if there is no config.json, no weight file, or if the index of a sharded checkpoint
-    names one that is missing.
+    Raises CheckpointError if there is no config.json or no weight file, or if an index names a missing shard.
     """
     return tuple(assigned_tensors(folder))
 
 
 def assigned_tensors(folder: Path) -> dict[Path, tuple[str, ...] | None]:
-    """Each of :func:`weight_files`, and which of its tensors belong to the checkpoint; None: all.
+    """Each of :func:`weight_files` with the tensors in it that belong to the checkpoint; None: all.
 
-    A shard may hold more than its index assigns to it, such as copies that an earlier split left.
+    A shard may hold more tensors than its index assigns to it, such as copies from an earlier split.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"checkpoint folder {folder} does not exist (any more)")
+        raise CheckpointError(f"checkpoint folder {folder} does not exist")
     assigned = _assigned(folder)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} holds no config.json: the architecture is unknown")
@@ -105,7 +104,7 @@ def _assigned(folder: Path) -> dict[str, tuple[str, ...] | None]:
 
 
 def indexed_tensors(index: Path) -> dict[str, tuple[str, ...] | None]:
-    """Names of weight files and of the tensors in each, as ``index`` gives them; ``CheckpointError`` if it does not."""
+    """Weight file -> names of its tensors, from ``index``; raises CheckpointError if it is malformed."""
     try:
         file_of = dict(load_json(index)["weight_map"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Identity of weights without loading them: content ids, duplicates, and the hash a hub would show.
+"""Identify weights without loading them: content ids, duplicates, and the hash that a hub shows.
 
 An id must be cheap (154 checkpoints of 2.8 B parameters are 860 GB) and must differ whenever training moved
 the weights. Files up to 64 MiB are hashed whole. Of a larger file the size, both ends and 256 evenly spaced
@@ -28,32 +28,33 @@ WHOLE_BYTES = 64 * 2**20
 BLOCK_BYTES = 64 * 2**10
 BLOCKS = 256
 NO_SETTINGS = ("_name_or_path", "_commit_hash", "transformers_version")
-"""Names in config.json that say nothing of the model."""
+"""Settings in config.json that do not describe the model."""
 PIECE_BYTES = 2**25
-"""Read and hashed at a time. Between two pieces the thread waits for its turn of Python, up to 5 ms beside one that
-launches kernels all the time: with hashlib.file_digest's pieces of 2^18 bytes it took up to 20 times as long there."""
+"""Bytes that are read and hashed at a time. Between two pieces the thread waits for the GIL, up to 5 ms beside a
+thread that launches kernels: with the pieces of hashlib.file_digest, 2^18 bytes, hashing took up to 20 times as
+long."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells the content of a checkpoint folder from others'; empty texts where it has no complete weights."""
+    """Identity of a checkpoint folder's content; empty strings if its weights are incomplete."""
 
     content: str = ""
-    """Of the weights and of config.json byte for byte."""
+    """Id of the weights and of config.json, byte for byte."""
     same: str = ""
-    """Of the weights and of what config.json says, however it is spelled."""
+    """Id of the weights and of the settings in config.json, whatever their formatting."""
 
 
 def content_id(folder: Path) -> str:
-    """Identifies the weights and config.json of a checkpoint folder: equal content has equal ids.
+    """Id of the weights and config.json of a checkpoint folder: equal content has equal ids.
 
-    ``CheckpointError`` where :func:`weight_files` finds no complete checkpoint.
+    Raises CheckpointError if :func:`weight_files` finds no complete checkpoint.
     """
     return identify(folder).content
 
 
 def identify(folder: Path) -> Identity:
-    """Both identities of a checkpoint folder, by one read of its weights; errors as of :func:`content_id`."""
+    """Both ids of a checkpoint folder, from one read of its weights; raises as :func:`content_id` does."""
     files = weight_files(folder)
     config = read_regular(folder / "config.json", JSON_BYTES)
     content, same = hashlib.sha256(config), hashlib.sha256(canonical_config(config))
@@ -65,9 +66,9 @@ def identify(folder: Path) -> Identity:
 
 
 def canonical_config(data: bytes) -> bytes:
-    """What a config.json says of the model, in one spelling; ``data`` itself where it is no JSON object.
+    """The settings of a config.json in canonical form; ``data`` itself if it is no JSON object.
 
-    Where the file was and what wrote it does not count: :data:`NO_SETTINGS`.
+    Its place and its writer do not count: see :data:`NO_SETTINGS`.
     """
     try:
         config = parse_json(data, finite=False)
@@ -80,7 +81,7 @@ def canonical_config(data: bytes) -> bytes:
 
 
 def weights_sha256(folder: Path) -> str:
-    """sha256 of the weight file's bytes, which is what a hub lists as its LFS hash.
+    """sha256 of the weight file's bytes, which a hub lists as its LFS hash.
 
     For weights in several files: sha256 of the lines ``name sha256``, sorted and each ended by a newline.
     """
@@ -111,8 +112,7 @@ def file_sha256(path: Path) -> str:
 def local_identities(folders: Sequence[Path]) -> list[Identity]:
     """:func:`identify` of each folder, hashed in parallel (hashlib releases the GIL).
 
-    Empty for a folder without complete weights: it is listed all the same and fails by name when it is
-    measured.
+    Empty for a folder without complete weights: it is still listed and fails by name when it is measured.
     """
 
     def identity(folder: Path) -> Identity:
@@ -130,11 +130,10 @@ def find_duplicates(
     confirm: Callable[[Checkpoint], str] | None = None,
     same: Mapping[str, str] | None = None,
 ) -> tuple[Checkpoint, ...]:
-    """The same checkpoints, each later one of equal content marked with the key of the first.
+    """The checkpoints, with each later one of equal content marked by the key of the first.
 
-    ``same``: by key, an id that is equal for equal content, instead of the content id. ``confirm`` returns the whole
-    hash of one checkpoint's weights, empty where its id is of every byte; given, it decides within a group of equal
-    ids.
+    ``same``: key -> id to compare instead of the content id. ``confirm``: returns the full hash of a checkpoint's
+    weights, empty if its id covers every byte; if given, it decides within a group of equal ids.
     """
     groups: dict[str, list[Checkpoint]] = defaultdict(list)
     for checkpoint in checkpoints:
@@ -151,7 +150,7 @@ def find_duplicates(
 
 
 def confirm_local(checkpoint: Checkpoint) -> str:
-    """Whole hash of a local checkpoint's weights; empty where its id already covers every byte."""
+    """Full hash of a local checkpoint's weights; empty if its id already covers every byte."""
     folder = Path(checkpoint.location)
     if all(path.stat().st_size <= WHOLE_BYTES for path in weight_files(folder)):
         return ""
@@ -159,13 +158,13 @@ def confirm_local(checkpoint: Checkpoint) -> str:
 
 
 def sample(path: Path) -> bytes:
-    """Hash of a file's bytes up to ``WHOLE_BYTES``, of samples of a larger one: see the module's text."""
+    """Hash of a file up to ``WHOLE_BYTES``, or of samples of a larger one (see the module's docstring)."""
     size = path.stat().st_size
     if size <= WHOLE_BYTES:
         return bytes.fromhex(file_sha256(path))
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        for index in range(BLOCKS + 2):  # the first and the last are the ends of the file
+        for index in range(BLOCKS + 2):  # the first and the last block are the ends of the file
             file.seek((size - BLOCK_BYTES) * index // (BLOCKS + 1))
             digest.update(file.read(BLOCK_BYTES))
     return digest.digest()

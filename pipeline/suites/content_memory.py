@@ -1,13 +1,12 @@
-"""Content ids of folders that have not changed, remembered between commands.
+"""Cache of content ids of unchanged folders, kept between commands.
 
-Identifying a checkpoint reads up to 16 MiB of its weights; a suite of thousands is identified anew by every command,
-a resumed audit among them. An id is therefore kept with what the file system says of the files that it was made of
-(name, size, inode, times of change), as version control does with its index, and used while all of that is the same.
-The time of the last change of an inode cannot be set back by a program, so a file that was overwritten and given
-its old date is noticed. Files changed in the last minute are never remembered: a second change within the file system's
-resolution would not show.
+Identifying a checkpoint reads up to 16 MiB of its weights, and every command, also a resumed audit, needs the ids
+of all checkpoints. An id is therefore kept with the metadata of its files (name, size, inode, times of change), as
+in the index of a version control system, and used while the metadata is unchanged. No program can set back an
+inode's change time, so a file that was overwritten and given its old date is noticed. Files changed in the last
+minute are never cached: a second change within the file system's time resolution would go unnoticed.
 
-Everything here is an optimisation: a memory that cannot be read or written is as good as an empty one.
+This is only an optimisation: a cache that cannot be read or written counts as empty.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.content import Identity, local_identities
 
 SETTLED_NS = 60 * 10**9
-"""Files changed more recently than this are not remembered."""
+"""Files changed more recently than this are not cached, nanoseconds."""
 
 
 def identities(suite: Path, folders: Sequence[Path]) -> list[Identity]:
-    """As ``content.local_identities`` for ``folders`` of ``suite``, reading only what has changed since last time."""
+    """Like ``content.local_identities`` for ``folders`` of ``suite``, but reads only what has changed."""
     path = _memory_file(suite)
     known, states = _read(path), [_state(folder) for folder in folders]
     ids = {}
@@ -51,7 +50,7 @@ def identities(suite: Path, folders: Sequence[Path]) -> list[Identity]:
 
 
 def _state(folder: Path) -> str | None:
-    """What the file system says of the checkpoint's files; None where it is incomplete or may still be changing."""
+    """Metadata of the checkpoint's files; None if it is incomplete or may still be changing."""
     try:
         files = [folder / "config.json", *weight_files(folder)]
         stats = [(file.name, file.stat()) for file in files]
@@ -65,7 +64,7 @@ def _state(folder: Path) -> str | None:
 
 def _memory_file(suite: Path) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - never raises
-    if not home.is_absolute():  # a user without a home folder: nothing can be kept below this
+    if not home.is_absolute():  # a user without a home folder: nothing can be cached
         home = Path(os.devnull)
     return home / "int4-collapse" / f"{hashlib.sha256(os.fsencode(suite)).hexdigest()[:16]}.json"
 

@@ -1,4 +1,4 @@
-"""What the registry can know about a suite: a hub repository, its run, and what is wrong with some revisions."""
+"""Entries of the registry: a hub repository, its training run, and known defects of some revisions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pipeline.suites.training_settings import TrainingSettings, clipped_cosine, 
 
 @dataclass(frozen=True)
 class Defect:
-    """A published report that some revisions of a repository do not hold what their names say."""
+    """A published report that some revisions of a repository do not hold what their names state."""
 
     revisions: str
-    """Regular expression that the names of the revisions match in full."""
+    """Regular expression that matches the full names of the revisions."""
     what: str
-    """What is wrong, as a clause: "serve the final checkpoint's weights"."""
+    """The fault as a clause: "serve the final checkpoint's weights"."""
     source: str
     """Where it was reported, such as ``EleutherAI/pythia#205``."""
 
@@ -34,10 +34,10 @@ class HubSuite:
     of the patterns there."""
     defects: tuple[Defect, ...] = ()
     note: str = ""
-    """What a user of this suite has to know, in one sentence."""
+    """One sentence that users of this suite must know."""
 
     described: str | None = None
-    """Regular expression of the revisions that ``training`` is about; None = all."""
+    """Regular expression of the revisions that ``training`` applies to; None = all."""
 
     def tokens_seen(self, revision: str, step: int) -> int | None:
         """Training tokens at ``step``, if the run's batch size is known."""
@@ -60,7 +60,7 @@ class HubSuite:
         return self.described is None or re.fullmatch(self.described, revision) is not None
 
     def warnings(self, revisions: Sequence[str]) -> list[str]:
-        """One sentence per known defect that concerns any of ``revisions``."""
+        """One sentence per known defect of any of ``revisions``."""
         found = []
         for defect in self.defects:
             hit = [name for name in revisions if re.fullmatch(defect.revisions, name)]

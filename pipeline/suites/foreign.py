@@ -1,7 +1,7 @@
-"""What a checkpoint folder is that holds no plain weights, and what makes plain weights of it.
+"""Recognize checkpoint folders without plain weights, and say how to convert them.
 
-Known by its names alone, as a hub lists them too: adapters, the formats of training frameworks and of other programs,
-weights that lie elsewhere.
+File names alone decide, so it works for a hub's listing too: adapters, formats of training frameworks and other
+programs, weights that lie elsewhere.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ _OTHER = re.compile(
     r"(?!(optimizer|scheduler|scaler|rng_state|training_args)).*\.(safetensors|bin|pt|pth|ckpt|npz|onnx|h5|msgpack)"
 )
 DEPTH = 4
-"""Levels of folders that are looked into: a hub cache's snapshots are three below."""
+"""Levels of folders that are searched: a hub cache's snapshots are three below."""
 MOST_NAMES = 10_000
 
 
 def names_below(folder: Path) -> list[str]:
-    """Names of the files in ``folder`` and in its sub-folders, relative to it, some thousand at most."""
+    """Names of the files in and below ``folder``, relative to it; a few thousand at most."""
     levels = ["*", "*/*", "*/*/*", "*/*/*/*"][:DEPTH]
     found = itertools.chain.from_iterable(folder.glob(level) for level in levels)
     try:
@@ -75,8 +75,8 @@ def names_below(folder: Path) -> list[str]:
 
 
 def what_it_is(names: Iterable[str]) -> str | None:
-    """What a folder with files of these ``names`` is and what to do, as "is an adapter ...: merge it ..."; None where
-    they tell nothing.
+    """What a folder with files of these ``names`` is and what to do, as "is an adapter ...: merge it ..."; None if
+    unknown.
     """
     names = sorted(names)
     places = {str(Path(name).parent) for name in names if _WEIGHTS.fullmatch(Path(name).name) and "/" in name}
@@ -98,4 +98,4 @@ def what_it_is(names: Iterable[str]) -> str | None:
     if places:
         return f"has its weights in the sub-folder {min(places)}: move them up, or make that folder the checkpoint"
     others = [name for name in names if _OTHER.fullmatch(name) and "/" not in name]
-    return f"holds {', '.join(others[:3])}, which is no name of a model's weights" if others else None
+    return f"holds {', '.join(others[:3])}, which is not a known name of weights" if others else None

@@ -17,17 +17,17 @@ from pipeline.suites.trainer_state import read_trainer_state, trainer_warnings
 from pipeline.suites.training_settings import TrainingSettings
 
 CACHED = "models--"
-"""What the names of repositories begin with in the hub client's cache."""
+"""Prefix of repository names in the hub client's cache."""
 
 _T = TypeVar("_T")
 
 
 def open_folder(folder: Path, choice: RevisionChoice = ALL) -> Suite:
-    """The checkpoints in ``folder`` that ``choice`` wants. Weights are hashed, not loaded.
+    """Open the checkpoints in ``folder`` that ``choice`` selects. Weights are hashed, not loaded.
 
-    A sub-folder whose name is a checkpoint's is listed even when its weights are missing, and so is one that
-    suite.json names or a symlink points to and that is not there: it fails by name instead of vanishing.
-    ``UsageError`` for a folder without checkpoints and for a broken suite.json.
+    A sub-folder with a checkpoint's name is listed even if its weights are missing, and so is a missing folder that
+    suite.json or a symlink names: it fails by name when it is measured. Raises UsageError for a folder without
+    checkpoints and for a broken suite.json.
     """
     folder = folder.expanduser().resolve()
     manifest = read_manifest(folder)
@@ -56,7 +56,7 @@ def open_folder(folder: Path, choice: RevisionChoice = ALL) -> Suite:
 def _checkpoints(
     folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry], choice: RevisionChoice
 ) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """The checkpoints, and what is wrong with some of them."""
+    """The checkpoints, and warnings about some of them."""
     stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
     wanted = [revision for revision in revisions if choice.wants(revision.name)]
     if not wanted:
@@ -85,7 +85,7 @@ def _checkpoints(
 
 
 def _sub_folders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder`` and of the symlinks whose target is gone; none that are hidden."""
+    """Names of the folders in ``folder``, and of symlinks without a target; hidden ones are left out."""
     try:
         return [
             path.name
@@ -120,7 +120,7 @@ def _tokenizer(folder: Path, revisions: list[Revision]) -> str | None:
 
 
 def _resolve(folder: Path, corpus: str | None) -> str | None:
-    """A ``tokens:`` or ``file:`` corpus beside suite.json with its path made absolute; any other as it is."""
+    """The corpus with the relative path of a ``tokens:`` or ``file:`` corpus made absolute."""
     kind, _, path = (corpus or "").partition(":")
     if kind not in ("tokens", "file") or not path or path.startswith("~"):
         return corpus
@@ -128,7 +128,7 @@ def _resolve(folder: Path, corpus: str | None) -> str | None:
 
 
 def _names(folder: Path) -> list[str]:
-    """Names in ``folder``; none where it is absent or may not be read, which is said when it is measured."""
+    """Names in ``folder``; none if it is absent or unreadable, which is an error when it is measured."""
     try:
         return [path.name for path in folder.iterdir()]
     except OSError:
@@ -136,7 +136,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _shown(name: str) -> str:
-    """``name`` as text that can be printed and stored: a file name may hold bytes that are not UTF-8."""
+    """``name`` as printable text: a file name may hold bytes that are not UTF-8."""
     return name.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""``suite.json``: what a folder of checkpoints says about itself. Written whole or not at all."""
+"""``suite.json``: the description of a folder of checkpoints. Written atomically."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Entry:
     """Folder name beside suite.json."""
     tokens_seen: int | None = None
     learning_rate: float | None = None
-    """Of the optimizer step that led here."""
+    """Learning rate of the optimizer step that led here."""
     sha256: str | None = None
     """``weights_sha256`` of the folder."""
 
@@ -64,7 +64,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """``folder/suite.json``, or None if there is none. ``UsageError`` if it is broken: file and field."""
+    """Read ``folder/suite.json``; None if there is none. Raises UsageError, which names file and field, if it is
+    broken.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return None

@@ -1,4 +1,4 @@
-"""What a suite's models look like, from ``config.json`` alone."""
+"""Facts about a suite's models, from ``config.json`` alone."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.suites.hub.small_files import config_file, listed_weight_bytes
 from pipeline.suites.suite import HUB, Suite
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
-"""Settings that say how many tokens a model takes at most."""
+"""Settings that limit the number of tokens of a model."""
 _TEXT_MODELS = ("text_config", "decoder", "generator")
-"""Settings that hold those of a text model inside a larger one."""
+"""Settings that hold the configuration of a text model inside a larger one."""
 TRIED = 5
-"""Checkpoints whose config is tried: a hub that gives none of them is not asked for a hundred more."""
+"""Number of checkpoints whose config is tried: a hub that delivers none of these will not deliver others."""
 
 
 def model_config(suite: Suite) -> dict[str, Any]:
-    """The first readable ``config.json`` of the suite's first checkpoints as a dict; empty where none can be read.
+    """The first readable ``config.json`` of the suite's first checkpoints; empty if none can be read.
 
-    Of a larger model around a text model, the settings of that are returned. A checkpoint whose config
-    is missing or damaged fails by name when it is measured; here the others speak for it.
+    For a larger model around a text model, the settings of the text model are returned. A checkpoint whose config
+    is missing or damaged fails by name when it is measured; here the next one is read.
     """
     for checkpoint in suite.checkpoints[:TRIED]:
         try:
@@ -43,7 +43,7 @@ def model_config(suite: Suite) -> dict[str, Any]:
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """How many tokens the models of a config.json take at most; None where that is not limited or not said.
+    """Longest sequence of the models, tokens; None if unlimited or not stated.
 
     >>> context_length({"max_seq_len": 2048}), context_length({"max_position_embeddings": -1})
     (2048, None)
@@ -53,7 +53,7 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def stored_bytes(suite: Suite) -> int | None:
-    """Size of the weight files of the first of the suite's first checkpoints that has any; None where none has."""
+    """Bytes of the weight files of the first checkpoint that has any; None if none of the first ones has."""
     for checkpoint in suite.checkpoints[:TRIED]:
         try:
             return _weight_bytes(checkpoint)

@@ -1,4 +1,4 @@
-"""From the name a user gives to a suite, and from a suite to its tokenizer."""
+"""Open a suite by the name that a user gives, and load its tokenizer."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MOST_TOKENIZER_BYTES = 2**29
-"""Of one file: those with a quarter of a million entries have 40 MB."""
+"""Largest file of a tokenizer, bytes: one with a quarter of a million entries has 40 MB."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def open_suite(name: str, revisions: str | None = None) -> Suite:
-    """The suite called ``name``: a registered name, else a folder, else a hub repository ``org/name``.
+    """Open the suite ``name``: a registered name, else a folder, else a hub repository ``org/name``.
 
     ``revisions`` is a regular expression: only checkpoints whose folder or branch name it matches in full. Hashes
     local weights (seconds for gigabytes) but loads none. Needs neither torch nor transformers.
 
-    ``UsageError`` for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
+    Raises UsageError for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
     if not name:
@@ -66,7 +66,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
 
 
 def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
-    """The suite's tokenizer. ``UsageError`` if it has none or it cannot be read. Imports transformers
+    """Load the suite's tokenizer. Raises UsageError if it has none or it cannot be read. Imports transformers
     (seconds).
     """
     if suite.tokenizer is None:
@@ -82,7 +82,7 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     try:
         _check_files(Path(folder))
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a damaged tokenizer raises whatever its parser raises
+    except Exception as error:  # a damaged tokenizer raises exceptions of many types
         first_line = (str(getattr(error, "strerror", None) or error).splitlines() or [""])[0]
         raise UsageError(
             f"the tokenizer of suite {suite.name} in {folder} cannot be read: {first_line}"
@@ -91,7 +91,7 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
 
 
 def _check_files(folder: Path) -> None:
-    """OSError where one of the files that a tokenizer is read from is no regular file, or too large for one."""
+    """Raise OSError if a file of the tokenizer is no regular file or too large."""
     for name in (*TOKENIZER_FILES, "config.json", "chat_template.jinja", "chat_template.json"):
         if (folder / name).exists():
             with open_regular(folder / name) as file:

@@ -1,5 +1,5 @@
-"""Suites known by name, as data. A hub repository needs no entry to be used; an entry adds what its files
-lack: how its revisions are named, tokens per step, the learning-rate schedule, reported defects.
+"""Suites known by name, as data. A hub repository works without an entry; an entry adds what its files lack: how
+its revisions are named, tokens per step, the learning-rate schedule, reported defects.
 
 Sources: Pythia: arXiv 2304.01373 and the configurations in EleutherAI/pythia ``models/`` (peak and minimum
 learning rate per size; for 1b they say 2.5e-4 where the paper's table says 3e-4). PolyPythias: arXiv
@@ -91,9 +91,9 @@ _OLMO2_7B = TrainingSettings(
     warmup_steps=2000,
     decay_steps=1_192_093,
 )
-"""Of its first stage: the cosine is over 5e12 tokens, the stage ended after 3.9e12."""
+"""Settings of its first stage: the cosine covers 5e12 tokens, the stage ended after 3.9e12."""
 
-_OWN_CODE = "its models come with code of their own, which is never run: a size that needs it fails by name"
+_OWN_CODE = "its models come with custom code, which is never run: a size that needs it fails by name"
 
 _SUITES: tuple[HubSuite | RecipeSuite, ...] = (
     RecipeSuite("tiny", "tiny"),
@@ -152,5 +152,5 @@ def registered_suite(name: str) -> HubSuite | RecipeSuite | None:
 
 
 def repository_suite(repository: str) -> HubSuite:
-    """What is known of ``org/name``: its entry in the registry, else an entry that knows nothing."""
+    """The registry's entry for ``org/name``, or an empty entry."""
     return _BY_REPOSITORY.get(repository) or HubSuite(repository, repository)

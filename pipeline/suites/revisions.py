@@ -1,4 +1,4 @@
-"""Names of checkpoint folders and branches, and their order: by number, never by text.
+"""Parse and order names of checkpoint folders and branches: by number, never by text.
 
 Sources: the naming of Pythia, PolyPythias, OLMo, OLMo-2, Apertus, SmolLM3, Amber and open-sci on the hub, of
 the Hugging Face Trainer, and of DeepSpeed and Megatron.
@@ -25,24 +25,24 @@ PATTERNS = (
 )
 
 FORMS = "step*, checkpoint-*, iter_*, global_step*, ckpt_*, step*-tokens*B, stage*-step*"
-"""The patterns as people write them."""
+"""The patterns, for messages."""
 
 _COMPILED = tuple(re.compile(pattern, re.ASCII) for pattern in PATTERNS)
 _UNIT = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _MOST = 2**63
-"""Numbers from here on fit no table."""
+"""Numbers from here on exceed the tables' integers."""
 
 
 @dataclass(frozen=True)
 class Revision:
-    """What a checkpoint's name says."""
+    """The parts of a checkpoint's name."""
 
     name: str
     step: int
     stage: str = ""
-    """Such as ``stage2-ingredient1``; empty where the name has none."""
+    """Stage, such as ``stage2-ingredient1``; empty if the name has none."""
     tokens: int | None = None
-    """Training tokens; rounded by those who named it."""
+    """Training tokens, as rounded in the name."""
 
     @property
     def order(self) -> tuple[tuple[int, ...], int, str]:
@@ -51,10 +51,10 @@ class Revision:
 
 
 def parse_revision(name: str, pattern: re.Pattern[str] | None = None) -> Revision | None:
-    """The step, stage and tokens that ``name`` states, or None if it is no checkpoint's name.
+    """The step, stage and tokens in ``name``; None if it is no checkpoint's name.
 
     ``pattern`` replaces :data:`PATTERNS`; it has the group ``step`` and may have ``stage``, ``tokens`` and ``unit``
-    (K, M, B or T). ``UsageError`` where a group holds something else.
+    (K, M, B or T). Raises UsageError if a group holds something else.
 
     >>> parse_revision("stage1-step1000-tokens3B")
     Revision(name='stage1-step1000-tokens3B', step=1000, stage='stage1', tokens=3000000000)
@@ -67,14 +67,14 @@ def parse_revision(name: str, pattern: re.Pattern[str] | None = None) -> Revisio
             try:
                 return _read(name, match)
             except _MisreadError as error:
-                if pattern is None:  # a number beyond any
+                if pattern is None:  # larger than any number
                     return None
                 raise UsageError(f"the pattern {pattern.pattern!r} reads in {name[:120]!r} {error}") from None
     return None
 
 
 class _MisreadError(Exception):
-    """A group of a pattern holds something else than it is called."""
+    """A group of a pattern does not hold what its name states."""
 
 
 def _read(name: str, match: re.Match[str]) -> Revision:
@@ -97,9 +97,9 @@ def _read(name: str, match: re.Match[str]) -> Revision:
 def sort_revisions(
     names: Iterable[str], pattern: re.Pattern[str] | None = None
 ) -> tuple[list[Revision], list[str]]:
-    """The checkpoints among ``names`` in order, and the names that match no pattern (sorted).
+    """The checkpoints among ``names`` in order, and the sorted names that match no pattern.
 
-    ``pattern`` as in :func:`parse_revision`.
+    ``pattern``: see :func:`parse_revision`.
     """
     parsed = {name: parse_revision(name, pattern) for name in names}
     revisions = sorted(
@@ -110,7 +110,7 @@ def sort_revisions(
 
 @dataclass(frozen=True)
 class RevisionChoice:
-    """Which revisions are wanted, as ``--revisions REGEX`` gives it; None = all of them."""
+    """The choice of revisions by ``--revisions REGEX``; None = all."""
 
     regex: str | None = None
     """Matched against the whole name. With a group ``step`` it also says how to read names that no known pattern
@@ -132,12 +132,12 @@ class RevisionChoice:
         return compiled if compiled is not None and "step" in compiled.groupindex else None
 
     def wants(self, name: str) -> bool:
-        """Whether the revision called ``name`` is wanted."""
+        """Whether the revision ``name`` is chosen."""
         compiled = self.compiled()
         return compiled is None or compiled.fullmatch(name) is not None
 
     def nothing(self, suite: str, names: Iterable[str]) -> UsageError:
-        """The error for a choice that none of ``names`` matches."""
+        """Make the error for a choice that matches none of ``names``."""
         shown = list(names)
         return UsageError(
             f"--revisions {self.regex} matches none of the {len(shown)} checkpoints of {suite} in full; "

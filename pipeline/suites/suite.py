@@ -1,4 +1,4 @@
-"""A trajectory: its checkpoints in order, and what is known about the run. Nothing of it is loaded."""
+"""A trajectory: its checkpoints in order, and the known facts about the run. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Suite:
     location: str
     """An absolute folder, or ``hf://org/name``."""
     checkpoints: tuple[Checkpoint, ...]
-    """By stage, then by step, as numbers."""
+    """Checkpoints in order of stage, then step, as numbers."""
     default_corpus: str | None = None
     """Evaluation corpus that comes with the suite (corpus grammar, paths absolute)."""
     default_shape: TokenShape | None = None
@@ -32,19 +32,19 @@ class Suite:
     """Folder or ``hf://org/name@commit`` of its tokenizer; None = it has none and takes ``tokens:`` corpora only."""
     training: TrainingSettings = field(default_factory=TrainingSettings)
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the run as its suite.json gives them; empty where it does not."""
+    """Settings of the run from its suite.json; empty if it has none."""
     train_corpus: str | None = None
-    """Corpus it was trained on, if its suite.json says, as it was given there."""
+    """Training corpus, as stated in its suite.json."""
     skipped: tuple[str, ...] = ()
     """Sub-folders or branches whose names match no checkpoint pattern."""
     warnings: tuple[str, ...] = ()
-    """One sentence for whatever is known or seen to be wrong with some of the checkpoints."""
+    """One sentence per known or found defect of some checkpoints."""
 
     def select(self, steps: Sequence[int] | None = None, limit: int | None = None) -> Suite:
-        """The same suite with only the given steps, and of those only the first ``limit``.
+        """The suite reduced to the given steps, and to the first ``limit`` of those.
 
-        ``UsageError`` naming the nearest steps where one is missing. A duplicate whose first copy is not
-        selected stands for itself.
+        Raises UsageError, which names the nearest steps, if a step is missing. A duplicate whose first copy is not
+        selected is no duplicate.
         """
         chosen = self.checkpoints
         if steps is not None:
@@ -76,7 +76,7 @@ class Suite:
 def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
     """The stage of each revision's key: empty unless some step number repeats within the suite.
 
-    ``UsageError`` where two revisions would still have the same key.
+    Raises UsageError if two revisions would still have the same key.
     """
     steps = [revision.step for revision in revisions]
     repeats = len(set(steps)) < len(steps)

@@ -1,8 +1,8 @@
-"""What a Hugging Face Trainer leaves in a checkpoint folder about the run: ``trainer_state.json``, ``scheduler.pt``.
+"""Read what a Hugging Face Trainer leaves in a checkpoint folder: ``trainer_state.json``, ``scheduler.pt``.
 
-A Trainer logs every few updates and saves every few others. Only what it logged at the checkpoint's own update is the
-checkpoint's; a rate that was logged earlier may be many times too large where the schedule decays. Sources:
-transformers ``trainer.py`` (``_maybe_log_save_evaluate``, ``_save_optimizer_and_scheduler``).
+A Trainer logs every few updates and saves every few others. Only values logged at the checkpoint's own update
+belong to the checkpoint; a rate logged earlier may be many times too large in a decay. Sources: transformers
+``trainer.py`` (``_maybe_log_save_evaluate``, ``_save_optimizer_and_scheduler``).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SCHEDULER = "scheduler.pt"
 
 @dataclass(frozen=True)
 class TrainerState:
-    """The facts beside a checkpoint that a trajectory needs."""
+    """Facts about a checkpoint from its Trainer's files."""
 
     learning_rate: float | None = None
-    """Of the update that led to the checkpoint, as logged at it; else as ``next_update`` says; None if unknown."""
+    """Learning rate of the checkpoint's update, as logged there; see ``next_update``; None if unknown."""
     next_update: bool = False
-    """Whether ``learning_rate`` is that of the update after the checkpoint's, from scheduler.pt."""
+    """Whether ``learning_rate`` belongs to the update after the checkpoint's, from scheduler.pt."""
     tokens_seen: int | None = None
     """``num_input_tokens_seen``; None where the Trainer did not count (it then writes 0)."""
     problem: str | None = None
-    """Why a file that is there says nothing."""
+    """Why an existing file is unusable."""
 
 
 class _UnusableError(Exception):
@@ -39,10 +39,10 @@ class _UnusableError(Exception):
 
 
 def read_trainer_state(folder: Path, step: int) -> TrainerState:
-    """The state beside a checkpoint, empty where there is none (it is optional).
+    """Read the state beside a checkpoint; empty if there is none (it is optional).
 
-    The update is the state's own ``global_step``: a folder's number may count tokens or epochs. ``step``, the folder's
-    number, stands for it only in a state that does not say.
+    The update is the state's own ``global_step``, because a folder's number may count tokens or epochs. ``step``,
+    the folder's number, is used only for a state without it.
     """
     path, scheduler = folder / STATE, folder / SCHEDULER
     logged, tokens, problem = None, None, None
@@ -62,7 +62,7 @@ def read_trainer_state(folder: Path, step: int) -> TrainerState:
 
 
 def trainer_warnings(states: Iterable[tuple[str, TrainerState]]) -> list[str]:
-    """A sentence for each way in which what Trainers left says less than it should, by name of checkpoint."""
+    """One sentence per kind of gap in what the Trainers left, with the names of the checkpoints."""
     groups: dict[str, list[str]] = defaultdict(list)
     for name, state in states:
         if state.problem is not None:
@@ -70,7 +70,7 @@ def trainer_warnings(states: Iterable[tuple[str, TrainerState]]) -> list[str]:
         elif state.next_update:
             groups[""].append(name)
     return [
-        f"{_some(names)}: {problem}; what it says of the run is not known"
+        f"{_some(names)}: {problem}; its facts about the run are unknown"
         if problem
         else f"{_some(names)}: no learning rate was logged at the checkpoint's own update; the one of the update after "
         f"it is given, from {SCHEDULER}"
@@ -79,7 +79,7 @@ def trainer_warnings(states: Iterable[tuple[str, TrainerState]]) -> list[str]:
 
 
 def _told(state: Fields, step: int) -> tuple[float | None, int | None]:
-    """Learning rate and tokens that a trainer_state.json states for its own update."""
+    """Learning rate and tokens in a trainer_state.json, for its own update."""
     own = state.get("global_step", int)
     own = step if own is None else own
     logged = [

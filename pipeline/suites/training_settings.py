@@ -1,4 +1,4 @@
-"""What is known about the training run behind a suite, for the events that an onset may follow."""
+"""Settings of the training run behind a suite, for the events that an onset may follow."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class TrainingSettings:
     warmup_steps: int | None = None
     """Updates after which the learning rate is at its peak."""
     decay_steps: int | None = None
-    """Step at which the rate would be at its minimum, where the run ended before it; None = ``steps``."""
+    """Step at which the rate would reach its minimum, if the run ended before; None = ``steps``."""
 
     @classmethod
     def from_recipe(cls, recipe: Mapping[str, Any]) -> TrainingSettings:
-        """The settings that the recipe of a suite.json states, in the names of ``pipeline.train.Recipe``.
+        """Read the settings from the recipe in a suite.json, which uses the names of ``pipeline.train.Recipe``.
 
-        One of another type, or below 0, is as good as not stated: a recipe is whatever its writer put there.
+        A setting of another type, or below 0, counts as not stated: recipes are not trusted.
         """
         given = {name: recipe.get(name) for name in _TYPES}
         return cls(**{name: value for name, value in given.items() if _is(value, _TYPES[name])})
@@ -54,7 +54,7 @@ def clipped_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warm
 def warm_cosine(step: int, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int) -> float:
     """The usual cosine: linear warm-up from 0, then from the peak to ``min_lr`` at ``steps``, and flat after it.
 
-    As OLMo's ``CosWithWarmup`` (allenai/OLMo ``olmo/optim.py``).
+    Source: OLMo's ``CosWithWarmup`` (allenai/OLMo ``olmo/optim.py``).
 
     >>> olmo = dict(steps=1_192_093, peak_lr=3e-4, min_lr=3e-5, warmup_steps=2000)
     >>> [f"{warm_cosine(step, **olmo):.3g}" for step in (0, 1000, 2000, 597_046, 928_646, 1_200_000)]

@@ -1,10 +1,10 @@
-"""Whether the files of a checkpoint stay the same while they are read.
+"""Check that the files of a checkpoint stay the same while they are read.
 
 Its weights are hashed by one read and used by others, minutes apart where layers are read one at a time. So that no
-number is ever kept under the hash of other weights, what the file system says of the files (size, time of change,
-inode) is taken before the first read and compared after the last. A file that is written over has another time; one
-that is replaced, which is what a download into a cache of links does too, has another inode, whatever its date. Links
-to a file and its permissions may change meanwhile: they are not its content.
+number is ever kept under the hash of other weights, the files' metadata (size, time of change, inode) is taken
+before the first read and compared after the last. A file that is written over has another time; one that is
+replaced, which is what a download into a cache of links does too, has another inode, whatever its date. Links to a
+file and its permissions may change meanwhile: they are not its content.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _Told = dict[Path, tuple[int, int, int]]
 
 
 class Unchanged:
-    """A checkpoint's files as they are now, config.json among them.
+    """The metadata of a checkpoint's files, including config.json.
 
-    As a context manager around the reads it makes :meth:`check` at the end, also where the block fails: that its files
-    changed is the better reason.
+    Used as a context manager around the reads, it calls :meth:`check` at the end, also if the block fails: changed
+    files are the better reason.
     """
 
     def __init__(self, folder: Path) -> None:
-        """``CheckpointError`` as from :func:`weight_files`."""
+        """Raises CheckpointError like :func:`weight_files`."""
         self._folder = folder
         self._before = _told(folder)
 
     def check(self) -> None:
-        """``CheckpointError`` where they are others by now, OSError where the file system does not say."""
+        """Raise CheckpointError if the files have changed, OSError if the file system fails."""
         try:
             now = _told(self._folder)
-        except (CheckpointError, FileNotFoundError) as error:  # gone, or gone since they were listed
+        except (CheckpointError, FileNotFoundError) as error:  # deleted, or deleted since they were listed
             raise CheckpointError(f"{self._folder} {_CHANGED} ({error})") from error
         changed = sorted(file for file in self._before | now if self._before.get(file) != now.get(file))
         if changed:
@@ -51,8 +51,10 @@ class Unchanged:
     ) -> None:
         if error is None:
             self.check()
-        elif isinstance(error, Exception):  # an interrupt stays one
-            with suppress(OSError):  # a file system that is away is told by the error that is there
+        elif isinstance(error, Exception):  # an interrupt passes through
+            with suppress(
+                OSError
+            ):  # an unavailable file system is reported by the error that is being raised
                 self.check()
 
 

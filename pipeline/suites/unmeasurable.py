@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be measured, told from their files before any work begins."""
+"""Find checkpoints that cannot be measured, from their files, before any work begins."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ MOST_HEADER_BYTES = 100 * 10**6
 
 
 def refuse_quantized(config_file: Path) -> None:
-    """``CheckpointError`` where a config.json says that the weights beside it are quantized already, or is no small
-    regular file.
+    """Raise CheckpointError if a config.json states that its weights are quantized already, or is no small regular
+    file.
     """
     try:
         config = load_json(config_file)
     except OSError as error:
         raise CheckpointError(f"{config_file} cannot be read: {error.strerror or error}") from error
     except ValueError:
-        return  # whoever builds the model of it names what is wrong
+        return  # building the model names the fault
     said = quantization(config)
     if said is not None:
         raise CheckpointError(
@@ -49,7 +49,7 @@ def refuse_quantized(config_file: Path) -> None:
 
 
 def quantization(config: Any) -> str | None:
-    """How a config.json says that its weights are quantized, such as ``gptq, 4 bits``; None where it does not."""
+    """Quantization that a config.json states, such as ``gptq, 4 bits``; None if it states none."""
     if not isinstance(config, dict):
         return None
     for name in ("quantization_config", "compression_config", "quantization"):
@@ -62,7 +62,7 @@ def quantization(config: Any) -> str | None:
 
 
 def refuse_wrapped(file: Path) -> None:
-    """``CheckpointError`` where every tensor's name in a weight file has the prefix of a wrapper around the model."""
+    """Raise CheckpointError if all tensor names in a weight file have the prefix of a wrapper around the model."""
     names = _tensor_names(file)
     for prefix, what in PREFIXES.items():
         if names and all(name.startswith(prefix) for name in names):
@@ -72,9 +72,9 @@ def refuse_wrapped(file: Path) -> None:
 
 
 def unmeasurable(suite: Suite) -> dict[str, str]:
-    """By revision, why a checkpoint cannot be measured; those that only measuring can tell are not in it.
+    """Revision -> reason for checkpoints that cannot be measured, as far as their files show it.
 
-    On a hub configurations are asked for at both ends of the run only, and hold for all of it where both are quantized.
+    On a hub only the first and the last configuration are read; if both are quantized, all checkpoints count as such.
     """
     if suite.location.startswith(HUB):
         ends = [
@@ -93,7 +93,7 @@ def unmeasurable(suite: Suite) -> dict[str, str]:
 
 
 def refuse_unmeasurable(suite: Suite) -> dict[str, str]:
-    """As :func:`unmeasurable`; ``UsageError`` where no checkpoint of the suite can be measured."""
+    """Like :func:`unmeasurable`; raises UsageError if no checkpoint of the suite can be measured."""
     found = unmeasurable(suite)
     if found and len(found) == len(suite.checkpoints):
         revision, reason = next(iter(found.items()))
@@ -116,7 +116,7 @@ def _refuse_local(checkpoint: Checkpoint) -> None:
         files = weight_files(folder)
     except (
         CheckpointError
-    ):  # incomplete; it may be whole by the time it is measured, unless it is something else
+    ):  # incomplete: it may be complete when it is measured, unless it is of another kind
         if folder.is_dir() and what_it_is(names_below(folder)) is not None:
             raise
         return
@@ -143,8 +143,8 @@ def _refuse_quantized_on_hub(checkpoint: Checkpoint) -> None:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """Names of the tensors in a weight file, from its header alone; none where it cannot be told."""
-    with suppress(Exception):  # a damaged file is named when it is measured
+    """Names of the tensors in a weight file, from its header alone; none if it is unreadable."""
+    with suppress(Exception):  # a damaged file fails by name when it is measured
         if file.suffix == ".safetensors":
             with open_regular(file) as opened:
                 length = int.from_bytes(opened.read(8), "little")
@@ -159,7 +159,7 @@ def _tensor_names(file: Path) -> list[str]:
 
 
 class _Nothing:
-    """Stands for whatever a pickle makes that is no name."""
+    """Placeholder for every object of a pickle that is not a name."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -169,7 +169,7 @@ class _Nothing:
 
 
 class _NamesUnpickler(pickle.Unpickler):
-    """Reads a state dict's names; nothing that the pickle names is looked up or called."""
+    """An unpickler that reads a state dict's names and looks up or calls nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         return OrderedDict if (module, name) == ("collections", "OrderedDict") else _Nothing

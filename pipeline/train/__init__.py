@@ -22,7 +22,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``pretrain`` at first use, because it imports torch (seconds)."""
+    """Import ``pretrain`` at first use, because it imports torch (seconds)."""
     if name == "pretrain":
         from pipeline.train.pretraining import pretrain
 

@@ -1,7 +1,7 @@
-"""Arms of the fork experiment: a schedule with its parameters and an optimizer, named so that a file can be.
+"""Arms of the fork experiment: a schedule with parameters and an optimizer, with a label that can be a file name.
 
-``parse_arms`` reads the command line's words, :func:`resolve` fills in every parameter that was left open, and
-:func:`make_arm_schedule` turns the result into a function of the step. All rates hang on the rate at the fork.
+``parse_arms`` parses the command line, :func:`resolve` fills in default parameters, and :func:`make_arm_schedule`
+makes a function of the step. All rates are relative to the rate at the fork.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Arm:
     schedule: str
     """Name of a registered schedule."""
     parameters: tuple[tuple[str, float], ...] = ()
-    """By name, sorted: those given, or after :func:`resolve` also those with a default."""
+    """Given parameters, sorted by name; after :func:`resolve` also those with a default."""
     optimizer: str = "adamw"
     label: str = ""
-    """Unique within an experiment and usable as a file name: the schedule and what was said of it."""
+    """Label that is unique in an experiment and can be a file name: the schedule and its given parameters."""
 
     def __post_init__(self) -> None:
         accepted = schedules.find(self.schedule).accepted()
@@ -65,9 +65,9 @@ class Arm:
 def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "adamw") -> tuple[Arm, ...]:
     """Arms of ``--schedules cosine,sgdr,oli:period=40``, ``--sweep amplitude=0.1,1`` and ``--optimizers``.
 
-    A sweep replaces every arm whose schedule has the parameter by one arm per value, but a plain baseline stays
-    beside its own: every arm is compared with it. Optimizers other than AdamW run under the first schedule.
-    ``UsageError`` for unknown names and repeats.
+    A sweep replaces every arm whose schedule has the parameter by one arm per value; a plain baseline is also kept,
+    because every arm is compared with it. Optimizers other than AdamW run under the first schedule. Raises
+    UsageError for unknown names and repeats.
 
     >>> [arm.label for arm in parse_arms("cosine,oli", sweep="amplitude=0.1,1", optimizers="adamw,sam")]
     ['cosine', 'oli-amplitude0.1', 'oli-amplitude1', 'cosine-sam']
@@ -85,14 +85,14 @@ def parse_arms(schedules: str, *, sweep: str | None = None, optimizers: str = "a
     labels = [arm.label for arm in arms]
     repeats = sorted({label for label in labels if labels.count(label) > 1})
     if repeats:
-        raise UsageError(f"--schedules {schedules}: {', '.join(repeats)} is asked for twice")
+        raise UsageError(f"--schedules {schedules}: {', '.join(repeats)} is given twice")
     return tuple(arms)
 
 
 def resolve(arm: Arm, rates: ForkRates) -> Arm:
     """``arm`` with every parameter set that has a default.
 
-    ``UsageError`` for what does not fit the run, and for a schedule that fails or gives no learning rate.
+    Raises UsageError for parameters that do not fit the run, and for a schedule that fails or gives no learning rate.
     """
     accepted = schedules.find(arm.schedule).accepted()
     defaults = {name: each.default_for(rates) for name, each in accepted.items()}
@@ -107,29 +107,29 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
 
 
 def refuse_twins(arms: Sequence[Arm]) -> None:
-    """UsageError where two resolved ``arms`` differ by their names alone: every one counts in the correction for many
-    comparisons, and one would be compared with itself.
+    """Raise UsageError if two resolved ``arms`` differ in their names only: each counts in the correction for
+    multiple comparisons, and one would be compared with itself.
     """
     named: dict[tuple[object, ...], str] = {}
     for arm in arms:
         twin = named.setdefault((arm.schedule, arm.parameters, arm.optimizer), arm.label)
         if twin != arm.label:
             raise UsageError(
-                f"{arm.label} and {twin} are the same: {arm.label} says what is the default; leave one out"
+                f"{arm.label} and {twin} are the same: {arm.label} only states the default; leave one out"
             )
 
 
 @dataclass(frozen=True)
 class ArmSchedule:
-    """A schedule at the level that its arm asks for, behind a linear ramp while cold Adam moments fill.
+    """An arm's schedule: scaled to its mean rate, after a linear ramp while cold Adam moments fill.
 
-    Without the ramp the first updates, whose second moments rest on a handful of gradients, are larger than any that
-    the schedule means.
+    Without the ramp the first updates, whose second moments come from few gradients, are larger than the schedule
+    intends.
     """
 
     inner: Schedule
     factor: float = 1.0
-    """The rate is ``inner`` times this."""
+    """Factor on the rate of ``inner``."""
     ramp_steps: int = 0
 
     def __call__(self, step: int) -> float:
@@ -141,14 +141,14 @@ class ArmSchedule:
 
     @property
     def shaded(self) -> frozenset[str]:
-        """Phases that charts shade: the rate is raised, or not yet itself."""
+        """Phases that charts shade: raised rates and the ramp."""
         return self.inner.shaded | {REWARM}
 
 
 def make_arm_schedule(arm: Arm, rates: ForkRates) -> ArmSchedule:
     """The learning rate of a resolved ``arm`` as a function of the updates since the fork.
 
-    ``mean_factor`` sets the mean of the schedule itself, before the ramp for cold moments takes from it.
+    ``mean_factor`` sets the mean of the schedule itself, before the ramp for cold moments lowers it.
 
     >>> rates = ForkRates(base_lr=1.0, peak_lr=1.0, steps=8, rewarm_steps=4)
     >>> half = make_arm_schedule(Arm("constant", (("mean_factor", 0.5),)), rates)
@@ -162,7 +162,7 @@ def make_arm_schedule(arm: Arm, rates: ForkRates) -> ArmSchedule:
 
 
 def arm_word(schedule: str, settings: dict[str, float]) -> str:
-    """An arm as ``--schedules`` takes it.
+    """An arm in the form of ``--schedules``.
 
     >>> arm_word("oli", {"period": 40.0})
     'oli:period=40'
@@ -171,7 +171,7 @@ def arm_word(schedule: str, settings: dict[str, float]) -> str:
 
 
 def _check_rates(arm: Arm, rates: ForkRates) -> None:
-    """UsageError where a resolved ``arm`` has no rate at some step, or no scaling gives the mean that it asks for."""
+    """Raise UsageError if a resolved ``arm`` has no valid rate at some step, or cannot be scaled to its mean rate."""
     factor = arm.settings().get("mean_factor")
     if factor == 0:
         raise UsageError(f"{arm.label}: mean_factor {factor:g}; wanted more than 0 (noop has rate 0)")
@@ -202,7 +202,7 @@ def _parse_arm(word: str) -> Arm:
 
 
 def _parse_setting(given: str, text: str, wanted: str) -> tuple[str, float]:
-    """``text`` as name and number; ``given`` and ``wanted`` are for the complaint."""
+    """Parse ``text`` as name and number; ``given`` and ``wanted`` are for the error."""
     name, _, value = text.partition("=")
     try:
         number = float(value)

@@ -1,4 +1,4 @@
-"""Averages of the weights along a run (EMA, LAWA), and the float32 model that a checkpoint of them would load as."""
+"""Averages of the weights along a run (EMA, LAWA), and the float32 model that a checkpoint of them loads as."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class Averages:
     """The exponential moving average over updates, and the uniform mean of the weights at the last probes.
 
-    Both are kept in float32 and updated as ``old + share * (new - old)``, so that weights which do not move are
-    averaged to themselves, bit for bit.
+    Both are kept in float32 and updated as ``old + share * (new - old)``, so that the average of unchanged weights
+    equals them, bit for bit.
     """
 
     def __init__(self, model: nn.Module, *, decay: float, window: int) -> None:
@@ -26,11 +26,11 @@ class Averages:
 
     @torch.no_grad()
     def after_update(self) -> None:
-        """Takes the weights into the moving average."""
+        """Add the weights to the moving average."""
         torch._foreach_lerp_(self._ema, [each.detach() for each in self._live], self._share)
 
     def at_probe(self) -> None:
-        """Keeps the weights for the uniform mean."""
+        """Add the weights to the uniform mean."""
         self._kept.append(_clones(self._live))
 
     def ema(self) -> list[Tensor]:
@@ -54,7 +54,7 @@ class Averages:
 
 @torch.no_grad()
 def checkpoint_model(model: nn.Module, weights: Sequence[Tensor] | None, stored: torch.dtype) -> nn.Module:
-    """A copy of ``model`` in eval mode, as it would load from a checkpoint stored in ``stored``.
+    """A copy of ``model`` in eval mode, rounded as a checkpoint in the dtype ``stored`` would be.
 
     ``weights``: in the order of ``model.parameters()``; None = the model's own. Rounding to the suite's own dtype
     makes a probe of a run comparable with the audit of its suite: at the fork both give the same numbers.

@@ -1,8 +1,8 @@
 """Runs that share a beginning: a suite under another schedule continues from the state of the first.
 
-Two runs with the same seed and data whose schedules agree up to some step are one run up to there. The first keeps
-its whole state at that step (``pretrain --keep-state-at``), the second links the checkpoints before it and goes on
-from the state (``pretrain --branch-from``): the same suite as from scratch, bit for bit on a CPU, for less.
+Two runs with the same seed and data whose schedules agree up to a step are the same run up to there. The first
+saves its whole state at that step (``pretrain --keep-state-at``), the second links the checkpoints before it and
+continues from the state (``pretrain --branch-from``). On a CPU the suite equals one from scratch, bit for bit.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.train.recipes import Recipe
 from pipeline.train.schedules import Schedule
 
 KEPT = ".kept"
-"""Folder of a suite with the states that were kept."""
+"""Folder of a suite with its saved states."""
 
 SAME_RATE = 1e-12
-"""Relative difference of learning rates that is rounding: two formulas for one rate differ in the last bit."""
+"""Relative difference of learning rates that counts as rounding: two formulas of a rate differ in the last bit."""
 
 FREE = {"name", "schedule", "min_lr"}
-"""Settings in which the two may differ, as long as their learning rates agree up to the branch."""
+"""Settings in which the two recipes may differ, if their learning rates agree up to the branch."""
 
 
 def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
-    """``steps`` as a set; ``UsageError`` for one that a run of ``recipe`` does not pass."""
+    """``steps`` as a set; raises UsageError for a step outside a run of ``recipe``."""
     for step in steps:
         if not 1 <= step <= recipe.steps:
             raise UsageError(
@@ -43,7 +43,7 @@ def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
 
 
 def refuse_lost(folder: Path, steps: Collection[int]) -> None:
-    """``UsageError`` where the suite in ``folder`` passed one of ``steps`` before its state was asked for."""
+    """Raise UsageError if the suite in ``folder`` has passed one of ``steps`` without saving its state."""
     lost = [step for step in sorted(steps) if not kept_state(folder, step).is_file()]
     if lost:
         raise UsageError(
@@ -53,7 +53,7 @@ def refuse_lost(folder: Path, steps: Collection[int]) -> None:
 
 
 def kept_state(folder: Path, step: int) -> Path:
-    """Where the state after ``step`` updates is kept."""
+    """Path of the state after ``step`` updates."""
     return folder / KEPT / f"step{step}.pt"
 
 
@@ -63,13 +63,13 @@ def agree(one: Schedule, other: Schedule, step: int) -> bool:
 
 
 def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[str, Any]) -> int:
-    """Gives ``out`` the checkpoints of ``source`` up to the latest kept state that ``recipe`` shares with it, and that
-    state as ``state``; returns its step.
+    """Link the checkpoints of ``source`` up to its latest saved state that ``recipe`` shares into ``out``, copy
+    that state to ``state``, and return its step.
 
-    ``made_by``: the recipe of ``source`` as plain values. ``UsageError`` where there is nothing to share.
+    ``made_by``: the recipe of ``source`` as plain values. Raises UsageError if the two share no state.
     """
     if not made_by:
-        raise UsageError(f"{source} is no suite that pretrain made: name one to branch from")
+        raise UsageError(f"{source} is not a suite that pretrain made: name one to branch from")
     differing = sorted(name for name, value in recipe.plain().items() if made_by.get(name) != value)
     if not set(differing) <= FREE:
         raise UsageError(
@@ -87,7 +87,9 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
     ]
     if not shared:
         told = (
-            f"those at {', '.join(map(str, kept))} come after the schedules part" if kept else "it kept none"
+            f"those at {', '.join(map(str, kept))} come after the schedules differ"
+            if kept
+            else "it saved none"
         )
         raise UsageError(
             f"{source} has no state to branch from: {told}; train it with --keep-state-at STEP, a step up to which "
@@ -101,7 +103,7 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
 
 
 def _schedule_of(recipe: Recipe, source: Path, made_by: dict[str, Any]) -> Schedule:
-    """The schedule of ``source``, which agrees with ``recipe`` in everything but ``FREE``."""
+    """The schedule of ``source``, which equals ``recipe`` in everything but ``FREE``."""
     said = Fields(made_by, lambda what: UsageError(f"{source} says of its recipe: {what}"), "recipe.")
     kinds = {"name": str, "schedule": str, "min_lr": float}
     return dataclasses.replace(recipe, **{name: said.need(name, kinds[name]) for name in FREE}).learning_rate

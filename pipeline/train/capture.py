@@ -1,8 +1,8 @@
-"""A training step as one CUDA graph: launched whole, so that a small model does not wait for Python.
+"""A training step as one CUDA graph, so that a small model does not wait for Python.
 
 A step is hundreds of short kernels. Launched one by one they take longer to launch than to run; a graph replays the
-recorded sequence at once. What changes from step to step must then live in memory that stays: the tokens are copied
-into one buffer, and the learning rate is a tensor that the optimizer reads.
+recorded sequence at once. Whatever changes from step to step must stay at one address: the tokens are copied into
+one buffer, and the learning rate is a tensor that the optimizer reads.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Steps made one kernel at a time first: memory is claimed, kernels are compiled, the optimizer makes its state."""
+"""Steps before recording, one kernel at a time: memory is allocated, kernels are compiled, the optimizer makes its
+state."""
 
 
 class CapturedStep:
-    """``step(tokens) -> loss`` on a GPU, recorded after ``WARM_UP`` calls and replayed from then on.
+    """``step(tokens) -> loss`` on a GPU, recorded after ``WARM_UP`` calls and then replayed.
 
-    Every call is one true step, those of the warm-up too; recording runs nothing. ``step`` must not read anything
-    back from the device, and its parameters and optimizer state must stay where they are: :meth:`forget` after they
-    were replaced.
+    Every call is one real step, also during the warm-up; recording runs nothing. ``step`` must not read anything
+    back from the device, and its parameters and optimizer state must keep their addresses: call :meth:`forget`
+    after they are replaced.
     """
 
     def __init__(self, step: Callable[[Tensor], Tensor], clear_gradients: Callable[[], None]) -> None:
@@ -30,7 +31,7 @@ class CapturedStep:
         self.forget()
 
     def forget(self) -> None:
-        """Records anew, after another warm-up."""
+        """Discard the recording; record again after another warm-up."""
         self._graph: torch.cuda.CUDAGraph | None = None
         self._made = 0
 
@@ -46,7 +47,7 @@ class CapturedStep:
         return self._loss.clone()
 
     def _beside(self, tokens: Tensor) -> Tensor:
-        """A step on the stream that recording will use: what libraries allocate per stream is then there."""
+        """Run a step on the stream that recording uses, so that libraries allocate their memory for it."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

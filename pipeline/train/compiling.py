@@ -1,6 +1,6 @@
-"""Compiled training: the transformer blocks one by one, and the loss, so that a GPU is not kept waiting.
+"""Compiled training: the transformer blocks one by one, and the loss.
 
-All blocks run the same code, so one compilation serves them all: seconds, where compiling the whole model takes
+All blocks run the same code, so one compilation, of seconds, serves them all; compiling the whole model takes
 minutes. The elementwise work of a block (norms, rotations, residuals, autocast's casts) becomes a few kernels. A
 compiled model's copies are plain, so probes are not affected.
 """
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Logits and targets to the loss and its gradient."""
+"""Function from logits and targets to the loss and its gradient."""
 
 MASKLESS = "sdpa_without_mask"
-"""Name under which transformers knows the attention of training: SDPA's own causal mask, none built beside it."""
+"""Name of the training attention in transformers: SDPA's own causal mask, without building one."""
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -27,15 +27,15 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """Compiles the blocks of ``model`` and the norms beside them in place."""
+    """Compile the blocks of ``model``, and the norms beside them, in place."""
     options: dict[str, Any] = {"dynamic": False, "backend": backend}
     for module in _compilable(model):
         module.compile(**options)
 
 
 def fused_loss(model: nn.Module, device: torch.device) -> Loss | None:
-    """The loss with its gradient in one kernel, which overwrites the logits; None where Triton or a GPU is missing, or
-    where ``model`` bends its logits by a function whose gradient needs them.
+    """The loss with its gradient in one kernel, which overwrites the logits; None without Triton or a GPU, or if
+    ``model`` applies a function to its logits whose gradient needs them.
     """
     bent = getattr(getattr(model, "config", None), "final_logit_softcapping", None) is not None
     if bent or device.type != "cuda" or importlib.util.find_spec("triton") is None:
@@ -46,7 +46,7 @@ def fused_loss(model: nn.Module, device: torch.device) -> Loss | None:
 
 
 def drop_mask(model: nn.Module) -> bool:
-    """Makes ``model`` attend causally without building a mask; False, and nothing changed, where it needs one.
+    """Make ``model`` attend causally without building a mask; return False, without a change, if it needs a mask.
 
     Training sequences are never padded or packed, so SDPA's ``is_causal`` is the whole mask, unless attention is
     limited to a window. transformers finds that out by reading a tensor back from the device in every forward, which

@@ -1,4 +1,4 @@
-"""Training data: token streams from a corpus, and batches that depend on (seed, step) only."""
+"""Training data: token streams of a corpus, and batches that depend on (seed, step) only."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ TOKENIZER_FOLDER = "tokenizer"
 TRAIN_TOKENS = "train.npy"
 HELD_OUT_TOKENS = "held_out.npy"
 CORPUS_NOTE = "corpus.json"
-"""Says of what the tokens in a folder were made."""
+"""File that names the corpus and vocabulary of the tokens in a folder."""
 TOKENIZER_CHARACTERS = 32_000_000
-"""Text that a tokenizer is trained on: its merges do not change with more, the seconds do."""
+"""Characters of text that a tokenizer is trained on; more text takes longer and does not change its merges."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """Tokens of a recipe, prepared once per suite and kept beside it while it trains."""
+    """Tokens of a recipe, made once per suite and kept beside it while it trains."""
 
     train: NDArray[Any]
     """1-D token ids."""
@@ -59,14 +59,14 @@ class TrainingData:
 
 
 def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
-    """The recipe's data, made in ``folder`` (whole or not at all) unless it is already there.
+    """The recipe's data; made atomically in ``folder`` unless it exists.
 
-    ``UsageError`` where the corpus is unusable or too small for one evaluation or one epoch of one batch, and where
+    Raises UsageError if the corpus is unusable or too small for one evaluation or one epoch of one batch, and if
     ``folder`` holds the tokens of another corpus or vocabulary.
     """
     make_folder(folder.parent)
     with FileLock(folder.with_name(f".{folder.name}.lock")) as lock:
-        lock.take(shared=False)  # another suite of the same text may be making it
+        lock.take(shared=False)  # another suite with the same text may be making it
         if not folder.is_dir():
             with new_folder(folder) as fresh:
                 _make(recipe, fresh)
@@ -87,9 +87,9 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
 
 
 def kept_array(path: Path) -> NDArray[Any]:
-    """The tokens kept at ``path``, read as they are used; ``UsageError`` where it is no such file."""
+    """Memory-map the tokens at ``path``; raises UsageError if it is not such a file."""
     try:
-        with open_regular(path):  # a named pipe would be waited for
+        with open_regular(path):  # opening a named pipe would block
             pass
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -99,16 +99,16 @@ def kept_array(path: Path) -> NDArray[Any]:
 
 
 def copy_tokenizer(data: TrainingData, folder: Path) -> None:
-    """Puts the tokenizer's files, if any, beside the weights in ``folder``."""
+    """Copy the tokenizer's files, if any, beside the weights in ``folder``."""
     if data.tokenizer is not None:
         for file in data.tokenizer.iterdir():
             shutil.copyfile(file, folder / file.name)
 
 
 def training_tokens(text: str, tokenizer: Tokenizer | None, vocab_size: int) -> NDArray[Any]:
-    """The training part of the corpus that ``text`` names, 1-D: all but the tenth that is held out.
+    """The training part of the corpus ``text``, 1-D: all but the held-out tenth.
 
-    ``UsageError`` where it is unusable: text without a tokenizer, ids outside the vocabulary.
+    Raises UsageError if it is unusable: text without a tokenizer, ids outside the vocabulary.
     """
     corpus = parse_corpus(text)
     if isinstance(corpus, TokenFile):
@@ -128,12 +128,12 @@ def training_texts(corpus: Corpus) -> list[str]:
 class Batches:
     """Batches of windows of ``seq_len + 1`` tokens, without replacement within an epoch.
 
-    The windows of epoch e are permuted by a generator seeded with (seed, e), so the batch of a step does not
-    depend on what was drawn before: a resumed run sees the same.
+    The windows of epoch e are permuted by a generator seeded with (seed, e), so the batch of a step does not depend
+    on earlier draws, and a resumed run sees the same batches.
     """
 
     def __init__(self, tokens: torch.Tensor, *, seq_len: int, sequences: int, seed: int) -> None:
-        """``tokens``: 1-D int64 on the device of the training."""
+        """``tokens``: 1-D int64 on the training device."""
         import torch
 
         self.tokens, self.seq_len, self.sequences, self.seed = tokens, seq_len, sequences, seed
@@ -183,7 +183,9 @@ def _make(recipe: Recipe, folder: Path) -> None:
 
 
 def read_note(folder: Path, advice: str) -> Fields:
-    """What ``folder`` was made of; ``UsageError`` with ``advice`` where it is not a folder of :func:`prepare_data`."""
+    """Read the corpus and vocabulary of ``folder``; raises UsageError with ``advice`` unless :func:`prepare_data`
+    made it.
+    """
     return read_object(
         folder / CORPUS_NOTE,
         lambda what: UsageError(
@@ -193,13 +195,13 @@ def read_note(folder: Path, advice: str) -> Fields:
 
 
 def _sample(texts: list[str]) -> list[str]:
-    """The first ``TOKENIZER_CHARACTERS`` of the documents (all of them, where there are fewer)."""
+    """The first ``TOKENIZER_CHARACTERS`` of the documents, or all if there are fewer."""
     lengths = itertools.accumulate(map(len, texts), initial=0)
     return [text for text, before in zip(texts, lengths, strict=False) if before < TOKENIZER_CHARACTERS]
 
 
 def _split_tokens(tokens: NDArray[Any], name: str, vocab_size: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Nine tenths for training, the last tenth held out; a token file has no documents to split by."""
+    """Split a token file, which has no documents: nine tenths for training, the last tenth held out."""
     if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         raise UsageError(
             f"corpus {name} holds token ids from {tokens.min()} to {tokens.max()}: "

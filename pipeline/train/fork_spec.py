@@ -1,4 +1,4 @@
-"""What a fork experiment is, as frozen values: the settings that all its runs share, and one run as a task."""
+"""The specification of a fork experiment: the settings that all runs share, and one run as a task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
 
 FORK_VERSION = 1
-"""Raised by hand whenever the training loop or the averages change a number, so that old shards become stale."""
+"""Increased by hand whenever the training loop or the averages change a number, so that old shards become stale."""
 
 DATA_SEED_OFFSET = 2**32
 """Added to the seed of a run for its data order, so that no fork repeats the order of a pretraining seed."""
@@ -21,10 +21,10 @@ DATA_SEED_OFFSET = 2**32
 
 @dataclass(frozen=True)
 class ForkSpec:
-    """Everything that can change a number of a run but for its schedule, optimizer and seed."""
+    """Everything that can change a number of a run, except its schedule, optimizer and seed."""
 
     content_id: str
-    """Of the weights that every run starts from."""
+    """Content id of the weights that every run starts from."""
     rates: ForkRates
     """Rate at the fork, peak rate, steps and re-warm-up."""
     probe: ProbeSpec
@@ -35,16 +35,16 @@ class ForkSpec:
     seq_len: int
     """Tokens per training sequence."""
     train_sha256: str
-    """Of the training tokens."""
+    """sha256 of the training tokens."""
     optimizer: OptimizerSettings
     moments: str
-    """``cold``, or ``suite`` = Adam's moments as the suite kept them (``pretrain --keep-optimizer-at``)."""
+    """``cold``, or ``suite`` = Adam's moments from the suite (``pretrain --keep-optimizer-at``)."""
     precision: str
     """``fp32``, or ``bf16`` = bfloat16 autocast."""
     compiled: bool
     """Whether training is compiled (``pipeline.train.compiling``), which changes the last bits."""
     ema_decay: float
-    """Of the exponential moving average of the weights, per update."""
+    """Decay per update of the exponential moving average of the weights."""
     lawa_window: int
     """Probes whose weights are averaged uniformly (LAWA; Kaddour 2022, arXiv 2209.14981)."""
     version: int = field(default=FORK_VERSION, metadata=ALWAYS)
@@ -84,29 +84,29 @@ class ForkSpec:
 
 @dataclass(frozen=True)
 class ForkTask:
-    """One run: an arm and a seed, into one shard."""
+    """The task of one run: an arm and a seed, which write one shard."""
 
     kind: ClassVar[str] = "fork"
 
     suite: str
     checkpoint: Checkpoint
-    """Where it starts."""
+    """Checkpoint that it starts from."""
     spec: ForkSpec
     arm: Arm
     """Resolved (:func:`pipeline.train.arms.resolve`)."""
     seed: int
-    """Of the data order (and of dropout, where the model has it)."""
+    """Seed of the data order, and of dropout if the model has it."""
     out: str
     """Output folder that holds the tokens and receives the shard."""
     device: str = "cpu"
     state_every: int = 200
-    """Updates between two saves of the state that a killed run continues from."""
+    """Updates between two saves of the state from which a killed run resumes."""
     state_after_s: float = 0.0
-    """Least seconds between two saves: a state is many times the size of the weights."""
+    """Shortest time between two saves, seconds: a state is many times the size of the weights."""
 
     @property
     def key(self) -> str:
-        """The run id, and the name of its shard."""
+        """The run's id, which names its shard."""
         return run_id(self.arm, self.seed)
 
     @property
@@ -116,7 +116,7 @@ class ForkTask:
 
     @property
     def measurements(self) -> tuple[str, ...]:
-        """Names of what the shard has columns of."""
+        """Names of the measurements that the shard has columns for."""
         return self.spec.probe.measurements
 
     def marks(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ class ForkTask:
         }
 
     def identity(self) -> dict[str, Any]:
-        """What sets this run apart from the others of the experiment; a shard with another one is stale."""
+        """Identity of this run in the experiment; a shard with another one is stale."""
         return arm_identity(self.arm, self.seed)
 
 

@@ -1,7 +1,7 @@
-"""One run of the fork experiment: train from a checkpoint, probe on the way. Files are for the caller.
+"""One run of the fork experiment: train from a checkpoint and probe on the way. The caller handles files.
 
-The state that :meth:`ForkRun.state` gives is all that a run needs to continue exactly: batches depend on (seed,
-step) alone, and dropout, where the model has it, is drawn from a generator seeded with both.
+With the state of :meth:`ForkRun.state` a run continues exactly: batches depend on (seed, step) only, and dropout,
+if the model has it, is drawn from a generator seeded with both.
 """
 
 from __future__ import annotations
@@ -33,17 +33,19 @@ from pipeline.train.start import MOMENTS_FILE
 
 Row = dict[str, Any]
 Starts = dict[tuple[str, str, ProbeSpec, str], Measurement]
-"""What the weights that runs start from measured, by what identifies them, the probe and the device: all runs of an
-experiment start from the same, and those in one process measure it once."""
+"""Measurements of starting weights, keyed by weights, probe and device: all runs of an experiment start from the
+same weights, and a process measures them once."""
 
 
 class ForkRun:
-    """A run from its fork to its end."""
+    """One run, from the fork to its end."""
 
     def __init__(
         self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober, starts: Starts | None = None
     ) -> None:
-        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens. ``starts`` are used and added to."""
+        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens. ``starts``: measurements to reuse; this
+        run adds its own.
+        """
         spec, device = task.spec, torch.device(task.device)
         files = Unchanged(folder)
         stored = read_weights(folder, task.checkpoint.weights_sha256)
@@ -72,7 +74,7 @@ class ForkRun:
         if spec.moments == "suite" and task.arm.optimizer != "muon":
             load_moments(model, self._trainer.optimizer, read_moments(folder))
         self._averages = Averages(model, decay=spec.ema_decay, window=spec.lawa_window)
-        files.check()  # the averages hold every weight as it was read
+        files.check()  # the averages hold every weight as read
         self._drops = drops(model)
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._probes = set(spec.probe_steps)
@@ -87,12 +89,12 @@ class ForkRun:
         return self.diverged or self.step >= self.task.spec.rates.steps
 
     def start(self) -> None:
-        """Probes the weights that the run starts from, unless it continues from a state."""
+        """Probe the starting weights, unless the run continues from a state."""
         if not self.rows:
             self._probe()
 
     def advance(self) -> None:
-        """Makes one update, and probes where one is due."""
+        """Make one update, and probe if a probe is due."""
         if self._drops:
             torch.manual_seed(self.task.seed * 1_000_003 + self.step)
         self._loss_sum += self._trainer.advance()
@@ -102,7 +104,7 @@ class ForkRun:
             self._probe()
 
     def state(self) -> bytes:
-        """Where the run stands."""
+        """The run's state."""
         buffer = io.BytesIO()
         value = {
             "config": canonical_json(self.task.spec.config()),
@@ -117,7 +119,9 @@ class ForkRun:
         return buffer.getvalue()
 
     def resume(self, data: bytes) -> bool:
-        """Continues from :meth:`state`; False, and nothing changed, where it is of another run or unreadable."""
+        """Continue from a saved :meth:`state`; return False, without a change, if it belongs to another run or is
+        unreadable.
+        """
         try:
             value = torch.load(io.BytesIO(data), map_location=self._trainer.device, weights_only=True)
         except Exception:  # noqa: BLE001 - a damaged file raises anything; the run then starts over
@@ -131,11 +135,11 @@ class ForkRun:
         return True
 
     def _is_of_this_run(self, value: dict[str, Any]) -> bool:
-        """Whether a state is of the same run and holds rows of the same variants and measurements."""
+        """Whether a state belongs to the same run and has rows of the same variants and measurements."""
         config = self.task.spec.config()
         if "config" in value:
             same = value["config"] == canonical_json(config)
-        else:  # of a release whose fingerprint held all of its settings, and which had the core measurements only
+        else:  # written by a release whose fingerprint held all settings and which had the core measurements only
             former = {**config, "probe": {k: v for k, v in config["probe"].items() if k != "measurements"}}
             core = tuple(config["probe"]["measurements"]) == MEASUREMENTS
             same = core and value.get("fingerprint") == fingerprint(former)
@@ -150,7 +154,7 @@ class ForkRun:
             self.diverged = True
             self.rows += _nan_rows(self.rows, self._common(loss), self.task.spec.probe.measurements)
             return
-        still = self.step == 0  # nothing to average yet: three times the same weights
+        still = self.step == 0  # nothing to average yet: all three sets are the same weights
         live = self._measure_start() if still else self._measure(None)
         for name, measured in (
             ("live", live),
@@ -162,7 +166,7 @@ class ForkRun:
 
     @torch.no_grad()
     def _finite(self) -> bool:
-        """Whether every weight is a number, also in the dtype that the suite stores."""
+        """Whether every weight is finite, also in the suite's stored dtype."""
         weights = self._trainer.model.parameters()
         return all(bool(torch.isfinite(weight.to(self._stored)).all()) for weight in weights)
 
@@ -194,13 +198,13 @@ class ForkRun:
 
 
 def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Adam's state beside a checkpoint. ``CheckpointError`` where it is not there or damaged."""
+    """Read Adam's state beside a checkpoint. Raises CheckpointError if it is missing or damaged."""
     path = folder / MOMENTS_FILE
     try:
-        with open_regular(path):  # a named pipe would be waited for
+        with open_regular(path):  # opening a named pipe would block
             pass
         moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a damaged file can raise anything; the reason goes with it
+    except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     return moments
 
@@ -229,7 +233,7 @@ def score_rows(measured: Measurement, common: Row) -> list[Row]:
 
 
 def _nan_rows(before: list[Row], common: Row, measurements: tuple[str, ...]) -> list[Row]:
-    """Rows of a run whose loss is not finite: every score of the probe before, as NaN."""
+    """Rows of a run whose loss is not finite: the scores of the last probe, replaced by NaN."""
     scores = {each.name for each in score_columns(measurements) if each.dtype != "int64"} | {"gap"}
     nothing: Row = {
         **{each.name: None for each in pooled_columns(measurements)},

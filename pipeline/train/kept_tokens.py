@@ -1,7 +1,7 @@
-"""Training tokens that were made before: which are the ones wanted is decided by content, never by a name or a date.
+"""Reuse training tokens; content alone decides which ones fit, never a name or a date.
 
-Reading and hashing the text costs a small part of what tokenizing it does. Where anything differs, or cannot be
-known, text is tokenized again.
+Reading and hashing the text costs little beside tokenizing it. If anything differs or is unknown, the text is
+tokenized again.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pipeline.corpus.encoding import plain_backend
 from pipeline.train.data import TOKENIZER_FOLDER, TRAIN_TOKENS, kept_array, read_note
 
 TOKENS_VERSION = 1
-"""Raised by hand whenever the same text and tokenizer give other tokens than before."""
+"""Increased by hand whenever the same text and tokenizer give other tokens than before."""
 
 
 def made_of(text_sha256: str, tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any] | None:
-    """What the tokens of a text are made of: equal values, equal tokens. None where that cannot be known.
+    """Identity of a text's tokens: equal values mean equal tokens. None if it is unknown.
 
-    ``text_sha256``: of its training documents (``pipeline.corpus.corpus_sha256``).
+    ``text_sha256``: hash of its training documents (``pipeline.corpus.corpus_sha256``).
     """
     digest = tokenizer_sha256(tokenizer)
     if digest is None:
@@ -40,7 +40,7 @@ def made_of(text_sha256: str, tokenizer: Tokenizer, vocab_size: int) -> dict[str
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str | None:
-    """sha256 (hex) of everything in a fast tokenizer's files that its ids depend on; None for one of Python code."""
+    """sha256 (hex) of everything that a fast tokenizer's ids depend on; None for a tokenizer in Python."""
     backend = plain_backend(tokenizer)
     if backend is None:
         return None
@@ -50,7 +50,7 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str | None:
 def tokens_in(folder: Path, text_sha256: str, tokenizer: Tokenizer) -> NDArray[Any]:
     """The training tokens that ``pretrain --data`` keeps in ``folder``.
 
-    ``UsageError`` where there are none, or they are of another text or of another tokenizer.
+    Raises UsageError if there are none, or if they belong to another text or tokenizer.
     """
     note = read_note(folder, "name a folder that `pretrain --data` made, or leave --data out")
     way_out = "name another folder, or leave --data out to tokenize"
@@ -64,7 +64,7 @@ def tokens_in(folder: Path, text_sha256: str, tokenizer: Tokenizer) -> NDArray[A
     try:
         there = AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER, trust_remote_code=False)
         tokens: NDArray[Any] = kept_array(folder / TRAIN_TOKENS)
-    except Exception as error:  # a damaged tokenizer raises whatever its parser raises
+    except Exception as error:  # a damaged tokenizer raises exceptions of many types
         raise UsageError(f"the tokens in {folder} cannot be read ({error}): {way_out}") from error
     digest = tokenizer_sha256(tokenizer)
     if digest is None or tokenizer_sha256(there) != digest:

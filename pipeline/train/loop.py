@@ -1,6 +1,4 @@
-"""One optimizer step after another: what pretraining and forking share. No files, no progress, no
-checkpoints.
-"""
+"""The training loop that pretraining and forking share. No files, no progress, no checkpoints."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ class Trainer:
     """A model, its optimizer and the number of updates made.
 
     float32 on a CPU, bfloat16 autocast on a GPU, unless ``precision`` says otherwise. With batches that depend on
-    the step only, the state dict is all that a run needs to continue exactly (bit for bit on a CPU).
+    the step only, a run continues exactly from the state dict (bit for bit on a CPU).
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Trainer:
             self._captured = CapturedStep(self._update, self.optimizer.zero_grad)
 
     def advance(self) -> Tensor:
-        """Makes one update; returns its training loss in nats per token, a detached scalar on the device."""
+        """Make one update; return its training loss in nats per token, a detached scalar on the device."""
         tokens = self.batches(self.step)
         rate = self.schedule(self.step)
         for group in self.optimizer.param_groups:
@@ -80,7 +78,7 @@ class Trainer:
         return {"step": self.step, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from :meth:`state_dict`."""
+        """Continue from :meth:`state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -88,7 +86,7 @@ class Trainer:
             self._captured.forget()
 
     def _update(self, tokens: Tensor) -> Tensor:
-        """One update at the rate that is set; returns the loss before it, detached."""
+        """Make one update at the current rate; return the loss before it, detached."""
         loss = self._backward(tokens)
         if self._radius is not None:
             with uphill(self._parameters, self._radius):
@@ -98,7 +96,7 @@ class Trainer:
         return loss
 
     def _backward(self, tokens: Tensor) -> Tensor:
-        """Gradients of ``tokens`` at the weights as they are; returns the loss, detached."""
+        """Compute gradients for ``tokens`` at the current weights; return the loss, detached."""
         with self._autocast():
             logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
         self.optimizer.zero_grad(set_to_none=True)
@@ -115,12 +113,12 @@ class Trainer:
 
 
 def drops(model: nn.Module) -> bool:
-    """Whether ``model`` drops activations at random in training."""
+    """Whether ``model`` has dropout in training."""
     return any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.modules())
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device ``name``; ``auto`` is the GPU if there is one. ``UsageError`` if it cannot be used."""
+    """The torch device ``name``; ``auto`` is the GPU if there is one. Raises UsageError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

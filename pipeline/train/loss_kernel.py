@@ -1,8 +1,8 @@
 """Cross entropy and its gradient in one kernel: the logits are read, and their gradient is written in their place.
 
 The logits of a batch are the largest tensor of a small model's training (1 GiB of bfloat16 for 65,536 tokens and 8,192
-ids), so a step takes as long as they are moved. Computed one after the other, loss and gradient read them three times
-and write a second tensor as large; here a row is read once from memory (the second pass finds it in cache) and
+ids), so moving them dominates a step. Computed separately, loss and gradient read them three times and write a
+second tensor of the same size; here a row is read from memory once (the second pass hits the cache) and
 overwritten. Formula: loss = log sum exp(z) - z_target, gradient = (softmax(z) - onehot(target)) / tokens.
 """
 
@@ -54,7 +54,7 @@ def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     gradient = logits.detach()
     torch.autograd.graph.increment_version(
         [gradient]
-    )  # a backward pass that needed the logits would now say so
+    )  # marks the logits as changed, so that autograd reports a backward pass that needs them
     if not gradient.is_contiguous():
         raise ValueError(f"logits of strides {logits.stride()}: wanted contiguous ones")
     vocabulary, tokens = logits.shape[-1], targets.numel()

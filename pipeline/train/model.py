@@ -1,4 +1,4 @@
-"""The model that recipes train, and saving it as an ordinary Hugging Face folder."""
+"""Build the model of a recipe, and save it as an ordinary Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROTARY_FRACTION = 0.25
 
 
 def build_model(recipe: Recipe) -> GPTNeoXForCausalLM:
-    """A float32 GPT-NeoX on the CPU with the recipe's random weights; the global generator is left as it was.
+    """A float32 GPT-NeoX on the CPU with the recipe's random weights; the global generator stays unchanged.
 
     Layout of Pythia: parallel residual, a quarter of each head rotated, untied head, no dropout.
     """
@@ -57,13 +57,13 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     with _quiet():
         try:
             half.save_pretrained(folder)
-        except SafetensorError as error:  # a full disk, among others; callers know what an OSError means
+        except SafetensorError as error:  # a full disk, for example; callers handle OSError
             raise OSError(str(error)) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without a progress bar for every checkpoint; the setting is global, so it is put back."""
+    """Context manager: no progress bar per checkpoint. The setting is global, so it is restored."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""From the name a user gives to a suite that is there: recipes are trained at first use."""
+"""Open a suite by name; recipes are trained at first use."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 from pipeline.suites import RecipeSuite, Suite, open_suite, registered_suite
 
 SUITES_FOLDER = Path("outputs/suites")
-"""Where suites trained at first use are kept."""
+"""Folder of suites that are trained at first use."""
 
 OnProgress = Callable[[int, int, float | None, str], None]
-"""Called with updates made, updates in all, seconds left (None: not known yet) and a word on the last one."""
+"""Called with updates made, total updates, seconds left (None: not known yet) and a note on the last one."""
 
 
 def open_or_train(
     name: str, revisions: str | None = None, on_progress: OnProgress = lambda *_: None
 ) -> Suite:
-    """The suite ``name``, of it the ``revisions`` that match; a recipe is trained into ``outputs/suites/`` first.
+    """Open the suite ``name``, reduced to ``revisions`` that match; a recipe is trained into ``outputs/suites/``
+    first.
 
-    name: a registered name, a hub repository ``org/name`` or a folder. ``UsageError`` for anything else.
+    name: a registered name, a hub repository ``org/name`` or a folder. Raises UsageError for anything else.
     """
     folder = recipe_folder(name)
     if folder is None:
@@ -32,11 +33,11 @@ def open_or_train(
 
 
 def recipe_folder(name: str) -> Path | None:
-    """Where the suite ``name`` is or will be trained; None where it is no recipe."""
+    """Folder of the recipe ``name``, trained or not; None if it is not a recipe."""
     registered = registered_suite(name)
     return SUITES_FOLDER.absolute() / name if isinstance(registered, RecipeSuite) else None
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether a suite stands in ``folder``."""
+    """Whether ``folder`` holds a complete suite."""
     return (folder / "suite.json").is_file()

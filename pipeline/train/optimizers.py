@@ -1,4 +1,4 @@
-"""Optimizers: AdamW as Pythia uses it, Muon for hidden matrices, SAM around AdamW, and Adam's moments by name."""
+"""Optimizers: AdamW with Pythia's settings, Muon for hidden matrices, SAM around AdamW; Adam's moments by name."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _adamw(parameters: list[nn.Parameter], settings: OptimizerSettings) -> torch
 
 @contextmanager
 def uphill(parameters: list[nn.Parameter], radius: float) -> Iterator[None]:
-    """Within the block the weights stand ``radius`` along the gradient; afterwards they are back, bit for bit."""
+    """Context manager: move the weights ``radius`` along the gradient; afterwards they are restored, bit for bit."""
     with torch.no_grad():
         before = [parameter.clone() for parameter in parameters]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
@@ -102,7 +102,7 @@ def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def load_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, dict[str, Tensor]]
 ) -> None:
-    """Puts :func:`moments_by_name` into a fresh ``optimizer``. ``CheckpointError`` where they do not fit."""
+    """Load :func:`moments_by_name` into a fresh ``optimizer``. Raises CheckpointError if they do not fit."""
     for name, parameter in model.named_parameters():
         state = moments.get(name)
         if state is None or state["exp_avg"].shape != parameter.shape:
@@ -110,7 +110,7 @@ def load_moments(
                 f"the optimizer state of the suite does not fit its weights: {name} is missing or misshapen"
             )
         optimizer.state[parameter] = {
-            # AdamW's fused kernel wants the step count beside the weights
+            # AdamW's fused kernel needs the step count on the weights' device
             key: value.to(device=parameter.device, dtype=torch.float32).clone()
             for key, value in state.items()
         }

@@ -1,10 +1,10 @@
 """Training a suite from scratch: checkpoints in ordinary folders, resumable when killed, one suite.json at
 the end.
 
-While it trains, ``OUT/.state`` holds the recipe, the tokens and the newest optimizer state; every checkpoint
-folder appears whole by a rename. A killed run repeats at most ``state_every`` steps: batches depend on the
-step only, so on a CPU the repeated steps and everything after them are bit-equal. At the end suite.json is
-written and the state removed.
+While it trains, ``OUT/.state`` holds the recipe, the tokens and the newest optimizer state; every checkpoint folder
+appears by a rename, complete. A killed run repeats at most ``state_every`` steps: batches depend on the step only,
+so on a CPU the repeated steps and everything after them are bit-equal. At the end suite.json is written and the
+state removed.
 """
 
 from __future__ import annotations
@@ -40,25 +40,24 @@ TRAINER = "trainer.pt"
 LOCK = ".lock"
 EVAL_TOKENS = "eval_tokens.npy"
 STATE_EVERY = 200
-"""Least updates between two saves of the state; long runs save forty times in all."""
+"""Fewest updates between two saves of the state; long runs save forty times."""
 COMPILE_FROM_STEPS = 300
-"""Updates from which a run on a GPU earns back what compiling costs."""
+"""Updates from which compiling pays off for a run on a GPU."""
 
 
 Report = Callable[[int, int, float | None, str], None]
-"""Called at every checkpoint with updates made, updates in all, seconds left (None: not known yet) and the
-loss.
+"""Called at every checkpoint with updates made, total updates, seconds left (None: not known yet) and the loss.
 """
 
 
 @dataclass(frozen=True)
 class _Keeping:
-    """What of the optimizer is saved, and when."""
+    """The steps at which optimizer states are saved."""
 
     state_every: int
-    """Updates between two saves of the whole state, which go when the suite is done."""
+    """Updates between two saves of the whole state, which is removed when the suite is done."""
     moments_at: set[int]
-    """Checkpoints that keep Adam's moments for good."""
+    """Checkpoints that keep Adam's moments permanently."""
     states_at: set[int]
     """Updates after which the whole state is kept for branches."""
     data: Path
@@ -77,17 +76,17 @@ def pretrain(
     keep_state_at: Collection[int] = (),
     branch_from: Path | None = None,
 ) -> None:
-    """Trains ``recipe`` into the suite folder ``out``, continuing what a killed run left.
+    """Train ``recipe`` into the suite folder ``out``, continuing a killed run.
 
     Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
 
     ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
     Adam's moments beside their weights, for forks to start from. ``data``: folder for the tokenized corpus, made if
-    it is not there and kept, so that other suites of the same text can use it; None = beside the suite while it
-    trains. ``keep_state_at``, ``branch_from``: see ``pipeline.train.branching``.
+    missing and kept, so that other suites of the same text can use it; None = beside the suite while it trains.
+    ``keep_state_at``, ``branch_from``: see ``pipeline.train.branching``.
 
-    ``UsageError`` for a folder made by another recipe or not made here; ``FolderLockedError`` while another process
-    trains into it; ``OutputError`` when it cannot be written; ``CheckpointError`` when the loss becomes NaN.
+    Raises UsageError for a folder of another recipe or origin, FolderLockedError while another process trains into
+    it, OutputError if it cannot be written, CheckpointError if the loss becomes NaN.
     """
     chosen = choose_device(device)
     keep, states = _keepable(recipe, keep_optimizer_at), keepable(recipe, keep_state_at)
@@ -102,7 +101,7 @@ def pretrain(
                 if branch_from is not None and not (out / STATE / TRAINER).is_file():
                     branch(recipe, out, out / STATE / TRAINER, branch_from, _recipe_of(branch_from))
                 _train(recipe, out, chosen, on_progress, keeping)
-            except UsageError:  # the corpus: a corrected recipe must not find the folder claimed
+            except UsageError:  # a fault of the corpus: a corrected recipe must not find the folder taken
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
                 raise
@@ -153,7 +152,7 @@ def _trainer(recipe: Recipe, data: TrainingData, device: torch.device) -> Traine
 
 
 def _claim(recipe: Recipe, out: Path) -> None:
-    """Records the recipe in a new folder; ``UsageError`` if the folder belongs to another one."""
+    """Record the recipe in a new folder; raises UsageError if the folder belongs to another recipe."""
     made_by = _recipe_of(out)
     if not made_by:
         note = out / STATE / "recipe.json"
@@ -173,7 +172,7 @@ def _claim(recipe: Recipe, out: Path) -> None:
 
 
 def _recipe_of(out: Path) -> dict[str, Any]:
-    """The recipe that ``out`` was or is being trained with, as plain values; empty where there is none."""
+    """The recipe of ``out`` as plain values; empty if there is none."""
     manifest, note = read_manifest(out), out / STATE / "recipe.json"
     if manifest is not None:
         return dict(manifest.recipe)
@@ -197,7 +196,7 @@ def _save_checkpoint(trainer: Trainer, data: TrainingData, folder: Path, *, mome
 
 
 def _keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
-    """``steps`` as a set; ``UsageError`` for one that is no checkpoint or comes before the first update."""
+    """``steps`` as a set; raises UsageError for a step that is no checkpoint or before the first update."""
     there = [step for step in recipe.checkpoint_steps if step]
     for step in steps:
         if step not in there:
@@ -226,7 +225,7 @@ def _save_state(trainer: Trainer, path: Path) -> None:
 
 
 def _restore(trainer: Trainer, recipe: Recipe, out: Path) -> None:
-    """Continues from the saved state, unless a checkpoint before it was lost: then from the start."""
+    """Continue from the saved state, or from the start if a checkpoint before it was lost."""
     path = out / STATE / TRAINER
     if not path.is_file():
         return

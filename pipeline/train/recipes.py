@@ -1,4 +1,4 @@
-"""Recipes: everything that decides what a pretrained suite contains, as one frozen value."""
+"""Recipes: everything that determines a pretrained suite, as one frozen value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Recipe:
 
     name: str
     vocab_size: int
-    """Ids of the byte-level BPE tokenizer; for a ``tokens:`` corpus, of its tokens."""
+    """Vocabulary size of the byte-level BPE tokenizer, or of the tokens of a ``tokens:`` corpus."""
     layers: int
     width: int
     """hidden_size."""
@@ -46,11 +46,11 @@ class Recipe:
     clip_norm: float = 1.0
     """Largest global gradient norm."""
     seed: int = 0
-    """Of the initial weights and of the data order."""
+    """Seed of the initial weights and of the data order."""
     corpus: str = "docstrings"
-    """Corpus grammar. Documents that ``pipeline.corpus.held_out`` picks are kept for the evaluation."""
+    """Training corpus (corpus grammar). Documents that ``pipeline.corpus.held_out`` picks are kept for evaluation."""
     eval_batches: int = 32
-    """Default evaluation shape of the suite: batches, then sequences per batch."""
+    """Default evaluation batches of the suite."""
     eval_batch_size: int = 4
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Recipe:
         if self.weight_decay < 0 or self.seed < 0:
             raise UsageError(f"recipe {self.name}: wanted weight_decay and seed of at least 0")
         parse_corpus(self.corpus)
-        _ = self.evaluation_shape, self.learning_rate  # both check themselves
+        _ = self.evaluation_shape, self.learning_rate  # both check their own settings
 
     @property
     def tokens_per_step(self) -> int:
@@ -94,7 +94,7 @@ class Recipe:
 
     @property
     def learning_rate(self) -> Schedule:
-        """The learning rate of the next update as a function of the updates made."""
+        """Learning rate of the next update, as a function of the updates made."""
         return make_schedule(
             self.schedule,
             steps=self.steps,
@@ -148,7 +148,7 @@ MICRO = Recipe(
     eval_batches=4,
     eval_batch_size=2,
 )
-"""Seconds; for tests and for trying out options."""
+"""A suite that trains in seconds, for tests and for trying out options."""
 
 PYTHON_SOURCE_1M = Recipe(
     name="python-source-1m",
@@ -215,7 +215,7 @@ def known_recipes() -> list[str]:
 
 
 def find_recipe(name: str) -> Recipe:
-    """The recipe called ``name``. ``UsageError`` naming the nearest if there is none."""
+    """The recipe ``name``. Raises UsageError, which names the nearest, if there is none."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]

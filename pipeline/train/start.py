@@ -1,4 +1,4 @@
-"""Where a fork starts: a step that is named, or the last checkpoint before the damage."""
+"""Choose the start of a fork: a given step, or the last checkpoint before the damage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.spec import Checkpoint
 from pipeline.suites import Suite
 
 MOMENTS_FILE = "moments.pt"
-"""Beside the weights of a checkpoint: Adam's state by parameter name (``pretrain --keep-optimizer-at``)."""
+"""File beside a checkpoint's weights with Adam's state by parameter name (``pretrain --keep-optimizer-at``)."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +20,20 @@ class Start:
 
     checkpoint: Checkpoint
     rule: str
-    """Why this one, as a sentence."""
+    """Reason for this checkpoint, as a sentence."""
 
 
 def named_start(suite: Suite, step: int) -> Start:
-    """The checkpoint of ``step``; ``UsageError`` naming the nearest where the suite lacks it."""
+    """The checkpoint of ``step``; raises UsageError, which names the nearest, if the suite lacks it."""
     return Start(suite.select([step]).checkpoints[0], f"step {step:,} was asked for")
 
 
 def automatic_start(suite: Suite, report: Mapping[str, Any]) -> Start:
     """The start that an audit of ``suite`` suggests; ``report``: its report.json.
 
-    Written down before any fork was run: with an onset, the last checkpoint before it; without one, the last
+    The rule was fixed before any fork was run: with an onset, the last checkpoint before it; without one, the last
     checkpoint at or before full-precision convergence, where the paper sees the onset; without either, the last
-    checkpoint of the first half of the run. ``UsageError`` where the report is of another suite.
+    checkpoint of the first half of the run. Raises UsageError if the report belongs to another suite.
     """
     if report.get("suite") != suite.name:
         raise UsageError(
@@ -54,7 +54,7 @@ def automatic_start(suite: Suite, report: Mapping[str, Any]) -> Start:
 
 
 def _last(suite: Suite, step: int) -> Checkpoint:
-    """The last checkpoint at or before ``step``, as one that stands for itself."""
+    """The last checkpoint at or before ``step``, without its mark as a duplicate."""
     steps = [checkpoint.step for checkpoint in suite.checkpoints if checkpoint.step <= step]
     if not steps:
         raise UsageError(

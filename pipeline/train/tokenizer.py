@@ -17,8 +17,8 @@ END_OF_TEXT = "<|endoftext|>"
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A tokenizer of exactly ``vocab_size`` ids: the end token, 256 bytes, then merges by frequency.
 
-    Deterministic for the texts and their order. ``UsageError`` where the text is too small for so many
-    merges. Source: Radford et al. 2019 (GPT-2), section 2.2.
+    Deterministic for the texts and their order. Raises UsageError if the text is too small for the merges. Source:
+    Radford et al. 2019 (GPT-2), section 2.2.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -122,7 +122,7 @@ def test_a_run_on_a_broken_hub_names_what_is_broken_and_a_rerun_fetches_only_tha
     again = command(hub, home, *run)
     assert again.returncode == 0, again.stdout + again.stderr
     assert sorted(hub.fetched()) == sorted(BROKEN)
-    assert "9 shards are there already; 5 to measure" in again.stdout
+    assert "9 shards exist already; 5 to measure" in again.stdout
     from_hub = rows(out)
     assert set(from_hub) == set(STEPS)
 

@@ -53,7 +53,7 @@ def test_a_variant_is_added_and_what_was_there_stays_bit_for_bit(
 
     added = audit(*INT3)
     assert added.exit_code == 0, added.output
-    assert "2 measured, 0 were there" in added.stdout
+    assert "2 measured, 0 existed already" in added.stdout
     after = rows(tmp_path / "out", 10)
     assert list(after) == ["fp32", "int8-channel-sym", "int4-g128-asym", "int3-g32-sym"]
     assert {name: after[name] for name in before} == before
@@ -72,10 +72,8 @@ def test_a_variant_is_added_and_what_was_there_stays_bit_for_bit(
         "the variant that was not asked for again is shown too"
     )
     assert "int3_g32_sym_gap" in more.columns
-    assert audit(*INT3).stdout.startswith("2 shards are there already; 0 to measure")
-    assert audit().stdout.startswith("2 shards are there already; 0 to measure"), (
-        "more than was asked is fine"
-    )
+    assert audit(*INT3).stdout.startswith("2 shards exist already; 0 to measure")
+    assert audit().stdout.startswith("2 shards exist already; 0 to measure"), "more than was asked is fine"
 
 
 def test_status_and_reduce_name_what_a_shard_lacks(audit: Run, run_here: Run, tmp_path: Path) -> None:

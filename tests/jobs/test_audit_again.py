@@ -77,7 +77,7 @@ def test_damaged_shards_are_measured_again_and_said_so(
     assert run_here("reduce", tmp_path / "out").exit_code == 1, "a damaged shard must never be reduced"
     again = run_here(*audit)
     assert again.exit_code == 0
-    assert "3 measured, 1 were there" in again.stdout
+    assert "3 measured, 1 existed already" in again.stdout
     for shard in shards[:3]:
         assert re.search(f"redone: .*{shard.name}", again.stderr)
     assert run_here("reduce", tmp_path / "out").exit_code == 0
@@ -89,7 +89,7 @@ def test_a_first_look_and_the_whole_run_share_a_folder(
 ) -> None:
     audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", tmp_path / "out", *MEASURE)
     assert run_here(*audit, "--limit", "2").exit_code == 0
-    assert "4 measured, 2 were there" in run_here(*audit).stdout
+    assert "4 measured, 2 existed already" in run_here(*audit).stdout
     nothing_to_do = run_here(*audit, "--steps", "30")
     assert nothing_to_do.exit_code == 0
     assert "0 measured" in nothing_to_do.stdout
@@ -117,14 +117,14 @@ def test_a_request_measures_what_it_asks_for_and_no_more(
     assert status["missing"] == ["step000000020"]
     assert status["duplicates"] == {"step000000010": "step000000000", "step000000020": "step000000000"}
     rest = run_here(*audit, "--steps", "20")
-    assert "1 measured, 0 were there" in rest.stdout
+    assert "1 measured, 0 existed already" in rest.stdout
 
     stranger = save_tiny_suite("llama", tmp_path / "other" / "llama", ["step100", "step110"], hidden_size=16)
     refused = run_here("audit", stranger, "--corpus", tokens_file, "--out", out, *MEASURE)
     assert refused.exit_code == 2
     assert f"holds the run of {llama_suite}" in refused.stderr
     moved = llama_suite.rename(tmp_path / "moved")
-    assert "0 measured, 3 were there" in run_here("audit", moved, *audit[2:], "--limit", "3").stdout
+    assert "0 measured, 3 existed already" in run_here("audit", moved, *audit[2:], "--limit", "3").stdout
 
 
 def test_what_a_suite_says_later_is_seen_without_measuring_again(
@@ -137,7 +137,7 @@ def test_what_a_suite_says_later_is_seen_without_measuring_again(
     (llama_suite / "suite.json").write_text(
         json.dumps({"name": "llama", "recipe": {}, "checkpoints": entries})
     )
-    assert "0 measured, 2 were there" in run_here(*audit).stdout
+    assert "0 measured, 2 existed already" in run_here(*audit).stdout
     (out / "failures" / "audit" / "step000000010.json").write_text("{")
     (out / "run.json").write_text("{")
     assert run_here("status", out).exit_code == 2

@@ -126,7 +126,7 @@ def test_schedules_share_the_runs_evenly() -> None:
 
 def test_runs_are_those_of_a_fork(run: Run, llama_suite: Path) -> None:
     result = run("benchmark", llama_suite, "--runs", 3)
-    assert (result.exit_code, "wanted --fork beside it" in result.stderr) == (2, True)
+    assert (result.exit_code, "add --fork" in result.stderr) == (2, True)
 
 
 def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:

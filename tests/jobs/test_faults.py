@@ -136,7 +136,7 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
     monkeypatch.setattr("pipeline.runs.execute.TaskWorker", SkewedWorker)
     assert run(*audit).exit_code == 0
-    assert f"{N_CHECKPOINTS} were there" in run(*audit).stdout
+    assert f"{N_CHECKPOINTS} existed already" in run(*audit).stdout
     assert run("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
 
@@ -213,6 +213,6 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
         filler.unlink()
         resumed = run(*audit)
         assert resumed.exit_code == 0, resumed.output
-        assert f"{kept} were there" in resumed.stdout
+        assert f"{kept} existed already" in resumed.stdout
         assert run("reduce", out).exit_code == 0
         assert trajectory(out).equals(trajectory(undisturbed))

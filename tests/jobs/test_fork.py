@@ -128,7 +128,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
     again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)
-    assert "0 runs done, 6 were there" in again.output, again.output
+    assert "0 runs done, 6 existed already" in again.output, again.output
     note = json.loads((out / "fork_train.json").read_text())
     plan = RunFolder(out, FORK).read_plan()
     assert note["tokens_sha256"] == plan.config["train_sha256"]
@@ -136,7 +136,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     more = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
     )
-    assert "1 runs done, 6 were there" in more.output, more.output
+    assert "1 runs done, 6 existed already" in more.output, more.output
     assert set(tables(out)[0]["run_id"]) == RUNS | {"wsd-seed0"}
     stale = run_here(
         "fork", suite, "--out", out, *ARMS, *SIZE[:2], "--probe-every", "5", "--tokens-per-step", "128"
@@ -154,7 +154,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     seeds = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "2", "--device", "cpu", *SIZE
     )
-    assert "1 runs done, 7 were there" in seeds.output, seeds.output
+    assert "1 runs done, 7 existed already" in seeds.output, seeds.output
     assert json.loads((out / "tables" / "schedules.json").read_text())["looks"] == 2
     assert run_here("reduce", out).exit_code == 0
     shard.unlink()
@@ -225,7 +225,7 @@ def test_killed_and_resumed_equals_undisturbed(
     assert saved or kill == signal.SIGKILL  # an orphaned worker lives for seconds, in which its run may end
     resumed = run(*command)
     assert resumed.exit_code == 0, resumed.output
-    assert f"{len(RUNS) - len(done)} runs done, {len(done)} were there" in resumed.output
+    assert f"{len(RUNS) - len(done)} runs done, {len(done)} existed already" in resumed.output
     assert ("continued from its saved state" in resumed.output) == saved or kill == signal.SIGKILL
     assert tables(out)[0].equals(tables(undisturbed)[0])
     assert tables(out)[1] == tables(undisturbed)[1]
@@ -260,7 +260,7 @@ def test_a_full_disk_stops_the_experiment_and_a_rerun_ends_it(
         filler.unlink()
         resumed = run_here(*command)
         assert resumed.exit_code == 0, resumed.output
-        assert "1 runs done, 1 were there" in resumed.output
+        assert "1 runs done, 1 existed already" in resumed.output
         whole = tables(undisturbed)[0].filter(pl.col("run_id").is_in(["cosine-seed0", "noop-seed0"]))
         by_run = {"by": "run_id", "maintain_order": True}
         assert tables(out)[0].sort(**by_run).equals(whole.sort(**by_run))

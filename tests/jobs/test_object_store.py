@@ -69,7 +69,7 @@ def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it
 
     way.faults.clear()
     again = run("audit", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
-    assert f"{N} were there" in again.stdout, again.output
+    assert f"{N} existed already" in again.stdout, again.output
     shards = [target for _, target in way.faults.requests if "shards%2Faudit" in target]
     assert len(shards) == 1, "a resume lists the shards once"
     assert not any(method == "PUT" and ".arrow" in target for method, target in way.faults.requests)
@@ -106,7 +106,7 @@ def test_killed_in_the_middle_and_resumed_equals_undisturbed(
     monkeypatch.setattr(lease, "PULSE_S", 0.5)
     resumed = run(*command)
     assert resumed.exit_code == 0, resumed.output
-    assert "shards are there already" in resumed.stdout
+    assert "shards exist already" in resumed.stdout
     assert_same_tables(out, local)
 
 

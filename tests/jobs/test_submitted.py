@@ -83,7 +83,7 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
     wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
     log = nodes.logs("killed")
     assert nodes.status("killed") == "SUCCEEDED", log
-    assert f"{N} measured, 0 were there, 0 failed" in log
+    assert f"{N} measured, 0 existed already, 0 failed" in log
     assert re.search(r"^audit: \d+/16", log, re.MULTILINE), "progress in plain lines"
     assert "\x1b" not in log
     assert_same_tables(out, local)
@@ -106,8 +106,8 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     second = nodes.submit("second", *command)
     assert second.returncode == 0, second.stdout + second.stderr
     assert nodes.status("second") == "SUCCEEDED"
-    assert re.search(r"(\d+) shards are there already", second.stdout)
-    assert "is held by another driver" not in second.stdout, "one that is stopped gives its lock back"
+    assert re.search(r"(\d+) shards exist already", second.stdout)
+    assert "is locked by a driver" not in second.stdout, "one that is stopped gives its lock back"
     assert_same_tables(out, local)
 
 

@@ -73,7 +73,7 @@ def test_a_terminal_without_the_letters_of_a_name_shows_escapes(
 def test_a_name_that_is_no_text_is_refused_by_name(tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, ["suites", os.fsdecode(bytes(tmp_path) + b"/\xff")])
     assert refused.exit_code == 2
-    assert "not text in UTF-8" in refused.output
+    assert "is not UTF-8 text" in refused.output
 
 
 def test_a_command_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:

@@ -66,4 +66,4 @@ def test_a_second_start_is_counted_afresh(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     result = watched(tmp_path)
     assert result.exit_code == 2
-    assert "no run has begun" in result.stderr
+    assert "no run has started" in result.stderr

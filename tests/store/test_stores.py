@@ -140,7 +140,7 @@ def test_a_server_with_a_path_is_refused_before_anything_goes_to_another_place(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"] + more)
     with pytest.raises(
-        UsageError, match=r"AWS_ENDPOINT_URL goes on after the server's name.*wanted http://127"
+        UsageError, match=r"AWS_ENDPOINT_URL has a path after the server's name.*wanted http://127"
     ) as caught:
         objects(bucket).check()
     assert SECRET not in str(caught.value)

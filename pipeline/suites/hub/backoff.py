@@ -1,6 +1,6 @@
-"""Patience with a hub: what is worth another try, how long to wait before it, and how a refusal reads.
+"""Retries of hub requests: which failures are retried, how long to wait, and the message of a refusal.
 
-No credential, address or request id is put into a message: only what kind of refusal it was.
+A message names the kind of refusal only, never a credential, an address or a request id.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pipeline.base.errors import CollapseError
 _T = TypeVar("_T")
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses that another try may not meet."""
+"""HTTP statuses that are worth a retry."""
 
 _KNOWN = {
     "RepositoryNotFoundError": "there is no such repository, or it is private",
@@ -32,14 +32,14 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class Backoff:
-    """Waits between tries: they double from ``first_s`` up to ``most_s``, each stretched at random by up to a half."""
+    """Waits between attempts: they double from ``first_s`` up to ``most_s`` seconds, plus up to a half at random."""
 
     tries: int = 6
-    """Tries in a row without any progress."""
+    """Attempts in a row without any progress."""
     first_s: float = 1.0
     most_s: float = 30.0
     longest_asked_s: float = 300.0
-    """Longest wait that a server may ask for (``Retry-After``); it replaces the computed one."""
+    """Longest wait in seconds that a server may demand (``Retry-After``); it replaces the computed one."""
 
     def wait_s(self, failures: int, error: BaseException) -> float:
         """Seconds to wait after the ``failures``-th failure in a row."""
@@ -51,7 +51,7 @@ class Backoff:
 
 
 def retried(call: Callable[[], _T], backoff: Backoff | None = None) -> _T:
-    """``call()``, again after a passing failure; the last failure passes through."""
+    """Run ``call()`` and retry transient failures; the last failure passes through."""
     backoff = backoff or Backoff()
     failures = 0
     while True:
@@ -65,7 +65,7 @@ def retried(call: Callable[[], _T], backoff: Backoff | None = None) -> _T:
 
 
 def passing(error: BaseException) -> bool:
-    """Whether another try may succeed: the server is busy or broken, or the connection was."""
+    """Whether a retry may succeed: the server was busy or broken, or the connection failed."""
     status = status_of(error)
     if status is not None:
         return status in _PASSING
@@ -78,7 +78,7 @@ def passing(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Why a hub request failed, in a few words; what was raised on purpose says so itself."""
+    """Why a hub request failed, in a few words; our own errors keep their message."""
     if isinstance(error, CollapseError):
         return str(error)
     status = status_of(error)
@@ -89,13 +89,13 @@ def reason(error: BaseException) -> str:
 
 
 def status_of(error: BaseException) -> int | None:
-    """HTTP status of a refusal; None where no answer came."""
+    """HTTP status of a refusal; None without an answer."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
 
 def retry_after_s(error: BaseException) -> float | None:
-    """Seconds that the server asked to wait, if it did so in numbers."""
+    """Seconds of the server's ``Retry-After``, if it is a number."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("Retry-After", "") if headers else ""
     return float(asked) if asked.isdigit() else None

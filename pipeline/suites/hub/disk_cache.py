@@ -3,13 +3,13 @@
 ::
 
     HF_HOME/int4-collapse/ORG--NAME/checkpoints/COMMIT/       config, weights; NAME.part while it arrives
-    HF_HOME/int4-collapse/ORG--NAME/checkpoints/COMMIT.lock   held by whoever fills (alone) or reads (shared) it
-    HF_HOME/int4-collapse/.lock                               held for the moment in which room is given out
+    HF_HOME/int4-collapse/ORG--NAME/checkpoints/COMMIT.lock   exclusive for the process that fills it, shared for
+    readers HF_HOME/int4-collapse/.lock                               held while disk is allotted
 
 Locks are the kernel's (flock): they end with their process, however it ends, and hold between threads as well. A
-folder counts against the budget with its whole size from the moment its download begins. To make room, folders
-nobody holds are removed: first those that were measured (oldest first), and, only for a checkpoint that a worker is
-waiting for, also those fetched ahead. What the hub client's own cache holds is used in place and never removed.
+folder counts against the budget with its whole size from the moment its download begins. To free disk, folders
+without a lock are removed: first those that were measured (oldest first), and, only for a checkpoint that a worker
+waits for, also prefetched ones. Files in the hub client's own cache are used in place and never removed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pipeline.suites.hub.listing import Listing
 from pipeline.suites.hub.remote import cache_folder, offline, repository_folder
 
 FREE_SHARE = 0.5
-"""Where no budget is given: the store takes at most this share of what it holds and what is free."""
+"""Default budget: this share of the disk that the cache holds and that is free."""
 POLL_S = 0.2
 _CHARGE = ".bytes"
 _MEASURED = ".measured"
 
 
 class DiskCache:
-    """The store of this node."""
+    """The disk cache of this node."""
 
     def __init__(self, cache_gb: float | None = None, backoff: Backoff | None = None) -> None:
         self._root = cache_folder()
@@ -46,10 +46,10 @@ class DiskCache:
 
     @contextmanager
     def checkout(self, repository: str, commit: str, listing: Listing) -> Iterator[Path]:
-        """The folder of a checkpoint, downloaded if need be, kept from removal for the length of the block.
+        """Context manager: the folder of a checkpoint, downloaded if needed, and safe from removal.
 
-        Waits for another worker's download of it, and for room. Afterwards the folder counts as measured.
-        ``CheckpointError`` where it cannot be had, or is larger than the budget.
+        Waits for another worker's download of it, and for disk. Afterwards the folder counts as measured. Raises
+        CheckpointError if it cannot be fetched or exceeds the budget.
         """
         cached = cached_folder(repository, commit, listing.wanted)
         if cached is not None:
@@ -61,22 +61,22 @@ class DiskCache:
                 while True:
                     lock.take(shared=False)
                     self._fill(repository, commit, listing, folder, ahead=False)
-                    lock.take(shared=True)  # taking a weaker lock lets others in between
+                    lock.take(shared=True)  # changing to a shared lock lets others in between
                     if _complete(folder, listing):
                         break
                 yield folder
-            finally:  # a failed download as well: its parts stay for a later run, until their room is needed
+            finally:  # a failed download too: its parts stay for a later run, until their disk is needed
                 with suppress(OSError):
                     (folder / _MEASURED).touch()
 
     def reserve_ahead(self, repository: str, commit: str, listing: Listing) -> bool:
-        """Gives room to a checkpoint that will be wanted soon; False where there is none for it now."""
+        """Allot disk to a checkpoint that is needed soon; False if there is none now."""
         if cached_folder(repository, commit, listing.wanted) is not None:
             return True
         return self._reserve(self._folder(repository, commit), _size(listing), ahead=True)
 
     def fetch_ahead(self, repository: str, commit: str, listing: Listing) -> None:
-        """Downloads a checkpoint that has room; somebody else at work on it is as good as done."""
+        """Download a checkpoint that has disk; returns at once if another process is downloading it."""
         if cached_folder(repository, commit, listing.wanted) is not None:
             return
         folder = self._folder(repository, commit)
@@ -90,7 +90,7 @@ class DiskCache:
         return folder
 
     def _fill(self, repository: str, commit: str, listing: Listing, folder: Path, *, ahead: bool) -> None:
-        """Brings ``folder``, which the caller holds alone, to the listed files."""
+        """Download the missing files of ``folder``, which the caller has locked exclusively."""
         if _complete(folder, listing):
             (folder / _MEASURED).unlink(missing_ok=True)
             return
@@ -100,13 +100,13 @@ class DiskCache:
             )
         while not self._reserve(folder, _size(listing), ahead=ahead):
             if ahead:
-                return  # it was taken back for a checkpoint that a worker needs at once
-            time.sleep(POLL_S)  # the others are being read: their readers finish
+                return  # its disk was taken for a checkpoint that a worker needs now
+            time.sleep(POLL_S)  # the others are being read; wait for their readers
         for file in listing.wanted:
             download_file(repository, commit, file, folder, self._backoff)
 
     def _reserve(self, folder: Path, size: int, *, ahead: bool) -> bool:
-        """Charges ``size`` bytes for ``folder``, removing others to make room; False where that is not enough."""
+        """Allot ``size`` bytes to ``folder``, removing others to free disk; False if that is not enough."""
         with FileLock(self._root / ".lock") as lock:
             lock.take(shared=False)
             charges = {
@@ -159,7 +159,7 @@ def _removal_order(folder: Path) -> tuple[bool, float]:
 
 
 def _remove(folder: Path) -> bool:
-    """Removes a folder unless somebody holds it."""
+    """Remove a folder unless it is locked."""
     with FileLock(folder.with_name(f"{folder.name}.lock")) as lock:
         if not lock.take(shared=False, wait=False):
             return False

@@ -1,7 +1,7 @@
-"""One file of a commit onto the disk: resumed where an earlier try stopped, checked byte for byte.
+"""Download one file of a commit: resume an earlier attempt, check every byte.
 
-The hub client's own download starts every file afresh and gives up on the first 5xx answer to a weight file; over
-hundreds of gigabytes both happen. Here the bytes go to ``NAME.part``, which survives a killed process and is
+The hub client's own download restarts every file from zero and gives up at the first 5xx answer to a weight file;
+over hundreds of gigabytes both matter. Here the bytes go to ``NAME.part``, which survives a killed process and is
 continued with a range request. The file gets its name only when its hash is the listed one, so a file that has its
 name is whole. Requests go through the hub client's session: its endpoint, token, proxies and offline switch hold.
 """
@@ -19,24 +19,24 @@ from pipeline.suites.hub.listing import HubFile
 
 CHUNK_BYTES = 2**20
 WRONG_HASHES = 2
-"""Times that a whole file of a wrong hash is thrown away before it is given up."""
+"""How often a complete file with a wrong hash is discarded before the download fails."""
 
 
 class _DamagedError(Exception):
-    """The whole file is there and is not the listed one."""
+    """The complete file differs from the listed one."""
 
 
 class _CutShortError(ConnectionError):
-    """The body ended early."""
+    """The response body ended early."""
 
 
 def download_file(
     repository: str, commit: str, file: HubFile, folder: Path, backoff: Backoff | None = None
 ) -> Path:
-    """``folder/file.name`` with exactly the listed bytes; nothing is asked where it is there already.
+    """Make ``folder/file.name`` with exactly the listed bytes; sends no request if it exists.
 
-    ``CheckpointError`` where the hub does not give it or gives other bytes, ``OutputError`` where the disk does
-    not take it. Not for two callers of the same file at a time.
+    Raises CheckpointError if the hub does not deliver the listed bytes, OutputError if the disk cannot be written.
+    Two callers must not fetch the same file at once.
     """
     path, part = folder / file.name, folder / f"{file.name}.part"
     if path.is_file() and path.stat().st_size == file.size:
@@ -68,7 +68,7 @@ def download_file(
 
 
 def _wait(error: Exception, file: HubFile, failures: int, backoff: Backoff, *, progressed: bool) -> int:
-    """Waits before the next try and returns the failures in a row; ``CheckpointError`` where none is left."""
+    """Wait before the next attempt and return the failures in a row; raises CheckpointError if no attempt is left."""
     failures = 1 if progressed else failures + 1
     if not passing(error):
         raise CheckpointError(f"{file.name} cannot be fetched: {reason(error)}") from error
@@ -81,7 +81,7 @@ def _wait(error: Exception, file: HubFile, failures: int, backoff: Backoff, *, p
 
 
 def _continue(url: str, file: HubFile, part: Path) -> None:
-    """Appends what is missing to ``part`` and checks the whole."""
+    """Append the missing bytes to ``part`` and check the whole file."""
     digest = _Digest(file)
     if _size(part) > file.size:
         part.unlink()
@@ -113,7 +113,7 @@ def _receive(url: str, file: HubFile, start: int, opened: Any, digest: _Digest) 
         if response.status_code >= 400:
             response.read()
             hf_raise_for_status(response)
-        if start and response.status_code != 206:  # the server sends it whole: begin again
+        if start and response.status_code != 206:  # the server sends the whole file: start again
             opened.seek(0)
             opened.truncate()
             digest.restart()
@@ -125,7 +125,7 @@ def _receive(url: str, file: HubFile, start: int, opened: Any, digest: _Digest) 
 
 
 class _Digest:
-    """The hash of a file under way, in the form that the hub lists."""
+    """Running hash of a file, in the form that the hub lists."""
 
     def __init__(self, file: HubFile) -> None:
         self._file = file
@@ -135,7 +135,7 @@ class _Digest:
         self._size = 0
         if self._file.sha256 is not None:
             self._hash = hashlib.sha256()
-        else:  # git's identity of a file that is not in LFS
+        else:  # git's blob id of a file that is not in LFS
             self._hash = hashlib.sha1(f"blob {self._file.size}\0".encode(), usedforsecurity=False)
 
     def update(self, data: bytes) -> None:
@@ -143,7 +143,7 @@ class _Digest:
         self._hash.update(data)
 
     def wrong(self) -> str | None:
-        """What differs from the listing; None if nothing does."""
+        """The difference from the listing; None if there is none."""
         if self._size != self._file.size:
             return f"has {self._size} bytes; the hub lists {self._file.size}"
         found, listed = self._hash.hexdigest(), self._file.identity

@@ -1,4 +1,4 @@
-"""From a checkpoint to its folder, and the checkpoints after it fetched meanwhile."""
+"""Fetch a checkpoint's folder, and prefetch the checkpoints after it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from pipeline.suites.hub.remote import list_commit
 from pipeline.suites.suite import HUB
 
 CONNECTIONS = 3
-"""Checkpoints that one worker fetches at a time: one connection to a hub is slower than a disk or a GPU."""
+"""Checkpoints that a worker fetches at once: one connection to a hub is slower than a disk or a GPU."""
 ROOM_POLL_S = 0.3
 PATIENCE = Backoff(tries=3)
-"""Of fetching ahead: whoever needs the checkpoint in the end has more."""
+"""Retry policy for prefetching. The worker that needs the file retries longer."""
 
 
 def fetch(checkpoint: Checkpoint) -> Path:
-    """The local folder with config.json and weights; downloads it if it is on a hub.
+    """The local folder with config.json and weights; downloaded if it is on a hub.
 
-    ``CheckpointError`` with the reason where the folder is missing or incomplete, or the hub does not give it.
-    Room that other downloads need may later be made by removing it: :func:`checkout` keeps it while it is used.
+    Raises CheckpointError if the folder is missing or incomplete, or the hub does not deliver it. A later download
+    may remove the folder to free disk: :func:`checkout` keeps it while it is used.
     """
     with checkout(checkpoint) as folder:
         return folder
@@ -38,7 +38,7 @@ def fetch(checkpoint: Checkpoint) -> Path:
 
 @contextmanager
 def checkout(checkpoint: Checkpoint, cache_gb: float | None = None) -> Iterator[Path]:
-    """As :func:`fetch`, for the length of a block; afterwards a download may be removed to make room."""
+    """Context manager of :func:`fetch`; afterwards a downloaded folder may be removed to free disk."""
     if not checkpoint.location.startswith(HUB):
         folder = Path(checkpoint.location)
         weight_files(folder)
@@ -57,7 +57,7 @@ def checkout(checkpoint: Checkpoint, cache_gb: float | None = None) -> Iterator[
 
 
 class Fetcher:
-    """Fetches ahead of one worker, in threads of its own."""
+    """Prefetches checkpoints for one worker, in background threads."""
 
     def __init__(self, cache_gb: float | None = None) -> None:
         self._store = DiskCache(cache_gb, PATIENCE)
@@ -68,10 +68,10 @@ class Fetcher:
         self._threads: list[threading.Thread] = []
 
     def ahead(self, checkpoints: Sequence[Checkpoint], done: Callable[[Checkpoint], bool]) -> None:
-        """Begins to fetch ``checkpoints``, soonest first, instead of what was asked for before.
+        """Start to fetch ``checkpoints``, the next one first; replaces the former request.
 
-        Returns at once. ``done`` says whether one need not be fetched any more. A failure here is silent: the
-        worker that needs the checkpoint meets it again and names it.
+        Returns at once. ``done`` tells whether a checkpoint is no longer needed. A failure here is silent: the
+        worker that needs the checkpoint fails again and names the reason.
         """
         hub = [checkpoint for checkpoint in checkpoints if checkpoint.location.startswith(HUB)]
         with self._changed:
@@ -85,7 +85,7 @@ class Fetcher:
 
     def _run(self) -> None:
         while True:
-            with self._turn:  # room goes to the soonest first; only the downloads run side by side
+            with self._turn:  # disk goes to the next checkpoint first; only the downloads run in parallel
                 with self._changed:
                     self._changed.wait_for(lambda: bool(self._waiting))
                     checkpoint = self._waiting.popleft()
@@ -95,7 +95,7 @@ class Fetcher:
                     self._store.fetch_ahead(*place)
 
     def _place_with_room(self, checkpoint: Checkpoint) -> tuple[str, str, Listing] | None:
-        """Where it is, once there is room for it; None where it need not be fetched any more, or not yet."""
+        """Its place once it has disk; None if it is no longer needed or must wait."""
         with suppress(CollapseError):
             place = _listed(checkpoint)
             while not self._done(checkpoint) and not self._superseded(checkpoint):
@@ -105,7 +105,7 @@ class Fetcher:
         return None
 
     def _superseded(self, checkpoint: Checkpoint) -> bool:
-        """Whether a newer request names something else first: that is then fetched first."""
+        """Whether a newer request starts with another checkpoint, which is then fetched first."""
         with self._changed:
             return bool(self._waiting) and checkpoint in self._waiting
 

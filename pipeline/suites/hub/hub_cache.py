@@ -1,12 +1,12 @@
-"""The hub client's own cache, read as it lies on the disk.
+"""Read the hub client's own cache on disk.
 
 ::
 
     HF_HUB_CACHE/models--ORG--NAME/refs/BRANCH            the commit behind a branch
     HF_HUB_CACHE/models--ORG--NAME/snapshots/COMMIT/FILE  a link to ../../blobs/HASH, or the file itself
 
-A link into ``blobs`` is named by the hash of what it holds. A cache that was copied without links (``cp -rL``, file
-systems without them) holds files, whose names say nothing: their content does.
+The target of a link in ``blobs`` is named by its hash. A cache that was copied without links (``cp -rL``, file
+systems without them) holds files, which must be hashed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def cached_refs(repository: str) -> dict[str, str]:
-    """Commit by name of every branch and tag that the cache knows."""
+    """Branch or tag -> commit, for all that the cache knows."""
     root = _folder(repository) / "refs"
     found = {}
     for path in sorted(root.rglob("*")):
@@ -40,9 +40,9 @@ def cached_refs(repository: str) -> dict[str, str]:
 
 
 def cached_listing(repository: str, commit: str) -> Listing | None:
-    """The files of one commit as the cache holds them; None where it holds none of it.
+    """The cached files of one commit; None if the cache has none of them.
 
-    ``CheckpointError`` where a file that a checkpoint needs is a link to a blob that is gone.
+    Raises CheckpointError if a needed file is a link to a blob that is gone.
     """
     folder = _folder(repository) / "snapshots" / commit
     try:
@@ -62,7 +62,7 @@ def cached_listing(repository: str, commit: str) -> Listing | None:
 
 
 def cached_folder(repository: str, commit: str, files: Sequence[HubFile]) -> Path | None:
-    """The snapshot folder of a commit, if it has each of ``files`` in its listed size."""
+    """The snapshot folder of a commit, if it has each of ``files`` with its listed size."""
     folder = _folder(repository) / "snapshots" / commit
     for file in files:
         path = folder / file.name

@@ -33,10 +33,10 @@ LISTINGS_AT_ONCE = 16
 
 
 def open_hub(suite: HubSuite, choice: RevisionChoice = ALL) -> Suite:
-    """The checkpoints of a repository that ``choice`` wants.
+    """Open the checkpoints of a repository that ``choice`` selects.
 
     A checkpoint whose files cannot be listed is in the suite without a content id and with a warning; it fails by
-    name when it is measured. ``UsageError`` if the repository cannot be listed or has no checkpoint.
+    name when it is measured. Raises UsageError if the repository cannot be listed or has no checkpoint.
     """
     repository, name = suite.repository, suite.name
     try:
@@ -101,9 +101,9 @@ def _checkpoint(
 
 
 def _same_ids(checkpoints: Sequence[Checkpoint], listings: Mapping[str, Listing]) -> dict[str, str]:
-    """By revision, an id that is equal for equal weights and configuration, however config.json is spelled.
+    """Revision -> id that is equal for equal weights and settings, whatever the formatting of config.json.
 
-    Configurations are fetched only where weights are equal and their files differ.
+    Configurations are fetched only if weights are equal and the config files differ.
     """
     same = {revision: listing.content_id for revision, listing in listings.items()}
     groups: dict[str, list[Checkpoint]] = defaultdict(list)
@@ -113,7 +113,7 @@ def _same_ids(checkpoints: Sequence[Checkpoint], listings: Mapping[str, Listing]
     for weights, group in groups.items():
         if len({each.content_id for each in group}) > 1:
             for each in group:
-                with suppress(CheckpointError, OSError):  # then its own spelling stands for it
+                with suppress(CheckpointError, OSError):  # then its own bytes stand for it
                     config = read_regular(config_file(each), JSON_BYTES)
                     digest = hashlib.sha256(canonical_config(config)).hexdigest()
                     same[each.revision] = f"{weights} {digest}"
@@ -121,17 +121,17 @@ def _same_ids(checkpoints: Sequence[Checkpoint], listings: Mapping[str, Listing]
 
 
 def _whole_hash(listings: Mapping[str, Listing], checkpoint: Checkpoint) -> str:
-    """Hash of the weights of a checkpoint whose listing knows samples of them only; else empty."""
+    """Full hash of the weights of a checkpoint whose listing has hashes of samples only; else empty."""
     if not any(file.sampled for file in listings[checkpoint.revision].weights):
         return ""
     try:
         return weights_sha256(fetch(checkpoint))
-    except CheckpointError:  # gone by now: it fails by name when it is measured
+    except CheckpointError:  # deleted meanwhile: it fails by name when it is measured
         return checkpoint.key
 
 
 def _list_all(repository: str, commits: Mapping[str, str]) -> tuple[dict[str, Listing], list[str]]:
-    """Listings by revision in the order given, and a sentence for each revision that has none."""
+    """Revision -> listing in the given order, and a sentence for each revision without one."""
 
     def listing(commit: str) -> Listing | str:
         try:

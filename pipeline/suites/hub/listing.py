@@ -1,4 +1,4 @@
-"""What a hub says about one commit before anything is downloaded: its files, their sizes and their hashes."""
+"""A hub's listing of one commit: its files, their sizes and their hashes, without a download."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class HubFile:
     blob: str
     """Git's identity of the file: sha1 of ``blob <size>\\\\0`` and its bytes (of its LFS pointer if it is in LFS)."""
     sha256: str | None = None
-    """Of its bytes, where it is in LFS."""
+    """sha256 of its bytes, if it is in LFS."""
     sampled: bool = False
-    """Whether ``blob`` is a hash of samples of its bytes only: of a large file that no hub has hashed."""
+    """Whether ``blob`` is a hash of samples only, of a large file that no hub has hashed."""
 
     @property
     def identity(self) -> str:
-        """Equal for equal bytes: the sha256 where it is listed, else git's."""
+        """Id that is equal for equal bytes: the sha256 if listed, else git's blob id."""
         return self.sha256 or self.blob
 
 
@@ -49,7 +49,7 @@ class Listing:
 
     files: tuple[HubFile, ...]
     indexed: tuple[str, ...] = ()
-    """Names of the weight files as their index gives them; empty where the index was not asked."""
+    """Names of the weight files from their index; empty if the index was not read."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -63,42 +63,42 @@ class Listing:
 
     @property
     def deciding_index(self) -> HubFile | None:
-        """The index that has to be asked which files hold the weights; None where their names say it.
+        """The index that must be read to find the weight files; None if their names suffice.
 
-        They do not where the shards of an earlier split were left, or are called otherwise.
+        They do not if shards of an earlier split remain or shards have other names.
         """
         name = undecided_index(self.names)
         return next((file for file in self.files if file.name == name), None)
 
     @property
     def wanted(self) -> tuple[HubFile, ...]:
-        """What a checkpoint folder needs: configuration and index first, then the weights."""
+        """Files that a checkpoint folder needs: configuration and index first, then the weights."""
         index = {name + INDEX for name in WEIGHT_NAMES}
         small = [file for file in self.files if file.name in {*MODEL_FILES, *index}]
         return (*small, *self.weights)
 
     @property
     def tokenizer(self) -> tuple[HubFile, ...]:
-        """The files of the tokenizer; empty where there is none."""
+        """The files of the tokenizer; empty if there is none."""
         if not has_tokenizer(self.names):
             return ()
         return tuple(file for file in self.files if file.name in {*TOKENIZER_FILES, "config.json"})
 
     @property
     def weights_sha256(self) -> str | None:
-        """Hash of the weights as ``pipeline.suites.weights_sha256`` gives it, if every weight file is in LFS."""
+        """Hash of the weights, equal to ``pipeline.suites.weights_sha256``, if every weight file is in LFS."""
         hashes = {file.name: file.sha256 for file in self.weights if file.sha256 is not None}
         return combined_sha256(hashes) if hashes and len(hashes) == len(self.weights) else None
 
     @property
     def weights_id(self) -> str:
-        """Equal for equal weights, whatever the configuration; empty where there are none."""
+        """Id that is equal for equal weights, whatever the configuration; empty without weights."""
         parts = {file.name: file.identity for file in self.weights}
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest() if parts else ""
 
     @property
     def content_id(self) -> str:
-        """Equal for equal weights and configuration; empty where there are no weights."""
+        """Id that is equal for equal weights and configuration; empty without weights."""
         if not self.weights:
             return ""
         parts = {file.name: file.identity for file in self.files if file.name == "config.json"}
@@ -114,11 +114,11 @@ class Listing:
 
 
 def shared_files(listings: Mapping[str, Listing], same: Mapping[str, str]) -> list[str]:
-    """One sentence per weight file that several revisions share although they are not identical as a whole.
+    """One sentence per weight file that is shared by revisions which otherwise differ.
 
-    Training moves every tensor, so a shared file means that some revision was put together from two checkpoints
-    (or that the configuration differs in what it says). ``listings`` by revision, in order; ``same``: by revision, an
-    id that is equal for identical ones.
+    Training changes every tensor, so a shared file means that a revision was assembled from two checkpoints (or
+    that the configurations differ). ``listings``: revision -> listing, in order; ``same``: revision -> id that is
+    equal for identical ones.
     """
     holders: dict[tuple[str, str], list[str]] = defaultdict(list)
     for revision, listing in listings.items():

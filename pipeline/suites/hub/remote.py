@@ -1,6 +1,6 @@
-"""The two listings that are asked of a hub: the commits behind its branches and tags, and the files of a commit.
+"""The two listings of a hub: the commits behind branches and tags, and the files of a commit.
 
-A commit never changes, so its listing is kept on disk and asked for once; the branches are asked for at every
+A commit never changes, so its listing is requested once and kept on disk. The branches are requested at every
 discovery, and their last known state is used only in offline mode.
 """
 
@@ -22,7 +22,7 @@ from pipeline.suites.hub.listing import HubFile, Listing
 
 
 def cache_folder() -> Path:
-    """Where this program keeps what it takes from hubs: a folder of its own under ``HF_HOME``."""
+    """Folder of this program's downloads, under ``HF_HOME``."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "int4-collapse"
@@ -41,10 +41,10 @@ def offline() -> bool:
 
 
 def list_refs(repository: str) -> dict[str, str]:
-    """Commit by name of every branch and tag (a branch where both have one name); one request.
+    """Branch or tag -> commit (the branch if both have one name); one request.
 
-    Offline: as they were at the last discovery, or as the hub client's own cache has them. Raises what the hub
-    client raises.
+    Offline: as at the last discovery, or from the hub client's own cache. Exceptions of the hub client pass
+    through.
     """
     kept = repository_folder(repository) / "refs.json"
     if offline():
@@ -59,8 +59,8 @@ def list_refs(repository: str) -> dict[str, str]:
 def list_commit(repository: str, commit: str) -> Listing:
     """The files at the top of one commit: one request the first time, none afterwards.
 
-    One more, for the index of the weights, where names do not say which files hold them. Raises what the hub client
-    raises, ``CheckpointError`` where the index cannot be followed.
+    One more request reads the index of the weights if names do not identify them. Exceptions of the hub client pass
+    through; raises CheckpointError if the index is unusable.
     """
     listing = _list_files(repository, commit)
     index = listing.deciding_index
@@ -74,9 +74,9 @@ def list_commit(repository: str, commit: str) -> Listing:
 
 
 def fetch_small(repository: str, commit: str, files: Sequence[HubFile]) -> Path:
-    """A folder that holds ``files``, which are small and belong to no checkpoint's download.
+    """A folder with the small files ``files``, which belong to no checkpoint's download.
 
-    That of the hub client's cache where it has them. ``CheckpointError`` where they cannot be had.
+    It is the hub client's cache if that has them. Raises CheckpointError if they cannot be fetched.
     """
     cached = cached_folder(repository, commit, files)
     if cached is not None:
@@ -113,7 +113,7 @@ def _ask_commit(repository: str, commit: str) -> Listing:
 
 
 def read_kept(path: Path) -> Any:
-    """The JSON value kept at ``path``; None where there is none that can be read."""
+    """The JSON value kept at ``path``; None if there is no readable one."""
     try:
         return load_json(path)
     except (OSError, ValueError):
@@ -121,7 +121,7 @@ def read_kept(path: Path) -> Any:
 
 
 def keep(path: Path, value: Any) -> None:
-    """Keeps ``value`` at ``path``; a cache that cannot be written costs requests later, nothing else."""
+    """Keep ``value`` at ``path``; a cache that cannot be written only costs requests later."""
     try:
         make_folder(path.parent)
         write_atomically(path, json.dumps(value).encode())
@@ -130,7 +130,7 @@ def keep(path: Path, value: Any) -> None:
 
 
 def api() -> Any:
-    """The hub client's API object; HF_ENDPOINT and HF_TOKEN are its business."""
+    """The hub client's API object, which reads HF_ENDPOINT and HF_TOKEN."""
     from huggingface_hub import HfApi
 
     return HfApi()

@@ -13,7 +13,7 @@ from pipeline.suites.suite import HUB
 
 
 def tokenizer_folder(place: str) -> Path:
-    """A folder with the tokenizer of ``org/name@commit``. ``UsageError`` where it cannot be had."""
+    """A folder with the tokenizer of ``org/name@commit``. Raises UsageError if it cannot be fetched."""
     repository, _, commit = place.partition("@")
     try:
         return fetch_small(repository, commit, _list(repository, commit).tokenizer)
@@ -22,14 +22,14 @@ def tokenizer_folder(place: str) -> Path:
 
 
 def config_file(checkpoint: Checkpoint) -> Path:
-    """The config.json of a checkpoint on a hub. ``CheckpointError`` where it cannot be had."""
+    """The config.json of a checkpoint on a hub. Raises CheckpointError if it cannot be fetched."""
     repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
     config = [file for file in _list(repository, commit).files if file.name == "config.json"]
     return fetch_small(repository, commit, config) / "config.json"
 
 
 def listed_weight_bytes(checkpoint: Checkpoint) -> int:
-    """Size of the weights of a checkpoint on a hub. ``CheckpointError`` where it has none or cannot be listed."""
+    """Bytes of the weights of a checkpoint on a hub. Raises CheckpointError if it has none or cannot be listed."""
     repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
     weights = _list(repository, commit).weights
     if not weights:

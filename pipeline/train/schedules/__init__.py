@@ -1,7 +1,7 @@
 """Learning-rate schedules, one file each, and the registry that finds them. No torch.
 
 A schedule is a frozen dataclass that derives from :class:`Schedule` (or :class:`WarmedSchedule`, which a recipe can
-name too), declares its parameters, phases and what of it is compared, and is marked with ``@register``.
+name too), declares its parameters, phases and compared phase, and is marked with ``@register``.
 """
 
 from pipeline.train.schedules.schedule import (

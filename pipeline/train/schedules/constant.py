@@ -21,7 +21,7 @@ class Constant(WarmedSchedule):
     name = "constant"
 
     def __call__(self, step: int) -> float:
-        # Rounds as the runs did that are kept: the quotient first, unlike the other warm-ups.
+        # Divides first, unlike the other warm-ups, so that the rounding equals that of the published runs.
         return self.peak_lr * min(1.0, step / self.warmup_steps) if self.warmup_steps else self.peak_lr
 
     def warm_rate(self, step: int) -> float:  # noqa: ARG002 - constant

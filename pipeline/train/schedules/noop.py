@@ -11,7 +11,7 @@ from pipeline.train.schedules.schedule import ForkRates, Schedule, register
 @register
 @dataclass(frozen=True)
 class Noop(Schedule):
-    """Learning rate 0: nothing may move (decoupled weight decay is scaled by the rate, so it rests too).
+    """Learning rate 0: no weight changes (decoupled weight decay is scaled by the rate, so it is 0 too).
 
     >>> Noop()(7)
     0.0

@@ -62,9 +62,9 @@ class LockIn(Schedule):
     compared = ComparedPhase("settled", "settled cool")
 
     base: Callable[[int], float]
-    """The schedule that the cycles are laid on."""
+    """The base schedule that the cycles modulate."""
     period: int
-    """Updates of a cycle."""
+    """Updates per cycle."""
     amplitude: float
     cool_factor: float
     bump_fraction: float = 0.5

@@ -1,4 +1,4 @@
-"""What a schedule is, what it declares, and the registry of all schedules.
+"""The interface of a schedule, its declarations, and the registry of all schedules.
 
 ``step`` counts the updates already made, so ``schedule(step)`` is the learning rate of the next update, and the rate
 that led to checkpoint N is ``schedule(N - 1)``.
@@ -22,7 +22,7 @@ class ForkRates:
     base_lr: float
     """Learning rate at the fork."""
     peak_lr: float
-    """Highest rate of the suite's training: where warm restarts go back to."""
+    """Highest rate of the suite's training, to which warm restarts return."""
     steps: int
     """Updates of a run."""
     rewarm_steps: int = 0
@@ -30,26 +30,26 @@ class ForkRates:
 
 
 Problem = Callable[[float, ForkRates], str | None]
-"""What is wrong with a value in an experiment: the end of the sentence ``ARM: ...``, or None."""
+"""Function that returns the fault of a parameter value, as the end of the sentence ``ARM: ...``, or None."""
 
 
 def nothing(_value: float, _rates: ForkRates) -> str | None:
-    """The :data:`Problem` of a parameter that takes every number of at least 0."""
+    """The :data:`Problem` of a parameter that accepts every number of at least 0."""
     return None
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a user can set of a schedule: ``--schedules NAME:parameter=number``. Always finite and at least 0."""
+    """A parameter of a schedule, ``--schedules NAME:parameter=number``; always finite and at least 0."""
 
     name: str
     """Lower-case letters and underscores."""
     meaning: str
-    """What it sets, with its unit: shown by ``fork --help``."""
+    """Its meaning, with its unit, for ``fork --help``."""
     default: float | Callable[[ForkRates], float] | None
-    """The value where none is given, or a function of the experiment's rates; None = the parameter is left out."""
+    """Default value, or a function of the experiment's rates; None = the parameter is optional."""
     shown: str = ""
-    """The default in words, where it is a function."""
+    """The default in words, if it is a function."""
     problem: Problem = nothing
 
     def default_for(self, rates: ForkRates) -> float | None:
@@ -66,23 +66,23 @@ class ComparedPhase:
     """The one phase of a schedule whose probes are compared with the baseline."""
 
     phase: str
-    """Its label."""
+    """Label of the phase."""
     adjective: str
-    """For sentences: "in its ADJECTIVE phases"."""
+    """Adjective for sentences: "in its ADJECTIVE phases"."""
 
 
 class Schedule(ABC):
     """A learning rate as a function of the step. Subclasses are frozen dataclasses, one file each."""
 
     name: ClassVar[str]
-    """What users call it: ``--schedules NAME``."""
+    """Name in ``--schedules NAME``."""
     title: ClassVar[str] = ""
-    """How prose calls it; empty = ``name``."""
+    """Name in prose; empty = ``name``."""
     parameters: ClassVar[tuple[Parameter, ...]] = ()
     shaded: ClassVar[frozenset[str]] = frozenset()
-    """Phases that charts shade: where the rate is raised."""
+    """Phases with a raised rate, which charts shade."""
     compared: ClassVar[ComparedPhase | None] = None
-    """The phase that is compared; None = every probe after the start and the re-warm-up."""
+    """The compared phase; None = all probes after the start and the ramp."""
     scalable: ClassVar[bool] = True
     """Whether its mean rate can be set (:data:`MEAN_FACTOR`)."""
 
@@ -92,22 +92,22 @@ class Schedule(ABC):
 
     @abstractmethod
     def phase(self, step: int) -> str:
-        """Label of the part of the schedule that the update after ``step`` updates belongs to."""
+        """Label of the phase of the update after ``step`` updates."""
 
     @classmethod
     @abstractmethod
     def from_fork(cls, rates: ForkRates, values: Mapping[str, float]) -> Schedule:
-        """The schedule of a run with these rates; ``values`` holds every one of ``parameters``."""
+        """Make the schedule of a run with these rates; ``values`` has every one of ``parameters``."""
 
     @classmethod
     def settings_for(cls, probe_every: int) -> dict[str, float]:
-        """Parameters of a short run with a probe every so many updates, one of them in the compared phase."""
+        """Parameters for a short run with a probe every ``probe_every`` updates, one of them in the compared phase."""
         del probe_every
         return {}
 
     @classmethod
     def accepted(cls) -> dict[str, Parameter]:
-        """Every parameter that an arm of this schedule takes, by name."""
+        """Name -> parameter, for every parameter that an arm of this schedule accepts."""
         return {each.name: each for each in (*cls.parameters, *((MEAN_FACTOR,) if cls.scalable else ()))}
 
 
@@ -125,7 +125,7 @@ def mean_rate(schedule: Callable[[int], float], steps: int) -> float:
 
 
 def whole(value: float, least: int) -> bool:
-    """Whether ``value`` is a whole number of at least ``least``."""
+    """Whether ``value`` is a whole number and at least ``least``."""
     return value >= least and value == int(value)
 
 
@@ -166,4 +166,4 @@ PERIOD = Parameter(
 MEAN_FACTOR = Parameter(
     "mean_factor", "mean rate of the run as a multiple of the rate at the fork", None, "its own mean"
 )
-"""No default: left out, the schedule is not scaled and the identity of its runs does not name it."""
+"""No default: without it the schedule is not scaled, and the runs' identity does not contain it."""

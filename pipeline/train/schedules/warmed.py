@@ -50,7 +50,7 @@ def recipe_schedules() -> dict[str, type[WarmedSchedule]]:
 def make_schedule(
     name: str, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int
 ) -> WarmedSchedule:
-    """The schedule called ``name``. ``UsageError`` for an unknown name and for senseless rates or steps."""
+    """Make the schedule ``name``. Raises UsageError for an unknown name and for impossible rates or steps."""
     schedule = schedules.find(name)
     if not issubclass(schedule, WarmedSchedule):
         raise unknown_name("schedule of a recipe", name, recipe_schedules())

@@ -115,7 +115,7 @@ def test_wrong_usage_fails_the_job_with_its_reason(nodes: Nodes, suite: Path, to
     refused = nodes.submit("relative", "run", suite, "--corpus", tokens_file, "--out", "outputs/x")
     assert refused.returncode == 1
     assert nodes.status("relative") == "FAILED"
-    assert "working directory is a copy that is thrown away" in refused.stdout
+    assert "working directory is a temporary copy" in refused.stdout
 
 
 def test_only_the_code_is_uploaded(nodes: Nodes) -> None:

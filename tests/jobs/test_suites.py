@@ -161,6 +161,6 @@ def test_a_damaged_tokenizer_matters_to_text_only(suite: Path, tokens_file: str)
     assert damaged.probe.vocab_rows is None
     (said,) = damaged.warnings
     assert "the tokenizer of suite suite in" in said
-    assert "going on without it" in said
+    assert "continuing without it" in said
     with pytest.raises(UsageError, match=r"the tokenizer of suite suite in .* cannot be read"):
         build_request(options(suite, "docstrings"))

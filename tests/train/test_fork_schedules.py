@@ -177,7 +177,7 @@ def test_a_sweep_leaves_a_plain_baseline_in_place(schedules, sweep, labels):
     ("words", "complaint"),
     [
         ({"schedules": "cosine,olli"}, "did you mean 'oli'"),
-        ({"schedules": "cosine,cosine"}, "asked for twice"),
+        ({"schedules": "cosine,cosine"}, "given twice"),
         ({"schedules": "oli:amplitud=1"}, "did you mean 'amplitude'"),
         ({"schedules": "oli:amplitude"}, "oli:period=40:amplitude=1"),
         ({"schedules": "oli:amplitude=-1"}, "at least 0"),

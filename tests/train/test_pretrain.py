@@ -207,13 +207,13 @@ def test_a_branch_is_the_suite_from_scratch(micro, tmp_path):
 
 def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
     for change, complaint in (
-        ({"schedule": "constant"}, "it kept none"),
+        ({"schedule": "constant"}, "it saved none"),
         ({"seed": 1, "schedule": "constant"}, "with another seed"),
     ):
         with pytest.raises(UsageError, match=complaint):
             pretrain(dataclasses.replace(micro, **change), tmp_path / "b", device="cpu", branch_from=trained)
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
-    with pytest.raises(UsageError, match="no suite that pretrain made"):
+    with pytest.raises(UsageError, match="not a suite that pretrain made"):
         pretrain(micro, tmp_path / "c", device="cpu", branch_from=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="steps 1 to 30"):
         pretrain(micro, tmp_path / "d", device="cpu", keep_state_at=(99,))

@@ -19,10 +19,12 @@ from pipeline.runs.output import absolute_out, run_folder
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
     from pipeline.analysis.trajectory.growth import Growth, Window
+    from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
+    from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
     from pipeline.analysis.trajectory.trainings import GroupRatio
 
 ALL = "all"
-NUMBERS, FIGURE = "comparison.json", "comparison.png"
+NUMBERS, FIGURE, PAGE = "comparison.json", "comparison.png", "comparison.html"
 
 
 @click.command()
@@ -82,8 +84,14 @@ def command(
     With --group every training is one observation, and the interval says what other trainings would give. The
     figure shows the gap of int4, or else of the first variant; trainings whose names differ only in a final number,
     such as seeds, share a colour.
+
+    Audits with --mechanism are compared factor by factor too: error size, sensitivity and alignment, side by side, and
+    with --out on a page.
     """
     from pipeline.analysis.trajectory.growth import compare_growth, parse_window
+    from pipeline.analysis.trajectory.mechanism.mechanism_words import run_sentence
+    from pipeline.analysis.trajectory.mechanism.run_factors import factors_of_runs
+    from pipeline.analysis.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)
@@ -104,9 +112,13 @@ def command(
         found += [(name, variant, growth) for name, growth in zip(names, grown, strict=True)]
         own = dict(zip(names, grown, strict=True))
         ratios += [(variant, each) for each in _ratios(kinds, of_stratum, own, variant, threshold)]
+    factors = factors_of_runs(_controls(names), variants, *windows)
+    split = {(each.run, each.variant): each for each in factors}
     objects = [
-        {"folder": name, "variant": variant, **dataclasses.asdict(each)} for name, variant, each in found
-    ]
+        {"folder": name, "variant": variant, **dataclasses.asdict(each),
+         "factors": to_json(split.get((name, variant)))}
+        for name, variant, each in found
+    ]  # fmt: skip
     grouped = [{"variant": variant, **dataclasses.asdict(each)} for variant, each in ratios]
     if as_json:
         for each in (*objects, *grouped):
@@ -115,7 +127,12 @@ def command(
         _print(found, windows, several=len(variants) > 1)
         for variant, ratio in ratios:
             _print_ratio(ratio, variant if len(variants) > 1 else "")
+        for own_factors in factors:
+            said = run_sentence(own_factors)
+            console.print(f"{own_factors.run} {own_factors.variant}: {said}", markup=False)
     if target is not None:
+        if factors:
+            _write_page(target, factors)
         numbers = {"before": before, "end": end, "threshold": threshold, "found": objects, "groups": grouped}
         _write(target, numbers, curves, "int4" if "int4" in variants else variants[0], windows)
 
@@ -186,6 +203,15 @@ def _read(names: Sequence[str]) -> list[Curve]:
     return [read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names]
 
 
+def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:
+    """What was measured under controls, of the trainings that are folders of audits."""
+    from pipeline.analysis.trajectory.reduction import read_mechanism
+    from pipeline.report.comparison import TABLE_ENDINGS
+
+    folders = [name for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS]
+    return {name: read_mechanism(run_folder(name)) for name in folders}
+
+
 def _print(found: list[tuple[str, str, Growth]], windows: tuple[Window, Window], *, several: bool) -> None:
     for name, variant, growth in found:
         console.print(f"{name}  {variant}" if several else name, style="bold", markup=False)
@@ -234,6 +260,14 @@ def _print_ratio(ratio: GroupRatio, variant: str) -> None:
 
 def _interval(number: Any) -> str:
     return f"{number.estimate:.3f} [{number.lower:.3f}, {number.upper:.3f}]"
+
+
+def _write_page(folder: Path, factors: Sequence[RunFactors]) -> None:
+    from pipeline.report.comparison_page import comparison_page
+
+    make_folder(folder)
+    write_atomically(folder / PAGE, comparison_page(factors).encode())
+    errors.print(f"wrote {folder / PAGE}", markup=False)
 
 
 def _write(

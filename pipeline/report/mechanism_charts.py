@@ -122,7 +122,7 @@ def waterfall(split: GrowthShares) -> Spec:
     x: Spec = {
         "type": "quantitative",
         # Room for the words beside the longest bar.
-        "scale": {"type": "log", "domain": [bottom, top * (top / bottom) ** 0.75], "nice": False},
+        "scale": {"type": "log", "domain": [bottom, top * (top / bottom) ** 1.1], "nice": False},
         "axis": {
             "title": "nats per token",
             "grid": True,

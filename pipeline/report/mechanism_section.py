@@ -53,9 +53,13 @@ def waterfall_png(mechanism: Mechanism) -> bytes | None:
     )
 
 
-def _split_html(split: GrowthShares) -> str:
+def waterfall_svg(split: GrowthShares) -> str:
+    """The waterfall in the colours of the page that it is put into."""
     css = {f"${name}": f"var({css_name(f'${name}')})" for name in LIGHT}
-    drawn = svg({**paint(waterfall(split), css), "config": {**config(css), "axisY": {}, "padding": 4}})
+    return svg({**paint(waterfall(split), css), "config": {**config(css), "axisY": {}, "padding": 4}})
+
+
+def _split_html(split: GrowthShares) -> str:
     heads = ("Factor", "First window", "End", "Times", "Share of the growth")
     rows = "".join(
         f'<tr><th scope="row">{esc(FACTOR_WORDS[each.name])}<br><small>{esc(FACTOR_MEANINGS[each.name])}</small></th>'
@@ -70,7 +74,7 @@ def _split_html(split: GrowthShares) -> str:
     return (
         '<figure class="why-chart"><figcaption><h3>From the first window to the end</h3>'
         f'<span class="note">{esc(RULE)}</span></figcaption>'
-        f'<div role="img" aria-label="Growth of the damage, factor by factor">{drawn}</div></figure>'
+        f'<div role="img" aria-label="Growth of the damage, factor by factor">{waterfall_svg(split)}</div></figure>'
         '<div class="scroll"><table class="plain"><thead><tr>'
         f"{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead>"
         f"<tbody>{rows}{total}</tbody></table></div>"

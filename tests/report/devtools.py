@@ -108,8 +108,10 @@ class Browser:
         elif event == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
-    def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Shows a local file and waits until its charts are drawn (10 s at most)."""
+    def open(
+        self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, scripted: bool = True
+    ) -> None:
+        """Shows a local file and waits until its charts are drawn (10 s at most); at once if it has no script."""
         self.problems, self.requests = [], []
         mobile = width < 600
         self.call(
@@ -122,9 +124,10 @@ class Browser:
         self.prefer(dark=dark)
         self.call("Page.navigate", url=page.resolve().as_uri())
         deadline = time.monotonic() + 10
-        while not self.js(
-            "document.readyState === 'complete' && document.documentElement.dataset.drawn || ''"
-        ):
+        drawn = (
+            "document.documentElement.dataset.drawn" if scripted else "document.location.protocol === 'file:'"
+        )
+        while not self.js(f"document.readyState === 'complete' && {drawn} || ''"):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{page.name}: no chart after 10 s; {self.problems}")
             time.sleep(0.05)

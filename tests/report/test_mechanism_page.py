@@ -8,9 +8,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from pipeline.analysis.trajectory.growth import Window
+from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors, factors_of_runs
 from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
-from tests.analysis.mechanisms import TrueGrowth
+from pipeline.report.comparison_page import comparison_page
+from tests.analysis.mechanisms import TrueGrowth, simulated_run
 from tests.report import synthetic
 from tests.report.devtools import Browser
 from tests.report.mechanism_runs import explained
@@ -62,3 +65,32 @@ def test_a_damaged_mechanism_is_refused_by_its_place() -> None:
     del report["mechanism"]["by_variant"]["int4"]["label"]
     with pytest.raises(UsageError, match=r"by_variant\.int4\.label is missing"):
         build_report(trajectory, NOTHING, report, synthetic.provenance())
+
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def two_runs() -> list[RunFactors]:
+    measured = {
+        "outputs/constant": [simulated_run(TrueGrowth(sensitivity=1.4), 1)],
+        EVIL: [simulated_run(TrueGrowth(alignment=2.0), 2)],
+        "outputs/short": [simulated_run(TrueGrowth(n_checkpoints=8), 3)],
+    }
+    return factors_of_runs(measured, ["int4"], Window(100, 2400), Window(5500, 6000))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_runs_stand_side_by_side(browser: Browser, tmp_path: Path, width: int) -> None:
+    page = tmp_path / "comparison.html"
+    page.write_text(comparison_page(two_runs()))
+    browser.open(page, width=width, scripted=False)
+    assert browser.problems == []
+    assert browser.js("document.documentElement.scrollWidth") <= width
+    assert browser.js("document.querySelectorAll('img').length") == 0
+    heads = browser.js("[...document.querySelectorAll('thead th')].map(one => one.textContent)")
+    assert heads[1:] == ["outputs/constant", EVIL, "outputs/short"]
+    assert browser.js("document.querySelectorAll('.runs figure svg').length") == 2
+    words = browser.js("document.body.innerText")
+    assert "cause: sensitivity" in words
+    assert "cause: alignment" in words
+    assert "growth not split" in words

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.statistics.curves import MIN_ROWS, Curve
+from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
+from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
+from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 from pipeline.analysis.trajectory.square_law import square_law
+from pipeline.analysis.trajectory.stages import Phase
 from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
 from pipeline.analysis.trajectory.trajectory_table import (
     headline_variant,
@@ -71,12 +74,25 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     law = square_law(shards, duplicates=list(duplicates))
     if law is not None:
         trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
+    variants = {column_of(variant): variant for variant in shards[0].measured}
+    losses = read_controls(shards, trajectory["step"].to_numpy(), duplicates=list(duplicates))
+    why = explain(
+        losses,
+        headline=headline_variant(trajectory),
+        labels=variants,
+        phases=[Phase(**each) for each in analysis["phases"]],
+        learning_rate=_known(trajectory["learning_rate"]),
+        seed=seed,
+    )
+    if why is not None:
+        analysis["verdict"] = [*analysis["verdict"], why.sentence]
     report = {
         "suite": plan.suite,
         "n_checkpoints": len(shards),
-        "variants": {column_of(variant): variant for variant in shards[0].measured},
+        "variants": variants,
         **analysis,
         "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
+        "mechanism": None if why is None else why.to_json(),
         "square_law": None if law is None else law.to_json(),
         "duplicates": duplicates,
         "failures": found.failed,
@@ -106,6 +122,14 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
         raise IncompleteRunError(_missing_message(folder, plan, found))
     shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
     return Curve.from_frame(trajectory_table(shards, plan.checkpoints), name=name)
+
+
+def read_mechanism(folder: RunFolder) -> list[ControlLosses]:
+    """Losses under the controls of every variant of the audit in ``folder`` that has them; raises as above."""
+    plan = folder.read_plan()
+    shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
+    steps = np.array([checkpoint.step for checkpoint in plan.checkpoints], dtype=np.int64)
+    return read_controls(shards, steps, duplicates=[c.key for c in plan.checkpoints if c.duplicate_of])
 
 
 def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
@@ -149,6 +173,10 @@ def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[
         return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
     summary = summarise(Curve.from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
     return dict(summary.to_json()), summary.phases.phase_of(steps)
+
+
+def _known(rates: pl.Series) -> FloatArray | None:
+    return None if rates.null_count() == len(rates) else rates.cast(pl.Float64).to_numpy()
 
 
 def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:

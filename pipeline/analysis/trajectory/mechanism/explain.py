@@ -62,7 +62,7 @@ def explain(
     found = {
         each.variant: explain_variant(
             each,
-            label=labels.get(each.variant, each.variant),
+            label=_label(each.variant, labels),
             phases=phases,
             learning_rate=learning_rate,
             seed=seed,
@@ -72,6 +72,10 @@ def explain(
     }
     first = headline if headline in found else next(iter(found))
     return Mechanism(first, found, {name: cause_sentence(each) for name, each in found.items()})
+
+
+def _label(variant: str, labels: Mapping[str, str]) -> str:
+    return variant.upper() if variant in ("int4", "int8") else labels.get(variant, variant)
 
 
 def _losses(

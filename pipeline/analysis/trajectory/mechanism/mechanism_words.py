@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.analysis.trajectory.growth import Bounded
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
+from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
 
 FACTOR_WORDS = {
     "error_size": "error size",
@@ -39,6 +40,18 @@ def cause_sentence(found: VariantMechanism) -> str:
     if split.cause is Cause.CANNOT_TELL:
         return f"{grown}; the data cannot tell one cause: of the growth's logarithm {shares}."
     return f"{grown} {_CAUSES[split.cause]}: of the growth's logarithm {shares}."
+
+
+def run_sentence(found: RunFactors) -> str:
+    """The factors of one run beside others, in a line."""
+    split = found.shares
+    if split is None:
+        return f"growth not split: {found.not_split}"
+    told = ", ".join(
+        f"{FACTOR_WORDS[each.name]} x {each.times.estimate:.2f} ({share_of(each)})" for each in split.factors
+    )
+    cause = FACTOR_WORDS.get(split.cause, str(split.cause))
+    return f"damage x {times(split.times)} = {told}; cause: {cause}"
 
 
 def even_sentence(found: VariantMechanism) -> str:
@@ -89,7 +102,8 @@ def share_of(factor: FactorGrowth) -> str:
     share = factor.share
     if share is None:
         return "-"
-    return f"{100 * share.estimate:.0f} % [{100 * share.lower:.0f}, {100 * share.upper:.0f}]"
+    middle, low, high = (round(100 * value) for value in (share.estimate, share.lower, share.upper))
+    return f"{middle} % [{low}, {high}]"
 
 
 def times(number: Bounded) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from pipeline.base.errors import FolderLockedError, OutputError, ShardError
 from pipeline.base.files import (
-    exclusive,
     load_json,
     parse_json,
     read_checked,
@@ -23,6 +22,7 @@ from pipeline.base.files import (
     with_checksum,
     write_atomically,
 )
+from pipeline.base.locks import exclusive
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_second_holder_is_refused_by_name_and_a_dead_one_leaves_no_lock(tmp_pa
     code = f"""
         import time
         from pathlib import Path
-        from pipeline.base.files import exclusive
+        from pipeline.base.locks import exclusive
         with exclusive(Path({str(lock)!r})):
             print("held", flush=True)
             time.sleep(60)

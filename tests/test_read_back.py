@@ -16,7 +16,8 @@ import pytest
 
 from pipeline.base.errors import OutputError, ShardError, UsageError
 from pipeline.base.event_log import AppendedFile, EventLog
-from pipeline.base.files import exclusive, read_checked, with_checksum
+from pipeline.base.files import read_checked, with_checksum
+from pipeline.base.locks import exclusive
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
 from pipeline.runs.shard_schema import FORK

@@ -14,23 +14,21 @@ JSON no deeper than ``NESTING`` levels.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import math
 import os
 import secrets
-import socket
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.base.errors import FolderLockedError, OutputError, ShardError
+from pipeline.base.errors import OutputError, ShardError
 
 _SEAL = b"sha256"
 _BLANK = b"0" * 64
@@ -241,29 +239,17 @@ def _ipc_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Context manager: hold the lock file ``path``; raises FolderLockedError, which names the other holder.
-
-    The kernel releases the lock when its process dies, however it dies.
-    """
+def open_lock_file(path: Path) -> int:
+    """A descriptor of the lock file ``path``, which is made where it is absent; OutputError where it cannot be."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-        _wanted_regular(path, os.fstat(descriptor))
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            raise FolderLockedError(
-                f"{path.parent} is in use by {holder}: wait for it to finish, stop it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise OutputError(f"cannot lock {path}: {error.strerror or error}") from error
-        yield
-    finally:
-        os.close(descriptor)
+            _wanted_regular(path, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; make its folder writable, or choose another"
+        ) from error
+    return descriptor

@@ -1,20 +1,17 @@
-"""Retry while an output folder is briefly unavailable: a network mount that reconnects, a folder being moved.
-
-A full disk, a missing permission and any other lasting error is raised at once.
-"""
+"""The one retry loop: how often, how long and after which errors a call is tried again."""
 
 from __future__ import annotations
 
 import errno
+import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline.base.errors import OutputError, UsageError
 
-PATIENCE_S = 15.0
-"""Longest wait for a folder, in seconds. Every worker waits as long, so the whole run does."""
-POLL_S = 0.5
+T = TypeVar("T")
 
 TRANSIENT = frozenset(
     {
@@ -22,22 +19,67 @@ TRANSIENT = frozenset(
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
     }
 )  # fmt: skip
-"""Errors after which a folder may soon be available again."""
+"""Errors of a folder that may be back in a moment. A full disk or a missing permission is none of them."""
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """Waits between tries double from ``first_s`` up to ``most_s``, each stretched at random by up to a half."""
+
+    tries: int | None = 6
+    """Tries in a row without any progress; None = as many as ``for_s`` allows."""
+    for_s: float | None = None
+    """Seconds after the first try in which another one may begin; None = no limit."""
+    first_s: float = 1.0
+    most_s: float = 30.0
+
+    def wait_s(self, failures: int) -> float:
+        """Seconds to wait after the ``failures``-th failure in a row."""
+        doubled: float = self.first_s * 2 ** (failures - 1)
+        return min(doubled, self.most_s) * random.uniform(1.0, 1.5)
+
+
+def retried(
+    call: Callable[[], T],
+    policy: RetryPolicy,
+    transient: Callable[[Exception], bool],
+    asked_s: Callable[[Exception], float | None] = lambda _: None,
+) -> T:
+    """The result of ``call``, tried again after a ``transient`` error; the last error passes through.
+
+    ``asked_s``: the wait in seconds that a server asks for, which replaces the policy's; None where it asks for none.
+    """
+    began, failures = time.monotonic(), 0
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            failures += 1
+            if not transient(error) or (policy.tries is not None and failures >= policy.tries):
+                raise
+            asked = asked_s(error)
+            wait_s = policy.wait_s(failures) if asked is None else asked
+            if policy.for_s is not None and time.monotonic() + wait_s > began + policy.for_s:
+                raise
+        time.sleep(wait_s)
+
+
+AWAY = RetryPolicy(tries=None, for_s=15.0, first_s=0.5, most_s=0.5)
+"""The wait for an output folder to come back. Others wait for it meanwhile, so the whole run does."""
 
 
 def retry_while_away(action: Callable[[], T]) -> T:
-    """Call ``action``, retry it for ``PATIENCE_S`` seconds while it fails because a folder is unavailable, and
-    return its result.
+    """The result of ``action``, tried again for ``AWAY.for_s`` seconds while its output folder is away.
+
+    A folder is away for a moment while a network mount reconnects or while somebody moves it.
     """
-    give_up = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            return action()
-        except (OutputError, UsageError) as error:
-            cause = error.__cause__
-            transient = isinstance(cause, OSError) and cause.errno in TRANSIENT
-            if not transient or time.monotonic() > give_up:
-                raise
-        time.sleep(POLL_S)
+    return retried(action, AWAY, _is_away)
+
+
+def _is_away(error: Exception) -> bool:
+    cause = error.__cause__
+    return (
+        isinstance(error, OutputError | UsageError)
+        and isinstance(cause, OSError)
+        and cause.errno in TRANSIENT
+    )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pipeline.base.errors import UnreadableError
 from pipeline.base.files import (
-    exclusive,
     make_folder,
     read_regular,
     remove_file,
     sweep_temporaries,
     write_atomically,
 )
+from pipeline.base.locks import exclusive
 
 
 class LocalStore:

@@ -10,14 +10,13 @@ The client retries a request for a few seconds; every call here retries for ``PA
 
 from __future__ import annotations
 
-import random
 import secrets
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from pipeline.base.errors import OutputError, UnreadableError, UsageError
+from pipeline.base.retry import RetryPolicy, retried
 from pipeline.store.address import Address
 from pipeline.store.clients import endpoint, file_system
 from pipeline.store.faults import explain
@@ -146,21 +145,21 @@ class ObjectStore:
         return hold(self, LEASES)
 
     def _try(self, verb: str, name: str, action: Callable[[Any], T], patience_s: float | None = None) -> T:
-        """Run ``action`` on the file system and retry transient failures; raises OutputError in the end."""
-        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
-        pause = 0.5
-        while True:
-            try:
-                return action(file_system(self._address.scheme, self._address.bucket, endpoint()))
-            except OSError as error:
-                fault = explain(error, self._address.scheme)
-            if fault.lasting or time.monotonic() + pause > deadline:
-                raise OutputError(
-                    f"cannot {verb} {self.place(name)}: {fault.reason}; what was written before is intact, and the "
-                    "same command resumes"
-                )
-            time.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        """``action`` on the file system, tried again while it fails for a passing reason; OutputError in the end."""
+        for_s = self._patience_s if patience_s is None else patience_s
+        policy = RetryPolicy(tries=None, for_s=for_s, first_s=0.3, most_s=LONGEST_PAUSE_S)
+        scheme = self._address.scheme
+        try:
+            return retried(
+                lambda: action(file_system(scheme, self._address.bucket, endpoint())),
+                policy,
+                lambda error: isinstance(error, OSError) and not explain(error, scheme).lasting,
+            )
+        except OSError as error:
+            raise OutputError(
+                f"cannot {verb} {self.place(name)}: {explain(error, scheme).reason}; what was written before is "
+                "intact, and the same command resumes"
+            ) from None
 
 
 def _put(fs: Any, key: str, data: bytes) -> None:

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from pipeline.base.errors import CheckpointError, UsageError
-from pipeline.base.files import exclusive, make_folder, write_atomically
+from pipeline.base.files import make_folder, write_atomically
 from pipeline.base.json_fields import read_object
+from pipeline.base.locks import exclusive
 from pipeline.base.paths import new_folder
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.train.branching import branch, keepable, kept_state, refuse_lost

@@ -3,10 +3,11 @@
 import pytest
 
 from pipeline.base.errors import UsageError
+from pipeline.base.retry import RetryPolicy
 from pipeline.spec import Checkpoint
 from pipeline.suites.hub import hub_suite as hub
 from pipeline.suites.hub import remote, small_files
-from pipeline.suites.hub.backoff import Backoff, passing, reason, retried
+from pipeline.suites.hub.hub_requests import LONGEST_ASKED_S, ask_hub, passing, reason, retry_after_s
 from pipeline.suites.hub.listing import HubFile, Listing
 from pipeline.suites.model_config import stored_bytes
 from pipeline.suites.registry import HubSuite
@@ -51,10 +52,10 @@ def test_busy_and_broken_servers_are_asked_again(status):
             raise answers.pop()
         return "answer"
 
-    assert retried(call) == "answer"
+    assert ask_hub(call) == "answer"
     answers = [RefusedError(status, Retry_After="0")] * 9
     with pytest.raises(RefusedError):
-        retried(call, Backoff(tries=4))
+        ask_hub(call, RetryPolicy(tries=4))
     assert len(answers) == 5
 
 
@@ -63,17 +64,17 @@ def test_a_final_refusal_is_not_tried_again(error):
     assert not passing(error)
     tried = []
     with pytest.raises(type(error)):
-        retried(lambda: tried.append(1) or (_ for _ in ()).throw(error))
+        ask_hub(lambda: tried.append(1) or (_ for _ in ()).throw(error))
     assert tried == [1]
 
 
 def test_waits_double_up_to_a_limit_and_follow_the_server():
-    backoff = Backoff(first_s=1, most_s=8)
-    waits = [backoff.wait_s(failures, RefusedError(503)) for failures in (1, 2, 3, 4, 9)]
+    policy = RetryPolicy(first_s=1, most_s=8)
+    waits = [policy.wait_s(failures) for failures in (1, 2, 3, 4, 9)]
     for wait, least in zip(waits, (1, 2, 4, 8, 8), strict=True):
         assert least <= wait <= 1.5 * least
-    assert backoff.wait_s(1, RefusedError(429, Retry_After="55")) == 55
-    assert backoff.wait_s(1, RefusedError(429, Retry_After="5000")) == backoff.longest_asked_s
+    assert retry_after_s(RefusedError(429, Retry_After="55")) == 55
+    assert retry_after_s(RefusedError(429, Retry_After="5000")) == LONGEST_ASKED_S
 
 
 def test_the_size_of_the_weights_is_known_from_the_listing(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pipeline.base.errors import CheckpointError, FolderLockedError, UsageError
-from pipeline.base.files import exclusive
+from pipeline.base.locks import exclusive
 from pipeline.corpus import evaluation_tokens, parse_corpus
 from pipeline.suites import (
     Manifest,

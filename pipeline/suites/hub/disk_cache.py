@@ -23,9 +23,10 @@ from pathlib import Path
 from pipeline.base.errors import CheckpointError, OutputError
 from pipeline.base.files import make_folder
 from pipeline.base.locks import FileLock
-from pipeline.suites.hub.backoff import Backoff
+from pipeline.base.retry import RetryPolicy
 from pipeline.suites.hub.download import download_file
 from pipeline.suites.hub.hub_cache import cached_folder
+from pipeline.suites.hub.hub_requests import HUB_RETRIES
 from pipeline.suites.hub.listing import Listing
 from pipeline.suites.hub.remote import cache_folder, offline, repository_folder
 
@@ -39,10 +40,10 @@ _MEASURED = ".measured"
 class DiskCache:
     """The disk cache of this node."""
 
-    def __init__(self, cache_gb: float | None = None, backoff: Backoff | None = None) -> None:
+    def __init__(self, cache_gb: float | None = None, retries: RetryPolicy = HUB_RETRIES) -> None:
         self._root = cache_folder()
         self._cache_gb = cache_gb
-        self._backoff = backoff or Backoff()
+        self._retries = retries
 
     @contextmanager
     def checkout(self, repository: str, commit: str, listing: Listing) -> Iterator[Path]:
@@ -103,7 +104,7 @@ class DiskCache:
                 return  # its disk was taken for a checkpoint that a worker needs now
             time.sleep(POLL_S)  # the others are being read; wait for their readers
         for file in listing.wanted:
-            download_file(repository, commit, file, folder, self._backoff)
+            download_file(repository, commit, file, folder, self._retries)
 
     def _reserve(self, folder: Path, size: int, *, ahead: bool) -> bool:
         """Allot ``size`` bytes to ``folder``, removing others to free disk; False if that is not enough."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import CheckpointError, OutputError
-from pipeline.suites.hub.backoff import Backoff, passing, reason
+from pipeline.base.retry import RetryPolicy
+from pipeline.suites.hub.hub_requests import HUB_RETRIES, passing, reason, retry_after_s
 from pipeline.suites.hub.listing import HubFile
 
 CHUNK_BYTES = 2**20
@@ -31,7 +32,7 @@ class _CutShortError(ConnectionError):
 
 
 def download_file(
-    repository: str, commit: str, file: HubFile, folder: Path, backoff: Backoff | None = None
+    repository: str, commit: str, file: HubFile, folder: Path, retries: RetryPolicy = HUB_RETRIES
 ) -> Path:
     """Make ``folder/file.name`` with exactly the listed bytes; sends no request if it exists.
 
@@ -44,7 +45,6 @@ def download_file(
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(repository, file.name, revision=commit)
-    backoff = backoff or Backoff()
     failures = damaged = 0
     while True:
         before = _size(part)
@@ -62,21 +62,22 @@ def download_file(
                 raise OutputError(
                     f"cannot write {part}: {error.strerror}; give less to --cache-gb, or set HF_HOME elsewhere"
                 ) from error
-            failures = _wait(error, file, failures, backoff, progressed=_size(part) > before)
+            failures = _wait(error, file, failures, retries, progressed=_size(part) > before)
         except Exception as error:  # noqa: BLE001 (the client library's own errors, classified by what they are)
-            failures = _wait(error, file, failures, backoff, progressed=_size(part) > before)
+            failures = _wait(error, file, failures, retries, progressed=_size(part) > before)
 
 
-def _wait(error: Exception, file: HubFile, failures: int, backoff: Backoff, *, progressed: bool) -> int:
-    """Wait before the next attempt and return the failures in a row; raises CheckpointError if no attempt is left."""
+def _wait(error: Exception, file: HubFile, failures: int, retries: RetryPolicy, *, progressed: bool) -> int:
+    """Waits before the next try and returns the failures in a row; ``CheckpointError`` where none is left."""
     failures = 1 if progressed else failures + 1
     if not passing(error):
         raise CheckpointError(f"{file.name} cannot be fetched: {reason(error)}") from error
-    if failures >= backoff.tries:
+    if retries.tries is not None and failures >= retries.tries:
         raise CheckpointError(
             f"{file.name} cannot be fetched: {reason(error)}, {failures} times in a row"
         ) from error
-    time.sleep(backoff.wait_s(failures, error))
+    asked_s = retry_after_s(error)
+    time.sleep(retries.wait_s(failures) if asked_s is None else asked_s)
     return failures
 
 

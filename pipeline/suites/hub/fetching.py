@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pipeline.base.errors import CheckpointError, CollapseError
+from pipeline.base.retry import RetryPolicy
 from pipeline.spec import Checkpoint
 from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.foreign import what_it_is
-from pipeline.suites.hub.backoff import Backoff, reason
 from pipeline.suites.hub.disk_cache import DiskCache
+from pipeline.suites.hub.hub_requests import reason
 from pipeline.suites.hub.listing import Listing
 from pipeline.suites.hub.remote import list_commit
 from pipeline.suites.suite import HUB
@@ -22,8 +23,8 @@ from pipeline.suites.suite import HUB
 CONNECTIONS = 3
 """Checkpoints that a worker fetches at once: one connection to a hub is slower than a disk or a GPU."""
 ROOM_POLL_S = 0.3
-PATIENCE = Backoff(tries=3)
-"""Retry policy for prefetching. The worker that needs the file retries longer."""
+PREFETCH_RETRIES = RetryPolicy(tries=3)
+"""The worker that needs the checkpoint in the end tries more often."""
 
 
 def fetch(checkpoint: Checkpoint) -> Path:
@@ -60,7 +61,7 @@ class Fetcher:
     """Prefetches checkpoints for one worker, in background threads."""
 
     def __init__(self, cache_gb: float | None = None) -> None:
-        self._store = DiskCache(cache_gb, PATIENCE)
+        self._store = DiskCache(cache_gb, PREFETCH_RETRIES)
         self._waiting: deque[Checkpoint] = deque()
         self._done: Callable[[Checkpoint], bool] = lambda _: False
         self._changed = threading.Condition()

@@ -21,8 +21,8 @@ from pipeline.base.files import JSON_BYTES, read_regular
 from pipeline.spec import Checkpoint
 from pipeline.suites.content import canonical_config, find_duplicates, weights_sha256
 from pipeline.suites.entries import HubSuite
-from pipeline.suites.hub.backoff import reason
 from pipeline.suites.hub.fetching import fetch
+from pipeline.suites.hub.hub_requests import reason
 from pipeline.suites.hub.listing import Listing, shared_files
 from pipeline.suites.hub.remote import list_commit, list_refs
 from pipeline.suites.hub.small_files import config_file

@@ -15,9 +15,9 @@ from pipeline.base.errors import CheckpointError, OutputError
 from pipeline.base.files import load_json, make_folder, write_atomically
 from pipeline.base.locks import FileLock
 from pipeline.suites.checkpoint_files import indexed_tensors
-from pipeline.suites.hub.backoff import retried
 from pipeline.suites.hub.download import download_file
 from pipeline.suites.hub.hub_cache import cached_folder, cached_listing, cached_refs
+from pipeline.suites.hub.hub_requests import ask_hub
 from pipeline.suites.hub.listing import HubFile, Listing
 
 
@@ -50,7 +50,7 @@ def list_refs(repository: str) -> dict[str, str]:
     if offline():
         found = read_kept(kept)
         return found if isinstance(found, dict) else cached_refs(repository)
-    refs = retried(lambda: api().list_repo_refs(repository))
+    refs = ask_hub(lambda: api().list_repo_refs(repository))
     commits = {ref.name: ref.target_commit for ref in (*refs.tags, *refs.branches)}
     keep(kept, commits)
     return commits
@@ -97,7 +97,7 @@ def _list_files(repository: str, commit: str) -> Listing:
         return Listing.from_json(known)
     if offline() and (cached := cached_listing(repository, commit)):
         return cached
-    listing = retried(lambda: _ask_commit(repository, commit))
+    listing = ask_hub(lambda: _ask_commit(repository, commit))
     keep(kept, listing.to_json())
     return listing
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.spec import Checkpoint
-from pipeline.suites.hub.backoff import reason
+from pipeline.suites.hub.hub_requests import reason
 from pipeline.suites.hub.listing import Listing
 from pipeline.suites.hub.remote import fetch_small, list_commit
 from pipeline.suites.suite import HUB

@@ -1,19 +1,14 @@
-"""Retries of hub requests: which failures are retried, how long to wait, and the message of a refusal.
+"""Requests to a hub: which errors are worth another try, and how a refusal reads.
 
 A message names the kind of refusal only, never a credential, an address or a request id.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
 
 from pipeline.base.errors import CollapseError
-
-_T = TypeVar("_T")
+from pipeline.base.retry import RetryPolicy, T, retried
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP statuses that are worth a retry."""
@@ -30,38 +25,14 @@ _KNOWN = {
 }
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """Waits between attempts: they double from ``first_s`` up to ``most_s`` seconds, plus up to a half at random."""
-
-    tries: int = 6
-    """Attempts in a row without any progress."""
-    first_s: float = 1.0
-    most_s: float = 30.0
-    longest_asked_s: float = 300.0
-    """Longest wait in seconds that a server may demand (``Retry-After``); it replaces the computed one."""
-
-    def wait_s(self, failures: int, error: BaseException) -> float:
-        """Seconds to wait after the ``failures``-th failure in a row."""
-        asked = retry_after_s(error)
-        if asked is not None:
-            return min(asked, self.longest_asked_s)
-        doubled: float = self.first_s * 2 ** (failures - 1)
-        return min(doubled, self.most_s) * random.uniform(1.0, 1.5)
+HUB_RETRIES = RetryPolicy()
+LONGEST_ASKED_S = 300.0
+"""Longest wait that a server may ask for (``Retry-After``)."""
 
 
-def retried(call: Callable[[], _T], backoff: Backoff | None = None) -> _T:
-    """Run ``call()`` and retry transient failures; the last failure passes through."""
-    backoff = backoff or Backoff()
-    failures = 0
-    while True:
-        try:
-            return call()
-        except Exception as error:
-            failures += 1
-            if failures >= backoff.tries or not passing(error):
-                raise
-            time.sleep(backoff.wait_s(failures, error))
+def ask_hub(call: Callable[[], T], policy: RetryPolicy = HUB_RETRIES) -> T:
+    """The result of ``call``, a request to a hub, tried again after a :func:`passing` error."""
+    return retried(call, policy, passing, retry_after_s)
 
 
 def passing(error: BaseException) -> bool:
@@ -95,7 +66,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def retry_after_s(error: BaseException) -> float | None:
-    """Seconds of the server's ``Retry-After``, if it is a number."""
+    """Seconds that the server asks to wait, at most ``LONGEST_ASKED_S``; None where it names no number."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("Retry-After", "") if headers else ""
-    return float(asked) if asked.isdigit() else None
+    return min(float(asked), LONGEST_ASKED_S) if asked.isdigit() else None

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.statistics.curves import Curve
-from pipeline.analysis.trajectory.findings import Growth, Resampled
+from pipeline.analysis.trajectory.findings import GrowthKind, Resampled
 from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.summary import summarise
 from pipeline.analysis.trajectory.words import verdict
@@ -54,7 +54,7 @@ def test_an_onset_while_full_precision_still_improves_has_no_plateau_before_it_a
 def test_a_gap_that_answers_to_the_rate_is_growth_with_the_rate_and_no_onset(rate: str) -> None:
     report = detect_phases(simulate(Truth("log_rate", rate=rate), 1).curve, n_null=FEW)
     assert report.onset_step is None
-    assert report.onset.growth is Growth.LEARNING_RATE
+    assert report.onset.growth is GrowthKind.LEARNING_RATE
     assert report.dose is not None
     points = 100 * 0.03 * np.log(2)  # per halving
     assert report.dose.lower <= points <= report.dose.upper
@@ -69,7 +69,7 @@ def test_a_gap_that_answers_to_the_rate_is_growth_with_the_rate_and_no_onset(rat
 
 def test_an_explosion_is_more_than_the_rate_explains() -> None:
     report = detect_phases(simulate(replace(PAPER, at=0.6, stops=None), 2).curve, n_null=FEW)
-    assert report.onset.growth is Growth.ONSET
+    assert report.onset.growth is GrowthKind.ONSET
     assert report.p_beyond_learning_rate is not None
     assert report.p_beyond_learning_rate <= 0.02
 

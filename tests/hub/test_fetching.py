@@ -20,7 +20,7 @@ import json, time
 from pathlib import Path
 from pipeline.base.errors import CollapseError
 from pipeline.suites import open_suite, checkout, Fetcher
-from pipeline.suites import download
+from pipeline.suites.hub import download
 download.CHUNK_BYTES = 10_000
 suite = open_suite("org/run")
 by_name = {c.revision: c for c in suite.checkpoints}

@@ -79,7 +79,7 @@ def test_links_to_files_of_one_name_outside_the_cache_are_told_apart(tmp_path):
 SAMPLED = """
 from pipeline.suites import content
 content.WHOLE_BYTES, content.BLOCK_BYTES, content.BLOCKS = 2**16, 2**10, 8
-from pipeline.suites import hub_cache
+from pipeline.suites.hub import hub_cache
 hub_cache.WHOLE_BYTES = 2**16
 """
 

@@ -15,7 +15,7 @@ from click.testing import Result
 
 from jobs.benchmark_fork_runs import paper_arms
 from pipeline.base.errors import UsageError
-from pipeline.benchmark import Comparison, DeviceComparison, TaskOutcome
+from pipeline.benchmark import Comparison, DeviceComparison, Outcome
 from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
 from pipeline.benchmark.shapes import TOKENS, each_by_itself, write_random_suite
@@ -166,7 +166,7 @@ def test_scipy_sees_the_block_weights_and_not_the_head() -> None:
 
 
 def test_table_of_a_gpu() -> None:
-    outcome = TaskOutcome("s", COMPARISON, GPU)
+    outcome = Outcome("s", COMPARISON, GPU)
     text = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
     assert "8.00   (48.00 to the loop with SciPy kurtosis)" in text
     assert "2 workers against one           2.00 x" in text
@@ -184,7 +184,7 @@ def test_table_of_a_gpu() -> None:
 )  # fmt: skip
 def test_tolerance_is_that_of_the_arithmetic(arithmetic: str, difference: float, fails: bool) -> None:
     comparison = dataclasses.replace(COMPARISON, arithmetic=arithmetic, max_nll_difference_nats=difference)
-    assert (TaskOutcome("s", comparison, None).disagreement is not None) == fails
+    assert (Outcome("s", comparison, None).disagreement is not None) == fails
 
 
 def test_without_the_renderer_there_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_without_the_renderer_there_is_no_figure(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     monkeypatch.delitem(sys.modules, "pipeline.report.render", raising=False)
-    _write_figure(TaskOutcome("s", COMPARISON, GPU), tmp_path)
+    _write_figure(Outcome("s", COMPARISON, GPU), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import pipeline.train.data
 from jobs.cli import main
 from pipeline.base.errors import UsageError
 from pipeline.corpus import tokens_sha256
-from pipeline.driver import Layout, Outcome, Task
+from pipeline.driver import Layout, Task, TaskOutcome
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.execute import execute
 from pipeline.runs.folder import RunFolder
@@ -86,9 +86,9 @@ def keep(options: ForkOptions) -> np.ndarray:
     """What ``fork`` does with the tokens of its request before the first run; the tokens."""
     request = build_fork_request(options)
 
-    def drive(tasks: Sequence[Task], on_outcome: Callable[[Outcome], None], **_: object) -> None:
+    def drive(tasks: Sequence[Task], on_outcome: Callable[[TaskOutcome], None], **_: object) -> None:
         for task in tasks:
-            on_outcome(Outcome(task.key))
+            on_outcome(TaskOutcome(task.key))
 
     crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
     with pytest.MonkeyPatch.context() as patch:

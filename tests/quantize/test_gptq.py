@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -227,3 +229,39 @@ def test_matrices_without_a_scale_worth_its_name_are_encoded(weight):
 def test_what_has_no_meaning_is_refused(name, reason):
     with pytest.raises(UsageError, match=reason):
         parse_quantizer(name)
+
+
+def library_case() -> tuple[Tensor, Tensor]:
+    """A weight (16, 256) and inputs (1024, 256); numpy's generator gives the same in every environment."""
+    generator = np.random.default_rng(18)
+    weight = generator.standard_normal((16, 256)) * 0.02
+    mix = generator.standard_normal((256, 256)) * np.exp(generator.uniform(-2, 1, 256))
+    inputs = generator.standard_normal((1024, 256)) @ mix / 16
+    return torch.from_numpy(weight).float(), torch.from_numpy(inputs).float()
+
+
+@pytest.mark.parametrize(
+    ("name", "equal"),
+    [
+        ("int4-g128-asym", True),
+        ("int3-channel-asym", True),
+        ("int4-g128-asym_static", True),
+        ("int4-g32-asym", False),
+    ],
+)
+def test_values_are_those_of_gptqmodel(name, equal):
+    """GPTQModel 7.7.0 with ``desc_act`` and ``act_group_aware`` off and damping 0.01 (``gptqmodel_values.py``).
+
+    It does not move a block's weights before it chooses the scales of groups inside the block, so that groups of less
+    than 128 columns come out a little differently.
+    """
+    weight, inputs = library_case()
+    moments = inputs.double().T @ inputs.double() / len(inputs)
+    grid, _, static = name.partition("_")
+    found = encoded(f"{grid}@gptq{':groups=static' * bool(static)}", weight, moments)
+    values = parse_quantizer(grid).decode(found)
+    theirs = torch.from_numpy(np.load(Path(__file__).parent / "gptqmodel_7.7.0.npz")[name])
+    if equal:
+        assert torch.allclose(values, theirs, rtol=1e-5, atol=1e-7)
+    errors = [output_error(weight, each, moments) for each in (values, theirs)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.01)

@@ -1,4 +1,4 @@
-"""How much faster the pipeline is than the loop one would write first, at equal results."""
+"""Compare the speed of the pipeline with that of a naive loop, at equal results."""
 
 from pipeline.benchmark.device import DeviceComparison, compare_arithmetics
 from pipeline.benchmark.naive import naive_losses

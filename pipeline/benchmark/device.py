@@ -1,8 +1,8 @@
 """The arithmetics of one GPU side by side: the same checkpoints and tokens, one run, errors against float64.
 
-Compared are the naive loop (``naive.py``), the same with TF32 products, and the probe in every arithmetic, which also
-yields divergences and weight statistics. Times are steady states: after a first checkpoint has paid for
-compilation, weights on the local disk, the next checkpoint read while one computes.
+The naive loop (``naive.py``), the same with TF32 products, and the probe in every arithmetic, which also yields
+divergences and weight statistics, are compared. Times are of the steady state: after the first checkpoint, which
+includes compilation, with weights on the local disk and the next checkpoint read in the background.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.quantize import round_trip
 from pipeline.spec import ProbeSpec, TokenShape, Variant
 
 CEILING_SIZE = 8192
-"""Square matrix product whose speed is called the ceiling."""
+"""Size of the square matrix product whose speed is the ceiling."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """One way of measuring the checkpoints."""
+    """Timing of one way to measure the checkpoints."""
 
     name: str
     seconds_per_checkpoint: float
@@ -43,7 +43,7 @@ class Timing:
     tokens_per_s: float
     """Evaluation tokens per second and variant."""
     useful_tflops: float
-    """2 x weights x tokens x variants over the time, whatever the arithmetic really computes."""
+    """2 x weights x tokens x variants over the time, whatever the arithmetic computes."""
     share_of_ceiling: float
     """``useful_tflops`` over the float16 ceiling."""
     peak_gib: float
@@ -53,7 +53,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class DeviceComparison:
-    """All ways on one device."""
+    """Timings of all ways on one device."""
 
     device: str
     checkpoints: int
@@ -76,10 +76,10 @@ def compare_arithmetics(
     on_step: Callable[[str], None] = lambda _: None,
     on_part: Callable[[DeviceComparison], None] = lambda _: None,
 ) -> DeviceComparison:
-    """Times every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size, seq_len)).
+    """Time every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size, seq_len)).
 
-    ``on_step`` hears what is about to be measured, ``on_part`` what has been. One batch of reference shows an error of
-    1e-7 nats; float64 runs at a few percent of the speed of the ways that it judges.
+    ``on_step`` is called before each measurement, ``on_part`` with each result. One batch of reference resolves an
+    error of 1e-7 nats; float64 runs at a few percent of the other ways' speed.
     """
     reference_batches = min(reference_batches, len(tokens))
     exact, weights = _reference(folders[0], tokens[:reference_batches], variants, device, on_step)
@@ -167,7 +167,7 @@ def _time_probe(
         prober.prefetch(following)
         peak = max(peak, prober.measure(folder).peak_bytes)
         times.append(time.perf_counter() - start)
-    return times[1:], first_s, peak, batch_nll  # the first of them had nobody before it to be read behind
+    return times[1:], first_s, peak, batch_nll  # the first checkpoint had no measurement to be read behind
 
 
 @torch.inference_mode()
@@ -178,7 +178,7 @@ def _reference(
     device: str,
     on_step: Callable[[str], None],
 ) -> tuple[dict[str, float], int]:
-    """Mean nll per variant in float64, one variant and one sequence at a time; and how many weights a token meets."""
+    """Mean nll per variant in float64, one variant and one sequence at a time; and the number of weights per token."""
     on_step(f"float64 reference on {tokens.size:,} tokens")
     model = build_model(read_config(folder), read_weights(folder))
     sites = linear_sites(model)

@@ -1,9 +1,8 @@
-"""A whole fork experiment against as many naive runs one after the other, from the request to the last row.
+"""Compare a whole fork experiment with the same number of naive runs in sequence, from the request to the last row.
 
-The naive side is the first run of the experiment, and only that one: timed whole, then multiplied by the number of
-runs, which all do the same work. It trains and evaluates as one would write it first (``naive_training``, ``naive``),
-on the same batches at the same learning rates, and has the same rows: live weights, EMA and LAWA under every variant at
-every probe.
+The naive side times the first run of the experiment only and multiplies it by the number of runs, which all do the
+same work. It trains and evaluates with the naive loops (``naive_training``, ``naive``) on the same batches at the
+same learning rates, and makes the same rows: live weights, EMA and LAWA under every variant at every probe.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from pipeline.train.loop import choose_device
 from pipeline.train.optimizers import load_moments
 
 OnStep = Callable[[str, int, int], None]
-"""Called with the side, units done and units in all: runs of ours, updates of the naive run."""
+"""Called with the side, units done and total units: runs of ours, updates of the naive run."""
 OnPart = Callable[[dict[str, Any]], None]
-"""Called with what has been found so far, as plain values, whenever there is more of it."""
+"""Called with the results so far, as plain values, after each new result."""
 Losses = dict[tuple[int, str, str], float]
 """Mean nll in nats by step, weights (live, ema, lawa) and variant."""
 
@@ -61,28 +60,28 @@ class ForkRunsComparison:
     """Evaluation tokens of a probe."""
     variants: tuple[str, ...]
     runs_per_gpu: int | None
-    """Of ours that may share a GPU; None on the CPU. The naive run has it alone."""
+    """Our runs that share a GPU; None on the CPU. The naive run has the GPU alone."""
     ours_s: float
-    """Seconds of our whole experiment: Ray started, workers started, kernels compiled, every shard written."""
+    """Seconds of our whole experiment: start of Ray and workers, compilation, every shard."""
     ours_ray_s: float
-    """Of these, until Ray was there."""
+    """Seconds of these until Ray had started."""
     ours_first_run_s: float
-    """Of these, until the first run had ended."""
+    """Seconds of these until the first run had ended."""
     ours_run_s: float
-    """Mean seconds that a run of ours took in its worker, beside the others on its GPU."""
+    """Mean seconds of one of our runs in its worker, beside the others on its GPU."""
     naive_load_s: float
     naive_training_s: float
-    """Of one naive run, upkeep of its averages included."""
+    """Seconds of training of one naive run, including its averages."""
     naive_live_probes_s: float
-    """Of one naive run: evaluating the live weights."""
+    """Seconds of one naive run for evaluating the live weights."""
     naive_average_probes_s: float
-    """Of one naive run: evaluating EMA and LAWA."""
+    """Seconds of one naive run for evaluating EMA and LAWA."""
     start_nll_difference_nats: float
     """Largest difference between the two at the start, where they evaluate the same weights."""
     end_nll_difference_nats: float
-    """The same of the live weights at the end, which the rounding of every update has driven apart."""
+    """The same for the live weights at the end, which differ by the rounding of every update."""
     arithmetic: str
-    """Of our probes."""
+    """Arithmetic of our probes."""
 
     @property
     def naive_run_s(self) -> float:
@@ -96,24 +95,24 @@ class ForkRunsComparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as long the naive runs take one after the other, for the same rows."""
+        """Time of the naive runs in sequence over ours, for the same rows."""
         return self.runs * self.naive_run_s / self.ours_s
 
     @property
     def live_ratio(self) -> float:
-        """The same for naive runs that evaluate a third as much: never EMA or LAWA, which ours still does."""
+        """The same for naive runs that never evaluate EMA or LAWA, which ours still does."""
         return self.runs * self.naive_live_run_s / self.ours_s
 
     @property
     def disagreement(self) -> str | None:
-        """What is wrong if the losses at the start differ by more than rounding (``outcome.TOLERANCES_NATS``)."""
+        """The fault if the losses at the start differ by more than rounding (``outcome.TOLERANCES_NATS``)."""
         limit = TOLERANCES_NATS[self.arithmetic]
         if limit is None or self.start_nll_difference_nats <= limit:
             return None
         return f"the two disagree by more than {limit:g} nats at the start"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the fields, what follows from them, and what the naive number is."""
+        """Plain values: the fields, derived numbers, and the meaning of the naive number."""
         return {
             "complete": True,
             **dataclasses.asdict(self),
@@ -134,7 +133,7 @@ class ForkRunsComparison:
             f"{self.tokens_per_step:,} tokens",
             f"{self.probes} probes of each: {self.probe_tokens:,} tokens, {', '.join(self.variants)}, "
             "live + EMA + LAWA",
-            f"fork, {kind:<15} {self.ours_s:9.1f} s in all, start included; {self.ours_s / self.runs:.1f} s per run"
+            f"fork, {kind:<15} {self.ours_s:9.1f} s in total, start included; {self.ours_s / self.runs:.1f} s per run"
             f" ({self.ours_run_s:.1f} s in its worker{sharing})",
             f"                      {self.ours_ray_s:9.1f} s until Ray was there, {self.ours_first_run_s:.1f} s until "
             "the first run had ended",
@@ -154,9 +153,9 @@ class ForkRunsComparison:
 def compare_fork_runs(
     request: ForkRequest, on_step: OnStep = lambda *_: None, on_part: OnPart = lambda _: None
 ) -> ForkRunsComparison:
-    """Carries out ``request`` into its empty folder, then its first run naively, in this process.
+    """Run ``request`` into its empty folder, then its first run naively in this process.
 
-    In this order, because workers must find the GPU free: this process takes none of its memory before they have ended.
+    Workers must find the GPU free, so this process uses it only after they have ended.
     """
     spec, resources = request.spec, request.resources
     device = choose_device(resources.device)
@@ -209,7 +208,7 @@ def compare_fork_runs(
 
 @dataclass
 class NaiveRun:
-    """What one naive run took, and found."""
+    """Times and losses of one naive run."""
 
     load_s: float = 0.0
     training_s: float = 0.0
@@ -224,9 +223,9 @@ def naive_run(
     device: torch.device,
     on_step: Callable[[int, int], None] = lambda *_: None,
 ) -> NaiveRun:
-    """Trains and evaluates ``run`` of ``request`` as one would write it first.
+    """Train and evaluate ``run`` of ``request`` with the naive loops.
 
-    What a process pays once, imports and the start of CUDA, is paid before the clock starts.
+    Imports and the start of CUDA, which a process pays once, are not timed.
     """
     spec, folder = request.spec, fetch(request.checkpoint)
     stored = read_weights(folder).dtype
@@ -262,7 +261,7 @@ def naive_run(
         took.training_s += clock.lap()
         probe(step, "live", None)
         took.live_probes_s += clock.lap()
-        if step:  # at the start all three are the same weights
+        if step:  # at the start all three sets are the same weights
             probe(step, "ema", averages.ema())
             probe(step, "lawa", averages.lawa())
             took.average_probes_s += clock.lap()
@@ -278,7 +277,7 @@ def naive_run(
 
 
 class Clock:
-    """Laps, each until the device has done what it was given."""
+    """Lap times, each measured after the device has finished."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._last = device, 0.0
@@ -321,6 +320,6 @@ def _time_fork(request: ForkRequest, on_step: Callable[[int, int], None]) -> _Fo
 
 
 def _losses(request: ForkRequest, run: PlannedRun) -> Losses:
-    """What our run found, from its shard."""
+    """Losses of our run, from its shard."""
     table = request.out.read_shard(run.key).table.select(["step", "weights", "variant", "nll_nats"])
     return {(row["step"], row["weights"], row["variant"]): row["nll_nats"] for row in table.to_pylist()}

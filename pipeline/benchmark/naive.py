@@ -1,7 +1,7 @@
-"""The loop one would write first: load with transformers, evaluate; load again, quantize in place, evaluate; ...
+"""The naive loop: load with transformers, evaluate; load again, quantize in place, evaluate; ...
 
-It measures the losses alone: no divergences, no weight statistics, no resume. It shares nothing with the probe but
-the definition of the grid, so its losses also check the probe's.
+It measures losses only: no divergences, no weight statistics, no resume. It shares only the definition of the grid
+with the probe, so its losses also check the probe's.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def naive_losses(
 ) -> dict[str, float]:
     """Mean nll in nats of every variant over ``tokens`` (int64 (batches, batch_size, seq_len)).
 
-    ``inspect`` is called with the model as it was loaded, once.
+    ``inspect`` is called once, with the loaded model.
     """
     return losses_of(lambda: naive_model(folder, device).eval(), variants, tokens, device, inspect=inspect)
 
@@ -50,7 +50,7 @@ def losses_of(
     *,
     inspect: Callable[[Any], object] = lambda _: None,
 ) -> dict[str, float]:
-    """As :func:`naive_losses` of the model that ``make`` gives, in eval mode and anew for every variant."""
+    """Like :func:`naive_losses`, for the model that ``make`` returns, in eval mode and new for every variant."""
     losses: dict[str, float] = {}
     for variant in variants:
         model = make()
@@ -64,7 +64,7 @@ def losses_of(
 
 @torch.no_grad()
 def scipy_kurtosis(model: Any) -> list[float]:
-    """Excess kurtosis of each linear weight but the head's, by SciPy on the CPU in float32: the usual way to it."""
+    """Excess kurtosis of each linear weight except the head's, with SciPy on the CPU in float32, as is usual."""
     return [float(kurtosis(module.weight.cpu().numpy().ravel())) for module in _linears(model)]
 
 

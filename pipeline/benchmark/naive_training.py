@@ -1,6 +1,4 @@
-"""The training loop one would write first: model, loss, backward, clip, AdamW, scheduler, and the loss read at every
-step.
-"""
+"""The naive training loop: model, loss, backward, clip, AdamW, scheduler, and the loss read at every step."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ class NaiveTraining:
     def __init__(
         self, model: Any, settings: OptimizerSettings, rate: Callable[[int], float], *, bf16: bool
     ) -> None:
-        """``rate``: learning rate of the update after so many updates. bf16: autocast, else float32."""
+        """``rate``: updates made -> learning rate of the next update. bf16: autocast, else float32."""
         self.model = model.train()
         self._parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
@@ -30,7 +28,7 @@ class NaiveTraining:
                 },
                 {"params": [p for p in self._parameters if p.dim() < 2], "weight_decay": 0.0},
             ],
-            lr=1.0,  # the scheduler multiplies it
+            lr=1.0,  # the scheduler multiplies this rate
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
         )
@@ -38,7 +36,7 @@ class NaiveTraining:
         self._clip_norm, self._bf16 = settings.clip_norm, bf16
 
     def update(self, batch: Tensor) -> float:
-        """One update on token ids (sequences, seq_len + 1); returns its training loss in nats per token."""
+        """Make one update on token ids (sequences, seq_len + 1); return its training loss in nats per token."""
         with torch.autocast(batch.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             logits = self.model(input_ids=batch[:, :-1]).logits
             loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())

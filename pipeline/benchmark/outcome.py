@@ -1,4 +1,4 @@
-"""What a benchmark found: as JSON values, as a table and as a chart."""
+"""Results of a benchmark as JSON values, as a table and as a chart."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.benchmark.device import DeviceComparison
 from pipeline.benchmark.side_by_side import Comparison
 
 TOLERANCES_NATS: dict[str, float | None] = {"ieee": 1e-6, "split": 5e-6, "tf32": None}
-"""Largest difference from the naive loop's mean nll, in nats, by the pipeline's arithmetic. The quantized weights are
-bit-equal, so what differs is the rounding of products. ``ieee`` rounds as the naive loop does, in another order.
-``split`` gets 5e-6: it rounds otherwise, and the naive loop's own float32 products are several 1e-6 from float64.
-``tf32`` is for comparison only and has none: its difference is reported and never a failure."""
+"""Largest difference from the naive loop's mean nll, in nats, by the pipeline's arithmetic. The quantized weights
+are bit-equal, so only the rounding of products differs. ``ieee`` rounds like the naive loop, in another order.
+``split`` gets 5e-6: it rounds differently, and the naive loop's own float32 products are several 1e-6 from float64.
+``tf32``, for comparison only, has no tolerance: its difference is reported and never a failure."""
 
 HEADINGS = ("", "s/checkpoint", "tokens/s", "TFLOP/s", "of ceiling", "peak GiB", "nll error")
 
@@ -25,11 +25,11 @@ class Outcome:
     suite: str
     comparison: Comparison
     arithmetics: DeviceComparison | None
-    """None on the CPU, which computes in one arithmetic only."""
+    """Timings of the arithmetics; None on the CPU, which has only one."""
 
     @property
     def disagreement(self) -> str | None:
-        """What is wrong if the losses differ by more than the tolerance."""
+        """The fault if the losses differ by more than the tolerance."""
         limit = TOLERANCES_NATS[self.comparison.arithmetic]
         if limit is None or self.comparison.max_nll_difference_nats <= limit:
             return None
@@ -52,7 +52,7 @@ class Outcome:
         """The comparison as text."""
         it = self.comparison
         workers = "1 worker" if it.workers == 1 else f"{it.workers} workers"
-        start = f"steady; {it.pipeline_total_s:.1f} s for all, start included"
+        start = f"steady; {it.pipeline_total_s:.1f} s in total, start included"
         lines = [
             f"{self.suite}: {it.checkpoints} checkpoints, {it.n_tokens} tokens, {', '.join(it.variants)}",
             f"{it.device}, {it.arithmetic}, {workers}, {it.cores} cores",

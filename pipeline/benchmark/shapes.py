@@ -17,7 +17,7 @@ from pipeline.base.files import make_folder
 from pipeline.suites import Suite
 
 VOCAB = 50304
-"""Rows of Pythia's embedding and head, padding included; the least of them."""
+"""Rows of the smallest Pythia's embedding and head, padding included."""
 TOKENS = "tokens.npy"
 """Name of the token file beside the checkpoints: a ``tokens:`` corpus."""
 
@@ -31,15 +31,15 @@ SHAPES = {
     "pythia-6.9b": (4096, 32, 32),
     "pythia-12b": (5120, 36, 40),
 }
-"""Hidden size, layers, heads. All are GPT-NeoX with an inner size of 4 x hidden, rotary embedding of a quarter of each
-head, parallel residual, a context of 2048 and an untied head."""
+"""Shape -> hidden size, layers, heads. All are GPT-NeoX with an inner size of 4 x hidden, rotary embedding of a
+quarter of each head, parallel residual, a context of 2048 and an untied head."""
 
 
 _LARGER_VOCAB = {"pythia-6.9b": 50432, "pythia-12b": 50688}
 
 
 def shape_config(shape: str) -> GPTNeoXConfig:
-    """The configuration of ``shape``. ``UsageError`` naming the nearest for an unknown one."""
+    """The configuration of ``shape``. Raises UsageError, which names the nearest, for an unknown one."""
     if shape not in SHAPES:
         raise unknown_name("shape", shape, SHAPES)
     hidden, layers, heads = SHAPES[shape]
@@ -67,7 +67,7 @@ def random_model(shape: str) -> GPTNeoXForCausalLM:
 
 
 def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int, n_tokens: int) -> None:
-    """Writes a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
+    """Write a suite of ``checkpoints`` steps of ``shape`` and ``n_tokens`` random token ids into ``folder``.
 
     Weights are normal (matrices 0.02, gains 1 +- 0.02) and stored float16 in ``files`` distinct files that the
     checkpoints link to in turn (:func:`each_by_itself` has each of them measured).
@@ -91,7 +91,7 @@ def write_random_suite(folder: Path, shape: str, *, files: int, checkpoints: int
 
 
 def each_by_itself(suite: Suite) -> Suite:
-    """``suite`` with checkpoints of equal content measured all the same: their files stand for distinct ones."""
+    """``suite`` with distinct content ids, so that checkpoints of equal content are all measured."""
     return replace(suite, checkpoints=tuple(replace(each, duplicate_of=None) for each in suite.checkpoints))
 
 

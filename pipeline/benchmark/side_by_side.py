@@ -24,12 +24,12 @@ from pipeline.spec import Checkpoint
 from pipeline.suites import fetch
 
 NAIVE_ON_GPU = 4
-"""Checkpoints that the naive loop is timed on where the device is a GPU; every one of them on the CPU."""
+"""Checkpoints that the naive loop is timed on on a GPU; on the CPU all of them."""
 
 OnStep = Callable[[str, int, int], None]
-"""Called with the side, checkpoints done and checkpoints in all."""
+"""Called with the side, checkpoints done and total checkpoints."""
 OnPart = Callable[[dict[str, Any]], None]
-"""Called with what has been found so far, as plain values, whenever there is more of it."""
+"""Called with the results so far, as plain values, after each new result."""
 
 
 @dataclass(frozen=True)
@@ -45,38 +45,38 @@ class Comparison:
     naive_checkpoints: int
     """Checkpoints that the naive loop was timed on."""
     naive_scipy_s: float
-    """Seconds of the naive loop that also takes the kurtosis of each block weight with SciPy, on one checkpoint."""
+    """Seconds per checkpoint of the naive loop with SciPy's kurtosis of each block weight, on one checkpoint."""
     pipeline_s: float
-    """Seconds per checkpoint of the pipeline, all workers, between the first and the last finished checkpoint: what a
-    long audit pays, from the local disk to the shard."""
+    """Seconds per checkpoint of the pipeline, all workers, between the first and the last finished checkpoint: the
+    rate of a long audit, from the local disk to the shard."""
     pipeline_total_s: float
     """Seconds of the whole pipeline call, starting Ray and its workers included."""
     single_worker_s: float | None
-    """``pipeline_s`` with one worker; None: not asked for."""
+    """``pipeline_s`` with one worker; None: not measured."""
     max_nll_difference_nats: float
     """Largest difference between the two over the naive loop's checkpoints and all variants."""
     peak_gib: float
-    """GPU: most memory that a worker allocated. CPU: largest resident size of a worker."""
+    """GPU: largest memory allocated by a worker. CPU: largest resident size of a worker."""
     arithmetic: str
     workers: int
-    """Of the pipeline."""
+    """Workers of the pipeline."""
     cores: int
-    """Of this machine."""
+    """Cores of this machine."""
     device: str
 
     @property
     def ratio(self) -> float:
-        """How many times as fast as the naive loop the pipeline is."""
+        """Speed of the pipeline over that of the naive loop."""
         return self.naive_s / self.pipeline_s
 
     @property
     def scipy_ratio(self) -> float:
-        """How many times as fast as the naive loop with SciPy's kurtosis the pipeline is."""
+        """Speed of the pipeline over that of the naive loop with SciPy's kurtosis."""
         return self.naive_scipy_s / self.pipeline_s
 
     @property
     def scaling(self) -> float | None:
-        """How many times as fast as one worker all workers are; None: not asked for."""
+        """Speed of all workers over that of one; None: not measured."""
         return None if self.single_worker_s is None else self.single_worker_s / self.pipeline_s
 
 
@@ -87,10 +87,11 @@ def compare(
     *,
     scaling: bool = False,
 ) -> Comparison:
-    """Runs both over the suite of ``request`` (its ``out`` is not used).
+    """Run both over the suite of ``request`` (its ``out`` is not used).
 
     Needs two distinct checkpoints more than workers. ``scaling`` times the pipeline with one worker as well.
-    ``on_step`` hears the sides ``one worker``, ``pipeline``, ``naive loop`` and ``naive loop with SciPy's kurtosis``.
+    ``on_step`` is called with the sides ``one worker``, ``pipeline``, ``naive loop`` and ``naive loop with SciPy's
+    kurtosis``.
     """
     request = dataclasses.replace(
         request, suite=dataclasses.replace(request.suite, checkpoints=_distinct(request))
@@ -159,7 +160,7 @@ def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> 
     if distinct <= layout.workers + 1:
         raise UsageError(f"{distinct} distinct checkpoints are too few to time {layout.workers} workers on")
     if scaling and layout.workers == 1:
-        raise UsageError("--scaling: there is room for one worker only; wanted several GPUs or CPU cores")
+        raise UsageError("--scaling: only one worker fits; wanted several GPUs or CPU cores")
     if layout.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "the naive loop runs in this process, which has no GPU: start it on a machine with one"
@@ -167,7 +168,7 @@ def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> 
 
 
 def _naive_folders(request: AuditRequest, device: str) -> list[tuple[str, Path]]:
-    """Keys and folders of the first checkpoints, on which the naive loop is timed."""
+    """Keys and folders of the checkpoints that the naive loop is timed on."""
     count = NAIVE_ON_GPU if device == "cuda" else len(request.suite.checkpoints)
     return [(checkpoint.key, fetch(checkpoint)) for checkpoint in request.suite.checkpoints[:count]]
 
@@ -189,7 +190,7 @@ def _time_naive(
 
 
 def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, int], None]) -> _Pipeline:
-    """Times an audit into a temporary folder; ``workers`` is how many it will have."""
+    """Time an audit into a temporary folder with ``workers`` workers."""
     finished: list[float] = []
 
     def on_progress(progress: Progress) -> None:
@@ -210,7 +211,7 @@ def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, 
             for key in summary.measured
             for row in folder.read_shard(key).table.select(columns).to_pylist()
         ]
-    # The first checkpoint of every worker also pays for its start; the rest is the steady state.
+    # The first checkpoint of every worker includes its start; the rest is the steady state.
     return _Pipeline(
         steady_s=(finished[-1] - finished[workers - 1]) / (len(finished) - workers),
         total_s=total_s,

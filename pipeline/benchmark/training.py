@@ -1,4 +1,4 @@
-"""The training loop one would write first against the fork's own, on the same batches from the same weights."""
+"""Compare the naive training loop with the fork's own, on the same batches from the same weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from pipeline.train.schedules.constant import Constant
 from pipeline.train.settings import OptimizerSettings
 
 WARM_UP = 5
-"""Updates before the clock starts: memory is claimed, kernels are chosen and, where asked for, compiled."""
+"""Updates before timing: memory is allocated, kernels are chosen and, if requested, compiled."""
 RATE = 1e-4
-"""Learning rate: small, so that the losses of the two stay comparable."""
+"""Learning rate, small so that the losses of the two stay comparable."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TrainingComparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is."""
+        """Our speed over that of the naive loop."""
         return self.ours_tokens_per_s / self.naive_tokens_per_s
 
     def to_json(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class TrainingComparison:
 
 
 def checkpoint(folder: Path) -> nn.Module:
-    """The model of a checkpoint, ready to train."""
+    """Load the model of a checkpoint for training."""
     return build_model(read_config(folder), read_weights(folder)).requires_grad_(True)
 
 
@@ -78,7 +78,7 @@ def compare_training(
     compiled: bool,
     on_step: Callable[[str, int, int], None] = lambda *_: None,
 ) -> TrainingComparison:
-    """Trains the model that ``make`` gives, twice, on the same random tokens: ``updates`` after a warm-up."""
+    """Train the model that ``make`` returns with both loops on the same random tokens: ``updates`` after a warm-up."""
     model = make()
     vocabulary: int = model.config.vocab_size  # type: ignore[union-attr, assignment]
     generator = torch.Generator().manual_seed(0)

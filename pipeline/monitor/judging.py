@@ -1,4 +1,4 @@
-"""Losses of a training run, one observation after the other, turned into verdicts; no torch."""
+"""Turn the losses of a training run, one observation at a time, into verdicts; no torch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import LIVE, Choice, Observed, StopAdvice, Verdict
 
 SPACING = 5
-"""Latest intervals between observations whose median says how many are still to come."""
+"""Number of latest intervals between observations whose median predicts how many are still to come."""
 
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """How a run is judged; all of it is in a monitor's state."""
+    """Settings of the verdicts; all are in a monitor's state."""
 
     plan_steps: int
-    """Training steps of the whole run. The rate of false alarms holds for all observations of the run, and their number
-    is taken from this and from how far apart they are."""
+    """Training steps of the whole run. The rate of false alarms holds for all observations of the run, whose number
+    follows from this and from their spacing."""
     observations: int | None = None
-    """Observations of the whole run, where it is known better."""
+    """Observations of the whole run, if known."""
     margin_nats: float = 0.01
     """A worsening by less than this does not count (0.01 = one per cent of perplexity)."""
     alpha: float = 0.05
-    """Chance of a false alarm in the whole run, about."""
+    """Approximate probability of a false alarm in the whole run."""
     rule: Rule = "e-detector"
     """``e-detector`` or ``cusum`` (quicker, with more false alarms): ``analysis.worsening``."""
 
@@ -45,7 +45,7 @@ class WatchSettings:
         self.fresh_rule()
 
     def fresh_rule(self) -> Worsening:
-        """The rule before the first observation; UsageError for a margin or alpha that it cannot have."""
+        """The rule before the first observation; raises UsageError for an impossible margin or alpha."""
         planned = self.observations or self.plan_steps
         return Worsening(planned, margin_nats=self.margin_nats, alpha=self.alpha, rule=self.rule)
 
@@ -55,12 +55,12 @@ class WatchSettings:
 
 
 class Judge:
-    """The state of a run's verdicts. Equal observations give equal verdicts, however often it was restored between."""
+    """The state of a run's verdicts. Equal observations give equal verdicts, however often the state is restored."""
 
     def __init__(
         self, settings: WatchSettings, outlook: RateOutlook, variant: str, seen: Iterable[Observed] = ()
     ) -> None:
-        """``variant``: column prefix of the variant that decides. ``seen``: observations to begin with."""
+        """``variant``: column prefix of the variant that decides. ``seen``: earlier observations."""
         self.settings, self.outlook, self.variant = settings, outlook, variant
         self.seen: list[Observed] = []
         self._rule = settings.fresh_rule()
@@ -70,7 +70,7 @@ class Judge:
             self.observe(observed)
 
     def observe(self, observed: Observed) -> Verdict:
-        """The verdict after one more observation; UsageError for a step that is not after the last."""
+        """Add an observation and return the verdict; raises UsageError for a step that is not after the last."""
         self.require_later(observed.step)
         rate = observed.learning_rate
         if rate is not None and not (math.isfinite(rate) and rate >= 0):
@@ -97,7 +97,7 @@ class Judge:
         )
 
     def require_later(self, step: int) -> None:
-        """UsageError unless ``step`` comes after the last observation."""
+        """Raise UsageError unless ``step`` comes after the last observation."""
         if step < 0:
             raise UsageError(f"step {step}: wanted 0 or more")
         if self.seen and step <= self.seen[-1].step:
@@ -107,13 +107,13 @@ class Judge:
             )
 
     def before(self, step: int) -> Judge:
-        """A judge that has seen what this one saw before ``step``."""
+        """A judge with the observations before ``step``."""
         return Judge(
             self.settings, self.outlook, self.variant, [each for each in self.seen if each.step < step]
         )
 
     def _planned(self) -> int:
-        """Observations of the whole run: given, or so many as fit in at the pace of the latest ones."""
+        """Observations of the whole run: given, or predicted from the spacing of the latest ones."""
         steps = [each.step for each in self.seen]
         if self.settings.observations is not None:
             return max(self.settings.observations, len(steps))
@@ -126,7 +126,7 @@ class Judge:
 
     def _advice(self, alarm: Alarm | None) -> StopAdvice:
         if alarm is None:
-            return StopAdvice(False, f"{self.variant} is not known to have become worse than its best")
+            return StopAdvice(False, f"{self.variant} has not been shown to be worse than its best")
         assert self._best is not None
         if self._best.step >= alarm.worse_since:
             return StopAdvice(
@@ -163,7 +163,7 @@ def gap_of(loss: float, fp32_loss: float) -> float:
 
 
 def _lower(best: Choice | None, candidate: Choice) -> Choice | None:
-    """The one with the lower loss, the earlier of equals; one that is not finite never is."""
+    """The choice with the lower loss, the earlier of equals; one that is not finite never wins."""
     if not math.isfinite(candidate.nll_nats) or (best is not None and best.nll_nats <= candidate.nll_nats):
         return best
     return candidate

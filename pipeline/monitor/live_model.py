@@ -1,4 +1,4 @@
-"""The model inside a training run's wrappers, and a block that leaves it as it was."""
+"""Find the model inside a training run's wrappers, and measure it without a trace."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from torch.optim.swa_utils import AveragedModel
 from pipeline.base.errors import UsageError
 
 WRAPPERS: Mapping[str, str] = {"OptimizedModule": "_orig_mod", "DeepSpeedEngine": "module"}
-"""Classes that are not asked for by import -> their attribute with the model."""
+"""Wrapper classes, by name to avoid imports -> their attribute with the model."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The causal language model of transformers inside DDP, ``torch.compile``, ``AveragedModel`` and the like.
 
-    UsageError, by name, for what cannot be measured as it is: shards of FSDP and ZeRO-3, adapters that are not merged,
+    Raises UsageError, by name, for models that cannot be measured: shards of FSDP and ZeRO-3, unmerged adapters,
     several devices, weights without data.
     """
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{type(model).__name__} is no model: wanted a torch.nn.Module of transformers")
+        raise UsageError(f"{type(model).__name__} is not a model: wanted a torch.nn.Module of transformers")
     inner: nn.Module | None = model
     while inner is not None:
         model, inner = inner, _inside(inner)
@@ -47,7 +47,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _inside(model: nn.Module) -> nn.Module | None:
-    """What ``model`` wraps; None where it is no wrapper."""
+    """The model inside ``model``; None if it is not a wrapper."""
     if isinstance(model, DistributedDataParallel | DataParallel | AveragedModel):
         return model.module
     for kind in type(model).__mro__:
@@ -86,7 +86,7 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """A block without gradients and autocast, after which training modes, flags and random numbers are as before."""
+    """Context manager: no gradients, no autocast; afterwards training modes, flags and random states are restored."""
     modes = [(each, each.training) for each in model.modules()]
     wants = [(each, each.requires_grad, each.grad) for each in model.parameters()]
     device = next(model.parameters()).device

@@ -1,10 +1,10 @@
-"""What a monitor keeps between observations: tokens on the device, the model's structure, compiled kernels.
+"""State that a monitor keeps between observations: tokens on the device, the model's structure, compiled kernels.
 
-An observation reads the parameters where they are and packs one layer's variants at a time; what it makes, it lets go.
-The first one also builds the structure and, on a GPU, compiles. A model on another device, of another structure or with
-other settings of its modules begins anew.
+An observation reads the parameters in place and packs one layer's variants at a time, then frees them. The first
+one also builds the structure and, on a GPU, compiles. A model on another device, with another structure or with
+other module settings starts again.
 
-On a GPU products are split on tensor cores where it has them (``probe.arithmetic``): float32 accuracy, several times
+On a GPU products are split on tensor cores if it has them (``probe.arithmetic``): float32 accuracy, several times
 faster than float32 units.
 """
 
@@ -25,7 +25,7 @@ from pipeline.spec import ProbeSpec, TokenShape, Variant
 
 
 class LiveProbe:
-    """Measures one training run's model on the same tokens again and again."""
+    """Measures one training run's model repeatedly on the same tokens."""
 
     def __init__(self, tokens: np.ndarray, tokens_sha256: str) -> None:
         """``tokens``: int64 (batches, batch_size, seq_len)."""
@@ -40,11 +40,12 @@ class LiveProbe:
         weights: str,
         instead: Mapping[str, Tensor] | None = None,
     ) -> dict[Variant, float]:
-        """Mean loss of ``model`` in nats per token under each of ``variants``, fp32 first; all NaN where a weight is
+        """Mean loss of ``model`` in nats per token under each of ``variants``, fp32 first; all NaN if a weight is
         not finite.
 
-        ``weights``: their name; what is kept is kept by it. ``instead``: values in place of the model's, a state dict.
-        UsageError for one of another model, CheckpointError for a model that cannot be measured.
+        ``weights``: their name, under which structures are kept. ``instead``: a state dict with values in place of
+        the model's. Raises UsageError for a state dict of another model, CheckpointError for a model that cannot be
+        measured.
         """
         if not all_finite(model.parameters() if instead is None else instead.values()):
             return dict.fromkeys(variants, math.nan)

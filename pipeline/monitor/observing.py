@@ -1,4 +1,4 @@
-"""The monitor: a model in memory measured during training, and what its losses so far say.
+"""The monitor: measures a model in memory during training and judges its losses so far.
 
 A plain loop needs three lines::
 
@@ -48,11 +48,11 @@ class Monitor:
         min_learning_rate: float | None = None,
         planned_rate: Callable[[int], float] | None = None,
     ) -> None:
-        """``variants``: names such as ``int4``, ``fp32`` need not be among them. ``tokens``: evaluation text, whole
-        numbers (batches, batch_size, seq_len) or (sequences, seq_len), the same all the time and none of the training
-        text. ``plan_steps``: training steps of the whole run. ``min_learning_rate`` or ``planned_rate`` (step -> rate)
-        say when the rate has nothing left to fall, without which no stop is advised before it reaches zero. The others
-        as in :class:`WatchSettings`. UsageError for what cannot be measured.
+        """``variants``: names such as ``int4``; ``fp32`` is added. ``tokens``: evaluation text, whole numbers
+        (batches, batch_size, seq_len) or (sequences, seq_len), fixed and disjoint from the training text.
+        ``plan_steps``: training steps of the whole run. ``min_learning_rate`` or ``planned_rate`` (step -> rate)
+        say when the rate can fall no further; without them no stop is advised before it reaches zero. For the
+        others see :class:`WatchSettings`. Raises UsageError for impossible arguments.
         """
         self.variants = _quantized([variants] if isinstance(variants, str) else list(variants))
         self.tokens = checked_tokens(tokens)
@@ -68,7 +68,7 @@ class Monitor:
 
     @property
     def judge(self) -> Judge:
-        """What was observed so far, and what follows from it."""
+        """The observations so far and their verdict."""
         return self._judge
 
     def observe(
@@ -79,12 +79,12 @@ class Monitor:
         *,
         averages: Mapping[str, Weights] | None = None,
     ) -> Verdict:
-        """Measures ``model`` after ``step`` training steps and gives the verdict; leaves the model as it is.
+        """Measure ``model`` after ``step`` training steps and return the verdict; the model stays unchanged.
 
         ``averages``: averages of the weights (EMA, LAWA) by name, each a model or a state dict, as further candidates
-        to ship. A model whose weights or losses are not finite is kept as NaN, and told. Raises UsageError for a step
-        not after the last and for a model that cannot be measured as it is (:func:`live_model.unwrapped`), and
-        CheckpointError as ``measure``; nothing is kept then.
+        to ship. A model whose weights or losses are not finite is recorded as NaN, with a note. Raises UsageError
+        for a step not after the last and for a model that cannot be measured (:func:`live_model.unwrapped`), and
+        CheckpointError like ``measure``; nothing is recorded then.
         """
         self._judge.require_later(step)
         return self._judge.observe(self.measured(step, model, learning_rate, averages=averages))
@@ -97,7 +97,7 @@ class Monitor:
         *,
         averages: Mapping[str, Weights] | None = None,
     ) -> Observed:
-        """The losses alone: nothing is judged or kept."""
+        """Measure the losses only; nothing is judged or recorded."""
         plain = unwrapped(model)
         losses = self._losses(plain, self.variants, LIVE)
         averaged = {name: self._average(plain, each, name) for name, each in (averages or {}).items()}
@@ -105,11 +105,11 @@ class Monitor:
         return Observed(int(step), losses, rate, averaged)
 
     def rewind(self, step: int) -> None:
-        """Forgets every observation at ``step`` or later, for a run that goes on from an earlier checkpoint."""
+        """Discard every observation at ``step`` or later, for a run that continues from an earlier checkpoint."""
         self._judge = self._judge.before(step)
 
     def to_state(self) -> dict[str, Any]:
-        """Everything observed and how it is judged, as JSON values; :meth:`from_state` reads it."""
+        """All observations and settings as JSON values; :meth:`from_state` reads them."""
         outlook = self._judge.outlook
         return {
             "version": STATE_VERSION,
@@ -129,9 +129,9 @@ class Monitor:
         *,
         planned_rate: Callable[[int], float] | None = None,
     ) -> Monitor:
-        """The monitor that wrote ``state``: it goes on to the same verdicts.
+        """Restore the monitor that wrote ``state``; it continues with the same verdicts.
 
-        UsageError for other ``tokens``, and where it had a ``planned_rate`` and none is given.
+        Raises UsageError for other ``tokens``, and if it had a ``planned_rate`` and none is given.
         """
         if state.get("version") != STATE_VERSION:
             raise UsageError(
@@ -154,7 +154,7 @@ class Monitor:
         """The loss of an average of the weights of ``model`` under the variant that decides."""
         if name == LIVE:
             raise UsageError(
-                f"an average called {LIVE!r}: wanted another name, that one is of the weights in training"
+                f"an average called {LIVE!r}: wanted another name, this name means the weights in training"
             )
         decides = self.variants[:1]
         if isinstance(given, nn.Module):
@@ -190,7 +190,7 @@ class Monitor:
 
 
 def checked_tokens(tokens: np.ndarray | torch.Tensor) -> np.ndarray:
-    """``tokens`` as int64 (batches, batch_size, seq_len); UsageError for anything else."""
+    """``tokens`` as int64 (batches, batch_size, seq_len); raises UsageError for anything else."""
     array = tokens.detach().cpu().numpy() if isinstance(tokens, torch.Tensor) else np.asarray(tokens)
     if array.ndim == 2:
         array = array[:, None]
@@ -200,14 +200,14 @@ def checked_tokens(tokens: np.ndarray | torch.Tensor) -> np.ndarray:
             "(sequences, seq_len), 2 per sequence at least"
         )
     if array.min() < 0:
-        raise UsageError(f"token {array.min()}: wanted 0 or more; padding and ignored labels are no text")
+        raise UsageError(f"token {array.min()}: wanted 0 or more; padding and ignored labels are not text")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
 def _quantized(names: list[str]) -> tuple[Variant, ...]:
     variants = tuple(each for each in parse_variants(names) if not each.is_fp32)
     if not variants:
-        raise UsageError(f"variants {names}: wanted a quantized one at least, such as int4")
+        raise UsageError(f"variants {names}: wanted at least one quantized variant, such as int4")
     for variant in variants:
         if variant.needs:
             raise UsageError(

@@ -1,7 +1,7 @@
-"""Whether a learning rate still has to fall, which a loss may gain more by than it lost before.
+"""Whether the learning rate still has to fall, which may lower the loss by more than it rose before.
 
-Known from the planned rates where they are given; from the minimum where that is given; otherwise only a rate that has
-fallen to zero is known to be at its end. A rate that merely stands still may be the plateau before a decay.
+The planned rates decide if given, else the minimum if given; otherwise only a rate of zero is known to be final. A
+constant rate may be the plateau before a decay.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SAME = 1e-3
 AT_ZERO = 1e-6
 """A rate at most this share of its peak has fallen to zero."""
 MOST_LOOKED_AT = 10_000
-"""Planned steps that are looked at: of a longer plan, evenly spaced ones and the last."""
+"""Largest number of planned steps that are checked; of a longer plan, evenly spaced ones and the last."""
 
 
 @dataclass(frozen=True)
 class RateOutlook:
-    """What is known of the rates to come."""
+    """Known facts about the rates to come."""
 
     plan_steps: int
     """Training steps of the whole run."""
@@ -37,9 +37,9 @@ class RateOutlook:
             raise UsageError(f"min_learning_rate {lowest}: wanted a finite rate of 0 or more")
 
     def may_fall(self, step: int, rates: Sequence[float | None]) -> str | None:
-        """Why the rate may still fall after ``step``, one sentence; None where it cannot.
+        """Why the rate may still fall after ``step``, in one sentence; None if it cannot.
 
-        ``rates``: the rate at each observation so far, this one last; None where it was not given.
+        ``rates``: the rate at each observation so far, this one last; None if not given.
         """
         if not rates or rates[-1] is None:
             return "the learning rate was not given, so it may still have to fall: give learning_rate"

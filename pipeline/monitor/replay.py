@@ -1,4 +1,4 @@
-"""The verdicts that the monitor would have given on a run that was audited, and what rules would have cost there."""
+"""Replay the monitor on an audited run, and compute what other rules would have cost."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
 
 @dataclass(frozen=True)
 class Replay:
-    """One run as the monitor would have seen it."""
+    """The replay of one run."""
 
     variant: str
     best_step: int
-    """In hindsight: the lowest quantized loss."""
+    """Step of the lowest quantized loss, in hindsight."""
     verdicts: tuple[tuple[int, Verdict], ...]
     """Step and verdict of every checkpoint."""
     rules: tuple[RuleOutcome, ...]
@@ -45,10 +45,10 @@ class Replay:
 
 
 def replay(curve: Curve, variant: str = "int4", **settings: Any) -> Replay:
-    """The verdicts on ``curve``, whose learning rates are taken for the plan that was known from the start.
+    """The verdicts on ``curve``; its learning rates count as a plan known from the start.
 
-    A checkpoint that repeats an earlier one's weights is left out. ``settings``: of :class:`WatchSettings`. UsageError
-    for a variant that was not measured, and where fewer than two losses are finite.
+    A checkpoint that repeats an earlier one's weights is left out. ``settings``: of :class:`WatchSettings`. Raises
+    UsageError for a variant that was not measured, and if fewer than two losses are finite.
     """
     if variant not in curve.variant_nll_nats:
         raise unknown_name("variant", variant, curve.variant_nll_nats)

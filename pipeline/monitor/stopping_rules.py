@@ -1,6 +1,6 @@
-"""Rules that say when to stop and what to ship, applied to a whole run in hindsight.
+"""Stopping rules, applied to a whole run in hindsight.
 
-A rule that stops ships the lowest quantized loss that it has seen by then, so that its regret is what stopping cost.
+A rule that stops ships the checkpoint with the lowest quantized loss so far; its regret is the cost of stopping.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pipeline.monitor.judging import WatchSettings
 PATIENCE = 3
 """Checkpoints in a row without a new lowest loss."""
 MIN_CHECKPOINTS = 8
-"""Fewer give no plateau (as ``phases``)."""
+"""Fewest checkpoints for a plateau, as in ``phases``."""
 
 
 @dataclass(frozen=True)
 class RuleOutcome:
-    """What one rule would have done."""
+    """Outcome of one rule."""
 
     rule: str
     stopped_at: int | None
@@ -30,7 +30,7 @@ class RuleOutcome:
     delay_steps: int | None
     """Steps from the best checkpoint in hindsight to the stop, negative = before it; None without a stop."""
     regret_nats: float
-    """Quantized loss of what it shipped minus the lowest one of the run."""
+    """Quantized loss of the shipped checkpoint minus the lowest of the run."""
 
 
 def outcomes(
@@ -70,7 +70,7 @@ def plateau(step: IntArray, fp32: FloatArray) -> int | None:
 
 
 def gap_grows(step: IntArray, gap_nats: FloatArray, settings: WatchSettings) -> int | None:
-    """Index at which the monitor's own rule, watching the gap, finds it larger than its lowest; None where never."""
+    """Index at which the monitor's own rule, applied to the gap, raises its alarm; None if never."""
     rule = settings.fresh_rule()
     for index, (each, gap) in enumerate(zip(step, gap_nats, strict=True)):
         if rule.observe(int(each), float(gap), planned=len(step)) is not None:
@@ -79,7 +79,7 @@ def gap_grows(step: IntArray, gap_nats: FloatArray, settings: WatchSettings) -> 
 
 
 def out_of_patience(quantized: FloatArray) -> int | None:
-    """Index of the ``PATIENCE``-th checkpoint in a row that is no new lowest; None where there is none."""
+    """Index of the ``PATIENCE``-th checkpoint in a row without a new lowest loss; None if there is none."""
     lowest, waited = np.inf, 0
     for index, loss in enumerate(quantized):
         lowest, waited = (loss, 0) if loss < lowest else (lowest, waited + 1)

@@ -1,8 +1,8 @@
 """The monitor inside the Trainer of transformers: the quantized loss among its evaluation metrics.
 
 The Trainer logs its metrics before it calls ``on_evaluate`` and passes the same dict on to the choice of the best model
-afterwards. So what is added to it here serves ``metric_for_best_model="int4_loss"``, ``load_best_model_at_end`` and an
-``EarlyStoppingCallback`` that comes after this one, but has to be logged here.
+afterwards. Values added to it here therefore serve ``metric_for_best_model="int4_loss"``,
+``load_best_model_at_end`` and an ``EarlyStoppingCallback`` after this one, but must be logged here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LOG = logging.getLogger(__name__)
 class Int4Callback(TrainerCallback):
     """Adds ``eval_int4_loss`` and ``eval_int4_gap`` (for other variants their column's name) to every evaluation.
 
-    Processes of a distributed run get the numbers of rank 0. After a resume the verdicts go on from the Trainer's own
-    ``state.log_history``.
+    Processes of a distributed run get the numbers of rank 0. After a resume the verdicts continue from the
+    Trainer's ``state.log_history``.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Int4Callback(TrainerCallback):
         stop_when_advised: bool = False,
         **settings: Any,
     ) -> None:
-        """``tokens``, ``variants`` and ``settings`` as in :class:`Monitor`; ``plan_steps``: None = the Trainer's.
+        """``tokens``, ``variants``, ``settings``: see :class:`Monitor`. ``plan_steps``: None = the Trainer's.
 
-        ``on_alarm`` is called once, on rank 0. ``averages``: gives the averages of the weights at an evaluation.
-        ``stop_when_advised``: end the training where the verdict advises it.
+        ``on_alarm`` is called once, on rank 0. ``averages``: called for the averages of the weights at an
+        evaluation. ``stop_when_advised``: end the training when the verdict advises it.
         """
         self._make = lambda plan, **more: Monitor(variants, tokens, plan, **{**settings, **more})
         self._plan_steps, self._on_alarm, self._averages = plan_steps, on_alarm, averages
@@ -57,10 +57,10 @@ class Int4Callback(TrainerCallback):
         self._monitor: Monitor = self._make(plan_steps or 1)
         self._training = False
         self.verdict: Verdict | None = None
-        """The latest one."""
+        """The latest verdict."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Begins a run, or goes on with one that was resumed."""
+        """Start a run, or continue a resumed one."""
         planned = None if self._has_planned_rate else planned_rate(kwargs.get("lr_scheduler"))
         more = {} if planned is None else {"planned_rate": planned}
         self._monitor = self._make(self._plan_steps or max(state.max_steps, 1), **more)
@@ -69,13 +69,13 @@ class Int4Callback(TrainerCallback):
             self.verdict = self._monitor.judge.observe(observed)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluations from now on are of a model that was chosen: they are measured, not judged."""
+        """Later evaluations are of the chosen model: they are measured, not judged."""
         self._training = False
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Measures the model once per step, adds its numbers to ``metrics`` and logs them."""
+        """Measure the model once per step, add its numbers to ``metrics`` and log them."""
         monitor, step = self._monitor, state.global_step
         metrics = {} if metrics is None else metrics
         latest = monitor.judge.seen[-1] if self._training and monitor.judge.seen else None
@@ -126,7 +126,7 @@ class Int4Callback(TrainerCallback):
                 self._on_alarm(verdict)
 
     def _log(self, args: Any, state: Any, control: Any, numbers: Mapping[str, float]) -> None:
-        """As ``Trainer.log``, to whatever listens there; what a resume needs goes into the history alone."""
+        """Log like ``Trainer.log``; numbers for a resume go into the history only."""
         logs = {**numbers, **({} if state.epoch is None else {"epoch": state.epoch})}
         entry: dict[str, Any] = {**logs, "step": state.global_step}
         if self._training:
@@ -139,8 +139,10 @@ class Int4Callback(TrainerCallback):
 
 
 def planned_rate(scheduler: Any) -> Callable[[int], float] | None:
-    """Step -> learning rate of the first parameter group; None for a scheduler that follows no plan by step."""
-    inner = getattr(scheduler, "scheduler", scheduler)  # as accelerate wraps it
+    """Step -> learning rate of the first parameter group; None for a scheduler that does not depend on the step
+    alone.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)  # accelerate's wrapper
     if not isinstance(inner, LambdaLR):
         return None
     first, base = inner.lr_lambdas[0], float(inner.base_lrs[0])
@@ -148,7 +150,7 @@ def planned_rate(scheduler: Any) -> Callable[[int], float] | None:
 
 
 def _from_history(history: list[dict[str, Any]], monitor: Monitor) -> list[Observed]:
-    """What :meth:`Int4Callback._log` wrote, in order."""
+    """The entries of :meth:`Int4Callback._log`, in order."""
     decides, columns = monitor.variants[0].column, [each.column for each in monitor.variants]
     average = re.compile(rf"eval_(.+)_{re.escape(decides)}_loss")
     found = []
@@ -171,7 +173,7 @@ def _from_history(history: list[dict[str, Any]], monitor: Monitor) -> list[Obser
 
 
 def _on_rank_0(measured: Callable[[], Observed]) -> Observed:
-    """What ``measured`` gives on rank 0, on every rank; its error too, so that no process waits for another."""
+    """Return the result of ``measured`` on rank 0 to every rank; its error too, so that no process waits forever."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return measured()
     said: list[Any] = [None]
@@ -193,7 +195,7 @@ def _on_rank_0(measured: Callable[[], Observed]) -> Observed:
 
 
 def _calling_handler() -> CallbackHandler | None:
-    """The Trainer's handler that is calling: a callback is given everything but the way to the reporters."""
+    """The Trainer's callback handler, found on the call stack: callbacks have no other access to the reporters."""
     frame = inspect.currentframe()
     while frame is not None:
         if isinstance(handler := frame.f_locals.get("self"), CallbackHandler):

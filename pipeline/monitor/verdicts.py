@@ -1,4 +1,4 @@
-"""What the monitor is given and what it answers."""
+"""Input and output of the monitor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LIVE = "live"
-"""The weights that are trained, beside averages of them."""
+"""Name of the trained weights, beside averages of them."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Observed:
     """Column prefix of each variant, ``fp32`` among them -> mean loss of the live weights, nats per token. NaN = not
     finite."""
     learning_rate: float | None = None
-    """At this step; None = not given."""
+    """Learning rate at this step; None = not given."""
     averages: Mapping[str, float] = field(default_factory=dict)
     """Name of an average of the weights -> its loss under the variant that decides, nats per token."""
 
@@ -36,7 +36,7 @@ class Observed:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Observed:
-        """What :meth:`to_json` wrote."""
+        """Read the output of :meth:`to_json`."""
         return cls(
             step=int(plain["step"]),
             nll_nats={name: finite_or_nan(loss) for name, loss in plain["nll_nats"].items()},
@@ -51,18 +51,18 @@ class Choice:
 
     step: int
     weights: str
-    """``live``, or the name of an average that was given."""
+    """``live``, or the name of an average."""
     nll_nats: float
     """Loss under the variant that decides, nats per token."""
 
 
 @dataclass(frozen=True)
 class StopAdvice:
-    """Whether to stop training; false unless everything speaks for it."""
+    """Advice to stop training; false in case of doubt."""
 
     stop: bool
     reason: str
-    """One sentence."""
+    """Reason in one sentence."""
 
     def __bool__(self) -> bool:
         return self.stop
@@ -70,26 +70,26 @@ class StopAdvice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Where a training run stands after one observation."""
+    """The verdict after one observation."""
 
     best_step: int | None
     """Step of the live weights with the lowest quantized loss so far; None while no loss was finite."""
     worse_since: int | None
     """Step since which the quantized loss is worse than its best; None without an alarm."""
     alarm: bool
-    """Whether the quantized loss has become worse than its best by more than the margin. Once raised it stays."""
+    """Whether the quantized loss became worse than its best by more than the margin. A raised alarm stays."""
     ship: Choice | None
-    """The lowest quantized loss so far, averages of the weights among the candidates."""
+    """The weights with the lowest quantized loss so far, averages included."""
     stop_advice: StopAdvice
     numbers: Mapping[str, float]
     """``fp32_nll_nats``, ``<variant>_nll_nats``, ``<variant>_gap``, ``<average>_<variant>_nll_nats``; ``evidence`` for
     a worsening and ``evidence_limit``, which raises the alarm; ``above_best_nats``: loss minus the lowest so far."""
     notes: tuple[str, ...] = ()
-    """What else has to be told, one sentence each."""
+    """Further notes, one sentence each."""
 
 
 def finite_or_nan(loss: float | None) -> float:
-    """``loss`` where it is a finite number, else NaN."""
+    """``loss`` if it is finite, else NaN."""
     return loss if loss is not None and math.isfinite(loss) else math.nan
 
 

@@ -1,8 +1,8 @@
 """Figures and the HTML report of one audited trajectory, from tables only.
 
-``build_report`` and ``build_figures`` take what the reduction wrote (``tables/trajectory.parquet``,
-``tables/tensors.parquet``, ``report.json``) and return text and bytes; the caller decides where they go.
-Columns and keys that are not there leave out what they would have fed.
+``build_report`` and ``build_figures`` take the results of the reduction (``tables/trajectory.parquet``,
+``tables/tensors.parquet``, ``report.json``) and return text and bytes; the caller writes them. A part of the report
+whose columns or keys are missing is left out.
 """
 
 from __future__ import annotations

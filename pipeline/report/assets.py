@@ -1,4 +1,4 @@
-"""The files of the page that are no Python: template, style and script."""
+"""The static files of the page: template, style and script."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib import resources
 
 
 def asset(name: str) -> str:
-    """Text of ``static/<name>`` of this package."""
+    """Text of ``static/<name>`` in this package."""
     return (resources.files("pipeline.report") / "static" / name).read_text(encoding="utf-8")

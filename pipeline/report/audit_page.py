@@ -1,7 +1,7 @@
-"""Puts the page together: template, style, script, charts and data in one file that loads nothing.
+"""Assemble the page: template, style, script, charts and data in one file that loads nothing.
 
 A content security policy inside the page forbids every request and every script but the page's own (by
-hash), so that a name that slipped through the escaping could still not do anything.
+hash), so that an unescaped name could still do nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SCRIPTS = ("state.js", "draw.js", "readout.js", "zoom.js", "heat.js", "table.js"
 
 @dataclass(frozen=True)
 class Extra:
-    """A section of another experiment, and the style that it needs."""
+    """A section of another experiment, with its style."""
 
     html: str = ""
     style: str = ""
@@ -101,7 +101,7 @@ def vega_bundle() -> str:
 
 
 def _payload(frame: Frame, heat: HeatMap | None, panels: tuple[Panel, ...], shared: Spec) -> Spec:
-    """Everything the script needs."""
+    """The data for the page's script."""
     columns = chart_columns(frame)
     if frame.has("duplicate_of"):
         columns["duplicate_of"] = frame.rows["duplicate_of"].to_list()
@@ -160,7 +160,7 @@ def _heat_payload(heat: HeatMap | None, frame: Frame) -> Spec | None:
 
 
 def _style(frame: Frame) -> str:
-    """The palette as CSS variables: the system's choice, unless the reader chose."""
+    """The palette as CSS variables; the system's colour scheme, unless the reader chooses one."""
 
     def block(dark: bool) -> str:
         values = tokens(frame.series, dark=dark)

@@ -1,8 +1,8 @@
-"""What all charts share: the step axis, the phases behind the curves, the marks and the cursor.
+"""Parts that all charts share: the step axis, the phases behind the curves, the marks and the cursor.
 
 Every chart is a single view whose step axis runs from signal ``x0`` to signal ``x1`` and whose ``at``
-signal is a step or null. The page sets the three in all charts at once; that is how zoom, pan and hover are
-linked while each chart keeps a width of its own.
+signal is a step or null. The page sets all three in all charts at once, which links zoom, pan and hover while each
+chart keeps its own width.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ X = {"field": "step", "type": "quantitative", "scale": "$xscale", "axis": "$xaxi
 
 
 def step_tokens(kind: str, frame: Frame) -> Spec:
-    """Tokens of the step axis; ``kind`` is ``linear``, or ``symlog`` to spread the early steps."""
+    """Tokens of the step axis. kind: ``linear``, or ``symlog`` to spread the early steps."""
     scale: Spec = {"type": kind, "domain": [{"expr": "x0"}, {"expr": "x1"}], "nice": False, "zero": False}
     axis: Spec = {
         "title": None,
@@ -33,7 +33,7 @@ def step_tokens(kind: str, frame: Frame) -> Spec:
     }
     if kind == "symlog":
         scale["constant"] = 1
-        # d3 has no ticks of its own for this scale: it would put them as on a linear one.
+        # d3 has no ticks for this scale and would place them as on a linear one.
         decades = [10**power for power in range(len(str(max(frame.last_step, 1))) + 1)]
         del axis["tickCount"]
         axis["values"] = [0, *(factor * decade for decade in decades for factor in (1, 2, 5))]
@@ -49,14 +49,14 @@ def step_tokens(kind: str, frame: Frame) -> Spec:
 
 
 def _place(value: str, kind: str) -> str:
-    """Expression of where ``value`` lies in view, 0 = left edge to 1 = right edge."""
+    """Expression of the position of ``value`` in view, from 0 = left edge to 1 = right edge."""
     if kind == "linear":
         return f"({value} - x0) / (x1 - x0)"
     return f"(log(1 + {value}) - log(1 + x0)) / (log(1 + x1) - log(1 + x0))"
 
 
 def step_params(frame: Frame) -> list[Spec]:
-    """The signals, at their values for the whole run."""
+    """The signals, with their values for the whole run."""
     last = frame.last_step if frame.last_step > frame.first_step else frame.first_step + 1
     return [
         {"name": "x0", "value": frame.first_step},
@@ -79,7 +79,7 @@ def shared_data(report: Mapping[str, Any]) -> Spec:
         and entry.get("first_step") is not None
         and entry.get("last_step") is not None
     ]
-    # Without gaps in the shading: each phase is drawn up to where the next begins.
+    # Each phase is drawn up to the start of the next, so that the shading has no gaps.
     for one, after in itertools.pairwise(phases):
         one["to"] = after["from"]
     marks: list[Spec] = []
@@ -91,7 +91,7 @@ def shared_data(report: Mapping[str, Any]) -> Spec:
         )
     ordered = sorted(marks, key=lambda mark: mark["step"])
     for row, mark in enumerate(ordered):
-        # Of two labels the earlier stands left of its line and the later below it, so that they never meet.
+        # Of two labels the earlier is left of its line and the later lower, so that they never overlap.
         mark |= {"row": row, "turn": 0.3 if len(ordered) == 2 and row == 0 else 0.75}
     return {"phases": phases, "marks": marks}
 
@@ -113,7 +113,7 @@ def backdrop(*, labels: bool = False, strips: bool = True) -> list[Spec]:
         },
         {
             "data": {"name": "marks"},
-            # A strip at the top edge: an interval can be wide, and a full-height band would drown the phases.
+            # A strip at the top edge, because a wide full-height band would hide the phases.
             "mark": {"type": "rect", "clip": True, "opacity": 0.6, "y": 0, "y2": 5},
             "encoding": {**span("lo", "hi"), "fill": literal("ink")},
         },
@@ -141,7 +141,7 @@ def backdrop(*, labels: bool = False, strips: bool = True) -> list[Spec]:
 
 
 def phase_names() -> list[Spec]:
-    """The phases' names above the plot, each where its part of the view begins, if there is room."""
+    """The phases' names above the plot, each at the start of its part of the view if it fits."""
     begin = {"calculate": "max(datum.from, x0)", "as": "step"}
     return [
         {
@@ -173,7 +173,7 @@ def chart(layers: list[Spec], frame: Frame, height: int, *, params: list[Spec] |
         "autosize": {"type": "fit-x", "contains": "padding"},
         "params": [*step_params(frame), *(params or [])],
         "data": {"name": "rows"},
-        # A y axis fits what is in view: other rows are dropped, but for one neighbour on each side.
+        # The y axis fits the rows in view: others are dropped, except one neighbour on each side.
         "transform": [{"filter": "datum.next >= x0 && datum.prev <= x1"}],
         "layer": layers,
     }

@@ -1,4 +1,4 @@
-"""The numbers that charts draw, rounded for drawing and small enough to travel inside one page.
+"""The numbers that charts draw, rounded so that they fit into one page.
 
 Rounding (six significant digits) happens here only; the tables keep every digit.
 """
@@ -37,12 +37,12 @@ def chart_columns(frame: Frame) -> dict[str, list[Any]]:
 
 
 def chart_rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    """The same, one mapping per row, as Vega reads it."""
+    """The same as one mapping per row, for Vega."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def diverged_points(frame: Frame) -> list[dict[str, Any]]:
-    """One entry per variant and step that was measured and is not a number."""
+    """One entry per variant and step with a measured value that is not finite."""
     return [
         {"key": series.key, "step": step, "prev": step, "next": step}
         for series in frame.series
@@ -51,7 +51,7 @@ def diverged_points(frame: Frame) -> list[dict[str, Any]]:
 
 
 def drawable(value: Any) -> Any:
-    """Six significant digits; None for whatever has no place on an axis.
+    """Round to six significant digits; None for values without a place on an axis.
 
     >>> drawable(0.123456789), drawable(float("nan")), drawable(None)
     (0.123457, None, None)

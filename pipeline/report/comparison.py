@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 HEIGHTS = {"gap": 230, "perplexity": 130, "learning_rate": 90}
 TABLE_ENDINGS = (".csv", ".parquet", ".arrow", ".feather")
 DASHES = ([1, 0], [5, 3], [2, 2], [8, 3, 2, 3])
-"""Of the audits that share a colour, in turn."""
+"""Dash patterns of the audits that share a colour, in turn."""
 
 
 def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> bytes:
-    """The gap of ``variant``, the FP32 perplexity and, where it is known, the learning rate of every audit as PNG.
+    """Draw the gap of ``variant``, the FP32 perplexity and, if known, the learning rate of every audit as PNG.
 
-    Curves whose names differ only in a last number share a colour and differ in dash. ``windows`` are shaded. The
-    first hundredths of a run, where everything falls or rises steeply, may run off the perplexity axis.
+    Curves whose names differ only in a final number share a colour and differ in dash. ``windows`` are shaded. The
+    steep first hundredths of a run may run off the perplexity axis.
     """
     values = tokens((), dark=False)
     style = {**config(values), "background": values["$paper"], "padding": 14}
@@ -37,7 +37,7 @@ def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tupl
 
 
 def group_of(name: str) -> str:
-    """What of a training's name is not its seed: the last part of its path without an ending and a last number.
+    """A training's name without its seed: the last part of its path without suffix and final number.
 
     >>> group_of("outputs/wsd-seed1"), group_of("s3://bucket/cosine"), group_of("runs/7"), group_of("a/wsd-seed0.csv")
     ('wsd', 'cosine', '7', 'wsd')
@@ -132,5 +132,5 @@ def _rows(curve: Curve, variant: str, group: str, audit: str) -> list[dict[str, 
 
 
 def _finite(value: float) -> float | None:
-    """``value`` for JSON: a number that is not finite leaves a gap in its line."""
+    """``value`` for JSON; None, a gap in the line, if it is not finite."""
     return float(value) if math.isfinite(value) else None

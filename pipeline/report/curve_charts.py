@@ -8,7 +8,7 @@ from pipeline.report.frame import Frame, Series
 from pipeline.report.theme import dash
 
 EARLY = 0.03
-"""Share of the run whose steep initial fall may run off the top of the perplexity chart."""
+"""Initial share of the run that may run off the top of the perplexity chart."""
 GAP_LINEAR = 0.001
 """The gap axis is linear within +-0.1 % and logarithmic outside: a gap can be zero or negative."""
 
@@ -16,7 +16,7 @@ GAP_LINEAR = 0.001
 GAP = Column(
     "gap", "share", "Perplexity gap", "Perplexity against FP32, minus 1.", format="~%", better="lower"
 )
-"""The first choice of the damage chart; the others are columns of measurements."""
+"""The default measure of the damage chart; the others are columns of measurements."""
 
 
 def measures() -> list[Column]:
@@ -36,11 +36,11 @@ def damage_scale(kind: str, measure: Column, frame: Frame) -> tuple[Spec, Spec]:
     largest = max(
         (abs(value) for one in frame.quantized for _, value in frame.finite(f"{one.key}_gap")), default=1.0
     )
-    # d3 has no ticks of its own for this scale. More than five decades have room for powers of ten only.
+    # d3 has no ticks for this scale. On more than five decades only powers of ten fit.
     positive = [
         digit * 10.0**power for power in range(-3, 9) for digit in ((1, 3) if largest < 100 else (1,))
     ]
-    # Vega would thin the values out to any tick count given.
+    # Vega would thin out the values to a tick count.
     del axis["tickCount"]
     axis |= {"values": [-value for value in reversed(positive)] + [0, *positive], "labelOverlap": False}
     return {"type": "symlog", "constant": GAP_LINEAR, "nice": False, "padding": 5}, axis
@@ -62,7 +62,7 @@ def perplexity(frame: Frame) -> Spec:
 
 
 def _log_labels(frame: Frame) -> str:
-    """Label expression: every digit within a decade, beyond that 1, 2 and 5, beyond that powers of ten."""
+    """Label expression: every digit within a decade, then 1, 2 and 5, then powers of ten."""
     lowest = min(
         (value for one in frame.series for _, value in frame.finite(f"{one.key}_perplexity")), default=1.0
     )
@@ -73,7 +73,7 @@ def _log_labels(frame: Frame) -> str:
 
 
 def perplexity_top(frame: Frame) -> float:
-    """Where the perplexity axis ends for the whole run: below the initial fall, if that is most of it.
+    """Upper end of the perplexity axis for the whole run: below the initial fall if that dominates.
 
     The page applies the same rule to the part in view when it is zoomed (``topOf`` in draw.js).
     """
@@ -114,7 +114,7 @@ def single(
     height: int = 96,
     band: tuple[str, str] | None = None,
 ) -> Spec:
-    """One quantity of the run itself (learning rate, kurtosis); ``band``: columns of its lower and upper end."""
+    """One quantity of the run (learning rate, kurtosis). band: columns of its lower and upper end."""
     y = {
         "field": column,
         "type": "quantitative",
@@ -148,7 +148,7 @@ def single(
 
 
 def _back_to_front(series: tuple[Series, ...]) -> list[Series]:
-    """INT8 lies on FP32 within a line's width: the solid FP32 goes below, the dashed INT8 above it."""
+    """Drawing order. INT8 lies on FP32 within a line's width, so the dashed INT8 is drawn above the solid FP32."""
     order = {"fp32": 0, "int4": 1, "int8": 2}
     return sorted(series, key=lambda one: order.get(one.key, 1))
 
@@ -176,7 +176,7 @@ def _line(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
     dot = {"type": "point", "filled": True, "color": ink, "opacity": 1, "clip": True}
     layers.append(
         {
-            # A value between two gaps has no line through it: without a dot it would not be seen at all.
+            # A value between two gaps has no line and is drawn as a dot.
             "transform": [{"filter": f"datum.step === at || datum.{series.key}_lone"}],
             "mark": {**dot, "size": 45},
             "encoding": encoding,
@@ -191,10 +191,10 @@ def _line(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
                 "encoding": {"x": X},
             }
         )  # fmt: skip
-    # The page leaves out the layers of a variant that the reader hides.
+    # The page removes the layers of a hidden variant.
     return [{"variant": series.key, **layer} for layer in layers]
 
 
 def variant_scale(frame: Frame) -> Spec:
-    """Colour scale that legends are made from."""
+    """Colour scale of the legends."""
     return {"domain": [one.label for one in frame.series], "range": [f"$v_{one.key}" for one in frame.series]}

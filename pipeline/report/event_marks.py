@@ -1,4 +1,4 @@
-"""What happened when: the dated events of a run, read from ``report.json``."""
+"""The dated events of a run, read from ``report.json``."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LABELS = {
 
 @dataclass(frozen=True)
 class DatedEvent:
-    """Something that happened at a step, and how far the onset is from it."""
+    """An event at a step, and its distance to the onset."""
 
     name: str
     """Key, such as ``half_peak_learning_rate``."""
     label: str
-    """In words."""
+    """Label in words."""
     step: float | None
-    """When; None if it did not happen or is not known."""
+    """Step; None if it did not happen or is unknown."""
     ci: tuple[float, float] | None = None
-    """95 % interval of ``step``; None for an event known exactly."""
+    """95 % interval of ``step``; None if the step is exact."""
     lag: float | None = None
-    """Onset minus this event, in steps; positive = the onset comes after."""
+    """Onset minus this event, in steps; positive = the onset is later."""
     lag_ci: tuple[float, float] | None = None
     """95 % interval of ``lag``."""
     reason: str = ""
-    """Why there is no step or no lag."""
+    """Reason for a missing step or lag."""
 
 
 def label_of(name: str) -> str:
@@ -67,7 +67,7 @@ def read_events(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
 
 
 def milestones(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
-    """Convergence and onset, those of the two that were found."""
+    """Convergence and onset, as far as they were found."""
     found = []
     onset = f"{subject(report)} onset"
     for name, label in (("convergence", "FP32 converged"), ("onset", onset)):
@@ -78,7 +78,7 @@ def milestones(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
 
 
 def subject(report: Mapping[str, Any]) -> str:
-    """The variant whose damage the report is about, as readers know it."""
+    """Label of the variant whose damage the report analyses."""
     return str(report.get("variant") or "int4").replace("_", "-").upper().split("-CHANNEL")[0]
 
 

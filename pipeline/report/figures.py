@@ -1,4 +1,4 @@
-"""The charts as PNG, drawn without a browser: light, twice the pixels, the whole run, linear in steps."""
+"""The charts as PNG, drawn without a browser: light, 2x, the whole run, linear in steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.report.theme import Quoted, config, paint, tokens
 from pipeline.report.timeline import timeline_data
 
 WIDTH = 760
-"""Of the plotting area, in CSS pixels."""
+"""Width of the plotting area, in CSS pixels."""
 LEGEND = {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 2.5, "symbolSize": 220}
 
 
@@ -65,7 +65,7 @@ def figure_tokens(frame: Frame) -> dict[str, Any]:
 
 
 def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
-    """Panels above each other on one step axis, which is labelled once."""
+    """Stack panels on one step axis, which is labelled once."""
     views = []
     for panel in panels:
         keys = "; ".join(f"{key.stroke}: {key.label}" for key in panel.keys)
@@ -74,7 +74,7 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
         if panel is not panels[-1]:
             view = _bare(view)
         views.append((view, params))
-    # Signals are the same in all views but for those of one chart alone, and belong to the whole.
+    # Signals belong to the whole figure; only those of a single chart differ between views.
     joined = {param["name"]: param for _, params in views for param in params}
     return {
         "$schema": SCHEMA,
@@ -87,14 +87,14 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
 
 
 def _alone(spec: Spec, title: str, note: str | list[str] = "") -> Spec:
-    """A chart of fixed width with its heading inside."""
+    """One chart of fixed width with its heading."""
     kept = {
         key: copy.deepcopy(value)
         for key, value in spec.items()
         if key not in ("$schema", "autosize", "padding")
     }
     heading = {"text": title, "subtitle": note} if note else {"text": title}
-    # The names of the phases stand between heading and plot.
+    # The phases' names are between heading and plot.
     return {**kept, "width": WIDTH, "title": {**heading, "offset": 18 if "top" in _names(spec) else 6}}
 
 

@@ -1,8 +1,7 @@
-"""The trajectory table as the report needs it: sorted, and complete in its steps.
+"""The trajectory table for the report: sorted, with a row for every step.
 
-Two kinds of absence are kept apart everywhere below. *Missing* (null) was not measured: the line has a gap
-there. *Diverged* (NaN or infinite) was measured and is broken: it is drawn as a cross and written as a
-word.
+Two kinds of absence are distinguished. *Missing* (null) was not measured: the line has a gap. *Diverged* (NaN or
+infinite) was measured and is not finite: it is drawn as a cross and written as a word.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ BAND_SE = 1.96
 
 @dataclass(frozen=True)
 class Series:
-    """One variant of the trajectory: its column prefix and what readers see."""
+    """One variant of the trajectory: its column prefix and its labels."""
 
     key: str
     """Column prefix, such as ``int4``."""
@@ -45,13 +44,13 @@ class Frame:
     """A trajectory that is ready to draw."""
 
     rows: pl.DataFrame
-    """Sorted by step; a step known to be missing is a row of nulls, so that no line crosses it."""
+    """Rows sorted by step; a missing step is a row of nulls, so that no line crosses it."""
     series: tuple[Series, ...]
     """fp32 first, then the default two, then the others by name."""
     missing_steps: tuple[int, ...] = ()
     """Steps whose shard is absent (from ``report["missing"]``)."""
     mechanism: Mechanism | None = None
-    """Why the damage grew, where it was measured; the columns to draw are then among ``rows``."""
+    """The mechanism of the damage, if measured; its columns are then among ``rows``."""
 
     @property
     def quantized(self) -> tuple[Series, ...]:
@@ -84,7 +83,7 @@ class Frame:
 
 
 def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
-    """The frame of ``trajectory`` (all columns but ``step`` and the nll are optional)."""
+    """Make the frame of ``trajectory`` (all columns except ``step`` and the nll are optional)."""
     gone = tuple(sorted(set(_missing_steps(report.get("missing"))) - set(trajectory["step"].to_list())))
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:
@@ -98,8 +97,8 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
     """The table with a plain name for every variant: letters, digits and underscores.
 
-    Names of columns become expressions of Vega, tokens, CSS variables and keys of JavaScript objects, where a quote, a
-    dot or a bracket means something else. The reduction writes plain names only; a table that was edited may hold any.
+    Column names become Vega expressions, tokens, CSS variables and JavaScript keys, in which quotes, dots and
+    brackets have a meaning. The reduction writes plain names only; an edited table may hold any.
     """
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
     odd = [key for key in keys if not _PLAIN.fullmatch(key)]
@@ -118,7 +117,7 @@ def _plain(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _derive(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """Perplexity, gap and its band, wherever the table has only the nll they are defined by."""
+    """Compute perplexity, gap and its band if the table has only the nll."""
     for key in keys:
         nll = pl.col(f"{key}_nll_nats")
         if f"{key}_perplexity" not in rows.columns:
@@ -137,22 +136,22 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> tuple[Series, ...]:
-    """The series with these column prefixes, in their order, as they are called where they stand together.
+    """The series with these column prefixes, in their order, with labels that distinguish them.
 
-    ``variants``: the variant's name by column prefix; one that has none is called as its prefix.
+    ``variants``: column prefix -> name of the variant; a prefix without one is its own name.
     """
     specs = {key: variants.get(key, ALIASES.get(key, key)) for key in keys}
     bits = Counter(spec.split("-")[0] for spec in specs.values())
     named = []
     for key, spec in specs.items():
         first, *rest = spec.split("-")
-        # A bare "INT4" would be ambiguous as soon as two 4-bit variants are in one chart.
+        # "INT4" alone would be ambiguous with two 4-bit variants in a chart.
         plain = bits[first] == 1 and (key in ALIASES or not rest)
         named.append(Series(key, spec, first.upper() if plain else " ".join([first.upper(), *rest])))
     return tuple(named)
 
 
 def _missing_steps(missing: Any) -> list[int]:
-    """Step numbers at the end of missing keys such as ``step000001000``."""
+    """Steps of missing keys such as ``step000001000``."""
     found = [re.search(r"(\d+)$", str(key)) for key in missing or ()]
     return [int(match[1]) for match in found if match]

@@ -1,8 +1,7 @@
-"""Relative error of every quantized tensor at every checkpoint: which layers lose, and when.
+"""Heat map of the relative error of every quantized tensor at every checkpoint.
 
-Rows are grouped by module, ordered by layer within it, so that a trend over depth is a gradient and a
-module that behaves differently is a block. Values travel as 16-bit integers in base64: 150 tensors x 154
-checkpoints are 60 kB.
+Rows are grouped by module and ordered by layer, so that a trend over depth is a gradient and an unusual module is a
+block. Values are stored as 16-bit integers in base64: 150 tensors x 154 checkpoints are 60 kB.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pipeline.report.axes import SCHEMA, Spec, X, cursor_rule, step_params
 from pipeline.report.frame import Frame
 
 MAX_CELLS = 60_000
-"""Cells over all variants; beyond it every k-th checkpoint is drawn, and the page says so."""
+"""Most cells over all variants; beyond it every k-th checkpoint is drawn, and the page says so."""
 LEVELS = 65_000
 """Values are stored as multiples of (largest value / LEVELS)."""
 MISSING, DIVERGED = 65_535, 65_534
@@ -29,7 +28,7 @@ _HEADING = 17
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor's place in the map."""
+    """One tensor's row of the map."""
 
     name: str
     """Tensor name as in the model."""
@@ -45,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """All variants' values on one grid of tensors and steps."""
+    """Values of all variants on one grid of tensors and steps."""
 
     rows: tuple[Row, ...]
     headings: tuple[tuple[str, float], ...]
@@ -54,9 +53,9 @@ class HeatMap:
     """Pixels."""
     steps: tuple[int, ...]
     edges: tuple[tuple[float, float], ...]
-    """Where each step's column begins and ends."""
+    """Start and end of each step's column."""
     every: int
-    """Every how many checkpoints a column is drawn."""
+    """Spacing of the drawn checkpoints."""
     values: dict[str, list[list[float | None]]]
     """Variant -> rows x steps; None = not measured, NaN = diverged."""
 
@@ -70,7 +69,7 @@ class HeatMap:
         return {"unit": unit, "data": data}
 
     def cells(self, variant: str) -> list[dict[str, Any]]:
-        """One mapping per measured cell, as Vega reads it."""
+        """One mapping per measured cell, for Vega."""
         return [
             {"a": lo, "b": hi, "y": row.y, "y2": row.y2, "v": value if math.isfinite(value) else None}
             for row, line in zip(self.rows, self.values[variant], strict=True)
@@ -80,7 +79,7 @@ class HeatMap:
 
 
 def make_heatmap(tensors: pl.DataFrame, frame: Frame) -> HeatMap | None:
-    """The heat map of ``tensors``; None where there is nothing to show."""
+    """The heat map of ``tensors``; None if there is nothing to show."""
     needed = {"step", "variant", "name", "relative_error"}
     if not needed <= set(tensors.columns):
         return None
@@ -119,7 +118,7 @@ def _level(value: float | None, unit: float) -> int:
 
 
 def _edges(steps: list[int], frame: Frame) -> tuple[tuple[float, float], ...]:
-    """Columns meet halfway between their steps and never reach over a step that is known to be missing."""
+    """Edges of the columns: they meet halfway between steps and do not cover a missing step."""
     fences = sorted({*steps, *frame.missing_steps})
     found = []
     for step in steps:
@@ -186,7 +185,7 @@ def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
             {
                 "data": {"name": "cells"},
                 "transform": [{"filter": "datum.b >= x0 && datum.a <= x1"}],
-                # Cells overlap: edges that only touch are blended with the paper and show as seams.
+                # Cells overlap, because edges that only touch show as seams.
                 "mark": {"type": "rect", "clip": True, "strokeWidth": 0, "x2Offset": 1.3},
                 "encoding": {
                     "x": {**X, "field": "a"}, "x2": {"field": "b"},
@@ -220,7 +219,7 @@ def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
 
 
 def side_data(heat: HeatMap) -> dict[str, list[dict[str, Any]]]:
-    """Data sets ``layers`` and ``headings``; layers are labelled as densely as they can be read."""
+    """Data sets ``layers`` and ``headings``; layers are labelled as densely as is readable."""
     thick = heat.rows[0].y2 - heat.rows[0].y
     stride = next(step for step in (1, 2, 4, 8, 16, 32, 64) if step * thick >= 11 or step == 64)
     layers = [

@@ -1,4 +1,4 @@
-"""Numbers and names as readers see them, escaped for HTML, with secrets taken out."""
+"""Format numbers and names for readers, escape them for HTML, and remove credentials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def esc(value: Any) -> str:
 
 
 def redact(value: Any) -> Any:
-    """A copy of nested JSON-like ``value`` in which whatever looks like a credential reads ``[hidden]``."""
+    """A copy of nested JSON-like ``value`` in which anything like a credential is ``[hidden]``."""
     if isinstance(value, dict):
         return {
             key: HIDDEN if _SECRET_KEY.search(str(key)) and isinstance(item, str) and item else redact(item)
@@ -60,7 +60,7 @@ def step(value: Any) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A measured number; ``diverged`` where it is not finite, a dash where it was not measured."""
+    """A measured number; ``diverged`` if it is not finite, a dash if it was not measured."""
     if value is None:
         return "\u2013"
     if not math.isfinite(value):
@@ -77,7 +77,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A learning rate, in powers of ten throughout.
+    """A learning rate in powers of ten.
 
     >>> rate(0.002), rate(6.05e-05)
     ('2.00e-3', '6.05e-5')

@@ -1,4 +1,4 @@
-"""Which charts a trajectory has, in reading order; a chart without data is not there."""
+"""The charts of a trajectory, in reading order; charts without data are left out."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from pipeline.report.timeline import timeline
 
 @dataclass(frozen=True)
 class LineKey:
-    """One line of a chart and what it is."""
+    """One line of a chart, with its label."""
 
     label: str
     colour: str
     """Token."""
     dash: tuple[int, ...]
     stroke: str
-    """The line in words, for a figure in black and white."""
+    """The line style in words, for black-and-white figures."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart and the words around it."""
+    """One chart with its heading and note."""
 
     name: str
-    """Identifier in the page and of the figure."""
+    """Id in the page and name of the figure."""
     title: str
     """Heading."""
     note: str
-    """What is drawn, and how to read it."""
+    """Note on what is drawn and how to read it."""
     spec: Spec
     """Vega-Lite with tokens."""
     choices: dict[str, Spec] = field(default_factory=dict)
-    """Other measures of the same thing: name -> specification."""
+    """Alternative measures: name -> specification."""
     keys: tuple[LineKey, ...] = ()
-    """What its lines are, where they are not variants."""
+    """Labels of its lines, if they are not variants."""
 
     @property
     def height(self) -> int:
@@ -54,7 +54,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
         panels.append(
             Panel(
                 "events",
-                "What happened when",
+                "Events of the run",
                 "Dots with 95 % intervals. Shading: the phases.",
                 timeline(frame, n_events),
             )
@@ -142,7 +142,7 @@ def damage_note(frame: Frame, measure: Column) -> str:
 
 
 def measures(frame: Frame) -> tuple[Column, ...]:
-    """The damage measures that at least one quantized variant has a finite value of."""
+    """The damage measures with a finite value for at least one quantized variant."""
     return tuple(
         measure
         for measure in curves.measures()

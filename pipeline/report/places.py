@@ -1,4 +1,4 @@
-"""The places that charts are drawn into, and their legend. Everything returned is escaped HTML."""
+"""Placeholders of the charts, and their legend, as escaped HTML."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pipeline.report.panels import Panel
 from pipeline.report.theme import css_name, dash
 
 AXIS_HEIGHT = 28
-"""Pixels below a plot that its step axis takes."""
+"""Height of the step axis below a plot, pixels."""
 NAMES_HEIGHT = 20
-"""Pixels above the plot that the phases' names take."""
+"""Height of the phases' names above a plot, pixels."""
 LEGEND_HEIGHT = 42
-"""Pixels above the heat map that its colour scale takes."""
+"""Height of the colour scale above the heat map, pixels."""
 
 
 def panel_html(panel: Panel) -> str:
-    """Heading, note and an empty plot of the right height: nothing moves when the chart is drawn."""
+    """Heading, note and an empty plot of the right height, so that nothing moves when the chart is drawn."""
     extra = NAMES_HEIGHT if panel.name == "perplexity" else 0
     return (
         f'<figure class="panel" id="panel-{panel.name}"><figcaption><h3>{esc(panel.title)}</h3>'
@@ -32,7 +32,7 @@ def panel_html(panel: Panel) -> str:
 
 
 def _keys(panel: Panel) -> str:
-    """What the lines of a chart are."""
+    """Legend of the lines of a chart."""
     keys = "".join(
         f'<span><svg width="26" height="8" aria-hidden="true"><line x1="0" x2="26" y1="4" y2="4" '
         f'stroke="var({css_name(key.colour)})" stroke-dasharray="{" ".join(map(str, key.dash))}" '
@@ -43,7 +43,7 @@ def _keys(panel: Panel) -> str:
 
 
 def legend_html(frame: Frame) -> str:
-    """One button per variant: legend, read-out and switch in one."""
+    """One button per variant: legend, current values and switch in one."""
     return "".join(_chip(one, frame) for one in frame.series)
 
 
@@ -59,7 +59,7 @@ def _chip(series: Series, frame: Frame) -> str:
 
 
 def chip_width(frame: Frame) -> int:
-    """Pixels that a legend button needs for the longest label and its values."""
+    """Width of a legend button for the longest label and its values, pixels."""
     return 210 + 9 * max((len(one.label) for one in frame.series), default=0)
 
 

@@ -1,4 +1,4 @@
-"""The one way to the renderer of charts, which ends the whole process over a character that no SVG may hold."""
+"""Render charts. The renderer ends the whole process at a character that SVG forbids, so these are escaped first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def svg(spec: Spec) -> str:
 
 
 def shown(spec: Any) -> Any:
-    """``spec`` with an escape for every character in its texts that no SVG may hold."""
+    """``spec`` with every character that SVG forbids replaced by an escape."""
     if isinstance(spec, str):
         return _NOT_XML.sub(lambda found: found[0].encode("unicode_escape").decode(), spec)
     if isinstance(spec, dict):

@@ -1,4 +1,4 @@
-"""Pages and figures of an output folder, from the tables that its reductions left there."""
+"""Pages and figures of an output folder, from the tables of its reductions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.runs.folder import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
 AUDIT_PAGE, FORK_PAGE = "report.html", "fork.html"
 FORK_TABLE = f"{TABLES}/fork.parquet"
 PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
-"""What the report says of where its numbers come from."""
+"""Keys of the report's section on the origin of the numbers."""
 
 _DAMAGED = (ValueError, OSError, pl.exceptions.PolarsError)
 
 
 def report_audit(folder: RunFolder) -> list[str]:
-    """Draws report.html and figures/*.png, with the fork experiment in the same folder; says where they are.
+    """Draw report.html and figures/*.png, with the fork experiment in the same folder; return lines with their paths.
 
     ``UsageError`` where a table is missing or damaged.
     """
@@ -46,7 +46,7 @@ def report_audit(folder: RunFolder) -> list[str]:
 
 
 def report_fork(folder: RunFolder) -> list[str]:
-    """Draws fork.html and figures/fork_*.png; as :func:`report_audit`."""
+    """Draw fork.html and figures/fork_*.png; see :func:`report_audit`."""
     files = required_results(folder, SCHEDULES, FORK_TABLE)
     report = _fork_report(folder.read_schedules(), folder)
     try:
@@ -58,12 +58,12 @@ def report_fork(folder: RunFolder) -> list[str]:
 
 
 def required_results(folder: RunFolder, *names: str) -> list[bytes]:
-    """The contents of ``names`` in ``folder``; UsageError naming those that are not there."""
+    """The contents of ``names`` in ``folder``; raises UsageError, which names the missing ones."""
     files = {name: folder.read_result(name) for name in names}
     missing = [folder.place(name) for name, data in files.items() if data is None]
     if missing:
         raise UsageError(
-            f"nothing to report: {', '.join(missing)} not there; run `int4-collapse reduce {folder}`"
+            f"nothing to report: {', '.join(missing)} missing; run `int4-collapse reduce {folder}`"
         )
     return [data for data in files.values() if data is not None]
 
@@ -79,7 +79,7 @@ def _damaged(folder: RunFolder, error: Exception) -> UsageError:
 
 
 def _fork_report(schedules: Mapping[str, Any] | None, folder: RunFolder) -> ForkReport:
-    """The contents of schedules.json; ``UsageError`` where they are damaged or of an earlier version."""
+    """The contents of schedules.json; raises UsageError if they are damaged or of an earlier version."""
     try:
         return ForkReport.from_json(schedules)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The parts of the page that are words and small tables. Everything returned is escaped HTML."""
+"""The text and small tables of the page, as escaped HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NONE = "\u2013"
 
 
 def verdict_html(verdict: WrittenVerdict) -> str:
-    """Headline, sentences, and what they rest on."""
+    """Headline, sentences and their evidence."""
     paragraphs = "".join(
         f'<p class="lead">{" ".join(_flow(sentence) for sentence in part)}</p>'
         for part in (verdict.findings, verdict.magnitudes)
@@ -30,12 +30,12 @@ def verdict_html(verdict: WrittenVerdict) -> str:
 
 
 def _flow(sentence: str) -> str:
-    """Escaped, with numbers kept on one line with their units."""
+    """Escape a sentence and keep numbers on one line with their units."""
     return esc(sentence).replace(" = ", "&nbsp;=&nbsp;").replace(" %", "&nbsp;%")
 
 
 def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
-    """Key numbers; one that is not known has no tile, but "none found" is an answer."""
+    """Key numbers; an unknown one has no tile, but "none found" is shown."""
     name = esc(subject(report))
     tiles = [
         *_decision_tile(report),
@@ -78,7 +78,7 @@ def _span(frame: Frame) -> str:
 
 
 def events_html(report: Mapping[str, Any]) -> str:
-    """The candidate events, against the onset where there is one; empty without any."""
+    """Table of the candidate events, compared with the onset if there is one; empty without events."""
     events = read_events(report)
     if not events:
         return ""
@@ -119,7 +119,7 @@ def _range(pair: tuple[float, float] | None) -> str:
 
 
 def problems_html(report: Mapping[str, Any]) -> str:
-    """Duplicates, failures and missing checkpoints; says so when there are none."""
+    """Duplicates, failures and missing checkpoints, or a sentence that there are none."""
     parts = []
     for key, title, none in (
         ("failures", "Failed checkpoints", "None failed."),
@@ -160,7 +160,7 @@ def _lines(entries: Any) -> Iterable[str]:
 
 
 def provenance_html(provenance: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Everything known about where the numbers come from, without anything that looks like a credential."""
+    """Origin of the numbers, without credentials."""
     merged = {**provenance}
     for key in ("versions", "wall_s"):
         if key in report and key not in merged:

@@ -1,4 +1,4 @@
-"""The table of checkpoints: plain HTML that reads without scripts; the page's script sorts and filters it."""
+"""The table of checkpoints: plain HTML that works without scripts; the page's script sorts and filters it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Heading:
     """One column of the table."""
 
     name: str
-    """Of the trajectory table."""
+    """Column of the trajectory table."""
     heading: str
     group: str = ""
     """Variant key whose colour marks the column."""
     kind: str = "number"
-    """How a value is written: number, short, rate, gap, share, step, big or word."""
+    """Format of a value: number, short, rate, gap, share, step, big or word."""
 
 
 def table_columns(frame: Frame) -> list[Heading]:
@@ -72,7 +72,7 @@ _WRITERS: dict[str, Callable[[Any], str]] = {
 
 
 def table_html(frame: Frame) -> str:
-    """The whole table; a row knows its place (``data-i``), a heading its column (``data-c``)."""
+    """The whole table; a row has its index (``data-i``), a heading its column (``data-c``)."""
     columns = table_columns(frame)
     heads = "".join(
         f'<th scope="col" aria-sort="{"ascending" if column.name == "step" else "none"}">'

@@ -1,4 +1,4 @@
-"""Colours, once, for the page and for every chart, light and dark.
+"""The colours of the page and of every chart, light and dark.
 
 A chart specification names colours (and axes) by tokens such as ``"$ink"``; :func:`paint` puts the values
 in: plain colours for a figure, ``var(--ink)`` for the page's SVG charts, which then follow the page's
@@ -57,12 +57,12 @@ def css_name(token: str) -> str:
 
 
 def signal_tokens() -> dict[str, Any]:
-    """Token -> expression of the signal of that name, for canvas."""
+    """Token -> expression of the signal with its name, for canvas."""
     return {f"${name}": {"expr": f"c_{name}"} for name in LIGHT}
 
 
 def distinct_colours(count: int) -> list[str]:
-    """``count`` colours for light paper that stay apart, first those of the default variants, and then again."""
+    """``count`` distinct colours for light paper, starting with the default variants' and repeating after the last."""
     colours = [_OWN["int8"][0], _OWN["int4"][0], *(light for light, _ in _OTHERS)]
     return [colours[index % len(colours)] for index in range(count)]
 
@@ -79,7 +79,7 @@ def dash(key: str, series: tuple[Series, ...]) -> list[int]:
 
 
 class Quoted(str):
-    """A text from elsewhere (the name of a suite), which is no token even if it begins as one."""
+    """A string from outside (the name of a suite), which is never a token."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """The strip above the curves: every dated event with its interval, on the same step axis.
 
-What the onset follows is read off here before any number: an event whose whisker overlaps the onset's
-cannot be told from it, an event left of both came earlier.
+It shows what the onset follows: an event whose whisker overlaps the onset's cannot be distinguished from it; an
+event left of both came earlier.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The answer in words: a headline, the sentences under it, and what the certainty rests on.
+"""The verdict in words: headline, sentences and evidence.
 
-Only numbers of ``report.json`` are used. The rules behind them, and the sentences on convergence, onset and
-its likely cause, are those of ``pipeline.analysis``; here they are put in order and the magnitudes are
-added.
+It uses numbers of ``report.json`` only. The sentences on convergence, onset and its likely cause come from
+``pipeline.analysis``; this module orders them and adds the magnitudes.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ class WrittenVerdict:
     headline: str
     """The finding in one sentence."""
     findings: tuple[str, ...]
-    """Convergence, onset and what the onset follows, as the analysis says it."""
+    """The analysis' sentences on convergence, onset and what the onset follows."""
     magnitudes: tuple[str, ...]
-    """How large the damage is, and what to do with it."""
+    """Sentences on the size of the damage and on what to do."""
     grounds: tuple[tuple[str, str], ...]
-    """(claim, what it rests on)."""
+    """(claim, evidence)."""
 
 
 def make_verdict(report: Mapping[str, Any]) -> WrittenVerdict:
-    """The verdict on ``report``; a key that is not there is not spoken of."""
+    """The verdict on ``report``; missing keys are skipped."""
     findings = tuple(str(sentence) for sentence in report.get("verdict") or [])
     magnitudes = tuple(filter(None, (_best(report), _gaps(report), _int8(report), _kurtosis(report))))
     return WrittenVerdict(_warning(report), _headline(report), findings, magnitudes, tuple(_grounds(report)))
@@ -103,7 +102,7 @@ def _kurtosis(report: Mapping[str, Any]) -> str:
     if r is None:
         return ""
     ci, p = text.interval(test.get("pearson_ci")), test.get("pearson_p")
-    if "related" not in test:  # of an earlier version, which did not ask it of both
+    if "related" not in test:  # a report of an earlier version
         meaning = "beside the gap"
     elif test["related"]:
         meaning = "rises with the gap" if r > 0 else "falls as the gap grows"
@@ -120,7 +119,7 @@ def _kurtosis(report: Mapping[str, Any]) -> str:
 
 
 def _grounds(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How sure each claim is, from the evidence that the analysis kept."""
+    """The evidence of each claim, from the analysis."""
     level = f"{100 * float(report.get('level') or 0.95):.0f} %"
     found = [
         ("Onset", _onset_ground(report, level)),

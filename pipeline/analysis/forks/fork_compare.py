@@ -148,7 +148,7 @@ def compare_average(table: pl.DataFrame, arm: str, variant: str, weights: str) -
 def _differences(
     every: Sequence[ArmRuns], reference: ArmRuns, chosen: Sequence[Steps], *, ends: bool = False
 ) -> list[tuple[Differences, int]]:
-    """Of every arm the differences and the number of seeds in pairs; the variances of the arms are pooled."""
+    """Of every arm the differences and the number of paired seeds; the variances of the arms are pooled."""
     windows = [_window(runs, reference, steps, ends=ends) for runs, steps in zip(every, chosen, strict=True)]
     paired = [each.paired for each in windows if each.paired is not None]
     pooled = [mean_variance([each[index] for each in paired]) for index in range(N_QUANTITIES)]

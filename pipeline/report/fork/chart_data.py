@@ -1,4 +1,4 @@
-"""What the charts of a fork experiment draw: rates, gaps, wins and differences as plain rows."""
+"""Data of the fork charts: rates, gaps, wins and differences as plain rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rate_rows(report: ForkReport, arm: str) -> Rows:
 
 
 def shade_rows(report: ForkReport, arm: str) -> Rows:
-    """Stretches of updates whose phase the schedule wants shaded: ``from``, ``to``, ``phase``."""
+    """Stretches of updates in a shaded phase: ``from``, ``to``, ``phase``."""
     schedule, steps = _schedule(report, arm)
     found: Rows = []
     for phase, group in itertools.groupby(range(steps), key=schedule.phase):
@@ -39,7 +39,9 @@ def shade_rows(report: ForkReport, arm: str) -> Rows:
 
 
 def gap_rows(table: pl.DataFrame, report: ForkReport, arm: str) -> tuple[Rows, Rows]:
-    """Live gap in percent of every run of ``arm`` (step, run, gap), and mean with 95 % interval over runs by step."""
+    """Gap of the live weights in percent for every run of ``arm`` (step, run, gap), and mean and 95 % interval over
+    runs by step.
+    """
     rows = table.filter(
         (pl.col("arm") == arm)
         & (pl.col("weights") == "live")
@@ -70,7 +72,7 @@ def gap_rows(table: pl.DataFrame, report: ForkReport, arm: str) -> tuple[Rows, R
 
 
 def win_rows(report: ForkReport) -> Rows:
-    """One row per ordered pair of arms: how ``row`` fares against ``column``, how clearly, and ``text`` = k/n."""
+    """One row per ordered pair of arms: wins of ``row`` against ``column``, their significance, and ``text`` = k/n."""
     found = []
     for each in report.findings.wins:
         lead = 2 * each.wins / each.pairs - 1
@@ -81,7 +83,7 @@ def win_rows(report: ForkReport) -> Rows:
 
 
 def forest_rows(report: ForkReport) -> Rows:
-    """One row per comparison with the baseline: the difference in points and its intervals, where there are any."""
+    """One row per comparison with the baseline: the difference in points and its intervals, if any."""
     rows = []
     for each in report.findings.comparisons:
         gap = each.over_run.gap_points

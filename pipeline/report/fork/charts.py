@@ -15,16 +15,16 @@ from pipeline.report.fork.chart_data import Rows, forest_rows, gap_rows, rate_ro
 Spec = dict[str, Any]
 
 COLUMNS = 3
-"""Arms side by side."""
+"""Number of arms side by side."""
 PANEL = 250
 """Width of an arm's panel in CSS pixels."""
 TITLE_LETTERS = 28
-"""Most letters in a line of an arm's name above its panel; a parameter is never broken."""
+"""Most letters in a line of an arm's title; a parameter is never broken."""
 LABEL = 380
-"""Widest name of an arm beside an axis, in CSS pixels: longer ones are cut."""
+"""Widest label of an arm beside an axis, in CSS pixels; longer ones are cut."""
 LETTER, DRAWN_LETTER = 6.8, 5.0
-"""Width of a letter of a label in the widest fonts, for which room is kept, and in the one that charts are laid out
-with, in CSS pixels: a page is shown in its reader's font.
+"""Width of a letter in CSS pixels: in the widest fonts, for which space is reserved because readers' fonts differ,
+and in the font of the layout.
 """
 ARM_COLOURS = ("soft", "fork_a", "fork_b", "converged", "onset", "accent", "warn", "measure")
 SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
@@ -32,7 +32,7 @@ WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
 
 
 def runs_spec(table: pl.DataFrame, report: ForkReport) -> Spec:
-    """Per arm the learning rate above and the gap below: every run, their mean and its interval, on one scale."""
+    """For each arm the learning rate above and the gap below: every run, their mean and its interval, on one scale."""
     arms = list(report.findings.arms)
     curves = {arm: gap_rows(table, report, arm) for arm in arms}
     rates = {arm: rate_rows(report, arm) for arm in arms}
@@ -63,7 +63,7 @@ def runs_spec(table: pl.DataFrame, report: ForkReport) -> Spec:
 
 
 def wins_spec(report: ForkReport) -> Spec:
-    """Which arm beats which, in how many pairs of runs."""
+    """Matrix of wins between arms, in pairs of runs."""
     arms = list(report.findings.arms)
     cell = 54
     slack = (LETTER - DRAWN_LETTER) * max(map(len, arms))
@@ -91,9 +91,9 @@ def wins_spec(report: ForkReport) -> Spec:
 
 
 def forest_spec(report: ForkReport) -> Spec:
-    """Difference of every arm to the baseline with its intervals, for live and averaged weights.
+    """Difference of every arm from the baseline with its intervals, for live and averaged weights.
 
-    Thick is the interval over data orders, thin the one that counts the evaluation text as well.
+    The thick interval is over data orders; the thin one also counts the evaluation text.
     """
     rows = forest_rows(report)
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -109,7 +109,7 @@ def forest_spec(report: ForkReport) -> Spec:
     offset = {"field": "weights", "sort": list(WEIGHT_COLOURS), "scale": {"paddingInner": 0.4}}
     place = {"y": y, "yOffset": offset, "color": colour}
     axis = {
-        "title": f"difference to {report.findings.baseline} in percentage points (left: less damage)",
+        "title": f"difference from {report.findings.baseline} in percentage points (left: less damage)",
         "grid": True,
     }
     return _whole(
@@ -131,7 +131,7 @@ def forest_spec(report: ForkReport) -> Spec:
 
 
 def title_lines(arm: str) -> list[str]:
-    """The name of an arm in lines: the schedule, and as many of its parameters in each as fit."""
+    """The arm's name split into lines: the schedule, then as many parameters per line as fit."""
     lines: list[str] = []
     for part in re.split(r"-(?=[a-z])", arm):
         if lines and len(f"{lines[-1]} {part}") <= TITLE_LETTERS:
@@ -142,7 +142,7 @@ def title_lines(arm: str) -> list[str]:
 
 
 def _room(arms: Iterable[str]) -> Spec:
-    """Of an axis: the room that its labels, the names of ``arms``, take in any font."""
+    """Space of an axis for the names of ``arms`` in any font, CSS pixels."""
     return {
         "labelLimit": LABEL,
         "minExtent": min(LABEL, LETTER * max(map(len, arms), default=0)),

@@ -1,4 +1,4 @@
-"""The charts as PNG and as SVG, and the words and tables around them."""
+"""The charts as PNG and SVG, with the text and tables around them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.report.theme import DARK, LIGHT, config, paint
 from pipeline.train.schedules import schedules
 
 _OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
-"""Colours of these charts alone, light and dark; the others are the report's."""
+"""Colours of these charts only, light and dark; the others are the report's."""
 
 CAPTIONS = {
     "fork_runs": (
@@ -27,7 +27,7 @@ CAPTIONS = {
         "baseline. Shaded: raised or still ramping learning rates.",
     ),
     "fork_forest": (
-        "Differences to the baseline",
+        "Differences from the baseline",
         "Over the run, at matched probes{compared}. Thick: 95 % intervals over the order "
         "of the training text alone, seed by seed; thin: with the choice of the evaluation text as well.",
     ),
@@ -37,11 +37,11 @@ CAPTIONS = {
         "repeat another number for number are one.",
     ),
 }
-"""Heading and note by chart; ``{compared}`` = what of which schedule is compared."""
+"""Chart -> heading and note; ``{compared}`` = the compared phases by schedule."""
 
 
 def fork_figures(table: pl.DataFrame, report: ForkReport) -> dict[str, bytes]:
-    """File name -> PNG (light, 2x): ``fork_runs.png``, of compared arms also ``fork_forest`` and ``fork_wins``."""
+    """File name -> PNG (light, 2x): ``fork_runs.png`` and, if arms are compared, ``fork_forest`` and ``fork_wins``."""
     values = _tokens(dark=False)
     found = {}
     for name, spec in _specs(table, report).items():
@@ -89,7 +89,7 @@ def fork_page(table: pl.DataFrame, report: ForkReport) -> str:
 
 
 def fork_style() -> str:
-    """What the report's page needs beside its own style to show :func:`fork_section`."""
+    """The style that the report's page needs for :func:`fork_section`."""
     light, dark = (_block(dark=dark, names=[f"${name}" for name in _OWN]) for dark in (False, True))
     return (
         f":root{{{light}}}\n:root[data-theme=dark]{{{dark}}}\n"
@@ -108,7 +108,7 @@ def _specs(table: pl.DataFrame, report: ForkReport) -> dict[str, Spec]:
 
 
 def _compared(report: ForkReport) -> str:
-    """What of which schedule is compared, where that is not every probe after the start."""
+    """The compared phases by schedule, if not every probe after the start."""
     used = (
         schedules.find(name) for name in sorted({facts.schedule for facts in report.findings.arms.values()})
     )

@@ -20,19 +20,19 @@ _TESTS = (
 
 
 def comparison_html(report: ForkReport) -> str:
-    """One row per comparison with the baseline; empty where nothing is compared."""
+    """One row per comparison with the baseline; empty without comparisons."""
     findings = report.findings
     if not findings.comparisons:
         return ""
     return _table(
         f"Every comparison with {findings.baseline}",
-        ("arm", "weights", "runs", "seeds in pairs", "probes", *_TESTS, *_SIZES),
+        ("arm", "weights", "runs", "paired seeds", "probes", *_TESTS, *_SIZES),
         [_comparison(row) for row in findings.comparisons],
     )
 
 
 def averages_html(report: ForkReport) -> str:
-    """One row per arm and kind of averaged weights, against its live ones; empty where nothing is compared."""
+    """One row per arm and kind of averaged weights, compared with its live ones; empty without comparisons."""
     if not report.findings.averages:
         return ""
     return _table(
@@ -52,7 +52,7 @@ def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> s
 
 
 def facts_html(report: ForkReport) -> str:
-    """What the runs were: arms with their parameters, notes, and where each number is."""
+    """Facts about the runs: arms with parameters, notes, and the files of the numbers."""
     facts = [(arm, _arm(facts)) for arm, facts in report.findings.arms.items()]
     rates = report.config["rates"]
     facts += [
@@ -104,12 +104,12 @@ def _range(low: float | None, high: float | None, form: str) -> str:
 
 
 def p_text(value: float | None) -> str:
-    """A p value with four digits, or how small it is."""
+    """A p value with four digits, or its upper limit."""
     return "< 0.0001" if value is not None and value < 1e-4 else number(value, ".4f")
 
 
 def number(value: float | None, form: str) -> str:
-    """``value`` in ``form`` with a true minus sign; a dash where there is none."""
+    """``value`` in ``form`` with a true minus sign; a dash if it is missing."""
     if value is None or math.isnan(value):
         return "-"
     return format(value, form).replace("-", MINUS)

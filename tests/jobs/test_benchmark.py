@@ -55,7 +55,7 @@ def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: st
     assert written["naive_scipy_s"] > 0
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     alone = run("benchmark", *arguments, *MEASURE)
-    assert (alone.exit_code, "one worker only" in alone.stderr) == (2, True)
+    assert (alone.exit_code, "only one worker fits" in alone.stderr) == (2, True)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, cast, get_type_hints
 
 from pipeline.base.errors import UsageError
 from pipeline.quantize.controls import DEFAULT_CONTROLS, ControlSettings
@@ -27,6 +27,7 @@ __all__ = [
     "CALIBRATION",
     "DEFAULT_VARIANTS",
     "MEASUREMENTS",
+    "OPTIONAL",
     "PROBE_VERSION",
     "Checkpoint",
     "ProbeSpec",
@@ -35,6 +36,8 @@ __all__ = [
     "Variant",
     "canonical_json",
     "column_of",
+    "comparable",
+    "compared",
     "field_types",
     "fingerprint",
     "parse_variants",
@@ -89,12 +92,14 @@ def fingerprint(value: Any) -> str:
 WANTED, ALWAYS = {"pinned": False}, {"pinned": True}
 """Metadata of a spec's field. WANTED: it changes no number and is never in the fingerprint. ALWAYS: it is in the
 fingerprint even at its default. Any other field is in the fingerprint unless it is at its default."""
+OPTIONAL = {"optional": True}
+"""Metadata of a field whose default says that no number depends on it: numbers without it go with any."""
 
 
 def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
     """The part of ``config``, the settings of a spec of class ``kind`` as JSON values, that its fingerprint covers.
 
-    Two measurements are comparable exactly when this is equal, whichever releases wrote their settings. A field
+    It does not depend on the release that wrote the settings. A field
     that an older release lacks counts as its default; a field that this release does not know is kept. A field may
     therefore be added if its default means what was done before, and a default never changes.
     """
@@ -116,6 +121,30 @@ def pinned(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
 def _pinned_default(hint: Any, default: Any) -> Any:
     """A field's default, in the form that :func:`pinned` uses."""
     return pinned(hint, _plain(default)) if dataclasses.is_dataclass(default) else _plain(default)
+
+
+def compared(
+    kind: type, one: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of two configs of a spec of class ``kind`` is equal exactly where their numbers are comparable: what is
+    pinned, without the ``OPTIONAL`` fields that one of them does not have.
+    """
+    first, second = pinned(kind, one), pinned(kind, other)
+    for each in dataclasses.fields(kind):
+        if each.name not in first or each.name not in second:
+            if each.metadata.get("optional"):
+                first.pop(each.name, None)
+                second.pop(each.name, None)
+        elif dataclasses.is_dataclass(inner := field_types(kind)[each.name]):
+            pair = compared(cast("type", inner), first[each.name], second[each.name])
+            first[each.name], second[each.name] = pair
+    return first, second
+
+
+def comparable(kind: type, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the numbers of two configs of a spec of class ``kind`` are comparable."""
+    first, second = compared(kind, one, other)
+    return first == second
 
 
 @cache
@@ -172,6 +201,8 @@ class ProbeSpec:
     """Whether the controls of each layer alone are among them."""
     controls: ControlSettings = DEFAULT_CONTROLS
     """Which controls there are."""
+    calibration_sha256: str | None = field(default=None, metadata=OPTIONAL)
+    """Content hash of the calibration tokens; None where no variant is calibrated."""
 
     def __post_init__(self) -> None:
         if any(variant.is_fp32 for variant in self.mechanism) or (self.by_layer and not self.mechanism):
@@ -191,8 +222,13 @@ class ProbeSpec:
                 )
         if self.measurements[: len(MEASUREMENTS)] != MEASUREMENTS:
             raise UsageError(f"measurements {self.measurements}: wanted {', '.join(MEASUREMENTS)} first")
-        if any(variant.needs for variant in self.variants) and CALIBRATION not in self.measurements:
+        if self.is_calibrated and CALIBRATION not in self.measurements:
             object.__setattr__(self, "measurements", (*self.measurements, CALIBRATION))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether a variant needs calibration tokens."""
+        return any(variant.needs for variant in self.variants)
 
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""

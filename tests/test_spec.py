@@ -17,9 +17,11 @@ from pipeline.spec import (
     TokenShape,
     Variant,
     canonical_json,
+    comparable,
     parse_variants,
     pinned,
 )
+from pipeline.train.fork_spec import ForkSpec
 
 SPEC = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)
 
@@ -54,6 +56,24 @@ def test_other_names_are_refused_with_the_grammar(text: str) -> None:
 
 def test_fp32_is_always_there_and_first() -> None:
     assert [str(v) for v in parse_variants(("int4", "int4-g128-asym"))] == ["fp32", "int4-g128-asym"]
+
+
+def test_calibration_is_in_the_fingerprint_of_calibrated_runs_alone() -> None:
+    """The first is what the release before calibration gave."""
+    assert SPEC.fingerprint() == "0058e44e2d6dd0b5ab8cb2eaae84ab7b6b9c7e3d508a83ef2dcf04432bb462e4"
+    calibrated = dataclasses.replace(SPEC, calibration_sha256="c" * 64)
+    assert calibrated.fingerprint() != SPEC.fingerprint()
+
+
+def test_numbers_without_calibration_go_with_any() -> None:
+    first, second = (dataclasses.replace(SPEC, calibration_sha256=digit * 64).config() for digit in "cd")
+    nested = [{"probe": config, "lawa_window": 5} for config in (SPEC.config(), first, second)]
+    for kind, (none, one, other) in ((ProbeSpec, (SPEC.config(), first, second)), (ForkSpec, nested)):
+        assert comparable(kind, one, none)
+        assert comparable(kind, none, one)
+        assert comparable(kind, one, one)
+        assert not comparable(kind, one, other)
+    assert not comparable(ProbeSpec, first, {**SPEC.config(), "tokens_sha256": "b" * 64})
 
 
 def test_the_fingerprint_sees_every_setting_that_can_change_a_number() -> None:

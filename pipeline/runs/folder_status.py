@@ -13,7 +13,7 @@ from pipeline.base.errors import OtherSchemaError, ShardError, StaleShardsError
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import WorkPlan
 from pipeline.runs.shard import Lacks, Shard
-from pipeline.spec import pinned
+from pipeline.spec import compared
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _differing_shard(
 
 def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
     """The settings in which two specs of class ``kind`` differ and which make their numbers incomparable."""
-    names = _differing(_flat(pinned(kind, there)), _flat(pinned(kind, wanted)))
+    names = _differing(*map(_flat, compared(kind, there, wanted)))
     flat_there, flat_wanted = _flat(there), _flat(wanted)
     return tuple(
         f"{name}: {flat_there.get(name, 'its default')} -> {flat_wanted.get(name, 'its default')}"

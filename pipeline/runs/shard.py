@@ -12,7 +12,7 @@ from pipeline.base.errors import OtherSchemaError, ShardError
 from pipeline.base.files import parse_json
 from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
-from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, pinned
+from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, comparable
 
 if TYPE_CHECKING:
     from pipeline.runs.shard_schema import Kind
@@ -126,7 +126,7 @@ class Shard:
 
     def is_of(self, spec: Settings) -> bool:
         """Whether its numbers are comparable with those of ``spec``, whatever variants either has."""
-        return pinned(type(spec), self.config) == pinned(type(spec), spec.config())
+        return comparable(type(spec), self.config, spec.config())
 
 
 def shard_table(

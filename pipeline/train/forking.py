@@ -21,12 +21,12 @@ from pipeline.base.files import open_regular
 from pipeline.measurements import pool, pooled_columns, score_columns
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Measurement, Prober
-from pipeline.spec import MEASUREMENTS, ProbeSpec, canonical_json, fingerprint
+from pipeline.spec import MEASUREMENTS, ProbeSpec, canonical_json, fingerprint, pinned
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
-from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkTask
+from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkSpec, ForkTask
 from pipeline.train.loop import Trainer, drops
 from pipeline.train.optimizers import load_moments
 from pipeline.train.start import MOMENTS_FILE
@@ -35,6 +35,11 @@ Row = dict[str, Any]
 Starts = dict[tuple[str, str, ProbeSpec, str], Measurement]
 """Measurements of starting weights, keyed by weights, probe and device: all runs of an experiment start from the
 same weights, and a process measures them once."""
+
+WANTED_FIELDS = ("variants", "measurements", "mechanism", "by_layer")
+"""Settings of a probe that decide which rows and columns there are."""
+LATER_FIELDS = ("measurements", "mechanism", "by_layer", "controls", "calibration_sha256")
+"""Settings of a probe that the first releases did not have."""
 
 
 class ForkRun:
@@ -138,9 +143,12 @@ class ForkRun:
         """Whether a state belongs to the same run and has rows of the same variants and measurements."""
         config = self.task.spec.config()
         if "config" in value:
-            same = value["config"] == canonical_json(config)
+            there = json.loads(value["config"])
+            asked_then = {"mechanism": [], "by_layer": False, **there["probe"]}
+            wanted = all(asked_then.get(name) == config["probe"][name] for name in WANTED_FIELDS)
+            same = wanted and pinned(ForkSpec, there) == pinned(ForkSpec, config)
         else:  # written by a release whose fingerprint held all settings and which had the core measurements only
-            former = {**config, "probe": {k: v for k, v in config["probe"].items() if k != "measurements"}}
+            former = {**config, "probe": {k: v for k, v in config["probe"].items() if k not in LATER_FIELDS}}
             core = tuple(config["probe"]["measurements"]) == MEASUREMENTS
             same = core and value.get("fingerprint") == fingerprint(former)
         return same and value.get("identity") == json.dumps(self.task.identity())

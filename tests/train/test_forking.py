@@ -1,6 +1,8 @@
 """One run of a fork experiment: what moves, what must not, and where a killed run continues."""
 
 import dataclasses
+import io
+import json
 import math
 import os
 import shutil
@@ -228,6 +230,23 @@ def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
     run.advance()
     folder.write_state(task.key, run.step, run.state() if damage == "other" else run.state()[:999])
     assert run_fork(task).notes == ("its saved state is unusable: started over",)
+    assert rows(task) == rows(whole)
+
+
+def test_a_state_of_an_earlier_release_is_continued(whole, suite, tmp_path):
+    task = fork_task(suite, tmp_path / "out")
+    folder = RunFolder(task.out, FORK)
+    prober = Prober(task.spec.probe, folder.read_tokens())
+    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    run.start()
+    run.advance()
+    state = torch.load(io.BytesIO(run.state()), weights_only=True)
+    config = json.loads(state["config"])
+    del config["probe"]["calibration_sha256"]  # a setting that it did not have
+    buffer = io.BytesIO()
+    torch.save({**state, "config": json.dumps(config)}, buffer)
+    folder.write_state(task.key, run.step, buffer.getvalue())
+    assert run_fork(task).notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
 
 

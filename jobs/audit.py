@@ -7,7 +7,7 @@ from threading import Thread
 
 import click
 
-from jobs.console import console, duration, errors, progress
+from jobs.console import console, duration, errors, lazy_progress, progress
 from jobs.options import (
     audit_options,
     measurement_options,
@@ -46,7 +46,8 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.progress import Progress
 
-    request = build_request(options, resolve_suite)
+    with lazy_progress("calibration text") as on_sample:
+        request = build_request(options, resolve_suite, on_sample)
     for warning in request.warnings:
         errors.print(f"warning: {warning}", markup=False)
     for note in request.notes:

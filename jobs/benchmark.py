@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.files import write_atomically
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.output import absolute_out
+from pipeline.spec import parse_variants
 
 if TYPE_CHECKING:
     from pipeline.benchmark import Outcome
@@ -106,6 +108,7 @@ def command(
     # setting of the other commands does not slow it.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    _refuse_calibrated(options["variants"])
     if options["probe_every"] is not None and options["runs"] is None:
         raise UsageError(f"--probe-every {options['probe_every']}: only a run of --fork --runs N is probed")
     if options["runs"] is not None and not training:
@@ -138,6 +141,15 @@ def command(
     if outcome.disagreement is not None:
         errors.print(outcome.disagreement)
         raise SystemExit(1)
+
+
+def _refuse_calibrated(variants: Sequence[str]) -> None:
+    """UsageError for variants that the naive loop has no way to."""
+    for variant in parse_variants(variants):
+        if variant.needs:
+            raise UsageError(
+                f"--variant {variant}: the naive loop does not calibrate; wanted variants that need no calibration text"
+            )
 
 
 def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -83,6 +83,20 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@contextmanager
+def lazy_progress(label: str) -> Iterator[Report]:
+    """As :func:`progress`, which begins with the first report, if there is any."""
+    with ExitStack() as stack:
+        shown: list[Report] = []
+
+        def show(done: int, total: int, eta_s: float | None, note: str) -> None:
+            if not shown:
+                shown.append(stack.enter_context(progress(label)))
+            shown[0](done, total, eta_s, note)
+
+        yield show
 
 
 @contextmanager

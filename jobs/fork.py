@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.console import console, duration, errors, progress
+from jobs.console import console, duration, errors, lazy_progress, progress
 from jobs.options import (
     audit_options,
     measurement_options,
@@ -155,7 +155,8 @@ def run_fork_experiment(options: ForkOptions) -> int:
     from pipeline.runs.execute import execute
     from pipeline.runs.folder_status import FolderStatus
 
-    request = build_fork_request(options, resolve_suite)
+    with lazy_progress("calibration text") as on_sample:
+        request = build_fork_request(options, resolve_suite, on_sample)
     console.print(
         f"fork of {request.suite} at {request.checkpoint.revision}: {request.start_rule}\n"
         f"{len(request.arms)} arms x {request.seeds} seeds, {request.spec.rates.steps:,} steps of "

@@ -76,6 +76,19 @@ measurement_options = _stack(
         metavar="NAME",
         help=f"A further measurement, of a plug-in; repeatable. Always measured: {', '.join(MEASUREMENTS)}.",
     ),
+    click.option(
+        "--calibration",
+        metavar="CORPUS",
+        help="Text that @gptq, @awq and the like are calibrated on: as --corpus, or self = written by the last "
+        "checkpoint. Default: the suite's training text, else self.",
+    ),
+    click.option(
+        "--calibration-sequences",
+        type=click.IntRange(1),
+        default=128,
+        show_default=True,
+        help="Sequences of --seq-len calibration tokens.",
+    ),
     click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
     click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),
     click.option(

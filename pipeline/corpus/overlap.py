@@ -29,7 +29,7 @@ class KnownRuns:
     def __init__(self, tokens: Ids, sequence_length: int) -> None:
         """``tokens``: any shape, read in C order; ``sequence_length``: of what is to be compared with it, in tokens."""
         self._tokens = np.ravel(tokens)
-        self.length = min(RUN_TOKENS, sequence_length)
+        self.length = run_length(sequence_length)
         """Tokens of a run."""
         self._hashes = np.unique(run_hashes(self._tokens, self.length))
 
@@ -42,6 +42,11 @@ class KnownRuns:
         if len(tokens) > self.length and not self.repeated(tokens).all():
             return False
         return bool(np.isin(run_hashes(tokens, len(tokens)), run_hashes(self._tokens, len(tokens))).all())
+
+
+def run_length(sequence_length: int) -> int:
+    """Tokens of a run, where sequences have ``sequence_length``."""
+    return min(RUN_TOKENS, sequence_length)
 
 
 def run_hashes(tokens: Ids, length: int) -> NDArray[np.uint64]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.folder import REPORT, TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
@@ -36,10 +37,18 @@ class AuditWork(KindOfWork):
     kind = AUDIT
 
     def plan(self, request: AuditRequest) -> RunPlan:
-        return checkpoint_plan(request, request.suite, request.probe, request.corpus)
+        return checkpoint_plan(
+            request,
+            request.suite,
+            request.probe,
+            corpus=request.corpus,
+            calibration="" if request.calibration is None else request.calibration.source,
+        )
 
     def write_inputs(self, request: AuditRequest) -> None:
         request.out.write_tokens(request.tokens.array)
+        if request.calibration is not None:
+            write_calibration(request.out, request.calibration)
 
     def asked(self, request: AuditRequest, plan: RunPlan) -> set[str]:
         del plan

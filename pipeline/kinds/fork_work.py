@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import OutputError
 from pipeline.base.versions import versions
+from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.folder import TABLES, RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
@@ -42,6 +43,8 @@ class ForkWork(KindOfWork):
     def write_inputs(self, request: ForkRequest) -> None:
         out = request.out
         out.write_tokens(request.tokens.array)
+        if request.calibration is not None:
+            write_calibration(out, request.calibration)
         if out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
             out.write_train_note(_note(request))
         else:
@@ -144,6 +147,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
         fingerprint=request.spec.fingerprint(),
         corpus=request.corpus,
         train_corpus=request.train_corpus,
+        calibration="" if request.calibration is None else request.calibration.source,
         versions=versions(),
         notes=request.notes,
     )

@@ -31,7 +31,7 @@ def report_audit(folder: RunFolder) -> list[str]:
     report = folder.read_report() or {}
     if lost := [name for name in PROVENANCE if name not in report]:
         raise _damaged(folder, ValueError(f"{REPORT} has no {lost[0]}"))
-    provenance = {name: report[name] for name in PROVENANCE}
+    provenance = {name: report[name] for name in (*PROVENANCE, "calibration") if name in report}
     fork = None
     schedules = folder.read_schedules()
     try:

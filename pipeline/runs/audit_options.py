@@ -33,6 +33,10 @@ class AuditOptions:
     workers_per_gpu: int = 1
     gpus_per_worker: float | None = None
     task_timeout_s: float | None = None
+    calibration: str | None = None
+    """Calibration text: a corpus, or ``self``; None = the suite's training text, else ``self``."""
+    calibration_sequences: int = 128
+    """Sequences of ``seq_len`` calibration tokens."""
     replace_stale: bool = False
     arithmetic: str = "auto"
     revisions: str | None = None

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import UsageError
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
+from pipeline.corpus.calibration_text import CalibrationShape
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
 from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.calibration_request import (
+    CalibrationNeed,
+    OnSample,
+    calibration_tokens,
+    parse_calibration,
+)
 from pipeline.runs.execution_mode import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
-from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, Variant, parse_variants
+from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
     from pipeline.corpus.grammar import Corpus
     from pipeline.driver import Resources
+    from pipeline.runs.calibration_tokens import CalibrationTokens
+    from pipeline.runs.folder import RunFolder
     from pipeline.suites import Suite
 
 DEFAULT_CORPUS = "docstrings"
@@ -28,13 +37,17 @@ FindSuite = Callable[[str, str | None], "Suite"]
 """Opens the suite of a name, reduced to the revisions that match."""
 
 
-def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) -> AuditRequest:
-    """Build the request of ``options``; raises UsageError for whatever cannot be carried out."""
+def build_request(
+    options: AuditOptions, find_suite: FindSuite = open_or_train, on_sample: OnSample = lambda *_: None
+) -> AuditRequest:
+    """Build the request of ``options``; raises UsageError for whatever cannot be carried out.
+
+    ``on_sample`` hears how far calibration text is that a model has to write (``calibration_request``).
+    """
     from pipeline.driver import resolve_device
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
-    _require_no_calibration(variants)
     measurements = parse_measurements(options.measurements)
     out = run_folder(options.out)
     out.check()
@@ -42,7 +55,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
     named = options.suite
     suite = find_suite(named, options.revisions) if isinstance(named, str) else named
-    suite = suite.select(options.steps, options.limit)
+    whole, suite = suite, suite.select(options.steps, options.limit)
     failing = refuse_unmeasurable(suite)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
@@ -53,10 +66,14 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
     probe = ProbeSpec(
         variants, shape, tokens.sha256, vocab_rows, execution.arithmetic, measurements=measurements
     )
+    calibration, told = _calibration(options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample)
+    if calibration is not None:
+        probe = dataclasses.replace(probe, calibration_sha256=calibration.sha256)
     return AuditRequest(
         suite=suite,
         probe=probe,
         tokens=tokens,
+        calibration=calibration,
         corpus=corpus_text,
         out=out,
         resources=dataclasses.replace(resources, cpu_worker_bytes=execution.cpu_worker_bytes),
@@ -67,6 +84,7 @@ def build_request(options: AuditOptions, find_suite: FindSuite = open_or_train) 
         warnings=(
             *suite.warnings,
             *remarks,
+            *told,
             *(f"{revision} cannot be measured: {reason}" for revision, reason in failing.items()),
         ),
     )
@@ -81,14 +99,36 @@ def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
         )
 
 
-def _require_no_calibration(variants: Sequence[Variant]) -> None:
-    """Raise UsageError for a variant that needs calibration tokens, which an audit lacks."""
-    for variant in variants:
-        if variant.needs:
-            raise UsageError(
-                f"variant {variant} needs calibration tokens, and an audit has none: measure it from Python "
-                "(pipeline.probe.Prober(..., calibration=tokens))"
-            )
+def _calibration(
+    options: AuditOptions,
+    suite: Suite,
+    probe: ProbeSpec,
+    *,
+    evaluation: EvaluationTokens,
+    out: RunFolder,
+    on_sample: OnSample,
+) -> tuple[CalibrationTokens | None, tuple[str, ...]]:
+    """The calibration tokens where a variant of ``probe`` needs them, and what a user should know of them.
+
+    ``suite``: all of it. What is wrong with the options is found where no variant needs them too.
+    """
+    from pipeline.suites.model_config import model_config
+
+    shape = CalibrationShape(options.calibration_sequences, probe.shape.seq_len)
+    if options.calibration is not None:
+        parse_calibration(options.calibration, suite)
+    if not probe.is_calibrated:
+        unused = f"--calibration {options.calibration}: no variant is calibrated, so it is not used"
+        return None, () if options.calibration is None else (unused,)
+    need = CalibrationNeed(
+        suite=suite,
+        shape=shape,
+        evaluation=evaluation.array,
+        vocab_size=_count(model_config(suite), "vocab_size"),
+        vocab_rows=probe.vocab_rows,
+        cache_gb=options.cache_gb,
+    )
+    return calibration_tokens(options.calibration, need, out, on_sample)
 
 
 def resources_of(options: AuditOptions) -> Resources:

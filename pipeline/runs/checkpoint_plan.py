@@ -11,7 +11,7 @@ from pipeline.base.errors import StaleShardsError, UsageError
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import RunPlan
-from pipeline.spec import Checkpoint, pinned
+from pipeline.spec import Checkpoint, comparable
 
 if TYPE_CHECKING:
     from pipeline.runs.kind_of_work import Request
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pipeline.suites import Suite
 
 
-def checkpoint_plan(request: Request, suite: Suite, settings: Settings, corpus: str = "") -> RunPlan:
+def checkpoint_plan(
+    request: Request, suite: Suite, settings: Settings, *, corpus: str = "", calibration: str = ""
+) -> RunPlan:
     """The plan of ``request``, merged with earlier requests of comparable settings in the same folder.
 
     A folder's set of expected checkpoints only grows: a trial with ``--limit 5`` and the full run are one run, in
@@ -32,13 +34,14 @@ def checkpoint_plan(request: Request, suite: Suite, settings: Settings, corpus: 
         config=settings.config(),
         fingerprint=settings.fingerprint(),
         corpus=corpus,
+        calibration=calibration,
         versions=versions(),
         recipe=dict(suite.recipe),
         skipped=suite.skipped,
     )
     before = _plan_before(request.out)
     kind = type(settings)
-    if before is None or pinned(kind, before.config) != pinned(kind, plan.config):
+    if before is None or not comparable(kind, before.config, plan.config):
         return plan
     if before.location != plan.location and not _same_weights(before, plan):
         if not request.replace_stale:
@@ -51,7 +54,12 @@ def checkpoint_plan(request: Request, suite: Suite, settings: Settings, corpus: 
         return plan
     checkpoints = merge_checkpoints(before.checkpoints, suite.checkpoints)
     return replace(
-        plan, checkpoints=checkpoints, wall_s=before.wall_s, busy_s=before.busy_s, idle_s=before.idle_s
+        plan,
+        checkpoints=checkpoints,
+        calibration=plan.calibration or before.calibration,
+        wall_s=before.wall_s,
+        busy_s=before.busy_s,
+        idle_s=before.idle_s,
     )
 
 

@@ -6,6 +6,7 @@
     DIR/tokens.npy                         its evaluation tokens, int64 (batches, batch_size, seq_len)
     DIR/shards/audit/step000001000.arrow   one checkpoint, one row per variant
     DIR/failures/audit/step000001000.json  why a checkpoint has no shard (removed once it has one)
+    DIR/calibration/                       calibration tokens (``pipeline.runs.calibration_tokens``)
     DIR/fork.json fork_tokens.npy fork_train.npy   the same of a fork experiment, and its training tokens
     DIR/fork_train.json                    their text and tokenizer, so that a rerun can use them again
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights

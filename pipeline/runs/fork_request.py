@@ -10,6 +10,7 @@ from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import FindSuite, build_request
+from pipeline.runs.calibration_request import OnSample
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
 from pipeline.runs.shard_schema import FORK
@@ -66,8 +67,13 @@ class ForkOptions:
     """Whether the size of the model decides how many runs share a GPU."""
 
 
-def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_train) -> ForkRequest:
-    """Build the request of ``options``; raises UsageError for whatever cannot be carried out."""
+def build_fork_request(
+    options: ForkOptions, find_suite: FindSuite = open_or_train, on_sample: OnSample = lambda *_: None
+) -> ForkRequest:
+    """Build the request of ``options``; raises UsageError for whatever cannot be carried out.
+
+    ``on_sample``: as in ``build_request``.
+    """
     from pipeline.train.arms import parse_arms, refuse_twins, resolve
     from pipeline.train.fork_spec import ForkSpec
     from pipeline.train.schedules import ForkRates
@@ -75,7 +81,7 @@ def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_tra
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
-    audit = build_request(options.audit, find_suite)
+    audit = build_request(options.audit, find_suite, on_sample)
     suite = audit.suite
     start = _start(options, suite)
     steps, probe_every = _lengths(options, suite)
@@ -132,6 +138,7 @@ def build_fork_request(options: ForkOptions, find_suite: FindSuite = open_or_tra
         seeds=options.seeds,
         tokens=audit.tokens,
         train=train.tokens,
+        calibration=audit.calibration,
         corpus=audit.corpus,
         train_corpus=train.corpus,
         out=out,

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 from pipeline.base.errors import UsageError
 from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
-from pipeline.spec import Checkpoint, ProbeSpec, pinned
+from pipeline.spec import Checkpoint, ProbeSpec, comparable
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
@@ -75,6 +75,8 @@ class RunPlan:
     """Idle seconds between their first and last checkpoint (downloads, files), summed over workers."""
     location: str = ""
     """The suite's folder or repository."""
+    calibration: str = ""
+    """The calibration text, for people; empty where no variant was ever calibrated."""
 
     @property
     def probe(self) -> dict[str, Any]:
@@ -126,6 +128,7 @@ class RunPlan:
             busy_s=seconds(fields, "busy_s"),
             idle_s=seconds(fields, "idle_s"),
             location=fields.get("location", str) or "",
+            calibration=fields.get("calibration", str) or "",
         )
 
 
@@ -162,6 +165,8 @@ class ForkPlan:
     notes: tuple[str, ...] = field(default=())
     """Notes for readers of the numbers (epochs, cold moments)."""
     wall_s: float = 0.0
+    calibration: str = ""
+    """As in ``RunPlan``."""
     looks: int = 1
     """Number of looks at the results: one, and one more each time that seeds are added to finished runs."""
 
@@ -173,7 +178,7 @@ class ForkPlan:
 
     def is_comparable(self, other: ForkPlan) -> bool:
         """Whether the runs of both plans can be compared."""
-        return pinned(ForkSpec, self.config) == pinned(ForkSpec, other.config)
+        return comparable(ForkSpec, self.config, other.config)
 
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> ForkPlan:
         """The plan after another call, which took ``wall_s`` seconds."""
@@ -214,6 +219,7 @@ class ForkPlan:
             versions=text_by_name(fields, "versions"),
             notes=texts(fields, "notes"),
             wall_s=seconds(fields, "wall_s"),
+            calibration=fields.get("calibration", str) or "",
             looks=fields.get("looks", int) or 1,
         )
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from pipeline.corpus import EvaluationTokens
     from pipeline.driver import Resources
+    from pipeline.runs.calibration_tokens import CalibrationTokens
     from pipeline.runs.folder import RunFolder
     from pipeline.spec import Checkpoint, ProbeSpec
     from pipeline.suites import Suite
@@ -30,6 +31,8 @@ class AuditRequest:
     """The evaluation corpus as the user named it."""
     out: RunFolder
     resources: Resources
+    calibration: CalibrationTokens | None = None
+    """None where no variant is calibrated."""
     replace_stale: bool = False
     cache_gb: float | None = None
     """Disk for downloaded weights on each node, in 10^9 bytes; None = half of what is free."""
@@ -67,6 +70,8 @@ class ForkRequest:
     """Shortest time between two saved states of a run, seconds."""
     train_made_of: dict[str, Any] | None = None
     """Text and tokenizer of ``train`` (``pipeline.train.kept_tokens``); None = the tokens are not reused."""
+    calibration: CalibrationTokens | None = None
+    """None where no variant is calibrated."""
     train_kept: bool = False
     """Whether ``train`` was read from ``out``, where an earlier call saved it."""
     notes: tuple[str, ...] = ()

@@ -28,6 +28,7 @@ from pipeline.train.fork_spec import ForkTask
 
 if TYPE_CHECKING:
     from pipeline.probe import LayeredProber, Measurement, Prober
+    from pipeline.runs.shard import Shard
     from pipeline.train.forking import ForkRun, Starts
 
 
@@ -73,8 +74,11 @@ class DeviceLock:
 def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
     """Make the state that all tasks of a probe share: tokens, device, model template."""
     from pipeline.probe import Prober
+    from pipeline.runs.calibration_tokens import read_calibration
 
-    return Prober(spec, folder.read_tokens(), device)
+    wanted = spec.calibration_sha256 if spec.is_calibrated else None
+    calibration = None if wanted is None else read_calibration(folder, wanted)
+    return Prober(spec, folder.read_tokens(), device, calibration=calibration)
 
 
 def run_probe(
@@ -133,6 +137,7 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: 
         )
         added = tuple(f"{variant} was added later" for variant in measured if variant not in there.measured)
         all_notes = tuple(dict.fromkeys([*there.notes, *notes, *added]))
+        task = _calibrated_as(task, there)
         folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
     return ""
 
@@ -219,8 +224,15 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
             f"{checkpoint.key} cannot repeat {source.key}: that shard belongs to other weights"
         )
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
+    task = _calibrated_as(task, source)
     folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)
     return TaskDone(checkpoint.key, 0.0, source.notes)
+
+
+def _calibrated_as(task: ProbeTask, there: Shard) -> ProbeTask:
+    """``task`` with the calibration that rows of ``there``, which it keeps, are of."""
+    kept = there.config.get("calibration_sha256")
+    return task if kept is None else replace(task, probe=replace(task.probe, calibration_sha256=kept))
 
 
 def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> list[dict[str, Any]]:

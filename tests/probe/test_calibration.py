@@ -23,11 +23,8 @@ from pipeline.quantize import (
     Quantizer,
     Rule,
     Variant,
-    register,
 )
 from pipeline.quantize.integer import IntegerGrid
-from pipeline.runs.audit_options import AuditOptions
-from pipeline.runs.audit_request import build_request
 from pipeline.spec import ProbeSpec, TokenShape
 from tests.models import VOCAB, save_tiny_model
 
@@ -268,27 +265,3 @@ def test_a_fused_pass_uses_what_was_calibrated(tmp_path):
     # A GPU rounds the calibration inputs its own way, which the scales that are made of them show.
     assert errors == pytest.approx(exact_errors, rel=1e-9 if DEVICE == "cpu" else 1e-6)
     assert errors[0] != errors[1]
-
-
-@register
-@dataclass(frozen=True)
-class Needy(Scaled):
-    """One that a name of the grammar asks for."""
-
-    name: ClassVar[str] = "needy"
-    grammar: ClassVar[str] = "needy"
-
-    grid: IntegerGrid = GRID
-
-    def __str__(self) -> str:
-        return "needy"
-
-    @classmethod
-    def parse(cls, text: str) -> Needy | None:
-        return cls() if text == "needy" else None
-
-
-def test_an_audit_refuses_what_it_has_no_calibration_tokens_for(tmp_path):
-    options = AuditOptions(suite="tiny", out=str(tmp_path), variants=("needy",))
-    with pytest.raises(UsageError, match="variant needy needs calibration tokens, and an audit has none"):
-        build_request(options)

@@ -15,6 +15,7 @@ import polars as pl
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
+from pipeline.analysis.trajectory.method_repair import with_repairs
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.stages import Phase
@@ -86,6 +87,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     )
     if why is not None:
         analysis["verdict"] = [*analysis["verdict"], why.sentence]
+    trajectory, repairs = with_repairs(trajectory, shards[0].measured)
     report = {
         "suite": plan.suite,
         "n_checkpoints": len(shards),
@@ -93,6 +95,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         **analysis,
         "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
         "mechanism": None if why is None else why.to_json(),
+        "methods": [repair.to_json() for repair in repairs],
         "square_law": None if law is None else law.to_json(),
         "duplicates": duplicates,
         "failures": found.failed,
@@ -100,6 +103,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "skipped": list(plan.skipped),
         "notes": {shard.key: list(shard.notes) for shard in shards if shard.notes},
         "corpus": plan.corpus,
+        "calibration": _calibration_of(plan, shards),
         "config": plan.config,
         "fingerprint": plan.fingerprint,
         "wall_s": plan.wall_s,
@@ -177,6 +181,12 @@ def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[
 
 def _known(rates: pl.Series) -> FloatArray | None:
     return None if rates.null_count() == len(rates) else rates.cast(pl.Float64).to_numpy()
+
+
+def _calibration_of(plan: RunPlan, shards: Sequence[Shard]) -> dict[str, str] | None:
+    """The calibration text and the hash of its tokens; None where no variant is calibrated."""
+    found = {shard.config.get("calibration_sha256") for shard in shards} - {None}
+    return {"text": plan.calibration, "tokens_sha256": ", ".join(sorted(map(str, found)))} if found else None
 
 
 def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:

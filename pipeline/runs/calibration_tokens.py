@@ -1,0 +1,106 @@
+"""The calibration tokens of an output folder, kept by what they are.
+
+::
+
+    DIR/calibration/2f6c0a....npy    int64 (sequences, seq_len), named after the hash of its ids
+    DIR/calibration/2f6c0a....json   what they were made of, as far as making them again would take long
+
+Every worker reads those whose hash its probe names. They are written before the first task, by the one driver of the
+folder, and never changed: other tokens have another name.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.base.errors import UnreadableError, UsageError
+from pipeline.base.files import JSON_BYTES, parse_json
+from pipeline.corpus import tokens_sha256
+from pipeline.runs.folder import TOKENS_BYTES, RunFolder
+from pipeline.store import open_store
+
+FOLDER = "calibration"
+NAME_LENGTH = 16
+"""Digits of the hash that a file's name has."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationTokens:
+    """What calibrated variants of all checkpoints of a run are calibrated on."""
+
+    array: NDArray[np.int64]
+    """Token ids, (sequences, seq_len)."""
+    sha256: str
+    """Of the ids (``corpus.tokens_sha256``)."""
+    source: str
+    """The text, for people."""
+    made_of: dict[str, Any] = field(default_factory=dict)
+    """What it was made of, by which a later call finds it; empty where it is made anew each time."""
+
+
+def write_calibration(folder: RunFolder, tokens: CalibrationTokens) -> None:
+    """Keeps ``tokens`` in ``folder``, for the holder of its lock."""
+    store = open_store(folder.location)
+    store.make_folder(FOLDER)
+    store.sweep(FOLDER)
+    try:
+        read_calibration(folder, tokens.sha256)
+    except UsageError:
+        buffer = io.BytesIO()
+        np.save(buffer, tokens.array)
+        store.write(_name(tokens.sha256, "npy"), buffer.getvalue())
+    note = {"source": tokens.source, "sha256": tokens.sha256, "made_of": tokens.made_of}
+    if tokens.made_of and note not in list(_notes(folder)):
+        store.write(_name(tokens.sha256, "json"), json.dumps(note, indent=1).encode())
+
+
+def read_calibration(folder: RunFolder, sha256: str) -> NDArray[np.int64]:
+    """The tokens in ``folder`` that hash to ``sha256``. ``UsageError`` where they are not there, or not whole."""
+    store, name = open_store(folder.location), _name(sha256, "npy")
+    try:
+        data = store.read(name, TOKENS_BYTES)
+        if data is None:
+            raise FileNotFoundError(errno.ENOENT, "not there")
+        array: NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
+        if array.ndim != 2 or array.dtype != np.int64 or tokens_sha256(array) != sha256:
+            raise ValueError("not what was written")
+    except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"{store.place(name)} cannot be read ({error}): run the {folder.kind.name} again to rewrite it"
+        ) from (error.__cause__ or error)  # the system's own error, whose number says if waiting helps
+    return array
+
+
+def kept_calibrations(folder: RunFolder) -> Iterator[CalibrationTokens]:
+    """Those in ``folder`` that say what they were made of and are whole."""
+    for note in _notes(folder):
+        try:
+            array = read_calibration(folder, note["sha256"])
+        except UsageError:
+            continue
+        yield CalibrationTokens(array, note["sha256"], note["source"], note["made_of"])
+
+
+def _notes(folder: RunFolder) -> Iterator[dict[str, Any]]:
+    """Every note that can be read."""
+    store = open_store(folder.location)
+    for name in store.names(FOLDER, ".json"):
+        try:
+            note = parse_json(store.read(f"{FOLDER}/{name}", JSON_BYTES) or b"")
+        except (ValueError, UnreadableError):
+            continue
+        kinds = {"source": str, "sha256": str, "made_of": dict}
+        if isinstance(note, dict) and all(isinstance(note.get(key), kind) for key, kind in kinds.items()):
+            yield note
+
+
+def _name(sha256: str, suffix: str) -> str:
+    return f"{FOLDER}/{sha256[:NAME_LENGTH]}.{suffix}"

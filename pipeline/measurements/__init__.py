@@ -17,6 +17,8 @@ What the engine that walks a model must offer, on every device, is in ``hooks``:
 - *tensor*: for each quantized weight and variant ``tensor_values(measurements, QuantizedWeight)``; a backend whose
   kernels sum up some of them does the same. What calibrating a weight gave, the engine itself hands to
   ``outcome_values(measurements, outcome)``.
+- *hidden*: a ``HiddenStates`` of the measurements and the number of decoder layers, given the residual stream of fp32
+  after each layer, whatever the pieces; then its ``columns()``.
 - *checkpoint*: ``checkpoint_values(measurements, model, tokens_NT)`` before any layer of the model is replaced. Where
   the model is never there as a whole, such a measurement is refused by name (``refuse_whole_models``).
 
@@ -33,11 +35,24 @@ import numpy.typing as npt
 
 from pipeline.base.errors import UsageError, unknown_name
 from pipeline.base.plugins import load_plugins
-from pipeline.measurements import agreement, calibration_outcome, divergence, grid_fit, loss, moments
+from pipeline.measurements import (
+    agreement,
+    anisotropy,
+    calibration_outcome,
+    divergence,
+    grid_fit,
+    head_rank,
+    loss,
+    moments,
+    outliers,
+    weight_norm,
+)
 from pipeline.measurements.measurement import (
     AnyMeasurement,
     CheckpointMeasurement,
     Column,
+    HiddenMeasurement,
+    HiddenObserver,
     Level,
     OutcomeMeasurement,
     QuantizedWeight,
@@ -48,11 +63,11 @@ from pipeline.measurements.measurement import (
 from pipeline.spec import MEASUREMENTS
 
 __all__ = [
-    "AnyMeasurement", "CheckpointMeasurement", "Column", "Level", "OutcomeMeasurement", "QuantizedWeight",
-    "TensorMeasurement", "TokenBlock", "TokenMeasurement", "choices", "columns", "find_column", "further",
-    "installed", "is_per_variant", "lookup", "parse_measurements", "pool", "pool_values", "pooled_columns",
-    "register", "registered", "score_columns", "selected", "tensor_columns", "trajectory_columns", "unregister",
-    "unvaried_columns",
+    "AnyMeasurement", "CheckpointMeasurement", "Column", "HiddenMeasurement", "HiddenObserver", "Level",
+    "OutcomeMeasurement", "QuantizedWeight", "TensorMeasurement", "TokenBlock", "TokenMeasurement",
+    "choices", "columns", "find_column", "further", "installed", "is_per_variant", "lookup",
+    "parse_measurements", "pool", "pool_values", "pooled_columns", "register", "registered", "score_columns",
+    "selected", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
 ]  # fmt: skip
 
 RESERVED = frozenset(
@@ -64,7 +79,9 @@ RESERVED = frozenset(
 )
 """Columns that shards and tables have beside those of measurements."""
 
-M = TypeVar("M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement, OutcomeMeasurement)
+M = TypeVar(
+    "M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement, OutcomeMeasurement, HiddenMeasurement
+)
 
 _registered: dict[str, AnyMeasurement] = {}
 
@@ -107,7 +124,7 @@ def _check_values(measurement: TokenMeasurement) -> None:
 
 
 def _where(measurement: AnyMeasurement) -> str:
-    hooks = ("per_token", "of_tensor", "of_model", "of_outcome")
+    hooks = ("per_token", "of_tensor", "of_model", "of_outcome", "observe")
     hook = next(getattr(measurement, name) for name in hooks if hasattr(measurement, name))
     columns = ", ".join(column.name for column in measurement.columns)
     return f"that in {getattr(hook, '__code__', hook).co_filename} ({columns})"
@@ -195,7 +212,7 @@ def trajectory_columns(level: Level, *, per_variant: bool = True) -> list[Column
 
 def unvaried_columns() -> list[Column]:
     """Columns of all measurements that are one number of a checkpoint, whatever the variant."""
-    levels: tuple[Level, ...] = ("tensor", "checkpoint")
+    levels: tuple[Level, ...] = ("tensor", "checkpoint", "hidden")
     return [column for level in levels for column in trajectory_columns(level, per_variant=False)]
 
 
@@ -229,6 +246,8 @@ def pool_values(column: Column, values: npt.NDArray[Any], n: npt.NDArray[Any]) -
         values = values[np.isfinite(values)]
     if not len(values):
         return None
+    if column.pooled == "root sum of squares":
+        return float(np.sqrt(np.square(values).sum()))
     return float(np.average(values, weights=n if column.pooled == "weighted mean" else None))
 
 
@@ -240,5 +259,7 @@ def find_column(name: str) -> Column:
     raise KeyError(name)
 
 
-for _built_in in (loss, divergence, agreement, moments, grid_fit, calibration_outcome):
+_CORE = (loss, divergence, agreement, moments, grid_fit)
+_FURTHER = (calibration_outcome, outliers, anisotropy, head_rank, weight_norm)
+for _built_in in (*_CORE, *_FURTHER):
     register(_built_in.MEASUREMENT)

@@ -14,11 +14,12 @@ import numpy as np
 from pipeline.base.errors import CheckpointError, CollapseError
 from pipeline.measurements import (
     CheckpointMeasurement,
+    HiddenMeasurement,
     OutcomeMeasurement,
     TensorMeasurement,
     TokenMeasurement,
 )
-from pipeline.measurements.measurement import AnyMeasurement, QuantizedWeight, TokenBlock
+from pipeline.measurements.measurement import AnyMeasurement, HiddenObserver, QuantizedWeight, TokenBlock
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +92,32 @@ def checkpoint_values(
             given = each.of_model(model, tokens_NT)
         found |= checked_columns(each, given)
     return found
+
+
+class HiddenStates:
+    """The observers of one checkpoint's residual stream."""
+
+    def __init__(self, measurements: Iterable[HiddenMeasurement], layers: int) -> None:
+        """``layers``: decoder layers of the model."""
+        self._observers: list[tuple[HiddenMeasurement, HiddenObserver]] = []
+        for each in measurements:
+            with _named(each):
+                self._observers.append((each, each.observe(layers)))
+
+    def add(self, layer: int, hidden_RD: Tensor) -> None:
+        """The residual stream after decoder layer ``layer`` for the next R tokens, float32 (R, D)."""
+        for each, observer in self._observers:
+            with _named(each):
+                observer.add(layer, hidden_RD)
+
+    def columns(self) -> dict[str, Any]:
+        """Every column of the measurements, after the last layer."""
+        found: dict[str, Any] = {}
+        for each, observer in self._observers:
+            with _named(each):
+                given = observer.values()
+            found |= checked_columns(each, given)
+        return found
 
 
 def refuse_whole_models(measurements: Iterable[CheckpointMeasurement]) -> None:

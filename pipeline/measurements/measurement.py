@@ -1,7 +1,7 @@
 """What a measurement declares: its columns, its level and its hook. Needs no torch until a hook runs.
 
 Legend of shapes: V = variants (fp32 first), N = sequences, P = predictions (of a sequence, or of a block of one),
-K = vocabulary, O = out_features, I = in_features, T = tokens per sequence.
+K = vocabulary, O = out_features, I = in_features, T = tokens per sequence, R = tokens, D = width of the model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pipeline.base.errors import UsageError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pipeline.quantize import CalibrationOutcome, Quantizer, Variant
 
-Level = Literal["token", "tensor", "checkpoint"]
+Level = Literal["token", "tensor", "checkpoint", "hidden"]
 Values = Mapping[str, Any]
 """Values by the name of their column."""
 
@@ -56,9 +56,9 @@ class Column:
     """Whether it is a column of the trajectory table; a list never is."""
     menu: bool = True
     """Whether it is a choice of the report's damage chart."""
-    pooled: Literal["mean", "finite mean", "weighted mean", ""] = ""
+    pooled: Literal["mean", "finite mean", "weighted mean", "root sum of squares", ""] = ""
     """How the tensors of a checkpoint make one number: each counts once, each where it is finite, each by its number
-    of weights; empty: they do not."""
+    of weights, or as the norm of all makes a whole; empty: they do not."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -166,4 +166,30 @@ class OutcomeMeasurement:
     """Each of ``columns``; from None, which a matrix that is not calibrated has, None of each."""
 
 
-AnyMeasurement = TokenMeasurement | TensorMeasurement | CheckpointMeasurement | OutcomeMeasurement
+class HiddenObserver(Protocol):
+    """What gathers a measurement of the hidden states of one checkpoint."""
+
+    def add(self, layer: int, hidden_RD: Tensor) -> None:
+        """Takes the residual stream after decoder layer ``layer``, counted from 0, float32 (R, D), for the next R
+        tokens; layers come in their order, and each layer's tokens in theirs. It must be left as it is.
+        """
+
+    def values(self) -> Values:
+        """Each of the measurement's columns, after the last layer."""
+
+
+@dataclass(frozen=True)
+class HiddenMeasurement:
+    """A measurement of the residual stream of the unquantized model, on the way of the probe's own pass."""
+
+    level: ClassVar[Level] = "hidden"
+
+    name: str
+    columns: tuple[Column, ...]
+    observe: Callable[[int], HiddenObserver]
+    """A new observer for a model of so many decoder layers. The columns stand in the row of fp32."""
+
+
+AnyMeasurement = (
+    TokenMeasurement | TensorMeasurement | CheckpointMeasurement | OutcomeMeasurement | HiddenMeasurement
+)

@@ -23,12 +23,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.base.errors import UsageError
+from pipeline.measurements import HiddenMeasurement, selected
 from pipeline.models.arithmetic import float32_products
 from pipeline.models.layer_walk import walkable
 from pipeline.models.loading import check_fit
@@ -40,8 +42,9 @@ from pipeline.probe.backend import Backend
 from pipeline.probe.calibration import Calibrator
 from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.control_runs import broken_notes, controls_of, uncalibrated
-from pipeline.probe.forward import Forward, LayeredForward, Pass
+from pipeline.probe.forward import Forward, LayeredForward, Pass, logits_apart
 from pipeline.probe.found import Numbers
+from pipeline.probe.hidden_states import Observed
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
@@ -81,6 +84,7 @@ class Engine:
         self._calibration = (
             torch.from_numpy(calibration).to(device) if needy and calibration is not None else None
         )
+        self._hidden = bool(selected(spec.measurements, HiddenMeasurement))
         self._plan = Plan(spec, backend)
         self._template: ModelTemplate | None = None
         self._controls: tuple[tuple[Variant, ...], ...] = ()
@@ -121,13 +125,15 @@ class Engine:
         self._notes = list(template.notes)
         parts: list[dict[str, np.ndarray]] = []
         statistics: dict[Variant, tuple[TensorStatistics, ...]] = {}
+        hidden: dict[str, Any] = {}
         try:
             self._refuse_unsuited(filled)
             self._notes.extend(tied_notes(template.model, template.head))
             for variants in self._backend.groups(self.spec.variants):
                 fused = self._may_fuse(filled, variants)
                 self._plan.begin(variants)
-                found = self._evaluate(filled, fused=fused)
+                found, seen = self._evaluate(filled, fused=fused, observed=self._hidden and not parts)
+                hidden |= seen
                 parts.append({name: value[1:] for name, value in found.items()} if parts else found)
                 measured = self._backend.statistics(list(template.linears.values()))
                 statistics = with_outcomes(measured, self._plan) | statistics
@@ -136,7 +142,8 @@ class Engine:
             template.release()
             self._plan.begin(())
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return Numbers(values, statistics, list(dict.fromkeys([*self._notes, *filled.notes])), controls)
+        notes = list(dict.fromkeys([*self._notes, *filled.notes]))
+        return Numbers(values, statistics, notes, controls, hidden)
 
     def _measure_controls(self, filled: Filled) -> dict[ControlVariant, np.ndarray]:
         """The losses of every control."""
@@ -144,8 +151,8 @@ class Engine:
         for group in self._controls:
             fused = self._may_fuse(filled, group)
             self._plan.begin(group)
-            found = self._evaluate(filled, fused=fused)["nll_nats"]
-            for variant, nll_NP in zip(group, found, strict=True):
+            found, _ = self._evaluate(filled, fused=fused)
+            for variant, nll_NP in zip(group, found["nll_nats"], strict=True):
                 if isinstance(variant, ControlVariant):
                     losses[variant] = np.where(np.isfinite(nll_NP), nll_NP, np.nan)
         self._notes.extend(broken_notes(losses))
@@ -168,15 +175,18 @@ class Engine:
                 for each in few[1:]:
                     list(each.logits())
 
-    def _evaluate(self, filled: Filled, *, fused: bool) -> dict[str, np.ndarray]:
-        """Every value of the token level for the variants at hand."""
+    def _evaluate(
+        self, filled: Filled, *, fused: bool, observed: bool = False
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Every value of the token level for the variants at hand; if ``observed``, columns of the hidden level."""
         variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
         config = filled.template.config
 
-        def work(chunk: int) -> dict[str, np.ndarray]:
-            one = self._pass(filled, self._tokens, fused=fused)
-            self._go([one], filled, chunk, calibrator=self._calibrator(filled))
-            return self._score(one)
+        def work(chunk: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+            one = self._pass(filled, self._tokens, fused=fused, layered=observed)
+            seen = Observed(one, self.spec, filled.template) if observed else None
+            self._go([seen or one], filled, chunk, calibrator=self._calibrator(filled))
+            return self._score(one), {} if seen is None else seen.columns()
 
         return self._in_room(work, self._backend.chunk(config, variants, sequences, length, fused=fused))
 
@@ -213,13 +223,13 @@ class Engine:
         """Whether it has yet to be seen that models like this one are what they must be."""
         return not self._backend.may_fuse(template.model) and self._check.needed(template.config)
 
-    def _pass(self, filled: Filled, tokens: Tensor, *, fused: bool) -> Pass:
+    def _pass(self, filled: Filled, tokens: Tensor, *, fused: bool, layered: bool = False) -> Pass:
         """A pass of ``tokens`` that has not begun."""
         model, variants = filled.template.model, len(self._plan.variants)
         if fused:
             found: Pass = self._backend.fused(model, variants, tokens)
             return found
-        layered = filled.one_by_one or any(variant.needs for variant in self._plan.variants)
+        layered = layered or filled.one_by_one or any(variant.needs for variant in self._plan.variants)
         # Of controls the packed weights are kept until they are used up: those of all layers at once are many.
         many = self._plan.of_controls and not self._backend.keeps_packed
         if layered or (many and walkable(model, filled.template.layers, self._few)):
@@ -244,13 +254,7 @@ class Engine:
             self._plan.begin(variants)
             few = [self._pass(filled, self._few, fused=fused) for fused in (True, False)]
             self._go(few, filled, len(self._few))
-            found, exact = (
-                torch.cat(
-                    [part if scale is None else part * scale[:, None] for part, scale in each.logits()], 1
-                )
-                for each in few
-            )
-            off = ((found - exact).abs().max() / exact.abs().max()).item()
+            off = logits_apart(*few)
             if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
                 self._notes.append(
                     "modules path taken: logits are not finite, so the fused path cannot be checked"

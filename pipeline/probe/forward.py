@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.models.layer_walk import LayerCall, Walk
@@ -29,6 +30,11 @@ class Pass(Protocol):
 
     def advance(self, layer: Any) -> None:
         """Takes all tokens through ``layer``, the next one."""
+
+    def hidden(self) -> Iterator[Tensor]:
+        """The residual stream of the first variant after the last advance, float32 (rows, width), part by part in
+        token order.
+        """
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Logits float32 (V, rows, vocabulary), part by part in token order, and the scale (V, vocabulary) that they
@@ -51,6 +57,10 @@ class Forward:
 
     def advance(self, layer: nn.Module) -> None:
         """Nothing: :meth:`logits` calls the model, which goes through its layers by itself."""
+
+    def hidden(self) -> Iterator[Tensor]:
+        """Never: what is between the layers is not seen."""
+        raise NotImplementedError("a model's own forward shows no hidden states: take LayeredForward")
 
     def logits(self) -> Iterator[tuple[Tensor, None]]:
         """Logits float32 (V, rows, vocabulary), part by part; there is no scale to apply."""
@@ -90,10 +100,24 @@ class LayeredForward(Forward):
             self._states[chunk] = calls[self._index](layer, self._states[chunk])
         self._index += 1
 
+    def hidden(self) -> Iterator[Tensor]:
+        """The residual stream of the first variant, part by part."""
+        for state in self._states:
+            yield state[: len(state) // self.variants].flatten(0, 1)
+
     def logits(self) -> Iterator[tuple[Tensor, None]]:
         """Logits float32 (V, rows, vocabulary), part by part; there is no scale to apply."""
         for part in self._parts:
             yield self._walk.finish(self._states.pop(0), partial(self._called, part)), None
+
+
+def logits_apart(found: Pass, exact: Pass) -> float:
+    """Largest difference between the logits of two passes, relative to the largest of ``exact``; NaN where one is."""
+    one, other = (
+        torch.cat([part if scale is None else part * scale[:, None] for part, scale in each.logits()], 1)
+        for each in (found, exact)
+    )
+    return ((one - other).abs().max() / other.abs().max()).item()
 
 
 def logits_of(model: Any, ids: Tensor) -> Tensor:

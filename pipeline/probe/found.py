@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,3 +23,5 @@ class Numbers:
     """What happened on the way that a reader of the numbers should know (chunks halved for memory)."""
     controls: dict[ControlVariant, np.ndarray]
     """float64 (N, P): the losses of each control; NaN where its logits are not finite."""
+    of_hidden: dict[str, Any]
+    """Columns of the hidden level."""

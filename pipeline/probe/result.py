@@ -100,6 +100,7 @@ def measurement(
     ``of_model``: columns of the checkpoint level, which stand in the row of fp32.
     """
     token_level = selected(spec.measurements, TokenMeasurement)
+    of_model = {**of_model, **numbers.of_hidden}
     results = []
     for index, variant in enumerate(spec.variants):
         values = {name: value[index] for name, value in numbers.values.items()}

@@ -190,6 +190,17 @@ class FusedNeox:
             del activated
             piece.pending = (attention, mlp) if self.parallel else (mlp,)
 
+    def hidden(self) -> Iterator[Tensor]:
+        """The residual stream of the first variant, chunk by chunk, with what has yet to be added to it."""
+        for piece in self._chunks:
+            rows = len(piece.x) // self.variants
+            stream = piece.x[:rows]
+            for raw in piece.pending:
+                stream = torch.addcmul(stream, raw.value[:rows], raw.scale[0])
+                if raw.bias is not None:
+                    stream = stream + raw.bias
+            yield stream
+
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Raw logits (V, rows, vocabulary) and their scale (V, vocabulary), block by block in token order."""
         norm, _ = _norm(self.base.final_layer_norm)

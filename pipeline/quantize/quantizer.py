@@ -29,6 +29,8 @@ class Need(enum.Enum):
     """The inputs themselves, row by row."""
     SECOND_MOMENTS = "second moments"
     """The mean of x x^T over the inputs x."""
+    MAGNITUDES = "magnitudes"
+    """The mean of abs(x) over the inputs x."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Calibration:
     """float32 (N, I), where ``Need.INPUTS`` was declared."""
     second_moments: Tensor | None = None
     """float64 (I, I), the mean of x x^T, where ``Need.SECOND_MOMENTS`` was declared."""
+    magnitudes: Tensor | None = None
+    """float64 (I,), the mean of abs(x), where ``Need.MAGNITUDES`` was declared."""
 
 
 class CalibrationProblem(enum.StrEnum):
@@ -110,6 +114,19 @@ class Quantizer:
         ``calibration`` holds what ``needs`` declares; None where that is nothing.
         """
         raise NotImplementedError(f"{type(self).__name__}.encode")
+
+    def encode_together(
+        self, weights: Mapping[str, Tensor], calibration: Calibration, config: Mapping[str, Any]
+    ) -> dict[str, Encoded]:
+        """The ``weights`` (by their layers' dotted names) of all calibrated layers that receive one tensor in a model
+        of ``config`` (config.json): one by one, unless a quantizer has something to choose for them together.
+        """
+        del config
+        return {name: self.encode(weight, calibration) for name, weight in weights.items()}
+
+    def require_model(self, config: Mapping[str, Any]) -> None:
+        """``UsageError`` where it does not fit models of ``config`` (config.json); it fits all unless it says so."""
+        del config
 
     def decode(self, encoded: Encoded) -> Tensor:
         """The values that ``encoded`` stands for: float32 (O, I), on the same device."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,8 @@ from pipeline.quantize import Calibration, Encoded, parse_quantizer, round_trip
 from pipeline.quantize.awq import ActivationAware, candidate_scales
 from pipeline.quantize.integer import IntegerGrid
 
+AUTOAWQ = Path(__file__).with_name("autoawq_0.2.9.npz")
+"""What AutoAWQ 0.2.9 (no duo scaling) chooses for random matrices on a CPU; kept, as it needs older libraries."""
 LLAMA = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 4}
 NAMES = {"q": "model.layers.0.self_attn.q_proj", "v": "model.layers.0.self_attn.v_proj"}
 
@@ -129,6 +133,24 @@ def test_scale_and_limits_are_those_of_plain_loops_over_real_products(grid, colu
         found = encoded[name]
         assert found.parameters["input_scale"].numpy() == pytest.approx(scale, rel=1e-6)
         assert method.decode(found).numpy() == pytest.approx(values, abs=1e-5 * np.abs(values).max())
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [(64,), (64, 128)], ids=str)
+def test_scale_and_limits_are_those_of_autoawq(bits, seed, rows):
+    weights = [torch.from_numpy(weight_of(each, 64, seed + each)) for each in rows]
+    method, calibration = ActivationAware(IntegerGrid(bits, 16, False)), calibration_of(inputs_of(64, seed))
+    given = dict(zip(NAMES.values(), weights, strict=False))
+    encoded = list(method.encode_together(given, calibration, LLAMA).values())
+    with np.load(AUTOAWQ) as kept:
+        scale, limits = (kept[f"{bits}-{seed}-{len(rows)}-{what}"] for what in ("scale", "limits"))
+    for each in encoded:
+        assert each.parameters["input_scale"].numpy() == pytest.approx(scale, rel=1e-5)
+    scale_I = torch.from_numpy(scale)
+    moments_II = (calibration.second_moments / torch.outer(scale_I, scale_I)).float()
+    found = torch.cat([method.limits(weight * scale_I, moments_II) for weight in weights]).numpy()
+    assert np.isclose(found, limits, rtol=1e-5).mean() >= 0.999
 
 
 def test_errors_from_second_moments_are_those_of_real_products():

@@ -61,8 +61,14 @@ class Backend(Protocol):
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
         """Sequences of ``length`` that go at a time through a model of ``config``."""
 
-    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
-        """``weight`` (float32 (O, I)) by a quantizer that is calibrated."""
+    def encode(
+        self,
+        quantizer: Quantizer,
+        weights: Mapping[str, Tensor],
+        calibration: Calibration,
+        config: Mapping[str, Any],
+    ) -> dict[str, Encoded]:
+        """``quantizer.encode_together(weights, calibration, config)``."""
 
     def pack(self, linear: ProbeLinear) -> Any:
         """The weight of ``linear`` for all variants; what is measured of it goes to ``linear.plan.measured``."""
@@ -107,9 +113,15 @@ class TorchBackend:
         by_logits = CPU_CHUNK_LOGIT_BYTES // (4 * variants * length * vocabulary(config))
         return max(1, min(rows // (variants * length), by_logits, sequences))
 
-    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+    def encode(
+        self,
+        quantizer: Quantizer,
+        weights: Mapping[str, Tensor],
+        calibration: Calibration,
+        config: Mapping[str, Any],
+    ) -> dict[str, Encoded]:
         """By the definition."""
-        return quantizer.encode(weight, calibration)
+        return quantizer.encode_together(weights, calibration, config)
 
     def pack(self, linear: ProbeLinear) -> Tensor:
         """float32 (S, O, I)."""

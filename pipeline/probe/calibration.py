@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.base.errors import CheckpointError
 from pipeline.models.layer_walk import Walk
 from pipeline.models.template import ModelTemplate
 from pipeline.models.variant_linear import Plan, ProbeLinear
 from pipeline.probe.forward import logits_of
-from pipeline.quantize import Calibration, Need, Quantizer, decoded
+from pipeline.quantize import Calibration, Encoded, Need, Quantizer, decoded
 
 CHUNK_ROWS = 65_536
 """Rows (calibrated variants x tokens) of a chunk; one sequence is the least."""
@@ -32,38 +32,50 @@ class _EnoughError(Exception):
     """Everything that was wanted of this run has been collected."""
 
 
-@dataclass
 class _Inputs:
-    """What one linear layer receives under one variant."""
+    """What the linear layers that are called with one tensor receive under one variant."""
 
-    quantizer: Quantizer
-    n_rows: int
-    rows: list[Tensor] | None
-    moments: Tensor | None
-    """float64 (I, I): the sum of x x^T."""
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        self._features, self._device = in_features, device
+        self._n_rows = 0
+        self._rows: list[Tensor] = []
+        self._sums: dict[Need, Tensor] = {}
+        """float64: of x x^T, (I, I), and of abs(x), (I,)."""
+        self._added: set[Need] = set()
 
-    @classmethod
-    def begin(cls, quantizer: Quantizer, like: Tensor) -> _Inputs:
-        """Before the first token. ``like``: (O, I), the weight."""
-        features, wide, needs = like.shape[1], torch.float64, quantizer.needs
-        rows = [like.new_empty(0, features)] if Need.INPUTS in needs else None
-        moments = like.new_zeros(features, features, dtype=wide) if Need.SECOND_MOMENTS in needs else None
-        return cls(quantizer, 0, rows, moments)
+    def begin(self) -> None:
+        """The next rows are of another chunk."""
+        self._added.clear()
 
-    def add(self, rows_RI: Tensor) -> None:
-        self.n_rows += rows_RI.shape[0]
-        if self.rows is not None:
-            self.rows.append(rows_RI.clone())
-        if self.moments is not None:
-            wide = rows_RI.double()
-            self.moments.addmm_(wide.T, wide)
+    def add(self, rows_RI: Tensor, needs: frozenset[Need]) -> None:
+        """Takes what ``needs`` names of the chunk's rows, where an earlier layer has not."""
+        if not self._added:
+            self._n_rows += rows_RI.shape[0]
+        for need in needs - self._added:
+            self._added.add(need)
+            if need is Need.INPUTS:
+                self._rows.append(rows_RI.clone())
+            elif need is Need.SECOND_MOMENTS:
+                wide = rows_RI.double()
+                self._sum(need).addmm_(wide.T, wide)
+            else:
+                self._sum(need).add_(rows_RI.abs().sum(dim=0, dtype=torch.float64))
 
-    def calibration(self) -> Calibration:
+    def calibration(self, needs: frozenset[Need]) -> Calibration:
+        no_rows = torch.empty(0, self._features, device=self._device)
+        count = max(1, self._n_rows)
         return Calibration(
-            self.n_rows,
-            None if self.rows is None else torch.cat(self.rows),
-            None if self.moments is None else self.moments / max(1, self.n_rows),
+            self._n_rows,
+            torch.cat([no_rows, *self._rows]) if Need.INPUTS in needs else None,
+            self._sum(Need.SECOND_MOMENTS) / count if Need.SECOND_MOMENTS in needs else None,
+            self._sum(Need.MAGNITUDES) / count if Need.MAGNITUDES in needs else None,
         )
+
+    def _sum(self, need: Need) -> Tensor:
+        if need not in self._sums:
+            shape = (self._features,) * (2 if need is Need.SECOND_MOMENTS else 1)
+            self._sums[need] = torch.zeros(shape, dtype=torch.float64, device=self._device)
+        return self._sums[need]
 
 
 class Calibrator:
@@ -83,8 +95,14 @@ class Calibrator:
         """float32 (C, O, I) by layer: what its products are made of now."""
         self._wanted: set[str] = set()
         """Layers that have yet to be encoded."""
-        self._collected: dict[str, list[_Inputs | None]] = {}
-        """By layer, one per calibrated variant; None where that variant's quantizer needs nothing."""
+        self._readers: dict[str, ProbeLinear] = {}
+        """Those that are called with one tensor, by the first chunk that reaches any."""
+        self._read: set[str] = set()
+        """Of them, those that this chunk has reached."""
+        self._are_known = False
+        """Whether an earlier chunk has reached them."""
+        self._inputs: list[_Inputs] = []
+        """What they receive, one per calibrated variant."""
         self._source: Tensor | None = None
 
     def advance(self, layer: nn.Module) -> None:
@@ -130,29 +148,58 @@ class Calibrator:
         by_name = {linear.name: linear for linear in linears}
         self._wanted = {linear.name for linear in linears if self._needy(linear)}
         while self._wanted:
-            self._collected.clear()
+            self._readers.clear()
+            self._inputs = []
             for chunk in range(len(self._parts)):
-                self._source = None
+                self._begin_chunk()
                 with suppress(_EnoughError):
                     run(chunk)
-            if not self._collected:  # no token reaches those that are left
-                self._collected = {name: self._nothing_yet(by_name[name]) for name in self._wanted}
-            for name, inputs in self._collected.items():
-                self._encode_one(by_name[name], inputs)
-            self._wanted.difference_update(self._collected)
-        self._source = None
-        self._collected.clear()
-
-    def _encode_one(self, linear: ProbeLinear, inputs: list[_Inputs | None]) -> None:
-        weight, encoded = linear.float_weight(), self._plan.calibrated.setdefault(linear.name, {})
-        for index, given in enumerate(inputs):
-            if given is None:
+            if self._readers:
+                self._encode_together(list(self._readers.values()), self._inputs)
+                self._wanted.difference_update(self._readers)
                 continue
-            variant, slot = self._plan.variants[self._variants[index]], linear.slots[self._variants[index]]
-            encoded[slot] = self._plan.backend.encode(given.quantizer, weight, given.calibration())
-            if (outcome := encoded[slot].outcome) is not None:
-                self._plan.outcomes.setdefault(linear.name, {})[variant] = outcome
-            self._weights_of(linear)[index] = decoded(given.quantizer, encoded[slot], weight)
+            for name in self._wanted:  # no token reaches those that are left
+                self._encode_together([by_name[name]], self._nothing_yet(by_name[name]))
+            self._wanted.clear()
+        self._source = None
+        self._inputs = []
+
+    def _begin_chunk(self) -> None:
+        self._source = None
+        self._are_known = bool(self._readers)
+        self._read.clear()
+        for inputs in self._inputs:
+            inputs.begin()
+
+    def _encode_together(self, readers: list[ProbeLinear], inputs: list[_Inputs]) -> None:
+        """Encodes layers that are called with one tensor."""
+        weights = {linear.name: linear.float_weight() for linear in readers}
+        config = self._template.config.to_dict()
+        for index, received in enumerate(inputs):
+            for quantizer, linears in self._by_quantizer(readers, self._variants[index]).items():
+                given = {linear.name: weights[linear.name] for linear in linears}
+                calibration = received.calibration(quantizer.needs)
+                encoded = self._plan.backend.encode(quantizer, given, calibration, config)
+                for linear in linears:
+                    self._keep(linear, index, encoded[linear.name])
+
+    def _by_quantizer(self, readers: list[ProbeLinear], variant: int) -> dict[Quantizer, list[ProbeLinear]]:
+        """Those that are calibrated under ``variant``."""
+        found: dict[Quantizer, list[ProbeLinear]] = {}
+        for linear in readers:
+            quantizer = self._quantizer_of(linear)(variant)
+            if quantizer is not None and quantizer.needs:
+                found.setdefault(quantizer, []).append(linear)
+        return found
+
+    def _keep(self, linear: ProbeLinear, index: int, encoded: Encoded) -> None:
+        variant, slot = self._plan.variants[self._variants[index]], linear.slots[self._variants[index]]
+        quantizer = linear.packing.quantizers[slot]
+        assert quantizer is not None
+        self._plan.calibrated.setdefault(linear.name, {})[slot] = encoded
+        if encoded.outcome is not None:
+            self._plan.outcomes.setdefault(linear.name, {})[variant] = encoded.outcome
+        self._weights_of(linear)[index] = decoded(quantizer, encoded, linear.float_weight())
 
     def _product(self, linear: ProbeLinear, x: Tensor) -> Tensor:
         """float32 (C * N, T, I), variants outermost -> (C * N, T, O)."""
@@ -166,24 +213,36 @@ class Calibrator:
         return out_CRO.view(*x.shape[:-1], -1)
 
     def _collect(self, linear: ProbeLinear, x: Tensor, rows_CRI: Tensor) -> None:
-        """Adds the inputs of ``linear``; ends the run where they depend on a layer that is not encoded yet."""
+        """Adds the inputs of ``linear``; ends the run where they may depend on a layer that is not encoded yet.
+
+        The first chunk that reaches any layer says which ones are called with one tensor. A mixture's experts, which
+        not every chunk reaches, are left for a later run.
+        """
+        if not self._inputs:
+            self._inputs = self._nothing_yet(linear)
+        if self._are_known and linear.name not in self._readers:
+            if len(self._read) < len(self._readers):
+                return
+            raise _EnoughError
         if self._source is None:
             self._source = x
         elif x.data_ptr() != self._source.data_ptr() or x.shape != self._source.shape:
+            if self._are_known and linear.name not in self._read:
+                raise CheckpointError(
+                    f"{linear.name} shares its input with other layers for some tokens only"
+                )
             raise _EnoughError
-        if linear.name not in self._collected:
-            self._collected[linear.name] = self._nothing_yet(linear)
-        for inputs, rows_RI in zip(self._collected[linear.name], rows_CRI, strict=True):
-            if inputs is not None:
-                inputs.add(rows_RI)
+        self._readers[linear.name] = linear
+        self._read.add(linear.name)
+        for inputs, variant, rows_RI in zip(self._inputs, self._variants, rows_CRI, strict=True):
+            quantizer = self._quantizer_of(linear)(variant)
+            if quantizer is not None:
+                inputs.add(rows_RI, quantizer.needs)
 
-    def _nothing_yet(self, linear: ProbeLinear) -> list[_Inputs | None]:
-        """What ``linear`` has received before the first token, by calibrated variant; None where that needs nothing."""
-        weight = linear.float_weight()
-        return [
-            _Inputs.begin(quantizer, weight) if quantizer is not None and quantizer.needs else None
-            for quantizer in map(self._quantizer_of(linear), self._variants)
-        ]
+    def _nothing_yet(self, linear: ProbeLinear) -> list[_Inputs]:
+        """What ``linear`` has received before the first token, by calibrated variant."""
+        weight = linear.stored_weight()
+        return [_Inputs(linear.in_features, weight.device) for _ in self._variants]
 
     def _weights_of(self, linear: ProbeLinear) -> Tensor:
         """float32 (C, O, I): quantized where that needs nothing or has been done, else as stored."""

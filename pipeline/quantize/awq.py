@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize.awq_channels import may_clip, may_scale, require_known
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.integer import IntegerGrid

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UsageError
+from pipeline.base.errors import UsageError
 from pipeline.quantize import Calibration, Encoded, parse_quantizer, round_trip
 from pipeline.quantize.awq import ActivationAware, candidate_scales
 from pipeline.quantize.integer import IntegerGrid

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.probe.layers import blocks, linear_sites
+from pipeline.models.linear_layers import blocks, linear_sites
 from pipeline.quantize.awq_channels import ARCHITECTURES, ScaledInput, may_scale
 from tests import models
 

@@ -24,7 +24,7 @@ from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
-from pipeline.quantize.triton.encoding import encode
+from pipeline.quantize.triton.encoding import encode_together
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
 from pipeline.spec import ProbeSpec
@@ -57,9 +57,15 @@ class TritonBackend:
             return walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         return module_chunk(vocabulary(config), variants, sequences, length)
 
-    def encode(self, quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
+    def encode(
+        self,
+        quantizer: Quantizer,
+        weights: Mapping[str, Tensor],
+        calibration: Calibration,
+        config: Mapping[str, Any],
+    ) -> dict[str, Encoded]:
         """By a kernel, but for quantizers without one."""
-        return encode(quantizer, weight, calibration)
+        return encode_together(quantizer, weights, calibration, config)
 
     def pack(self, linear: ProbeLinear) -> PackedWeight:
         """In one launch, but for quantizers without a kernel."""

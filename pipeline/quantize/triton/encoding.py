@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from pipeline.quantize.gptq import Gptq
@@ -14,3 +17,12 @@ def encode(quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> En
     if type(quantizer) is Gptq:
         return quantizer.encode_by(quantize_columns, weight, calibration)
     return quantizer.encode(weight, calibration)
+
+
+def encode_together(
+    quantizer: Quantizer, weights: Mapping[str, Tensor], calibration: Calibration, config: Mapping[str, Any]
+) -> dict[str, Encoded]:
+    """``quantizer.encode_together(weights, calibration, config)``."""
+    if type(quantizer) is Gptq:
+        return {name: encode(quantizer, weight, calibration) for name, weight in weights.items()}
+    return quantizer.encode_together(weights, calibration, config)

@@ -19,6 +19,8 @@ def of_outcome(outcome: CalibrationOutcome | None) -> Values:
         "calibration_tokens": outcome.n_rows,
         "dead_columns": outcome.dead_columns,
         "damping": outcome.damping,
+        "scale_exponent": outcome.scale_exponent,
+        "clip_share": outcome.clip_share,
         "rounded_to_nearest": int(outcome.rounded),
         "output_error": outcome.output_error,
         "output_error_nearest": outcome.output_error_nearest,
@@ -37,6 +39,16 @@ MEASUREMENT = OutcomeMeasurement(
         Column(
             "damping", "share", "Damping used",
             "What was added to the diagonal of the second moments, relative to its mean.", menu=False,
+        ),
+        Column(
+            "scale_exponent", "", "Exponent of the scale",
+            "The power of its inputs' mean magnitudes that a matrix's columns are scaled by; none where no operation "
+            "before it can take the scale.", menu=False,
+        ),
+        Column(
+            "clip_share", "share", "Share left by clipping",
+            "What a matrix's groups are clipped to on average, of their largest magnitudes; none where nothing may be "
+            "clipped.", menu=False,
         ),
         Column(
             "rounded_to_nearest", "share", "Matrices rounded to nearest",

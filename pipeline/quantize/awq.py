@@ -27,6 +27,7 @@ C = candidates.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,15 @@ from pipeline.quantize.awq_channels import may_clip, may_scale, require_known
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.lookup import register
-from pipeline.quantize.quantizer import Calibration, Encoded, Method, Need, Quantizer
+from pipeline.quantize.quantizer import (
+    Calibration,
+    CalibrationOutcome,
+    CalibrationProblem,
+    Encoded,
+    Method,
+    Need,
+    Quantizer,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +94,7 @@ class ActivationAware(Method):
     def encode_together(
         self, weights: Mapping[str, Tensor], calibration: Calibration, config: Mapping[str, Any]
     ) -> dict[str, Encoded]:
-        """The same for all layers that receive one tensor: one scale."""
+        """The same for all layers that receive one tensor, with one ``input_scale``."""
         scaled = all(may_scale(name, config, activations=self.activations) for name in weights)
         found = self._encode(
             list(weights.values()), calibration, scaled, [may_clip(name) for name in weights]
@@ -103,20 +112,31 @@ class ActivationAware(Method):
     def _encode(
         self, weights: list[Tensor], calibration: Calibration, scaled: bool, clipped: list[bool]
     ) -> list[Encoded]:
-        assert calibration.second_moments is not None
-        assert calibration.magnitudes is not None
         for weight in weights:
             require_float32_matrix(weight)
+        assert calibration.second_moments is not None
+        assert calibration.magnitudes is not None
         moments_II, magnitudes_I = calibration.second_moments.float(), calibration.magnitudes
+        n_rows, dead = calibration.n_rows, int((magnitudes_I == 0).sum())
         scale_I = weights[0].new_ones(weights[0].shape[1])
+        problem = None if n_rows else CalibrationProblem.NO_TOKENS
+        if n_rows and not bool(moments_II.isfinite().all()):
+            problem = CalibrationProblem.NOT_FINITE
+        if problem is not None:
+            outcome = CalibrationOutcome(n_rows, dead, problem=problem, rounded=True)
+            return [dataclasses.replace(self._with_scale(each, scale_I), outcome=outcome) for each in weights]
+        exponent = None
         if scaled:
             scales_CI = candidate_scales(magnitudes_I)
             errors = [self.errors(weight, scales_CI, moments_II).tolist() for weight in weights]
-            scale_I = scales_CI[least(errors)]
-        return [
-            self._on_grid(weight, scale_I, moments_II, clipped=self.clip and clip)
-            for weight, clip in zip(weights, clipped, strict=True)
-        ]
+            chosen = least(errors)
+            scale_I, exponent = scales_CI[chosen], EXPONENTS[chosen]
+        found = []
+        for weight, clip in zip(weights, clipped, strict=True):
+            encoded, share = self._on_grid(weight, scale_I, moments_II, clipped=self.clip and clip)
+            outcome = CalibrationOutcome(n_rows, dead, scale_exponent=exponent, clip_share=share)
+            found.append(dataclasses.replace(encoded, outcome=outcome))
+        return found
 
     def errors(self, weight: Tensor, scales_CI: Tensor, moments_II: Tensor) -> Tensor:
         """float64 (C,): the mean squared error of all outputs together under each scale."""
@@ -132,41 +152,46 @@ class ActivationAware(Method):
         return total_C
 
     def limits(self, scaled_OI: Tensor, moments_II: Tensor) -> Tensor:
-        """float32 (O, G): the magnitude that each group of the scaled weight is best clipped to, for inputs of the
-        second moments ``moments_II``.
+        """float32 (O, G): what share of its largest magnitude each group of the scaled weight is best clipped to, for
+        inputs of the second moments ``moments_II``.
         """
         import torch
 
-        size = min(self._grid.group_size or scaled_OI.shape[1], scaled_OI.shape[1])
+        size = self._group_size(scaled_OI)
         moments_GSS = _diagonal_blocks(moments_II, size)
         shares_C = scaled_OI.new_tensor(LIMITS)
         found = []
         for part_RI in scaled_OI.split(_rows(scaled_OI, len(LIMITS))):
             part_RGS = row_blocks(part_RI, size)
-            limits_CRG = shares_C[:, None, None] * part_RGS.abs().amax(dim=-1)
-            clamped_CRGS = part_RGS.clamp(-limits_CRG.unsqueeze(-1), limits_CRG.unsqueeze(-1))
+            limits_CRG1 = shares_C.view(-1, 1, 1, 1) * part_RGS.abs().amax(dim=-1, keepdim=True)
+            clamped_CRGS = part_RGS.clamp(-limits_CRG1, limits_CRG1)
             values_CRGS = self._rounded(clamped_CRGS.view(-1, part_RGS[0].numel())).view_as(clamped_CRGS)
             error_GXS = values_CRGS.sub_(part_RGS).flatten(0, 1).transpose(0, 1)
-            errors_CRG = (torch.bmm(error_GXS, moments_GSS) * error_GXS).sum(dim=-1).T.view_as(limits_CRG)
-            chosen_RG = errors_CRG.min(dim=0).indices  # the first of equal ones
-            found.append(limits_CRG.gather(0, chosen_RG.unsqueeze(0))[0])
+            errors_GX = (torch.bmm(error_GXS, moments_GSS) * error_GXS).sum(dim=-1)
+            errors_CRG = errors_GX.T.reshape(limits_CRG1.shape[:3])
+            found.append(shares_C[errors_CRG.min(dim=0).indices])  # the first of equal ones
         return torch.cat(found)
 
-    def _on_grid(self, weight: Tensor, scale_I: Tensor, moments_II: Tensor, *, clipped: bool) -> Encoded:
-        """``weight`` scaled and, with ``clipped``, clipped where that makes its error smaller."""
+    def _on_grid(
+        self, weight: Tensor, scale_I: Tensor, moments_II: Tensor, *, clipped: bool
+    ) -> tuple[Encoded, float | None]:
+        """``weight`` scaled and, with ``clipped``, clipped where that makes its error smaller; the mean share that is
+        left of the groups' largest magnitudes.
+        """
         scaled_OI = weight * scale_I
         encoded = self._with_scale(scaled_OI, scale_I)
         if not clipped:
-            return encoded
-        limits_OG = self.limits(scaled_OI, moments_II / (scale_I * scale_I.unsqueeze(-1)))
-        size = min(self._grid.group_size or scaled_OI.shape[1], scaled_OI.shape[1])
-        limits_OI = limits_OG.repeat_interleave(size, dim=1)[:, : scaled_OI.shape[1]]
+            return encoded, None
+        size, columns = self._group_size(scaled_OI), scaled_OI.shape[1]
+        shares_OG = self.limits(scaled_OI, moments_II / (scale_I * scale_I.unsqueeze(-1)))
+        limits_OG = shares_OG * row_blocks(scaled_OI, size).abs().amax(dim=-1)
+        limits_OI = limits_OG.repeat_interleave(size, dim=1)[:, :columns]
         narrower = self._with_scale(scaled_OI.clamp(-limits_OI, limits_OI), scale_I)
         wide, narrow = (
             float(_quadratic((self.decode(each) - weight).unsqueeze(0), moments_II))
             for each in (encoded, narrower)
         )
-        return narrower if narrow <= wide else encoded
+        return (narrower, float(shares_OG.mean())) if narrow <= wide else (encoded, 1.0)
 
     def _with_scale(self, scaled_OI: Tensor, scale_I: Tensor) -> Encoded:
         encoded = self.grid.encode(scaled_OI)
@@ -174,6 +199,9 @@ class ActivationAware(Method):
 
     def _rounded(self, weight: Tensor) -> Tensor:
         return self.grid.decode(self.grid.encode(weight))
+
+    def _group_size(self, weight: Tensor) -> int:
+        return min(self._grid.group_size or weight.shape[1], weight.shape[1])
 
     @property
     def _grid(self) -> IntegerGrid:

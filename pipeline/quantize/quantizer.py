@@ -53,6 +53,7 @@ class CalibrationProblem(enum.StrEnum):
     NO_TOKENS = "no calibration token reaches it"
     NO_INPUTS = "all of its inputs are zero"
     FEW_TOKENS = "fewer calibration tokens than input columns"
+    NOT_FINITE = "its inputs are not finite"
     NOT_POSITIVE_DEFINITE = "its second moments have no Cholesky factor"
     WORSE_THAN_NEAREST = "its output is further off than rounding to nearest leaves it"
 
@@ -67,6 +68,10 @@ class CalibrationOutcome:
     """Input columns that are zero for every token."""
     damping: float | None = None
     """What was added to the diagonal of the second moments, relative to its mean; None for a method without."""
+    scale_exponent: float | None = None
+    """The power of its inputs' mean magnitudes that its columns are scaled by; None where they are not to be scaled."""
+    clip_share: float | None = None
+    """What its groups' largest magnitudes are clipped to, on average; None where nothing is to be clipped."""
     problem: CalibrationProblem | None = None
     """None where nothing did."""
     rounded: bool = False

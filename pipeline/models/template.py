@@ -63,7 +63,7 @@ class ModelTemplate:
         self.linears: dict[str, ProbeLinear] = {}
         """By the name of their weight."""
         sites = linear_sites(model)
-        require_rules((*plan.spec.variants, *plan.spec.mechanism), sites)
+        require_rules((*plan.spec.variants, *plan.spec.mechanism), sites, config.to_dict())
         for site in sites:
             weight_name = f"{site.name}.weight"
             linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)

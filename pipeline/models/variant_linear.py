@@ -8,7 +8,7 @@ Legend: V = variants, R = rows per variant, I = in_features, O = out_features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.models.linear_layers import LinearSite, WeightFacts
 from pipeline.quantize import CalibrationOutcome, Encoded, Quantizer, Variant
 from pipeline.quantize.control_variant import ControlVariant
-from pipeline.quantize.variant import require_sites
+from pipeline.quantize.variant import require_models, require_sites
 from pipeline.spec import ProbeSpec
 
 
@@ -159,13 +159,18 @@ class ProbeLinear(nn.Module):
         return out_VRO.view(*x.shape[:-1], -1)
 
 
-def require_rules(variants: Sequence[Variant], sites: Sequence[LinearSite]) -> None:
-    """``CheckpointError`` where a rule of ``variants`` decides for none of ``sites``."""
+def require_rules(
+    variants: Sequence[Variant], sites: Sequence[LinearSite], config: Mapping[str, Any]
+) -> None:
+    """``CheckpointError`` where a rule of ``variants`` decides for none of ``sites``, or does not fit the model of
+    ``config`` that they are of.
+    """
     layers = [site.name for site in sites if not site.is_head]
     head = next((site.name for site in sites if site.is_head), None)
     if head is None and any(variant.head for variant in variants):
         raise CheckpointError("which layer is the output head is not known: wanted variants without +head")
     try:
+        require_models(variants, config)
         require_sites(variants, layers, head)
     except UsageError as error:
         raise CheckpointError(str(error)) from error

@@ -7,7 +7,9 @@ searches. With Q = round to nearest on the grid, x the inputs of the linear laye
    error, the mean of |(Q(W s) / s - W) x|^2 summed over the layers, is least; r = 0 is s = 1.
 2. *Clip.* Per group of W s, limits m = 1, 0.95 .. 0.55 times its largest magnitude: the one is taken under which
    Q(clamp(W s, -m, m)) has the least mean of ((Q - W s) (x / s))^2, the sum within being over the group's columns.
-   Not for layers that make queries or keys.
+   Not for layers that make queries or keys. On an asymmetric grid a group that is clipped on both sides has its zero
+   point at a tie, (2^b - 1) / 2, which float32 takes to either side by the last bit of m; the upper limit is therefore
+   m (1 - 2^-12), so that it goes the way of half to even.
 
 The float model stays the same because x is divided by s in the operation before (``awq_channels``); s is 1 where that
 cannot be, and such a layer is rounded and clipped. Here W is replaced by Q(W s) / s, which does the same to every x.
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 EXPONENTS = tuple(step / 20 for step in range(20))
 LIMITS = tuple(1 - step / 20 for step in range(10))
 LEAST_SCALE = 1e-4
+UPPER = 1 - 2**-12
+"""What the upper limit is of the lower one's magnitude, on an asymmetric grid."""
 CPU_ELEMENTS, GPU_ELEMENTS = 2**18, 2**25
 """Values that are quantized at a time: what stays in a CPU's caches, and what fills a GPU."""
 
@@ -114,6 +118,7 @@ class ActivationAware(Method):
     ) -> list[Encoded]:
         for weight in weights:
             require_float32_matrix(weight)
+        weights = [weight.contiguous() for weight in weights]
         assert calibration.second_moments is not None
         assert calibration.magnitudes is not None
         moments_II, magnitudes_I = calibration.second_moments.float(), calibration.magnitudes
@@ -163,14 +168,23 @@ class ActivationAware(Method):
         found = []
         for part_RI in scaled_OI.split(_rows(scaled_OI, len(LIMITS))):
             part_RGS = row_blocks(part_RI, size)
-            limits_CRG1 = shares_C.view(-1, 1, 1, 1) * part_RGS.abs().amax(dim=-1, keepdim=True)
-            clamped_CRGS = part_RGS.clamp(-limits_CRG1, limits_CRG1)
+            clamped_CRGS = self._clamped(part_RGS, shares_C.view(-1, 1, 1))
             values_CRGS = self._rounded(clamped_CRGS.view(-1, part_RGS[0].numel())).view_as(clamped_CRGS)
             error_GXS = values_CRGS.sub_(part_RGS).flatten(0, 1).transpose(0, 1)
             errors_GX = (torch.bmm(error_GXS, moments_GSS) * error_GXS).sum(dim=-1)
-            errors_CRG = errors_GX.T.reshape(limits_CRG1.shape[:3])
+            errors_CRG = errors_GX.T.reshape(clamped_CRGS.shape[:3])
             found.append(shares_C[errors_CRG.min(dim=0).indices])  # the first of equal ones
         return torch.cat(found)
+
+    def _clamped(self, weight_RGS: Tensor, shares: Tensor) -> Tensor:
+        """``weight_RGS`` with each group clipped to ``shares`` ((R, G) or (C, 1, 1)) of its largest magnitude."""
+        limit = (shares * weight_RGS.abs().amax(dim=-1)).unsqueeze(-1)
+        upper = (
+            limit
+            if self._grid.symmetric
+            else limit * shares.new_tensor(UPPER).where(shares < 1, 1.0).unsqueeze(-1)
+        )
+        return weight_RGS.clamp(-limit, upper)
 
     def _on_grid(
         self, weight: Tensor, scale_I: Tensor, moments_II: Tensor, *, clipped: bool
@@ -182,11 +196,10 @@ class ActivationAware(Method):
         encoded = self._with_scale(scaled_OI, scale_I)
         if not clipped:
             return encoded, None
-        size, columns = self._group_size(scaled_OI), scaled_OI.shape[1]
         shares_OG = self.limits(scaled_OI, moments_II / (scale_I * scale_I.unsqueeze(-1)))
-        limits_OG = shares_OG * row_blocks(scaled_OI, size).abs().amax(dim=-1)
-        limits_OI = limits_OG.repeat_interleave(size, dim=1)[:, :columns]
-        narrower = self._with_scale(scaled_OI.clamp(-limits_OI, limits_OI), scale_I)
+        clamped_OGS = self._clamped(row_blocks(scaled_OI, self._group_size(scaled_OI)), shares_OG)
+        clamped_OI = clamped_OGS.flatten(1)[:, : scaled_OI.shape[1]].contiguous()
+        narrower = self._with_scale(clamped_OI, scale_I)
         wide, narrow = (
             float(_quadratic((self.decode(each) - weight).unsqueeze(0), moments_II))
             for each in (encoded, narrower)

@@ -68,10 +68,6 @@ class CalibrationOutcome:
     """Input columns that are zero for every token."""
     damping: float | None = None
     """What was added to the diagonal of the second moments, relative to its mean; None for a method without."""
-    scale_exponent: float | None = None
-    """The power of its inputs' mean magnitudes that its columns are scaled by; None where they are not to be scaled."""
-    clip_share: float | None = None
-    """What its groups' largest magnitudes are clipped to, on average; None where nothing is to be clipped."""
     problem: CalibrationProblem | None = None
     """None where nothing did."""
     rounded: bool = False
@@ -80,6 +76,10 @@ class CalibrationOutcome:
     """How far the layer's output is off on the calibration tokens, relative (``quantize.output_error``)."""
     output_error_nearest: float | None = None
     """The same after rounding to nearest."""
+    scale_exponent: float | None = None
+    """The power of its inputs' mean magnitudes that its columns are scaled by; None where they are not to be scaled."""
+    clip_share: float | None = None
+    """What its groups' largest magnitudes are clipped to, on average; None where nothing is to be clipped."""
 
 
 @dataclass(frozen=True)

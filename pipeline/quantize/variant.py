@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 from pipeline.base.errors import UsageError
 from pipeline.quantize.lookup import grammar, parse_quantizer
@@ -174,6 +174,14 @@ def parse_variants(texts: Sequence[str]) -> tuple[Variant, ...]:
     """Variants in the order given, without repeats, with ``fp32`` (the baseline of every gap) always first."""
     given = [Variant.parse(text) for text in texts]
     return tuple(dict.fromkeys([Variant(), *given]))
+
+
+def require_models(variants: Iterable[Variant], config: Mapping[str, Any]) -> None:
+    """``UsageError`` where a quantizer of ``variants`` does not fit models of ``config`` (config.json)."""
+    for variant in variants:
+        for rule in variant.rules:
+            if rule.quantizer is not None:
+                rule.quantizer.require_model(config)
 
 
 def require_sites(variants: Iterable[Variant], layers: Sequence[str], head: str | None) -> None:

@@ -10,6 +10,7 @@ from pipeline.base.errors import UsageError
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.corpus.calibration_text import CalibrationShape
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
+from pipeline.quantize.variant import require_models
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_request import (
     CalibrationNeed,
@@ -45,6 +46,7 @@ def build_request(
     ``on_sample`` hears how far calibration text is that a model has to write (``calibration_request``).
     """
     from pipeline.driver import resolve_device
+    from pipeline.suites.model_config import model_config
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
@@ -57,6 +59,8 @@ def build_request(
     suite = find_suite(named, options.revisions) if isinstance(named, str) else named
     whole, suite = suite, suite.select(options.steps, options.limit)
     failing = refuse_unmeasurable(suite)
+    if config := model_config(suite):  # where none can be read, every checkpoint fails by name
+        require_models(variants, config)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)

@@ -234,6 +234,26 @@ def test_a_layer_that_no_calibration_token_reaches_says_so(tmp_path, monkeypatch
         assert row["rounded_to_nearest"] == unreached
 
 
+def test_layers_that_some_chunks_do_not_reach_get_all_of_their_tokens(tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    monkeypatch.setattr(calibration, "CHUNK_ROWS", 2 * 32)  # chunks of 2, 2 and 1 sequences
+    folder = save_tiny_model("llama", tmp_path)
+    forward = LlamaMLP.forward
+
+    def as_of_experts(self: LlamaMLP, x: Tensor) -> Tensor:
+        if x.shape[:2] == (2, 32):  # the first chunks reach up_proj alone
+            return x + 0.1 * self.up_proj(x)[..., : x.shape[-1]]
+        return forward(self, x)
+
+    spec = ProbeSpec((Variant(), Variant.of(Counting(GRID))), SHAPE, "x")
+    prober = Prober(spec, TOKENS, DEVICE, calibration=CALIBRATION)
+    monkeypatch.setattr(LlamaMLP, "forward", as_of_experts)
+    for tensor in prober.measure(folder).results[1].tensors:
+        layer = tensor.name.rpartition(".")[2]
+        assert tensor.row()["calibration_tokens"] == (32 if layer in ("gate_proj", "down_proj") else 5 * 32)
+
+
 @pytest.mark.slow
 def test_a_fused_pass_uses_what_was_calibrated(tmp_path):
     pytest.importorskip("triton")

@@ -40,6 +40,7 @@ from pipeline.quantize.awq_channels import may_clip, may_scale, require_known
 from pipeline.quantize.blocks import require_float32_matrix, row_blocks
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.lookup import register
+from pipeline.quantize.output_error import output_error
 from pipeline.quantize.quantizer import (
     Calibration,
     CalibrationOutcome,
@@ -139,7 +140,14 @@ class ActivationAware(Method):
         found = []
         for weight, clip in zip(weights, clipped, strict=True):
             encoded, share = self._on_grid(weight, scale_I, moments_II, clipped=self.clip and clip)
-            outcome = CalibrationOutcome(n_rows, dead, scale_exponent=exponent, clip_share=share)
+            outcome = CalibrationOutcome(
+                n_rows,
+                dead,
+                output_error=output_error(weight, self.decode(encoded), calibration.second_moments),
+                output_error_nearest=output_error(weight, self._rounded(weight), calibration.second_moments),
+                scale_exponent=exponent,
+                clip_share=share,
+            )
             found.append(dataclasses.replace(encoded, outcome=outcome))
         return found
 

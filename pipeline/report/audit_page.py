@@ -83,7 +83,7 @@ def page_html(
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report),
         why="" if frame.mechanism is None else mechanism_html(frame.mechanism),
-        heat=places.heat_html(heat),
+        heat=places.heat_html(heat, frame),
         table=table_html(frame),
         problems=sections.problems_html(report),
         provenance=sections.provenance_html(provenance, report),

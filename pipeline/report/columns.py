@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.measurements import choices, unvaried_columns
 from pipeline.report import mechanism_charts
-from pipeline.report.frame import Frame
+from pipeline.report.frame import REMAINING, Frame
 
 RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kappa", "kappa_lower", "kappa_upper")
 
@@ -21,7 +21,8 @@ def chart_columns(frame: Frame) -> dict[str, list[Any]]:
     of_run += [*mechanism_charts.COLUMNS, mechanism_charts.PARABOLA]
     wanted = [name for name in of_run if frame.has(name)]
     for series in frame.series:
-        names = ("perplexity", "gap", "gap_lo", "gap_hi", *(column.name for column in choices()))
+        remaining = (REMAINING, f"{REMAINING}_lo", f"{REMAINING}_hi")
+        names = ("perplexity", "gap", "gap_lo", "gap_hi", *remaining, *(column.name for column in choices()))
         wanted += [f"{series.key}_{name}" for name in names if frame.has(f"{series.key}_{name}")]
     steps = frame.rows["step"].to_list()
     columns: dict[str, list[Any]] = {

@@ -55,7 +55,7 @@ def perplexity(frame: Frame) -> Spec:
     }
     layers = [*backdrop(labels=True), *phase_names()]
     for series in _back_to_front(frame.series):
-        layers += _line(series, frame, "perplexity", y)
+        layers += variant_lines(series, frame, "perplexity", y)
     return chart(
         [*layers, cursor_rule()], frame, 190, params=[{"name": "top", "value": perplexity_top(frame)}]
     )
@@ -101,7 +101,7 @@ def damage(frame: Frame, measure: Column) -> Spec:
         )
     shown = [one for one in frame.quantized if frame.has(f"{one.key}_{measure.name}")]
     for series in _back_to_front(tuple(shown)):
-        layers += _line(series, frame, measure.name, y)
+        layers += variant_lines(series, frame, measure.name, y)
     return chart([*layers, cursor_rule()], frame, 220)
 
 
@@ -153,7 +153,7 @@ def _back_to_front(series: tuple[Series, ...]) -> list[Series]:
     return sorted(series, key=lambda one: order.get(one.key, 1))
 
 
-def _line(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
+def variant_lines(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
     """Band (for a gap with a standard error), line, single points, cursor dot and crosses of one variant."""
     field = f"{series.key}_{column}"
     if not frame.has(field):
@@ -162,7 +162,7 @@ def _line(series: Series, frame: Frame, column: str, y: Spec) -> list[Spec]:
     colour = {"datum": series.label, "type": "nominal", "scale": "$vscale", "legend": "$legend"}
     encoding = {"x": X, "y": {**y, "field": field}}
     layers: list[Spec] = []
-    if column == "gap" and frame.has(f"{field}_lo"):
+    if frame.has(f"{field}_lo"):
         edges = {"x": X, "y": {**y, "field": f"{field}_lo"}, "y2": {"field": f"{field}_hi"}}
         layers.append(
             {"mark": {"type": "area", "color": ink, "opacity": 0.2, "clip": True}, "encoding": edges}

@@ -16,9 +16,12 @@ from typing import Any
 import polars as pl
 
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
-from pipeline.spec import ALIASES
+from pipeline.base.errors import UsageError
+from pipeline.spec import ALIASES, Variant
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+REMAINING = "gap_over_rtn"
+"""Column of a variant: its gap over that of round-to-nearest on the same grid."""
 BAND_SE = 1.96
 """Half width of an error band in standard errors: a 95 % interval of a normal mean."""
 
@@ -33,10 +36,10 @@ class Series:
     """Full variant name, such as ``int4-g128-asym``."""
     label: str
     """Short name in legends."""
-
-    @property
-    def bits(self) -> str:
-        return self.spec.split("-")[0]
+    grid: str = ""
+    """The variant without its methods; series of one grid stand together in menus."""
+    method: str = ""
+    """The methods that choose its codes, with their parameters."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Frame:
     """fp32 first, then the default two, then the others by name."""
     missing_steps: tuple[int, ...] = ()
     """Steps whose shard is absent (from ``report["missing"]``)."""
+    repairs: tuple[str, ...] = ()
+    """A sentence for each method: what it repairs of round-to-nearest's gap."""
     mechanism: Mechanism | None = None
     """The mechanism of the damage, if measured; its columns are then among ``rows``."""
 
@@ -91,7 +96,8 @@ def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
     rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
     series = named_series(sorted(keys, key=_rank), report.get("variants") or {})
-    return Frame(_derive(rows, keys), series, gone)
+    repairs = tuple(str(each["sentence"]) for each in report.get("methods") or ())
+    return Frame(_derive(rows, keys), series, gone, repairs)
 
 
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
@@ -127,6 +133,11 @@ def _derive(rows: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
         if f"{key}_gap_se" in rows.columns:
             gap, half = pl.col(f"{key}_gap"), BAND_SE * pl.col(f"{key}_gap_se")
             rows = rows.with_columns((gap - half).alias(f"{key}_gap_lo"), (gap + half).alias(f"{key}_gap_hi"))
+        ends = {"lower": "lo", "upper": "hi"}
+        rows = rows.rename(
+            {f"{key}_{REMAINING}_{end}": f"{key}_{REMAINING}_{short}" for end, short in ends.items()},
+            strict=False,
+        )
     return rows
 
 
@@ -141,14 +152,26 @@ def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> 
     ``variants``: column prefix -> name of the variant; a prefix without one is its own name.
     """
     specs = {key: variants.get(key, ALIASES.get(key, key)) for key in keys}
-    bits = Counter(spec.split("-")[0] for spec in specs.values())
+    parts = {key: _grid_and_method(spec) for key, spec in specs.items()}
+    kinds = Counter(grid.split("-")[0] for grid in {grid for grid, _ in parts.values()})
     named = []
     for key, spec in specs.items():
-        first, *rest = spec.split("-")
-        # "INT4" alone would be ambiguous with two 4-bit variants in a chart.
-        plain = bits[first] == 1 and (key in ALIASES or not rest)
-        named.append(Series(key, spec, first.upper() if plain else " ".join([first.upper(), *rest])))
+        grid, method = parts[key]
+        first, *rest = grid.split("-")
+        # "INT4" alone would be ambiguous with two 4-bit grids in a chart.
+        plain = kinds[first] == 1 and (grid in ALIASES.values() or key in ALIASES or not rest)
+        words = [first.upper(), *([] if plain else rest), *([method] if method else [])]
+        named.append(Series(key, spec, " ".join(words), grid, method))
     return tuple(named)
+
+
+def _grid_and_method(spec: str) -> tuple[str, str]:
+    """The name of the variant without its methods, and of its methods; of a plug-in that is not here, as it is."""
+    try:
+        variant = Variant.parse(spec)
+    except UsageError:
+        return spec, ""
+    return str(variant.rounded), variant.method
 
 
 def _missing_steps(missing: Any) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pipeline.analysis.trajectory.mechanism.mechanism_words import factors_note
 from pipeline.measurements import Column, unvaried_columns
 from pipeline.report import curve_charts as curves
-from pipeline.report import mechanism_charts
+from pipeline.report import mechanism_charts, methods
 from pipeline.report.axes import Spec
 from pipeline.report.frame import Frame
 from pipeline.report.timeline import timeline
@@ -80,6 +80,9 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
                 {measure.name: curves.damage(frame, measure) for measure in measured},
             )
         )
+    if methods.has_repairs(frame):
+        chart = methods.repair_chart(frame)
+        panels.append(Panel("methods", "What the method repairs", methods.repair_note(frame), chart))
     panels += _of_mechanism(frame)
     if frame.finite("learning_rate"):
         panels.append(

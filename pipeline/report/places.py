@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from string import Template
 
 from pipeline.report.assets import asset
@@ -43,8 +44,25 @@ def _keys(panel: Panel) -> str:
 
 
 def legend_html(frame: Frame) -> str:
-    """One button per variant: legend, current values and switch in one."""
-    return "".join(_chip(one, frame) for one in frame.series)
+    """One button per variant: legend, current values and switch in one; the methods of a grid stand together."""
+    if not any(one.method for one in frame.series):
+        return "".join(_chip(one, frame) for one in frame.series)
+    groups = []
+    for grid, series in by_grid(frame.series).items():
+        chips = "".join(_chip(one, frame) for one in series)
+        groups.append(
+            f'<div class="chips grid" role="group" aria-label="{esc(grid)}"><span class="note">{esc(grid)}</span>'
+            f"{chips}</div>"
+        )
+    return "".join(groups)
+
+
+def by_grid(series: Sequence[Series]) -> dict[str, list[Series]]:
+    """``series`` by the grid that they share, which is named as in --variant, in the order of its first one."""
+    groups: dict[str, list[Series]] = {}
+    for one in series:
+        groups.setdefault(one.grid, []).append(one)
+    return groups
 
 
 def _chip(series: Series, frame: Frame) -> str:
@@ -63,12 +81,24 @@ def chip_width(frame: Frame) -> int:
     return 210 + 9 * max((len(one.label) for one in frame.series), default=0)
 
 
-def heat_html(heat: HeatMap | None) -> str:
+def heat_html(heat: HeatMap | None, frame: Frame) -> str:
     """The section of the heat map; empty without one."""
     if heat is None:
         return ""
-    options = "".join(f"<option>{esc(variant)}</option>" for variant in heat.values)
+    options = _options(heat.values, frame)
     thinned = f" Every {heat.every}th checkpoint is drawn." if heat.every > 1 else ""
     return Template(asset("heat.html")).substitute(
         options=options, thinned=thinned, height=heat.height + LEGEND_HEIGHT + AXIS_HEIGHT
+    )
+
+
+def _options(variants: Iterable[str], frame: Frame) -> str:
+    """The variants of a menu, under the grids that they share where a method was measured."""
+    known = {one.spec: one for one in frame.series}
+    shown = [known.get(name) or Series(name, name, name, name) for name in variants]
+    if not any(one.method for one in shown):
+        return "".join(f"<option>{esc(one.spec)}</option>" for one in shown)
+    return "".join(
+        f'<optgroup label="{esc(grid)}">{"".join(f"<option>{esc(one.spec)}</option>" for one in series)}</optgroup>'
+        for grid, series in by_grid(shown).items()
     )

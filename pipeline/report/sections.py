@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.report import html_text as text
+from pipeline.report import methods
 from pipeline.report.event_marks import DatedEvent, read_events, subject
 from pipeline.report.frame import Frame
 from pipeline.report.html_text import esc
@@ -138,6 +139,7 @@ def problems_html(report: Mapping[str, Any]) -> str:
             parts.append(f'<h3>{title} ({len(lines)})</h3><ul class="items">{items}</ul>')
         elif none and key in report:
             parts.append(f'<p class="note">{none}</p>')
+    parts += filter(None, [methods.problems_table(text.redact(dict(report)))])
     if not parts:
         return ""
     heading = '<h2 id="h-odd">Failures and duplicates</h2>'

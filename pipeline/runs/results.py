@@ -42,6 +42,12 @@ REPORT_SHAPE: dict[str, Any] = {
     },
     "onset_evidence": {"p_value": float, "growth_ratio": float, "growth_scale": str, "rise": float, "noise_sd": float},
     "square_law": {"sentence": str},
+    "calibration_problems": [
+        {
+            "variant!": str, "problem!": str, "matrices!": int, "cases!": int, "rounded!": int, "first_step!": int,
+            "last_step!": int, "examples!": [str],
+        }
+    ],
     "methods": [{"variant!": str, "method!": str, "rounded!": str, "sentence!": str, "n_known": int}],
     "dose": {"estimate": float},
     "duplicates": {"*": str},

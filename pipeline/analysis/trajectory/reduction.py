@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
+from pipeline.analysis.trajectory.calibration_problems import calibration_problems
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.method_repair import with_repairs
@@ -88,6 +89,8 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     if why is not None:
         analysis["verdict"] = [*analysis["verdict"], why.sentence]
     trajectory, repairs = with_repairs(trajectory, shards[0].measured)
+    analysis["verdict"] = [*analysis["verdict"], *(repair.sentence for repair in repairs)]
+    tensors = tensor_table(shards)
     report = {
         "suite": plan.suite,
         "n_checkpoints": len(shards),
@@ -96,6 +99,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
         "mechanism": None if why is None else why.to_json(),
         "methods": [repair.to_json() for repair in repairs],
+        "calibration_problems": calibration_problems(tensors),
         "square_law": None if law is None else law.to_json(),
         "duplicates": duplicates,
         "failures": found.failed,
@@ -111,7 +115,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "versions": measured_versions(shards),
         "reduced_with": versions(),
     }
-    return Reduction(trajectory, tensor_table(shards), report)
+    return Reduction(trajectory, tensors, report)
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:

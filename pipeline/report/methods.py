@@ -1,0 +1,85 @@
+"""The chart of what methods repair, and the table of what they could not do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.report import html_text
+from pipeline.report.axes import Spec, backdrop, chart, cursor_rule
+from pipeline.report.curve_charts import variant_lines
+from pipeline.report.frame import REMAINING, Frame
+from pipeline.report.html_text import esc
+
+TALLEST = 3.0
+"""The axis ends here at the latest: early gaps that are hardly there have ratios of any size."""
+NOTE = (
+    "Gap of each method over the gap of round-to-nearest on the same grid: 0 = all repaired, 1 = nothing. Bands: 95 %, "
+    "paired over the text; not drawn where round-to-nearest has no gap that can be told from 0."
+)
+
+
+def has_repairs(frame: Frame) -> bool:
+    """Whether there is anything to draw."""
+    return any(frame.finite(f"{one.key}_{REMAINING}") for one in frame.quantized)
+
+
+def repair_chart(frame: Frame) -> Spec:
+    """One line per method with its interval, and one at 1."""
+    values = [value for one in frame.quantized for _, value in frame.finite(f"{one.key}_{REMAINING}")]
+    top, bottom = min(TALLEST, max([1.1, *values])), max(-0.5, min([0.0, *values]))
+    y: Spec = {
+        "type": "quantitative",
+        "scale": {"domain": [bottom, top], "nice": False},
+        "axis": {"title": None, "tickCount": 4, "labelExpr": "format(datum.value, '~%')"},
+    }
+    nothing = {
+        "data": {"values": [{}]},
+        "mark": {"type": "rule", "color": "$faint", "strokeWidth": 1},
+        "encoding": {"y": {**y, "datum": 1}},
+    }
+    layers = [*backdrop(), nothing]
+    for series in frame.quantized:
+        layers += variant_lines(series, frame, REMAINING, y)
+    return chart([*layers, cursor_rule()], frame, 130)
+
+
+def repair_note(frame: Frame) -> str:
+    """What it comes to, and what is drawn."""
+    return " ".join([*frame.repairs, NOTE])
+
+
+def problems_table(report: Mapping[str, Any]) -> str:
+    """What calibrated methods could not do; empty where none was measured."""
+    if report.get("calibration_problems") is None or not report.get("calibration"):
+        return ""
+    heading = '<h3 id="h-uncalibrated">What calibrated methods could not do</h3>'
+    rows = "".join(map(_row, report["calibration_problems"]))
+    if not rows:
+        return f'{heading}<p class="note">Nothing: every matrix was calibrated at every checkpoint.</p>'
+    heads = "".join(
+        f"<th scope=col>{head}</th>"
+        for head in ("Variant", "Why", "Matrices", "Cases", "Rounded to nearest", "Steps", "Such as")
+    )
+    note = (
+        "A case is one matrix at one checkpoint. A matrix that a method cannot work on is rounded to nearest and "
+        "counted here; tables/tensors.parquet names each."
+    )
+    return (
+        f'{heading}<p class="note">{note}</p><div class="scroll"><table class="plain"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(problem: Mapping[str, Any]) -> str:
+    first, last = (html_text.step(problem[name]) for name in ("first_step", "last_step"))
+    cells = [
+        problem["problem"],
+        f"{problem['matrices']:,}",
+        f"{problem['cases']:,}",
+        f"{problem['rounded']:,}",
+        first if first == last else f"{first} to {last}",
+        ", ".join(problem["examples"]),
+    ]
+    written = "".join(f"<td>{esc(cell)}</td>" for cell in cells)
+    return f'<tr><th scope="row">{esc(problem["variant"])}</th>{written}</tr>'

@@ -15,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
@@ -42,6 +44,8 @@ class Stream:
 
     def words(self, count: int) -> Tensor:
         """int64 (W,): the first ``count`` words, each of 64 random bits."""
+        import torch
+
         z = torch.arange(1, count + 1, dtype=torch.int64, device=self.device)
         z.mul_(_signed(_GOLDEN)).add_(_signed(self.start))
         for shift, multiplier in zip(_SHIFTS, (*_MULTIPLIERS, None), strict=True):
@@ -52,12 +56,16 @@ class Stream:
 
     def coins(self, count: int) -> Tensor:
         """``count`` fair coins, bool (N,): 64 of a word from its lowest bit on."""
+        import torch
+
         eights = self.words(-(-count // 64)).view(torch.uint8)
         bits = torch.arange(8, dtype=torch.uint8, device=self.device)
         return (eights[:, None] >> bits).bitwise_and_(1).bool().flatten()[:count]
 
     def normals(self, count: int) -> Tensor:
         """float32 (N,): ``count`` numbers of a standard normal law, two of a word (Box and Muller 1958)."""
+        import torch
+
         words = self.words(-(-count // 2))
         radius = (_shifted(words, 32) + 1).double().mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
         angle = (words & 0xFFFFFFFF).double().mul_(2.0 * math.pi * 2.0**-32)
@@ -66,6 +74,8 @@ class Stream:
 
     def permutations(self, rows: int, size: int) -> Tensor:
         """int64 (R, S): ``rows`` independent permutations of 0 to ``size`` - 1, ``size`` up to 2^20."""
+        import torch
+
         if size > 1 << _PLACE_BITS:
             raise ValueError(f"permutations of {size}: wanted {1 << _PLACE_BITS} at most")
         keys = _shifted(self.words(rows * size), _PLACE_BITS + 1).view(rows, size)

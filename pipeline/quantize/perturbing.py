@@ -6,13 +6,14 @@ Legend: O = out_features, I = in_features, G = groups per row, S = group size.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.quantize.control_variant import Perturbed
 from pipeline.quantize.draws import Stream
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer, decoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class RoundingErrors:
@@ -48,6 +49,8 @@ def perturbed(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
 
 def perturbation(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
     """float32 (O, I): what the control ``wanted`` adds to the weight."""
+    import torch
+
     weight, control, quantizer = errors.weight, wanted.control, wanted.quantizer
     stream = Stream.of(control.seed, control.kind, wanted.matrix, weight.device)
     if control.kind == "relative":

@@ -70,6 +70,12 @@ class Backend(Protocol):
     ) -> dict[str, Encoded]:
         """``quantizer.encode_together(weights, calibration, config)``."""
 
+    def sum_of_squares(self, rows_RI: Tensor) -> Tensor:
+        """float64 (I, I): the sum of x x^T over float32 rows."""
+
+    def products(self, rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:
+        """float32 (C, R, O): of the rows of each by the weight of each, both float32, with the bias."""
+
     def pack(self, linear: ProbeLinear) -> Any:
         """The weight of ``linear`` for all variants; what is measured of it goes to ``linear.plan.measured``."""
 
@@ -122,6 +128,15 @@ class TorchBackend:
     ) -> dict[str, Encoded]:
         """By the definition."""
         return quantizer.encode_together(weights, calibration, config)
+
+    def sum_of_squares(self, rows_RI: Tensor) -> Tensor:
+        """In float64."""
+        wide_RI = rows_RI.double()
+        return wide_RI.T @ wide_RI
+
+    def products(self, rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:
+        """In float32."""
+        return float_products(rows_CRI, weights_COI, bias)
 
     def pack(self, linear: ProbeLinear) -> Tensor:
         """float32 (S, O, I)."""
@@ -190,6 +205,12 @@ class TorchBackend:
     def compiling(self) -> AbstractContextManager[bool]:
         """Nothing is compiled."""
         return nullcontext(False)
+
+
+def float_products(rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:
+    """:meth:`Backend.products` in the arithmetic of torch's own."""
+    out_CRO = torch.bmm(rows_CRI, weights_COI.mT)
+    return out_CRO if bias is None else out_CRO.add_(bias)
 
 
 class TorchScores:

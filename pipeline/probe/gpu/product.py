@@ -43,3 +43,10 @@ def multiply(operand: Tensor, weight: Tensor, three: bool, out: Tensor) -> Tenso
     if operand.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32, out=out)
     return torch.mm(left.float(), right.float(), out=out)  # for tests; torch has no mixed product on the CPU
+
+
+def multiply_batches(left: Tensor, right: Tensor) -> Tensor:
+    """float32 (B, M, N): the products of float16 (B, M, K) and (B, K, N)."""
+    if left.is_cuda:
+        return torch.bmm(left, right, out_dtype=torch.float32)
+    return torch.bmm(left.float(), right.float())

@@ -19,9 +19,10 @@ from pipeline.measurements import TensorMeasurement, TokenMeasurement, further, 
 from pipeline.models.loading import vocabulary
 from pipeline.models.memory import module_chunk, variant_groups, walk_chunk
 from pipeline.models.variant_linear import ProbeLinear
-from pipeline.probe.backend import Scores, compare
+from pipeline.probe.backend import Scores, compare, float_products
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
+from pipeline.probe.gpu.split_moments import sum_of_squares
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
 from pipeline.quantize.triton.encoding import encode_together
@@ -31,6 +32,9 @@ from pipeline.spec import ProbeSpec
 
 FUSED = ("nll_nats", "kl_nats", "agrees", "delta_p")
 """Values of the token level that the kernels compute, in their order."""
+
+SPLIT_ROWS = 65_536
+"""Rows of calibration tokens that are split at a time: bounds the operand."""
 
 
 class TritonBackend:
@@ -66,6 +70,26 @@ class TritonBackend:
     ) -> dict[str, Encoded]:
         """By a kernel, but for quantizers without one."""
         return encode_together(quantizer, weights, calibration, config)
+
+    def sum_of_squares(self, rows_RI: Tensor) -> Tensor:
+        """Split, or in float64."""
+        if self._split:
+            return sum_of_squares(rows_RI)
+        wide_RI = rows_RI.double()
+        return wide_RI.T @ wide_RI
+
+    def products(self, rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:
+        """Split, or of float32 values."""
+        if not self._split:
+            return float_products(rows_CRI, weights_COI, bias)
+        out_CRO = rows_CRI.new_empty(*rows_CRI.shape[:2], weights_COI.shape[1])
+        for rows_RI, weight, out_RO in zip(rows_CRI, weights_COI, out_CRO, strict=True):
+            packed = pack(weight, [None])
+            for some_RI, some_RO in zip(rows_RI.split(SPLIT_ROWS), out_RO.split(SPLIT_ROWS), strict=True):
+                operand, unit = ops.split(some_RI)
+                multiply(operand, packed.operand[0], packed.three[0], some_RO)
+                ops.finish(some_RO, unit, packed.scale[0], bias)
+        return out_CRO
 
     def pack(self, linear: ProbeLinear) -> PackedWeight:
         """In one launch, but for quantizers without a kernel."""

@@ -3,7 +3,11 @@
 Every variant that needs it has its own hidden states for the calibration tokens. The linear layers of a decoder layer
 are taken in the order in which its forward calls them: the forward is run up to one of them, the inputs are collected
 over all chunks, the weight is encoded, and the next run sees it quantized. Layers that are called with the same tensor
-(query, key and value) are collected in one run: none of them changes what the others receive. Products are float32.
+(query, key and value) are collected in one run: none of them changes what the others receive.
+
+Where all tokens go at once and an earlier layer has shown which linear layers share a tensor, one run does: a weight
+is encoded when its layer is called, and the run goes on with it. Where a layer turns out to be unlike those before, the
+runs are made after all.
 
 Legend: C = calibrated variants, N = sequences of a chunk, T = tokens, I = in_features, O = out_features.
 """
@@ -21,78 +25,39 @@ from pipeline.base.errors import CheckpointError
 from pipeline.models.layer_walk import Walk
 from pipeline.models.template import ModelTemplate
 from pipeline.models.variant_linear import Plan, ProbeLinear
+from pipeline.probe.calibrated_weights import CalibratedWeights
 from pipeline.probe.forward import logits_of
-from pipeline.quantize import Calibration, Encoded, Need, Quantizer, decoded
+from pipeline.probe.layer_inputs import LayerInputs
 
 CHUNK_ROWS = 65_536
-"""Rows (calibrated variants x tokens) of a chunk; one sequence is the least."""
+"""Rows (calibrated variants x tokens) of a chunk on a CPU; one sequence is the least."""
+MEMORY_SHARE = 0.25
+"""Of a GPU's memory: what the activations of a chunk may take within one layer."""
 
 
 class _EnoughError(Exception):
     """Everything that was wanted of this run has been collected."""
 
 
-class _Inputs:
-    """What the linear layers that are called with one tensor receive under one variant."""
-
-    def __init__(self, in_features: int, device: torch.device) -> None:
-        self._features, self._device = in_features, device
-        self._n_rows = 0
-        self._rows: list[Tensor] = []
-        self._sums: dict[Need, Tensor] = {}
-        """float64: of x x^T, (I, I), and of abs(x), (I,)."""
-        self._added: set[Need] = set()
-
-    def begin(self) -> None:
-        """The next rows are of another chunk."""
-        self._added.clear()
-
-    def add(self, rows_RI: Tensor, needs: frozenset[Need]) -> None:
-        """Takes what ``needs`` names of the chunk's rows, where an earlier layer has not."""
-        if not self._added:
-            self._n_rows += rows_RI.shape[0]
-        for need in needs - self._added:
-            self._added.add(need)
-            if need is Need.INPUTS:
-                self._rows.append(rows_RI.clone())
-            elif need is Need.SECOND_MOMENTS:
-                wide = rows_RI.double()
-                self._sum(need).addmm_(wide.T, wide)
-            else:
-                self._sum(need).add_(rows_RI.abs().sum(dim=0, dtype=torch.float64))
-
-    def calibration(self, needs: frozenset[Need]) -> Calibration:
-        no_rows = torch.empty(0, self._features, device=self._device)
-        count = max(1, self._n_rows)
-        return Calibration(
-            self._n_rows,
-            torch.cat([no_rows, *self._rows]) if Need.INPUTS in needs else None,
-            self._sum(Need.SECOND_MOMENTS) / count if Need.SECOND_MOMENTS in needs else None,
-            self._sum(Need.MAGNITUDES) / count if Need.MAGNITUDES in needs else None,
-        )
-
-    def _sum(self, need: Need) -> Tensor:
-        if need not in self._sums:
-            shape = (self._features,) * (2 if need is Need.SECOND_MOMENTS else 1)
-            self._sums[need] = torch.zeros(shape, dtype=torch.float64, device=self._device)
-        return self._sums[need]
+class _UnlikeError(Exception):
+    """The linear layers of a layer are not called as those of earlier ones were."""
 
 
 class Calibrator:
     """Goes through the layers of a filled template before the evaluation tokens do."""
 
-    def __init__(self, template: ModelTemplate, plan: Plan, tokens: Tensor) -> None:
-        """``tokens``: int64 (sequences, T), on the device."""
+    def __init__(self, template: ModelTemplate, plan: Plan, tokens: Tensor, share: float = 1.0) -> None:
+        """``tokens``: int64 (sequences, T), on the device. ``share``: of the usual chunk, where memory is short."""
         self._template, self._plan = template, plan
-        self._variants = [index for index, variant in enumerate(plan.variants) if variant.needs]
+        self._weights = CalibratedWeights(plan, template.config.to_dict())
+        self._variants = self._weights.variants
         count = len(self._variants)
-        self._parts = tokens.split(max(1, CHUNK_ROWS // (count * tokens.shape[1])))
+        rows = int(share * _chunk_rows(template, tokens.device))
+        self._parts = tokens.split(max(1, rows // (count * tokens.shape[1])))
         self._walk = Walk(template.model, template.layers)
         begun = [self._walk.begin(part.repeat(count, 1)) for part in self._parts]
         self._states, self._calls = [hidden for hidden, _ in begun], [calls for _, calls in begun]
         self._index = 0
-        self._weights: dict[str, Tensor] = {}
-        """float32 (C, O, I) by layer: what its products are made of now."""
         self._wanted: set[str] = set()
         """Layers that have yet to be encoded."""
         self._readers: dict[str, ProbeLinear] = {}
@@ -101,23 +66,49 @@ class Calibrator:
         """Of them, those that this chunk has reached."""
         self._are_known = False
         """Whether an earlier chunk has reached them."""
-        self._inputs: list[_Inputs] = []
+        self._inputs: list[LayerInputs] = []
         """What they receive, one per calibrated variant."""
         self._source: Tensor | None = None
+        self._sharing: dict[str, tuple[str, ...]] = {}
+        """By a linear layer's name within its layer: those that are called with the same tensor, itself among them."""
+        self._within: dict[str, str] = {}
+        """By dotted name: that name, of the linear layers of this layer."""
+        self._at_once: dict[str, ProbeLinear] | None = None
+        """By that name, the linear layers of a layer that is done in one run; None while none is."""
 
     def advance(self, layer: nn.Module) -> None:
         """Encodes the weights of ``layer``, the next one, and takes the calibration tokens through it."""
-        linears = [part for part in layer.modules() if isinstance(part, ProbeLinear)]
+        linears = {name: part for name, part in layer.named_modules() if isinstance(part, ProbeLinear)}
+        self._within = {linear.name: name for name, linear in linears.items()}
         calls = [call[self._index] for call in self._calls]
 
         def run(chunk: int) -> Tensor:
             return calls[chunk](layer, self._states[chunk])
 
         with self._instead():
-            self._encode(linears, run)
-            for chunk in range(len(self._states)):
-                self._states[chunk] = run(chunk)
+            if len(self._parts) > 1 or not self._encode_at_once(linears, run):
+                self._encode(list(linears.values()), run)
+                for chunk in range(len(self._states)):
+                    self._states[chunk] = run(chunk)
         self._index += 1
+
+    def _encode_at_once(self, linears: dict[str, ProbeLinear], run: Callable[[int], Tensor]) -> bool:
+        """Encodes and advances in one run; False, with all as it was, where the layer is unlike those before."""
+        self._wanted = {linear.name for linear in linears.values() if self._weights.is_wanted(linear)}
+        if not all(self._within[name] in self._sharing for name in self._wanted):
+            return False
+        self._at_once = linears
+        try:
+            state = run(0)
+            for name in sorted(self._wanted):  # no token reaches those that are left
+                self._encode_alone(linears[self._within[name]])
+        except _UnlikeError:
+            self._weights.undo(list(linears.values()))
+            return False
+        finally:
+            self._at_once = self._source = None
+        self._states[0] = state
+        return True
 
     def finish(self) -> None:
         """Encodes the output head's weight, where a variant calibrates it."""
@@ -146,7 +137,7 @@ class Calibrator:
     def _encode(self, linears: list[ProbeLinear], run: Callable[[int], Any]) -> None:
         """Encodes ``linears`` in the order in which ``run`` (of a chunk) calls them."""
         by_name = {linear.name: linear for linear in linears}
-        self._wanted = {linear.name for linear in linears if self._needy(linear)}
+        self._wanted = {linear.name for linear in linears if self._weights.is_wanted(linear)}
         while self._wanted:
             self._readers.clear()
             self._inputs = []
@@ -155,14 +146,20 @@ class Calibrator:
                 with suppress(_EnoughError):
                     run(chunk)
             if self._readers:
-                self._encode_together(list(self._readers.values()), self._inputs)
+                self._remember()
+                self._weights.encode(list(self._readers.values()), self._inputs)
                 self._wanted.difference_update(self._readers)
                 continue
             for name in self._wanted:  # no token reaches those that are left
-                self._encode_together([by_name[name]], self._nothing_yet(by_name[name]))
+                self._encode_alone(by_name[name])
             self._wanted.clear()
         self._source = None
         self._inputs = []
+
+    def _remember(self) -> None:
+        """Which linear layers share a tensor."""
+        names = tuple(self._within.get(name, name) for name in self._readers)
+        self._sharing |= dict.fromkeys(names, names)
 
     def _begin_chunk(self) -> None:
         self._source = None
@@ -171,46 +168,41 @@ class Calibrator:
         for inputs in self._inputs:
             inputs.begin()
 
-    def _encode_together(self, readers: list[ProbeLinear], inputs: list[_Inputs]) -> None:
-        """Encodes layers that are called with one tensor."""
-        weights = {linear.name: linear.float_weight() for linear in readers}
-        config = self._template.config.to_dict()
-        for index, received in enumerate(inputs):
-            for quantizer, linears in self._by_quantizer(readers, self._variants[index]).items():
-                given = {linear.name: weights[linear.name] for linear in linears}
-                calibration = received.calibration(quantizer.needs)
-                encoded = self._plan.backend.encode(quantizer, given, calibration, config)
-                for linear in linears:
-                    self._keep(linear, index, encoded[linear.name])
-
-    def _by_quantizer(self, readers: list[ProbeLinear], variant: int) -> dict[Quantizer, list[ProbeLinear]]:
-        """Those that are calibrated under ``variant``."""
-        found: dict[Quantizer, list[ProbeLinear]] = {}
-        for linear in readers:
-            quantizer = self._quantizer_of(linear)(variant)
-            if quantizer is not None and quantizer.needs:
-                found.setdefault(quantizer, []).append(linear)
-        return found
-
-    def _keep(self, linear: ProbeLinear, index: int, encoded: Encoded) -> None:
-        variant, slot = self._plan.variants[self._variants[index]], linear.slots[self._variants[index]]
-        quantizer = linear.packing.quantizers[slot]
-        assert quantizer is not None
-        self._plan.calibrated.setdefault(linear.name, {})[slot] = encoded
-        if encoded.outcome is not None:
-            self._plan.outcomes.setdefault(linear.name, {})[variant] = encoded.outcome
-        self._weights_of(linear)[index] = decoded(quantizer, encoded, linear.float_weight())
+    def _encode_alone(self, linear: ProbeLinear) -> None:
+        """Encodes a layer that no token reaches."""
+        self._weights.encode([linear], self._weights.before_the_first_token(linear))
 
     def _product(self, linear: ProbeLinear, x: Tensor) -> Tensor:
         """float32 (C * N, T, I), variants outermost -> (C * N, T, O)."""
-        weights_COI = self._weights_of(linear)
         rows_CRI = x.reshape(len(self._variants), -1, x.shape[-1])
-        if linear.name in self._wanted:
+        if self._at_once is not None:
+            self._encode_when_called(linear, x, rows_CRI, self._at_once)
+        elif linear.name in self._wanted:
             self._collect(linear, x, rows_CRI)
-        out_CRO = torch.bmm(rows_CRI, weights_COI.mT)
-        if linear.bias is not None:
-            out_CRO += linear.bias
+        out_CRO = self._plan.backend.products(rows_CRI, self._weights.of(linear), linear.bias)
         return out_CRO.view(*x.shape[:-1], -1)
+
+    def _encode_when_called(
+        self, linear: ProbeLinear, x: Tensor, rows_CRI: Tensor, linears: dict[str, ProbeLinear]
+    ) -> None:
+        """Encodes ``linear`` and those that are to be called with the same ``x`` after it."""
+        if linear.name not in self._wanted:
+            if linear.name in self._readers and not self._is_source(x):
+                raise _UnlikeError
+            return
+        readers = [linears[name] for name in self._sharing[self._within[linear.name]] if name in linears]
+        if any(reader.name not in self._wanted for reader in readers):
+            raise _UnlikeError
+        self._source, self._readers = x, {reader.name: reader for reader in readers}
+        inputs = self._weights.before_the_first_token(linear)
+        self._weights.add(readers, inputs, rows_CRI)
+        self._weights.encode(readers, inputs)
+        self._wanted.difference_update(self._readers)
+
+    def _is_source(self, x: Tensor) -> bool:
+        return self._source is not None and (
+            x.data_ptr() == self._source.data_ptr() and x.shape == self._source.shape
+        )
 
     def _collect(self, linear: ProbeLinear, x: Tensor, rows_CRI: Tensor) -> None:
         """Adds the inputs of ``linear``; ends the run where they may depend on a layer that is not encoded yet.
@@ -219,14 +211,14 @@ class Calibrator:
         not every chunk reaches, are left for a later run.
         """
         if not self._inputs:
-            self._inputs = self._nothing_yet(linear)
+            self._inputs = self._weights.before_the_first_token(linear)
         if self._are_known and linear.name not in self._readers:
             if len(self._read) < len(self._readers):
                 return
             raise _EnoughError
         if self._source is None:
             self._source = x
-        elif x.data_ptr() != self._source.data_ptr() or x.shape != self._source.shape:
+        elif not self._is_source(x):
             if self._are_known and linear.name not in self._read:
                 raise CheckpointError(
                     f"{linear.name} shares its input with other layers for some tokens only"
@@ -234,37 +226,19 @@ class Calibrator:
             raise _EnoughError
         self._readers[linear.name] = linear
         self._read.add(linear.name)
-        for inputs, variant, rows_RI in zip(self._inputs, self._variants, rows_CRI, strict=True):
-            quantizer = self._quantizer_of(linear)(variant)
-            if quantizer is not None:
-                inputs.add(rows_RI, quantizer.needs)
+        self._weights.add([linear], self._inputs, rows_CRI)
+        if linear.is_head:
+            raise _EnoughError  # nothing comes after it, and its product would be large
 
-    def _nothing_yet(self, linear: ProbeLinear) -> list[_Inputs]:
-        """What ``linear`` has received before the first token, by calibrated variant."""
-        weight = linear.stored_weight()
-        return [_Inputs(linear.in_features, weight.device) for _ in self._variants]
 
-    def _weights_of(self, linear: ProbeLinear) -> Tensor:
-        """float32 (C, O, I): quantized where that needs nothing or has been done, else as stored."""
-        if linear.name not in self._weights:
-            weight = linear.float_weight()
-            encoded = self._plan.calibrated.get(linear.name, {})
-            values = []
-            for variant in self._variants:
-                quantizer = self._quantizer_of(linear)(variant)
-                slot = linear.slots[variant]
-                if quantizer is None or (quantizer.needs and slot not in encoded):
-                    values.append(weight)
-                else:
-                    found = encoded[slot] if slot in encoded else quantizer.encode(weight)
-                    values.append(decoded(quantizer, found, weight))
-            self._weights[linear.name] = torch.stack(values)
-        return self._weights[linear.name]
-
-    def _quantizer_of(self, linear: ProbeLinear) -> Callable[[int], Quantizer | None]:
-        packing = linear.packing
-        return lambda variant: packing.quantizers[packing.slots[variant]]
-
-    def _needy(self, linear: ProbeLinear) -> bool:
-        """Whether a variant's quantizer for ``linear`` needs its inputs."""
-        return any(quantizer is not None and quantizer.needs for quantizer in linear.packing.quantizers)
+def _chunk_rows(template: ModelTemplate, device: torch.device) -> int:
+    """Rows of a chunk: on a GPU as many as a share of its memory holds the activations of."""
+    if device.type != "cuda":
+        return CHUNK_ROWS
+    widths = [
+        linear.out_features + linear.in_features for linear in template.linears.values() if not linear.is_head
+    ]
+    row_bytes = 4 * 2 * max(widths) * 3
+    return max(
+        CHUNK_ROWS, int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory) // row_bytes
+    )

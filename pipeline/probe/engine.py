@@ -180,21 +180,21 @@ class Engine:
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Every value of the token level for the variants at hand; if ``observed``, columns of the hidden level."""
         variants, (sequences, length) = len(self._plan.variants), self._tokens.shape
-        config = filled.template.config
+        usual = self._backend.chunk(filled.template.config, variants, sequences, length, fused=fused)
 
         def work(chunk: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             one = self._pass(filled, self._tokens, fused=fused, layered=observed)
             seen = Observed(one, self.spec, filled.template) if observed else None
-            self._go([seen or one], filled, chunk, calibrator=self._calibrator(filled))
+            self._go([seen or one], filled, chunk, calibrator=self._calibrator(filled, chunk / usual))
             return self._score(one), {} if seen is None else seen.columns()
 
-        return self._in_room(work, self._backend.chunk(config, variants, sequences, length, fused=fused))
+        return self._in_room(work, usual)
 
-    def _calibrator(self, filled: Filled) -> Calibrator | None:
-        """For the variants at hand, where some need it."""
+    def _calibrator(self, filled: Filled, share: float) -> Calibrator | None:
+        """For the variants at hand, where some need it; with ``share`` of its usual chunk."""
         if self._calibration is None or not any(variant.needs for variant in self._plan.variants):
             return None
-        return Calibrator(filled.template, self._plan, self._calibration)
+        return Calibrator(filled.template, self._plan, self._calibration, share)
 
     def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
         """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""

@@ -36,7 +36,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pipeline.base.errors import UsageError
 from pipeline.quantize.blocks import require_float32_matrix
@@ -101,24 +101,41 @@ class Gptq(Method):
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """The codes, with ``scale`` and ``zero_point`` (float32 (O, G)), and how it went."""
-        return self.encode_by(quantize_columns, weight, calibration)
-
-    def encode_by(self, columns: QuantizeColumns, weight: Tensor, calibration: Calibration | None) -> Encoded:
-        """:meth:`encode`, the columns of a block by ``columns``."""
-        require_float32_matrix(weight)
         assert calibration is not None
+        return self.encode_by(quantize_columns, {"": weight}, calibration)[""]
+
+    def encode_together(
+        self, weights: Mapping[str, Tensor], calibration: Calibration, config: Mapping[str, Any]
+    ) -> dict[str, Encoded]:
+        """Each as :meth:`encode` does, with one factorization for all."""
+        del config
+        return self.encode_by(quantize_columns, weights, calibration)
+
+    def encode_by(
+        self, columns: QuantizeColumns, weights: Mapping[str, Tensor], calibration: Calibration
+    ) -> dict[str, Encoded]:
+        """:meth:`encode_together`, the columns of a block by ``columns``."""
+        import torch
+
         moments = calibration.second_moments
         assert moments is not None
         dead = moments.diagonal() == 0
         outcome = CalibrationOutcome(calibration.n_rows, dead_columns=int(dead.sum()))
         order = self._order(moments)
         problem, factor, damping = self._factor(moments, dead, order, outcome)
+        outcome = dataclasses.replace(outcome, problem=problem, damping=damping, rounded=factor is None)
+        stacked = torch.cat(list(weights.values()))  # rows do not depend on each other
+        require_float32_matrix(stacked)
         if factor is None:
-            rounded = dataclasses.replace(outcome, problem=problem, rounded=True)
-            return self._measured(self.grid.encode(weight), weight, moments, rounded)
-        outcome = dataclasses.replace(outcome, problem=problem, damping=damping)
-        encoded = _Columns(self._grid, weight, dead, order, self.groups == "static").encode(factor, columns)
-        return self._measured(encoded, weight, moments, outcome)
+            encoded = self.grid.encode(stacked)
+        else:
+            matrix = _Columns(self._grid, stacked, dead, order, self.groups == "static")
+            encoded = matrix.encode(factor, columns)
+        parts = _split(encoded, [len(weight) for weight in weights.values()])
+        return {
+            name: self._measured(part, weight, moments, outcome)
+            for (name, weight), part in zip(weights.items(), parts, strict=True)
+        }
 
     def _order(self, moments: Tensor) -> Tensor:
         """int64 (I): the columns as they are reached."""
@@ -220,6 +237,15 @@ class _Columns:
         values_OS = self._weight_IO[self._reached[group]].T.float().contiguous()
         scale_O1, zero_O1 = self._grid.choose(values_OS)
         self._scale_GO[group], self._zero_GO[group] = scale_O1[:, 0], zero_O1[:, 0]
+
+
+def _split(encoded: Encoded, rows: list[int]) -> list[Encoded]:
+    """One of each number of ``rows``."""
+    split = {name: value.split(rows) for name, value in encoded.parameters.items()}
+    return [
+        Encoded(codes, {name: values[index] for name, values in split.items()})
+        for index, codes in enumerate(encoded.codes.split(rows))
+    ]
 
 
 def inverse_factor(matrix: Tensor) -> Tensor | None:

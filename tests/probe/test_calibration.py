@@ -131,8 +131,11 @@ def expected_nll(folder, architecture: str, variant: Variant) -> float:
 
 
 @pytest.mark.parametrize("architecture", ["gpt_neox", "llama", "gpt2"])
-def test_layers_are_calibrated_in_turn_on_what_quantized_layers_give(tmp_path, monkeypatch, architecture):
-    monkeypatch.setattr(calibration, "CHUNK_ROWS", 4 * 2 * 32)  # chunks of 2, 2 and 1 sequences
+@pytest.mark.parametrize("rows", [4 * 2 * 32, 10**6], ids=["2, 2 and 1 sequences", "all at once"])
+def test_layers_are_calibrated_in_turn_on_what_quantized_layers_give(
+    tmp_path, monkeypatch, architecture, rows
+):
+    monkeypatch.setattr(calibration, "CHUNK_ROWS", rows)
     folder = save_tiny_model(architecture, tmp_path, initializer_range=0.1)
     first = "*.h.0.*" if architecture == "gpt2" else "layers.0.*"
     variants = (
@@ -232,6 +235,24 @@ def test_a_layer_that_no_calibration_token_reaches_says_so(tmp_path, monkeypatch
         assert row["calibration_tokens"] == (0 if unreached else CALIBRATION.size)
         assert row["calibration_problem"] == ("no calibration token reaches it" if unreached else None)
         assert row["rounded_to_nearest"] == unreached
+
+
+def test_a_layer_that_calls_its_linear_layers_otherwise_gets_the_same_weights(tmp_path, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    folder = save_tiny_model("llama", tmp_path)
+    spec = ProbeSpec((Variant(), Variant.of(Counting(GRID))), SHAPE, "x")
+    prober = Prober(spec, TOKENS, DEVICE, calibration=CALIBRATION)
+    expected = prober.measure(folder)
+
+    def forward(mlp, x):
+        again = (
+            x.clone() if ".1." in mlp.up_proj.name else x
+        )  # no longer the tensor that the gate is called with
+        return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(again))
+
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    assert prober.measure(folder).results == expected.results
 
 
 def test_layers_that_some_chunks_do_not_reach_get_all_of_their_tokens(tmp_path, monkeypatch):

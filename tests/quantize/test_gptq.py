@@ -265,3 +265,15 @@ def test_values_are_those_of_gptqmodel(name, equal):
         assert torch.allclose(values, theirs, rtol=1e-5, atol=1e-7)
     errors = [output_error(weight, each, moments) for each in (values, theirs)]
     assert errors[0] == pytest.approx(errors[1], rel=0.01)
+
+
+def test_matrices_that_share_their_inputs_are_encoded_as_each_alone():
+    moments = second_moments(128, 1000, seed=6)
+    weights = {"query": weight_of(32, 128, 1), "key": weight_of(8, 128, 2) * 7}
+    quantizer = parse_quantizer("int4-g32-asym@gptq")
+    calibration = Calibration(1000, second_moments=moments)
+    for name, found in quantizer.encode_together(weights, calibration, {}).items():
+        alone = quantizer.encode(weights[name], calibration)
+        assert torch.equal(found.codes, alone.codes)
+        assert torch.equal(quantizer.decode(found), quantizer.decode(alone))
+        assert found.outcome == alone.outcome

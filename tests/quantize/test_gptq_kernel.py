@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from pipeline.quantize import Calibration, parse_quantizer
-from pipeline.quantize.triton.encoding import encode
+from pipeline.quantize.triton.encoding import encode_together
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -33,7 +33,7 @@ def test_codes_and_scales_are_those_of_the_definition(name, shape):
     calibration = Calibration(200, second_moments=(inputs.T @ inputs / 200).to(DEVICE))
     quantizer = parse_quantizer(name)
     expected = quantizer.encode(weight.to(DEVICE), calibration)
-    found = encode(quantizer, weight.to(DEVICE), calibration)
+    found = encode_together(quantizer, {"w": weight.to(DEVICE)}, calibration, {})["w"]
     assert (found.codes == expected.codes).all()
     for key, value in expected.parameters.items():
         assert torch.equal(found.parameters[key], value)
@@ -48,5 +48,5 @@ def test_a_whole_block_is_done_at_once():
     inputs = torch.randn(300, 140, generator=generator, dtype=torch.float64)
     calibration = Calibration(300, second_moments=(inputs.T @ inputs / 300).to(DEVICE))
     quantizer = parse_quantizer("int4-channel-asym@gptq")
-    codes = encode(quantizer, weight.to(DEVICE), calibration).codes
+    codes = encode_together(quantizer, {"w": weight.to(DEVICE)}, calibration, {})["w"].codes
     assert torch.equal(codes, quantizer.encode(weight.to(DEVICE), calibration).codes)

@@ -12,17 +12,10 @@ from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer
 from pipeline.quantize.triton.gptq_block import quantize_columns
 
 
-def encode(quantizer: Quantizer, weight: Tensor, calibration: Calibration) -> Encoded:
-    """``quantizer.encode(weight, calibration)``."""
-    if type(quantizer) is Gptq:
-        return quantizer.encode_by(quantize_columns, weight, calibration)
-    return quantizer.encode(weight, calibration)
-
-
 def encode_together(
     quantizer: Quantizer, weights: Mapping[str, Tensor], calibration: Calibration, config: Mapping[str, Any]
 ) -> dict[str, Encoded]:
     """``quantizer.encode_together(weights, calibration, config)``."""
     if type(quantizer) is Gptq:
-        return {name: encode(quantizer, weight, calibration) for name, weight in weights.items()}
+        return quantizer.encode_by(quantize_columns, weights, calibration)
     return quantizer.encode_together(weights, calibration, config)

@@ -89,6 +89,15 @@ measurement_options = _stack(
         show_default=True,
         help="Sequences of --seq-len calibration tokens.",
     ),
+    click.option(
+        "--mechanism",
+        multiple=True,
+        is_flag=False,
+        flag_value="all",
+        metavar="[VARIANT,...|layers]",
+        help="Evaluate controls too, which tell why quantization does damage: of every quantized variant, or of those "
+        "named; layers = each layer alone too. Repeatable.",
+    ),
     click.option("--batches", type=int, help="Evaluation batches. Default: the suite's own, else 32."),
     click.option("--batch-size", type=int, help="Sequences per batch. Default: the suite's own, else 4."),
     click.option(

@@ -188,6 +188,8 @@ class AuditProgress(ProgressTracker):
 
 def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:
     """The part of ``probe`` that a shard ``lacks``; fp32 is always measured again."""
+    controls = tuple(each for each in probe.mechanism if str(each) in lacks.controls)
+    probe = replace(probe, mechanism=controls, by_layer=probe.by_layer and bool(controls))
     if lacks.measurements:
         return probe
     wanted = {"fp32", *lacks.variants}

@@ -132,6 +132,15 @@ def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
     return [(baseline, *others[start : start + most]) for start in range(0, max(1, len(others)), most)]
 
 
+def widest(variants: Sequence[Variant], mechanism: Sequence[Variant]) -> tuple[Variant, ...]:
+    """What bounds on memory are taken of: ``variants``, or as many controls as go through a model at a time where those
+    of ``mechanism`` are measured too and are more.
+    """
+    if not mechanism or len(variants) >= VARIANTS_AT_ONCE:
+        return tuple(variants)
+    return (ControlVariant(head=any(each.head for each in (*variants, *mechanism))),) * VARIANTS_AT_ONCE
+
+
 def control_groups(controls: Sequence[ControlVariant]) -> list[tuple[Variant, ...]]:
     """``controls`` cut into equal groups that are measured at a time; those of a calibrated variant together with it,
     which comes first in its group.

@@ -8,7 +8,14 @@ import torch
 
 from pipeline.models.arithmetic import has_triton
 from pipeline.models.loading import read_config, text_config, vocabulary
-from pipeline.models.memory import USABLE_SHARE, ModelSize, cpu_logit_bytes, cpu_weight_bytes, whole_bytes
+from pipeline.models.memory import (
+    USABLE_SHARE,
+    ModelSize,
+    cpu_logit_bytes,
+    cpu_weight_bytes,
+    whole_bytes,
+    widest,
+)
 from pipeline.models.placeholders import WeightIndex
 from pipeline.spec import ProbeSpec
 from pipeline.suites.checkpoint_files import weight_files
@@ -31,13 +38,13 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
 
 
 def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
+    variants = widest(spec.variants, spec.mechanism)
     if device.type == "cuda" and has_triton():
         size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
         if size is not None:
-            return whole_bytes(size, spec.variants, spec.shape, spec.arithmetic)
-    elements, variants = WeightIndex.of(folder).elements, len(spec.variants)
-    logits = cpu_logit_bytes(vocabulary(read_config(folder)), variants, spec.shape)
-    return cpu_weight_bytes(elements, variants) + logits + SPARE_BYTES
+            return whole_bytes(size, variants, spec.shape, spec.arithmetic)
+    logits = cpu_logit_bytes(vocabulary(read_config(folder)), len(variants), spec.shape)
+    return cpu_weight_bytes(WeightIndex.of(folder).elements, len(variants)) + logits + SPARE_BYTES
 
 
 def _stored_bytes(folder: Path) -> int:

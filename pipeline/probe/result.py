@@ -84,6 +84,13 @@ class Measurement:
     """Names of what was measured."""
     controls: tuple[ControlResult, ...] = ()
 
+    def control_entries(self) -> dict[str, list[dict[str, Any]]]:
+        """What the shard's rows hold of the controls, by variant."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for each in self.controls:
+            found.setdefault(each.variant, []).append(each.entry())
+        return found
+
 
 def measurement(
     spec: ProbeSpec,

@@ -24,6 +24,8 @@ class AuditOptions:
     variants: tuple[str, ...] = ()
     measurements: tuple[str, ...] = ()
     """Names of further measurements, beside those that every probe makes."""
+    mechanism: tuple[str, ...] = ()
+    """Variants whose controls are evaluated too, ``all`` of them, and ``layers`` for those of each layer alone."""
     batches: int | None = None
     batch_size: int | None = None
     seq_len: int | None = None

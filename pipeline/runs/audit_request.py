@@ -10,6 +10,7 @@ from pipeline.base.errors import UsageError
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.corpus.calibration_text import CalibrationShape
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
+from pipeline.models.memory import widest
 from pipeline.quantize.variant import require_models
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_request import (
@@ -19,6 +20,7 @@ from pipeline.runs.calibration_request import (
     parse_calibration,
 )
 from pipeline.runs.execution_mode import choose_execution
+from pipeline.runs.mechanism_option import parse_mechanism
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
@@ -65,10 +67,18 @@ def build_request(
     shape = _shape(options, suite)
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
-    execution = choose_execution(options, suite, variants, shape, resources)
+    mechanism, by_layer = parse_mechanism(options.mechanism, variants)
+    execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
     _require_measurable(measurements, stream=execution.stream)
     probe = ProbeSpec(
-        variants, shape, tokens.sha256, vocab_rows, execution.arithmetic, measurements=measurements
+        variants,
+        shape,
+        tokens.sha256,
+        vocab_rows,
+        execution.arithmetic,
+        measurements=measurements,
+        mechanism=mechanism,
+        by_layer=by_layer,
     )
     calibration, told = _calibration(options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample)
     if calibration is not None:

@@ -261,7 +261,8 @@ class RunFolder:
         ``there``: the former shard, whose columns are kept.
         """
         names = dict.fromkeys([*task.measurements, *chain(*origin.measured.values())])
-        schema = self.kind.schema(installed(names), None if there is None else there.table.schema)
+        columns = set[str]().union(*rows)
+        schema = self.kind.schema(installed(names), None if there is None else there.table.schema, columns)
         table = shard_table(schema, task, rows, origin)
         self._store.write(self._shard(task.key), with_checksum(table))
         self._store.remove(self._failure(task.key))

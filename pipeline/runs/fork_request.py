@@ -82,6 +82,10 @@ def build_fork_request(
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
     audit = build_request(options.audit, find_suite, on_sample)
+    if audit.probe.by_layer:
+        raise UsageError(
+            "--mechanism layers: the layers of a fork's runs are not measured alone; audit their suite"
+        )
     suite = audit.suite
     start = _start(options, suite)
     steps, probe_every = _lengths(options, suite)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pipeline.base.errors import OtherSchemaError, ShardError
 from pipeline.base.files import parse_json
 from pipeline.base.json_fields import Fields
+from pipeline.runs.control_column import lacking
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
 from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, comparable
 
@@ -71,12 +72,15 @@ class Lacks:
     variants: tuple[str, ...] = ()
     measurements: tuple[str, ...] = ()
     """Measurements that at least one of its wanted variants lacks."""
+    controls: tuple[str, ...] = ()
+    """Variants whose controls it lacks."""
 
     def __bool__(self) -> bool:
-        return bool(self.variants or self.measurements)
+        return bool(self.variants or self.measurements or self.controls)
 
     def __str__(self) -> str:
-        return "lacks " + ", ".join((*self.variants, *self.measurements))
+        controls = (f"the controls of {name}" for name in self.controls)
+        return "lacks " + ", ".join((*self.variants, *self.measurements, *controls))
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Shard:
                     for variant, names in there.items()
                 )
             ),
+            lacking(self.table, config),
         )
 
     def is_of(self, spec: Settings) -> bool:

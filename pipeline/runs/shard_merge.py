@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.measurements import installed, score_columns, tensor_columns
+from pipeline.runs.control_column import CONTROLS, Entry, joined
 from pipeline.runs.shard import Shard
 
 AGREE_NATS = 1e-6
@@ -48,12 +50,16 @@ def _agree(before: float, now: float) -> bool:
 
 
 def merged(
-    there: Shard, rows: Sequence[Row], measurements: Iterable[str], identity: Mapping[str, Any]
+    there: Shard,
+    rows: Sequence[Row],
+    measurements: Iterable[str],
+    identity: Mapping[str, Any],
+    controls: Mapping[str, Sequence[Entry]] = MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, tuple[str, ...]]]:
     """All rows, and the measurements of each variant; the values of ``there`` stay unchanged.
 
-    ``rows`` are new, have ``measurements`` and match ``there``; ``identity`` has the columns that identify the
-    checkpoint.
+    ``rows`` are new, have ``measurements`` and match ``there``; so are ``controls``, by variant. ``identity`` has the
+    columns that identify the checkpoint.
     """
     now = {row["variant"]: row for row in rows}
     names = tuple(measurements)
@@ -71,6 +77,8 @@ def merged(
                 for old, new in zip(before["tensors"], now[variant]["tensors"], strict=True)
             ]
             measured[variant] = (*there.measured[variant], *added)
+        if variant in controls:
+            row[CONTROLS] = joined(row.get(CONTROLS), controls[variant])
         found.append(row)
     for variant, row in now.items():
         if variant not in there.measured:

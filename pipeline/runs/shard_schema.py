@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.base.errors import UsageError
 from pipeline.measurements import Column, pooled_columns, score_columns, tensor_columns
+from pipeline.runs.control_column import FIELDS
 from pipeline.runs.plans import ForkPlan, RunPlan, WorkPlan
 from pipeline.runs.shard_validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
 from pipeline.spec import MEASUREMENTS, ProbeSpec
@@ -108,17 +109,21 @@ class Kind:
     what_is_wrong: WhatIsWrong = nothing_is_wrong
     """Why a shard's rows contradict its metadata (``pipeline.runs.shard_validity``); such a shard is redone."""
 
-    def schema(self, measurements: Iterable[str], there: pa.Schema | None = None) -> pa.Schema:
+    def schema(
+        self, measurements: Iterable[str], there: pa.Schema | None = None, columns: Container[str] = ()
+    ) -> pa.Schema:
         """The columns of a shard with ``measurements``: the core columns, then those of the measurements.
 
         ``there``: columns of the former shard, which stay, even those of measurements that are not installed here.
+        ``columns``: names that its rows have, of which those of controls are added.
         """
         schema = self.core if there is None else there.remove_metadata()
         names = tuple(measurements)
-        columns = score_columns(names)
+        found = score_columns(names)
         if "tensors" not in self.core.names:
-            columns += pooled_columns(names)
-        for field in _fields(columns, nullable=True):
+            found += pooled_columns(names)
+        of_controls = [field for field in FIELDS if field.name in columns]
+        for field in (*_fields(found, nullable=True), *of_controls):
             if field.name not in schema.names:
                 schema = schema.append(field)
         if "tensors" in self.core.names:

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.runs.control_column import wrong_controls
+
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """Tolerances between numbers of a row that follow from each other: the last bits of float64 sums."""
 
@@ -39,6 +41,7 @@ def wrong_audit(table: pa.Table, key: str, config: Config, measured: Measured) -
         _wrong_promise(config, measured)
         or _wrong_checkpoint(rows, key, measured)
         or _first(_wrong_row(row, config["shape"]) for row in rows)
+        or wrong_controls(rows, config)
         or _wrong_tensors(table["tensors"], table["variant"].to_pylist())
     )
 
@@ -50,6 +53,7 @@ def wrong_fork(table: pa.Table, key: str, config: Config, measured: Measured) ->
         _wrong_promise(config["probe"], measured)
         or _wrong_run(rows, key, config, measured)
         or _first(_wrong_row(row, config["probe"]["shape"]) for row in rows)
+        or wrong_controls(rows, config["probe"])
     )
 
 

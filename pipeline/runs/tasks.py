@@ -18,6 +18,7 @@ from pipeline.base.errors import CheckpointError, ShardError
 from pipeline.base.retry import retry_while_away
 from pipeline.base.signals import termination
 from pipeline.base.versions import versions
+from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard import Origin
 from pipeline.runs.shard_merge import disagreement, merged
@@ -112,7 +113,7 @@ def run_probe(
             )  # an error may have come before the lock was taken
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if task.adds is not None:
-        differing = retry_while_away(lambda: _add(folder, task, rows, measured.notes))
+        differing = retry_while_away(lambda: _add(folder, task, rows, measured))
         if differing:
             again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
             return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
@@ -121,8 +122,10 @@ def run_probe(
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
 
-def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: tuple[str, ...]) -> str:
-    """Add ``rows`` to the shard of ``task``. If they do not match it, change nothing and return why."""
+def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], now: Measurement) -> str:
+    """Add ``rows`` and the controls in ``now`` to the shard of ``task``. If they do not match it, change nothing and
+    return why.
+    """
     try:
         there = folder.read_shard(task.key)
     except ShardError as error:
@@ -131,12 +134,14 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], notes: 
         return "the existing shard belongs to another measurement"
     if different := disagreement(there, rows):
         return different
-    if there.lacks(task.probe.config()):
+    if lacks := there.lacks(task.probe.config()):
+        checkpoint = identity(task.suite, task.checkpoint)
         together, measured = merged(
-            there, rows, task.measuring.measurements, identity(task.suite, task.checkpoint)
+            there, rows, task.measuring.measurements, checkpoint, now.control_entries()
         )
-        added = tuple(f"{variant} was added later" for variant in measured if variant not in there.measured)
-        all_notes = tuple(dict.fromkeys([*there.notes, *notes, *added]))
+        added = [f"{variant} was added later" for variant in measured if variant not in there.measured]
+        added += [f"the controls of {variant} were added later" for variant in lacks.controls]
+        all_notes = tuple(dict.fromkeys([*there.notes, *now.notes, *added]))
         task = _calibrated_as(task, there)
         folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
     return ""
@@ -245,7 +250,9 @@ def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> lis
         "peak_bytes": measured.peak_bytes,
         "device": measured.device,
     }
-    return [common | result.row() for result in measured.results]
+    controls = measured.control_entries()
+    asked = ({CONTROLS: controls.get(result.variant)} if controls else {} for result in measured.results)
+    return [common | result.row() | more for result, more in zip(measured.results, asked, strict=True)]
 
 
 def identity(suite: str, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pipeline.base.files import open_regular
 from pipeline.measurements import pool, pooled_columns, score_columns
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Measurement, Prober
+from pipeline.quantize.statistics import squared_error
 from pipeline.spec import MEASUREMENTS, ProbeSpec, canonical_json, fingerprint, pinned
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
@@ -219,7 +220,7 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def score_rows(measured: Measurement, common: Row) -> list[Row]:
     """One row per variant: its scores, its gap to fp32, and its tensors' statistics pooled."""
-    baseline = measured.results[0].nll_nats
+    baseline, controls = measured.results[0].nll_nats, measured.control_entries()
     rows = []
     for result in measured.results:
         scores = result.row()
@@ -233,11 +234,21 @@ def score_rows(measured: Measurement, common: Row) -> list[Row]:
                 "batch_nll_nats": list(result.batch_nll_nats),
                 "gap": gap,
                 **{each.name: pool(each, tensors) for each in pooled_columns(measured.measurements)},
+                **(_of_controls(controls, result.variant, tensors) if controls else {}),
                 "probe_s": measured.probe_s,
                 "device": measured.device,
             }
         )
     return rows
+
+
+def _of_controls(controls: dict[str, list[Row]], variant: str, tensors: list[Row]) -> Row:
+    """The columns of ``variant`` where some variants have controls (``pipeline.runs.control_column``)."""
+    own = controls.get(variant)
+    return {
+        "controls": own,
+        "error_size": None if own is None or variant == "fp32" else squared_error(tensors),
+    }
 
 
 def _nan_rows(before: list[Row], common: Row, measurements: tuple[str, ...]) -> list[Row]:
@@ -251,8 +262,17 @@ def _nan_rows(before: list[Row], common: Row, measurements: tuple[str, ...]) -> 
     step = before[-1]["step"]
     template = [row for row in before if row["step"] == step]
     return [
-        {**row, **{name: _as_nan(row[name]) for name in scores & row.keys()}, **nothing} for row in template
+        {**row, **{name: _as_nan(row[name]) for name in scores & row.keys()}, **_nan_controls(row), **nothing}
+        for row in template
     ]
+
+
+def _nan_controls(row: Row) -> Row:
+    """The columns of ``row`` that controls need, of a run that has diverged."""
+    if "controls" not in row:
+        return {}
+    entries = [{**each, "batch_nll_nats": _as_nan(each["batch_nll_nats"])} for each in row["controls"] or ()]
+    return {"controls": entries or None, "error_size": _as_nan(row["error_size"])}
 
 
 def _as_nan(value: Any) -> Any:

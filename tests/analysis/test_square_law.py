@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.trajectory.rounding import squared_error
 from pipeline.analysis.trajectory.square_law import square_law
+from pipeline.quantize.statistics import squared_error
 from pipeline.runs.shard import Shard
 
 ERRORS = {

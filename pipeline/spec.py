@@ -222,13 +222,13 @@ class ProbeSpec:
                 )
         if self.measurements[: len(MEASUREMENTS)] != MEASUREMENTS:
             raise UsageError(f"measurements {self.measurements}: wanted {', '.join(MEASUREMENTS)} first")
-        if self.is_calibrated and CALIBRATION not in self.measurements:
+        if any(variant.needs for variant in self.variants) and CALIBRATION not in self.measurements:
             object.__setattr__(self, "measurements", (*self.measurements, CALIBRATION))
 
     @property
     def is_calibrated(self) -> bool:
         """Whether a variant needs calibration tokens."""
-        return any(variant.needs for variant in self.variants)
+        return any(variant.needs for variant in (*self.variants, *self.mechanism))
 
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""

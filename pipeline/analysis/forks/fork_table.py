@@ -12,6 +12,13 @@ from numpy.typing import NDArray
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, paired_gap_se
 from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
+from pipeline.analysis.statistics.mechanism_factors import (
+    Columns,
+    ControlledLoss,
+    factor_columns,
+    noise_columns,
+)
+from pipeline.runs.control_column import CONTROLS, ERROR_SIZE
 from pipeline.runs.shard import Shard
 from pipeline.train.arms import REWARM
 from pipeline.train.schedules import ComparedPhase, schedules
@@ -62,7 +69,26 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
     other = np.array(joined["baseline"].to_list(), dtype=float)
     with np.errstate(invalid="ignore", over="ignore"):
         gap_se = paired_gap_se(other, own)
-    return joined.drop(*NOT_IN_TABLE, "baseline").insert_column(-1, pl.Series("gap_se", gap_se))
+    joined = joined.drop(*NOT_IN_TABLE, "baseline").insert_column(-1, pl.Series("gap_se", gap_se))
+    return _with_factors(joined, key) if CONTROLS in joined.columns else joined
+
+
+def _with_factors(table: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    """``table`` with the columns of ``statistics.mechanism_factors`` in place of the controls' losses."""
+    rows = table.select(*key, "variant", "nll_nats", "batch_nll_nats", CONTROLS, ERROR_SIZE).to_dicts()
+    fp32 = {tuple(row[name] for name in key): row for row in rows if row["variant"] == "fp32"}
+    found: list[Columns] = []
+    for row in rows:
+        loss = ControlledLoss.of(row, fp32[tuple(row[name] for name in key)])
+        if loss is None:
+            found.append({})
+        else:
+            found.append(
+                noise_columns(loss) if row["variant"] == "fp32" else factor_columns(loss, row[ERROR_SIZE])
+            )
+    names = dict.fromkeys(name for columns in found for name in columns)
+    factors = [pl.Series(name, [columns.get(name) for columns in found], dtype=pl.Float64) for name in names]
+    return table.drop(CONTROLS, ERROR_SIZE).with_columns(factors)
 
 
 def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRuns:

@@ -16,6 +16,7 @@ from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
 from pipeline.analysis.trajectory.calibration_problems import calibration_problems
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
+from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
 from pipeline.analysis.trajectory.method_repair import with_repairs
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
 from pipeline.analysis.trajectory.square_law import square_law
@@ -54,6 +55,8 @@ class Reduction:
     """One row per checkpoint, variant and quantized tensor."""
     report: dict[str, Any]
     """The contents of report.json."""
+    layers: pl.DataFrame | None = None
+    """One row per checkpoint, variant and layer that was quantized alone (``--mechanism layers``)."""
 
 
 def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> Reduction:
@@ -73,6 +76,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     analysis, phases = _analyse(trajectory, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
     duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
+    trajectory = trajectory.with_columns(mechanism_columns(shards))
     law = square_law(shards, duplicates=list(duplicates))
     if law is not None:
         trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
@@ -115,7 +119,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "versions": measured_versions(shards),
         "reduced_with": versions(),
     }
-    return Reduction(trajectory, tensors, report)
+    return Reduction(trajectory, tensors, report, layer_table(shards))
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:
@@ -154,7 +158,10 @@ def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
 
 def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
     """Writes ``tables/trajectory.parquet`` and ``.csv``, ``tables/tensors.parquet`` and ``report.json``."""
-    for name, frame in (("trajectory", reduction.trajectory), ("tensors", reduction.tensors)):
+    frames = {"trajectory": reduction.trajectory, "tensors": reduction.tensors}
+    if reduction.layers is not None:
+        frames["mechanism_layers"] = reduction.layers
+    for name, frame in frames.items():
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         folder.write_table(f"{name}.parquet", buffer.getvalue())

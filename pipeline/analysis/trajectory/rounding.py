@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
+from pipeline.quantize.statistics import squared_error
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
@@ -72,15 +72,6 @@ def read_damages(shards: Sequence[Shard]) -> RoundedCheckpoints:
     )
     names = tuple(column_of(name) for name in variants)
     return RoundedCheckpoints(names, errors, batches.mean(axis=-1), without)
-
-
-def squared_error(tensors: Sequence[dict[str, Any]]) -> float:
-    """Sum ||W' - W||^2 / sum ||W||^2 over a variant's tensors; NaN where one was not quantized."""
-    if not tensors or any(tensor["relative_error"] is None for tensor in tensors):
-        return math.nan
-    squares = np.array([tensor["n"] * (tensor["std"] ** 2 + tensor["mean"] ** 2) for tensor in tensors])
-    errors = np.array([tensor["relative_error"] ** 2 for tensor in tensors])
-    return float((squares * errors).sum() / squares.sum()) if squares.sum() > 0 else math.nan
 
 
 def fit_square_law(points: RoundedCheckpoints) -> tuple[FloatArray, FloatArray]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from pipeline.analysis.statistics.bootstrap import paired_gap_se
 from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
 from pipeline.measurements import pool_values, score_columns, trajectory_columns, unvaried_columns
+from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
 
@@ -56,7 +57,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     rows = pl.DataFrame(
         pa.concat_tables(
             (
-                shard.table.drop_columns(["tensors"]).append_column(
+                shard.table.drop_columns(_nested(shard)).append_column(
                     "key", pa.array([shard.key] * len(shard.table))
                 )
                 for shard in shards
@@ -123,6 +124,11 @@ def headline_variant(trajectory: pl.DataFrame) -> str | None:
 def measured_variants(trajectory: pl.DataFrame) -> list[str]:
     """Column prefixes of the quantized variants."""
     return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
+
+
+def _nested(shard: Shard) -> list[str]:
+    """Columns of the shard that tables are made of elsewhere."""
+    return [name for name in ("tensors", CONTROLS) if name in shard.table.column_names]
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:

@@ -12,8 +12,8 @@ from pipeline.analysis.statistics.nulls import N_NULL
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, explain_variant
 from pipeline.analysis.trajectory.mechanism.mechanism_words import cause_sentence
-from pipeline.analysis.trajectory.rounding import squared_error
 from pipeline.analysis.trajectory.stages import Phase
+from pipeline.quantize.statistics import squared_error
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 

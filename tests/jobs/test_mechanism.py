@@ -60,9 +60,9 @@ def test_controls_are_added_to_a_finished_run(
     assert trajectory(later).select(before.columns).equals(before)
     assert trajectory(later).equals(trajectory(at_once))
     again = run_here(*audit, "--out", later, "--mechanism", "int4")
-    assert "0 measured, 2 were there" in again.stdout
+    assert "0 measured" in again.stdout
     without = run_here(*audit, "--out", later)
-    assert "0 measured, 2 were there" in without.stdout, (
+    assert "0 measured" in without.stdout, (
         "what is there and not asked for is no reason to measure"
     )
     layers = run_here(*audit, "--out", later, "--mechanism", "int4,layers")

@@ -62,9 +62,7 @@ def test_controls_are_added_to_a_finished_run(
     again = run_here(*audit, "--out", later, "--mechanism", "int4")
     assert "0 measured" in again.stdout
     without = run_here(*audit, "--out", later)
-    assert "0 measured" in without.stdout, (
-        "what is there and not asked for is no reason to measure"
-    )
+    assert "0 measured" in without.stdout, "what is there and not asked for is no reason to measure"
     layers = run_here(*audit, "--out", later, "--mechanism", "int4,layers")
     assert "2 measured" in layers.stdout
     found = controls(later)

@@ -18,10 +18,10 @@ from jobs.options import (
 )
 from jobs.reduce import show_reduction
 from jobs.report import show_page
-from pipeline.runs.folder import REPORT
 from pipeline.runs.fork_request import ForkOptions, build_fork_request
 from pipeline.runs.kind_of_work import kinds_of_work
 from pipeline.runs.output import run_folder
+from pipeline.runs.result_files import REPORT
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules
 
@@ -138,7 +138,7 @@ def command(seed: int, **options: object) -> None:
     show_reduction(fork, out, allow_missing=code != 0, seed=seed)
     show_page(fork, out)
     folder = run_folder(out)
-    if folder.has_plan() and folder.has_result(REPORT):
+    if folder.has_plan() and folder.results.has(REPORT):
         show_page(audit, out)  # status has a section for the experiment
     raise SystemExit(code)
 

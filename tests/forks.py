@@ -33,8 +33,8 @@ def fork_task(
     folder = RunFolder(out, FORK)
     out.mkdir(exist_ok=True)
     folder.prepare()
-    folder.write_tokens(tokens.array)
-    folder.write_training_tokens(train)
+    folder.tokens.write(tokens.array)
+    folder.training_tokens.write(train)
     checkpoint = suite.select([step]).checkpoints[0]
     spec = ForkSpec(
         content_id=checkpoint.content_id,
@@ -61,7 +61,7 @@ def fork_task(
 
 def rows(task: ForkTask, *, timeless: bool = True) -> list[dict[str, Any]]:
     """The rows of a task's shard, without what another run of the same task would change; NaN as None."""
-    table = RunFolder(task.out, FORK).read_shard(task.key).table
+    table = RunFolder(task.out, FORK).shards.read(task.key).table
     dropped = ["wall_s", "probe_s"] if timeless else []
     return [
         {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in row.items()}

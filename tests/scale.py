@@ -58,8 +58,8 @@ def write_shards(request: AuditRequest, tensors: int) -> None:
         path = Path(request.out.place(f"shards/audit/{task.key}.arrow"))
         if template is None:
             rows = [row(task, str(variant), names, draw) for variant in probe.variants]
-            request.out.write_shard(task, rows, Origin(versions()))
-            template = request.out.read_shard(task.key).table
+            request.out.shards.write(task, rows, Origin(versions()))
+            template = request.out.shards.read(task.key).table
             continue
         n = len(template)
         table = template

@@ -102,7 +102,7 @@ def test_a_measurement_of_one_file_is_a_column_of_the_tables_and_a_choice_of_the
 
 @pytest.mark.slow
 def test_a_schedule_of_one_file_is_trained_compared_by_its_phase_and_drawn(out: Path) -> None:
-    runs = pl.from_arrow(RunFolder(out, FORK).read_shard("sawtooth-period4-seed0").table)
+    runs = pl.from_arrow(RunFolder(out, FORK).shards.read("sawtooth-period4-seed0").table)
     live = runs.filter((pl.col("weights") == "live") & (pl.col("variant") == "fp32")).sort("step")
     assert live["phase_label"].to_list()[2:] == ["low", "high", "low"]  # after updates 4, 6 and 8
     report = json.loads((out / "tables" / "schedules.json").read_text())

@@ -90,7 +90,7 @@ def test_less_is_done_more_is_incomplete_and_other_tokens_are_stale(folder: Path
 def test_a_run_of_a_fork_that_lacks_a_variant_is_not_trained_again_unasked() -> None:
     out = RunFolder(REFERENCE / "fork", FORK)
     plan = out.read_plan()
-    keys = [key for key in out.shard_keys() if key.startswith("noop")]
+    keys = [key for key in out.shards.list_keys() if key.startswith("noop")]
     probe = {**plan.config["probe"], "variants": [*plan.config["probe"]["variants"], "int3-g128-asym"]}
     found = folder_status(out, dataclasses.replace(plan, config={**plan.config, "probe": probe}), keys)
     assert set(found.stale) == set(keys)

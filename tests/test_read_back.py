@@ -148,13 +148,13 @@ def test_rows_that_are_not_the_measurement_are_redone(folder: Path, change: Chan
     found = folder_status(out, out.read_plan())
     assert found.to_measure == (KEY,)
     with pytest.raises(ShardError, match=reason):
-        out.read_shard(KEY)
+        out.shards.read(KEY)
 
 
 def test_a_shard_of_another_checkpoint_in_its_place_is_redone(folder: Path) -> None:
     shutil.copy(REFERENCE / "grids/shards/audit/step000002000.arrow", folder / f"shards/audit/{KEY}.arrow")
     with pytest.raises(ShardError, match="of step 2000"):
-        RunFolder(folder).read_shard(KEY)
+        RunFolder(folder).shards.read(KEY)
 
 
 def test_a_checkpoint_that_diverged_is_a_measurement(folder: Path) -> None:
@@ -185,7 +185,7 @@ def test_rows_that_are_not_the_run_are_redone(folder: Path, change: Change, reas
     rewritten(folder / f"shards/fork/{RUN}.arrow", change)
     assert folder_status(out, out.read_plan()).to_measure == (RUN,)
     with pytest.raises(ShardError, match=reason):
-        out.read_shard(RUN)
+        out.shards.read(RUN)
 
 
 @pytest.mark.parametrize("name", ["config", "versions", "notes", "measured", "content_id", "fingerprint"])
@@ -241,11 +241,11 @@ def test_what_is_no_file_in_place_of_one_is_refused_at_once(
     assert KEY in found.corrupt
     assert "failures" in found.failed[KEY]
     with pytest.raises(UsageError, match=r"tokens\.npy"):
-        out.read_tokens()
+        out.tokens.read()
     with pytest.raises(OutputError, match=r"events\.jsonl"):
         out.read_events()
     with pytest.raises(OutputError, match=r"report\.json"):
-        out.read_result("report.json")
+        out.results.read("report.json")
 
 
 @pytest.mark.timeout(20)
@@ -281,7 +281,7 @@ def test_lines_of_a_log_that_are_no_events_are_left_out(folder: Path) -> None:
 def test_a_failure_record_that_is_damaged_says_so(folder: Path, text: bytes) -> None:
     (folder / "failures/audit").mkdir(parents=True)
     (folder / f"failures/audit/{KEY}.json").write_bytes(text)
-    reason = RunFolder(folder).read_failures()[KEY]
+    reason = RunFolder(folder).failures.read()[KEY]
     assert "damaged" in reason
     assert f"failures/audit/{KEY}.json" in reason
 
@@ -292,13 +292,13 @@ EXPERIMENTS = sorted(path.parents[1] for path in REFERENCE.rglob("schedules.json
 
 @pytest.mark.parametrize("place", REPORTS, ids=lambda path: path.name)
 def test_reports_that_reductions_wrote_are_read(place: Path) -> None:
-    assert RunFolder(place).read_report() == json.loads((place / "report.json").read_text())
+    assert RunFolder(place).results.read_report() == json.loads((place / "report.json").read_text())
 
 
 @pytest.mark.parametrize("place", EXPERIMENTS, ids=lambda path: path.name)
 def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
     told = json.loads((place / "tables/schedules.json").read_text())
-    assert RunFolder(place, FORK).read_schedules() == told
+    assert RunFolder(place, FORK).results.read_schedules() == told
 
 
 @pytest.mark.parametrize(
@@ -341,11 +341,11 @@ def test_a_result_with_another_value_names_file_and_field(
     (tmp_path / "tables").mkdir()
     (tmp_path / file).write_text(json.dumps(value))
     with pytest.raises(UsageError, match=f"{file} is damaged: {field}.*int4-collapse reduce"):
-        RunFolder(tmp_path).read_report() or RunFolder(tmp_path).read_schedules()
+        RunFolder(tmp_path).results.read_report() or RunFolder(tmp_path).results.read_schedules()
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS)
 def test_a_result_that_is_no_json_object_is_named(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "report.json").write_bytes(text)
     with pytest.raises(UsageError, match=r"report\.json is damaged"):
-        RunFolder(tmp_path).read_report()
+        RunFolder(tmp_path).results.read_report()

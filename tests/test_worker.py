@@ -22,7 +22,7 @@ def task_in(out: Path, checkpoint: Path) -> ProbeTask:
     folder = RunFolder(out)
     folder.prepare()
     tokens = np.zeros((1, 1, 4), dtype=np.int64)
-    folder.write_tokens(tokens)
+    folder.tokens.write(tokens)
     probe = ProbeSpec((Variant(),), TokenShape(1, 1, 4), "0" * 64)
     return ProbeTask("s", Checkpoint(1, "step1", str(checkpoint)), probe, str(out))
 

@@ -321,5 +321,5 @@ def _time_fork(request: ForkRequest, on_step: Callable[[int, int], None]) -> _Fo
 
 def _losses(request: ForkRequest, run: PlannedRun) -> Losses:
     """Losses of our run, from its shard."""
-    table = request.out.read_shard(run.key).table.select(["step", "weights", "variant", "nll_nats"])
+    table = request.out.shards.read(run.key).table.select(["step", "weights", "variant", "nll_nats"])
     return {(row["step"], row["weights"], row["variant"]): row["nll_nats"] for row in table.to_pylist()}

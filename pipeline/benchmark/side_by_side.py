@@ -209,7 +209,7 @@ def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, 
         rows = [
             (key, row)
             for key in summary.measured
-            for row in folder.read_shard(key).table.select(columns).to_pylist()
+            for row in folder.shards.read(key).table.select(columns).to_pylist()
         ]
     # The first checkpoint of every worker includes its start; the rest is the steady state.
     return _Pipeline(

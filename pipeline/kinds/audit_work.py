@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.checkpoint_plan import checkpoint_plan
-from pipeline.runs.folder import REPORT, TABLES, RunFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.progress import Progress, ProgressTracker
+from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import AUDIT
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
@@ -46,7 +47,7 @@ class AuditWork(KindOfWork):
         )
 
     def write_inputs(self, request: AuditRequest) -> None:
-        request.out.write_tokens(request.tokens.array)
+        request.out.tokens.write(request.tokens.array)
         if request.calibration is not None:
             write_calibration(request.out, request.calibration)
 

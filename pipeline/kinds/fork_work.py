@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import OutputError
 from pipeline.base.versions import versions
 from pipeline.runs.calibration_tokens import write_calibration
-from pipeline.runs.folder import TABLES, RunFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
 from pipeline.runs.progress import Progress, ProgressTracker
+from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
 from pipeline.train.fork_spec import ForkTask
 
@@ -42,13 +43,13 @@ class ForkWork(KindOfWork):
 
     def write_inputs(self, request: ForkRequest) -> None:
         out = request.out
-        out.write_tokens(request.tokens.array)
+        out.tokens.write(request.tokens.array)
         if request.calibration is not None:
             write_calibration(out, request.calibration)
-        if out.holds_training_tokens(request.spec.train_sha256, checked=request.train_kept):
-            out.write_train_note(_note(request))
+        if out.training_tokens.holds(request.spec.train_sha256, checked=request.train_kept):
+            out.training_tokens.write_note(_note(request))
         else:
-            out.write_training_tokens(request.train, _note(request))
+            out.training_tokens.write(request.train, _note(request))
 
     def tasks(self, request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
         return _tasks(request, plan, found)
@@ -70,7 +71,7 @@ class ForkWork(KindOfWork):
         return run_fork(task, prober, warm.kept("fork starts", dict))
 
     def unfinished(self, folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> Unfinished:
-        made = folder.updates_made()
+        made = folder.states.updates_made()
         here = {key: made[key] for key in found.to_measure if key in made}
         lines = [f"{key}: {updates:,} of {plan.updates:,} updates" for key, updates in here.items()]
         return Unfinished({"updates_of_a_run": plan.updates, "updates_made": here}, lines)
@@ -130,7 +131,7 @@ class ForkProgress(ProgressTracker):
             self.advance(self._shares())
 
     def _list(self) -> dict[str, int]:
-        return {key: made for key, made in self._folder.updates_made().items() if key in self._keys}
+        return {key: made for key, made in self._folder.states.updates_made().items() if key in self._keys}
 
     def _shares(self) -> dict[str, float]:
         return {key: made / self._steps for key, made in self._made.items()}
@@ -160,7 +161,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
     kept = tuple(run for run in before.runs if run.key not in asked)
     arms = {run.arm.label for run in before.runs}
     added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
-    seen = added and {run.key for run in before.runs} <= set(request.out.shard_keys())
+    seen = added and {run.key for run in before.runs} <= set(request.out.shards.list_keys())
     return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen)
 
 

@@ -11,7 +11,8 @@ from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.fork import fork_figures, fork_page
-from pipeline.runs.folder import FIGURES, REPORT, SCHEDULES, TABLES, RunFolder
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.result_files import FIGURES, REPORT, SCHEDULES, TABLES
 
 AUDIT_PAGE, FORK_PAGE = "report.html", "fork.html"
 FORK_TABLE = f"{TABLES}/fork.parquet"
@@ -28,12 +29,12 @@ def report_audit(folder: RunFolder) -> list[str]:
     """
     wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
     files = required_results(folder, *wanted)
-    report = folder.read_report() or {}
+    report = folder.results.read_report() or {}
     if lost := [name for name in PROVENANCE if name not in report]:
         raise _damaged(folder, ValueError(f"{REPORT} has no {lost[0]}"))
     provenance = {name: report[name] for name in (*PROVENANCE, "calibration") if name in report}
     fork = None
-    schedules = folder.read_schedules()
+    schedules = folder.results.read_schedules()
     try:
         trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
         if schedules is not None:
@@ -41,25 +42,25 @@ def report_audit(folder: RunFolder) -> list[str]:
             fork = (pl.read_parquet(table), _fork_report(schedules, folder))
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
-    folder.write_result(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
+    folder.results.write(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
     return _written(folder, AUDIT_PAGE, build_figures(trajectory, tensors, report))
 
 
 def report_fork(folder: RunFolder) -> list[str]:
     """Draw fork.html and figures/fork_*.png; see :func:`report_audit`."""
     files = required_results(folder, SCHEDULES, FORK_TABLE)
-    report = _fork_report(folder.read_schedules(), folder)
+    report = _fork_report(folder.results.read_schedules(), folder)
     try:
         table = pl.read_parquet(files[1])
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
-    folder.write_result(FORK_PAGE, fork_page(table, report))
+    folder.results.write(FORK_PAGE, fork_page(table, report))
     return _written(folder, FORK_PAGE, fork_figures(table, report))
 
 
 def required_results(folder: RunFolder, *names: str) -> list[bytes]:
     """The contents of ``names`` in ``folder``; raises UsageError, which names the missing ones."""
-    files = {name: folder.read_result(name) for name in names}
+    files = {name: folder.results.read(name) for name in names}
     missing = [folder.place(name) for name, data in files.items() if data is None]
     if missing:
         raise UsageError(
@@ -70,7 +71,7 @@ def required_results(folder: RunFolder, *names: str) -> list[bytes]:
 
 def _written(folder: RunFolder, page: str, figures: Mapping[str, bytes]) -> list[str]:
     for name, png in figures.items():
-        folder.write_figure(name, png)
+        folder.results.write_figure(name, png)
     return [f"report: {folder.place(page)}", f"figures: {folder.place(FIGURES)}"]
 
 

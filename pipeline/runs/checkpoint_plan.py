@@ -50,7 +50,7 @@ def checkpoint_plan(
                 "--out, or discard what is there with --replace-stale"
             )
         for checkpoint in before.checkpoints:
-            request.out.remove_shard(checkpoint.key)
+            request.out.shards.remove(checkpoint.key)
         return plan
     checkpoints = merge_checkpoints(before.checkpoints, suite.checkpoints)
     return replace(

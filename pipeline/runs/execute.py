@@ -33,7 +33,7 @@ def execute(
     work = kinds_of_work.find(out.kind.name)
     with out.lock(), out.event_log() as events, ExitStack() as stack:
         plan = work.plan(request)
-        asked, listed = work.asked(request, plan), out.shard_keys()
+        asked, listed = work.asked(request, plan), out.shards.list_keys()
 
         def workers_for(tasks: int) -> Any:
             return stack.enter_context(
@@ -47,7 +47,7 @@ def execute(
         found = checking.result()
         if request.replace_stale:
             for key in found.stale:
-                out.remove_shard(key)
+                out.shards.remove(key)
             found = folder_status(out, plan)
         found.refuse_stale(out)
         out.prepare()

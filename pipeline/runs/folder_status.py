@@ -74,13 +74,13 @@ class FolderStatus:
 def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> FolderStatus:
     """Read and check every shard in ``folder``, expected or not; ``keys``: a fresh listing of the shards."""
     wanted = plan.expected()
-    failures = folder.read_failures()
+    failures = folder.failures.read()
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
     corrupt: dict[str, str] = {}
     incomplete: dict[str, Lacks] = {}
-    keys = folder.shard_keys() if keys is None else keys
-    for key, shard in zip(keys, folder.read_shards(keys), strict=True):
+    keys = folder.shards.list_keys() if keys is None else keys
+    for key, shard in zip(keys, folder.shards.read_many(keys), strict=True):
         if isinstance(shard, OtherSchemaError):
             stale[key] = ("schema: that of another version -> this version's",)
         elif isinstance(shard, ShardError):

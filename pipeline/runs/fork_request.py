@@ -165,7 +165,7 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
         return named_start(suite, int(options.start))
     folder = run_folder(options.audit_dir or options.audit.out)
-    report = folder.read_report()
+    report = folder.results.read_report()
     if report is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "

@@ -137,7 +137,7 @@ class PerCheckpoint(KindOfWork):
         rows = [{**common, **row} for row in (found if isinstance(found, list) else [found])]
         folder = RunFolder(task.out, self.kind)
         try:
-            retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions())))
+            retry_while_away(lambda: folder.shards.write(task, rows, Origin(versions())))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
                 f"kind of work {self.name!r} returned rows that do not fit its columns: {error}"
@@ -162,7 +162,7 @@ class PerCheckpoint(KindOfWork):
                 f"({', '.join(found.to_measure)}); run `int4-collapse {self.name}` again, or pass --allow-missing"
             )
         done = set(found.done)
-        shards = folder.require_shards([each.key for each in plan.checkpoints if each.key in done])
+        shards = folder.shards.require([each.key for each in plan.checkpoints if each.key in done])
         return pl.concat([pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards])
 
     def parse_settings(self, words: Mapping[str, str]) -> CheckpointSettings:

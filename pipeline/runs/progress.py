@@ -145,7 +145,7 @@ class ProgressTracker:
             self.failures[outcome.key] = outcome.failure
             reason = outcome.failure
             retry_while_away(
-                lambda: self._out.write_failure(outcome.key, reason, outcome.deaths, outcome.trace)
+                lambda: self._out.failures.write(outcome.key, reason, outcome.deaths, outcome.trace)
             )
             self.events(
                 "failed",

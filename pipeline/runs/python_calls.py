@@ -62,7 +62,7 @@ def fork_suite(
 
 def tokens_of(out: str | Path) -> np.ndarray:
     """The evaluation tokens of the audit in ``out``: int64 (batches, batch_size, seq_len)."""
-    return run_folder(out).read_tokens()
+    return run_folder(out).tokens.read()
 
 
 def _refuse_unknown(options: dict[str, Any], *kinds: type) -> None:

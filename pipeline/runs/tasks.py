@@ -79,7 +79,7 @@ def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
 
     wanted = spec.calibration_sha256 if spec.is_calibrated else None
     calibration = None if wanted is None else read_calibration(folder, wanted)
-    return Prober(spec, folder.read_tokens(), device, calibration=calibration)
+    return Prober(spec, folder.tokens.read(), device, calibration=calibration)
 
 
 def run_probe(
@@ -98,7 +98,7 @@ def run_probe(
     prober = prober or new_prober(task.measuring, folder, task.device)
     asked = time.perf_counter()
     if fetcher is not None:
-        fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.has_shard(checkpoint.key))
+        fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.shards.has(checkpoint.key))
     with checkout(task.checkpoint, task.cache_gb) as weights:
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)
@@ -118,7 +118,7 @@ def run_probe(
             again = run_probe(replace(task, adds=None), fetcher=fetcher, turn=turn)
             return replace(again, notes=(f"measured again as a whole: {differing}", *again.notes))
     else:
-        retry_while_away(lambda: folder.write_shard(task, rows, Origin(versions(), measured.notes)))
+        retry_while_away(lambda: folder.shards.write(task, rows, Origin(versions(), measured.notes)))
     return TaskDone(task.key, measured.load_s + measured.probe_s, measured.notes, busy_s, idle_s)
 
 
@@ -127,7 +127,7 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], now: Me
     return why.
     """
     try:
-        there = folder.read_shard(task.key)
+        there = folder.shards.read(task.key)
     except ShardError as error:
         return str(error)
     if not there.is_of(task.probe) or there.identity != task.identity():
@@ -143,7 +143,7 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], now: Me
         added += [f"the controls of {variant} were added later" for variant in lacks.controls]
         all_notes = tuple(dict.fromkeys([*there.notes, *now.notes, *added]))
         task = _calibrated_as(task, there)
-        folder.write_shard(task, together, Origin(there.versions, all_notes, measured), there)
+        folder.shards.write(task, together, Origin(there.versions, all_notes, measured), there)
     return ""
 
 
@@ -170,8 +170,8 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
     folder = RunFolder(task.out, FORK)
     prober = prober or new_prober(task.spec.probe, folder, task.device)
     with checkout(task.checkpoint) as weights:
-        run = ForkRun(task, weights, folder.read_training_tokens(), prober, starts)
-    state = folder.read_state(task.key)
+        run = ForkRun(task, weights, folder.training_tokens.read(), prober, starts)
+    state = folder.states.read(task.key)
     notes = []
     if state is not None:
         notes = [
@@ -186,16 +186,16 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
             run.advance()
             due = run.step % task.state_every == 0 and time.monotonic() - saved >= task.state_after_s
             if asked_to_stop() or (due and not run.done):
-                folder.write_state(task.key, run.step, run.state())
+                folder.states.write(task.key, run.step, run.state())
                 saved = time.monotonic()
             if asked_to_stop():
                 break
     if not run.done:
         raise CheckpointError(f"stopped by SIGTERM after {run.step} updates; run it again to continue")
     retry_while_away(
-        lambda: folder.write_shard(task, fork_rows(task, run), Origin(versions(), tuple(run.notes)))
+        lambda: folder.shards.write(task, fork_rows(task, run), Origin(versions(), tuple(run.notes)))
     )
-    folder.remove_state(task.key)
+    folder.states.remove(task.key)
     return TaskDone(task.key, time.perf_counter() - start, (*notes, *run.notes))
 
 
@@ -219,7 +219,7 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
     """Write the shard of a duplicate with the numbers of ``source_key``, which has the same content."""
     checkpoint = task.checkpoint
     folder = RunFolder(task.out)
-    source = folder.read_shard(source_key)
+    source = folder.shards.read(source_key)
     if (
         not source.is_of(task.probe)
         or source.identity != task.identity()
@@ -230,7 +230,7 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
         )
     rows = [row | identity(task.suite, checkpoint) for row in source.table.to_pylist()]
     task = _calibrated_as(task, source)
-    folder.write_shard(task, rows, Origin(versions(), source.notes, source.measured), source)
+    folder.shards.write(task, rows, Origin(versions(), source.notes, source.measured), source)
     return TaskDone(checkpoint.key, 0.0, source.notes)
 
 

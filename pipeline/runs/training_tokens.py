@@ -56,7 +56,7 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
     made = made_of(digest, tokenizer, vocab_size)
     if data is not None:
         return TrainingText(text, tokens_in(absolute_out(data, "--data"), digest, tokenizer), made)
-    kept = None if made is None else out.kept_training_tokens(made)
+    kept = None if made is None else out.training_tokens.kept(made)
     if kept is not None:
         return TrainingText(text, kept, made, kept=True)
     return TrainingText(text, encode(texts, tokenizer, vocab_size), made)

@@ -33,7 +33,7 @@ def calibration_file(tmp_path: Path) -> str:
 
 
 def shard(out: Path | str, key: str):
-    return RunFolder(out).read_shard(key)
+    return RunFolder(out).shards.read(key)
 
 
 def losses(out: Path | str, key: str = "step000000000") -> dict[str, float]:

@@ -115,10 +115,10 @@ def test_a_run_kept_in_an_object_store_has_the_same_numbers(
     done = run("fork", suite, "--from", report["from_step"], "--out", out, *one, *SIZE, "--state-every", "10")
     assert done.exit_code == 0, done.output
     kept = RunFolder(out, FORK)
-    table = pl.read_parquet(kept.read_result("tables/fork.parquet") or b"")
+    table = pl.read_parquet(kept.results.read("tables/fork.parquet") or b"")
     assert table.equals(reference.filter(pl.col("run_id") == "cosine-seed0"))
-    assert kept.read_state("cosine-seed0") is None
-    assert kept.has_result("fork.html")
+    assert kept.states.read("cosine-seed0") is None
+    assert kept.results.has("fork.html")
     assert "1 done, 0 failed" in run("status", out).output
 
 
@@ -173,7 +173,7 @@ def test_unfinished_runs_say_how_far_they_are(
 
     def drive(tasks: Sequence[ForkTask], *_: object, on_tick: Callable[[], None], **__: object) -> None:
         for made in (10, 20):
-            RunFolder(out, FORK).write_state(tasks[0].key, made, b"a state")
+            RunFolder(out, FORK).states.write(tasks[0].key, made, b"a state")
             on_tick()
             on_tick()
         said.extend(CliRunner().invoke(main, ["status", str(out), *json]).output for json in ([], ["--json"]))
@@ -197,14 +197,14 @@ def test_unfinished_runs_say_how_far_they_are(
 def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, FORK)
     for key, made in (("oli-seed1", 5), ("oli-seed1", 10), ("oli-seed10", 7)):
-        folder.write_state(key, made, f"{key} {made}".encode())
+        folder.states.write(key, made, f"{key} {made}".encode())
     assert len(list(tmp_path.glob("state/fork/*"))) == 2, "a state replaces the one before"
     (tmp_path / "state/fork/oli-seed1-step9.pt").write_bytes(b"what a killed writer left")
-    assert folder.updates_made() == {"oli-seed1": 10, "oli-seed10": 7}
-    assert folder.read_state("oli-seed1") == b"oli-seed1 10"
-    folder.remove_state("oli-seed1")
-    assert folder.updates_made() == {"oli-seed10": 7}
-    assert folder.read_state("oli-seed1") is None
+    assert folder.states.updates_made() == {"oli-seed1": 10, "oli-seed10": 7}
+    assert folder.states.read("oli-seed1") == b"oli-seed1 10"
+    folder.states.remove("oli-seed1")
+    assert folder.states.updates_made() == {"oli-seed10": 7}
+    assert folder.states.read("oli-seed1") is None
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def local(suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: py
 
 def assert_same_tables(url: str, local: Path) -> None:
     for name in TABLES:
-        assert RunFolder(url).read_result(name) == (local / name).read_bytes(), name
+        assert RunFolder(url).results.read(name) == (local / name).read_bytes(), name
 
 
 def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it(
@@ -58,8 +58,8 @@ def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it
     assert done.exit_code == 0, done.output
     assert f"numbers: {out}/report.json" in done.stdout
     assert_same_tables(out, local)
-    assert (RunFolder(out).read_result("report.html") or b"").startswith(b"<!doctype html>")
-    assert (RunFolder(out).read_result("figures/trajectory.png") or b"").startswith(b"\x89PNG")
+    assert (RunFolder(out).results.read("report.html") or b"").startswith(b"<!doctype html>")
+    assert (RunFolder(out).results.read("figures/trajectory.png") or b"").startswith(b"\x89PNG")
     status = json.loads(run("status", out, "--json").stdout)
     assert len(status["done"]) == status["expected"] == N
     assert run("reduce", out).exit_code == 0
@@ -99,9 +99,9 @@ def test_killed_in_the_middle_and_resumed_equals_undisturbed(
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     with start(*command) as first:
-        wait_for(lambda: bool(RunFolder(out).shard_keys()), first)
+        wait_for(lambda: bool(RunFolder(out).shards.list_keys()), first)
         os.killpg(first.pid, signal.SIGKILL)
-    assert len(RunFolder(out).shard_keys()) < N
+    assert len(RunFolder(out).shards.list_keys()) < N
     monkeypatch.setattr(lease, "EXPIRY_S", 2.0)
     monkeypatch.setattr(lease, "PULSE_S", 0.5)
     resumed = run(*command)
@@ -138,7 +138,7 @@ def test_a_store_that_refuses_in_the_middle_stops_the_run_with_its_url_and_no_se
     assert stopped.exit_code == 1
     assert f"cannot write {bucket}/run/shards/audit/step000000002.arrow: access denied" in stopped.stderr
     assert "Traceback" not in stopped.stderr
-    kept = RunFolder(f"{bucket}/run").shard_keys()
+    kept = RunFolder(f"{bucket}/run").shards.list_keys()
     assert "step000000001" in kept
     for name in ("run.json", *(f"shards/audit/{key}.arrow" for key in kept)):
-        assert SECRET.encode() not in (RunFolder(f"{bucket}/run").read_result(name) or b"")
+        assert SECRET.encode() not in (RunFolder(f"{bucket}/run").results.read(name) or b"")

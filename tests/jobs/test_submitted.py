@@ -63,7 +63,7 @@ def halt_workers(raylets: list[int]) -> list[int]:
 
 def assert_same_tables(out: str, local: Path) -> None:
     for name in ("tables/trajectory.parquet", "tables/tensors.parquet"):
-        assert RunFolder(out).read_result(name) == (local / name).read_bytes(), name
+        assert RunFolder(out).results.read(name) == (local / name).read_bytes(), name
 
 
 def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
@@ -76,7 +76,7 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
     assert submitted.returncode == 0, submitted.stderr
     raylets = [raylet(each) for each in (nodes.head, node)]
     kept, lost = halt_workers([pid for pid in raylets if pid])
-    assert len(RunFolder(out).shard_keys()) < N, "it was meant to be killed in the middle"
+    assert len(RunFolder(out).shards.list_keys()) < N, "it was meant to be killed in the middle"
     for victim in (raylets[1], lost):
         os.kill(victim, signal.SIGKILL)
     os.kill(kept, signal.SIGCONT)
@@ -95,13 +95,13 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE, "--workers", 1)
     nodes.submit("first", *command, wait=False)
-    wait_for(lambda: bool(RunFolder(out).shard_keys()))
+    wait_for(lambda: bool(RunFolder(out).shards.list_keys()))
     (worker,) = halt_workers([raylet(nodes.head) or 0])
     assert nodes.ray("job", "stop", "--no-wait", "first").returncode == 0
     os.kill(worker, signal.SIGCONT)
     wait_for(lambda: nodes.status("first") != "RUNNING")
     assert nodes.status("first") == "STOPPED"
-    kept = len(RunFolder(out).shard_keys())
+    kept = len(RunFolder(out).shards.list_keys())
     assert kept < N
     second = nodes.submit("second", *command)
     assert second.returncode == 0, second.stdout + second.stderr

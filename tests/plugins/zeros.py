@@ -39,7 +39,7 @@ class Zeros(PerCheckpoint):
 
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
         table = self.table(folder, allow_missing=allow_missing)
-        folder.write_table("zeros.csv", table.write_csv().encode())
+        folder.results.write_table("zeros.csv", table.write_csv().encode())
         rows = tuple(
             (row["revision"], f"{row['n_zeros'] / row['n_weights']:.2%}")
             for row in table.iter_rows(named=True)
@@ -53,5 +53,5 @@ class Zeros(PerCheckpoint):
         (table,) = required_results(folder, "tables/zeros.csv")
         lines = escape(table.decode()).splitlines()
         rows = "".join(f"<tr><td>{line.replace(',', '<td>')}" for line in lines)
-        folder.write_result("zeros.html", f"<!doctype html><title>Zeros</title><table>{rows}</table>")
+        folder.results.write("zeros.html", f"<!doctype html><title>Zeros</title><table>{rows}</table>")
         return [f"report: {folder.place('zeros.html')}"]

@@ -39,11 +39,11 @@ def test_the_mean_kurtosis_is_that_of_the_matrices_that_have_one(tmp_path: Path,
     mean, out = save(tmp_path / "step0", zeroed), RunFolder(str(tmp_path / "out"))
     expected = None if math.isnan(mean) else pytest.approx(mean, rel=1e-9)
     out.prepare()
-    out.write_tokens(TOKENS)
+    out.tokens.write(TOKENS)
     checkpoint = Checkpoint(0, "step0", str(tmp_path / "step0"))
     task = ProbeTask("suite", checkpoint, SPEC, str(tmp_path / "out"))
     run_probe(task)
-    (row,) = trajectory_table([out.read_shard(task.key)], [checkpoint]).to_dicts()
+    (row,) = trajectory_table([out.shards.read(task.key)], [checkpoint]).to_dicts()
     assert row["kurtosis"] == expected
     assert math.isfinite(row["int4_relative_error"])
     measured = Prober(SPEC, TOKENS).measure(tmp_path / "step0")

@@ -185,11 +185,11 @@ def test_a_pickle_counts_a_tensor_of_two_names_twice(tmp_path):
 def test_a_task_is_streamed_where_that_is_asked_for_or_needed(tmp_path, monkeypatch, asked):
     folder, out = save_tiny_model("llama", tmp_path / "a"), RunFolder(str(tmp_path / "out"))
     out.prepare()
-    out.write_tokens(TOKENS)
+    out.tokens.write(TOKENS)
     task = ProbeTask("suite", Checkpoint(1, "a", str(folder)), SPEC, str(tmp_path / "out"), stream=asked)
     monkeypatch.setattr(fit, "free_bytes", lambda _: 0)
     assert run_probe(task).notes == (NOTE,)
-    numbers = [row["nll_nats"] for row in out.read_shard(task.key).table.to_pylist()]
+    numbers = [row["nll_nats"] for row in out.shards.read(task.key).table.to_pylist()]
     assert numbers == [result.nll_nats for result in Prober(SPEC, TOKENS).measure(folder).results]
 
 

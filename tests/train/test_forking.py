@@ -20,6 +20,7 @@ from pipeline.models.loading import read_weights
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
+from pipeline.runs.state_files import StateFiles
 from pipeline.runs.tasks import run_fork
 from pipeline.runs.warm_state import WarmState
 from pipeline.suites import fetch
@@ -86,7 +87,7 @@ def test_a_shard_has_a_row_for_every_probe_variant_and_set_of_weights(whole):
 
 def test_the_start_is_the_suites_own_checkpoint(whole, suite):
     checkpoint = whole.checkpoint
-    prober = Prober(whole.spec.probe, RunFolder(whole.out, FORK).read_tokens())
+    prober = Prober(whole.spec.probe, RunFolder(whole.out, FORK).tokens.read())
     audited = {each.variant: each for each in prober.measure(fetch(checkpoint)).results}
     for row in rows(whole)[:9]:
         expected = audited[row["variant"]]
@@ -97,8 +98,8 @@ def test_the_start_is_the_suites_own_checkpoint(whole, suite):
 
 def test_a_probe_of_the_run_is_a_probe_of_the_checkpoint_saved_from_it(whole, suite, tmp_path):
     folder = RunFolder(whole.out, FORK)
-    prober = Prober(whole.spec.probe, folder.read_tokens())
-    run = ForkRun(whole, fetch(whole.checkpoint), folder.read_training_tokens(), prober)
+    prober = Prober(whole.spec.probe, folder.tokens.read())
+    run = ForkRun(whole, fetch(whole.checkpoint), folder.training_tokens.read(), prober)
     run.start()
     kept = []
     while not run.done:
@@ -109,7 +110,7 @@ def test_a_probe_of_the_run_is_a_probe_of_the_checkpoint_saved_from_it(whole, su
     live = [row for row in run.rows if row["step"] == 12 and row["weights"] == "live"]
     assert [row["nll_nats"] for row in live] == [each.nll_nats for each in saved.results]
     # the averages, by hand: decay 0.75 from the start, and the mean over the last three probes
-    start = ForkRun(whole, fetch(whole.checkpoint), folder.read_training_tokens(), prober)
+    start = ForkRun(whole, fetch(whole.checkpoint), folder.training_tokens.read(), prober)
     ema = [each.detach().double() for each in start._trainer.model.parameters()]
     for weights in kept:
         ema = [0.75 * old + 0.25 * new.double() for old, new in zip(ema, weights, strict=True)]
@@ -199,7 +200,7 @@ def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name,
     made = 5 if name == "SIGKILL" else 7  # SIGTERM saves, SIGKILL leaves the last
     (state,) = (tmp_path / "out" / "state" / "fork").iterdir()
     assert torch.load(state, weights_only=True)["trainer"]["step"] == made
-    assert RunFolder(task.out, FORK).updates_made() == {"cosine-seed0": made}
+    assert RunFolder(task.out, FORK).states.updates_made() == {"cosine-seed0": made}
     done = run_fork(task)
     assert done.notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
@@ -208,7 +209,7 @@ def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name,
 
 def test_states_are_no_closer_than_they_may_be(suite, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(RunFolder, "write_state", lambda folder, key, updates, data: kept.append(updates))
+    monkeypatch.setattr(StateFiles, "write", lambda states, key, updates, data: kept.append(updates))
     for seconds, expected in ((0.0, [5, 10]), (3600.0, [])):
         kept.clear()
         run_fork(fork_task(suite, tmp_path / str(seconds), state_every=5, state_after_s=seconds))
@@ -223,12 +224,12 @@ def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
     run = ForkRun(
         other,
         fetch(other.checkpoint),
-        folder.read_training_tokens(),
-        Prober(task.spec.probe, folder.read_tokens()),
+        folder.training_tokens.read(),
+        Prober(task.spec.probe, folder.tokens.read()),
     )
     run.start()
     run.advance()
-    folder.write_state(task.key, run.step, run.state() if damage == "other" else run.state()[:999])
+    folder.states.write(task.key, run.step, run.state() if damage == "other" else run.state()[:999])
     assert run_fork(task).notes == ("its saved state is unusable: started over",)
     assert rows(task) == rows(whole)
 
@@ -236,8 +237,8 @@ def test_a_state_that_cannot_be_used_is_left(whole, suite, tmp_path, damage):
 def test_a_state_of_an_earlier_release_is_continued(whole, suite, tmp_path):
     task = fork_task(suite, tmp_path / "out")
     folder = RunFolder(task.out, FORK)
-    prober = Prober(task.spec.probe, folder.read_tokens())
-    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    prober = Prober(task.spec.probe, folder.tokens.read())
+    run = ForkRun(task, fetch(task.checkpoint), folder.training_tokens.read(), prober)
     run.start()
     run.advance()
     state = torch.load(io.BytesIO(run.state()), weights_only=True)
@@ -245,7 +246,7 @@ def test_a_state_of_an_earlier_release_is_continued(whole, suite, tmp_path):
     del config["probe"]["calibration_sha256"]  # a setting that it did not have
     buffer = io.BytesIO()
     torch.save({**state, "config": json.dumps(config)}, buffer)
-    folder.write_state(task.key, run.step, buffer.getvalue())
+    folder.states.write(task.key, run.step, buffer.getvalue())
     assert run_fork(task).notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
 
@@ -281,8 +282,8 @@ def test_a_start_that_is_replaced_while_it_is_read_fails_by_name(suite, tmp_path
 def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):
     task = fork_task(suite, tmp_path / "out", moments="suite")
     folder = RunFolder(task.out, FORK)
-    prober = Prober(task.spec.probe, folder.read_tokens())
-    run = ForkRun(task, fetch(task.checkpoint), folder.read_training_tokens(), prober)
+    prober = Prober(task.spec.probe, folder.tokens.read())
+    run = ForkRun(task, fetch(task.checkpoint), folder.training_tokens.read(), prober)
     stored = torch.load(suite / "step20" / "moments.pt", weights_only=True)
     for name, parameter in run._trainer.model.named_parameters():
         state = run._trainer.optimizer.state[parameter]
@@ -308,21 +309,21 @@ def test_moments_can_be_kept_at_checkpoints_alone_and_not_afterwards(micro, suit
 
 def test_a_full_disk_stops_the_run_by_name_and_the_state_before_stays(whole, suite, tmp_path, monkeypatch):
     task = fork_task(suite, tmp_path / "out", state_every=2)
-    write, fsync = RunFolder.write_state, os.fsync
+    write, fsync = StateFiles.write, os.fsync
 
-    def second_fails(folder, key, updates, data):
-        if folder.read_state(key) is not None:
+    def second_fails(states, key, updates, data):
+        if states.read(key) is not None:
             monkeypatch.setattr(os, "fsync", full)
-        write(folder, key, updates, data)
+        write(states, key, updates, data)
 
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(RunFolder, "write_state", second_fails)
+    monkeypatch.setattr(StateFiles, "write", second_fails)
     with pytest.raises(OutputError, match="No space left on device"):
         run_fork(task)
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(RunFolder, "write_state", write)
+    monkeypatch.setattr(StateFiles, "write", write)
     assert run_fork(task).notes == ("continued from its saved state",)
     assert rows(task) == rows(whole)
 
@@ -336,7 +337,7 @@ def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path, suite):
     checkpoint = dataclasses.replace(task.checkpoint, location=str(folder), weights_sha256=None)
     task = dataclasses.replace(task, checkpoint=checkpoint)
     output = RunFolder(task.out, FORK)
-    tokens, prober = output.read_training_tokens(), Prober(task.spec.probe, output.read_tokens())
+    tokens, prober = output.training_tokens.read(), Prober(task.spec.probe, output.tokens.read())
     first = ForkRun(task, folder, tokens, prober)
     first.start()
     for _ in range(4):

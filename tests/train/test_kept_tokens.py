@@ -94,7 +94,7 @@ def keep(options: ForkOptions) -> np.ndarray:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
         execute(request)
-    assert tokens_sha256(request.out.read_training_tokens()) == request.spec.train_sha256
+    assert tokens_sha256(request.out.training_tokens.read()) == request.spec.train_sha256
     return np.array(request.train)
 
 
@@ -193,7 +193,7 @@ def test_tokens_that_are_damaged_are_written_again(options, tmp_path, source, da
 def test_tokens_without_a_note_of_their_own_are_not_used(options, encoded):
     keep(options)
     folder = RunFolder(options.audit.out, FORK)
-    folder.write_training_tokens(np.arange(5000) % 300)
+    folder.training_tokens.write(np.arange(5000) % 300)
     assert len(keep(options)) != 5000
     assert len(encoded) == 2
 

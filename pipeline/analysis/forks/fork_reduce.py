@@ -36,9 +36,10 @@ from pipeline.analysis.forks.fork_table import fork_table
 from pipeline.analysis.forks.fork_words import sentences
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
-from pipeline.runs.folder import SCHEDULES, RunFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import ForkPlan
+from pipeline.runs.result_files import SCHEDULES
 from pipeline.spec import ALIASES
 from pipeline.train.arms import BASELINE, make_arm_schedule
 from pipeline.train.schedules import ForkRates, mean_rate
@@ -66,7 +67,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    table = fork_table(folder.require_shards([run.key for run in plan.runs if run.key in done]))
+    table = fork_table(folder.shards.require([run.key for run in plan.runs if run.key in done]))
     table = table.filter(
         pl.col("variant").is_in(plan.probe["variants"])
     )  # a run may hold more than is wanted
@@ -98,8 +99,8 @@ def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
     """Writes ``tables/fork.parquet`` and ``tables/schedules.json``."""
     buffer = io.BytesIO()
     reduction.table.write_parquet(buffer)
-    folder.write_table("fork.parquet", buffer.getvalue())
-    folder.write_result(SCHEDULES, json.dumps(reduction.report.to_json(), indent=1, allow_nan=False))
+    folder.results.write_table("fork.parquet", buffer.getvalue())
+    folder.results.write(SCHEDULES, json.dumps(reduction.report.to_json(), indent=1, allow_nan=False))
 
 
 def compare_arms(table: pl.DataFrame, *, looks: int = 1, seed: int = 0) -> ForkFindings:

@@ -31,9 +31,10 @@ from pipeline.analysis.trajectory.trajectory_table import (
 )
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
-from pipeline.runs.folder import REPORT, RunFolder
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import RunPlan
+from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
@@ -71,7 +72,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     if not found.done or (found.to_measure and not allow_missing):
         raise IncompleteRunError(_missing_message(folder, plan, found))
     done = set(found.done)
-    shards = shown(plan, folder.require_shards([c.key for c in plan.checkpoints if c.key in done]))
+    shards = shown(plan, folder.shards.require([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
     analysis, phases = _analyse(trajectory, seed)
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
@@ -132,14 +133,14 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
     found.refuse_stale(folder)
     if found.to_measure:
         raise IncompleteRunError(_missing_message(folder, plan, found))
-    shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
+    shards = shown(plan, [folder.shards.read(checkpoint.key) for checkpoint in plan.checkpoints])
     return Curve.from_frame(trajectory_table(shards, plan.checkpoints), name=name)
 
 
 def read_mechanism(folder: RunFolder) -> list[ControlLosses]:
     """Losses under the controls of every variant of the audit in ``folder`` that has them; raises as above."""
     plan = folder.read_plan()
-    shards = shown(plan, [folder.read_shard(checkpoint.key) for checkpoint in plan.checkpoints])
+    shards = shown(plan, [folder.shards.read(checkpoint.key) for checkpoint in plan.checkpoints])
     steps = np.array([checkpoint.step for checkpoint in plan.checkpoints], dtype=np.int64)
     return read_controls(shards, steps, duplicates=[c.key for c in plan.checkpoints if c.duplicate_of])
 
@@ -164,9 +165,9 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
     for name, frame in frames.items():
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
-        folder.write_table(f"{name}.parquet", buffer.getvalue())
-    folder.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
-    folder.write_result(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+        folder.results.write_table(f"{name}.parquet", buffer.getvalue())
+    folder.results.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
+    folder.results.write(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
 
 
 def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:

@@ -1,4 +1,4 @@
-"""What is measured of a checkpoint: one file per measurement, each a frozen declaration with plain functions.
+"""Measurements, one file each: a frozen declaration with plain functions.
 
 A measurement names its columns (unit, dtype, label, axis, direction of good), its level and a hook. The columns of
 shards, the rows of diverged runs, the trajectory table and the report's menus, tables and axes are made from that.
@@ -77,7 +77,7 @@ RESERVED = frozenset(
     train_loss_nats weights gap gap_se gap_lo gap_hi lone prev next kappa kappa_lower kappa_upper
     """.split()  # noqa: SIM905 - one line of names reads better than fifty quotes
 )
-"""Columns that shards and tables have beside those of measurements."""
+"""Columns of shards and tables that no measurement may use."""
 
 M = TypeVar(
     "M", TokenMeasurement, TensorMeasurement, CheckpointMeasurement, OutcomeMeasurement, HiddenMeasurement
@@ -87,7 +87,7 @@ _registered: dict[str, AnyMeasurement] = {}
 
 
 def register(measurement: AnyMeasurement) -> AnyMeasurement:
-    """Adds ``measurement`` to the choices; UsageError naming both sides where a name or column is taken."""
+    """Register ``measurement``; raises UsageError, which names both, if a name or column is taken."""
     name = measurement.name
     if _registered.get(name, measurement) is not measurement:
         raise UsageError(
@@ -109,7 +109,7 @@ def register(measurement: AnyMeasurement) -> AnyMeasurement:
     if isinstance(measurement, TokenMeasurement):
         _check_values(measurement)
     if not measurement.columns:
-        raise UsageError(f"measurement {name!r} has no columns: wanted one at least")
+        raise UsageError(f"measurement {name!r} has no columns: wanted at least one")
     _registered[name] = measurement
     return measurement
 
@@ -131,19 +131,19 @@ def _where(measurement: AnyMeasurement) -> str:
 
 
 def unregister(name: str) -> None:
-    """Takes a measurement away from the choices, if it is one and not of the core."""
+    """Remove a registered measurement, unless it is a core one."""
     if name not in MEASUREMENTS:
         _registered.pop(name, None)
 
 
 def registered() -> tuple[AnyMeasurement, ...]:
-    """All of them, those of the core first."""
+    """All measurements, the core ones first."""
     load_plugins()
     return tuple(_registered.values())
 
 
 def lookup(name: str) -> AnyMeasurement:
-    """The measurement ``name``; UsageError with the nearest names."""
+    """The measurement ``name``; raises UsageError with the nearest names."""
     if name not in MEASUREMENTS:
         load_plugins()
     if name not in _registered:
@@ -157,7 +157,7 @@ def selected(names: Iterable[str], level: type[M]) -> list[M]:
 
 
 def further(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``names`` that are not of the core."""
+    """Those of ``names`` that are not core measurements."""
     return tuple(name for name in names if name not in MEASUREMENTS)
 
 
@@ -168,7 +168,7 @@ def installed(names: Iterable[str]) -> list[str]:
 
 
 def parse_measurements(names: Sequence[str]) -> tuple[str, ...]:
-    """The core and then ``names``, without repeats; UsageError for one that is not registered."""
+    """The core measurements, then ``names``, without repeats; raises UsageError for one that is not registered."""
     for name in names:
         lookup(name)
     return tuple(dict.fromkeys([*MEASUREMENTS, *names]))
@@ -182,23 +182,23 @@ def columns() -> Iterator[tuple[AnyMeasurement, Column]]:
 
 
 def score_columns(names: Iterable[str]) -> list[Column]:
-    """Columns of the measurements ``names`` that are of a variant or the checkpoint, not of each tensor."""
+    """Variant-level and checkpoint-level columns of the measurements ``names``."""
     found = [each for each in map(lookup, names) if each.level != "tensor"]
     return [column for each in found for column in each.columns]
 
 
 def tensor_columns(names: Iterable[str]) -> list[Column]:
-    """Columns of the measurements ``names`` that are of each tensor."""
+    """Tensor-level columns of the measurements ``names``."""
     return [column for each in map(lookup, names) if each.level == "tensor" for column in each.columns]
 
 
 def pooled_columns(names: Iterable[str]) -> list[Column]:
-    """Those of each tensor that make one number of all."""
+    """Tensor-level columns that are pooled to one number."""
     return [column for column in tensor_columns(names) if column.pooled]
 
 
 def trajectory_columns(level: Level, *, per_variant: bool = True) -> list[Column]:
-    """Columns of all measurements of ``level`` that are one number of a checkpoint, per variant or not."""
+    """Columns of all measurements of ``level`` with one number per checkpoint, per variant or not."""
     return [
         column
         for measurement, column in columns()
@@ -211,7 +211,7 @@ def trajectory_columns(level: Level, *, per_variant: bool = True) -> list[Column
 
 
 def unvaried_columns() -> list[Column]:
-    """Columns of all measurements that are one number of a checkpoint, whatever the variant."""
+    """Columns of all measurements with one number per checkpoint, independent of the variant."""
     levels: tuple[Level, ...] = ("tensor", "checkpoint", "hidden")
     return [column for level in levels for column in trajectory_columns(level, per_variant=False)]
 
@@ -223,16 +223,16 @@ def choices() -> list[Column]:
 
 
 def is_per_variant(measurement: AnyMeasurement) -> bool:
-    """Whether each variant has a value of its own."""
+    """Whether each variant has its own value."""
     if isinstance(measurement, TensorMeasurement | OutcomeMeasurement):
         return measurement.per_variant
     return isinstance(measurement, TokenMeasurement)
 
 
 def pool(column: Column, tensors: Sequence[Mapping[str, Any]]) -> float | None:
-    """One number from a column of the tensor level over all ``tensors``, each with its ``n`` weights.
+    """Pool a tensor-level column over all ``tensors``, each with its ``n`` weights.
 
-    None where it is not defined for one of them, or there is none.
+    None if it is undefined for one of them, or there is none.
     """
     values = [each[column.name] for each in tensors]
     if None in values:
@@ -241,7 +241,7 @@ def pool(column: Column, tensors: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def pool_values(column: Column, values: npt.NDArray[Any], n: npt.NDArray[Any]) -> float | None:
-    """As :func:`pool`, of ``values`` and numbers of weights ``n`` (M,)."""
+    """Like :func:`pool`, from ``values`` and numbers of weights ``n`` (M,)."""
     if column.pooled == "finite mean":
         values = values[np.isfinite(values)]
     if not len(values):
@@ -252,7 +252,7 @@ def pool_values(column: Column, values: npt.NDArray[Any], n: npt.NDArray[Any]) -
 
 
 def find_column(name: str) -> Column:
-    """The column ``name``; KeyError where no measurement has it."""
+    """The column ``name``; raises KeyError if no measurement has it."""
     for _, column in columns():
         if column.name == name:
             return column

@@ -1,4 +1,4 @@
-"""Whether a variant predicts what fp32 predicts: the most likely token, and the correct token's probability."""
+"""Agreement of a variant with fp32: the most likely token, and the correct token's probability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the calibration of each quantized weight matrix went (``quantize.CalibrationOutcome``)."""
+"""Outcome of the calibration of each quantized weight matrix (``quantize.CalibrationOutcome``)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def of_outcome(outcome: CalibrationOutcome | None) -> Values:
-    """None of each where the matrix was not calibrated."""
+    """The columns; all None if the matrix was not calibrated."""
     if outcome is None:
         return {column.name: None for column in MEASUREMENT.columns}
     return {

@@ -1,4 +1,4 @@
-"""How far a variant's predictions are from those of fp32: Kullback-Leibler divergence over the whole vocabulary."""
+"""Kullback-Leibler divergence of a variant's predictions from fp32's, over the whole vocabulary."""
 
 from __future__ import annotations
 

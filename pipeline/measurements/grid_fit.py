@@ -1,4 +1,4 @@
-"""How well a weight matrix fits a variant's grid."""
+"""Fit of a weight matrix to a variant's grid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pipeline.measurements.measurement import Column, QuantizedWeight, TensorMea
 
 
 def of_tensor(weight: QuantizedWeight) -> Values:
-    """See ``pipeline.quantize.statistics.GridFit``; None of both where the weight is not quantized."""
+    """See ``pipeline.quantize.statistics.GridFit``; both None if the weight is not quantized."""
     from pipeline.quantize.statistics import grid_fit
 
     if weight.quantized_OI is None:

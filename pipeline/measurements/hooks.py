@@ -1,6 +1,6 @@
-"""Calls of the hooks, checked: what every backend of the engine uses, whatever its device.
+"""Checked calls of the hooks, used by every backend.
 
-A hook that raises, or gives something else than it declares, fails the checkpoint with the measurement's name.
+A hook that raises, or returns something else than it declares, fails the checkpoint with the measurement's name.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class HiddenStates:
 
 
 def refuse_whole_models(measurements: Iterable[CheckpointMeasurement]) -> None:
-    """CheckpointError where there is one of them, each of which needs a model that is there as a whole."""
+    """Raise CheckpointError if there is any of these measurements, which need the whole model."""
     for each in measurements:
         raise CheckpointError(
             f"measurement {each.name!r} needs the whole model in memory, and this checkpoint is measured layer by "
@@ -130,7 +130,7 @@ def refuse_whole_models(measurements: Iterable[CheckpointMeasurement]) -> None:
 
 
 def checked_columns(measurement: AnyMeasurement, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` in the order and types of the columns; CheckpointError where it is something else."""
+    """``given`` in the order and types of the columns; raises CheckpointError if it differs."""
     _require(measurement, "columns", given.keys(), [column.name for column in measurement.columns])
     found: dict[str, Any] = {}
     for column in measurement.columns:
@@ -162,7 +162,7 @@ def _require(measurement: AnyMeasurement, what: str, given: Iterable[str], wante
 
 @contextmanager
 def _named(measurement: AnyMeasurement) -> Iterator[None]:
-    """An error within says whose it is; one of ours, and one of memory that a smaller chunk may mend, pass."""
+    """Context manager: an error names its measurement; our own errors and out-of-memory errors pass."""
     try:
         yield
     except (CollapseError, MemoryError):

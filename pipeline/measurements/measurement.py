@@ -1,4 +1,4 @@
-"""What a measurement declares: its columns, its level and its hook. Needs no torch until a hook runs.
+"""The interface of a measurement: its columns, its level and its hook. Needs no torch until a hook runs.
 
 Legend of shapes: V = variants (fp32 first), N = sequences, P = predictions (of a sequence, or of a block of one),
 K = vocabulary, O = out_features, I = in_features, T = tokens per sequence, R = tokens, D = width of the model.
@@ -30,28 +30,28 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True)
 class Column:
-    """One number that a measurement gives: how it is kept, and how it is shown."""
+    """One number of a measurement, with its storage and display."""
 
     name: str
-    """In the shard; ``<variant>_<name>`` in the trajectory table."""
+    """Name in the shard; ``<variant>_<name>`` in the trajectory table."""
     unit: str
-    """Such as ``nats`` or ``share``; empty where it has none."""
+    """Unit, such as ``nats`` or ``share``; empty if it has none."""
     label: str
-    """In menus and headings of charts."""
+    """Label in menus and headings of charts."""
     note: str = ""
     """One sentence under the chart's heading."""
     dtype: Literal["float64", "int64", "list<float64>", "string"] = "float64"
-    """A list holds one number per batch and is kept in the shard alone, and so is a text."""
+    """Type. A list has one number per batch; lists and strings are in the shard only."""
     axis: Literal["log", "linear"] = "linear"
     """Scale of the chart's axis."""
     format: str = "~g"
     """d3 format of the axis's numbers."""
     better: Literal["lower", "higher", ""] = ""
-    """Direction of good; empty where there is none."""
+    """Direction of good; empty if there is none."""
     heading: str = ""
-    """In the table of checkpoints, after the variant's name; empty: it is no column there."""
+    """Heading in the table of checkpoints, after the variant's name; empty: not shown there."""
     written: Literal["number", "short", "share"] = "short"
-    """How the table and the readout write a value: 4 digits, 3 digits, or percent."""
+    """Format in the table and the readout: 4 digits, 3 digits, or percent."""
     tables: bool = True
     """Whether it is a column of the trajectory table; a list never is."""
     menu: bool = True
@@ -66,7 +66,7 @@ class Column:
 
 
 class TokenBlock:
-    """The logits of a block of predictions under all variants, and what several measurements take from them."""
+    """The logits of a block of predictions under all variants, with values that measurements share."""
 
     def __init__(self, logits_VPK: Tensor, targets_P: Tensor) -> None:
         self.logits_VPK = logits_VPK
@@ -104,9 +104,9 @@ class QuantizedWeight:
     """The same on the variant's grid; None where the variant leaves this weight as it is."""
     variant: Variant
     quantizer: Quantizer | None = None
-    """What made ``quantized_OI``."""
+    """Quantizer that made ``quantized_OI``."""
     steps: Tensor | None = None
-    """The weight in grid steps (``Quantizer.grid_steps``); None where the grid has no even steps."""
+    """The weight in grid steps (``Quantizer.grid_steps``); None if the grid has no even steps."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class TokenMeasurement:
     per_token: Callable[[TokenBlock], Mapping[str, Tensor]]
     """(V, P) of each of ``values``, float32 on the logits' device; NaN where logits are not finite."""
     values: Mapping[str, Literal["float32", "float64"]]
-    """Names of what ``per_token`` gives, each with the dtype that it is kept in. No two measurements share one."""
+    """Names of the values of ``per_token``, each with its stored dtype; unique among measurements."""
     summarise: Callable[[Mapping[str, np.ndarray], int], Values]
-    """From every one of ``values``, (N, P) of one variant in the order of the tokens, and the number of equal batches
-    that N divides into: each of ``columns``."""
+    """Called with ``values``, each (N, P) for one variant in token order, and the number of equal batches of N;
+    returns each of ``columns``."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +135,9 @@ class TensorMeasurement:
     name: str
     columns: tuple[Column, ...]
     of_tensor: Callable[[QuantizedWeight], Values]
-    """Each of ``columns``; None where it is not defined."""
+    """Returns each of ``columns``; None if undefined."""
     per_variant: bool = True
-    """False: of the stored weight alone; asked once, with ``quantized_OI`` None, and the same under all variants."""
+    """False: it depends on the stored weight only; called once, with ``quantized_OI`` None, for all variants."""
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,13 @@ class CheckpointMeasurement:
     name: str
     columns: tuple[Column, ...]
     of_model: Callable[[torch.nn.Module, Tensor], Values]
-    """From the model, float32 in eval mode, which it must leave as it is, and the evaluation tokens, int64 (N, T) on
-    the model's device: each of ``columns``. They stand in the row of fp32."""
+    """Called with the model, float32 in eval mode, which it must not change, and the evaluation tokens, int64 (N,
+    T) on its device; returns each of ``columns``, which are stored in the row of fp32."""
 
 
 @dataclass(frozen=True)
 class OutcomeMeasurement:
-    """A measurement of how the calibration of each quantized weight matrix went."""
+    """A measurement of the outcome of each matrix' calibration."""
 
     level: ClassVar[Level] = "tensor"
     per_variant: ClassVar[bool] = True
@@ -163,7 +163,7 @@ class OutcomeMeasurement:
     name: str
     columns: tuple[Column, ...]
     of_outcome: Callable[[CalibrationOutcome | None], Values]
-    """Each of ``columns``; from None, which a matrix that is not calibrated has, None of each."""
+    """Returns each of ``columns``; all None for a matrix that was not calibrated."""
 
 
 class HiddenObserver(Protocol):

@@ -1,4 +1,4 @@
-"""What a stored weight matrix looks like: moments of its elements, excess kurtosis among them."""
+"""Moments of a stored weight matrix, including its excess kurtosis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEASUREMENT = TensorMeasurement(
         Column("absmax", "", "Largest weight", menu=False),
         Column(
             "kurtosis", "", "Excess kurtosis of the weights", "0 = normal distribution; higher = heavier tails.",
-            format=",.4~g", heading="Kurtosis", pooled="finite mean",  # equal weights have none
+            format=",.4~g", heading="Kurtosis", pooled="finite mean",  # undefined for equal weights
         ),
     ),
     of_tensor=of_tensor,

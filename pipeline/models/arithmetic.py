@@ -1,4 +1,4 @@
-"""Which arithmetic a device offers, and which one is right by default.
+"""The arithmetics of a device, and the default one.
 
 ``split`` needs Triton and the float16 tensor cores of compute capability 8.0 or later with products that accumulate and
 return float32. It takes every stored dtype: float16 and bfloat16 weights are exact in it, float32 weights are split as
@@ -19,7 +19,7 @@ _LEAST_CAPABILITY = (8, 0)
 
 
 def available_arithmetics(device: str) -> tuple[str, ...]:
-    """What ``device`` (a torch device name) can compute in, the default first."""
+    """Arithmetics of ``device`` (a torch device name), the default first."""
     if torch.device(device).type != "cuda":
         return ("ieee",)
     if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
@@ -30,8 +30,7 @@ def available_arithmetics(device: str) -> tuple[str, ...]:
 def choose_arithmetic(device: str, stored_dtype: torch.dtype | None = None) -> str:
     """The default for weights of ``stored_dtype`` on ``device``.
 
-    float64 weights, of which a split keeps less than a cast to float32 does not, are no exception: the definition
-    of every variant starts from float32 values.
+    This holds for float64 weights too: the definition of every variant starts from float32 values.
     """
     if stored_dtype is not None and not stored_dtype.is_floating_point:
         raise UsageError(f"weights stored as {stored_dtype}: wanted a floating-point dtype")
@@ -39,7 +38,7 @@ def choose_arithmetic(device: str, stored_dtype: torch.dtype | None = None) -> s
 
 
 def require_arithmetic(arithmetic: str, device: str) -> None:
-    """Raises UsageError where ``device`` cannot compute in ``arithmetic``."""
+    """Raise UsageError if ``device`` cannot compute in ``arithmetic``."""
     offered = available_arithmetics(device)
     if arithmetic not in offered:
         raise UsageError(
@@ -48,13 +47,13 @@ def require_arithmetic(arithmetic: str, device: str) -> None:
 
 
 def has_triton() -> bool:
-    """Whether Triton can be imported (asked without importing it)."""
+    """Whether Triton can be imported; does not import it."""
     return importlib.util.find_spec("triton") is not None
 
 
 @contextlib.contextmanager
 def float32_products(device: torch.device, *, tf32: bool = False) -> Iterator[None]:
-    """Products of float32 matrices on ``device`` in float32, or in TF32, whatever the process had set before."""
+    """Context manager: float32 products on ``device`` in float32, or in TF32, whatever the process's settings."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
     try:

@@ -1,9 +1,9 @@
-"""Advancing hidden states through a model one decoder layer at a time, by the model's own forward.
+"""Advance hidden states through a model one decoder layer at a time, with the model's own forward.
 
 The layers are replaced by stops. A first forward of every chunk records what the model hands to each layer (hidden
 states, masks, position embeddings) and ends before the last; then each layer advances the hidden states of all
-chunks; a last forward of every chunk takes the final hidden states out of the last stop, and the model itself adds
-its norm, its head and whatever it does to its logits. Nothing here knows an architecture by name. A model that does
+chunks; a last forward of every chunk receives the final hidden states from the last stop, and the model itself adds
+its norm, its head and any change of its logits. Nothing here knows an architecture by name. A model that does
 anything between its layers, or does not call them once each in their order, is refused.
 """
 
@@ -24,17 +24,17 @@ class _Returned:
     """How the layers of a model return their hidden states."""
 
     wrapped: bool = False
-    """In a tuple."""
+    """Whether they are in a tuple."""
 
 
 @dataclass(frozen=True)
 class LayerCall:
-    """What one layer is called with beside the hidden states."""
+    """Arguments of a layer beside the hidden states."""
 
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     returned: _Returned
-    """Learned from what layers really return; a model of one layer tells it in no other way."""
+    """Form of the return value, learned from a call."""
 
     def __call__(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The hidden states after ``layer``."""
@@ -45,15 +45,17 @@ class LayerCall:
 
 
 class _StoppedError(Exception):
-    """The last stop was reached, or one out of order: the rest of the forward is of no interest."""
+    """Raised at the last stop, or at one out of order, to end the forward."""
 
 
 class _Stop(nn.Module):
-    """Stands where a layer was; looks like it to whoever asks for an attribute."""
+    """Replaces a layer and forwards its attributes."""
 
     def __init__(self, layer: nn.Module, reached: Callable[..., Any]) -> None:
         super().__init__()
-        object.__setattr__(self, "_layer", layer)  # not a child: its weights are not this module's
+        object.__setattr__(
+            self, "_layer", layer
+        )  # not a child module, because its weights are not this module's
         self._reached = reached
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +69,7 @@ class _Stop(nn.Module):
 
 
 class Walk:
-    """The decoder layers of a model, taken out of its forward."""
+    """The layer loop of a model, outside its forward."""
 
     def __init__(self, model: nn.Module, layers: nn.ModuleList) -> None:
         self._model, self._layers = model, layers
@@ -76,7 +78,7 @@ class Walk:
     def begin(self, ids: Tensor) -> tuple[Tensor, list[LayerCall]]:
         """The hidden states before the first layer for ``ids`` (B, T), and the call of every layer.
 
-        ``CheckpointError`` for a model that cannot be walked.
+        Raises CheckpointError for a model that cannot be run layer by layer.
         """
         recorded = self._record(ids)
         if recorded is None:
@@ -90,7 +92,7 @@ class Walk:
         return recorded
 
     def finish(self, hidden: Tensor, forward: Callable[[nn.Module], Any]) -> Any:
-        """``forward(model)`` where the last layer gives ``hidden``."""
+        """Run ``forward(model)`` with ``hidden`` as the output of the last layer."""
 
         def passed_on(*arguments: Any, **keywords: Any) -> Any:
             return self._wrap(self._hidden(arguments, keywords)[0])
@@ -146,7 +148,7 @@ class Walk:
 
 
 def walkable(model: nn.Module, layers: nn.ModuleList, ids: Tensor) -> bool:
-    """Whether ``model`` can be walked layer by layer, tried with ``ids`` (B, T)."""
+    """Whether ``model`` can be run layer by layer, tried with ``ids`` (B, T)."""
     try:
         Walk(model, layers).begin(ids)
     except CheckpointError:

@@ -1,6 +1,6 @@
-"""Which layers are quantized.
+"""Find the layers to quantize.
 
-Quantized are the linear layers of the transformer blocks (``nn.Linear``, and GPT-2's ``Conv1D``, whose weight
+These are the linear layers of the transformer blocks (``nn.Linear``, and GPT-2's ``Conv1D``, whose weight
 is stored transposed) and, for a ``+head`` variant, the output head. Both are found by structure, never by name:
 the blocks are the largest ``nn.ModuleList`` of the model, the head is what ``get_output_embeddings()`` returns.
 Embeddings, norms and biases keep their stored values.
@@ -20,7 +20,7 @@ from pipeline.base.errors import CheckpointError
 
 @dataclass(frozen=True)
 class LinearSite:
-    """A quantizable linear layer and where it hangs in the model."""
+    """A quantizable linear layer and its path in the model."""
 
     name: str
     """Dotted module path."""
@@ -34,9 +34,9 @@ class LinearSite:
 
 
 class WeightFacts:
-    """What a model's own code may know of the weight of a layer that holds one for each variant.
+    """Stand-in for ``weight`` of a layer with one weight per variant: gives its shape and dtype.
 
-    CheckpointError for everything else: whatever the code computes from it would be of one variant.
+    Anything else raises CheckpointError, because the model's code would use one variant's values.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -58,8 +58,8 @@ def _refuse_reading(what: str) -> CheckpointError:
 
 
 def linear_sites(model: Any) -> list[LinearSite]:
-    """Every quantizable layer of ``model`` in depth order, the output head last. Of a model that is none of
-    transformers nothing says which layer the head is, and it is left out.
+    """Every quantizable layer of ``model`` in depth order, the output head last. In a model outside transformers
+    the head is unknown and left out.
 
     Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
     mixture-of-experts weights, state-space parameters), which would silently stay unquantized, and for one whose
@@ -110,8 +110,8 @@ def linear_sites(model: Any) -> list[LinearSite]:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether ``module`` is called as ``nn.Linear`` or ``Conv1D`` is, or gives what they would: tried with random
-    weights on rows of several sizes, so that neither rounding nor clipping of either is missed.
+    """Whether ``module`` computes like ``nn.Linear`` or ``Conv1D``: tried with random weights on rows of several
+    sizes, so that rounding or clipping shows.
     """
     if type(module).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(module):
         return True
@@ -135,7 +135,7 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts ``module`` at the dotted path ``name``."""
+    """Set ``module`` at the dotted path ``name``."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint's folder to a float32 model, or to the reason why not.
+"""Load a checkpoint's folder as a float32 model, or raise the reason why not.
 
 Weights are read from safetensors (one file or sharded), or from a PyTorch ``.bin`` with ``weights_only=True``,
 which cannot run code. They are hashed, checked for NaN and Inf by name, and handed to transformers, which maps
@@ -30,8 +30,8 @@ from pipeline.suites.unmeasurable import refuse_quantized, refuse_wrapped
 _BUFFER_SUFFIXES = (".attention.bias", ".attn.bias", ".masked_bias", ".inv_freq")
 """Constants that older tools saved beside the weights (causal masks, rotary frequencies); never trained."""
 PROVENANCE = {"_name_or_path", "dtype", "torch_dtype", "transformers_version"}
-"""Entries of a config.json that say who wrote it and how the file is stored, not what the model is. A model is built
-and checked once for all checkpoints of its kind, so another spelling of the same must not make another kind."""
+"""Entries of a config.json about its writer and storage, not about the model. They are ignored when models are
+compared, because a model is built and checked once for all checkpoints of its kind."""
 PLAIN_ATTENTION = ("eager", "sdpa")
 """Implementations of attention that come with transformers and torch."""
 PLAIN_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -40,22 +40,22 @@ WANTED_DTYPES = "float32, float16, bfloat16 or float64"
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """The tensors of one checkpoint as they lie in its files."""
+    """The tensors of one checkpoint as stored in its files."""
 
     tensors: dict[str, Tensor]
-    """By the file's names, in the stored dtype, on the CPU."""
+    """File's name -> tensor in the stored dtype, on the CPU."""
     sha256: str
-    """Of the weight file's bytes; for several files, of their sorted ``name sha256`` lines."""
+    """sha256 of the weight file's bytes; for several files, of their sorted ``name sha256`` lines."""
     dtype: torch.dtype
     """Dtype of the largest tensor."""
 
 
 def read_weights(folder: Path, expected_sha256: str | None = None) -> StoredWeights:
-    """Reads, hashes and checks the weights in ``folder``.
+    """Read, hash and check the weights in ``folder``.
 
     Raises CheckpointError for unreadable files, NaN or Inf values, or bytes that do not hash to
-    ``expected_sha256``. The tensors are views of the mapped files: who uses them watches the files (``Unchanged``)
-    until they are done.
+    ``expected_sha256``. The tensors are views of the mapped files: the caller must watch the files (``Unchanged``)
+    while using them.
     """
     with Unchanged(folder):
         return _read_weights(folder, expected_sha256)
@@ -80,10 +80,10 @@ def _read_weights(folder: Path, expected_sha256: str | None) -> StoredWeights:
 
 
 def check_sha256(folder: Path, found: str, expected: str | None) -> None:
-    """Raises CheckpointError where a hash is ``expected`` and another was ``found``."""
+    """Raise CheckpointError if ``expected`` is given and differs from ``found``."""
     if expected is not None and found != expected:
         raise CheckpointError(
-            f"the weights in {folder} hash to {found[:12]}..., the suite says {expected[:12]}...: "
+            f"the weights in {folder} hash to {found[:12]}..., the suite states {expected[:12]}...: "
             "the files were changed or damaged; fetch them again"
         )
 
@@ -97,14 +97,14 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
         config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # a damaged configuration raises whatever its class's checks raise
+    except Exception as error:  # a damaged configuration raises exceptions of many types
         raise CheckpointError(f"{folder / 'config.json'} cannot be used: {_first_line(error)}") from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(
             f"{folder / 'config.json'} is of a {config.model_type!r} model: wanted a causal LM"
         )
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
-        # A kernel for attention says how somebody once ran the model; it may not be installed here, or be fetched.
+        # A stored attention kernel only says how the model was once run; it may be missing here, or need a download.
         if part is not None and part._attn_implementation not in PLAIN_ATTENTION:
             part._attn_implementation = None
     return config
@@ -113,7 +113,7 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
 def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -> nn.Module:
     """The model of ``config`` with ``weights`` upcast to float32, in eval mode, on the CPU.
 
-    Raises CheckpointError where the weights do not fit the configuration exactly.
+    Raises CheckpointError if the weights do not fit the configuration exactly.
     """
     transformers.utils.logging.set_verbosity(transformers.utils.logging.CRITICAL)
     transformers.utils.logging.disable_progress_bar()
@@ -135,7 +135,7 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
 def _load(
     config: transformers.PretrainedConfig, tensors: dict[str, Tensor]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that transformers makes of ``config`` with ``tensors``, and what it says of their names and shapes."""
+    """The model that transformers makes of ``config`` with ``tensors``, and its report on names and shapes."""
     model_class: Any = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     try:
         model, info = model_class.from_pretrained(
@@ -156,8 +156,8 @@ def _load(
 def _refuse_integers(
     config: transformers.PretrainedConfig, tensors: dict[str, Tensor], info: dict[str, Any]
 ) -> None:
-    """CheckpointError where ``tensors`` that are not floating point became weights, as whose values transformers takes
-    them; ``info`` is what it said. A mask or a table of positions may be integers.
+    """Raise CheckpointError if ``tensors`` that are not floating point became weights; ``info``: transformers'
+    report. A mask or a table of positions may be integers.
     """
     integers = {
         name: tensor
@@ -166,7 +166,7 @@ def _refuse_integers(
     }
     if not integers:
         return
-    # Which weights they became is what is missing without them.
+    # The weights that they became are those missing without them.
     others = {
         name: torch.zeros(()).expand(tensor.shape) for name, tensor in tensors.items() if name not in integers
     }
@@ -182,7 +182,7 @@ def _refuse_integers(
 
 
 def text_config(config: transformers.PretrainedConfig) -> transformers.PretrainedConfig:
-    """The configuration of the text model: ``config``, or a part of it where that is of a larger model."""
+    """The configuration of the text model: ``config``, or a part of it for a larger model."""
     try:
         return config.get_text_config(decoder=True)
     except ValueError as error:
@@ -190,7 +190,7 @@ def text_config(config: transformers.PretrainedConfig) -> transformers.Pretraine
 
 
 def vocabulary(config: transformers.PretrainedConfig) -> int:
-    """Token ids that a model of ``config`` knows, and logits that it gives."""
+    """Number of token ids and of logits of a model of ``config``."""
     ids = getattr(text_config(config), "vocab_size", None)
     if not isinstance(ids, int):
         raise CheckpointError(f"config.json gives vocab_size {ids!r}: wanted a whole number")
@@ -198,9 +198,9 @@ def vocabulary(config: transformers.PretrainedConfig) -> int:
 
 
 def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> None:
-    """CheckpointError for a model that cannot take ``sequences`` (int64 (N, T)).
+    """Raise CheckpointError if a model cannot take ``sequences`` (int64 (N, T)).
 
-    Checked before any table is looked up: on a GPU an index beyond it ends the process's use of CUDA.
+    Checked before any lookup: on a GPU an index out of range ends the process's use of CUDA.
     """
     highest, length, ids = int(sequences.max()), sequences.shape[1], vocabulary(config)
     if highest >= ids:
@@ -212,9 +212,9 @@ def check_fit(config: transformers.PretrainedConfig, sequences: np.ndarray) -> N
 
 
 def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The tensors called ``names`` (None: all) as views of the mapped ``file``: nothing is read before it is used.
+    """The tensors ``names`` (None: all) as views of the mapped ``file``, which is read on use.
 
-    CheckpointError for a file that is damaged, or whose pickle holds anything but tensors.
+    Raises CheckpointError if the file is damaged or its pickle holds anything but tensors.
     """
     if file.suffix == ".safetensors":
         try:
@@ -235,7 +235,7 @@ def read_file(file: Path, names: Iterable[str] | None = None) -> dict[str, Tenso
 
 
 def present(file: Path, found: Iterable[str], names: Iterable[str] | None) -> list[str]:
-    """``names`` (None: all) of the tensors ``found`` in ``file``; CheckpointError where some are not among them."""
+    """``names`` (None: all) of the tensors ``found`` in ``file``; raises CheckpointError if some are missing."""
     found = list(found)
     wanted = found if names is None else list(names)
     missing = sorted(set(wanted).difference(found))
@@ -248,7 +248,7 @@ def present(file: Path, found: Iterable[str], names: Iterable[str] | None) -> li
 
 
 def refuse_other_dtypes(tensors: Mapping[str, Tensor]) -> None:
-    """CheckpointError naming the first tensor in a floating-point format that is no plain weight's (8 bits, 4 bits)."""
+    """Raise CheckpointError, which names the first tensor in a floating-point format of 8 or 4 bits."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.dtype not in PLAIN_DTYPES:
             raise CheckpointError(
@@ -258,7 +258,7 @@ def refuse_other_dtypes(tensors: Mapping[str, Tensor]) -> None:
 
 
 def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
-    """Raises CheckpointError naming the first tensor that holds a NaN or Inf."""
+    """Raise CheckpointError, which names the first tensor with NaN or Inf."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             nan, inf = int(tensor.isnan().sum()), int(tensor.isinf().sum())

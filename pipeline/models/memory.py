@@ -142,8 +142,8 @@ def widest(variants: Sequence[Variant], mechanism: Sequence[Variant]) -> tuple[V
 
 
 def control_groups(controls: Sequence[ControlVariant]) -> list[tuple[Variant, ...]]:
-    """``controls`` cut into equal groups that are measured at a time; those of a calibrated variant together with it,
-    which comes first in its group.
+    """Split ``controls`` into equal groups that are measured at a time; controls of a calibrated variant are
+    measured with it, and it comes first in its group.
     """
     groups: list[tuple[Variant, ...]] = []
     by_base: dict[Variant | None, list[ControlVariant]] = {}

@@ -1,7 +1,7 @@
-"""Memory that runs out for weights, told apart from memory that runs out for a chunk of sequences.
+"""Distinguish out-of-memory errors of weights from those of a chunk of sequences.
 
-A chunk that does not fit is halved. Weights take the same room whatever the chunk, so where they find none that would
-only repeat the work until nothing is left to halve, and then blame the sequence.
+A chunk that does not fit is halved. Weights need the same memory for any chunk, so halving would only repeat the
+work and finally blame the sequence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pipeline.base.errors import CheckpointError, InsufficientMemoryError
 Result = TypeVar("Result")
 
 _SIGNS = ("out of memory", "can't allocate memory")
-"""Of an error that has no type of its own: pinned memory by CUDA, host memory by torch."""
+"""Texts of errors without their own type: pinned memory by CUDA, host memory by torch."""
 
 
 @contextmanager
 def room_for(what: str, advice: str) -> Iterator[None]:
-    """NoRoomError for ``what``, with ``advice`` on what to do, where memory runs out in the block."""
+    """Context manager: an out-of-memory error becomes NoRoomError for ``what``, with ``advice``."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -33,15 +33,15 @@ def room_for(what: str, advice: str) -> Iterator[None]:
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether ``error`` says that memory has run out."""
+    """Whether ``error`` is an out-of-memory error."""
     typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return typed or any(sign in str(error) for sign in _SIGNS)
 
 
 def in_smaller_chunks(work: Callable[[int], Result], chunk: int, what: str, notes: list[str]) -> Result:
-    """``work`` with ``chunk`` sequences at a time, or as many as a GPU has memory for, of which ``notes`` then tells.
+    """Run ``work`` with ``chunk`` sequences at a time, or with as many as fit a GPU, which is added to ``notes``.
 
-    ``CheckpointError`` that names ``what`` where one sequence is too many.
+    Raises CheckpointError, which names ``what``, if one sequence does not fit.
     """
     while True:
         try:

@@ -1,14 +1,14 @@
-"""A model whose weights are not there: built and checked without reading them.
+"""A model without weights: built and checked without reading them.
 
 Every tensor of the checkpoint's files is represented by a placeholder of its shape. transformers loads the
 placeholders as it loads weights: it maps file names to module names, ties what is tied, and says what is missing,
 superfluous or misshapen.
 
-The elements of a placeholder, its *marker*, say which tensor and which place of it they are. Of a matrix one row is
-there, which stands for all (its stride from row to row is zero), so where a matrix ended up is read off its address and
-strides; a vector is whole, so that a copy of it is known, too. No two placeholders are equal, hence none is tied that
-the files hold apart. One that was changed while it was loaded stands for weights that would be: such a model is
-measured as a whole.
+The elements of a placeholder, its *marker*, encode the tensor and the position. A matrix stores one row for all
+(with stride zero between rows), so its address and strides show where it ended up; a vector is stored whole, so
+that a copy of it is recognized too. No two placeholders are equal, so none is tied that the files hold separately.
+A placeholder that was changed during loading shows that the weights would be changed: such a model is measured as a
+whole.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the mar
 
 @dataclass(frozen=True)
 class WeightIndex:
-    """Which file of a checkpoint holds which tensor."""
+    """Index of a checkpoint's tensors."""
 
     folder: Path
     file_of: dict[str, Path]
-    """By the tensor's name in the files."""
+    """Keyed by the tensor's name in the files."""
     outlines: dict[str, Tensor]
-    """Shape and dtype by the tensor's name: tensors on the meta device, which hold nothing."""
+    """Tensor's name -> meta tensor with its shape and dtype."""
 
     @classmethod
     def of(cls, folder: Path) -> WeightIndex:
-        """Reads names and shapes only. ``CheckpointError`` where a file cannot be read."""
+        """Read names and shapes only. Raises CheckpointError if a file cannot be read."""
         file_of: dict[str, Path] = {}
         outlines: dict[str, Tensor] = {}
         for file, names in assigned_tensors(folder).items():
@@ -54,11 +54,11 @@ class WeightIndex:
 
     @property
     def elements(self) -> int:
-        """Elements of all tensors."""
+        """Number of elements of all tensors."""
         return sum(outline.numel() for outline in self.outlines.values())
 
     def by_file(self, names: Iterable[str]) -> dict[Path, list[str]]:
-        """Which of ``names`` each file holds."""
+        """File -> those of ``names`` that it holds."""
         wanted: dict[Path, list[str]] = defaultdict(list)
         for name in names:
             wanted[self.file_of[name]].append(name)
@@ -71,14 +71,15 @@ class PlaceholderModel:
 
     model: nn.Module
     stored: dict[str, str]
-    """Which tensor of the files each parameter and persistent buffer is, by its dotted path; tied ones under every
-    path."""
+    """Dotted path of each parameter and persistent buffer -> tensor of the files; tied ones under every path."""
     placeholders: dict[str, Tensor]
-    """By the tensor's name in the files."""
+    """Keyed by the tensor's name in the files."""
 
     @classmethod
     def of(cls, folder: Path, index: WeightIndex) -> PlaceholderModel:
-        """For the checkpoint in ``folder``. ``CheckpointError`` where a parameter is no stored tensor as it is."""
+        """Make the model of the checkpoint in ``folder``. Raises CheckpointError if a parameter is not an unchanged
+        stored tensor.
+        """
         numbers = {name: number for number, name in enumerate(index.outlines)}
         placeholders = {
             name: _placeholder(numbers[name], outline) for name, outline in index.outlines.items()
@@ -90,7 +91,7 @@ class PlaceholderModel:
         for path, tensor in model.state_dict().items():
             found = by_address.get(tensor.data_ptr(), by_number.get(marked(tensor), ""))
             if not found or not _stands_for(tensor, placeholders[found], numbers[found]):
-                linear_sites(model)  # an architecture that no way measures has the better reason
+                linear_sites(model)  # an unsupported architecture is the better reason
                 raise refuse_assembled(model, [path])
             stored[path] = found
         return cls(model, stored, placeholders)
@@ -103,21 +104,21 @@ def marker(number: int, shape: torch.Size) -> Tensor:
 
 
 def marked(tensor: Tensor) -> int:
-    """The number of the marker that ``tensor`` may be; -1 where it is none."""
+    """The number of the marker that ``tensor`` may be; -1 if none."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return -1
     return int(tensor.flatten()[0].item()) // 1000
 
 
 def _placeholder(number: int, outline: Tensor) -> Tensor:
-    """For tensor ``number`` of the files; integers stay what they are, for the model to be refused."""
+    """Placeholder of tensor ``number`` of the files; integers stay integers, so that the model is refused."""
     if not outline.is_floating_point():
         return torch.zeros((), dtype=outline.dtype).expand(outline.shape)
     return marker(number, outline.shape[-1:]).expand(outline.shape)
 
 
 def _stands_for(tensor: Tensor, placeholder: Tensor, number: int) -> bool:
-    """Whether ``tensor`` of a loaded model is ``placeholder`` number ``number``, unchanged, or a copy of it all."""
+    """Whether ``tensor`` of a loaded model is the unchanged ``placeholder`` ``number`` or a full copy of it."""
     if tensor.shape != placeholder.shape:
         return False
     same = tensor.data_ptr() == placeholder.data_ptr() and tensor.stride() == placeholder.stride()
@@ -130,7 +131,7 @@ def _stands_for(tensor: Tensor, placeholder: Tensor, number: int) -> bool:
 
 
 def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:
-    """The error for a model whose parameters at ``paths`` (none: some) are no plain copies of stored tensors."""
+    """Make the error for a model whose parameters at ``paths`` (none: some) are not plain copies of stored tensors."""
     shown = ", ".join(paths[:3]) or "some of its weights"
     return CheckpointError(
         f"{type(model).__name__} cannot be walked layer by layer: {shown} are not as they are stored (put together, "
@@ -139,7 +140,7 @@ def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:
 
 
 def put(model: nn.Module, path: str, tensor: Tensor) -> None:
-    """Makes ``tensor`` the parameter or buffer at the dotted ``path`` of ``model``."""
+    """Set ``tensor`` as the parameter or buffer at the dotted ``path`` of ``model``."""
     parent_path, _, leaf = path.rpartition(".")
     parent = model.get_submodule(parent_path)
     if leaf in parent._buffers:

@@ -1,7 +1,7 @@
-"""Text that a model writes itself: temperature 1, one token after the other, the same for the same seed.
+"""Sample text from a model: temperature 1, one token at a time, deterministic for a seed.
 
-The numbers that decide which token comes next are drawn beforehand, one per sequence and place, so that the text does
-not depend on how many sequences are written together.
+The random numbers are drawn beforehand, one per sequence and position, so that the text does not depend on how many
+sequences are sampled together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pipeline.base.errors import CheckpointError
 
 CACHE_BYTES = 2**30
-"""Bound on the keys and values of the sequences that are written together; one sequence is the least."""
+"""Bound on the keys and values of the sequences that are sampled together, bytes; one sequence is the minimum."""
 LOOK_EVERY = 16
 """Tokens per sequence between two reports of progress."""
 
@@ -36,9 +36,9 @@ def sampled_tokens(
     """``sequences`` texts of ``length`` tokens by ``model``, a causal language model of transformers in eval mode.
 
     first: the token that every text begins with; None = a random one of each. vocabulary: ids that may be written,
-    from 0 on; rows of the head beyond them pad it. seed: of everything that is random. on_progress: hears how many
-    tokens have been written.
-    Returns int64 (sequences, length). ``CheckpointError`` where the model's logits are not numbers.
+    from 0 on; rows of the head beyond them pad it. seed: of all random numbers. on_progress: called with the number
+    of sampled tokens. Returns int64 (sequences, length). Raises CheckpointError if the model's logits are not
+    finite.
     """
     draws = np.random.default_rng(seed)
     starts = draws.integers(0, vocabulary, sequences) if first is None else np.full(sequences, first)

@@ -1,13 +1,14 @@
-"""A model without its weights, kept between checkpoints, and where each of its weights lies in their files.
+"""The model template: a model without weights that is reused for all checkpoints, and the place of its weights in
+their files.
 
 transformers maps a file's names to a module's (``embed_out.weight`` becomes ``lm_head.weight``) while it loads, and
-may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per template the model is
-loaded by the ordinary path from *markers*, tensors whose every element says which tensor and which place of it this is.
-A parameter that comes out holding marker i untouched is a copy of tensor i for every checkpoint of the same names,
-shapes and dtypes. Where one does not, every checkpoint goes through transformers, and the probe notes it.
+may also transpose, split or join tensors. The mapping is therefore learned, not guessed: once per template
+transformers loads *markers*, tensors whose every element encodes its tensor and position. A parameter that holds
+marker i unchanged is a copy of tensor i for every checkpoint with the same names, shapes and dtypes. If a parameter
+does not, transformers loads every checkpoint, and the probe adds a note.
 
-Markers are as large as the model. For one that is to be measured layer by layer the mapping is read off the addresses
-of placeholders instead, which hold nothing (``placeholders.py``).
+Markers are as large as the model. For measuring layer by layer the mapping is read from the addresses of
+placeholders instead, which hold no values (``placeholders.py``).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from pipeline.spec import canonical_json
 
 @dataclass(frozen=True)
 class Signature:
-    """What two checkpoints must share to share a template."""
+    """Checkpoints with equal signatures share a template."""
 
     config: str
     """The configuration as canonical JSON."""
@@ -41,8 +42,8 @@ class Signature:
 class ModelTemplate:
     """A causal language model in eval mode on the device, every quantizable layer a :class:`ProbeLinear`.
 
-    Made of a ``model`` on the CPU; ``sources`` says which of the files' tensors each of its weights is, but for those
-    that are no plain copies.
+    Made from a ``model`` on the CPU; ``sources``: weight -> tensor of the files, except for weights that are not
+    plain copies.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ModelTemplate:
         self._assembled = [name for name, _ in _state(model) if name not in sources]
         self._prefix, self.layers = blocks(model)
         self.linears: dict[str, ProbeLinear] = {}
-        """By the name of their weight."""
+        """Name of the weight -> linear layer."""
         sites = linear_sites(model)
         require_rules((*plan.spec.variants, *plan.spec.mechanism), sites, config.to_dict())
         for site in sites:
@@ -70,16 +71,16 @@ class ModelTemplate:
             replace_module(model, site.name, linear)
             self.linears[weight_name] = linear
         self.model: Any = model.to(device)
-        # What is copied into the model; the linears hold theirs apart.
+        # Weights copied into the model; the linear layers hold theirs separately.
         self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
         self._own: dict[str, nn.Parameter] = {}
-        """By name: the model's own parameters in place of which others are lent."""
+        """Name -> the model's own parameter that a lent one replaces."""
 
     @classmethod
     def learned(
         cls, folder: Path, tensors: dict[str, Tensor], plan: Plan, device: torch.device
     ) -> ModelTemplate:
-        """For checkpoints like that in ``folder`` of ``tensors``, by markers: a float32 model in host memory."""
+        """Make the template for checkpoints like that in ``folder`` with markers: a float32 model in host memory."""
         names = list(tensors)
         markers = {
             name: marker(index, tensors[name].shape)
@@ -93,13 +94,13 @@ class ModelTemplate:
 
     @classmethod
     def hollow(cls, folder: Path, index: WeightIndex, plan: Plan, device: torch.device) -> ModelTemplate:
-        """The same by placeholders: host memory for the embeddings and vectors only."""
+        """Make the template with placeholders: host memory for embeddings and vectors only."""
         hollow = PlaceholderModel.of(folder, index)
         linears = {f"{site.name}.weight" for site in linear_sites(hollow.model)}
         zeros: dict[str, Tensor] = {}
         state = hollow.model.state_dict()
         for name, key in hollow.stored.items():
-            if name not in linears:  # tied ones stay one tensor
+            if name not in linears:  # tied weights stay one tensor
                 empty = torch.zeros(state[name].shape, dtype=state[name].dtype)
                 zeros.setdefault(key, nn.Parameter(empty, requires_grad=False))
                 put(hollow.model, name, zeros[key])
@@ -116,7 +117,7 @@ class ModelTemplate:
 
     @property
     def head(self) -> Tensor | None:
-        """The weight of the output head as stored; None where it is not filled."""
+        """The weight of the output head as stored; None if not filled."""
         return next((linear.stored for linear in self.linears.values() if linear.is_head), None)
 
     @property
@@ -125,8 +126,8 @@ class ModelTemplate:
         return tuple(f"{self._prefix}.{index}." for index in range(len(self.layers)))
 
     def sources(self, layer: int | None = None) -> dict[str, str]:
-        """Which tensor of the files each weight of layer ``layer`` is, by its name in the model; None: each outside of
-        the layers. ``CheckpointError`` where some are no plain copies.
+        """Weight's name in the model -> tensor of the files, for layer ``layer``; None: outside the layers. Raises
+        CheckpointError if some are not plain copies.
         """
         if self._assembled:
             raise refuse_assembled(self.model, self._assembled)
@@ -137,7 +138,7 @@ class ModelTemplate:
 
     @torch.inference_mode()
     def fill(self, tensors: dict[str, Tensor]) -> None:
-        """Puts the weights of one checkpoint (on the device, by the file's names) into the model."""
+        """Fill the model with the weights of one checkpoint (on the device, by the file's names)."""
         if self._assembled:
             on_cpu = StoredWeights(
                 {name: tensor.cpu() for name, tensor in tensors.items()}, "", torch.float32
@@ -151,7 +152,7 @@ class ModelTemplate:
 
     @torch.inference_mode()
     def put(self, stored: Mapping[str, Tensor]) -> None:
-        """Puts in some weights (on the device, by their names in the model)."""
+        """Set some weights (on the device, by their names in the model)."""
         for name, tensor in stored.items():
             if name in self.linears:
                 self.linears[name].stored = tensor
@@ -160,8 +161,8 @@ class ModelTemplate:
 
     @torch.inference_mode()
     def lend(self, stored: Mapping[str, Tensor]) -> None:
-        """As :meth:`put`, but nothing is copied: ``stored`` (on the device) serve as the model's weights until
-        :meth:`release`. Values that are no parameters are copied.
+        """Like :meth:`put`, without a copy: ``stored`` (on the device) are the model's weights until
+        :meth:`release`. Values that are not parameters are copied.
         """
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in stored.items():
@@ -172,8 +173,8 @@ class ModelTemplate:
             put(self.model, name, tensor)
 
     def release(self, names: Iterable[str] | None = None) -> None:
-        """Lets the linear layers' weights called ``names`` go, or all, with those that were lent: while this
-        checkpoint's numbers are written, two others are in memory already.
+        """Release the linear layers' weights ``names``, or all with the lent ones: two other checkpoints are
+        already in memory while this one's numbers are written.
         """
         for name in self.linears if names is None else names:
             if name in self.linears:
@@ -185,12 +186,12 @@ class ModelTemplate:
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:
-    """The signature of the checkpoint in ``folder`` with ``tensors``, of which only shapes and dtypes are looked at."""
+    """The signature of the checkpoint in ``folder``, from the shapes and dtypes of ``tensors``."""
     described = sorted((name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items())
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        read_config(folder)  # says what is wrong with it
+        read_config(folder)  # raises if it is unusable
         raise
     built = {name: value for name, value in config.items() if name not in PROVENANCE}
     return Signature(canonical_json(built), tuple(described))
@@ -203,8 +204,8 @@ def _state(model: nn.Module) -> list[tuple[str, Tensor]]:
 def _learn(model: nn.Module, names: list[str]) -> dict[str, str]:
     """Module name -> file name for everything in ``model`` that is a plain copy.
 
-    The markers are made anew to compare with: those that the model was loaded from may be its own memory, which
-    transformers may have changed.
+    The markers are made again for the comparison, because those that the model was loaded from may share its
+    memory, which transformers may have changed.
     """
     sources = {}
     for name, tensor in _state(model):

@@ -1,7 +1,7 @@
-"""The quantizable layers of a template: stored weights in, products of all variants out.
+"""Linear layers of a template that compute the products of all variants from the stored weight.
 
-A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at once when it is
-used. How it is packed and multiplied is the backend's (``probe.backend``).
+A layer keeps the weight as stored, a view of the checkpoint's file, and packs it for all variants at its use. The
+backend (``probe.backend``) packs and multiplies.
 
 Legend: V = variants, R = rows per variant, I = in_features, O = out_features.
 """
@@ -28,14 +28,14 @@ class Packing:
     """How the variants share the packed weights of a layer."""
 
     quantizers: tuple[Quantizer | None, ...]
-    """Of each packed weight; None = the stored values."""
+    """Quantizer of each packed weight; None = the stored values."""
     slots: tuple[int, ...]
     """Which packed weight each variant uses. Variants with the same quantizer share one, unless it is calibrated: their
     inputs differ."""
 
     @classmethod
     def of(cls, by_variant: list[Quantizer | None]) -> Packing:
-        """Each quantizer once, and a calibrated one once for each variant."""
+        """Pack each quantizer once, and a calibrated one once per variant."""
         keys = [
             (quantizer, index if quantizer is not None and quantizer.needs else None)
             for index, quantizer in enumerate(by_variant)
@@ -46,53 +46,53 @@ class Packing:
 
 @dataclass
 class Plan:
-    """What all layers share while the variants of one checkpoint are measured."""
+    """State that all layers share while the variants of one checkpoint are measured."""
 
     spec: ProbeSpec
     backend: Any
     """``probe.backend.Backend``."""
     variants: tuple[Variant, ...] = ()
-    """Those that are measured now."""
+    """Variants that are measured now."""
     packings: dict[str, Packing] = field(default_factory=dict)
-    """By layer, filled when a layer is first asked for."""
+    """Layer -> packing, filled on first use."""
     measured: dict[str, Any] = field(default_factory=dict)
-    """By layer: what the backend found of its weight; filled when it is first packed."""
+    """Layer -> the backend's statistics of its weight; filled when it is first packed."""
     kept: dict[str, Any] = field(default_factory=dict)
-    """By layer: packed weights that stay until they are let go."""
+    """Layer -> packed weights that are kept until released."""
     calibrated: dict[str, dict[int, Encoded]] = field(default_factory=dict)
-    """By layer and slot: the encoded weights of quantizers that needed the layer's inputs."""
+    """Layer and slot -> encoded weight of a calibrated quantizer."""
     outcomes: dict[str, dict[Variant, CalibrationOutcome]] = field(default_factory=dict)
-    """By layer: how its calibration went."""
+    """Layer -> outcome of its calibration."""
     instead: Callable[[ProbeLinear, Tensor], Tensor] | None = None
-    """What layers do in place of their products (``probe.calibration``)."""
+    """Function that replaces the layers' products (``probe.calibration``)."""
 
     @property
     def of_controls(self) -> bool:
-        """Whether controls are measured now: of these the losses are wanted, and nothing of the weights."""
+        """Whether controls are measured now: only their losses are needed, no statistics of weights."""
         return any(isinstance(variant, ControlVariant) for variant in self.variants)
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
-        """Turns to ``variants`` of a checkpoint."""
+        """Start with ``variants`` of a checkpoint."""
         self.variants = variants
         for each in (self.packings, self.measured, self.kept, self.calibrated, self.outcomes):
             each.clear()
 
     def packing(self, name: str, *, is_head: bool) -> Packing:
-        """How the variants share the packed weights of the layer called ``name``."""
+        """The packing of the layer ``name``."""
         if name not in self.packings:
             by_variant = [variant.quantizer_of(name, is_head=is_head) for variant in self.variants]
             self.packings[name] = Packing.of(by_variant)
         return self.packings[name]
 
     def let_go(self, layers: Iterable[str]) -> None:
-        """Drops what is kept of the weights of the layers called so; what was measured of them stays."""
+        """Drop the kept weights of the layers ``names``; their statistics stay."""
         for name in layers:
             self.kept.pop(name, None)
             self.calibrated.pop(name, None)
 
 
 class ProbeLinear(nn.Module):
-    """A linear layer that advances V variants at once: variant v's rows meet variant v's weight."""
+    """A linear layer of V variants: the rows of variant v are multiplied by its weight."""
 
     def __init__(self, site: LinearSite, weight_name: str, transposed: bool, plan: Plan) -> None:
         super().__init__()
@@ -107,13 +107,13 @@ class ProbeLinear(nn.Module):
         rows, features = reversed(shape) if transposed else shape
         vocabulary = plan.spec.vocab_rows if site.is_head else None
         self.counted_rows: int = rows if vocabulary is None else min(rows, vocabulary)
-        """Rows that count in statistics: all but the padding of the vocabulary."""
+        """Rows that count in statistics: all except padding rows of the vocabulary."""
         self.in_features, self.out_features = features, rows
         self.counted_values: int = self.counted_rows * features
 
     @property
     def packing(self) -> Packing:
-        """How the variants share its packed weights."""
+        """The packing of its weight."""
         return self.plan.packing(self.name, is_head=self.is_head)
 
     @property
@@ -123,7 +123,7 @@ class ProbeLinear(nn.Module):
 
     @property
     def weight(self) -> WeightFacts:
-        """For the model's own code."""
+        """Stand-in for the model's own code."""
         return WeightFacts(self.stored_weight())
 
     def stored_weight(self) -> Tensor:
@@ -136,17 +136,17 @@ class ProbeLinear(nn.Module):
         return self.stored_weight().to(torch.float32).contiguous()
 
     def release(self) -> None:
-        """Lets the weight go, and what was made of it."""
+        """Release the weight and everything packed from it."""
         self.stored = None
         self.plan.let_go([self.name])
 
     def packed(self) -> Any:
-        """The weight packed for all variants; what is measured of it is measured when it is packed first."""
+        """The weight packed for all variants; statistics are computed at the first packing."""
         kept = self.plan.kept
         if self.name in kept:
             return kept[self.name]
         packed = self.plan.backend.pack(self)
-        if self.plan.backend.keeps_packed or self.plan.of_controls:  # whose weights take longer to make
+        if self.plan.backend.keeps_packed or self.plan.of_controls:  # controls' weights take longer to make
             kept[self.name] = packed
         return packed
 

@@ -1,4 +1,4 @@
-"""One checkpoint -> one shard's rows: all variants in one pass through the layers, weights measured on the way."""
+"""Measure one checkpoint: all variants in one pass through the layers, with statistics of the weights."""
 
 from pipeline.probe.prober import LayeredProber, Prober
 from pipeline.probe.result import Measurement, VariantResult

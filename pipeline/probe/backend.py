@@ -1,4 +1,4 @@
-"""What the engine leaves to a backend: packing weights, multiplying, scoring logits. And the one of plain torch.
+"""Backends of the engine: packing weights, products, scoring logits. With the backend of plain torch.
 
 The torch backend is the definition, on a CPU and on a GPU without Triton. The Triton backend
 (``gpu/triton_backend.py``) is faster and gives the same numbers within float32's accuracy.
@@ -35,31 +35,31 @@ CPU_CHUNK_ROWS = 2048
 GPU_CHUNK_ROWS = 65_536
 """Rows of a chunk on a GPU: enough to fill it."""
 ROWS_PER_BLOCK = CPU_COMPARED_ROWS
-"""Predictions compared at a time: bounds the float32 temporaries of the softmax to a cache-friendly size."""
+"""Predictions compared at a time: keeps the float32 temporaries of the softmax in the cache."""
 ADVICE = "free memory there, or use fewer workers, variants or batches, or a shorter --seq-len"
 
 
 class Scores(Protocol):
-    """The token level of one pass, filled as logits come."""
+    """Token-level values of one pass, filled as logits arrive."""
 
     def add(self, logits: Tensor, scale: Tensor | None) -> None:
-        """Takes the next logits, float32 (V, R, K) in token order; with ``scale`` (V, K) they are to be multiplied."""
+        """Add the next logits, float32 (V, R, K) in token order, to be multiplied by ``scale`` (V, K) if given."""
 
     def values(self) -> dict[str, np.ndarray]:
-        """(V, N, P) of every value of the token level (``TokenMeasurement.values``)."""
+        """Name -> (V, N, P), for every token-level value (``TokenMeasurement.values``)."""
 
 
 class Backend(Protocol):
-    """How an engine computes."""
+    """The computations of an engine on one device."""
 
     keeps_packed: bool
-    """Whether packed weights stay until their layer is let go; where not, they are packed at every use."""
+    """Whether packed weights are kept until their layer is released; if not, they are packed at every use."""
 
     def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-        """``variants`` cut into those that go through a model together, the baseline first in each."""
+        """Split ``variants`` into groups that are measured together, the baseline first in each."""
 
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
-        """Sequences of ``length`` that go at a time through a model of ``config``."""
+        """Sequences of ``length`` per chunk for a model of ``config``."""
 
     def encode(
         self,
@@ -77,25 +77,27 @@ class Backend(Protocol):
         """float32 (C, R, O): of the rows of each by the weight of each, both float32, with the bias."""
 
     def pack(self, linear: ProbeLinear) -> Any:
-        """The weight of ``linear`` for all variants; what is measured of it goes to ``linear.plan.measured``."""
+        """Pack the weight of ``linear`` for all variants; its statistics go to ``linear.plan.measured``."""
 
     def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
-        """float32 (V, R, O): each variant's rows by its weight, with the bias."""
+        """float32 (V, R, O): each variant's rows times its weight, plus the bias."""
 
     def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
-        """For a pass of ``tokens_NT`` (int64, on the device); ``losses_only``: nothing compares two variants."""
+        """Make the scores of a pass of ``tokens_NT`` (int64, on the device). losses_only: no comparison of
+        variants.
+        """
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
-        """What was measured of the weights of ``linears``, by variant, in their order."""
+        """Variant -> statistics of the weights of ``linears``, in their order."""
 
     def may_fuse(self, model: Any) -> bool:
-        """Whether ``model`` has the structure of one that the backend has kernels for as a whole."""
+        """Whether the backend has a fused pass for the structure of ``model``."""
 
     def fused(self, model: Any, variants: int, tokens_NT: Tensor) -> Any:
-        """A pass (``probe.forward.Pass``) of ``tokens_NT`` through ``model`` by those kernels."""
+        """The fused pass (``probe.forward.Pass``) of ``tokens_NT`` through ``model``."""
 
     def compiling(self) -> AbstractContextManager[bool]:
-        """While it is open, what is launched is compiled instead of run; gives whether there is anything to compile."""
+        """Context manager: launches compile instead of run; gives whether there is anything to compile."""
 
 
 class TorchBackend:
@@ -109,11 +111,11 @@ class TorchBackend:
         self._tensor_level = selected(spec.measurements, TensorMeasurement)
 
     def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-        """All together: there is no kernel that has room for a number of them only."""
+        """One group: no kernel limits the number of variants."""
         return [tuple(variants)]
 
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
-        """By the rows that a device is best at, and the logits' bytes."""
+        """Chunk size by the device's best number of rows and the bytes of the logits."""
         del fused
         rows = GPU_CHUNK_ROWS if self._device.type == "cuda" else CPU_CHUNK_ROWS
         by_logits = CPU_CHUNK_LOGIT_BYTES // (4 * variants * length * vocabulary(config))
@@ -126,7 +128,7 @@ class TorchBackend:
         calibration: Calibration,
         config: Mapping[str, Any],
     ) -> dict[str, Encoded]:
-        """By the definition."""
+        """Encode by the definition."""
         return quantizer.encode_together(weights, calibration, config)
 
     def sum_of_squares(self, rows_RI: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class TorchBackend:
         return float_products(rows_CRI, weights_COI, bias)
 
     def pack(self, linear: ProbeLinear) -> Tensor:
-        """float32 (S, O, I)."""
+        """Pack as float32 (S, O, I)."""
         with room_for(f"all variants of {linear.name}", ADVICE):
             return self._pack(linear)
 
@@ -180,12 +182,12 @@ class TorchBackend:
         return out_VRO
 
     def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
-        """By the measurements' own hooks."""
+        """Scores by the measurements' own hooks."""
         wanted = selected(("loss",), TokenMeasurement) if losses_only else self._token_level
         return TorchScores(wanted, tokens_NT, variants)
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
-        """What ``pack`` found."""
+        """The statistics of ``pack``."""
         plan = linears[0].plan
         found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in plan.variants}
         for linear in linears:
@@ -203,7 +205,7 @@ class TorchBackend:
         raise NotImplementedError(f"no fused pass of {type(model).__name__} in torch")
 
     def compiling(self) -> AbstractContextManager[bool]:
-        """Nothing is compiled."""
+        """Context manager: nothing is compiled."""
         return nullcontext(False)
 
 
@@ -214,7 +216,7 @@ def float_products(rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -
 
 
 class TorchScores:
-    """Scores of whole sequences, one after the other, so that they do not depend on how many come at a time."""
+    """Scores of whole sequences, one at a time, so that they do not depend on the chunk."""
 
     def __init__(self, measurements: Sequence[TokenMeasurement], tokens_NT: Tensor, variants: int) -> None:
         self._measurements, self._tokens_NT = measurements, tokens_NT
@@ -225,7 +227,7 @@ class TorchScores:
         }
 
     def add(self, logits: Tensor, scale: Tensor | None) -> None:
-        """Takes the logits of the next sequences."""
+        """Add the logits of the next sequences."""
         assert scale is None
         length = self._tokens_NT.shape[1]
         logits_VNTK = logits.view(logits.shape[0], -1, length, logits.shape[-1])
@@ -240,7 +242,7 @@ class TorchScores:
         self._done += len(compared)
 
     def values(self) -> dict[str, np.ndarray]:
-        """(V, N, P) by name."""
+        """Name -> (V, N, P)."""
         assert self._done == len(self._tokens_NT)
         return self._values
 
@@ -248,7 +250,7 @@ class TorchScores:
 def compare(
     logits_VPK: Tensor, targets_P: Tensor, measurements: Sequence[TokenMeasurement]
 ) -> Mapping[str, Tensor]:
-    """Every value of ``measurements``, (V, P); variant 0 is what the others are compared with."""
+    """Every value of ``measurements``, (V, P); the others are compared with variant 0."""
     blocks = [
         token_values(
             measurements,

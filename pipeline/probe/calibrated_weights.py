@@ -25,7 +25,7 @@ class CalibratedWeights:
         self.variants = [index for index, variant in enumerate(plan.variants) if variant.needs]
         """Indices of the calibrated ones."""
         self._weights: dict[str, Tensor] = {}
-        """float32 (C, O, I) by layer: what its products are made of now."""
+        """Layer -> float32 (C, O, I): the weights of its products now."""
 
     def clear(self) -> None:
         """Drops the values; what was encoded stays in the plan."""
@@ -81,7 +81,7 @@ class CalibratedWeights:
         return [LayerInputs(linear.in_features, weight.device, self._plan.backend) for _ in self.variants]
 
     def of(self, linear: ProbeLinear) -> Tensor:
-        """float32 (C, O, I): quantized where that needs nothing or has been done, else as stored."""
+        """float32 (C, O, I): quantized if possible without inputs or done already, else as stored."""
         if linear.name not in self._weights:
             weight = linear.float_weight()
             encoded = self._plan.calibrated.get(linear.name, {})

@@ -1,9 +1,9 @@
-"""Calibrates a layer's quantizers on what the layer receives, its predecessors quantized by the same variant.
+"""Calibrate a layer's quantizers on its inputs, with the layers before it quantized by the same variant.
 
 Every variant that needs it has its own hidden states for the calibration tokens. The linear layers of a decoder layer
-are taken in the order in which its forward calls them: the forward is run up to one of them, the inputs are collected
-over all chunks, the weight is encoded, and the next run sees it quantized. Layers that are called with the same tensor
-(query, key and value) are collected in one run: none of them changes what the others receive.
+are encoded in the order in which its forward calls them: the forward runs up to one of them, its inputs are
+collected over all chunks, the weight is encoded, and the next run uses it quantized. Layers with the same input
+tensor (query, key and value) are collected in one run, because none changes the input of the others.
 
 Where all tokens go at once and an earlier layer has shown which linear layers share a tensor, one run does: a weight
 is encoded when its layer is called, and the run goes on with it. Where a layer turns out to be unlike those before, the
@@ -36,7 +36,7 @@ MEMORY_SHARE = 0.25
 
 
 class _EnoughError(Exception):
-    """Everything that was wanted of this run has been collected."""
+    """Raised when a run has collected all inputs that it is for."""
 
 
 class _UnlikeError(Exception):
@@ -44,7 +44,7 @@ class _UnlikeError(Exception):
 
 
 class Calibrator:
-    """Goes through the layers of a filled template before the evaluation tokens do."""
+    """Advances the calibration tokens through a filled template, ahead of the evaluation tokens."""
 
     def __init__(self, template: ModelTemplate, plan: Plan, tokens: Tensor, share: float = 1.0) -> None:
         """``tokens``: int64 (sequences, T), on the device. ``share``: of the usual chunk, where memory is short."""
@@ -59,7 +59,7 @@ class Calibrator:
         self._states, self._calls = [hidden for hidden, _ in begun], [calls for _, calls in begun]
         self._index = 0
         self._wanted: set[str] = set()
-        """Layers that have yet to be encoded."""
+        """Layers that are not encoded yet."""
         self._readers: dict[str, ProbeLinear] = {}
         """Those that are called with one tensor, by the first chunk that reaches any."""
         self._read: set[str] = set()
@@ -77,7 +77,7 @@ class Calibrator:
         """By that name, the linear layers of a layer that is done in one run; None while none is."""
 
     def advance(self, layer: nn.Module) -> None:
-        """Encodes the weights of ``layer``, the next one, and takes the calibration tokens through it."""
+        """Encode the weights of ``layer``, the next one, and advance the calibration tokens through it."""
         linears = {name: part for name, part in layer.named_modules() if isinstance(part, ProbeLinear)}
         self._within = {linear.name: name for name, linear in linears.items()}
         calls = [call[self._index] for call in self._calls]
@@ -100,7 +100,7 @@ class Calibrator:
         self._at_once = linears
         try:
             state = run(0)
-            for name in sorted(self._wanted):  # no token reaches those that are left
+            for name in sorted(self._wanted):  # no token reaches the remaining ones
                 self._encode_alone(linears[self._within[name]])
         except _UnlikeError:
             self._weights.undo(list(linears.values()))
@@ -111,7 +111,7 @@ class Calibrator:
         return True
 
     def finish(self) -> None:
-        """Encodes the output head's weight, where a variant calibrates it."""
+        """Encode the output head's weight if a variant calibrates it."""
         head = next((each for each in self._template.linears.values() if each.is_head), None)
         if head is None:
             return
@@ -126,7 +126,7 @@ class Calibrator:
 
     @contextmanager
     def _instead(self) -> Iterator[None]:
-        """Products are the calibrated variants', and inputs are collected."""
+        """Context manager: layers multiply by the calibrated variants' weights and collect inputs."""
         self._plan.instead = self._product
         try:
             yield
@@ -135,7 +135,7 @@ class Calibrator:
             self._weights.clear()
 
     def _encode(self, linears: list[ProbeLinear], run: Callable[[int], Any]) -> None:
-        """Encodes ``linears`` in the order in which ``run`` (of a chunk) calls them."""
+        """Encode ``linears`` in the order in which ``run`` calls them on a chunk."""
         by_name = {linear.name: linear for linear in linears}
         self._wanted = {linear.name for linear in linears if self._weights.is_wanted(linear)}
         while self._wanted:
@@ -150,7 +150,7 @@ class Calibrator:
                 self._weights.encode(list(self._readers.values()), self._inputs)
                 self._wanted.difference_update(self._readers)
                 continue
-            for name in self._wanted:  # no token reaches those that are left
+            for name in self._wanted:  # no token reaches the remaining ones
                 self._encode_alone(by_name[name])
             self._wanted.clear()
         self._source = None

@@ -1,13 +1,13 @@
-"""Whether a model predicts each token from the tokens before it, and the same way every time: else it is refused.
+"""Refuse models that read later tokens or draw random numbers.
 
-Nothing here knows an architecture by name. One sequence is run four times: as it is, with another last token, with
-another first token, and as it is once more. What was predicted before the last token must not change with it (a masked
-language model, an encoder or a prefix model reads later tokens, and its "perplexity" would mean nothing), and nothing
-may change between the first run and the last (a model that draws random numbers when it is evaluated, such as one with
-hashing attention, gives other numbers every time).
+Nothing here knows an architecture by name. One sequence is run four times: unchanged, with another last token, with
+another first token, and unchanged again. Predictions before the last token must not change with it (a masked
+language model, an encoder or a prefix model reads later tokens, and its "perplexity" would mean nothing), and the
+first run must equal the last (a model that draws random numbers, such as one with hashing attention, gives other
+numbers every time).
 
-Weights decide nothing where no token reads another, as with output projections of zeros before the first step: the
-first token must be seen to change later predictions, else the next checkpoint is asked again.
+If no token reads another, as with output projections of zeros before the first step, the check proves nothing: the
+first token must change later predictions, else the next checkpoint is checked again.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from pipeline.models.loading import PROVENANCE
 from pipeline.models.out_of_memory import is_shortage
 
 NOISE = 1e-5
-"""Largest change of a logit, relative to the largest logit, that rounding explains. Causal models of transformers
-change by 0 on a CPU, the others by 1e-2 and more."""
+"""Largest change of a logit, relative to the largest logit, that counts as rounding. Causal models of transformers
+change by 0 on a CPU, others by 1e-2 and more."""
 _ROWS = 256
-"""Predictions compared at a time: bounds what the comparison takes beside the logits."""
+"""Predictions compared at a time, which bounds the memory beside the logits."""
 
 
 class ForwardCheck:
@@ -43,17 +43,17 @@ class ForwardCheck:
         last, first = given.clone(), given.clone()
         last[-1], first[0] = other, int(given[0]) + (1 if given[0] == 0 else -1)
         self.sequences = torch.stack([given, last, first, given])
-        """int64 (4, T): what to run, each row by itself or with the others, the last one in a forward of its own."""
+        """int64 (4, T): the rows to run, alone or together, the last one in a separate forward."""
         self._decided: set[str] = set()
 
     def needed(self, config: Any) -> bool:
-        """Whether models of ``config`` have yet to be seen to be what they must be."""
+        """Whether models of ``config`` still have to be checked."""
         return _key(config) not in self._decided
 
     def judge(self, model: torch.nn.Module, config: Any, logits: Iterable[Tensor]) -> None:
-        """CheckpointError for a ``model``, of ``config``, that is not to be measured.
+        """Raise CheckpointError if ``model``, of ``config``, must not be measured.
 
-        ``logits``: float (T, vocabulary) of each row of ``sequences``, baseline weights, one after the other.
+        ``logits``: float (T, vocabulary) for each row of ``sequences`` in order, with baseline weights.
         """
         rows = iter(logits)
         given = next(rows)
@@ -62,7 +62,7 @@ class ForwardCheck:
         by_chance = _change(given, next(rows))
         noise = NOISE * given.abs().amax().item()
         if not math.isfinite(noise + by_last + by_first + by_chance):
-            return  # a diverged checkpoint decides nothing
+            return  # a diverged checkpoint proves nothing
         name = type(model).__name__
         if by_chance > noise:
             raise CheckpointError(
@@ -71,7 +71,7 @@ class ForwardCheck:
             )
         if by_last > noise:
             raise CheckpointError(
-                f"{name} reads later tokens: another last token changed what was predicted before it (logits by "
+                f"{name} reads later tokens: another last token changed the predictions before it (logits by "
                 f"{by_last:.1e}); wanted a causal language model, not a masked one, an encoder or a prefix model"
             )
         if by_first > noise:
@@ -80,7 +80,7 @@ class ForwardCheck:
 
 @contextmanager
 def forward_of(model: torch.nn.Module) -> Iterator[None]:
-    """CheckpointError where the block fails, in which ``model`` is called as transformers built it."""
+    """Context manager around calls of ``model`` as transformers built it: a failure becomes CheckpointError."""
     try:
         yield
     except (
@@ -102,12 +102,12 @@ def forward_of(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _change(left: Tensor, right: Tensor) -> float:
-    """Largest absolute difference of two (rows, vocabulary); NaN where either holds one."""
+    """Largest absolute difference of two (rows, vocabulary); NaN if either holds NaN."""
     parts = [(a - b).abs().amax() for a, b in zip(left.split(_ROWS), right.split(_ROWS), strict=True)]
     return torch.stack(parts).amax().item()
 
 
 def _key(config: Any) -> str:
-    """What two configurations share that are of one model, whoever saved them where."""
+    """Key that is equal for configurations of the same model, wherever they were saved."""
     settings = {name: value for name, value in config.to_dict().items() if name not in PROVENANCE}
     return json.dumps(settings, sort_keys=True, default=str)

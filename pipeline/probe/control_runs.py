@@ -1,4 +1,4 @@
-"""Which controls a probe evaluates of a model, and what is to be said of their losses."""
+"""The controls that a probe evaluates, and notes on their losses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import ProbeSpec
 
 SHOWN = 3
-"""Controls that a note names."""
+"""How many controls a note names."""
 
 
 def controls_of(spec: ProbeSpec, template: ModelTemplate) -> list[ControlVariant]:
-    """Every control that ``spec`` wants of models like that of ``template``."""
+    """Every control that ``spec`` requests for models like that of ``template``."""
     wanted = (Variant(), *spec.mechanism) if spec.mechanism else ()
     found = [ControlVariant.made(variant, each) for variant in wanted for each in spec.controls.of(variant)]
     names = [linear.name for linear in template.linears.values() if not linear.is_head]
@@ -30,13 +30,13 @@ def controls_of(spec: ProbeSpec, template: ModelTemplate) -> list[ControlVariant
 
 
 def uncalibrated(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Those of ``variants`` that need nothing of a layer's inputs; fp32 where there is none."""
+    """The ``variants`` that need no inputs of a layer; fp32 if there is none."""
     found = [each for each in variants if not (each.base if isinstance(each, ControlVariant) else each).needs]
     return tuple(found) or (Variant(),)
 
 
 def broken_notes(losses: Mapping[ControlVariant, np.ndarray]) -> list[str]:
-    """What is said of controls some of whose ``losses`` are NaN."""
+    """Notes on controls with NaN among their ``losses``."""
     broken = [str(each) for each, nll_NP in losses.items() if np.isnan(nll_NP).any()]
     if not broken:
         return []

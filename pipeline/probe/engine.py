@@ -1,21 +1,21 @@
-"""The probe of one checkpoint: template, pass, numbers. One engine for every device and for weights from anywhere.
+"""The engine: measures one checkpoint, on every device and with weights from any source.
 
 Two passes compute the same thing. A *fused* pass runs a whole model on the backend's kernels (GPT-NeoX in Triton). The
 *modules* pass (``forward.py``) runs any architecture through its own modules around :class:`ProbeLinear`, and scores
-their logits, whatever they do to them. Which one is taken is a rule: the fused one where the backend has one for the
-structure and, on the template's first checkpoint, both gave the same logits for a few tokens; otherwise the modules,
-and where the fused pass would have been expected a note says why.
+their logits, whatever they do to them. A rule chooses: the fused pass if the backend has one for the structure and,
+on the template's first checkpoint, both gave the same logits for a few tokens; otherwise the modules, with a note
+if the fused pass was expected.
 
-Either goes through the layers once, whether their weights are all there or come one layer at a time (``weights.py``).
-That first comparison is a pass of its own, so the first checkpoint of a suite that comes layer by layer is read twice.
+Either goes through the layers once, with all weights in memory or one layer at a time (``weights.py``). The first
+comparison is a separate pass, so the first checkpoint of a suite that is read layer by layer is read twice.
 
-Many variants may go through in groups (``Backend.groups``), each with the baseline, to which they are compared: a pass
-of its own for each group, and where the layers come one at a time they are read once for each.
+Many variants are measured in groups (``Backend.groups``), each with the baseline and each in a pass; layer by
+layer, the layers are read once per group.
 
 Variants whose quantizers need a layer's inputs are calibrated on the way (``calibration.py``).
 
-Controls (``pipeline.quantize.controls``) go through the model after them, in groups of their own, on the same tokens;
-only their losses are taken.
+Controls (``pipeline.quantize.controls``) are measured after them in separate groups, on the same tokens; only their
+losses are kept.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import ProbeSpec, Variant
 
 AGREEMENT = 1e-4
-"""Largest difference between the two passes' logits, relative to the largest logit, that counts as the same."""
+"""Largest difference between the two passes' logits, relative to the largest logit, that counts as equal."""
 FEW, FEW_TOKENS = 2, 32
-"""Sequences and their tokens that the two passes are compared on, and that kernels are compiled with: a multiple of 16,
-as whole sequences mostly are, because Triton compiles anew for one that is not."""
+"""Sequences, and their tokens, with which the two passes are compared and kernels are compiled: a multiple of 16,
+like most whole sequences, because Triton compiles other kernels for other lengths."""
 
 
 class Engine:
-    """Measures checkpoints on one device; templates stay."""
+    """Measures checkpoints on one device; keeps its template."""
 
     def __init__(
         self,
@@ -69,13 +69,13 @@ class Engine:
         backend: Backend,
         calibration: np.ndarray | None = None,
     ) -> None:
-        """``sequences``: int64 (N, T), the evaluation tokens. ``calibration``: int64 (M, T), for variants that need
-        it.
+        """``sequences``: int64 (N, T), the evaluation tokens. ``calibration``: int64 (M, T), for calibrated
+        variants.
         """
         needy = [str(variant) for variant in (*spec.variants, *spec.mechanism) if variant.needs]
         if needy and calibration is None:
             raise UsageError(
-                f"variant {needy[0]} needs calibration tokens: wanted some beside the evaluation tokens"
+                f"variant {needy[0]} needs calibration tokens: give some beside the evaluation tokens"
             )
         self.spec, self.device = spec, device
         self._backend = backend
@@ -88,26 +88,26 @@ class Engine:
         self._plan = Plan(spec, backend)
         self._template: ModelTemplate | None = None
         self._controls: tuple[tuple[Variant, ...], ...] = ()
-        """Those of the template's model, in groups."""
+        """Controls of the template's model, in groups."""
         self._off: dict[tuple[Variant, ...], float] = {}
-        """How far the two passes' logits were apart, by the variants that were measured."""
+        """Variants -> difference of the two passes' logits."""
         self._notes: list[str] = []
         self._check = ForwardCheck(sequences)
 
     @torch.inference_mode()
     def run(self, weights: Weights) -> Numbers:
-        """Per-token values and tensor statistics of ``weights``."""
+        """Measure ``weights``: per-token values and tensor statistics."""
         with float32_products(self.device, tf32=self.spec.arithmetic == "tf32"):
             return self._measure(weights.fill(self._prepare(weights)))
 
     def _prepare(self, weights: Weights) -> ModelTemplate:
-        """The template for weights like these; stays until some of another kind come."""
+        """The template for weights like these; kept until weights of another kind come."""
         signature = weights.signature
         if self._template is None or self._template.signature != signature:
             for tokens in (self._tokens, self._calibration):
                 if tokens is not None:
                     check_fit(weights.config, tokens.cpu().numpy())
-            self._template = None  # until the new one has been seen to work
+            self._template = None  # until the new one is known to work
             self._off.clear()
             template = weights.template(self._plan, self.device)
             self._controls = tuple(control_groups(controls_of(self.spec, template)))
@@ -120,7 +120,7 @@ class Engine:
         return self._template
 
     def _measure(self, filled: Filled) -> Numbers:
-        """Measures the weights that ``filled`` holds, and lets them go."""
+        """Measure all variants of the loaded weights, then release the weights."""
         template = filled.template
         self._notes = list(template.notes)
         parts: list[dict[str, np.ndarray]] = []
@@ -159,12 +159,12 @@ class Engine:
         return losses
 
     def _rehearse(self, weights: Weights, template: ModelTemplate) -> None:
-        """Compiles what the probes of this template launch, all kernels at once."""
+        """Compile all kernels that probes of this template launch."""
         with self._backend.compiling() as compiles:
             if not compiles:
                 return
             filled = weights.fill(template)
-            # The layers are alike, but a fused pass enters every one but the first with products yet to be added.
+            # The layers are alike, but a fused pass enters all except the first with products that are not added yet.
             passes = (True, False) if self._backend.may_fuse(template.model) else (False,)
             checked = [self.spec.variants[:1]] if self._is_to_be_checked(template) else []
             for variants in (*checked, *self._backend.groups(self.spec.variants), *self._controls):
@@ -197,12 +197,14 @@ class Engine:
         return Calibrator(filled.template, self._plan, self._calibration, share)
 
     def _in_room(self, work: Callable[[int], Result], chunk: int) -> Result:
-        """``work`` with chunks of ``chunk`` sequences, or of as many as there is memory for."""
+        """Run ``work`` with chunks of ``chunk`` sequences, or of as many as fit the memory."""
         what = f"one sequence of {self._tokens.shape[1]} tokens in {len(self._plan.variants)} variants"
         return in_smaller_chunks(work, chunk, what, self._notes)
 
     def _refuse_unsuited(self, filled: Filled) -> None:
-        """CheckpointError for a model that is not to be measured. One that has a fused pass is known to be causal."""
+        """Raise CheckpointError for a model that must not be measured. A model with a fused pass is known to be
+        causal.
+        """
         if not self._is_to_be_checked(filled.template):
             return
         model, config = filled.template.model, filled.template.config
@@ -220,24 +222,24 @@ class Engine:
         self._in_room(judge, self._backend.chunk(config, len(self._plan.variants), 3, length, fused=False))
 
     def _is_to_be_checked(self, template: ModelTemplate) -> bool:
-        """Whether it has yet to be seen that models like this one are what they must be."""
+        """Whether models like this one still have to be checked."""
         return not self._backend.may_fuse(template.model) and self._check.needed(template.config)
 
     def _pass(self, filled: Filled, tokens: Tensor, *, fused: bool, layered: bool = False) -> Pass:
-        """A pass of ``tokens`` that has not begun."""
+        """A new pass of ``tokens``."""
         model, variants = filled.template.model, len(self._plan.variants)
         if fused:
             found: Pass = self._backend.fused(model, variants, tokens)
             return found
         layered = layered or filled.one_by_one or any(variant.needs for variant in self._plan.variants)
-        # Of controls the packed weights are kept until they are used up: those of all layers at once are many.
+        # Packed weights of controls are released after their use: those of all layers together are too many.
         many = self._plan.of_controls and not self._backend.keeps_packed
         if layered or (many and walkable(model, filled.template.layers, self._few)):
             return LayeredForward(model, variants, tokens, filled.template.layers)
         return Forward(model, variants, tokens)
 
     def _score(self, one: Pass) -> dict[str, np.ndarray]:
-        """Every value of the token level from the logits of a pass that has gone through the layers."""
+        """Every token-level value from the logits of a pass that has gone through the layers."""
         scores = self._backend.scores(
             one.tokens, len(self._plan.variants), losses_only=self._plan.of_controls
         )
@@ -246,7 +248,7 @@ class Engine:
         return scores.values()
 
     def _may_fuse(self, filled: Filled, variants: tuple[Variant, ...]) -> bool:
-        """Whether the fused pass is taken; where that is not known yet, both are run on a few tokens."""
+        """Whether to use the fused pass; if unknown yet, both passes are compared on a few tokens."""
         if not self._backend.may_fuse(filled.template.model):
             return False
         variants = uncalibrated(variants)
@@ -255,7 +257,7 @@ class Engine:
             few = [self._pass(filled, self._few, fused=fused) for fused in (True, False)]
             self._go(few, filled, len(self._few))
             off = logits_apart(*few)
-            if math.isnan(off):  # a diverged checkpoint decides nothing; the next one is asked again
+            if math.isnan(off):  # a diverged checkpoint proves nothing; the next one is checked
                 self._notes.append(
                     "modules path taken: logits are not finite, so the fused path cannot be checked"
                 )
@@ -276,8 +278,8 @@ class Engine:
         most: int | None = None,
         calibrator: Calibrator | None = None,
     ) -> None:
-        """Takes ``passes`` through the first ``most`` layers (None: all), ``chunk`` sequences at a time; their logits
-        are then to be had.
+        """Advance ``passes`` through the first ``most`` layers (None: all), ``chunk`` sequences at a time; then
+        their logits are available.
         """
         for each in passes:
             each.begin(chunk)
@@ -293,7 +295,5 @@ class Engine:
             if calibrator is not None:
                 calibrator.finish()
         finally:
-            if isinstance(
-                layers, Generator
-            ):  # ends the thread that reads ahead before anything else uses its buffers
+            if isinstance(layers, Generator):  # ends the prefetching thread before its buffers are reused
                 layers.close()

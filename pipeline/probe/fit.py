@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the memory as a whole; where it does not, it is measured layer by layer."""
+"""Whether a checkpoint fits the memory as a whole; if not, it is measured layer by layer."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from pipeline.spec import ProbeSpec
 from pipeline.suites.checkpoint_files import weight_files
 
 SPARE_BYTES = 2**30
-"""Kept for activations and the runtime."""
+"""Bytes reserved for activations and the runtime."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 
 def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
-    """Whether the whole-model path has room for the checkpoint in ``folder`` on ``device`` now.
+    """Whether the whole checkpoint in ``folder`` fits the free memory of ``device``.
 
     On a CPU it takes the float32 weights times (1 + variants), the logits of a chunk and ``SPARE_BYTES``, on a GPU
     ``sizing.whole_bytes``.
-    The numbers are the same either way. ``CheckpointError`` where its weight files cannot be read.
+    The numbers do not depend on it. Raises CheckpointError if its weight files cannot be read.
     """
     needed, free = _needed(folder, spec, device), free_bytes(device)
-    # The driver held the bound against a share of a GPU's memory; here it is held against what is really free.
+    # The driver compared the bound with a share of a GPU's memory; here it is compared with the free memory.
     return needed <= (free if device.type == "cuda" else USABLE_SHARE * free)
 
 
@@ -48,17 +48,17 @@ def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
 
 
 def _stored_bytes(folder: Path) -> int:
-    """Bytes of all tensors, at least."""
+    """Lower bound on the bytes of all tensors."""
     files = weight_files(folder)
     if all(file.suffix == ".safetensors" for file in files):
-        # Not by opening them, which takes 5 ms that a GPU at work beside it may wait for.
+        # Without opening the files, which takes 5 ms that a busy GPU may wait for.
         return sum(file.stat().st_size for file in files)
-    # A pickle holds a tensor of two names once; on a GPU it is there twice.
+    # A pickle holds a tensor with two names once; on a GPU it is there twice.
     return sum(outline.nbytes for outline in WeightIndex.of(folder).outlines.values())
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process can take on ``device``; on a GPU with what it holds already for other checkpoints."""
+    """Bytes that this process can allocate on ``device``; on a GPU including what it holds for other checkpoints."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
@@ -66,7 +66,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _available() -> int:
-    """Bytes that Linux can give without swapping."""
+    """Bytes that Linux can allocate without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -74,7 +74,7 @@ def _available() -> int:
 
 
 def _left_in_group() -> int:
-    """What the limit of this process's control group (a container's, say) leaves; huge where there is none."""
+    """Bytes left by the limit of this process's control group (such as a container's); huge without a limit."""
     try:
         limit, used = ((_CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:

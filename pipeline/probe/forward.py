@@ -1,8 +1,8 @@
 """Any architecture through its own modules around :class:`ProbeLinear`.
 
-Where the whole model is filled, its own forward is called, chunk by chunk. Where only one layer is at a time, or layers
-are calibrated in turn, that forward is taken apart (``walk.py``): the same modules are called with the same tensors, in
-another order, so the logits are equal bit for bit; what it costs is the hidden states of all tokens.
+If the whole model is filled, its own forward is called, chunk by chunk. If only one layer is loaded at a time, or
+layers are calibrated in turn, the forward is split by layers: the same modules are called with the same tensors in
+another order, so the logits are equal bit for bit, at the cost of keeping the hidden states of all tokens.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Pass(Protocol):
     tokens: Tensor
     """int64 (sequences, T), on the device."""
     takes_layers: bool
-    """Whether :meth:`advance` is the last use of a layer."""
+    """Whether a layer is used only in :meth:`advance`."""
 
     def begin(self, chunk: int) -> None:
-        """Starts, ``chunk`` sequences at a time."""
+        """Start the pass, with ``chunk`` sequences at a time."""
 
     def advance(self, layer: Any) -> None:
-        """Takes all tokens through ``layer``, the next one."""
+        """Advance all tokens through ``layer``, the next one."""
 
     def hidden(self) -> Iterator[Tensor]:
         """The residual stream of the first variant after the last advance, float32 (rows, width), part by part in
@@ -37,8 +37,8 @@ class Pass(Protocol):
         """
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Logits float32 (V, rows, vocabulary), part by part in token order, and the scale (V, vocabulary) that they
-        have yet to be multiplied by.
+        """Logits float32 (V, rows, vocabulary), part by part in token order, and the scale (V, vocabulary) to
+        multiply them by.
         """
 
 
@@ -52,11 +52,11 @@ class Forward:
         self._parts: tuple[Tensor, ...] = ()
 
     def begin(self, chunk: int) -> None:
-        """Cuts the tokens into parts of ``chunk`` sequences."""
+        """Split the tokens into parts of ``chunk`` sequences."""
         self._parts = self.tokens.split(chunk)
 
     def advance(self, layer: nn.Module) -> None:
-        """Nothing: :meth:`logits` calls the model, which goes through its layers by itself."""
+        """Do nothing: :meth:`logits` calls the whole model."""
 
     def hidden(self) -> Iterator[Tensor]:
         """Never: what is between the layers is not seen."""
@@ -76,7 +76,7 @@ class Forward:
 
 
 class LayeredForward(Forward):
-    """The same where each of ``layers`` holds its weights only while it is advanced by."""
+    """A pass in which each of ``layers`` holds its weights only during its own advance."""
 
     takes_layers = True
 
@@ -88,14 +88,14 @@ class LayeredForward(Forward):
         self._index = 0
 
     def begin(self, chunk: int) -> None:
-        """Hidden states before the first layer, ``chunk`` sequences at a time."""
+        """Compute the hidden states before the first layer, ``chunk`` sequences at a time."""
         super().begin(chunk)
         begun = [self._walk.begin(self._folded(part)) for part in self._parts]
         self._states, self._calls = [hidden for hidden, _ in begun], [calls for _, calls in begun]
         self._index = 0
 
     def advance(self, layer: nn.Module) -> None:
-        """Takes all tokens through ``layer``, the next one."""
+        """Advance all tokens through ``layer``, the next one."""
         for chunk, calls in enumerate(self._calls):
             self._states[chunk] = calls[self._index](layer, self._states[chunk])
         self._index += 1
@@ -121,8 +121,8 @@ def logits_apart(found: Pass, exact: Pass) -> float:
 
 
 def logits_of(model: Any, ids: Tensor) -> Tensor:
-    """(B, T, vocabulary) for ``ids`` (B, T): of a transformers model, or of any module that is called with ids alone
-    and gives logits, a tuple that begins with them, or an object that holds them.
+    """Logits (B, T, vocabulary) for ``ids`` (B, T), from a transformers model or any module that takes ids and
+    returns logits, a tuple that begins with them, or an object that holds them.
     """
     if hasattr(model, "get_output_embeddings"):
         out = model(input_ids=ids, use_cache=False, return_dict=True)

@@ -1,4 +1,4 @@
-"""What the engine hands over of one checkpoint."""
+"""The engine's result for one checkpoint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pipeline.spec import Variant
 
 @dataclass(frozen=True)
 class Numbers:
-    """What the engine found in one checkpoint."""
+    """The numbers of one checkpoint."""
 
     values: dict[str, np.ndarray]
-    """(V, N, P) by name (``TokenMeasurement.values``); NaN where the model's logits are not finite."""
+    """Name -> (V, N, P) (``TokenMeasurement.values``); NaN where the model's logits are not finite."""
     statistics: dict[Variant, tuple[TensorStatistics, ...]]
     notes: list[str]
-    """What happened on the way that a reader of the numbers should know (chunks halved for memory)."""
+    """Notes for readers of the numbers (chunks halved for memory)."""
     controls: dict[ControlVariant, np.ndarray]
     """float64 (N, P): the losses of each control; NaN where its logits are not finite."""
     of_hidden: dict[str, Any]

@@ -26,7 +26,7 @@ class Observed:
         self.tokens, self.takes_layers = inner.tokens, inner.takes_layers
 
     def begin(self, chunk: int) -> None:
-        """Starts, ``chunk`` sequences at a time."""
+        """Start the pass, with ``chunk`` sequences at a time."""
         try:
             self._inner.begin(chunk)
         except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""A model in memory measured, for Python's users."""
+"""Measure a model in memory, for the Python API."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variant
 def measure(
     model: torch.nn.Module, tokens: np.ndarray, variants: Sequence[str] = DEFAULT_VARIANTS
 ) -> Measurement:
-    """The losses of a causal language model of transformers under fp32 and ``variants``; the model stays as it is.
+    """Measure a causal language model of transformers under fp32 and ``variants``; the model stays unchanged.
 
     tokens: int64 (batches, batch_size, seq_len), all of the model's vocabulary. In float32, on the model's device.
     Raises UsageError for tokens of another shape and CheckpointError for a model that cannot be measured.

@@ -1,8 +1,8 @@
-"""The weights of a model in memory: any ``nn.Module`` of linear layers in a list of blocks, measured without a folder.
+"""Weights of a model in memory: any ``nn.Module`` of linear layers in a list of blocks.
 
-The model is never changed, so it may be in the middle of training. Its structure is copied once, with the same classes
-and settings but without its hooks and weights; for every measurement the weights that it has then are lent to it: those
-in float32 on the device are read where they are, others are converted for as long as the measurement takes.
+The model is never changed, so it may be in training. Its structure is copied once, with the same classes and
+settings but without hooks and weights; for every measurement the copy uses the model's current weights: those in
+float32 on the device are read in place, others are converted for the time of the measurement.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.probe.weights import Filled
 
 
 class ModelWeights:
-    """The weights that ``model`` has now."""
+    """The current weights of ``model``."""
 
     def __init__(
         self,
@@ -34,8 +34,8 @@ class ModelWeights:
         *,
         instead: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """``stored``: a dtype that the values are exact in; None = as they are. ``instead``: values to measure in place
-        of the model's, a state dict of one like it, on any device.
+        """``stored``: a dtype in which the values are exact; None = their own. ``instead``: a state dict to measure
+        in place of the model's, on any device.
         """
         self._model, self._stored = unwrapped(model), stored
         self._state = dict(self._model.state_dict(keep_vars=False))
@@ -46,12 +46,12 @@ class ModelWeights:
 
     @property
     def config(self) -> Any:
-        """The model's, or what stands for it."""
+        """The model's configuration, or a substitute."""
         return config_of(self._model)
 
     @property
     def signature(self) -> Signature:
-        """Its class, settings, those of its modules, and the shapes and dtypes of its weights."""
+        """Class and settings of the model and its modules, and shapes and dtypes of its weights."""
         described = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in self._state.items())
         settings = [_settings(module) for module in self._model.modules()]
         return Signature(
@@ -59,7 +59,7 @@ class ModelWeights:
         )
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
-        """A copy of its structure."""
+        """A copy of the model's structure."""
         model = structure_of(self._model, device)
         return ModelTemplate(
             self.config, self.signature, model, {name: name for name in self._state}, plan=plan, device=device
@@ -67,7 +67,7 @@ class ModelWeights:
 
     @torch.inference_mode()
     def fill(self, template: ModelTemplate) -> Filled:
-        """Lends them; constants that are in no state dict (rotary frequencies) are copied with them."""
+        """Lend the weights; constants outside the state dict (rotary frequencies) are copied."""
         if not all_finite(self._state.values()):
             refuse_non_finite(self._state)
         there = dict(template.model.named_buffers(remove_duplicate=False))
@@ -87,7 +87,7 @@ class ModelWeights:
 
 
 def _require_like(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """UsageError unless ``given`` has the names and shapes of ``state``."""
+    """Raise UsageError unless ``given`` has the names and shapes of ``state``."""
     for problem, names in (
         ("lacks", state.keys() - given.keys()),
         ("has, unlike the model,", given.keys() - state.keys()),
@@ -104,14 +104,14 @@ def _require_like(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> N
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every floating value of ``tensors`` is a number; a GPU is waited for once."""
+    """Whether every floating value of ``tensors`` is finite; synchronises a GPU once."""
     floating = [each.detach() for each in tensors if each.is_floating_point() and each.numel()]
     with torch.no_grad():
         return math.isfinite(float(torch.nn.utils.get_total_norm(floating, math.inf)))
 
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Plain attributes of ``module`` itself, such as the share of a dropout; not whether it trains."""
+    """Plain attributes of ``module`` itself, such as a dropout rate; not its training mode."""
     return [
         (name, value)
         for name, value in vars(module).items()
@@ -121,20 +121,20 @@ def _settings(module: nn.Module) -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class PlainConfig:
-    """What stands for the configuration of a model that has none."""
+    """Substitute for the configuration of a model without one."""
 
     vocab_size: int
     """Rows of its largest embedding."""
     described: tuple[tuple[str, str], ...]
-    """Class and settings of every module, by name."""
+    """Name -> class and settings of every module."""
 
     def get_text_config(self, *, decoder: bool) -> PlainConfig:
-        """Itself."""
+        """Return itself."""
         del decoder
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """What tells it from another."""
+        """The description, for comparisons."""
         return {"vocab_size": self.vocab_size, "modules": [list(each) for each in self.described]}
 
 
@@ -153,31 +153,33 @@ def config_of(model: nn.Module) -> Any:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, of one that is compiled or data parallel."""
+    """The model inside ``torch.compile`` or data parallelism."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
-    if type(model).__name__ == "OptimizedModule":  # of torch.compile; importing its class takes a second
+    if (
+        type(model).__name__ == "OptimizedModule"
+    ):  # torch.compile's wrapper; importing its class takes a second
         original: nn.Module = model._orig_mod  # type: ignore[assignment]
         return unwrapped(original)
     return model
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of all of ``model`` in float32 and eval mode, on its device and without its hooks."""
+    """A copy of ``model`` in float32 and eval mode, on its device, without hooks."""
     return _copied(unwrapped(model), None, frozenset())
 
 
 def structure_of(model: nn.Module, device: torch.device) -> nn.Module:
-    """The same on ``device``, where parameters have their shapes and hold nothing."""
+    """A copy on ``device`` whose parameters have shapes but no values."""
     return _copied(model, device, frozenset(map(id, model.parameters())))
 
 
 @torch.no_grad()
 def _copied(model: nn.Module, device: torch.device | None, hollow: frozenset[int]) -> nn.Module:
-    """Without the values of the parameters with the ids ``hollow``.
+    """Copy ``model`` without the values of the parameters with the ids ``hollow``.
 
-    CheckpointError for what cannot be copied, and for floating buffers in less than float32: such constants (rotary
-    frequencies) are no weights, and nothing restores what they lost.
+    Raises CheckpointError if it cannot be copied, and for floating buffers below float32: such constants (rotary
+    frequencies) are not weights, and their lost precision cannot be restored.
     """
     replaced: dict[int, Any] = {}
     for name, buffer in model.named_buffers():
@@ -203,11 +205,9 @@ def _copied(model: nn.Module, device: torch.device | None, hollow: frozenset[int
                 replaced[id(value)] = OrderedDict()
     try:
         copied: nn.Module = copy.deepcopy(model, replaced)
-    except Exception as error:  # a module may hold anything
+    except Exception as error:  # a module may hold any object
         raise CheckpointError(f"{type(model).__name__} cannot be copied to be measured: {error}") from error
     for module in copied.modules():
-        vars(module).pop(
-            "forward", None
-        )  # one that a trainer wrapped calls the model that it was copied from
+        vars(module).pop("forward", None)  # a forward that a trainer wrapped would call the original model
         module._compiled_call_impl = None
     return copied.eval()

@@ -1,4 +1,4 @@
-"""What a reader of a checkpoint's numbers should know of how its files were understood."""
+"""Notes for readers on how a checkpoint's files were interpreted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_ATTENTION = "config.json asks for attention by {!r}: measured with transfo
 
 
 def config_notes(folder: Path) -> tuple[str, ...]:
-    """Of the config.json in ``folder``, which has been read before."""
+    """Notes on the config.json in ``folder``."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     asked = config.get("attn_implementation") or config.get("_attn_implementation")
     kernel = () if asked in (None, *PLAIN_ATTENTION) else (OTHER_ATTENTION.format(asked),)
@@ -30,14 +30,16 @@ def config_notes(folder: Path) -> tuple[str, ...]:
     code = ", ".join(sorted({str(value) for value in named})) or "auto_map"
     return (
         *kernel,
-        f"config.json names code of its own ({code}), which is never run: measured with transformers' "
+        f"config.json names custom code ({code}), which is never run: measured with transformers' "
         f"{config.get('model_type')!r} model",
     )
 
 
 def tied_notes(model: Any, head: Tensor | None = None) -> tuple[str, ...]:
-    """Of a filled ``model``; ``head``: the weight of its output head where the module does not hold it."""
-    if not hasattr(model, "tie_weights"):  # no model of transformers
+    """Notes on tied weights of a filled ``model``; ``head``: the weight of its output head if the module does not
+    hold it.
+    """
+    if not hasattr(model, "tie_weights"):  # not a model of transformers
         return ()
     if not model.config.get_text_config(decoder=True).tie_word_embeddings or not model._tied_weights_keys:
         return ()

@@ -1,8 +1,8 @@
-"""Measures checkpoints, and models in memory: reads and hashes in the background, and lets the engine compute.
+"""The prober: measures checkpoints and models in memory, reading and hashing in the background.
 
-A checkpoint's files are hashed by threads of their own, beside reading and computing: read twice, at the same time, so
-the second time from the page cache. That the bytes which were hashed are those which were measured follows, as far as
-the file system tells, from the files being the same before either and after both.
+Separate threads hash a checkpoint's files during reading and computing: the files are read twice at about the same
+time, the second time from the page cache. The hashed bytes are the measured ones because the files' metadata is the
+same before and after both.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ NOTE = "measured layer by layer"
 
 @dataclass(frozen=True)
 class _Hashed:
-    """A checkpoint's hash."""
+    """Hash of a checkpoint in progress."""
 
     sha256: str
     files: Unchanged
-    """As they were before they were hashed."""
+    """The files' metadata before hashing."""
 
 
 class Prober:
-    """Measures checkpoints of one suite with one set of tokens on one device. Its warm state stays."""
+    """Measures checkpoints of one suite with one set of tokens on one device, and keeps its state between them."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Prober:
         calibration: np.ndarray | None = None,
     ) -> None:
         """``tokens``: int64 (batches, batch_size, seq_len) of ``spec``. ``calibration``: int64 (sequences, T),
-        for variants that need it. ``backend``: None = the fastest that the device has.
+        for variants that need it. ``backend``: None = the fastest of the device.
         """
         self.spec, self.device = spec, torch.device(device)
         self._sequences = _checked(spec, tokens)
@@ -69,48 +69,47 @@ class Prober:
         self._of_model = selected(spec.measurements, CheckpointMeasurement)
         reader = Reader(self.device)
         self._ahead: Prefetcher[DeviceWeights] = Prefetcher(lambda folder, _: reader.read(folder))
-        """Whole checkpoints."""
-        # The hash of the one that is measured is not taken before the end, and takes about as long.
+        """Prefetcher of whole checkpoints."""
+        # The hash of the current checkpoint is taken at its end, and takes about as long as measuring.
         self.hashes: Prefetcher[_Hashed] = Prefetcher(_hashed, most=2)
         self._layers = Reader(self.device)
 
     @property
     def layer_by_layer(self) -> LayeredProber:
-        """The same measurement, to the same numbers, of checkpoints that do not fit the memory as a whole."""
+        """A prober with the same numbers for checkpoints that do not fit the memory as a whole."""
         return LayeredProber(self)
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Starts to load the checkpoint in ``folder`` in the background; the next :meth:`measure` of it uses that."""
+        """Start to load the checkpoint in ``folder`` in the background, for the next :meth:`measure` of it."""
         self._ahead.start(folder, expected_sha256)
         self.hashes.start(folder, expected_sha256)
 
     def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Lets go what :meth:`prefetch` began and no :meth:`measure` has used."""
+        """Discard what :meth:`prefetch` started and no :meth:`measure` has used."""
         self._ahead.forget(folder, expected_sha256)
         self.hashes.forget(folder, expected_sha256)
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
-        """Measures the checkpoint in ``folder``.
+        """Measure the checkpoint in ``folder``.
 
-        Raises CheckpointError where it cannot be used; the message does not repeat the checkpoint's name.
+        Raises CheckpointError if it is unusable; the message does not repeat the checkpoint's name.
         """
         return self._measure(
             folder, expected_sha256, lambda: WholeWeights(folder, self._ahead.take(folder, expected_sha256))
         )
 
     def measure_layers(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
-        """The same layer by layer, where loading is to open the files."""
+        """Like :meth:`measure`, but layer by layer; loading only opens the files."""
         refuse_whole_models(self._of_model)
         return self._measure(
             folder, expected_sha256, lambda: LayerWeights(folder, self._layers), notes=(NOTE,)
         )
 
     def measure_model(self, model: torch.nn.Module, stored: torch.dtype | None = None) -> Measurement:
-        """Measures ``model``, which stays as it is, with the numbers of a checkpoint that holds the same values.
+        """Measure ``model``, which stays unchanged, with the numbers of a checkpoint with the same values.
 
         It may be on any device, in training mode, and in any floating dtype; its parameters are upcast to float32.
-        ``stored``: the dtype that its values came from and are exact in, where that is a shorter one: a GPU multiplies
-        by those faster.
+        ``stored``: a shorter dtype in which its values are exact, if any: a GPU then multiplies faster.
         """
         loaded = time.perf_counter()
         self._reset_peak()
@@ -132,7 +131,7 @@ class Prober:
         with self._damage_first(folder, expected_sha256):
             weights = load()
         loaded, load_s = time.perf_counter(), weights.load_s
-        with weights.files:  # hashing may have begun before, and may begin later
+        with weights.files:  # hashing may start before or after this
             with self._damage_first(folder, expected_sha256):
                 columns = self._columns_of(lambda: build_model(read_config(folder), read_weights(folder)))
                 numbers = self._engine.run(weights)
@@ -143,7 +142,7 @@ class Prober:
         )
 
     def _columns_of(self, make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
-        """Columns of the checkpoint level, of the unquantized float32 model that ``make`` gives."""
+        """Checkpoint-level columns of the unquantized float32 model that ``make`` returns."""
         if not self._of_model:
             return {}
         tokens = torch.from_numpy(self._sequences).to(self.device)
@@ -164,38 +163,38 @@ class Prober:
             raise
 
     def _sha256(self, folder: Path, expected_sha256: str | None) -> str:
-        """The hash of files that are since then the same."""
+        """The hash of the files, which are unchanged since ``files`` was taken."""
         hashed = self.hashes.take(folder, expected_sha256)
         hashed.files.check()
         return hashed.sha256
 
 
 class LayeredProber:
-    """A prober that goes layer by layer."""
+    """A prober that measures layer by layer."""
 
     def __init__(self, prober: Prober) -> None:
         self._prober = prober
 
     def prefetch(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Nothing: a layer is read while the one before computes, and hashing begins with the first, so that a file
-        larger than the page cache is read from its disk once.
+        """Do nothing: a layer is read while the one before computes, and hashing starts with the first, so that a
+        file larger than the page cache is read from disk once.
         """
 
     def forget(self, folder: Path, expected_sha256: str | None = None) -> None:
-        """Lets go what a :meth:`measure` that failed has begun."""
+        """Discard what a failed :meth:`measure` has started."""
         self._prober.forget(folder, expected_sha256)
 
     def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
-        """Measures the checkpoint in ``folder``.
+        """Measure the checkpoint in ``folder``.
 
-        Raises CheckpointError where it cannot be used, or is of an architecture that cannot be walked; the message
-        does not repeat the checkpoint's name.
+        Raises CheckpointError if it is unusable or its architecture cannot be run layer by layer; the message does
+        not repeat the checkpoint's name.
         """
         return self._prober.measure_layers(folder, expected_sha256)
 
 
 def choose_backend(spec: ProbeSpec, device: torch.device) -> Backend:
-    """Triton's on a GPU that has it, else torch's."""
+    """The Triton backend on a GPU with Triton, else the torch backend."""
     if device.type != "cuda" or not has_triton():
         return TorchBackend(spec, device)
     from pipeline.probe.gpu.triton_backend import TritonBackend

@@ -1,14 +1,14 @@
-"""Weights from disk to the GPU while something else computes.
+"""Read weights from disk to the GPU during other computation.
 
 A file is read in pieces into a few pinned buffers; each piece is copied to the GPU by a stream of its own while the
 next is read, so that a checkpoint takes as long as reading its file (4 GB/s measured from the page cache, against 50 of
-copying). The file arrives as it is, its tensors are views of it in the stored dtype. Finiteness is checked on the GPU,
-where it costs one pass at memory speed. A checkpoint that is measured layer by layer is read in the same way, some
-tensors at a time.
+copying). The file is copied unchanged; its tensors are views of it in the stored dtype. Finiteness is checked on
+the GPU, where it costs one pass at memory speed. A checkpoint that is measured layer by layer is read in the same
+way, some tensors at a time.
 
 Nothing is hashed on the way. SHA-256 does 1.2 GB/s on a core: a checkpoint of Pythia-160m would take as long to read as
-to measure. Other threads read the files once more for it (``prober.py``), and it is wanted only when the numbers are
-there. So the weights come with their files as they were before (``Unchanged``), for whoever has the hash to compare.
+to measure. Other threads read the files again to hash them (``prober.py``), and the hash is needed only at the end.
+The weights therefore come with their files' metadata from before (``Unchanged``), to be compared then.
 
 Other formats than safetensors are read by ``loading`` and copied.
 """
@@ -45,27 +45,27 @@ _DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 _OTHER_DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F4": "float4_e2m1fn_x2"}
-"""Formats that are no plain weight's, as torch calls them."""
+"""Names of torch's formats that plain weights never have."""
 
 
 @dataclass
 class DeviceWeights:
-    """The tensors of one checkpoint on a device, by the file's names, in the stored dtype."""
+    """File's name -> tensor of one checkpoint on a device, in the stored dtype."""
 
     tensors: dict[str, Tensor]
     files: Unchanged
-    """As they were before they were read."""
+    """The files' metadata before reading."""
     load_s: float
 
     def use(self, device: torch.device) -> None:
-        """Tells the allocator that the current stream uses the tensors, which another stream allocated."""
+        """Tell the allocator that the current stream uses the tensors, which another stream allocated."""
         if device.type == "cuda":
             for tensor in self.tensors.values():
                 tensor.record_stream(torch.cuda.current_stream(device))
 
 
 class Reader:
-    """Reads checkpoints for one device, one at a time; its buffers and stream stay."""
+    """Reads checkpoints for one device, one at a time; keeps its buffers and stream."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -74,7 +74,9 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, folder: Path) -> DeviceWeights:
-        """Reads and checks the weights in ``folder``: the errors of ``loading.read_weights``, but for the hash."""
+        """Read and check the weights in ``folder``; raises the errors of ``loading.read_weights`` except those of
+        the hash.
+        """
         start = time.perf_counter()
         tensors: dict[str, Tensor] = {}
         with (
@@ -99,7 +101,7 @@ class Reader:
 
     @torch.inference_mode()
     def read_some(self, index: WeightIndex, names: Iterable[str]) -> dict[str, Tensor]:
-        """Reads and checks the named tensors of a checkpoint and nothing else of it."""
+        """Read and check only the named tensors of a checkpoint."""
         tensors: dict[str, Tensor] = {}
         with self._on_stream():
             for file, wanted in index.by_file(names).items():
@@ -123,10 +125,10 @@ class Reader:
                 yield
 
     def _read_file(self, file: Path, names: Iterable[str] | None, tensors: dict[str, Tensor]) -> None:
-        """Adds the tensors ``names`` of ``file`` (None: all) to ``tensors``."""
+        """Add the tensors ``names`` of ``file`` (None: all) to ``tensors``."""
         header, data_start = _header(file)
         size = file.stat().st_size
-        # The data begins at a multiple of 16 bytes on the device, wherever it begins in the file.
+        # On the device the data begins at a multiple of 16 bytes, unlike in the file.
         shift = -data_start % 16
         buffer = torch.empty(shift + size, dtype=torch.uint8, device=self.device)
         self._copy(file, 0, buffer[shift:])
@@ -134,7 +136,7 @@ class Reader:
             tensors[name] = _view(header[name], buffer, shift + data_start)
 
     def _read_places(self, file: Path, names: list[str], tensors: dict[str, Tensor]) -> None:
-        """Adds the tensors ``names`` of ``file`` to ``tensors``, neighbours in the file by one read."""
+        """Add the tensors ``names`` of ``file`` to ``tensors``; neighbours in the file are read together."""
         header, data_start = _header(file)
         missing = [name for name in names if name not in header]
         if missing:
@@ -149,14 +151,14 @@ class Reader:
             begin, end = run[0][0][0], run[-1][0][1]
             shift = (
                 begin % 16
-            )  # as in the whole file: kernels are compiled for what a weight's address divides by
+            )  # aligned as in the whole file, because kernels are compiled for the alignment of a weight's address
             buffer = torch.empty(shift + end - begin, dtype=torch.uint8, device=self.device)
             self._copy(file, data_start + begin, buffer[shift:])
             for _, name in run:
                 tensors[name] = _view(header[name], buffer, shift - begin)
 
     def _copy(self, file: Path, start: int, target: Tensor) -> None:
-        """Fills ``target`` (uint8) with the bytes of ``file`` from ``start`` on."""
+        """Fill ``target`` (uint8) with the bytes of ``file`` from ``start`` on."""
         if not self._pieces:
             pin = self.device.type == "cuda"
             with room_for("the buffers in host memory that weights are read into", HOST_ADVICE):
@@ -184,7 +186,7 @@ class Reader:
 
 
 def _view(entry: dict[str, Any], buffer: Tensor, data_start: int) -> Tensor:
-    """The tensor that the header's ``entry`` describes, in a ``buffer`` where the data begins at ``data_start``."""
+    """The tensor of the header's ``entry``, in a ``buffer`` whose data begins at ``data_start``."""
     begin, end = (data_start + offset for offset in entry["data_offsets"])
     dtype = _DTYPES[entry["dtype"]]
     raw = buffer[begin:end] if begin % dtype.itemsize == 0 else buffer[begin:end].clone()
@@ -192,7 +194,7 @@ def _view(entry: dict[str, Any], buffer: Tensor, data_start: int) -> Tensor:
 
 
 def _header(file: Path) -> tuple[dict[str, Any], int]:
-    """The entries of a safetensors file by tensor name, and where its data begins."""
+    """Tensor name -> entry of a safetensors file, and the offset of its data."""
     try:
         with safe_open(file, framework="pt"):  # checks the header and that the file is complete
             pass
@@ -213,14 +215,14 @@ def _header(file: Path) -> tuple[dict[str, Any], int]:
 
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:
-    """``refuse_non_finite`` with one synchronisation for all: a NaN or Inf shows in the least or largest value."""
+    """``refuse_non_finite`` with one synchronisation: NaN or Inf shows in the minimum or maximum."""
     extremes = [value.double() for run in _runs(tensors) for value in torch.aminmax(run)]
     if extremes and not torch.isfinite(torch.stack(extremes)).all():
         refuse_non_finite(tensors)
 
 
 def _runs(tensors: dict[str, Tensor]) -> list[Tensor]:
-    """The floating tensors, neighbours in memory joined: few kernels, which wait for few gaps in a busy GPU."""
+    """The floating tensors, with neighbours in memory joined, so that a busy GPU runs few kernels."""
     floating = [
         tensor.contiguous() for tensor in tensors.values() if tensor.is_floating_point() and tensor.numel()
     ]

@@ -1,4 +1,4 @@
-"""What measuring one checkpoint gives: a row per variant, and what it took."""
+"""Results of measuring one checkpoint: a row per variant, times and memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.spec import MEASUREMENTS, ProbeSpec
 
 @dataclass(frozen=True)
 class VariantResult:
-    """What one variant of one checkpoint scored; field for field a row of the shard."""
+    """Scores of one variant of one checkpoint; each field is a column of the shard."""
 
     variant: str
     nll_nats: float
@@ -45,7 +45,7 @@ class VariantResult:
     """Columns of further measurements."""
 
     def row(self) -> dict[str, Any]:
-        """Plain values; ``dataclasses.asdict`` copies every number of every tensor: 5 ms beside a GPU at work."""
+        """Plain values, without ``dataclasses.asdict``, whose copies cost 5 ms beside a busy GPU."""
         row = {**vars(self), **self.more, "tensors": [tensor.row() for tensor in self.tensors]}
         del row["more"]
         return row
@@ -53,16 +53,16 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class ControlResult:
-    """What a checkpoint lost under one control (``pipeline.quantize.controls``)."""
+    """Loss of a checkpoint under one control (``pipeline.quantize.controls``)."""
 
     variant: str
-    """Whose control it is, fp32 among them."""
+    """Variant of the control, possibly fp32."""
     control: Control
     batch_nll_nats: tuple[float, ...]
-    """Mean nll of each batch; all NaN where a logit was not finite."""
+    """Mean nll of each batch; all NaN if a logit was not finite."""
 
     def entry(self) -> dict[str, Any]:
-        """What the shard's row of ``variant`` holds of it."""
+        """Its entry in the shard's row of ``variant``."""
         return {**vars(self.control), "batch_nll_nats": list(self.batch_nll_nats)}
 
 
@@ -73,11 +73,11 @@ class Measurement:
     results: tuple[VariantResult, ...]
     weights_sha256: str
     load_s: float
-    """Seconds that loading took, from opening the files; in the background where the checkpoint was prefetched."""
+    """Seconds of loading, from opening the files; in the background if the checkpoint was prefetched."""
     probe_s: float
-    """Seconds from loaded weights to the last number; on a GPU to the weights' hash, where that is later."""
+    """Seconds from loaded weights to the last number, or on a GPU to the weights' hash if that is later."""
     peak_bytes: int
-    """GPU: most memory allocated during this probe. CPU: peak resident size of the process so far."""
+    """GPU: peak memory allocated during this probe. CPU: peak resident size of the process so far."""
     device: str
     notes: tuple[str, ...]
     measurements: tuple[str, ...] = MEASUREMENTS
@@ -102,9 +102,9 @@ def measurement(
     load_s: float,
     loaded: float,
 ) -> Measurement:
-    """One checkpoint's rows and what measuring it took, since ``loaded`` (perf_counter).
+    """Make the result of one checkpoint, timed from ``loaded`` (perf_counter).
 
-    ``of_model``: columns of the checkpoint level, which stand in the row of fp32.
+    ``of_model``: checkpoint-level columns, stored in the row of fp32.
     """
     token_level = selected(spec.measurements, TokenMeasurement)
     of_model = {**of_model, **numbers.of_hidden}
@@ -131,7 +131,7 @@ def measurement(
 
 
 def _batch_means(nll_NP: np.ndarray, batches: int) -> tuple[float, ...]:
-    """As those of variants (``measurements.loss``); all NaN where one is, for what is compared is all of them."""
+    """Batch means like those of variants (``measurements.loss``); all NaN if one is, because comparisons need all."""
     means = nll_NP.reshape(batches, -1).mean(axis=1)
     return tuple(means.tolist()) if np.isfinite(means).all() else (math.nan,) * batches
 

@@ -1,4 +1,4 @@
-"""What is measured of each quantized weight matrix: the tensor level, by the measurements' own hooks."""
+"""Tensor-level statistics of each quantized weight matrix, by the measurements' hooks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class TensorStatistics:
 
     @classmethod
     def of(cls, name: str, n: int, values: Mapping[str, Any]) -> TensorStatistics:
-        """From the ``values`` of all measurements of the tensor ``name`` with ``n`` elements."""
+        """Make the statistics of the tensor ``name`` with ``n`` elements from the ``values`` of all measurements."""
         core = {each.name for each in dataclasses.fields(cls)}
         more = {column: value for column, value in values.items() if column not in core}
         return cls(name, n, **{key: value for key, value in values.items() if key in core}, more=more)
@@ -56,7 +56,7 @@ def measure_weight(
     steps: Sequence[Tensor | None],
     measurements: Sequence[TensorMeasurement],
 ) -> dict[Variant, TensorStatistics]:
-    """All of :func:`weight_columns` as statistics. ``CheckpointError`` where quantized values are no numbers."""
+    """All of :func:`weight_columns` as statistics. Raises CheckpointError if quantized values are not finite."""
     found: dict[Variant, TensorStatistics] = {}
     for variant, columns in weight_columns(linear, weight, values, steps, measurements).items():
         row = found[variant] = TensorStatistics.of(linear.name, linear.counted_values, columns)
@@ -73,10 +73,10 @@ def weight_columns(
     steps: Sequence[Tensor | None],
     measurements: Sequence[TensorMeasurement],
 ) -> dict[Variant, dict[str, Any]]:
-    """What ``measurements`` say of ``weight``, float32 (O, I), by every variant that it is listed under.
+    """Variant -> values of ``measurements`` for ``weight``, float32 (O, I), for every variant with statistics of it.
 
-    ``values`` and ``steps``: per slot of the layer's packing, as quantized and in grid steps. Rows that pad the
-    vocabulary are never trained and count nowhere.
+    ``values`` and ``steps``: the quantized weight and the weight in grid steps, per slot of the layer's packing.
+    Padding rows of the vocabulary are never trained and count nowhere.
     """
     rows, packing = linear.counted_rows, linear.packing
     counted = weight[:rows]
@@ -101,7 +101,7 @@ def weight_columns(
 def with_outcomes(
     statistics: Mapping[Variant, Sequence[TensorStatistics]], plan: Plan
 ) -> dict[Variant, tuple[TensorStatistics, ...]]:
-    """``statistics`` with what the measurements of outcomes say of each calibrated weight."""
+    """``statistics`` with the outcome measurements of each calibrated weight."""
     measurements = selected(plan.spec.measurements, OutcomeMeasurement)
     return {
         variant: tuple(
@@ -116,14 +116,14 @@ def with_outcomes(
 
 
 def is_listed(linear: ProbeLinear, variant: Variant, quantizer: Quantizer | None) -> bool:
-    """Whether ``variant`` lists the weight: it quantizes it, or it is fp32, which lists the blocks' whatever else was
-    asked for.
+    """Whether ``variant`` has statistics of the weight: it quantizes the weight, or it is fp32, which has those of
+    all blocks.
     """
     return quantizer is not None or (variant.is_fp32 and not linear.is_head)
 
 
 def refuse_values(name: str, quantizer: Quantizer, absmax: float) -> NoReturn:
-    """CheckpointError for finite weights whose quantized values are not, or are not zero where all weights are."""
+    """Raise CheckpointError if finite weights have non-finite quantized values, or zero weights have non-zero ones."""
     raise CheckpointError(
         f"{name} cannot be quantized to {quantizer}: its weights reach {absmax:.2g}, and their quantized values are "
         "not finite, or not zero where all weights are (a range beyond float32, or a fault of the quantizer)"

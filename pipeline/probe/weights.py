@@ -1,17 +1,17 @@
-"""Where the weights of a pass come from: files, at once or one decoder layer at a time, or a model in memory.
+"""Sources of weights: files, whole or one decoder layer at a time, or a model in memory.
 
 One layer at a time. While a layer computes, the next one is read by a thread (into pinned memory and copied to the GPU
-on a stream of its own, where there is one); when the layer has been computed its weights are let go, and the one after
-the next is begun. So the GPU holds two layers as stored, embeddings and head, and the biases and norms of all layers
-(0.2 MB a layer of width 4096); the host holds the buffers of the reader. The passes are those of a model that is there
-as a whole: the same kernels on the same chunks in the same order, hence the same numbers bit for bit.
+on a stream of its own, where there is one); after the computation the layer's weights are released, and reading the
+layer after the next starts. The GPU thus holds two layers as stored, embeddings and head, and the biases and norms
+of all layers (0.2 MB a layer of width 4096); the host holds the buffers of the reader. The passes are those of a
+whole model: the same kernels on the same chunks in the same order, hence the same numbers bit for bit.
 
 Waiting for a layer before the one after the next is read is what bounds the memory: launches run far ahead of a GPU,
 and reading from the page cache is faster than computing. It costs the GPU the time of one launch per layer.
 
-Where the next layer finds no room beside the one that is computed, it and those after it are read when the layer before
-has been let go, and a note says so: the same numbers, later. Where there is none even then, no smaller chunk would make
-any, for between two layers nothing is held that depends on it: the checkpoint fails by that name.
+If the next layer does not fit beside the current one, it and later ones are read after the layer before is
+released, and a note says so: the same numbers, later. If it still does not fit, a smaller chunk cannot help (no
+chunk data is alive between layers), so the checkpoint fails with its own error.
 
 Measured on an H200, Pythia-6.9b's shape, 16 batches of 4 x 512 tokens, three variants in split: 5,804 tokens/s and 12.5
 GiB, against 6,206 and 24.1 GiB as a whole once that is loaded, which takes 10 s; equal numbers.
@@ -45,19 +45,19 @@ NOT_AHEAD = "GPU out of memory: layers read one after the other instead of ahead
 
 @dataclass(frozen=True)
 class Filled:
-    """A template and how to go through its layers."""
+    """A filled template and its layers."""
 
     template: ModelTemplate
     layers: Iterable[nn.Module]
-    """The decoder layers in order, as often as they are gone through."""
+    """The decoder layers in order; can be iterated repeatedly."""
     one_by_one: bool
-    """Whether a layer holds its weights only while it is the one that ``layers`` gives."""
+    """Whether a layer holds its weights only while it is the current one of ``layers``."""
     notes: list[str] = field(default_factory=list)
-    """What going through the layers has come to be other than planned; grows."""
+    """Notes on deviations from the plan while iterating; grows."""
 
 
 class Weights(Protocol):
-    """The weights to measure, wherever they are."""
+    """The weights to measure, from any source."""
 
     @property
     def config(self) -> Any:
@@ -65,13 +65,13 @@ class Weights(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What weights must share to share a template."""
+        """Weights with equal signatures share a template."""
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
         """A template for weights like these."""
 
     def fill(self, template: ModelTemplate) -> Filled:
-        """Puts the weights into ``template``."""
+        """Fill ``template`` with the weights."""
 
 
 class FileWeights(Weights, Protocol):
@@ -79,11 +79,11 @@ class FileWeights(Weights, Protocol):
 
     @property
     def files(self) -> Unchanged:
-        """The files as they were before anything was read."""
+        """The files' metadata before anything was read."""
 
     @property
     def load_s(self) -> float:
-        """Seconds that it took to get them ready to be measured."""
+        """Seconds until the weights were ready to be measured."""
 
 
 class WholeWeights:
@@ -95,20 +95,20 @@ class WholeWeights:
 
     @property
     def config(self) -> Any:
-        """From the folder."""
+        """Configuration in the folder."""
         return read_config(self._folder)
 
     @property
     def signature(self) -> Signature:
-        """From the tensors themselves."""
+        """Signature of the tensors."""
         return signature(self._folder, self._weights.tensors)
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
-        """By markers."""
+        """A template made with markers."""
         return ModelTemplate.learned(self._folder, self._weights.tensors, plan, device)
 
     def fill(self, template: ModelTemplate) -> Filled:
-        """Everything at once."""
+        """Fill all weights at once."""
         self._weights.use(template.device)
         template.fill(self._weights.tensors)
         return Filled(template, template.layers, one_by_one=False)
@@ -125,20 +125,20 @@ class LayerWeights:
 
     @property
     def config(self) -> Any:
-        """From the folder."""
+        """Configuration in the folder."""
         return read_config(self._folder)
 
     @property
     def signature(self) -> Signature:
-        """From the files' headers."""
+        """Signature from the files' headers."""
         return signature(self._folder, self._index.outlines)
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
-        """By placeholders."""
+        """A template made with placeholders."""
         return ModelTemplate.hollow(self._folder, self._index, plan, device)
 
     def fill(self, template: ModelTemplate) -> Filled:
-        """What is outside of the layers at once, and each layer when it is its turn."""
+        """Fill the weights outside the layers at once, and each layer when it is current."""
         outside = template.sources()
         with room_for("the weights outside of the layers", ADVICE):
             stored = self._reader.read_some(self._index, set(outside.values()))
@@ -149,12 +149,12 @@ class LayerWeights:
 
 
 class _Layers:
-    """The decoder layers of ``template``, each filled while it is the one at hand."""
+    """The decoder layers of ``template``, each filled while it is current."""
 
     def __init__(self, template: ModelTemplate, index: WeightIndex, reader: Reader) -> None:
         self._template, self._index, self._reader = template, index, reader
         self.notes: list[str] = []
-        """Not empty from when a layer found no room beside the one before."""
+        """Filled once a layer did not fit beside the one before."""
 
     def __iter__(self) -> Iterator[nn.Module]:
         layers, template = self._template.layers, self._template
@@ -162,7 +162,7 @@ class _Layers:
             following: Future[dict[str, Tensor]] | None = thread.submit(self._read, 0)
             for index, layer in enumerate(layers):
                 stored = self._ahead(following, first=index == 0)
-                following = None  # with the error that it may hold, and what had been read before that
+                following = None  # also drops an error and the weights that were read before it
                 if stored is None:
                     gc.collect()
                     stored = self._read(index)
@@ -172,17 +172,17 @@ class _Layers:
                 try:
                     yield layer
                 finally:
-                    # The reader's stream takes freed memory at once: nothing may still read from it.
+                    # The reader's stream reuses freed memory at once, so nothing may still read from it.
                     _wait(template.device)
                     template.release(stored)
                     stored.clear()
 
     def _ahead(self, following: Future[dict[str, Tensor]] | None, *, first: bool) -> dict[str, Tensor] | None:
-        """What was read ahead; None where nothing was, or it found no room beside the layer before."""
+        """The prefetched weights; None if nothing was prefetched or it did not fit beside the layer before."""
         try:
             return None if following is None else following.result()
         except InsufficientMemoryError:
-            if first:  # it was beside nothing
+            if first:  # nothing else was loaded
                 raise
         self.notes.append(NOT_AHEAD)
         return None
@@ -196,6 +196,6 @@ class _Layers:
 
 
 def _wait(device: torch.device) -> None:
-    """Until everything is done that was launched on ``device`` from this thread."""
+    """Wait until all launches of this thread on ``device`` are done."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

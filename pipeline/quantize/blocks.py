@@ -1,4 +1,4 @@
-"""What formats with fixed blocks share: cutting a weight into blocks, and the values of the 4-bit float E2M1.
+"""Parts of the formats with fixed blocks: splitting a weight into blocks, and the values of the 4-bit float E2M1.
 
 Legend of shapes: O = out_features, I = in_features, B = blocks per row, S = block size.
 """
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 E2M1_LARGEST = 6.0
-"""E2M1 has the values 0, 0.5, 1, 1.5, 2, 3, 4 and 6, and their negatives."""
+"""Largest value of E2M1, whose values are 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives."""
 
 
 def require_float32_matrix(weight: Tensor) -> None:
-    """ValueError for anything but a float32 matrix."""
+    """Raise ValueError for anything but a float32 matrix."""
     if weight.dim() != 2 or str(weight.dtype) != "torch.float32":
         raise ValueError(
             f"a weight of {weight.dtype} {tuple(weight.shape)}: wanted a float32 matrix (out, in)"
@@ -23,12 +23,12 @@ def require_float32_matrix(weight: Tensor) -> None:
 
 
 def divide(values: Tensor, number: float) -> Tensor:
-    """A division by a number, which CUDA would replace by a product with its rounded reciprocal, as a true one."""
+    """Divide by a number exactly; CUDA would multiply by its rounded reciprocal."""
     return values / values.new_full(values.shape, number)
 
 
 def row_blocks(weight: Tensor, size: int) -> Tensor:
-    """(O, I) -> (O, B, S): blocks of consecutive weights of a row, the last one filled up with zeros."""
+    """(O, I) -> (O, B, S): blocks of consecutive weights of a row, the last one padded with zeros."""
     rows, columns = weight.shape
     if short := -columns % size:
         padded = weight.new_zeros(rows, columns + short)
@@ -38,7 +38,7 @@ def row_blocks(weight: Tensor, size: int) -> Tensor:
 
 
 def round_to_e2m1(values: Tensor) -> Tensor:
-    """The nearest value of E2M1, ties to the even mantissa, beyond the largest the largest; any shape."""
+    """Round to the nearest value of E2M1, ties to the even mantissa, saturating; any shape."""
     size = values.abs()
     rounded = (size * 2).round() / 2
     rounded = rounded.where(size < 2, size.round())

@@ -1,4 +1,4 @@
-"""A variant under a control, as the probe sees it: a variant like any other, whose quantizers are perturbations."""
+"""A variant under a control: a variant for the probe, whose quantizers are perturbations."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ITSELF = Control("line")
-"""What changes nothing of a variant."""
+"""The control that changes nothing."""
 
 
 @dataclass(frozen=True)
 class Perturbed(Quantizer):
-    """What takes the place of one matrix under a control. No name in the variant grammar is its."""
+    """The perturbed weight of one matrix under a control. It has no name in the variant grammar."""
 
     quantizer: Quantizer | None
-    """Whose error the perturbation is made of; None: nothing's."""
+    """Quantizer whose error makes the perturbation; None: no quantizer's."""
     control: Control
     matrix: str
-    """Dotted module path, which the draw depends on."""
+    """Dotted module path, on which the random draw depends."""
 
     def __str__(self) -> str:
         return f"{self.quantizer} ({self.control})"
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """The values themselves. ``calibration``: for the quantizer."""
+        """The perturbed values. ``calibration``: for the quantizer."""
         from pipeline.quantize.perturbing import RoundingErrors, perturbed
 
         return Encoded(perturbed(RoundingErrors(weight, calibration=calibration), self), {})
@@ -46,30 +46,30 @@ class ControlVariant(Variant):
 
     control: Control = ITSELF
     within: str = ""
-    """Dotted path, ending in a dot, of the layer whose matrices alone are perturbed; empty: all that are quantized."""
+    """Dotted path, ending in a dot, of the only perturbed layer; empty: all quantized matrices."""
 
     @classmethod
     def made(cls, variant: Variant, control: Control, within: str = "") -> ControlVariant:
-        """``variant`` under ``control``."""
+        """Make ``variant`` under ``control``."""
         return cls(variant.rules, variant.head, control, within)
 
     @property
     def base(self) -> Variant:
-        """The variant whose error it is made of."""
+        """The variant whose error it uses."""
         return Variant(self.rules, self.head)
 
     @property
     def needs(self) -> frozenset[Need]:
-        """Nothing: where the variant is calibrated, it goes through the model together with its controls."""
+        """No needs: a calibrated variant is measured together with its controls."""
         return frozenset()
 
     @property
     def is_fp32(self) -> bool:
-        """Never: its weights are changed."""
+        """False: its weights are changed."""
         return False
 
     def quantizer_of(self, name: str, *, is_head: bool = False) -> Quantizer | None:
-        """What the layer called ``name`` gets; None where it keeps its values."""
+        """Quantizer of the layer ``name``; None if it keeps its values."""
         if (is_head and not self.head) or not name.startswith(self.within):
             return None
         quantizer = super().quantizer_of(name, is_head=is_head)

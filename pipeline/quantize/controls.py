@@ -1,4 +1,4 @@
-"""Controls: weights that are evaluated beside a variant's to tell why it damages the loss.
+"""Controls: perturbed weights that are evaluated beside a variant to explain its damage.
 
 With W the weights that a variant quantizes, Q its quantizer and D = Q(W) - W, f(P) the change of the loss where P is
 added to W:
@@ -10,9 +10,9 @@ added to W:
 * ``relative``: normal numbers with a share (2 and 5 %) of each matrix' root mean square, which no quantizer enters;
   they are controls of fp32, on all matrices of the blocks
 
-What is drawn depends on the seed and the matrix's name alone (``draws``), so all checkpoints of a run see the same
-signs and orders, and comparisons of two checkpoints are paired over the draws too. Here are the names; the values are
-in ``perturbing``.
+The random numbers depend on the seed and the matrix's name only (``draws``), so all checkpoints of a run have the
+same signs and orders, and comparisons of two checkpoints are paired over the draws too. This module names the
+controls; ``perturbing`` computes them.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Control:
 
     kind: ControlKind
     amount: float = 1.0
-    """What the perturbation is multiplied by; of ``relative`` the share of the matrix' root mean square."""
+    """Factor of the perturbation; for ``relative`` the share of the matrix' root mean square."""
     seed: int = 0
-    """Of the draw; a line has none."""
+    """Seed of the draw; a line has none."""
     layer: int | None = None
-    """The decoder layer whose matrices alone are perturbed, counted from 0; None: all that the variant quantizes."""
+    """The only perturbed decoder layer, counted from 0; None: all matrices that the variant quantizes."""
 
     def __str__(self) -> str:
         size = f" x {self.amount:g}" if self.kind in ("line", "relative") else ""
@@ -46,26 +46,26 @@ class Control:
 
 @dataclass(frozen=True)
 class ControlSettings:
-    """Which controls are evaluated; every field can change a number."""
+    """The controls to evaluate; every field can change a number."""
 
     sign_seeds: int = 8
     permuted_seeds: int = 2
     gaussian_seeds: int = 2
     relative_seeds: int = 2
     layer_seeds: int = 2
-    """Draws of signs of each layer alone."""
+    """Draws of signs for each single layer."""
     first_seed: int = 0
-    """Seeds count from here."""
+    """First seed."""
 
     def __post_init__(self) -> None:
         for name in ("sign_seeds", "permuted_seeds", "gaussian_seeds", "relative_seeds", "layer_seeds"):
             if getattr(self, name) < 2:
                 raise UsageError(
-                    f"controls with {name} {getattr(self, name)}: wanted 2 at least, to see their scatter"
+                    f"controls with {name} {getattr(self, name)}: wanted at least 2, to measure their scatter"
                 )
 
     def of(self, variant: Variant) -> tuple[Control, ...]:
-        """The controls of ``variant`` as a whole; fp32 has those that no quantizer enters."""
+        """The controls of the whole ``variant``; those of fp32 use no quantizer."""
         if variant.is_fp32:
             shares = (0.02, 0.05)
             return tuple(

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a seed and a place alone: equal on every device, however a model is walked.
+"""Random numbers that depend on a seed and a place only: equal on every device and in every execution mode.
 
 Bits are those of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014):
 number k of a stream is a mix of start + (k + 1) * golden, so that any part of a stream is computed by itself, in
@@ -25,7 +25,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _SHIFTS = (30, 27, 31)
 _PLACE_BITS = 20
-"""Of a key, its lower bits are its place: no two are equal."""
+"""Lower bits of a sort key that hold its place, so that no two keys are equal."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Stream:
         return z
 
     def coins(self, count: int) -> Tensor:
-        """``count`` fair coins, bool (N,): 64 of a word from its lowest bit on."""
+        """``count`` fair coins, bool (N,): 64 per word, from its lowest bit on."""
         import torch
 
         eights = self.words(-(-count // 64)).view(torch.uint8)
@@ -63,7 +63,7 @@ class Stream:
         return (eights[:, None] >> bits).bitwise_and_(1).bool().flatten()[:count]
 
     def normals(self, count: int) -> Tensor:
-        """float32 (N,): ``count`` numbers of a standard normal law, two of a word (Box and Muller 1958)."""
+        """float32 (N,): ``count`` standard normal numbers, two per word (Box and Muller 1958)."""
         import torch
 
         words = self.words(-(-count // 2))

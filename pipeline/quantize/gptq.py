@@ -65,7 +65,7 @@ RAISED = (1e-3, 1e-2, 1e-1, 1.0)
 QuantizeColumns = Callable[
     ["Tensor", "Tensor", "Tensor", "Tensor", tuple[int, int]], tuple["Tensor", "Tensor"]
 ]
-"""As :func:`quantize_columns`."""
+"""A function like :func:`quantize_columns`."""
 
 
 @register
@@ -100,7 +100,7 @@ class Gptq(Method):
                 raise UsageError(f"gptq:{name}={given}: wanted {' or '.join(choices)}")
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """The codes, with ``scale`` and ``zero_point`` (float32 (O, G)), and how it went."""
+        """The codes, with ``scale`` and ``zero_point`` (float32 (O, G)), and the outcome."""
         assert calibration is not None
         return self.encode_by(quantize_columns, {"": weight}, calibration)[""]
 

@@ -42,7 +42,7 @@ _NAME = re.compile(r"int(?P<bits>[2-8])-(?:g(?P<group>[1-9]\d*)|channel)-(?P<kin
 @register
 @dataclass(frozen=True, order=True)
 class IntegerGrid(Quantizer):
-    """Evenly spaced values, a scale per group."""
+    """A grid of evenly spaced values with a scale per group."""
 
     name: ClassVar[str] = "integer"
     grammar: ClassVar[str] = "int{2..8}-g{G}-{asym|sym}, int{2..8}-channel-{asym|sym}"
@@ -87,7 +87,7 @@ class IntegerGrid(Quantizer):
     def choose(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The grid of ``weight`` (float32 (O, I)): scale and zero point, both float32 (O, G).
 
-        The scale is zero where a group is represented by exact zeros; the zero points hold integers.
+        The scale is zero for a group that is represented by exact zeros; the zero points are integers.
         """
         require_float32_matrix(weight)
         lo_OG, hi_OG = self._grouped(weight).aminmax(dim=-1)
@@ -131,5 +131,5 @@ class IntegerGrid(Quantizer):
 
 
 def _divisor(scale_OG: Tensor) -> Tensor:
-    """The scale where there is one; infinity where it is zero, so that a quotient there is an exact zero."""
+    """The scale; infinity in place of zero, so that the quotient is exactly zero."""
     return scale_OG.where(scale_OG > 0, math.inf)

@@ -1,4 +1,4 @@
-"""Quantizers by name: every file of this package that holds one registers it, and so does a plug-in."""
+"""The registry of quantizers; files of this package and plug-ins add theirs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUANTIZERS: Registry[type[Quantizer]] = Registry("quantizer", "pipeline.quantiz
 
 
 def register(quantizer: type[Q]) -> type[Q]:
-    """Adds a quantizer class, as a decorator. ``UsageError`` where another one has its name."""
+    """Class decorator that registers a quantizer. Raises UsageError if another one has its name."""
     _QUANTIZERS.register(quantizer)
     return quantizer
 
@@ -24,9 +24,9 @@ def registered() -> tuple[type[Quantizer], ...]:
 
 
 def parse_quantizer(text: str) -> Quantizer | None:
-    """The quantizer that ``text`` (GRID[@METHOD[:parameter=value...]]) names; None where there is none.
+    """The quantizer that ``text`` (GRID[@METHOD[:parameter=value...]]) names; None if there is none.
 
-    ``UsageError`` for a method or parameter that is unknown, or a name that two quantizers claim.
+    Raises UsageError for an unknown method or parameter, or a name that two quantizers claim.
     """
     grid_text, at, method_text = text.partition("@")
     classes = registered()

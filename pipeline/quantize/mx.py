@@ -23,7 +23,8 @@ BLOCK = 32
 LARGEST_POWER = 2
 """Exponent of the largest power of two in E2M1, which is 4."""
 EXPONENTS = (-126, 127)
-"""The least is that of the smallest normal float32: the format's own -127 is not to be had on every device."""
+"""Range of the exponents. The minimum is that of the smallest normal float32, because not every device can
+represent the format's own -127."""
 
 
 @register

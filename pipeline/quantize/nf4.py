@@ -80,5 +80,5 @@ class NormalFloat(Quantizer):
         return scaled.flatten()[: codes.numel()].view_as(codes)
 
     def group_width(self, columns: int) -> int:
-        """The block. Where rows are no whole number of blocks, one may span two rows: here each row begins anew."""
+        """The block size. A block may span two rows of another length; here each row starts a new block."""
         return min(self.block_size, columns)

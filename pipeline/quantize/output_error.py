@@ -1,4 +1,4 @@
-"""How far a layer's output is off on the calibration tokens, from the second moments of its inputs alone.
+"""Relative error of a layer's output on the calibration tokens, from the second moments of its inputs.
 
 Legend of shapes: O = out_features, I = in_features.
 """
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def output_error(weight: Tensor, values: Tensor, second_moments: Tensor) -> float:
-    """||(W' - W) X|| / ||W X||: the share of the output's size that quantization moves it by.
+    """||(W' - W) X|| / ||W X||, the relative error of the output.
 
     ``weight`` and ``values`` (W and W'): float32 (O, I). ``second_moments``: float64 (I, I), the mean of x x^T.
-    0 where nothing is moved; infinite where an output that is zero is.
+    0 if the weight is unchanged; infinite if a zero output becomes non-zero.
     """
     stored = weight.double()
     moved, size = (_output_square(matrix, second_moments) for matrix in (values.double() - stored, stored))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RoundingErrors:
-    """What the quantizers of one weight change it by, each computed once."""
+    """Errors Q(W) - W of the quantizers of one weight, each computed once."""
 
     def __init__(
         self,

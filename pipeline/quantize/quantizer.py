@@ -1,7 +1,7 @@
-"""What a quantizer is: a frozen value with a name, and two functions from a weight to the values that stand for it.
+"""The interface of a quantizer: a frozen value with a name, and two functions, ``encode`` and ``decode``.
 
-``encode`` and ``decode`` are the definition on every device. A faster way to the same values may stand beside it
-(``quantize.triton``); where there is none, the decoded values are used: slower, never different.
+``encode`` and ``decode`` are the definition on every device. A kernel in ``quantize.triton`` may compute the same
+values faster; without one the decoded values are used: slower, never different.
 
 A quantizer's file imports torch inside its functions, if at all, so that names are parsed without torch.
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Need(enum.Enum):
-    """What a quantizer may need of a layer's inputs."""
+    """Statistics of a layer's inputs that a quantizer may need."""
 
     INPUTS = "inputs"
     """The inputs themselves, row by row."""
@@ -35,20 +35,22 @@ class Need(enum.Enum):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What one linear layer received for the calibration tokens, its predecessors quantized by the same variant."""
+    """Inputs of one linear layer for the calibration tokens, with the layers before it quantized by the same
+    variant.
+    """
 
     n_rows: int
-    """Tokens that were seen; 0 where none reaches the layer: the fields below are then empty or zero."""
+    """Tokens that reached the layer; with 0 the fields below are empty or zero."""
     inputs: Tensor | None = None
-    """float32 (N, I), where ``Need.INPUTS`` was declared."""
+    """float32 (N, I), if ``Need.INPUTS`` was declared."""
     second_moments: Tensor | None = None
-    """float64 (I, I), the mean of x x^T, where ``Need.SECOND_MOMENTS`` was declared."""
+    """float64 (I, I), the mean of x x^T, if ``Need.SECOND_MOMENTS`` was declared."""
     magnitudes: Tensor | None = None
     """float64 (I,), the mean of abs(x), where ``Need.MAGNITUDES`` was declared."""
 
 
 class CalibrationProblem(enum.StrEnum):
-    """What kept a calibrated method from doing all of its work on a matrix."""
+    """Reason why a calibrated method could not fully work on a matrix."""
 
     NO_TOKENS = "no calibration token reaches it"
     NO_INPUTS = "all of its inputs are zero"
@@ -60,20 +62,20 @@ class CalibrationProblem(enum.StrEnum):
 
 @dataclass(frozen=True)
 class CalibrationOutcome:
-    """How the calibration of one matrix went; the tensor level of a shard holds it (``measurements``)."""
+    """Outcome of the calibration of one matrix; stored at the tensor level of a shard (``measurements``)."""
 
     n_rows: int
     """Tokens that were seen."""
     dead_columns: int = 0
     """Input columns that are zero for every token."""
     damping: float | None = None
-    """What was added to the diagonal of the second moments, relative to its mean; None for a method without."""
+    """Number added to the diagonal of the second moments, relative to its mean; None for a method without damping."""
     problem: CalibrationProblem | None = None
-    """None where nothing did."""
+    """None without a problem."""
     rounded: bool = False
     """Whether the matrix was rounded to nearest because the method cannot work on it."""
     output_error: float | None = None
-    """How far the layer's output is off on the calibration tokens, relative (``quantize.output_error``)."""
+    """Relative error of the layer's output on the calibration tokens (``quantize.output_error``)."""
     output_error_nearest: float | None = None
     """The same after rounding to nearest."""
     scale_exponent: float | None = None
@@ -87,11 +89,11 @@ class Encoded:
     """One weight as a quantizer stores it."""
 
     codes: Tensor
-    """(O, I), integers held in float32 (exact up to 2^24): what they are computed in, so that no copy is made."""
+    """(O, I), integers in float32 (exact up to 2^24), the dtype of the computation, so that no copy is made."""
     parameters: Mapping[str, Tensor]
-    """Scales, zero points and the like, by name."""
+    """Name -> scales, zero points and the like."""
     outcome: CalibrationOutcome | None = None
-    """From a quantizer that was calibrated."""
+    """Outcome of a calibrated quantizer."""
 
 
 class Quantizer:
@@ -102,21 +104,21 @@ class Quantizer:
     grammar: ClassVar[str]
     """The names it parses, for help and error texts."""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """What ``encode`` needs of the layer's inputs."""
+    """Statistics of the layer's inputs that ``encode`` needs."""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The quantizer that ``text`` (GRID of the variant grammar) names; None where it names another."""
+        """The quantizer that ``text`` (GRID of the variant grammar) names; None if it names another."""
         raise NotImplementedError(f"{cls.__name__}.parse")
 
     def __str__(self) -> str:
-        """Its name in the variant grammar: ``parse`` reads it back."""
+        """Its name in the variant grammar, which ``parse`` reads."""
         raise NotImplementedError(f"{type(self).__name__}.__str__")
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """``weight`` (float32 (O, I), on any device) as it is stored.
+        """Encode ``weight`` (float32 (O, I), on any device).
 
-        ``calibration`` holds what ``needs`` declares; None where that is nothing.
+        ``calibration`` has what ``needs`` declares; None if that is nothing.
         """
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
@@ -134,18 +136,18 @@ class Quantizer:
         del config
 
     def decode(self, encoded: Encoded) -> Tensor:
-        """The values that ``encoded`` stands for: float32 (O, I), on the same device."""
+        """Decode ``encoded`` to float32 (O, I), on the same device."""
         raise NotImplementedError(f"{type(self).__name__}.decode")
 
     def grid_steps(self, weight: Tensor, encoded: Encoded) -> Tensor | None:
-        """``weight`` in units of grid steps, (O, ...) and padded with zeros, for a grid whose rounding boundaries are
-        the half-integers; None for any other.
+        """``weight`` in grid steps, (O, ...) padded with zeros, for a grid with rounding boundaries at
+        half-integers; None for any other.
         """
         del weight, encoded
         return None
 
     def group_width(self, columns: int) -> int:
-        """How many consecutive weights of a row of ``columns`` share a scale; the whole row unless it says so."""
+        """Number of consecutive weights of a row of ``columns`` that share a scale; by default the whole row."""
         return columns
 
 
@@ -161,7 +163,7 @@ class Method(Quantizer):
 
     @classmethod
     def make(cls, grid: Quantizer, parameters: Mapping[str, str]) -> Self:
-        """The method on ``grid``. ``UsageError`` for a parameter that is unknown or of another type."""
+        """Make the method on ``grid``. Raises UsageError for an unknown parameter or a wrong type."""
         defaults = {field.name: field.default for field in dataclasses.fields(cls) if field.name != "grid"}
         values: dict[str, Any] = {}
         for name, text in parameters.items():
@@ -188,7 +190,7 @@ class Method(Quantizer):
         return self.grid.grid_steps(weight, encoded)
 
     def group_width(self, columns: int) -> int:
-        """That of the grid."""
+        """The group width of the grid."""
         return self.grid.group_width(columns)
 
 
@@ -205,17 +207,17 @@ def _value(what: str, text: str, default: object) -> Any:
 
 
 def _text(value: object) -> str:
-    """``value`` as :func:`_value` reads it, without the ``+`` that begins a modifier."""
+    """``value`` in the form that :func:`_value` reads, without ``+``, which starts a modifier."""
     return str(value).lower() if isinstance(value, bool) else str(value).replace("e+", "e")
 
 
 def round_trip(quantizer: Quantizer, weight: Tensor, calibration: Calibration | None = None) -> Tensor:
-    """The values, float32 (O, I), that ``quantizer`` puts in place of ``weight`` (float32 (O, I))."""
+    """Quantize and decode ``weight`` (float32 (O, I)) with ``quantizer``; float32 (O, I)."""
     return decoded(quantizer, quantizer.encode(weight, calibration), weight)
 
 
 def decoded(quantizer: Quantizer, encoded: Encoded, weight: Tensor) -> Tensor:
-    """``quantizer.decode(encoded)``. ``CheckpointError`` where that has not the form of ``weight``."""
+    """``quantizer.decode(encoded)``. Raises CheckpointError if shape, dtype or device differ from ``weight``."""
     values = quantizer.decode(encoded)
     if values.shape != weight.shape or values.dtype != weight.dtype or values.device != weight.device:
         kind = type(quantizer)

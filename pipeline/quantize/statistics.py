@@ -1,4 +1,4 @@
-"""What a weight looks like, and how well it fits a grid.
+"""Statistics of a weight, and of its fit to a grid.
 
 Sums run in float64 over float32 elements, so the numbers do not depend on how a tensor is tiled beyond the
 last bits.
@@ -42,8 +42,8 @@ class GridFit:
     """||w' - w|| / ||w|| (Frobenius); 0 for a tensor of zeros."""
     boundary_fraction: float | None
     """Share of weights whose w / scale lies within ``BOUNDARY_WIDTH`` of a rounding boundary (a half-integer); None
-    where the grid has no even steps. Weights spread evenly over the grid's cells give 0.2; more means misaligned with
-    the grid, where a small change flips the rounding. Groups of zeros count as being at a grid point."""
+    if the grid has no even steps. Weights spread evenly over the grid's cells give 0.2; more means that the weights
+    are misaligned with the grid and a small change flips the rounding. Groups of zeros count as grid points."""
 
 
 def moments(weight: Tensor) -> Moments:

@@ -1,4 +1,4 @@
-"""Variants: which quantizer each layer of a model gets.
+"""Variants: the quantizer of each layer of a model.
 
 A variant is an ordered list of rules. The first rule whose pattern matches a layer decides for it; a layer that no rule
 matches keeps its stored values. ``int4-g128-asym`` is one rule for all layers, ``fp32`` has no rule.
@@ -30,7 +30,7 @@ EVERYWHERE = "*"
 
 @dataclass(frozen=True)
 class Rule:
-    """What the layers of a pattern get."""
+    """The quantizer of the layers that match a pattern."""
 
     pattern: str
     """Shell-style pattern (``*``, ``?``, ``[...]``) of a layer's dotted name or of its end after a dot: ``layers.3.*``
@@ -45,7 +45,7 @@ class Rule:
             )
 
     def matches(self, name: str) -> bool:
-        """Whether the rule is for the layer called ``name``."""
+        """Whether the rule matches the layer ``name``."""
         patterns = (self.pattern, f"*.{self.pattern}")
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -58,9 +58,9 @@ class Variant:
     """One way of evaluating a checkpoint: unquantized, or with its linear layers quantized by rules."""
 
     rules: tuple[Rule, ...] = ()
-    """In order of precedence. Empty = fp32, the stored weights in float32."""
+    """Rules in order of precedence. Empty = fp32, the stored weights in float32."""
     head: bool = False
-    """Whether the rules are for the output head too; where not, it keeps its values."""
+    """Whether the rules apply to the output head; if not, it keeps its values."""
 
     def __post_init__(self) -> None:
         if self.head and self.is_fp32:
@@ -70,7 +70,7 @@ class Variant:
 
     @classmethod
     def of(cls, quantizer: Quantizer, *, head: bool = False) -> Self:
-        """Every layer by ``quantizer``."""
+        """The variant with ``quantizer`` for every layer."""
         return cls((Rule(EVERYWHERE, quantizer),), head)
 
     @classmethod
@@ -92,7 +92,7 @@ class Variant:
         return cls(tuple(_rule(text, each) for each in texts), bool(modifiers))
 
     def __str__(self) -> str:
-        """The name in the grammar, or all rules in braces: different variants differ in it."""
+        """The name in the grammar, or all rules in braces; unique to the variant."""
         if not self.rules:
             return "fp32"
         uniform = len(self.rules) == 1 and self.rules[0].pattern == EVERYWHERE
@@ -111,7 +111,7 @@ class Variant:
 
     @property
     def rounded(self) -> Variant:
-        """The same grids, their codes by round-to-nearest instead of a method."""
+        """The variant with the same grids, rounded to nearest instead of by a method."""
         rules = (
             replace(rule, quantizer=rule.quantizer.grid) if isinstance(rule.quantizer, Method) else rule
             for rule in self.rules
@@ -126,17 +126,17 @@ class Variant:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What its quantizers need of the layers' inputs."""
+        """Statistics of the layers' inputs that its quantizers need."""
         return frozenset().union(*(rule.quantizer.needs for rule in self.rules if rule.quantizer is not None))
 
     def quantizer_of(self, name: str, *, is_head: bool = False) -> Quantizer | None:
-        """The quantizer of the layer called ``name``; None where it keeps its values."""
+        """The quantizer of the layer ``name``; None if it keeps its values."""
         if is_head and not self.head:
             return None
         return next((rule.quantizer for rule in self.rules if rule.matches(name)), None)
 
     def unmatched(self, names: Iterable[str]) -> list[Rule]:
-        """The rules that decide for none of the layers called ``names``."""
+        """The rules that match none of the layers ``names``."""
         deciding = {
             next((i for i, rule in enumerate(self.rules) if rule.matches(name)), None) for name in names
         }
@@ -144,7 +144,7 @@ class Variant:
 
 
 def _in_full(text: str) -> str:
-    """``text`` with the short name of a default variant written out: ``int4@hqq`` is ``int4-g128-asym@hqq``."""
+    """Expand the short name of a default variant in ``text``: ``int4@hqq`` is ``int4-g128-asym@hqq``."""
     grid = re.split("[@+]", text, maxsplit=1)[0]
     return ALIASES.get(grid, grid) + text[len(grid) :]
 
@@ -161,8 +161,8 @@ def _rule(variant: str, text: str) -> Rule:
 
 
 def column_of(variant: str) -> str:
-    """Prefix of the columns of the variant that is called ``variant``: a default one's alias, else its name with ``_``
-    for everything but letters and digits.
+    """Column prefix of the variant ``variant``: a default one's alias, else its name with ``_`` for everything but
+    letters and digits.
     """
     for alias, full in ALIASES.items():
         if variant == full:
@@ -171,7 +171,7 @@ def column_of(variant: str) -> str:
 
 
 def parse_variants(texts: Sequence[str]) -> tuple[Variant, ...]:
-    """Variants in the order given, without repeats, with ``fp32`` (the baseline of every gap) always first."""
+    """Parse variants in the given order, without repeats, with ``fp32`` (the baseline of every gap) first."""
     given = [Variant.parse(text) for text in texts]
     return tuple(dict.fromkeys([Variant(), *given]))
 
@@ -185,7 +185,7 @@ def require_models(variants: Iterable[Variant], config: Mapping[str, Any]) -> No
 
 
 def require_sites(variants: Iterable[Variant], layers: Sequence[str], head: str | None) -> None:
-    """``UsageError`` where a rule decides for no layer of a model that has ``layers`` and the output head ``head``."""
+    """Raise UsageError if a rule matches no layer of a model with ``layers`` and the output head ``head``."""
     for variant in variants:
         names = [*layers, *([head] if variant.head and head is not None else [])]
         for rule in variant.unmatched(names):

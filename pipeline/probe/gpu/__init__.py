@@ -1,1 +1,1 @@
-"""The probe on a GPU, on Triton kernels. Imported only where it is used: elsewhere Triton is not needed."""
+"""The Triton kernels of the probe. Imported only if used, so that Triton is optional."""

@@ -1,4 +1,4 @@
-"""What the split-precision kernels share: splitting a value and storing it as an operand (``product.py``)."""
+"""Parts of the split-precision kernels: splitting a value and storing it as an operand (``product.py``)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def split_halves(value):
 
 @triton.jit
 def store_operand(row_ptr, column, value, inside, width, three):
-    """Stores ``value`` at ``column`` of the operand rows [hi | lo | hi]; the first block only where ``three``."""
+    """Store ``value`` at ``column`` of the operand rows [hi | lo | hi]; the first block only if ``three``."""
     hi, lo = split_halves(value)
     if three:
         tl.store(row_ptr + column, hi, mask=inside)

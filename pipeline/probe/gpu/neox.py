@@ -1,9 +1,9 @@
 """GPT-NeoX on hand-written kernels: all variants, layer by layer, with every product split.
 
-The walk. The residual streams of all tokens stay on the GPU and the layers are walked once: a layer's four weights are
-packed for all variants, every chunk of tokens passes through it, and the packed weights are dropped. So a checkpoint's
-weights are read and packed once, and memory does not grow with depth. Per chunk and layer three kernels run beside
-the products (``rows.py``, ``attention.py``); each turns raw products into the next operands.
+The layer loop. The residual streams of all tokens stay on the GPU and each layer is visited once: a layer's four
+weights are packed for all variants, every chunk of tokens passes through it, and the packed weights are dropped. So
+a checkpoint's weights are read and packed once, and memory does not grow with depth. Per chunk and layer three
+kernels run beside the products (``rows.py``, ``attention.py``); each turns raw products into the next operands.
 
 The powers of two. An operand must not exceed 2^15, and its largest value should not be far below. Every bound here
 follows from the weights alone, so no pass over the data looks for a maximum:
@@ -45,19 +45,20 @@ from pipeline.probe.gpu.product import multiply
 from pipeline.quantize.triton.packing import PackedWeight, row_norms
 
 SAMPLE_ROWS, SAMPLE_OUTS = 128, 1024
-"""How much of a product its truncation is measured on."""
+"""Rows and outputs of a product on which its truncation is measured."""
 LARGEST_SHRINKAGE = 3e-5
-"""Beyond this it is not truncation (a product of zeros, values that are not finite) and nothing is taken out."""
+"""Largest shrinkage that counts as truncation; beyond it (a product of zeros, non-finite values) nothing is
+corrected."""
 
 
 def fits(model: Any) -> bool:
-    """Whether ``model`` has the structure that :class:`FusedNeox` walks."""
+    """Whether :class:`FusedNeox` supports the structure of ``model``."""
     return type(model).__name__ == "GPTNeoXForCausalLM" and model.config.hidden_act == "gelu"
 
 
 @dataclass
 class _Chunk:
-    """The residual stream of some sequences under all variants, and what has yet to be added to it."""
+    """The residual stream of some sequences under all variants, and the products that are not added yet."""
 
     x: Tensor
     """float32 (M, D)"""
@@ -75,11 +76,11 @@ class _Weights:
 
     @property
     def three(self) -> int:
-        """Bit v set where variant v needs the operand's first block."""
+        """Bit v is set if variant v needs the operand's first block."""
         return sum(1 << v for v, slot in enumerate(self.linear.slots) if self.packed.three[slot])
 
     def scale(self, power: Tensor) -> Tensor:
-        """float32 (V, out): what raw products are multiplied by, for operands multiplied by ``power`` (V or 1)."""
+        """float32 (V, out): factor of raw products, for operands multiplied by ``power`` (V or 1)."""
         return self._per_variant(self.packed.scale) / power[:, None]
 
     def largest(self, norm: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class _Weights:
         return torch.stack([by_slot[slot] for slot in self.linear.slots])
 
     def grown(self, operand: Tensor, raws: Tensor, scale: Tensor) -> Tensor:
-        """``scale`` (V, out), times what truncation took from ``raws`` (V, M / V, out), the products of ``operand``.
+        """``scale`` (V, out), corrected for the truncation of ``raws`` (V, M / V, out), the products of ``operand``.
 
         The factor is the one that brings a sample row nearest to its float32 counterpart, averaged over rows.
         """
@@ -127,8 +128,8 @@ class _Weights:
 class FusedNeox:
     """One pass of ``tokens`` (int64 (sequences, T), on the device) through a GPT-NeoX template.
 
-    :meth:`begin`, then :meth:`advance` with every layer in order, then :meth:`logits`; a layer must hold its weights
-    while it is advanced by, no longer.
+    :meth:`begin`, then :meth:`advance` with every layer in order, then :meth:`logits`; a layer must hold its
+    weights only during its own advance.
     """
 
     takes_layers = True
@@ -144,11 +145,11 @@ class FusedNeox:
         self._chunks: list[_Chunk] = []
 
     def begin(self, chunk: int) -> None:
-        """Embeds the tokens, ``chunk`` sequences at a time."""
+        """Embed the tokens, ``chunk`` sequences at a time."""
         self._chunks = [self._embed(tokens) for tokens in self.tokens.split(chunk)]
 
     def advance(self, layer: Any) -> None:
-        """Takes all tokens through ``layer``, the next one."""
+        """Advance all tokens through ``layer``, the next one."""
         norm1, bound1 = _norm(layer.input_layernorm)
         norm2, bound2 = _norm(layer.post_attention_layernorm)
         qkv, dense, up, down = (
@@ -168,7 +169,7 @@ class FusedNeox:
             else:
                 self._add_norm(piece, (norm1,), (first,), qkv.three)
             raw = qkv.product(first, norm1.power)
-            attended = first  # of the same shape, and read for the last time
+            attended = first  # same shape, and this is its last use
             ops.attention(
                 raw, self.cos, self.sin, attention_power, self.heads, out=attended, three=dense.three
             )

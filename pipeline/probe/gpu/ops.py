@@ -1,4 +1,4 @@
-"""The kernels as functions of tensors: outputs allocated, launch parameters chosen.
+"""The kernels as functions of tensors, with allocated outputs and launch parameters.
 
 Legend: M = rows (V equal blocks, one per variant), K = features, P = predictions; operands as in ``product.py``, raw
 products as in ``rows.py``. ``three`` has bit v set where variant v's weights need the operand's first block.
@@ -19,7 +19,7 @@ from pipeline.probe.gpu.token_scores import loss_kernel
 from pipeline.quantize.triton.launch import launch
 
 TILE = 8192
-"""Most logits that a program of the loss holds at a time: 64 registers of each thread."""
+"""Most logits that a program of the loss kernel holds at a time: 64 registers per thread."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class Norm:
-    """A LayerNorm whose result is to be an operand."""
+    """A LayerNorm whose result becomes an operand."""
 
     gain: Tensor
     shift: Tensor
     power: Tensor
-    """float32 (1): the power of two that the result is multiplied by."""
+    """float32 (1): power of two that multiplies the result."""
 
 
 def add_norm(
@@ -53,7 +53,7 @@ def add_norm(
     three: int,
     eps: float,
 ) -> None:
-    """Adds up to two raw products to float32 ``x`` (M, K) in place, and puts one or two LayerNorms of the sum into
+    """Add up to two raw products to float32 ``x`` (M, K) in place, and write one or two LayerNorms of the sum to
     the operands ``outs``.
     """  # fmt: skip
     rows, width = x.shape
@@ -72,7 +72,7 @@ def add_norm(
 
 
 def gelu(raw: Raw, power: Tensor, out: Tensor, three: int) -> None:
-    """The exact GELU of ``raw`` times ``power`` (float32 (V)) into the operand ``out``."""
+    """Write the exact GELU of ``raw``, times ``power`` (float32 (V)), to the operand ``out``."""
     rows, width = raw.value.shape
     block = min(1024, triton.next_power_of_2(width))
     launch(
@@ -90,7 +90,7 @@ def gelu(raw: Raw, power: Tensor, out: Tensor, three: int) -> None:
 
 
 def split(x: Tensor) -> tuple[Tensor, Tensor]:
-    """float32 (M, K) -> (operand (M, 3 K), float32 (M): what a product of the row is to be multiplied by)."""
+    """Split float32 (M, K) into an operand (M, 3 K) and float32 (M), the factor for products of each row."""
     rows, width = x.shape
     operand = torch.empty(rows, 3 * width, dtype=torch.float16, device=x.device)
     unit = torch.empty(rows, dtype=torch.float32, device=x.device)
@@ -99,7 +99,7 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def finish(raw: Tensor, unit: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-    """Raw * unit[row] * scale[column] + bias, in place."""
+    """Compute raw * unit[row] * scale[column] + bias, in place."""
     rows, width = raw.shape
     block = min(1024, triton.next_power_of_2(width))
     launch(
@@ -119,7 +119,7 @@ def attention(
     three: int,
     blocks: tuple[int, int] | None = None,
 ) -> None:
-    """Causal attention of ``raw`` (V * S * T, H * 3 * D) into the operand ``out`` (V * S * T, 3 H D).
+    """Write the causal attention of ``raw`` (V * S * T, H * 3 * D) to the operand ``out`` (V * S * T, 3 H D).
 
     ``cos`` and ``sin`` are float32 (T, rotary size); ``power`` float32 (V) brings every query, key and value below
     2^15. ``blocks`` (queries, keys of a program) are for tests.
@@ -141,12 +141,12 @@ def attention(
 
 
 def empty_sums(variants: int, predictions: int, device: torch.device) -> Tensor:
-    """What :func:`score` fills and :func:`scores` reads."""
+    """Allocate the sums that :func:`score` fills and :func:`scores` reads."""
     return torch.empty(6, variants, predictions, dtype=torch.float32, device=device)
 
 
 def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: Tensor | None = None) -> None:
-    """Reduces ``logits`` (float32 (V, P, vocabulary)) against ``targets`` (int64 (P)) to columns ``first`` to first + P
+    """Reduce ``logits`` (float32 (V, P, vocabulary)) and ``targets`` (int64 (P)) to columns ``first`` to first + P
     of ``sums``. With ``scale`` (float32 (V, vocabulary)) the logits are raw.
     """
     variants, predictions, vocabulary = logits.shape
@@ -180,7 +180,7 @@ def scores(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _raw(raw: Raw | None, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The three pointers of a raw product; of none, any tensor stands in."""
+    """The three pointers of a raw product; placeholders if there is none."""
     if raw is None:
         return unused, unused, unused
     return raw.value, raw.scale, raw.scale if raw.bias is None else raw.bias

@@ -34,9 +34,9 @@ from torch import Tensor
 
 
 def multiply(operand: Tensor, weight: Tensor, three: bool, out: Tensor) -> Tensor:
-    """``operand`` (M, 3 K) times ``weight`` (N, 3 K) transposed into ``out`` float32 (M, N).
+    """Write ``operand`` (M, 3 K) times ``weight`` (N, 3 K) transposed to ``out``, float32 (M, N).
 
-    Without ``three`` the first block of both is left out (and may hold anything).
+    Without ``three`` the first block of both is not read.
     """
     first = 0 if three else operand.shape[1] // 3
     left, right = operand[:, first:], weight[:, first:].T

@@ -1,8 +1,8 @@
-"""Row kernels: what happens between two products. All are bound by memory, so fusing is all there is.
+"""Row kernels: the operations between two products. All are bound by memory, so they are fused.
 
-Rows are V equal blocks, one per variant. A *raw* product is what ``product.multiply`` leaves: its true value is raw *
-scale[variant, column] + bias[column]. Each kernel takes raw products and leaves operands, so that no value
-passes through memory more often than product -> kernel -> product.
+Rows are V equal blocks, one per variant. A *raw* product is the output of ``product.multiply``: its true value is
+raw * scale[variant, column] + bias[column]. Each kernel turns raw products into operands, so that a value passes
+through memory only as product -> kernel -> product.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def _true(raw_ptr, scale_ptr, bias_ptr, row, variant, column, inside, width, BIA
 @triton.jit(do_not_specialize=["rows_per_variant"])  # one binary whatever the chunk
 def add_norm_kernel(
     x_ptr,  # float32 (rows, width): the residual stream, updated in place
-    raw_ptr,  # raw product (rows, width) to be added first
+    raw_ptr,  # raw product (rows, width), added first
     scale_ptr,
     bias_ptr,
-    raw2_ptr,  # and a second one
+    raw2_ptr,  # a second raw product
     scale2_ptr,
     bias2_ptr,
     gain_ptr,  # float32 (width): LayerNorm of the sum
     shift_ptr,
     power_ptr,  # float32 (1): power of two that the normalised values are multiplied by
     out_ptr,  # operand (rows, 3 width)
-    gain2_ptr,  # and a second LayerNorm of the same sum
+    gain2_ptr,  # a second LayerNorm of the same sum
     shift2_ptr,
     power2_ptr,
     out2_ptr,

@@ -1,4 +1,4 @@
-"""Everything that a prediction is scored by, from one pass over the logits of all variants.
+"""All scores of a prediction, from one pass over the logits of all variants.
 
 One program reads the V rows of logits that belong to one prediction, block by block, and keeps running sums: per
 variant the maximum and the sum of exponentials, and against the baseline two sums that give the

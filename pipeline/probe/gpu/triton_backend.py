@@ -1,7 +1,7 @@
 """The backend on Triton's kernels: weights packed in one pass, split products, logits scored in one pass, and whole
 models of the structure of GPT-NeoX.
 
-Legend as in ``probe.backend``.
+Legend: see ``probe.backend``.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
 from pipeline.spec import ProbeSpec
 
 FUSED = ("nll_nats", "kl_nats", "agrees", "delta_p")
-"""Values of the token level that the kernels compute, in their order."""
+"""Token-level values that the kernels compute, in their order."""
 
 SPLIT_ROWS = 65_536
 """Rows of calibration tokens that are split at a time: bounds the operand."""
 
 
 class TritonBackend:
-    """Kernels; also through Triton's interpreter, on a CPU."""
+    """The Triton backend; on a CPU it runs through Triton's interpreter."""
 
     keeps_packed = False
-    """Packing costs a few percent of the product that follows, and no model holds more than one layer's."""
+    """False: packing costs a few percent of the product, and only one layer's packed weights are in memory."""
 
     def __init__(self, spec: ProbeSpec, device: torch.device) -> None:
         self._spec, self._device = spec, device
@@ -52,11 +52,11 @@ class TritonBackend:
         self._is_compiling = False
 
     def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-        """The loss has registers for so many at a time."""
+        """Groups of the size that the loss kernel has registers for."""
         return variant_groups(variants)
 
     def chunk(self, config: Any, variants: int, sequences: int, length: int, *, fused: bool) -> int:
-        """By the memory of a chunk."""
+        """Chunk size by its memory."""
         if fused:
             return walk_chunk(config.hidden_size, config.intermediate_size, variants, sequences, length)
         return module_chunk(vocabulary(config), variants, sequences, length)
@@ -68,7 +68,7 @@ class TritonBackend:
         calibration: Calibration,
         config: Mapping[str, Any],
     ) -> dict[str, Encoded]:
-        """By a kernel, but for quantizers without one."""
+        """Encode with a kernel if the quantizer has one."""
         return encode_together(quantizer, weights, calibration, config)
 
     def sum_of_squares(self, rows_RI: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class TritonBackend:
         return wide_RI.T @ wide_RI
 
     def products(self, rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:
-        """Split, or of float32 values."""
+        """The product, split or in float32."""
         if not self._split:
             return float_products(rows_CRI, weights_COI, bias)
         out_CRO = rows_CRI.new_empty(*rows_CRI.shape[:2], weights_COI.shape[1])
@@ -92,7 +92,7 @@ class TritonBackend:
         return out_CRO
 
     def pack(self, linear: ProbeLinear) -> PackedWeight:
-        """In one launch, but for quantizers without a kernel."""
+        """Pack in one launch; quantizers without a kernel are packed one by one."""
         plan, quantizers = linear.plan, linear.packing.quantizers
         packed = pack(linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name))
         if linear.name not in plan.measured and not plan.of_controls:
@@ -101,7 +101,7 @@ class TritonBackend:
         return packed
 
     def _measure_further(self, linear: ProbeLinear) -> dict[Variant, dict[str, Any]]:
-        """What the measurements that have no kernel say, by variant, from the definition of every quantizer."""
+        """Variant -> values of the measurements without a kernel, from every quantizer's definition."""
         weight = linear.float_weight()
         calibrated = linear.plan.calibrated.get(linear.name, {})
         values: list[Tensor] = []
@@ -117,7 +117,7 @@ class TritonBackend:
         return weight_columns(linear, weight, values, steps, self._tensor_level)
 
     def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
-        """Split, or of float32 values."""
+        """The product, split or in float32."""
         packed: PackedWeight = linear.packed()
         variants, _, features = rows_VRI.shape
         out_VRO = rows_VRI.new_empty(variants, rows_VRI.shape[1], packed.scale.shape[1])
@@ -137,12 +137,12 @@ class TritonBackend:
         return out_VRO
 
     def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
-        """By the loss kernel; values of further measurements by their hooks."""
+        """Scores by the loss kernel; further measurements by their hooks."""
         further_ones = [] if self._is_compiling or losses_only else self._token_level
         return TritonScores(tokens_NT, variants, further_ones)
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
-        """From the kernel's sums, which come to the host together."""
+        """Statistics from the kernel's sums, copied to the host together."""
         plan = linears[0].plan
         found: dict[Variant, list[TensorStatistics]] = {variant: [] for variant in plan.variants}
         linears = [linear for linear in linears if _lists(linear)]
@@ -173,16 +173,16 @@ class TritonBackend:
         return {variant: tuple(rows) for variant, rows in found.items()}
 
     def may_fuse(self, model: Any) -> bool:
-        """GPT-NeoX in split products."""
+        """Whether ``model`` is a GPT-NeoX and products are split."""
         return self._split and neox.fits(model)
 
     def fused(self, model: Any, variants: int, tokens_NT: Tensor) -> neox.FusedNeox:
-        """GPT-NeoX, layer by layer."""
+        """The fused pass of GPT-NeoX."""
         return neox.FusedNeox(model, variants, tokens_NT)
 
     @contextmanager
     def compiling(self) -> Iterator[bool]:
-        """Kernels are compiled side by side."""
+        """Context manager: launched kernels are compiled in parallel."""
         self._is_compiling = True
         try:
             with compiling():
@@ -192,14 +192,16 @@ class TritonBackend:
 
 
 def _lists(linear: ProbeLinear) -> bool:
-    """Whether any variant lists the weight of ``linear``."""
+    """Whether any variant has statistics of the weight of ``linear``."""
     packing = linear.packing
     pairs = zip(linear.plan.variants, packing.slots, strict=True)
     return any(is_listed(linear, variant, packing.quantizers[slot]) for variant, slot in pairs)
 
 
 class TritonScores:
-    """``ops.score``'s sums (6, V, N * T); the last token of a sequence has no target: its mean nothing."""
+    """The sums of ``ops.score`` (6, V, N * T); those of the last token of a sequence, which has no target, are
+    unused.
+    """
 
     def __init__(self, tokens_NT: Tensor, variants: int, measurements: Sequence[TokenMeasurement]) -> None:
         self._tokens_NT, self._variants, self._measurements = tokens_NT, variants, measurements
@@ -209,7 +211,7 @@ class TritonScores:
         self._first = 0
 
     def add(self, logits: Tensor, scale: Tensor | None) -> None:
-        """Takes the next rows."""
+        """Add the next rows."""
         targets = self._targets[self._first : self._first + logits.shape[1]]
         ops.score(logits, targets, self._sums, self._first, scale)
         if self._measurements:
@@ -218,7 +220,7 @@ class TritonScores:
         self._first += logits.shape[1]
 
     def values(self) -> dict[str, np.ndarray]:
-        """(V, N, P) by name."""
+        """Name -> (V, N, P)."""
         found = dict(zip(FUSED, ops.scores(self._sums), strict=True))
         for each in self._measurements:
             for name, dtype in each.values.items():

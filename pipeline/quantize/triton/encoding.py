@@ -1,4 +1,4 @@
-"""Calibrated quantizers by their kernels, where they have one: found by their type, to the same codes."""
+"""Encode with the kernel of a calibrated quantizer, found by its type; the codes are the same."""
 
 from __future__ import annotations
 

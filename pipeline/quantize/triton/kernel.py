@@ -1,9 +1,8 @@
 """One pass over a weight: its values on several integer grids, their fit, and the tensor's moments.
 
 The definition (``quantize.integer``) reads a weight about ten times per grid, with float32 temporaries of its size.
-Here a program reads a row and does everything there: 2 or 4 bytes per weight in, once, and per grid the packed
-weight out (a grid's own view of the row comes from the cache). It is bound by memory where the definition is bound
-by its temporaries.
+Here a program reads a row once, 2 or 4 bytes per weight, and writes the packed weight of each grid (further reads
+of the row come from the cache). It is bound by memory, the definition by its temporaries.
 
 The values are bit-equal to the definition on the CPU: the same float32 operations in the same order, division correctly
 rounded (``div_rn``; a plain ``/`` is not on a GPU) and no fused multiply-add (launched with fusion off).

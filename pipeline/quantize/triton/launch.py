@@ -1,10 +1,10 @@
-"""Launching kernels, and compiling them side by side before the first launch.
+"""Launch kernels, and compile them in parallel before the first launch.
 
-Triton compiles a kernel where it is first launched, one after the other: about twelve kernels of a second each, and
-where the machine has never run them a C compiler for each one's launcher. :func:`compiling` turns the launches of
-a block into compilations in as many threads as there are cores: run the code once in it, on tensors of the right dtypes
-and widths (their values are never looked at, and what the kernels would have written stays undefined), and all is
-there when it is run again. Triton keeps the results on disk (``TRITON_CACHE_DIR``), so it is paid once per machine.
+Triton compiles each kernel at its first launch: about twelve kernels of a second each, and on a new machine a C
+compiler run for each launcher. :func:`compiling` turns the launches of a block into compilations in as many threads
+as cores: run the code once in it, on tensors with the right dtypes and widths (their values are not read, and
+outputs stay undefined), and the next run finds all kernels compiled. Triton keeps the results on disk
+(``TRITON_CACHE_DIR``), so it is paid once per machine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _compiled: ContextVar[list[Any] | None] = ContextVar("compiled", default=None)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """``kernel[grid](*args, **options)``; within :func:`compiling` the kernel is compiled for them and not run."""
+    """``kernel[grid](*args, **options)``; inside :func:`compiling` the kernel is compiled and not run."""
     compiled = _compiled.get()
     if compiled is None:
         kernel[grid](*args, **options)
@@ -33,7 +33,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """What is launched in this block is compiled instead, concurrently; all is ready when the block ends."""
+    """Context manager: launches compile in parallel instead of run; all are ready when the block ends."""
     compiled: list[Any] = []
     token = _compiled.set(compiled)
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
@@ -46,7 +46,7 @@ def compiling() -> Iterator[None]:
 
 
 def _load(kernel: Any) -> None:
-    """Loads what ``warmup`` returned onto the device, and builds its launcher (None: through the interpreter)."""
+    """Load the result of ``warmup`` onto the device and build its launcher (None: interpreter)."""
     if kernel is not None:
         kernel = kernel.result() if hasattr(kernel, "result") else kernel
         kernel.run  # noqa: B018 - made by the first look at it

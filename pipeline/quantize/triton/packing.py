@@ -1,7 +1,7 @@
-"""Packs a weight under several quantizers and keeps the sums of its statistics: the Triton kernel as a function.
+"""Pack a weight under several quantizers, with the sums of its statistics, by the Triton kernel.
 
-The kernel computes integer grids itself, bit-equal to their definition (``quantize.integer``). The values of any other
-quantizer are decoded by torch and packed as they are: slower, not different.
+The kernel computes integer grids itself, bit-equal to their definition (``quantize.integer``). The values of any
+other quantizer are decoded by torch, then packed: slower, not different.
 
 Needs Triton, so nothing imports this module but the GPU path.
 
@@ -29,21 +29,21 @@ from pipeline.quantize.triton.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, RO
 from pipeline.quantize.triton.launch import launch
 
 WIDEST = 32_768
-"""A row is held in registers by one program; wider weights do not fit."""
+"""Widest row: one program holds it in registers."""
 
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """One weight under S quantizers; None among them stands for the stored weight."""
+    """One weight under S quantizers; None = the stored weight."""
 
     operand: Tensor
-    """float16 (S, O, 3 I): per row [low | high | high]. Empty where packed as float32."""
+    """float16 (S, O, 3 I): per row [low | high | high]. Empty if packed as float32."""
     full: Tensor
-    """float32 (S, O, I) where packed as float32, else empty."""
+    """float32 (S, O, I) if packed as float32, else empty."""
     scale: Tensor
-    """float32 (S, O): what a product with the operand is multiplied by."""
+    """float32 (S, O): factor of products with the operand."""
     three: tuple[bool, ...]
-    """Per quantizer whether the low block counts; without, high is exact."""
+    """Whether the low block counts, per quantizer; if not, high is exact."""
     moments: Tensor
     """float64 (O, ROW_SUMS)"""
     fit: Tensor
@@ -56,9 +56,9 @@ def pack(
     full: bool = False,
     calibrated: Mapping[int, Encoded] | None = None,
 ) -> PackedWeight:
-    """Packs ``weight`` (O, I), any floating dtype and strides, under all ``quantizers``.
+    """Pack ``weight`` (O, I), any floating dtype and strides, under all ``quantizers``.
 
-    ``full`` asks for float32 values instead of operands of split products. ``calibrated``: of
+    ``full``: float32 values instead of operands of split products. ``calibrated``: of
     quantizers that need a layer's inputs, by index, the weight as they have encoded it.
     """
     width = weight.shape[1]
@@ -89,8 +89,8 @@ def pack(
 
 
 def _way(quantizer: Quantizer | None) -> type[Quantizer]:
-    """How the values of ``quantizer`` are computed: those of an ``IntegerGrid``, and the stored ones, by the kernel; by
-    torch those of controls together, and those of any other one by one.
+    """Method for the values of ``quantizer``: the kernel for an ``IntegerGrid`` and stored values; torch for
+    controls, together, and for any other, one by one.
     """
     if quantizer is None or type(quantizer) is IntegerGrid:
         return IntegerGrid
@@ -167,7 +167,7 @@ def _pack_perturbed(
 def _pack_values(
     weight: Tensor, packed: PackedWeight, index: int, quantizer: Quantizer, encoded: Encoded | None
 ) -> None:
-    """Fills slot ``index`` of ``packed`` with the decoded values of ``quantizer``."""
+    """Fill slot ``index`` of ``packed`` with the decoded values of ``quantizer``."""
     stored = weight.float().contiguous()
     encoded = encoded or quantizer.encode(stored)
     values = decoded(quantizer, encoded, stored).contiguous()

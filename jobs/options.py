@@ -153,6 +153,21 @@ missing_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every resampling."
 )
+decision_options = _stack(
+    click.option(
+        "--tolerance",
+        "tolerance_nats",
+        type=click.FloatRange(min=0),
+        metavar="NATS",
+        help="Loss that a checkpoint may cost and still be good enough to ship. Default: 0.01, 1 % of perplexity.",
+    ),
+    click.option(
+        "--level",
+        type=click.FloatRange(0.5, 1, max_open=True),
+        metavar="SHARE",
+        help="Confidence of the decision's sets and bounds. Default: 0.95.",
+    ),
+)
 unused_seed_option = click.option(
     "--seed",
     type=click.IntRange(0),

@@ -7,7 +7,7 @@ import json
 import click
 
 from jobs.console import console
-from jobs.options import seed_option
+from jobs.options import decision_options, seed_option
 
 
 @click.command()
@@ -17,22 +17,39 @@ from jobs.options import seed_option
     "--json", "as_json", is_flag=True, help="One JSON object per table and line, keys as in report.json."
 )
 @seed_option
-def command(tables: tuple[str, ...], variant: str, as_json: bool, seed: int) -> None:
-    """Find convergence and onset in csv, parquet or arrow tables.
+@decision_options
+def command(
+    tables: tuple[str, ...],
+    *,
+    variant: str,
+    as_json: bool,
+    seed: int,
+    tolerance_nats: float | None,
+    level: float | None,
+) -> None:
+    """Find convergence, onset and the checkpoint to ship in csv, parquet or arrow tables.
 
     A table has the columns step, fp32_nll_nats, <variant>_nll_nats and, optionally, learning_rate, duplicate_of (not
-    empty: the weights of an earlier row) and lists of losses per evaluation batch, fp32_batch_nll_nats and
-    <variant>_batch_nll_nats, with which the intervals count the evaluation text too.
+    empty: the weights of an earlier row), tokens_seen, and lists of losses per evaluation batch, fp32_batch_nll_nats
+    and <variant>_batch_nll_nats, with which the intervals count the evaluation text too and a checkpoint can be chosen.
     """
-    from pipeline.analysis.table_files import read_table
+    from pipeline.analysis.decision import DEFAULTS
+    from pipeline.analysis.statistics.curves import Curve
+    from pipeline.analysis.table_files import read_frame
+    from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
     from pipeline.analysis.trajectory.summary import summarise
+    from pipeline.analysis.typed_json import to_json
 
-    curves = [(table, read_table(table)) for table in tables]
-    for table, curve in curves:
+    settings = DEFAULTS.changed(tolerance_nats, level)
+    frames = [(table, read_frame(table)) for table in tables]
+    curves = [Curve.from_frame(frame, name=table) for table, frame in frames]
+    for (table, frame), curve in zip(frames, curves, strict=True):
         summary = summarise(curve, variant=variant, seed=seed).to_json()
+        found = decisions_of(frame, settings, variants=curve.variants, seed=seed)
+        decision = to_json(decision_entry(found, variant, seed))
         if as_json:
-            click.echo(json.dumps({"table": table, **summary}, allow_nan=False))
+            click.echo(json.dumps({"table": table, **summary, "decision": decision}, allow_nan=False))
             continue
         console.print(table, style="bold", markup=False)
-        for sentence in summary["verdict"]:  # type: ignore[attr-defined]
+        for sentence in (decision["sentence"], *summary["verdict"]):  # type: ignore[misc]
             console.print(f"  {sentence}", markup=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from jobs.console import console, rich_table
-from jobs.options import missing_option, seed_option
+from jobs.options import decision_options, missing_option, seed_option
 from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 
@@ -14,16 +14,36 @@ from pipeline.runs.output import run_folder
 @click.argument("directory", metavar="DIR")
 @missing_option
 @seed_option
-def command(directory: str, allow_missing: bool, seed: int) -> None:
+@decision_options
+def command(
+    directory: str, allow_missing: bool, seed: int, tolerance_nats: float | None, level: float | None
+) -> None:
     """Join the shards in DIR into DIR/tables/ and DIR/report.json (for a fork: DIR/tables/schedules.json)."""
     for work in work_in(run_folder(directory)) or [kinds_of_work.find("audit")]:
-        show_reduction(work, directory, allow_missing=allow_missing, seed=seed)
+        show_reduction(
+            work,
+            directory,
+            allow_missing=allow_missing,
+            seed=seed,
+            tolerance_nats=tolerance_nats,
+            level=level,
+        )
 
 
-def show_reduction(work: KindOfWork, directory: str, *, allow_missing: bool, seed: int) -> None:
+def show_reduction(
+    work: KindOfWork,
+    directory: str,
+    *,
+    allow_missing: bool,
+    seed: int,
+    tolerance_nats: float | None = None,
+    level: float | None = None,
+) -> None:
     """Reduce one kind of work and print the result."""
-    found = work.reduce(run_folder(directory, work.kind), allow_missing=allow_missing, seed=seed)
+    folder = run_folder(directory, work.kind)
+    found = work.reduce(folder, allow_missing=allow_missing, seed=seed)
+    decided = work.decide(folder, tolerance_nats=tolerance_nats, level=level)
     if found.table is not None:
         console.print(rich_table(found.table))
-    for line in (*found.sentences, *found.places):
+    for line in (*decided, *found.sentences, *found.places):
         console.print(line, markup=False)

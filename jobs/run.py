@@ -10,6 +10,7 @@ import click
 from jobs.audit import run_audit
 from jobs.options import (
     audit_options,
+    decision_options,
     measurement_options,
     missing_option,
     out_option,
@@ -34,12 +35,17 @@ from pipeline.runs.kind_of_work import kinds_of_work
 @stale_option
 @missing_option
 @seed_option
-def command(allow_missing: bool, seed: int, **options: object) -> None:
+@decision_options
+def command(
+    allow_missing: bool, seed: int, tolerance_nats: float | None, level: float | None, **options: object
+) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
     audit = audit_options(options)
     code = run_audit(audit, meanwhile=prepare)
     work = kinds_of_work.find("audit")
-    show_reduction(work, audit.out, allow_missing=allow_missing, seed=seed)
+    show_reduction(
+        work, audit.out, allow_missing=allow_missing, seed=seed, tolerance_nats=tolerance_nats, level=level
+    )
     show_page(work, audit.out)
     raise SystemExit(code)
 

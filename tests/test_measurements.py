@@ -131,6 +131,7 @@ def test_the_token_level_of_the_core_is_what_its_definitions_say() -> None:
     assert summed["n_tokens"] == 28
     assert summed["perplexity"] == pytest.approx(math.exp(-np.log(correct[1]).mean()), rel=1e-5)
     assert summed["batch_nll_nats"] == pytest.approx([summed["nll_nats"]] * 2)
+    assert summed["sequence_nll_nats"] == pytest.approx([summed["nll_nats"]] * 4)
     assert summed["delta_p_rms"] == pytest.approx(np.sqrt(((correct[1] - correct[0]) ** 2).mean()), rel=1e-4)
 
 

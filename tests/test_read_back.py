@@ -20,7 +20,8 @@ from pipeline.base.files import read_checked, with_checksum
 from pipeline.base.locks import exclusive
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
-from pipeline.runs.shard_schema import FORK
+from pipeline.runs.shard_schema import AUDIT, FORK
+from pipeline.spec import MEASUREMENTS
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 KEY = "step000000512"
@@ -149,6 +150,31 @@ def test_rows_that_are_not_the_measurement_are_redone(folder: Path, change: Chan
     assert found.to_measure == (KEY,)
     with pytest.raises(ShardError, match=reason):
         out.shards.read(KEY)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda losses: losses, False),
+        (lambda losses: None, False),  # measured before they were kept
+        (lambda losses: losses[:-1], True),
+        (lambda losses: [losses[0] + 1e-3, *losses[1:]], True),
+        (lambda losses: [None, *losses[1:]], True),
+    ],
+)
+def test_losses_of_sequences_make_those_of_their_batches(folder: Path, change: Any, wrong: bool) -> None:
+    path = folder / f"shards/audit/{KEY}.arrow"
+    table = read_checked(path)
+    shape = json.loads((folder / "run.json").read_text())["config"]["shape"]
+    rows = table.to_pylist()
+    for row in rows:
+        split = [loss + 0.01 * (at - (shape["batch_size"] - 1) / 2) for loss in row["batch_nll_nats"]
+                 for at in range(shape["batch_size"])]  # fmt: skip
+        row["sequence_nll_nats"] = change(split)
+    schema = AUDIT.schema(MEASUREMENTS, table.schema).with_metadata(table.schema.metadata)
+    path.write_bytes(with_checksum(pa.Table.from_pylist(rows, schema=schema)))
+    out = RunFolder(folder)
+    assert folder_status(out, out.read_plan()).to_measure == ((KEY,) if wrong else ())
 
 
 def test_a_shard_of_another_checkpoint_in_its_place_is_redone(folder: Path) -> None:

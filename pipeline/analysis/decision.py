@@ -6,7 +6,8 @@ every interval counts the evaluation text alone, paired, because all checkpoints
 
 Both sets rest on the studentized differences (L_t - L_s) / se_ts of all pairs of checkpoints, with se_ts from the means
 of blocks of neighbouring units (texts of one document fall into neighbouring units), and on the same differences in a
-circular block bootstrap that all pairs share.
+circular block bootstrap that all pairs share. Units are sequences where their losses are kept, else batches of them:
+many short blocks give narrower intervals than few long ones, where the text allows short ones.
 
 - ``maybe_best`` inverts, for every t, the test of "no checkpoint is better than t": the pointwise relative of the model
   confidence set of Hansen, Lunde and Nason (Econometrica 2011). It covers the true best checkpoint with ``level``.
@@ -19,6 +20,8 @@ test_decision.py`` measures the coverage; without the two corrections it is 0.85
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,14 +30,41 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, block_indices
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
+from pipeline.base.errors import UsageError
 
 TOLERANCE_NATS = 0.01
 """Loss that a choice may cost and still be good enough: one percent of perplexity."""
 N_REPLICATES = 1_000
 LATE_SHARE = 0.3
 """The lowest gap is looked for after this share of the audited window: before training begins it is zero."""
+CORRELATED = 0.1
+"""Correlation between neighbouring blocks of text that shortens intervals by five percent."""
 MIN_BLOCKS = 4
 """Fewer blocks of text say nothing about the scatter between texts."""
+
+
+@dataclass(frozen=True)
+class DecisionSettings:
+    """What counts as good enough, and how sure the sets and bounds are."""
+
+    tolerance_nats: float = TOLERANCE_NATS
+    """Loss that a choice may cost and still be good enough."""
+    level: float = 0.95
+    """Of the sets and bounds."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tolerance_nats) and self.tolerance_nats >= 0):
+            raise UsageError(f"tolerance {self.tolerance_nats}: wanted a finite number of nats, 0 or more")
+        if not 0.5 <= self.level < 1:
+            raise UsageError(f"level {self.level}: wanted a share from 0.5 up to, but not, 1")
+
+    def changed(self, tolerance_nats: float | None, level: float | None) -> DecisionSettings:
+        """With another tolerance or level, where one is given."""
+        tolerance = self.tolerance_nats if tolerance_nats is None else tolerance_nats
+        return DecisionSettings(tolerance, self.level if level is None else level)
+
+
+DEFAULTS = DecisionSettings()
 
 
 @dataclass(frozen=True)
@@ -76,8 +106,12 @@ class Decision:
     """The checkpoint with the lowest full-precision loss."""
     regret_of_lowest_gap: Regret
     """The checkpoint with the lowest gap, after the first ``LATE_SHARE`` of the audited window."""
+    unit: str
+    """Pieces of text that the intervals rest on: ``sequence``, or ``batch`` where no losses per sequence are kept."""
     n_units: int
-    """Pieces of text that the intervals rest on."""
+    """Their number."""
+    block: int
+    """Neighbouring pieces that were kept together."""
     n_checkpoints: int
     """Distinct checkpoints with finite losses."""
 
@@ -112,27 +146,26 @@ def decide(
     variant: str,
     tokens_seen: FloatArray | None = None,
     distinct: BoolArray | None = None,
-    block: int = BATCH_BLOCK,
-    tolerance_nats: float = TOLERANCE_NATS,
-    level: float = 0.95,
+    unit: str = "batch",
+    blocks: Sequence[int] = (BATCH_BLOCK,),
+    settings: DecisionSettings = DEFAULTS,
     seed: int = 0,
 ) -> Decision | Undecided:
     """The decision for T checkpoints in order of training, measured on the same U pieces of text.
 
     ``losses_TU``, ``fp32_losses_TU``: nats per token of equally long pieces, (T, U). ``tokens_seen``: (T,), what
     ``tokens_saved`` is a share of; steps where None. ``distinct``: (T,), False where a checkpoint repeats an earlier
-    one. ``block``: neighbouring pieces kept together. A checkpoint whose loss is not finite is left out.
+    one. ``unit``: what a piece of text is; ``blocks``: how many neighbouring pieces may be kept together
+    (:func:`uncorrelated_block`). A checkpoint whose loss is not finite is left out.
     """
     usable = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
     if distinct is not None:
         usable &= distinct
-    n_blocks = losses_TU.shape[1] // block
     if usable.sum() < 2:
         return Undecided(
             variant, f"{int(usable.sum())} distinct checkpoints have finite losses: wanted 2 at least"
         )
-    if n_blocks < MIN_BLOCKS:
-        wanted = MIN_BLOCKS * block
+    if losses_TU.shape[1] < (wanted := MIN_BLOCKS * min(blocks)):
         return Undecided(
             variant, f"{losses_TU.shape[1]} pieces of text are too few: wanted {wanted} at least"
         )
@@ -140,12 +173,13 @@ def decide(
     last_seen = seen[-1]
     step, losses, fp32, seen = step[usable], losses_TU[usable], fp32_losses_TU[usable], seen[usable]
     mean = losses.mean(axis=1)
+    block = uncorrelated_block(losses, blocks)
     pairs = _Pairs(losses, block, np.random.default_rng(seed))
-    keep = pairs.may_be_best(level)
-    q = pairs.simultaneous(level)
+    keep = pairs.may_be_best(settings.level)
+    q = pairs.simultaneous(settings.level)
     lower, upper = pairs.regret_bounds(q)
     estimate = mean - mean.min()
-    good = np.flatnonzero(upper <= tolerance_nats)
+    good = np.flatnonzero(upper <= settings.tolerance_nats)
 
     def regret(index: int) -> Regret:
         return Regret(int(step[index]), float(estimate[index]), float(lower[index]), float(upper[index]))
@@ -157,16 +191,35 @@ def decide(
         best_step=int(step[np.argmin(mean)]),
         maybe_best=tuple(step[keep].tolist()),
         good_enough=tuple(step[good].tolist()),
-        tolerance_nats=tolerance_nats,
-        level=level,
+        tolerance_nats=settings.tolerance_nats,
+        level=settings.level,
         earliest_good_enough=int(step[good[0]]) if len(good) else None,
         tokens_saved=float(1 - seen[good[0]] / last_seen) if len(good) and last_seen > 0 else None,
         regret_of_last=regret(len(step) - 1),
         regret_of_fp32_best=regret(int(np.argmin(fp32.mean(axis=1)))),
         regret_of_lowest_gap=regret(int(late[np.argmin(gap[late])])),
+        unit=unit,
         n_units=losses_TU.shape[1],
+        block=block,
         n_checkpoints=len(step),
     )
+
+
+def uncorrelated_block(losses_TU: FloatArray, blocks: Sequence[int]) -> int:
+    """The shortest of ``blocks`` whose neighbouring means have at most the correlation ``CORRELATED``, in what the
+    losses (T, U) of one text differ by between checkpoints; the longest that there are ``MIN_BLOCKS`` of, where none.
+    """
+    lengths = [length for length in sorted(blocks) if losses_TU.shape[1] // length >= MIN_BLOCKS]
+    for length in lengths[:-1]:
+        n_blocks = losses_TU.shape[1] // length
+        means_TM = losses_TU[:, : n_blocks * length].reshape(len(losses_TU), n_blocks, length).mean(axis=2)
+        own_TM = means_TM - means_TM.mean(axis=1, keepdims=True)
+        own_TM -= own_TM.mean(axis=0)
+        power = np.sum(own_TM**2)
+        # 1 / M makes up for the means that were taken out.
+        if power == 0 or np.sum(own_TM[:, 1:] * own_TM[:, :-1]) / power + 1 / n_blocks <= CORRELATED:
+            return length
+    return lengths[-1]
 
 
 class _Pairs:

@@ -48,10 +48,14 @@ READERS: dict[str, tuple[Callable[[bytes], list[str]], Callable[[bytes], pl.Data
 
 
 def read_table(table: str) -> Curve:
-    """The curve of one file, at a local path or a URL of a store.
+    """The curve of one file, as :func:`read_frame`; raises also what `Curve.from_frame` refuses."""
+    return Curve.from_frame(read_frame(table), name=table)
 
-    Raises UsageError for a file that is not there, has another ending, cannot be read, or holds a column twice, and
-    for what `Curve.from_frame` refuses.
+
+def read_frame(table: str) -> pl.DataFrame:
+    """The contents of one file, at a local path or a URL of a store.
+
+    Raises UsageError for a file that is not there, has another ending, cannot be read, or holds a column twice.
     """
     suffix = PurePosixPath(table).suffix
     wanted = f"wanted a table ending in {', '.join(READERS)}"
@@ -71,7 +75,6 @@ def read_table(table: str) -> Curve:
             )
         if len(names) == 1 and (other := next((mark for mark in ";\t|" if mark in names[0]), None)):
             raise UsageError(f"{table} separates its columns with {other!r}: wanted commas")
-        frame = read(data)
+        return read(data)
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise UsageError(f"{table} cannot be read as {suffix}: {str(error).splitlines()[0]}") from error
-    return Curve.from_frame(frame, name=table)

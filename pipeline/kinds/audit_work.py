@@ -96,6 +96,11 @@ class AuditWork(KindOfWork):
         places = (f"tables: {folder.place(TABLES)}", f"numbers: {folder.place(REPORT)}")
         return Reduced(reduction.report["verdict"], places, trajectory_text(reduction.trajectory))
 
+    def decide(self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None) -> list[str]:
+        from pipeline.analysis.trajectory.reduction import redecide
+
+        return redecide(folder, tolerance_nats=tolerance_nats, level=level)
+
     def page(self, folder: RunFolder) -> list[str]:
         from pipeline.report.run_pages import report_audit
 

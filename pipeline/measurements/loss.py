@@ -19,7 +19,7 @@ def per_token(block: TokenBlock) -> dict[str, Tensor]:
 
 
 def summarise(values: Mapping[str, np.ndarray], batches: int) -> Values:
-    """Means accumulated in float64, over all tokens and over each batch."""
+    """Means accumulated in float64, over all tokens, over each batch and over each sequence."""
     nll = values["nll_nats"]
     mean = nll.mean()
     with np.errstate(over="ignore"):  # a diverged checkpoint's perplexity may be inf
@@ -29,6 +29,7 @@ def summarise(values: Mapping[str, np.ndarray], batches: int) -> Values:
         "perplexity": float(perplexity),
         "n_tokens": nll.size,
         "batch_nll_nats": nll.reshape(batches, -1).mean(axis=1).tolist(),
+        "sequence_nll_nats": nll.mean(axis=1).tolist(),
     }
 
 
@@ -39,6 +40,14 @@ MEASUREMENT = TokenMeasurement(
         Column("perplexity", "", "Perplexity", axis="log", better="lower", menu=False),
         Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", tables=False, menu=False),
         Column("batch_nll_nats", "nats", "Loss of each batch (nats)", dtype="list<float64>", menu=False),
+        Column(
+            "sequence_nll_nats",
+            "nats",
+            "Loss of each sequence (nats)",
+            dtype="list<float64>",
+            menu=False,
+            late=True,
+        ),
     ),
     per_token=per_token,
     values={"nll_nats": "float64"},

@@ -41,7 +41,7 @@ class Column:
     note: str = ""
     """One sentence under the chart's heading."""
     dtype: Literal["float64", "int64", "list<float64>", "string"] = "float64"
-    """Type. A list has one number per batch; lists and strings are in the shard only."""
+    """Type. A list has one number per batch or sequence; lists and strings are in the shard only."""
     axis: Literal["log", "linear"] = "linear"
     """Scale of the chart's axis."""
     format: str = "~g"
@@ -52,6 +52,8 @@ class Column:
     """Heading in the table of checkpoints, after the variant's name; empty: not shown there."""
     written: Literal["number", "short", "share"] = "short"
     """Format in the table and the readout: 4 digits, 3 digits, or percent."""
+    late: bool = False
+    """Whether the core got it after shards had been written: those stay complete without it, and it may be null."""
     tables: bool = True
     """Whether it is a column of the trajectory table; a list never is."""
     menu: bool = True

@@ -131,6 +131,15 @@ class KindOfWork(ABC):
         False.
         """
 
+    def decide(
+        self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None
+    ) -> Sequence[str]:
+        """What to ship by the tables that :meth:`reduce` left, in sentences; with another tolerance or level than they
+        were made with, decided anew and kept. Empty where there is nothing to choose.
+        """
+        del folder, tolerance_nats, level
+        return ()
+
     @abstractmethod
     def page(self, folder: RunFolder) -> list[str]:
         """Draw the page and return lines with its path. Raises UsageError if there are no tables."""

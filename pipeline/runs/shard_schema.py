@@ -38,7 +38,7 @@ def _tensors(measurements: Sequence[str]) -> pa.Field:
 
 _SCORES = [
     pa.field("variant", pa.string(), nullable=False),
-    *_fields(score_columns(MEASUREMENTS), nullable=False),
+    *_fields((column for column in score_columns(MEASUREMENTS) if not column.late), nullable=False),
 ]
 
 AUDIT_SCHEMA = pa.schema(
@@ -121,7 +121,8 @@ class Kind:
         names = tuple(measurements)
         found = score_columns(names)
         if "tensors" not in self.core.names:
-            found += pooled_columns(names)
+            # Many probes of one run: columns that only the choice of a checkpoint needs are left out.
+            found = [column for column in found if not column.late] + pooled_columns(names)
         of_controls = [field for field in FIELDS if field.name in columns]
         for field in (*_fields(found, nullable=True), *of_controls):
             if field.name not in schema.names:

@@ -116,8 +116,19 @@ def _wrong_row(row: Row, shape: Mapping[str, Any]) -> str:
     if row["n_tokens"] != tokens:
         return f"{name} is of {row['n_tokens']} tokens, wanted {tokens}"
     if losses is None or len(losses) != batches or None in losses:
-        return f"{name} has {len(losses or ())} losses of batches or an empty list, wanted {batches}"
+        return f"{name} has {len(losses or ())} losses of batches or an empty one, wanted {batches}"
+    sequences = row.get("sequence_nll_nats")
+    if sequences is not None and not _splits(losses, sequences, shape.get("batch_size", 4)):
+        return f"the losses of the batches of {name} are not the means of its sequences"
     return _wrong_scores(row)
+
+
+def _splits(losses: list[float], sequences: list[float | None], batch_size: int) -> bool:
+    """Whether each of ``losses`` is the mean of the next ``batch_size`` of ``sequences``."""
+    if len(sequences) != len(losses) * batch_size or None in sequences:
+        return False
+    parts = [sequences[start : start + batch_size] for start in range(0, len(sequences), batch_size)]
+    return all(_equal(loss, sum(part) / batch_size) for loss, part in zip(losses, parts, strict=True))  # type: ignore[arg-type]
 
 
 def _wrong_scores(row: Row) -> str:

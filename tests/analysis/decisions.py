@@ -9,12 +9,17 @@ from collections.abc import Iterator
 import numpy as np
 
 from pipeline.analysis.decision import Decision, decide
+from pipeline.analysis.trajectory.shipping import BLOCKS
 
 CHECKPOINTS = 101
 SCATTER_NATS = 0.003
 """Between neighbouring checkpoints."""
 TEXT_NATS = 0.025
 """Of a batch's loss around a checkpoint's mean, other for every checkpoint."""
+UNITS = {"batch": (32, TEXT_NATS), "sequence": (128, 2 * TEXT_NATS)}
+"""Their number, and their scatter: a batch has four sequences."""
+CORRELATIONS = {"batch": (0.0, 0.3), "sequence": (0.0, 0.3, 0.5)}
+"""Of neighbours; sequences of 0.5 make batches of 0.2, as text of the suites does."""
 SHAPES = ("flat late", "minimum at 0.8", "falls to the end")
 
 
@@ -30,32 +35,41 @@ def mean_curve(shape: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def measured(
-    truth: np.ndarray, rng: np.random.Generator, *, batches: int = 32, correlation: float = 0.0
+    truth: np.ndarray, rng: np.random.Generator, *, unit: str = "batch", correlation: float = 0.0
 ) -> np.ndarray:
-    """Losses (CHECKPOINTS, batches) of texts whose neighbours are correlated."""
-    noise = rng.normal(0, TEXT_NATS, (len(truth), batches))
+    """Losses (CHECKPOINTS, units) of texts whose neighbours are correlated."""
+    batches, spread = UNITS[unit]
+    noise = rng.normal(0, spread, (len(truth), batches))
     for b in range(1, batches):
         noise[:, b] = correlation * noise[:, b - 1] + np.sqrt(1 - correlation**2) * noise[:, b]
     return truth[:, None] + rng.normal(0, 0.3, batches) + noise
 
 
 def decisions(
-    shape: str, correlation: float, curves: int, *, batches: int = 32, seed: int = 0
+    shape: str, correlation: float, curves: int, *, unit: str = "batch", seed: int = 0
 ) -> Iterator[tuple[np.ndarray, Decision]]:
     """True curves and what is decided of each, with INT4's loss as the only one that matters."""
     for index in range(curves):
         rng = np.random.default_rng([seed, SHAPES.index(shape), round(100 * correlation), index])
         truth = mean_curve(shape, rng)
-        losses = measured(truth, rng, batches=batches, correlation=correlation)
-        found = decide(np.arange(CHECKPOINTS), losses, losses - 0.1, variant="int4", seed=index)
+        losses = measured(truth, rng, unit=unit, correlation=correlation)
+        found = decide(
+            np.arange(CHECKPOINTS),
+            losses,
+            losses - 0.1,
+            variant="int4",
+            unit=unit,
+            blocks=BLOCKS[unit],
+            seed=index,
+        )
         assert isinstance(found, Decision)
         yield truth, found
 
 
-def rates(shape: str, correlation: float, curves: int, batches: int = 32) -> dict[str, float]:
+def rates(shape: str, correlation: float, curves: int, unit: str = "batch") -> dict[str, float]:
     """Coverage of the set and of the regrets, its size, and how good the lowest mean itself is."""
     covered, bounded, size, hit, cost, bound = [], [], [], [], [], []
-    for truth, found in decisions(shape, correlation, curves, batches=batches):
+    for truth, found in decisions(shape, correlation, curves, unit=unit):
         regret = truth - truth.min()
         shown = (found.regret_of_last, found.regret_of_fp32_best, found.regret_of_lowest_gap)
         covered.append(int(np.argmin(truth)) in found.maybe_best)
@@ -80,10 +94,10 @@ def rates(shape: str, correlation: float, curves: int, batches: int = 32) -> dic
 if __name__ == "__main__":
     n_curves = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     for shape in SHAPES:
-        for correlation in (0.0, 0.3):
-            for batches in (32, 128):
+        for unit, correlations in CORRELATIONS.items():
+            for correlation in correlations:
                 start = time.perf_counter()
-                numbers = rates(shape, correlation, n_curves, batches)
+                numbers = rates(shape, correlation, n_curves, unit)
                 shown = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
                 took = time.perf_counter() - start
-                print(f"{shape}, correlation {correlation}, {batches} texts: {shown} ({took:.0f} s)")
+                print(f"{shape}, correlation {correlation}, {unit}: {shown} ({took:.0f} s)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.analysis.decision import Decision, Undecided, decide
+from pipeline.analysis.decision import Decision, Undecided, decide, uncorrelated_block
 from tests.analysis.decisions import SHAPES, mean_curve, measured, rates
 
 
@@ -15,6 +15,23 @@ def test_the_set_covers_the_best_checkpoint_and_regrets_stay_within_their_bounds
     assert found["set covers the best"] >= 10 / 12  # 0.95 to 1.00 in `python -m tests.analysis.decisions`
     assert found["regrets within bounds"] >= 11 / 12
     assert found["size of the set"] < 75
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
+def test_sequences_cover_it_too_however_long_their_documents_are(correlation: float) -> None:
+    found = rates("flat late", correlation, curves=12, unit="sequence")
+    assert found["set covers the best"] >= 10 / 12
+    assert found["regrets within bounds"] >= 11 / 12
+
+
+def test_blocks_are_as_long_as_documents_are() -> None:
+    rng, truth = np.random.default_rng(0), np.zeros(101)
+    alone, near, far = (measured(truth, rng, unit="sequence", correlation=rho) for rho in (0.0, 0.3, 0.8))
+    assert uncorrelated_block(alone, (2, 4, 8)) == 2
+    assert uncorrelated_block(near, (2, 4, 8)) > 2
+    assert uncorrelated_block(far, (2, 4, 8)) == 8
+    assert uncorrelated_block(far[:, :24], (2, 4, 8)) == 4  # four blocks of eight need 32 sequences
+    assert uncorrelated_block(np.ones((3, 64)), (2, 4)) == 2
 
 
 def example(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
+from jobs.cli import main
+from pipeline.analysis.decision import DecisionSettings
+from pipeline.analysis.trajectory.reduction import redecide
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
+from pipeline.base.errors import UsageError
+from pipeline.runs.folder import RunFolder
 
 
 def table(n: int = 40, *, batches: int = 16, step: np.ndarray | None = None) -> pl.DataFrame:
@@ -58,3 +68,81 @@ def test_a_duplicate_is_no_candidate_and_unknown_tokens_are_steps() -> None:
     assert found["n_checkpoints"] == 39
     assert found["regret_of_last"]["step"] == 380
     assert found["tokens_saved"] == pytest.approx(1 - 300 / 390)
+
+
+def test_the_sequences_are_the_unit_where_every_checkpoint_has_them() -> None:
+    batches = table()
+    assert decisions_of(batches)["int4"].to_json()["unit"] == "batch"
+    rng = np.random.default_rng(1)
+    for name in ("fp32", "int4", "int8"):
+        mean = np.array(batches[f"{name}_batch_nll_nats"].to_list())
+        noise = rng.normal(0, 0.001, (*mean.shape, 4))
+        losses = mean[..., None] + noise - noise.mean(axis=-1, keepdims=True)
+        batches = batches.with_columns(
+            pl.Series(f"{name}_sequence_nll_nats", losses.reshape(40, -1).tolist())
+        )
+    found = decisions_of(batches)
+    assert found["int4"].to_json()["unit"] == "sequence"
+    assert found["int4"].to_json()["n_units"] == 64
+    assert found["int4"].to_json()["best_step"] == 300
+    older = batches.with_columns(
+        int4_sequence_nll_nats=pl.when(pl.col("step") == 50)
+        .then(None)
+        .otherwise(pl.col("int4_sequence_nll_nats"))
+    )
+    mixed = decisions_of(older)
+    assert mixed["int4"].to_json()["unit"] == "batch"
+    assert mixed["int8"].to_json()["unit"] == "sequence"
+
+
+def test_a_tolerance_and_a_level_of_ones_own() -> None:
+    usual, loose = (
+        decisions_of(table(), each)["int4"].to_json() for each in (DecisionSettings(), DecisionSettings(0.05))
+    )
+    strict = decisions_of(table(), DecisionSettings(level=0.6))["int4"].to_json()
+    assert set(usual["good_enough"]) < set(loose["good_enough"])
+    assert usual["maybe_best"] == loose["maybe_best"]
+    assert strict["regret_of_last"]["upper"] < usual["regret_of_last"]["upper"]
+    assert (loose["tolerance_nats"], strict["level"]) == (0.05, 0.6)
+    for wrong in ({"tolerance_nats": -0.1}, {"tolerance_nats": float("nan")}, {"level": 1.0}, {"level": 0.2}):
+        with pytest.raises(UsageError, match=next(iter(wrong)).split("_")[0]):
+            DecisionSettings(**wrong)
+
+
+def test_a_reduced_folder_is_decided_anew_and_says_so(tmp_path: Path) -> None:
+    folder, buffer = RunFolder(str(tmp_path)), io.BytesIO()
+    assert redecide(folder) == []  # nothing was reduced
+    table().write_parquet(buffer)
+    folder.results.write_table("trajectory.parquet", buffer.getvalue())
+    entry = decision_entry(decisions_of(table()), "int4")
+    folder.results.write("report.json", json.dumps({"suite": "s", "other": 1, "decision": entry}))
+    assert entry is not None
+    assert redecide(folder) == [entry["sentence"]]
+    redecide(folder, tolerance_nats=0.05)
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["other"] == 1
+    assert (
+        kept["decision"]["tolerance_nats"] == kept["decision"]["by_variant"]["int8"]["tolerance_nats"] == 0.05
+    )
+    redecide(folder, level=0.9)
+    kept = json.loads((tmp_path / "report.json").read_text())["decision"]
+    assert (kept["tolerance_nats"], kept["level"]) == (0.05, 0.9)
+
+
+def test_any_table_is_decided_as_its_report_is(tmp_path: Path) -> None:
+    losses = table()
+    means = {
+        f"{name}_nll_nats": np.array(losses[f"{name}_batch_nll_nats"].to_list()).mean(axis=1)
+        for name in ("fp32", "int4")
+    }
+    losses.with_columns(**means).drop("int4_gap", "int8_gap", "int8_batch_nll_nats").write_parquet(
+        tmp_path / "t.parquet"
+    )
+    found = CliRunner().invoke(main, ["phases", str(tmp_path / "t.parquet"), "--json", "--tolerance", "0.3"])
+    assert found.exit_code == 0, found.output
+    decision = json.loads(found.output)["decision"]
+    expected = decision_entry(decisions_of(losses, DecisionSettings(0.3), variants=["int4"]), "int4")
+    assert decision == expected
+    losses.with_columns(**means).select("step", *means).write_csv(tmp_path / "t.csv")
+    said = CliRunner().invoke(main, ["phases", str(tmp_path / "t.csv")])
+    assert "no losses per sequence or batch" in said.output.replace("\n", " ").replace("  ", " ")

@@ -52,6 +52,7 @@ def test_run_leaves_tables_numbers_report_and_figures(trained: Path) -> None:
     assert report["n_checkpoints"] == len(steps)
     assert table["learning_rate"].to_list() == [entry["learning_rate"] for entry in suite["checkpoints"]]
     assert table["weights_sha256"].to_list() == [entry["sha256"] for entry in suite["checkpoints"]]
+    assert report["decision"]["unit"] == "sequence"
     assert report["duplicates"] == {"step000000001": "step000000000"}, "the first update has learning rate 0"
     assert (out / "report.html").stat().st_size > 500_000
     assert (out / "figures" / "trajectory.png").read_bytes().startswith(b"\x89PNG")
@@ -65,6 +66,7 @@ def test_the_table_repeats_what_the_shards_say(trained: Path) -> None:
         by_variant = {each["variant"]: each for each in shard}
         fp32, int4 = by_variant["fp32"], by_variant["int4-g128-asym"]
         assert row["fp32_nll_nats"] == fp32["nll_nats"]
+        assert row["int4_sequence_nll_nats"] == int4["sequence_nll_nats"]
         assert row["int4_gap"] == pytest.approx(int4["perplexity"] / fp32["perplexity"] - 1, abs=1e-12)
         difference = np.subtract(int4["batch_nll_nats"], fp32["batch_nll_nats"])
         error = difference.std(ddof=1) / np.sqrt(len(difference)) * np.exp(difference.mean())

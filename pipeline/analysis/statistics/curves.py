@@ -22,7 +22,8 @@ BoolArray = NDArray[np.bool_]
 MIN_ROWS = 3
 FP32 = "fp32"
 NLL_SUFFIX = "_nll_nats"
-BATCH_SUFFIX = "_batch_nll_nats"
+PER_TEXT = ("sequence", "batch")
+"""Pieces of text that a table may hold lists of losses of, ``<variant>_<piece>_nll_nats``; shortest first."""
 
 
 def gap_from_nll(nll_q: FloatArray, nll_fp32: FloatArray) -> FloatArray:
@@ -135,7 +136,8 @@ class Curve:
                 raise UsageError(
                     f"{name}: column {column} is missing{hint}; found {', '.join(frame.columns)}"
                 )
-        losses = [c for c in frame.columns if c.endswith(NLL_SUFFIX) and not f"_{c}".endswith(BATCH_SUFFIX)]
+        lists = tuple(f"_{piece}{NLL_SUFFIX}" for piece in PER_TEXT)
+        losses = [c for c in frame.columns if c.endswith(NLL_SUFFIX) and not f"_{c}".endswith(lists)]
         variants = [c.removesuffix(NLL_SUFFIX) for c in losses if c != f"{FP32}{NLL_SUFFIX}"]
         if not variants:
             raise UsageError(f"{name}: no column named <variant>{NLL_SUFFIX} beside fp32_nll_nats")
@@ -148,11 +150,11 @@ class Curve:
             variant_nll_nats={v: _numbers(frame, f"{v}{NLL_SUFFIX}", name) for v in variants},
             learning_rate=_optional(frame, "learning_rate", name),
             kurtosis=_optional(frame, "kurtosis", name),
-            fp32_batch_nll_nats=_batches(frame, FP32, name),
+            fp32_batch_nll_nats=losses_per("batch", frame, FP32, name),
             variant_batch_nll_nats={
-                v: values for v in variants if (values := _batches(frame, v, name)) is not None
+                v: values for v in variants if (values := losses_per("batch", frame, v, name)) is not None
             },
-            duplicate=_filled(frame, "duplicate_of"),
+            duplicate=filled(frame, "duplicate_of"),
             name=name,
         )
 
@@ -179,17 +181,19 @@ def _optional(frame: pl.DataFrame, column: str, name: str) -> FloatArray | None:
     return _numbers(frame, column, name)
 
 
-def _filled(frame: pl.DataFrame, column: str) -> BoolArray | None:
-    """Which cells of a column of names hold one."""
+def filled(frame: pl.DataFrame, column: str) -> BoolArray | None:
+    """Which cells of a column of names hold one, shape (n,); None where the table has none."""
     if column not in frame.columns or frame[column].null_count() == frame.height:
         return None
     cells = (str(cell or "").strip().lower() for cell in frame[column].to_list())
     return np.array([cell not in _EMPTY for cell in cells])
 
 
-def _batches(frame: pl.DataFrame, variant: str, name: str) -> FloatArray | None:
-    """Losses per evaluation batch, (n, n_batches); None where the table has none."""
-    column = f"{variant}{BATCH_SUFFIX}"
+def losses_per(piece: str, frame: pl.DataFrame, variant: str, name: str) -> FloatArray | None:
+    """Losses of one variant per ``piece`` of ``PER_TEXT``, (n, pieces), NaN in rows without; None where the table has
+    none. UsageError, with the table's ``name``, for lists of unequal length.
+    """
+    column = f"{variant}_{piece}{NLL_SUFFIX}"
     if column not in frame.columns or frame[column].null_count() == frame.height:
         return None
     series = frame[column]

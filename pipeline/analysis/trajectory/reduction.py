@@ -18,7 +18,7 @@ from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
 from pipeline.analysis.trajectory.method_repair import with_repairs
-from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
+from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of, redecided
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
@@ -34,7 +34,7 @@ from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.plans import RunPlan
-from pipeline.runs.result_files import REPORT
+from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
@@ -101,7 +101,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         "n_checkpoints": len(shards),
         "variants": variants,
         **analysis,
-        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory)),
+        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory), seed),
         "mechanism": None if why is None else why.to_json(),
         "methods": [repair.to_json() for repair in repairs],
         "calibration_problems": calibration_problems(tensors),
@@ -167,7 +167,26 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         frame.write_parquet(buffer)
         folder.results.write_table(f"{name}.parquet", buffer.getvalue())
     folder.results.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
-    folder.results.write(REPORT, json.dumps(_finite(reduction.report), indent=1, allow_nan=False))
+    _write_report(folder, reduction.report)
+
+
+def redecide(
+    folder: RunFolder, *, tolerance_nats: float | None = None, level: float | None = None
+) -> list[str]:
+    """Which checkpoint to ship, in sentences; where ``tolerance_nats`` or ``level`` differ from what the reduction in
+    ``folder`` decided with, its report.json gets the decision made anew. Empty where nothing was reduced.
+    """
+    report, table = folder.results.read_report(), folder.results.read(f"{TABLES}/trajectory.parquet")
+    if report is None or table is None:
+        return []
+    decided = redecided(report, pl.read_parquet(table), tolerance_nats=tolerance_nats, level=level)
+    if decided is not report:
+        _write_report(folder, decided)
+    return [str(said)] if (said := (decided.get("decision") or {}).get("sentence")) else []
+
+
+def _write_report(folder: RunFolder, report: dict[str, Any]) -> None:
+    folder.results.write(REPORT, json.dumps(_finite(report), indent=1, allow_nan=False))
 
 
 def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:

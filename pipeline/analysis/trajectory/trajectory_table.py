@@ -49,6 +49,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
 
     Columns: step, revision, tokens_seen, learning_rate, weights_sha256, duplicate_of, those of the weights and of the
     checkpoint (kurtosis, mean over the quantized matrices), fp32_nll_nats, fp32_perplexity, fp32_batch_nll_nats,
+    fp32_sequence_nll_nats (null of shards of earlier releases),
     and for each other variant v the columns of its measurements as ``<v>_<column>``, its losses per batch as
     ``<v>_batch_nll_nats``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se`` (paired over batches).
 
@@ -81,13 +82,14 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         [column.name for column in columns if column.name in rows.columns]
         for columns in (unvaried_columns(), trajectory_columns("token"), trajectory_columns("tensor"))
     )
+    lists = [name for name in ("batch_nll_nats", "sequence_nll_nats") if name in rows.columns]
     of_fp32 = ["nll_nats", "perplexity", *(name for name in scores if name not in CORE_SCORES)]
     table = _join(
         table,
         base.select(
             "key",
             *alone,
-            *(pl.col(name).alias(f"fp32_{name}") for name in (*of_fp32, "batch_nll_nats")),
+            *(pl.col(name).alias(f"fp32_{name}") for name in (*of_fp32, *lists)),
         ),
     )
     fp32_batches = _matrix(table["fp32_batch_nll_nats"])
@@ -97,7 +99,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
             "key",
-            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits, "batch_nll_nats")),
+            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits, *lists)),
         )  # fmt: skip
         table = _join(table, part)
         batches = _matrix(table[f"{prefix}_batch_nll_nats"])

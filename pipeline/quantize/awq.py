@@ -50,6 +50,7 @@ from pipeline.quantize.quantizer import (
     Need,
     Quantizer,
 )
+from pipeline.quantize.whole_groups import require_whole_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,8 +87,12 @@ class ActivationAware(Method):
         return super().make(grid, parameters)
 
     def require_model(self, config: Mapping[str, Any]) -> None:
-        """``UsageError`` for architectures whose scales are not known to keep the float function."""
+        """``UsageError`` for architectures whose scales are not known to keep the float function, and where a group
+        would be cut short.
+        """
         require_known(config, self)
+        assert isinstance(self.grid, IntegerGrid)
+        require_whole_groups(self, self.grid.group_size, config)
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """The codes, with ``scale``, ``zero_point`` (float32 (O, G)) and ``input_scale`` (float32 (I,)), of a weight

@@ -52,6 +52,7 @@ from pipeline.quantize.quantizer import (
     Need,
     Quantizer,
 )
+from pipeline.quantize.whole_groups import require_whole_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +99,10 @@ class Gptq(Method):
         for name, choices in CHOICES.items():
             if (given := getattr(self, name)) not in choices:
                 raise UsageError(f"gptq:{name}={given}: wanted {' or '.join(choices)}")
+
+    def require_model(self, config: Mapping[str, Any]) -> None:
+        """``UsageError`` where a group would be cut short."""
+        require_whole_groups(self, self._grid.group_size, config)
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
         """The codes, with ``scale`` and ``zero_point`` (float32 (O, G)), and the outcome."""

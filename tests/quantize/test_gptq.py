@@ -277,3 +277,18 @@ def test_matrices_that_share_their_inputs_are_encoded_as_each_alone():
         assert torch.equal(found.codes, alone.codes)
         assert torch.equal(quantizer.decode(found), quantizer.decode(alone))
         assert found.outcome == alone.outcome
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_groups_that_a_model_cannot_be_cut_into_are_refused_with_those_that_it_can(method):
+    config = {"model_type": "gpt_neox", "hidden_size": 64, "intermediate_size": 160, "num_attention_heads": 4}
+    for size in ("g8", "g16", "g32", "g200", "channel"):
+        parse_quantizer(f"int4-{size}-asym@{method}").require_model(config)
+    for size, width in ((24, 64), (64, 160), (128, 160)):
+        with pytest.raises(
+            UsageError, match=rf"@{method}: {width} input .* groups of {size}; wanted g8, g16, g32, channel"
+        ):
+            parse_quantizer(f"int4-g{size}-asym@{method}").require_model(config)
+    gpt2 = {"model_type": "gpt2", "n_embd": 48, "n_inner": None}
+    with pytest.raises(UsageError, match="48 and 192 input columns"):
+        parse_quantizer(f"int4-g32-asym@{method}").require_model(gpt2)

@@ -87,7 +87,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def lazy_progress(label: str) -> Iterator[Report]:
-    """As :func:`progress`, which begins with the first report, if there is any."""
+    """Like :func:`progress`, but the progress line appears with the first report only."""
     with ExitStack() as stack:
         shown: list[Report] = []
 

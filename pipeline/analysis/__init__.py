@@ -1,1 +1,1 @@
-"""What a trajectory shows: convergence, onset, phases, statistics; from tables only, no torch, no ray."""
+"""Analyse trajectories and forks from tables only: convergence, onset, phases, decisions; no torch, no Ray."""

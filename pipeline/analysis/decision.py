@@ -1,4 +1,5 @@
-"""Which checkpoint to ship under one variant: the best one, those that may be the best, and what other choices cost.
+"""The decision which checkpoint to ship under one variant: the best one, those that may be best, and the cost of
+others.
 
 The decision is made on the quantized model's own loss, never on its gap: a gap can grow while that loss still falls.
 Checkpoints are fixed, texts are the sample: mu_t is the mean loss of checkpoint t over all texts of the corpus, and
@@ -33,14 +34,14 @@ from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 from pipeline.base.errors import UsageError
 
 TOLERANCE_NATS = 0.01
-"""Loss that a choice may cost and still be good enough: one percent of perplexity."""
+"""Regret up to which a choice is good enough, nats: one percent of perplexity."""
 N_REPLICATES = 1_000
 LATE_SHARE = 0.3
-"""The lowest gap is looked for after this share of the audited window: before training begins it is zero."""
+"""The lowest gap is searched after this share of the audited window, because it is zero before training."""
 CORRELATED = 0.1
 """Correlation between neighbouring blocks of text that shortens intervals by five percent."""
 MIN_BLOCKS = 4
-"""Fewer blocks of text say nothing about the scatter between texts."""
+"""Fewest blocks of text that show the scatter between texts."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class DecisionSettings:
     tolerance_nats: float = TOLERANCE_NATS
     """Loss that a choice may cost and still be good enough."""
     level: float = 0.95
-    """Of the sets and bounds."""
+    """Coverage of the sets and bounds."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tolerance_nats) and self.tolerance_nats >= 0):
@@ -69,7 +70,7 @@ DEFAULTS = DecisionSettings()
 
 @dataclass(frozen=True)
 class Regret:
-    """What shipping one checkpoint costs against the best one, in nats per token of the quantized model."""
+    """Cost of shipping one checkpoint instead of the best, in nats per token of the quantized model."""
 
     step: int
     estimate: float
@@ -86,21 +87,21 @@ class Regret:
 
 @dataclass(frozen=True)
 class Decision:
-    """Which checkpoint of one trajectory to ship under one variant."""
+    """The decision for one trajectory and variant."""
 
     variant: str
     best_step: int
     """The lowest mean loss."""
     maybe_best: tuple[int, ...]
-    """Steps that the text cannot tell from the best one."""
+    """Steps that the text cannot distinguish from the best one."""
     good_enough: tuple[int, ...]
     """Steps whose regret is at most ``tolerance_nats``, for all of them at once."""
     tolerance_nats: float
     level: float
     earliest_good_enough: int | None
     tokens_saved: float | None
-    """Share of the training up to the last checkpoint that the earliest good enough one does without; None where none
-    is good enough."""
+    """Share of the training up to the last checkpoint that the earliest good enough one saves; None if none is good
+    enough."""
     regret_of_last: Regret
     regret_of_fp32_best: Regret
     """The checkpoint with the lowest full-precision loss."""
@@ -128,13 +129,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class Undecided:
-    """Why no checkpoint can be chosen."""
+    """Reason why no checkpoint can be chosen."""
 
     variant: str
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """The ``decision`` of report.json where there is none."""
+        """The ``decision`` of report.json without a choice."""
         return dict(vars(self))
 
 
@@ -251,22 +252,22 @@ class _Pairs:
         return np.asarray(_ratio(self._difference_TT, self._se_TT).max(axis=1) <= critical_T)
 
     def simultaneous(self, level: float) -> float:
-        """What every difference of a pair lies within, in standard errors, with probability ``level``."""
+        """Bound on the differences of all pairs, in standard errors, with probability ``level``."""
         return float(self._corrected(np.quantile(self._largest_TR.max(axis=0), level)))
 
     def regret_bounds(self, q: float) -> tuple[FloatArray, FloatArray]:
-        """(T,) each: what mu_t - min mu is at least and at most, if every difference lies within ``q`` errors."""
+        """Lower and upper bounds on mu_t - min mu, each (T,), if every difference lies within ``q`` errors."""
         lower = (self._difference_TT - q * self._se_TT).max(axis=1)
         upper = (self._difference_TT + q * self._se_TT).max(axis=1)
         return np.maximum(lower, 0.0), np.maximum(upper, 0.0)
 
     def _corrected(self, quantile: FloatArray | float) -> FloatArray:
-        """Bootstrap quantiles for the few blocks that there are."""
+        """Bootstrap quantiles corrected for few blocks."""
         widened = quantile * np.sqrt(self._blocks / (self._blocks - 1))
         return np.asarray(stats.t.isf(stats.norm.sf(widened), self._blocks - 1))
 
 
 def _ratio(difference: FloatArray, se: FloatArray) -> FloatArray:
-    """``difference / se``; zero where both are (a checkpoint and itself), infinite where the text never varies."""
+    """``difference / se``; zero if both are zero (a checkpoint and itself), infinite if the text never varies."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.abs(difference) <= 1e-15, 0.0, difference / se)

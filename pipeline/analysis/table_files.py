@@ -1,4 +1,4 @@
-"""Tables of losses that users bring: csv, parquet and arrow files as one curve."""
+"""Read users' tables of losses: csv, parquet and arrow files as curves."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from pipeline.base.errors import UsageError
 from pipeline.store import open_store
 
 TABLE_BYTES = 2**32
-"""Most bytes of a table."""
+"""Largest table that is read, bytes."""
 
 
 def _csv(data: bytes) -> pl.DataFrame:
-    """Every row decides on the kind of a column: a rate may be whole for a thousand rows, a loss NA at the last."""
+    """Read a csv file and infer each column's type from every row: a rate may be whole for a thousand rows, a loss
+    NA at the last.
+    """
     return pl.read_csv(data, infer_schema_length=None)
 
 
@@ -55,7 +57,7 @@ def read_table(table: str) -> Curve:
 def read_frame(table: str) -> pl.DataFrame:
     """The contents of one file, at a local path or a URL of a store.
 
-    Raises UsageError for a file that is not there, has another ending, cannot be read, or holds a column twice.
+    Raises UsageError for a missing or unreadable file, another suffix, or a repeated column.
     """
     suffix = PurePosixPath(table).suffix
     wanted = f"wanted a table ending in {', '.join(READERS)}"

@@ -1,4 +1,4 @@
-"""The tables that a reduction shows on a terminal."""
+"""Terminal tables of a reduction."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pipeline.analysis.forks.fork_findings import ArmComparison, ForkReport
 
 ROWS = 12
-"""Most checkpoints shown, evenly spread over the table, the first and the last among them."""
+"""Largest number of checkpoints shown: evenly spread, including the first and the last."""
 GAPS = 2
-"""Most variants shown, int8 and int4 before others: more do not fit a terminal."""
+"""Largest number of variants that fit a terminal; int8 and int4 come first."""
 
 
 def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
@@ -46,7 +46,7 @@ def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
 
 
 def comparison_text(report: ForkReport) -> TextTable:
-    """One row per arm: its gap at the end, and on the live weights its differences to the baseline."""
+    """One row per arm: its gap at the end, and differences of the live weights from the baseline."""
     findings = report.findings
     title = (
         f"{findings.n_runs} runs from step {report.from_step:,}; differences to {findings.baseline}: gap in "
@@ -62,7 +62,7 @@ def comparison_text(report: ForkReport) -> TextTable:
 
 
 def _differences(row: ArmComparison | None) -> tuple[str, ...]:
-    """What a comparison with the baseline gave; dashes where there was none."""
+    """Cells of a comparison with the baseline; dashes if there is none."""
     if row is None:
         return ("-",) * 5
     gap, found = row.over_run.gap_points, row.over_run

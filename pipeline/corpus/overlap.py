@@ -34,7 +34,7 @@ class KnownRuns:
         self._hashes = np.unique(run_hashes(self._tokens, self.length))
 
     def repeated(self, tokens: Ids) -> NDArray[np.bool_]:
-        """Of each run of ``tokens`` (..., T), whether the text holds it too: bool (..., T - length + 1)."""
+        """Whether the text contains each run of ``tokens`` (..., T): bool (..., T - length + 1)."""
         return np.isin(run_hashes(tokens, self.length), self._hashes)
 
     def holds(self, tokens: Ids) -> bool:

@@ -32,7 +32,7 @@ from pipeline.probe.layer_inputs import LayerInputs
 CHUNK_ROWS = 65_536
 """Rows (calibrated variants x tokens) of a chunk on a CPU; one sequence is the least."""
 MEMORY_SHARE = 0.25
-"""Of a GPU's memory: what the activations of a chunk may take within one layer."""
+"""Share of a GPU's memory for the activations of a chunk within one layer."""
 
 
 class _EnoughError(Exception):
@@ -63,7 +63,7 @@ class Calibrator:
         self._readers: dict[str, ProbeLinear] = {}
         """Those that are called with one tensor, by the first chunk that reaches any."""
         self._read: set[str] = set()
-        """Of them, those that this chunk has reached."""
+        """The linear layers of the group that this chunk has reached."""
         self._are_known = False
         """Whether an earlier chunk has reached them."""
         self._inputs: list[LayerInputs] = []

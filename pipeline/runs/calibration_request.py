@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SELF = "self"
 SEED = 0
-"""Of the text that a model writes."""
+"""Seed of the text that a model writes."""
 VERSION = 1
 """Raised by hand whenever another text would be written of the same."""
 ROUNDS = 8
@@ -57,7 +57,7 @@ class CalibrationNeed:
     vocab_size: int | None
     """Ids that the suite's models know; None = not known."""
     vocab_rows: int | None
-    """Of these, those that the tokenizer has; None = all."""
+    """The ids that the tokenizer has; None = all."""
     cache_gb: float | None = None
 
 

@@ -40,7 +40,7 @@ class CalibrationTokens:
     array: NDArray[np.int64]
     """Token ids, (sequences, seq_len)."""
     sha256: str
-    """Of the ids (``corpus.tokens_sha256``)."""
+    """sha256 of the ids (``corpus.tokens_sha256``)."""
     source: str
     """The text, for people."""
     made_of: dict[str, Any] = field(default_factory=dict)

@@ -166,7 +166,7 @@ class ForkPlan:
     """Notes for readers of the numbers (epochs, cold moments)."""
     wall_s: float = 0.0
     calibration: str = ""
-    """As in ``RunPlan``."""
+    """See ``RunPlan``."""
     looks: int = 1
     """Number of looks at the results: one, and one more each time that seeds are added to finished runs."""
 

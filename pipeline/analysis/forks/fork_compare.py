@@ -1,8 +1,8 @@
 """The comparisons of a fork experiment: each arm with the baseline, arms pair by pair, averaged with live weights.
 
-Gap, loss in full precision and loss of the quantized model are each compared over the run, on means over its compared
-probes, and at its end, on the last of these alone: the end is what is deployed. The claim, with its corrected p value,
-is on the gap over the run.
+Gap, loss in full precision and loss of the quantized model are each compared over the run, on means over its
+compared probes, and at its end, on the last of these, because the end is what is deployed. The claim, with its
+corrected p value, is on the gap over the run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Steps = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """The differences of one arm to the baseline on means over some probes."""
+    """The differences of one arm from the baseline, on means over some probes."""
 
     step: int | None
     ours: FloatArray
@@ -68,7 +68,7 @@ class _Window:
     paired: FloatArray | None
     """(quantities, seeds): differences of the runs of one seed; None with fewer than two seeds in common."""
     text: list[TextError | None]
-    """By quantity."""
+    """Text error by quantity."""
 
     def estimates(self, pooled: Sequence[float | None]) -> Differences:
         if self.paired is None:
@@ -87,9 +87,9 @@ class _Window:
 def compare_with_baseline(
     table: pl.DataFrame, baseline: str, arms: Sequence[str], variant: str, weights: str, *, looks: int = 1
 ) -> list[ArmComparison]:
-    """Each of ``arms`` against the baseline, which is not among them, corrected for as many comparisons.
+    """Compare each of ``arms`` with the baseline, which is not among them, corrected for multiple comparisons.
 
-    ``looks``: how often the data could be looked at.
+    ``looks``: number of looks at the data.
     """
     reference = arm_runs(table, baseline, variant, weights)
     every = [arm_runs(table, arm, variant, weights) for arm in arms]
@@ -119,9 +119,9 @@ def compare_with_baseline(
 
 
 def count_wins(table: pl.DataFrame, arms: Sequence[str], variant: str) -> list[WinCount]:
-    """In how many pairs of runs the first of two arms has the lower gap, on the probes that are compared of both.
+    """Count the pairs of runs in which the first of two arms has the lower gap, on the compared probes of both.
 
-    Runs that repeat another are in no pair. Two arms without a common probe (OLI at different periods) are left out.
+    Runs that repeat another are excluded. Two arms without a common probe (OLI at different periods) are left out.
     """
     runs = {arm: arm_runs(table, arm, variant, "live") for arm in arms}
     found = []
@@ -135,7 +135,7 @@ def count_wins(table: pl.DataFrame, arms: Sequence[str], variant: str) -> list[W
 
 
 def compare_average(table: pl.DataFrame, arm: str, variant: str, weights: str) -> AverageComparison:
-    """Averaged against live weights of the same runs, at the probes after the start: one difference per run."""
+    """Compare averaged with live weights of the same runs, at the probes after the start: one difference per run."""
     live, mean = (arm_runs(table, arm, variant, each) for each in ("live", weights))
     chosen = started(live)
     over_run, ended = (
@@ -148,7 +148,7 @@ def compare_average(table: pl.DataFrame, arm: str, variant: str, weights: str) -
 def _differences(
     every: Sequence[ArmRuns], reference: ArmRuns, chosen: Sequence[Steps], *, ends: bool = False
 ) -> list[tuple[Differences, int]]:
-    """Of every arm the differences and the number of paired seeds; the variances of the arms are pooled."""
+    """Differences and number of paired seeds of every arm; the variances of the arms are pooled."""
     windows = [_window(runs, reference, steps, ends=ends) for runs, steps in zip(every, chosen, strict=True)]
     paired = [each.paired for each in windows if each.paired is not None]
     pooled = [mean_variance([each[index] for each in paired]) for index in range(N_QUANTITIES)]
@@ -167,9 +167,9 @@ def _window(runs: ArmRuns, reference: ArmRuns, steps: Steps, *, ends: bool) -> _
 
 
 def _paired(runs: ArmRuns, reference: ArmRuns, steps: Steps) -> FloatArray | None:
-    """Differences by seed, (quantities, seeds), of seeds whose two runs are finite, without pairs that repeat another.
+    """Differences by seed, (quantities, seeds), for seeds with two finite runs, without repeated pairs.
 
-    Where all pairs are one, as of two arms that do not train, each counts: their scatter is the zero that it is.
+    If all pairs are equal, as for two arms that do not train, each counts, with scatter zero.
     """
     common = [seed for seed in runs.seeds if seed in reference.seeds]
     rows = [[each.seeds.index(seed) for seed in common] for each in (runs, reference)]
@@ -214,7 +214,7 @@ def _tests(runs: ArmRuns, reference: ArmRuns, steps: Steps, claim: Estimate, *, 
 
 
 def _unrepeated(runs: FloatArray, distinct: FloatArray) -> FloatArray:
-    """Run means. An arm all of whose runs are one is a constant: it enters with every copy, of scatter zero."""
+    """Run means without repeated runs. An arm whose runs are all equal keeps every copy, with scatter zero."""
     means: FloatArray = (runs if len(distinct) == 1 else distinct).mean(axis=1)
     return means
 
@@ -226,9 +226,9 @@ def _run_means(runs: ArmRuns, steps: Steps) -> FloatArray:
 
 
 def _text_errors(ours: ArmRuns, theirs: ArmRuns, steps: Steps) -> list[TextError | None]:
-    """The error that the evaluation text leaves in each quantity: a jackknife over its batches.
+    """Error of each quantity from the evaluation text: a jackknife over its batches.
 
-    Both go without the same batches each time, so what is easy or hard for both cancels.
+    Both arms leave out the same batches, so easy or hard text cancels.
     """
     without = [
         _mean_of_finite(_run_means(own, steps)) - _mean_of_finite(_run_means(other, steps))
@@ -242,6 +242,6 @@ def _text_errors(ours: ArmRuns, theirs: ArmRuns, steps: Steps) -> list[TextError
 
 
 def _mean_of_finite(values: FloatArray) -> FloatArray:
-    """(quantities, runs) -> (quantities,): without diverged runs; NaN where there is no other."""
+    """(quantities, runs) -> (quantities,): mean without diverged runs; NaN if all diverged."""
     kept = values[:, np.isfinite(values).all(axis=0)]
     return kept.mean(axis=1) if kept.size else np.full(len(values), np.nan)

@@ -1,4 +1,4 @@
-"""What a fork experiment comes to, as named results: what sentences, charts, pages and schedules.json are made from."""
+"""Results of a fork experiment as typed values, from which sentences, charts, pages and schedules.json are made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Differences:
     """Treated minus baseline, lower is better."""
 
     step: int | None
-    """Update of the probe, of an end; None for means over a run, and where every run diverged before any probe."""
+    """Update of the last probe; None for means over a run, and if every run diverged before any probe."""
     gap_points: Estimate
     """Gap of the quantized model, percentage points."""
     fp32_nats: Estimate
@@ -26,18 +26,18 @@ class Differences:
 
 @dataclass(frozen=True)
 class RunTests:
-    """Other tests of the gap over the run, which say how sure the claim is and what careless ones would claim."""
+    """Other tests of the gap over the run, for the certainty of the claim and for comparison with naive tests."""
 
     welch: Estimate
-    """The runs of the two arms taken for independent."""
+    """Test that treats the runs of the two arms as independent."""
     naive: NaiveTest
-    """The probes taken for independent."""
+    """Test that treats the probes as independent."""
     wilcoxon_p: float | None
-    """Rank-sum test of the run means, exact with ties too: the test of the wins."""
+    """p value of the rank-sum test of the run means, exact also with ties: the test of the wins."""
     wilcoxon_p_floor: float
-    """Smallest p value that so few runs can reach in it."""
+    """Smallest p value that this number of runs can reach in it."""
     wins: int
-    """Pairs of a treated and a baseline run of which the treated one is lower; a diverged run loses."""
+    """Pairs of a treated and a baseline run in which the treated one is lower; a diverged run loses."""
     pairs: int
     """Pairs of runs that do not repeat another."""
     n_distinct_runs: int
@@ -45,7 +45,7 @@ class RunTests:
     effect_size: float | None
     """Hedges' g over runs; None where an arm has no spread."""
     detectable_points: float | None
-    """Smallest true difference that is claimed four times out of five after correction; None without a spread."""
+    """Smallest true difference that is found with 80 % power after correction; None without a spread."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,24 @@ class ArmComparison:
     weights: str
     """``live``, ``ema`` or ``lawa``."""
     probes: str
-    """Phase of the probes that are compared; ``all`` = every probe after the start."""
+    """Phase of the compared probes; ``all`` = every probe after the start."""
     n_probes: int
     n_runs: int
     n_baseline_runs: int
     n_pairs: int
-    """Seeds whose runs of both arms are finite and compared with each other; 0 = compared unpaired, by Welch's test."""
+    """Seeds with finite runs of both arms, which are compared in pairs; 0 = unpaired, by Welch's test."""
     over_run: Differences
-    """Of means over the compared probes."""
+    """Differences of means over the compared probes."""
     at_end: Differences
-    """At the last of them."""
+    """Differences at the last compared probe."""
     tests: RunTests
     p_holm: float | None
-    """Of the gap over the run, corrected for the arms compared and the looks at the data."""
+    """p value of the gap over the run, corrected for the number of arms (Holm) and the looks at the data."""
 
 
 @dataclass(frozen=True)
 class AverageComparison:
-    """Averaged against live weights of the same runs, at the probes after the start."""
+    """Averaged weights compared with live weights of the same runs, at the probes after the start."""
 
     arm: str
     weights: str
@@ -85,7 +85,7 @@ class AverageComparison:
 
 @dataclass(frozen=True)
 class WinCount:
-    """In how many pairs of runs ``arm`` has a lower gap than ``other`` at their common probes."""
+    """Number of pairs of runs in which ``arm`` has a lower gap than ``other`` at their common probes."""
 
     arm: str
     other: str
@@ -103,15 +103,15 @@ class SweepTrend:
     n_runs: int
     spearman_r: float
     p_value: float
-    """By permutation within seeds."""
+    """p value by permutation within seeds."""
     test: str
     held: dict[str, float]
-    """Other parameters, of those in which arms of the schedule differ."""
+    """Other parameters in which arms of the schedule differ, with their values."""
 
 
 @dataclass(frozen=True)
 class ArmFacts:
-    """What the runs of an arm were, and where they ended."""
+    """Facts about the runs of an arm, and their ends."""
 
     schedule: str
     parameters: dict[str, float]
@@ -120,21 +120,21 @@ class ArmFacts:
     final_gap: float | None
     final_fp32_nll_nats: float | None
     mean_learning_rate: float | None = None
-    """Over the updates of a run, the ramp for cold moments among them."""
+    """Mean over the updates of a run, including the ramp for cold moments."""
 
 
 @dataclass(frozen=True)
 class ForkFindings:
-    """Everything that is computed from the table of an experiment."""
+    """All results from the table of an experiment."""
 
     baseline: str
     variant: str | None
-    """The variant whose gap is compared; None where only fp32 was measured."""
+    """The variant whose gap is compared; None if only fp32 was measured."""
     arms: dict[str, ArmFacts]
     diverged: tuple[str, ...]
     n_runs: int
     looks: int
-    """How often the runs that there were could be looked at: 1, and one for each time that seeds were added."""
+    """Number of looks at the data: 1, and one more each time that seeds were added."""
     comparisons: tuple[ArmComparison, ...]
     wins: tuple[WinCount, ...]
     averages: tuple[AverageComparison, ...]
@@ -165,14 +165,14 @@ class ForkReport:
     versions: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """One object, findings beside where they come from; NaN as null."""
+        """One JSON object, with the findings and their origin; NaN is null."""
         plain = to_json(self)
         findings = plain.pop("findings")
         return {**plain, **findings}
 
     @classmethod
     def from_json(cls, value: Any) -> ForkReport:
-        """What :meth:`to_json` gave; ``ValueError`` names the field that is not as wanted."""
+        """Read the output of :meth:`to_json`; a ValueError names the wrong field."""
         if not isinstance(value, dict):
             raise ValueError(f"schedules.json holds {type(value).__name__}, wanted an object")
         own = {field.name for field in dataclasses.fields(ForkFindings)}

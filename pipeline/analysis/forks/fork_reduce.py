@@ -3,13 +3,13 @@
 Rules, written down before any run: an arm is compared with the baseline (``cosine``, else the first arm) at the same
 probe steps, on the mean over these of the gap of the headline variant (int4 where there is one); probes at the start
 and during the re-warm-up count nowhere, and where a schedule names a compared phase (OLI: the settled cool ones) only
-its probes count. Holm's correction is over the arms, for each set of weights apart. An arm helps or hurts where the
-adjusted p value is under 0.05.
+its probes count. Holm's correction is over the arms, separately for each set of weights. An arm helps or hurts if
+the adjusted p value is under 0.05.
 
 Added after the first results, and in no claim: the same differences at the last of these probes, whose model is the one
 that is deployed. Changed after the first results, because simulation showed it: runs are compared seed by seed, every
-interval and p value counts the scatter of the evaluation text, and p values count the looks at the data. What all of
-them are conditional on stands in ``analysis.contrasts``.
+interval and p value counts the scatter of the evaluation text, and p values count the looks at the data. See
+``analysis.statistics.contrasts`` for what they are conditional on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ WEIGHTS = ("live", "ema", "lawa")
 
 @dataclass(frozen=True)
 class ForkReduction:
-    """What a fork experiment comes to."""
+    """Result of the reduction of a fork experiment."""
 
     table: pl.DataFrame
     """``fork_table``, without the losses by batch"""
@@ -57,7 +57,7 @@ class ForkReduction:
 
 
 def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> ForkReduction:
-    """Joins the runs in ``folder`` (of kind FORK) and tests the schedules; writes nothing.
+    """Join the runs in ``folder`` (of kind FORK) and test the schedules; writes nothing.
 
     Raises as ``analysis.reduce.reduce_run``.
     """
@@ -70,7 +70,7 @@ def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0
     table = fork_table(folder.shards.require([run.key for run in plan.runs if run.key in done]))
     table = table.filter(
         pl.col("variant").is_in(plan.probe["variants"])
-    )  # a run may hold more than is wanted
+    )  # a run may hold more variants than are wanted
     findings = compare_arms(table, looks=plan.looks, seed=seed)
     rates = _mean_rates(plan, findings.arms)
     arms = {
@@ -139,7 +139,7 @@ def compare_arms(table: pl.DataFrame, *, looks: int = 1, seed: int = 0) -> ForkF
 
 
 def headline(table: pl.DataFrame) -> str | None:
-    """The variant whose gap is compared: int4 where it was measured, else the first that is not fp32."""
+    """The variant whose gap is compared: int4 if measured, else the first that is not fp32."""
     variants = [each for each in table["variant"].unique(maintain_order=True) if each != "fp32"]
     return ALIASES["int4"] if ALIASES["int4"] in variants else next(iter(variants), None)
 
@@ -161,7 +161,7 @@ def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> ArmFacts:
 
 
 def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
-    """Mean learning rate of the updates of a run, the ramp for cold moments among them, by arm."""
+    """Arm -> mean learning rate over the updates of a run, including the ramp for cold moments."""
     rates = ForkRates(**plan.config["rates"])
     arms = {run.arm.label: run.arm for run in plan.runs if run.arm.label in labels}
     return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}

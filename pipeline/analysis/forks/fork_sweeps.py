@@ -15,26 +15,26 @@ from pipeline.analysis.forks.fork_table import arm_runs, compared_steps, values_
 from pipeline.analysis.statistics.permutation import ARRANGEMENTS, trend_within_seeds
 
 LEAST_VALUES = 3
-"""Of a parameter, for a trend over it."""
+"""Fewest values of a parameter for a trend."""
 
 TEST = f"permutation of the runs of a seed, {ARRANGEMENTS:,} drawn"
 
 
 @dataclass(frozen=True)
 class SweptArms:
-    """Arms of one schedule that differ in one parameter alone."""
+    """Arms of one schedule that differ in one parameter only."""
 
     parameter: str
     arms: dict[float, str]
-    """Label by value of the parameter."""
+    """Value of the parameter -> label of the arm."""
     held: dict[str, float]
-    """Their other parameters, of those in which arms of the schedule differ."""
+    """Their other parameters, among those in which arms of the schedule differ."""
 
 
 def find_sweeps(table: pl.DataFrame, variant: str, *, seed: int) -> list[SweepTrend]:
-    """Rank correlation, over runs, of the gap with a parameter that takes three values or more, all others held.
+    """Find sweeps: rank correlation over runs of the gap with a parameter of three or more values, others fixed.
 
-    Runs of one seed saw the same batches and are no independent draws, so the p value is of permutations within seeds.
+    Runs of one seed saw the same batches and are not independent, so the p value is from permutations within seeds.
     """
     arms = table.select("arm", "schedule", "parameters", "optimizer").unique(maintain_order=True)
     found = []
@@ -70,10 +70,10 @@ def find_sweeps(table: pl.DataFrame, variant: str, *, seed: int) -> list[SweepTr
 
 
 def _swept_arms(settings: Mapping[str, Mapping[str, float]]) -> list[SweptArms]:
-    """Every way in which arms of one schedule, given with their parameters, differ in one parameter alone.
+    """Every set of arms of one schedule that differ in one parameter only.
 
-    An arm without a parameter is alike to others without it, and has no place in a sweep of it. Of arms that are the
-    same by two names the first counts.
+    An arm without a parameter equals others without it and is not in a sweep of it. Of equal arms with two names
+    the first counts.
     """
     names = sorted({name for values in settings.values() for name in values})
     moving = [name for name in names if len({values.get(name) for values in settings.values()}) > 1]

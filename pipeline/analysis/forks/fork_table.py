@@ -1,4 +1,4 @@
-"""The table of a fork experiment: every probe of every run, and what the statistics take from it."""
+"""The table of a fork experiment: every probe of every run, and the arrays for the statistics."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pipeline.train.arms import REWARM
 from pipeline.train.schedules import ComparedPhase, schedules
 
 NOT_IN_TABLE = ("suite", "revision", "wall_s", "probe_s", "device")
-"""Columns of the shards that are the same for all rows, or that another run of the same experiment would change."""
+"""Columns of the shards that are left out: equal in all rows, or different in a repetition of the experiment."""
 
 UNSETTLED = ("start", REWARM)
-"""Phases in which no schedule has had its say."""
+"""Phases before the schedule takes effect."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class ArmRuns:
 
     label: str
     compared: ComparedPhase | None
-    """The phase that is compared; None = every probe after the start."""
+    """The compared phase; None = every probe after the start."""
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     phases: tuple[str, ...]
@@ -46,7 +46,7 @@ class ArmRuns:
     fp32_nll_nats: FloatArray
     """(runs, steps)"""
     variant_nll_nats: FloatArray
-    """(runs, steps): what the quantized model itself loses, which is what is deployed"""
+    """(runs, steps): loss of the quantized model itself, which is deployed"""
     fp32_batch_nll_nats: FloatArray
     """(runs, steps, batches): the same equally long batches for all"""
     variant_batch_nll_nats: FloatArray
@@ -61,7 +61,7 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
     the paired standard error of the gap over evaluation batches.
     """
     frames = [pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards]
-    table = pl.concat(frames, how="diagonal")  # some may have columns of further measurements
+    table = pl.concat(frames, how="diagonal")  # some runs may have columns of further measurements
     key = ["run_id", "step", "weights"]
     baseline = table.filter(pl.col("variant") == "fp32").select(*key, baseline="batch_nll_nats")
     joined = table.join(baseline, on=key, how="left", validate="m:1", maintain_order="left")
@@ -94,7 +94,7 @@ def _with_factors(table: pl.DataFrame, key: list[str]) -> pl.DataFrame:
 def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRuns:
     """The runs of ``arm`` as arrays. A run that diverged has NaN from there on.
 
-    ``UsageError`` where its schedule is not registered, such as one of a plug-in that is not there.
+    Raises UsageError if its schedule is not registered, such as one of a missing plug-in.
     """
     rows = table.filter((pl.col("arm") == arm) & (pl.col("weights") == weights))
     steps = sorted(table["step"].unique().to_list())
@@ -135,19 +135,19 @@ def started(runs: ArmRuns) -> NDArray[np.bool_]:
 
 
 def compared_steps(runs: ArmRuns) -> NDArray[np.bool_]:
-    """Probes of an arm that are compared, (steps,) bool: those of its compared phase, else all after the start."""
+    """Compared probes of an arm, (steps,) bool: those of its compared phase, else all after the start."""
     return np.asarray(np.array(runs.phases) == runs.compared.phase) if runs.compared else started(runs)
 
 
 def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The last of the chosen ``steps`` alone: what is deployed is the end of a run."""
+    """The last of the chosen ``steps`` only, because the end of a run is deployed."""
     return np.asarray(np.arange(len(steps)) == np.flatnonzero(steps).max(initial=-1))
 
 
 def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
-    """``runs`` as they would be without one block of evaluation batches, for every block; nothing for one batch.
+    """``runs`` without one block of evaluation batches, for every block; empty for one batch.
 
-    Blocks are of :data:`BATCH_BLOCK` neighbours, of fewer where there are not two such blocks.
+    Blocks have :data:`BATCH_BLOCK` neighbours, or fewer if there are not two such blocks.
     """
     n_batches = runs.fp32_batch_nll_nats.shape[-1]
     if n_batches < 2:
@@ -167,5 +167,5 @@ def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
 
 
 def values_at(values: FloatArray, steps: NDArray[np.bool_]) -> FloatArray:
-    """(runs, steps) at ``steps``; NaN where there are none, because every run diverged before the first."""
+    """(runs, steps) at ``steps``; NaN if there are none because every run diverged before the first."""
     return values[:, steps] if steps.any() else np.full((len(values), 1), np.nan)

@@ -1,4 +1,4 @@
-"""The result of a fork experiment in plain English, made from its findings and nothing else."""
+"""Sentences on the result of a fork experiment, from its findings only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ AVERAGES = {
 
 
 def sentences(findings: ForkFindings) -> tuple[str, ...]:
-    """In reading order: each arm against the baseline, what averaging does, sweeps, what diverged, what brackets mean.
+    """Sentences in reading order: each arm against the baseline, averaging, sweeps, diverged runs, meaning of
+    brackets.
 
     Numbers in parentheses after a number are its 95 % interval over data orders and evaluation text.
     """
@@ -88,19 +89,19 @@ def _comparison(row: ArmComparison, variant: str, compared: ComparedPhase | None
 
 
 def _repeats(row: ArmComparison) -> str:
-    """That runs without chance in them are one run."""
+    """Clause on runs that repeat another, if any."""
     same = row.n_runs - row.tests.n_distinct_runs
     return f": {same} of its {row.n_runs} runs repeat another number for number" if same else ""
 
 
 def _losses(over_run: Differences, variant: str) -> str:
-    """What the arm costs in full precision, and what of the model that is deployed: a small gap alone is no gain."""
+    """The arm's cost in full precision and in the deployed model: a small gap alone is no gain."""
     fp32, own = (_nats(each) for each in (over_run.fp32_nats, over_run.variant_nats))
     return f"Over the run the FP32 price is {fp32} and that of {variant} itself {own}."
 
 
 def _end(end: Differences, variant: str, compared: ComparedPhase | None = None) -> str:
-    """The same at the last compared probe: whoever deploys a model deploys that one."""
+    """The same at the last compared probe, which is the deployed model."""
     name = f"At its last {compared.phase} probe" if compared else "At its end"
     gap = f"{end.gap_points.estimate:+.2f} points{_bounds(end.gap_points, '+.2f')}"
     price = f"{_nats(end.variant_nats)}{_bounds(end.variant_nats, '+.3f')}"
@@ -120,7 +121,7 @@ def _interval(gap: Estimate) -> str:
 
 
 def _naive(row: ArmComparison) -> str:
-    """What counting probes instead of runs would have claimed, where it claims more."""
+    """The claim of a test that counts probes instead of runs, if it claims more."""
     naive = row.tests.naive
     if naive.p_value is None or naive.p_value >= ALPHA:
         return ""

@@ -1,1 +1,1 @@
-"""Statistics that know no file: curves, the bootstrap, noise, change points, contrasts, power."""
+"""Statistics without files: curves, the bootstrap, noise, change points, contrasts, power."""

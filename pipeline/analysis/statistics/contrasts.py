@@ -1,21 +1,21 @@
-"""Two arms of an experiment compared: what a run is one observation of, and what every interval counts.
+"""Compare two arms of an experiment: the unit of observation, and what the intervals count.
 
 Runs of one seed see the same training text in the same order, whatever their arm, so losses of two arms rise and fall
 together (over seeds their correlation is 0.85 in the median at the end of the reference's forks). An arm is therefore
-compared seed by seed: one difference per seed, Student's t. Where several arms are compared with one baseline, an arm
-that scatters little by luck is not believed: its variance is its own, but at least half way from there to the mean
-variance of all arms, with 1.5 (n - 1) degrees of freedom. This was chosen among some eleven ways after seeing how they
-do in simulation; on experiments simulated afresh (``python -m tests.analysis.fork_rates``, with the table: 3 and 5
-seeds, correlations of -0.3, 0, 0.5 and 0.9 between arms) it covers the truth in 0.96 to 0.99 of cases on average over
-arms, and in 0.91 or more for every single one.
+compared seed by seed: one difference per seed, Student's t. If several arms are compared with one baseline, an arm
+may scatter little by luck: its variance is therefore its own, but at least half way to the mean variance of all
+arms, with 1.5 (n - 1) degrees of freedom. This was chosen among some eleven methods by simulation; on newly
+simulated experiments (``python -m tests.analysis.fork_rates``, with the table: 3 and 5 seeds, correlations of -0.3,
+0, 0.5 and 0.9 between arms) it covers the truth in 0.96 to 0.99 of cases on average over arms, and in 0.91 or more
+for every single one.
 
-Every quoted interval and p value counts two things that could have been otherwise: the order of the training text, over
-seeds, and the evaluation text, by a jackknife over its batches. Their variances add (with Satterthwaite's degrees of
-freedom). What a run and a batch have in common is in both, which errs towards wide intervals. All is conditional on one
-starting checkpoint: other orders of the text, not other models. Probes of one run share its weights and are never
+Every interval and p value counts two sources of variance: the order of the training text, over seeds, and the
+evaluation text, by a jackknife over its batches. Their variances add (with Satterthwaite's degrees of freedom).
+Their common part is counted in both, so the intervals are rather too wide. All is conditional on one starting
+checkpoint: other orders of the text, not other models. Probes of one run share its weights and are never
 observations.
 
-A run that repeats another number for number is not one more: it is in no pair, rank or spread.
+A run with exactly the numbers of another does not count again: it is in no pair, rank or spread.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from pipeline.analysis.statistics.curves import FloatArray
 
 LEVEL = 0.95
 POOLED_DF = 1.5
-"""Degrees of freedom for each of n - 1, where the variance of other arms is a floor."""
+"""Factor on n - 1 degrees of freedom if the variance of other arms is a lower bound."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference, with its 95 % interval over data orders and evaluation text; None where the runs are too few."""
+    """A difference, with its 95 % interval over data orders and evaluation text; None with too few runs."""
 
     estimate: float
     lower: float | None = None
@@ -46,17 +46,17 @@ class Estimate:
     runs_se: float | None = None
     """Standard error over runs."""
     text_se: float | None = None
-    """Standard error over the evaluation text; None where it is one batch."""
+    """Standard error over the evaluation text; None for one batch."""
     df: float | None = None
     """Degrees of freedom of both together."""
     lower_by_run: float | None = None
-    """Over data orders alone, on this very text."""
+    """Interval over data orders only, for this text."""
     upper_by_run: float | None = None
 
 
 @dataclass(frozen=True)
 class TextError:
-    """What the evaluation text leaves open of a difference."""
+    """Error of a difference from the evaluation text."""
 
     se: float
     df: int
@@ -64,7 +64,7 @@ class TextError:
 
 @dataclass(frozen=True)
 class NaiveTest:
-    """Student's t over matched probes, each taken for an observation of its own."""
+    """Student's t over matched probes, each treated as one observation."""
 
     t: float | None
     n: int
@@ -75,9 +75,9 @@ class NaiveTest:
 def paired_estimate(
     differences: FloatArray, *, pooled_variance: float | None = None, text: TextError | None = None
 ) -> Estimate:
-    """The mean of one difference per seed, (n,); those that are not finite are left out.
+    """Estimate from one difference per seed, (n,); non-finite ones are left out.
 
-    ``pooled_variance``: mean variance of such differences over the arms that are compared together.
+    ``pooled_variance``: mean variance of such differences over the compared arms.
     """
     kept = differences[np.isfinite(differences)]
     if len(kept) < 2:
@@ -90,7 +90,7 @@ def paired_estimate(
 
 
 def welch_estimate(a: FloatArray, b: FloatArray, *, text: TextError | None = None) -> Estimate:
-    """Difference of two groups of runs that share no seed, by Welch's t test; what is not finite is left out."""
+    """Difference of two groups of runs without common seeds, by Welch's t test; non-finite values are left out."""
     a, b = a[np.isfinite(a)], b[np.isfinite(b)]
     if len(a) == 0 or len(b) == 0:
         return Estimate(math.nan)
@@ -98,7 +98,7 @@ def welch_estimate(a: FloatArray, b: FloatArray, *, text: TextError | None = Non
     if len(a) < 2 or len(b) < 2:
         return Estimate(difference)
     parts = float(a.var(ddof=1) / len(a)), float(b.var(ddof=1) / len(b))
-    # SciPy's own test warns of an arm without any spread, which is an answer here: arms that do not train have none
+    # SciPy's own test warns of an arm without spread, which is valid here: arms that do not train have none
     spread = parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1)
     return _estimate(difference, sum(parts), sum(parts) ** 2 / spread if spread > 0 else 1.0, text)
 
@@ -111,7 +111,7 @@ def mean_variance(every: Sequence[FloatArray]) -> float | None:
 
 
 def distinct_runs(runs: FloatArray) -> FloatArray:
-    """``runs`` (runs, probes) without those that repeat an earlier one number for number; a NaN equals nothing."""
+    """``runs`` (runs, probes) without exact repeats of earlier ones; a NaN equals nothing."""
     kept: list[FloatArray] = []
     for run in runs:
         if not any(np.array_equal(run, other) for other in kept):
@@ -120,7 +120,9 @@ def distinct_runs(runs: FloatArray) -> FloatArray:
 
 
 def wins(treated: FloatArray, baseline: FloatArray) -> int:
-    """Pairs of one run of each, (runs, probes), of which the treated has the lower mean; a run with a NaN loses."""
+    """Number of pairs of one run of each, (runs, probes), in which the treated has the lower mean; a run with NaN
+    loses.
+    """
     ours, theirs = _losing(treated.mean(axis=1)), _losing(baseline.mean(axis=1))
     return int(np.sum(ours[:, None] < theirs[None, :]))
 
@@ -138,7 +140,7 @@ def naive_t(treated: FloatArray, baseline: FloatArray) -> NaiveTest:
 
 
 def hedges_g(a: FloatArray, b: FloatArray) -> float | None:
-    """Difference of run means in standard deviations between runs; None where an arm has no spread.
+    """Difference of run means in standard deviations between runs; None if an arm has no spread.
 
     Source: Hedges 1981, with the approximate correction 1 - 3/(4 df - 1).
     """
@@ -152,9 +154,9 @@ def hedges_g(a: FloatArray, b: FloatArray) -> float | None:
 
 
 def holm(p_values: list[float | None], *, looks: int = 1) -> list[float | None]:
-    """Holm's step-down adjustment over the values that are there, each first multiplied by ``looks``.
+    """Holm's step-down adjustment of the values that are not None, each first multiplied by ``looks``.
 
-    ``looks``: how often the data could be looked at before they were all there (Bonferroni). Source: Holm 1979.
+    ``looks``: number of looks at the growing data (Bonferroni). Source: Holm 1979.
 
     >>> holm([0.01, 0.04, None, 0.03])
     [0.03, 0.06, None, 0.06]

@@ -57,9 +57,9 @@ class Curve:
     variant_batch_nll_nats: Mapping[str, FloatArray] = field(default_factory=dict)
     """Variant name -> loss per evaluation batch, shape (n, n_batches), paired with `fp32_batch_nll_nats`."""
     duplicate: BoolArray | None = None
-    """Whether a checkpoint holds the weights of an earlier one, shape (n,): then it tells nothing of its own step."""
+    """Whether a checkpoint repeats the weights of an earlier one, shape (n,)."""
     name: str = "trajectory"
-    """What error messages call this curve."""
+    """Name of this curve in error messages."""
 
     def __post_init__(self) -> None:
         n = len(self.step)
@@ -121,13 +121,13 @@ class Curve:
 
     @classmethod
     def from_frame(cls, frame: pl.DataFrame, *, name: str = "table") -> Curve:
-        """Read `step`, `fp32_nll_nats`, `<variant>_nll_nats` and what else of a curve is there.
+        """Read a curve from `step`, `fp32_nll_nats`, `<variant>_nll_nats` and optional columns.
 
-        That is `learning_rate`, `kurtosis`, `duplicate_of` (not empty = the weights of an earlier row) and lists of
-        the losses per evaluation batch, `fp32_batch_nll_nats` and `<variant>_batch_nll_nats`. Other columns are
-        ignored. An empty cell becomes NaN, so that its row enters no fit and is counted as left out (writers of csv
-        often leave diverged losses empty); an empty step is an error. Raises UsageError for missing or non-numeric
-        columns, lists of unequal length, unsorted or repeated steps, fewer than 3 rows.
+        The optional ones are `learning_rate`, `kurtosis`, `duplicate_of` (not empty = the weights of an earlier
+        row) and lists of the losses per evaluation batch, `fp32_batch_nll_nats` and `<variant>_batch_nll_nats`.
+        Other columns are ignored. An empty cell becomes NaN, so that its row enters no fit and is counted as left
+        out (writers of csv often leave diverged losses empty); an empty step is an error. Raises UsageError for
+        missing or non-numeric columns, lists of unequal length, unsorted or repeated steps, fewer than 3 rows.
         """
         for column in ("step", "fp32_nll_nats"):
             if column not in frame.columns:

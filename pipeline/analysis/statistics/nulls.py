@@ -19,9 +19,9 @@ from pipeline.analysis.statistics.scales import LeastSquares, Scaled
 N_NULL = 199
 """Simulated curves without an onset, at most."""
 N_STOP = 10
-"""As many that are as strong end the simulation."""
+"""The simulation ends after this many curves that are as strong."""
 FIRST_LOOK = 39
-"""Curves simulated before the first look at how many were as strong."""
+"""Curves simulated before the first check."""
 
 
 def best_without_onset(

@@ -1,6 +1,6 @@
-"""Tests by counting arrangements, for samples too small for a formula: ranks dealt to two groups, values within seeds.
+"""Permutation tests for small samples: ranks in two groups, values within seeds.
 
-Ties need no approximation here: they are ranked by their mean and dealt out as they are.
+Ties need no approximation: they have their mean rank.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from scipy import stats
 from pipeline.analysis.statistics.curves import FloatArray
 
 ARRANGEMENTS = 99_999
-"""Drawn for a trend."""
+"""Number of arrangements drawn for a trend."""
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A rank correlation over runs of which those with one seed share what the seed decides."""
+    """A rank correlation over runs, permuted within seeds."""
 
     spearman_r: float
     p_value: float
-    """Two-sided; NaN where one side does not vary."""
+    """Two-sided p value; NaN if one side does not vary."""
 
 
 def rank_sum_p(a: FloatArray, b: FloatArray) -> float | None:
-    """Two-sided p value of the rank-sum test, exact with ties too: twice the smaller tail, over all ways to deal.
+    """Two-sided p value of the rank-sum test, exact also with ties: twice the smaller tail over all arrangements.
 
-    None where a side is empty.
+    None if a side is empty.
     """
     if len(a) == 0 or len(b) == 0:
         return None
     ranks = np.rint(2 * stats.rankdata([*a, *b])).astype(np.int64)  # doubled, for mean ranks are halves
     total = int(ranks.sum())
     ways = np.zeros((len(a) + 1, total + 1))
-    """By how many ranks were dealt to ``a``, and their sum."""
+    """Number of ranks in ``a`` and their sum -> number of arrangements."""
     ways[0, 0] = 1
     for rank in ranks:
         ways[1:, rank:] += ways[:-1, : total + 1 - rank]

@@ -7,7 +7,7 @@ import math
 from scipy import optimize, stats
 
 POWER = 0.8
-"""With which the smallest difference would be found."""
+"""Power with which the smallest difference is found."""
 
 
 def smallest_found(se: float, df: float, *, alpha: float = 0.05) -> float:

@@ -1,8 +1,9 @@
 """The ratio of two means over the same pieces of text, with Fieller's interval.
 
-Source: Fieller, "Some Problems in Interval Estimation" (J. R. Statist. Soc. B 16, 1954): the interval holds every ratio
-r for which the mean of x - r y cannot be told from 0. Unlike an estimate plus and minus a standard error it stays right
-where the denominator is known badly; where that cannot be told from 0 itself, any ratio is possible and there is none.
+Source: Fieller, "Some Problems in Interval Estimation" (J. R. Statist. Soc. B 16, 1954): the interval contains
+every ratio r for which the mean of x - r y is not significantly different from 0. Unlike an estimate plus and minus
+a standard error it stays valid if the denominator is uncertain; if that is not significantly different from 0, any
+ratio is possible and there is no interval.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class LeastSquares:
     coefficients: FloatArray
     """Shape (k,)."""
     covariance: FloatArray
-    """Of the coefficients, shape (k, k), scaled by the residuals."""
+    """Covariance of the coefficients, shape (k, k), scaled by the residuals."""
     rss: float
     """Whitened residual sum of squares, in units of the noise."""
 

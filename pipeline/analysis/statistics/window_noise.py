@@ -1,4 +1,4 @@
-"""How far the mean of a window of checkpoints lies from its curve by the luck of single checkpoints.
+"""Noise of a window's mean from the scatter of single checkpoints.
 
 A window has too few checkpoints to show its own scatter, so the scatter and its memory are those of the whole stretch
 of the trajectory about the windows: a cubic of the step with first-order autoregressive noise, fitted by restricted

@@ -1,1 +1,1 @@
-"""One training run: its table, phases, convergence, onset, what moves with the learning rate, and the summary."""
+"""Analysis of one training run: table, convergence, onset, phases, response to the learning rate, summary."""

@@ -1,4 +1,4 @@
-"""What a finished audit says, for Python's users: its trajectory and its curve, from the folder alone."""
+"""Read the trajectory and the curve of a finished audit, for the Python API."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a curve enters the fits: usable checkpoints, each content once, at their places within the audited window.
+"""The part of a curve that enters the fits: usable checkpoints, each content once, by position in the audited window.
 
 Every share of the run is a share of the window from the first to the last finite checkpoint, so that the answer does
 not depend on where a window of a longer run begins.
@@ -15,7 +15,8 @@ from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray
 from pipeline.analysis.trajectory.rate_response import relative_rate
 
 INITIAL_SHARE = 0.01
-"""Checkpoints before this share of the audited window are not used: nearly untrained weights follow other laws."""
+"""Checkpoints before this share of the audited window are not used, because nearly untrained weights behave
+differently."""
 MAX_GAP = 1e9
 """Larger gaps (20 nats, far beyond a uniform guess) count as diverged."""
 MAX_POINTS = 400
@@ -41,7 +42,7 @@ class AuditedWindow:
     rate: FloatArray | None
     """Learning rate over its peak, (m,)."""
     fp32_b: FloatArray | None
-    """On resampled text, (m, B)."""
+    """FP32 losses on resampled text, (m, B)."""
     gap_b: FloatArray | None
     n_not_finite: int
     n_duplicates: int
@@ -98,7 +99,7 @@ def audited_window(curve: Curve, variant: str, rng: np.random.Generator) -> Audi
 
 
 def _thin(values: FloatArray) -> FloatArray:
-    """Means over equal runs of rows, as few as bring the first axis down to MAX_POINTS."""
+    """Average neighbouring rows so that the first axis has at most MAX_POINTS."""
     if not len(values):
         return values
     starts = np.arange(0, len(values), -(-len(values) // MAX_POINTS))

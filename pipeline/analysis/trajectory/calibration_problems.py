@@ -1,4 +1,4 @@
-"""What kept calibrated methods from doing all of their work: matrices by variant and reason, over a trajectory."""
+"""Problems of calibrated methods over a trajectory: matrices by variant and reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When full precision stops getting better: the FP32 plateau and the FP32 best.
+"""Convergence: the FP32 plateau and the FP32 best.
 
 Estimand: the first step from which on the expected loss is within TOLERANCE_NATS of the lowest that it still reaches.
 A loss that falls with a slope of s nats per run and then stands still is therefore on its plateau 0.005 / s of the run

@@ -1,4 +1,4 @@
-"""What `phases.detect_phases` finds, as named results that know their place in report.json."""
+"""Results of `detect_phases` as typed values, with their place in report.json."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ Json = dict[str, object]
 
 
 class GrowthKind(StrEnum):
-    """Which of three the gap does."""
+    """The three kinds of growth of a gap."""
 
     NONE = "none"
-    """Nothing is detected that takes off or answers to the learning rate; it may grow steadily."""
+    """No onset and no response to the learning rate is detected; the gap may grow steadily."""
     LEARNING_RATE = "learning_rate"
     """It grows as the learning rate falls, and nothing is detected beyond that."""
     ONSET = "onset"
-    """It takes off at a step, by more than a response to the learning rate (where one is known)."""
+    """It takes off at a step, by more than a response to the learning rate (if known)."""
 
 
 class Resampled(StrEnum):
     """What the intervals count."""
 
     CHECKPOINTS = "checkpoints"
-    """The scatter of the checkpoints alone, on the text that was evaluated."""
+    """Only the scatter of the checkpoints, for the evaluated text."""
     CHECKPOINTS_AND_TEXT = "checkpoints and text"
 
 
@@ -43,7 +43,7 @@ class Convergence:
     share: float | None
     """Share of the resampled curves that converge, whether or not convergence is claimed."""
     at_limit: bool | None
-    """Whether the step lies at the limit of what the rule sees; None without one."""
+    """Whether the step is at the limit of what the rule detects; None without a step."""
     at_or_before: bool
     """The plateau holds from the first used checkpoint on: the window is too short to see it begin."""
     best_step: int | None
@@ -51,7 +51,7 @@ class Convergence:
     late_rise_nats: float | None
     """Smooth FP32 loss at the end minus its minimum."""
     gets_worse: bool
-    """Whether that is more than noise and worth telling."""
+    """Whether that is more than noise and large enough to report."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class OnsetFinding:
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What one trajectory shows."""
+    """The phases of one trajectory, with their evidence."""
 
     variant: str
     level: float
@@ -118,7 +118,7 @@ class PhaseReport:
     """Checkpoints left out because they hold the weights of an earlier one."""
 
     def to_json(self) -> Json:
-        """The keys of report.json that this report answers; no NaN, null for what does not exist."""
+        """The keys of report.json from this report; null for what does not exist, never NaN."""
         found, onset = self.convergence, self.onset
         return {
             "variant": self.variant,

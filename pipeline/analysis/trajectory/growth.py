@@ -1,10 +1,10 @@
-"""How much a gap grew between two windows of steps, and whether it grew more in one training than in another.
+"""Growth of a gap between two windows of steps, and its comparison between trainings.
 
 The gap of a window is the mean over its checkpoints of perplexity_variant / perplexity_fp32 - 1, its growth the ratio
-of a late window's to an early one's. An interval here is for this training, whose weights are what they are. It counts
-the luck of single checkpoints (``analysis.window_noise``) and the choice of the evaluation text, by a jackknife over
-blocks of batches, the same for every checkpoint and training. What another training of the same recipe would give it
-does not say: trainings are the units of ``analysis.trainings``. Unlike an onset, a growth needs no model of the curve.
+of a late window's to an early one's. An interval here holds for this training. It counts the scatter of single
+checkpoints (``statistics.window_noise``) and the choice of the evaluation text, by a jackknife over blocks of
+batches, the same for every checkpoint and training. It does not say what another training of the same recipe would
+give: ``trainings`` uses trainings as units. Unlike an onset, a growth needs no model of the curve.
 
 Measured on 1,000 simulated trajectories a cell (``python -m tests.analysis.growth_rates``, where the table stands):
 intervals of a growth cover the truth in 0.945 to 0.984 of cases, those of a ratio in 0.959 to 0.984, for a memory of 0,
@@ -28,7 +28,7 @@ from pipeline.base.errors import UsageError
 
 LEVEL = 0.95
 START_UP = 0.1
-"""Share of a run whose steep beginning shows no scatter of its later checkpoints."""
+"""Initial share of a run that is too steep to show the scatter of later checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Window:
         return f"{self.first}:{self.last}"
 
     def rows(self, curve: Curve) -> BoolArray:
-        """Which checkpoints of ``curve`` are in it; ``UsageError`` for fewer than two."""
+        """Which checkpoints of ``curve`` are in the window; raises UsageError for fewer than two."""
         inside: BoolArray = (curve.step >= self.first) & (curve.step <= self.last)
         if inside.sum() < 2:
             raise UsageError(
@@ -101,9 +101,9 @@ class Growth:
     before: Bounded
     end: Bounded
     growth: Bounded | None
-    """end / before; None where the gap before cannot be told from 0."""
+    """end / before; None if the gap before is not significantly different from 0."""
     against: Ratio | None
-    """This growth over the growth of the training it is compared with; None for that one itself, and where one of the
+    """This growth over the growth of the training it is compared with; None for that one itself, and if one of the
     two has no growth."""
     memory: float
     """Correlation of the luck of neighbouring checkpoints."""
@@ -138,7 +138,7 @@ class _Windows:
 def compare_growth(
     curves: list[Curve], variant: str, before: Window, end: Window, *, threshold: float = 1.0
 ) -> list[Growth]:
-    """The growth of every curve, and of all but the first against the first's.
+    """The growth of every curve, and its ratio to that of the first.
 
     ``threshold``: of the rule whose power is told. ``UsageError`` where a window is empty or holds a loss that is not a
     number, or where curves have losses on different numbers of batches.

@@ -1,4 +1,4 @@
-"""Does kurtosis move with the INT4 gap once the damage grows? Correlations over phase 3.
+"""Correlation of kurtosis with the INT4 gap over phase 3.
 
 Neighbouring checkpoints are nearly the same model, so n checkpoints are far fewer than n observations: two
 series that merely trend correlate strongly by accident (Yule, J. R. Stat. Soc. 1926). The test therefore
@@ -118,7 +118,7 @@ def kurtosis_test(
 
 
 def _without_trend(step: IntArray, values: FloatArray) -> FloatArray:
-    """What a straight line in step leaves; exactly 0 where that is rounding alone."""
+    """Residuals of a straight line in step; exactly 0 if they are rounding only."""
     design = np.stack([np.ones(len(step)), step / step[-1]], axis=1)
     left = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     return left if np.ptp(left) > 1e-9 * np.ptp(values) else np.zeros_like(left)

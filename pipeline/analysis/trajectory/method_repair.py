@@ -19,7 +19,7 @@ from pipeline.base.errors import UsageError
 from pipeline.spec import Variant, column_of
 
 COLUMN = "gap_over_rtn"
-"""Of the table, after the variant's prefix; its bounds end in ``_lower`` and ``_upper``."""
+"""Column of the table, after the variant's prefix; its bounds end in ``_lower`` and ``_upper``."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,9 @@ def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFram
 
 
 def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:
-    """Of every variant whose grid was also measured without its method: its name, that grid's, the method."""
+    """(variant, variant of the grid alone, method), for every variant whose grid was also measured without its
+    method.
+    """
     found = []
     for name in losses:
         try:

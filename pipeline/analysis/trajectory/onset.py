@@ -1,4 +1,4 @@
-"""Where a gap curve's growth rate jumps up, how sure that is, and whether it happens at all.
+"""Fit the onset: where a gap curve's growth rate jumps up, with its evidence.
 
 The family of `hinges` is fitted on three scales (gap, nats = log(1 + gap), log gap) with the noise of the gap
 propagated to each, so that "growth rate" can mean gap per step or per cent per step: a gap that grows
@@ -6,8 +6,8 @@ steadily on any one of the three needs no onset. The evidence is the log posteri
 onset against all without; its null distribution is simulated from the best curve without one, with the noise
 level, shape and memory found here (`nulls`).
 
-Two questions are asked. Is it more than time alone gives (`p_onset`)? And, where the learning rate is known, is it more
-than a response to the rate gives (`p_beyond_rate`), the curves without an onset then holding such responses too?
+Two tests are made: whether it is more than curves of time alone give (`p_onset`) and, if the learning rate is
+known, more than responses to the rate give (`p_beyond_rate`), which are then among the curves without an onset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.analysis.trajectory.rate_response import responses
 FIRST_KNOT = 0.1
 """No onset is looked for in the first 10 % of the run (the early transient)."""
 MIN_POINTS = 12
-"""With fewer checkpoints a kink cannot be told from a curve at any realistic noise."""
+"""With fewer checkpoints a kink cannot be distinguished from a curve at realistic noise."""
 POINTS_BEFORE, POINTS_AFTER = 4, 2
 """Checkpoints needed on either side of an onset."""
 LAST_KNOT_SHARE = 0.1
@@ -87,11 +87,11 @@ class _Odds:
     """Log posterior odds (B,) of all models with an onset, against those without."""
 
     time: FloatArray
-    """Against those of time alone."""
+    """Odds against models of time alone."""
     rate: FloatArray
-    """Against those with a response to the learning rate as well."""
+    """Odds against models of time alone or with a response to the learning rate."""
     response: FloatArray
-    """Of a response to the rate against time alone, both without an onset; -inf where there is none."""
+    """Odds of a response to the rate against time alone, both without an onset; -inf if there is no response."""
 
 
 def _weigh(grids: list[HingeGrid], curves_nb: list[FloatArray]) -> tuple[FloatArray, _Odds]:

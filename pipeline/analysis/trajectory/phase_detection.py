@@ -38,8 +38,8 @@ losses per batch are known, fits are repeated on a paired block bootstrap over b
 and variants) and the posteriors pooled, which adds the spread between texts.
 
 docs/decision-rules.md repeats the five rules word for word (a test compares them) and has the measured error rates;
-`python -m tests.analysis.rates` measures those again. The rules live in `convergence`, `onset`, `hinges`, `nulls`,
-`rate_response`, `stages` and `events`.
+`python -m tests.analysis.rates` measures those again. The rules are in `convergence`, `onset`, `hinges`, `nulls`,
+`rate_response`, `stages` and `schedule_events`.
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ def detect_phases(
 ) -> PhaseReport:
     """Apply the rules of this module to one trajectory.
 
-    variant: whose gap is searched for an onset. seed: of every resampling; the same seed gives the same
-    report. level: of all intervals. n_null: simulated curves without an onset, at most; the smallest p-value is
-    1 / (n_null + 1). Raises UsageError for an unknown variant.
+    variant: the variant whose gap is searched for an onset. seed: seed of every resampling; equal seeds give equal
+    reports. level: coverage of all intervals. n_null: simulated curves without an onset, at most; the smallest
+    p-value is 1 / (n_null + 1). Raises UsageError for an unknown variant.
     """
     rng = np.random.default_rng(seed)
     window = audited_window(curve, variant, rng)
@@ -124,7 +124,7 @@ def detect_phases(
 
 
 def _nothing(n: int) -> tuple[Convergence, OnsetFinding, events.Predictors, int | None]:
-    """What is said where there are too few checkpoints to say anything."""
+    """The report for too few checkpoints."""
     reason = f"not converged: {_too_few(n, MIN_CHECKPOINTS)}"
     convergence = Convergence(
         None,

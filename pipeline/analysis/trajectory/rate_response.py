@@ -1,4 +1,4 @@
-"""What a gap would look like that did nothing but answer to the learning rate, and how much it grows as the rate falls.
+"""Responses of a gap to the learning rate, and the dose: its growth per halving of the rate.
 
 A response is a smooth function of the rate alone: a power of it, a power of what has gone of it, a logistic. Any
 monotone curve is some function of a rate that falls for the whole run, so the family is kept smooth on purpose: what
@@ -21,7 +21,7 @@ from pipeline.analysis.statistics.noise import memory, noise_shape, smoother, ta
 from pipeline.analysis.statistics.scales import LeastSquares
 
 AT_PEAK = 1e-3
-"""A learning rate within this share of its peak is at it."""
+"""Rates within this fraction of the peak count as the peak."""
 FLOOR_RATE = 0.01
 """Rates under this share of the peak count as this: a rate of zero has no logarithm."""
 MOST_UNKNOWN = 0.2

@@ -43,12 +43,12 @@ ANALYSIS_KEYS = (
     "dose", "phases", "predictors", "int4_gap_first",
     "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
 )  # fmt: skip
-"""Keys of report.json that a curve answers; where there is no curve to ask, null but for the gaps of the table."""
+"""Keys of report.json that need a curve; without one they are null, except the gaps."""
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a run comes to."""
+    """Result of a reduction."""
 
     trajectory: pl.DataFrame
     """One row per checkpoint (``analysis.trajectory``) with its ``phase``."""
@@ -61,10 +61,10 @@ class Reduction:
 
 
 def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> Reduction:
-    """Joins the shards of ``folder`` and analyses them; writes nothing.
+    """Join the shards of ``folder`` and analyse them; writes nothing.
 
-    Raises UsageError where there is no run, StaleShardsError where shards are of another measurement, and
-    IncompleteRunError, naming them, where expected shards are missing and ``allow_missing`` is not set.
+    Raises UsageError if there is no run, StaleShardsError if shards belong to another measurement, and
+    IncompleteRunError, which names them, if expected shards are missing and ``allow_missing`` is False.
     """
     plan = folder.read_plan()
     found = folder_status(folder, plan)
@@ -124,9 +124,9 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:
-    """The losses of the audit in ``folder``, per batch too; ``name`` is what messages call it.
+    """The losses of the audit in ``folder``, also per batch; ``name``: its name in messages.
 
-    Raises UsageError where there is no run, and IncompleteRunError where shards are missing.
+    Raises UsageError if there is no run, and IncompleteRunError if shards are missing.
     """
     plan = folder.read_plan()
     found = folder_status(folder, plan)
@@ -146,9 +146,9 @@ def read_mechanism(folder: RunFolder) -> list[ControlLosses]:
 
 
 def shown(plan: RunPlan, shards: Sequence[Shard]) -> list[Shard]:
-    """``shards`` with the rows that tables are made of: what is wanted, then every other variant that all of them have.
+    """``shards`` with the rows for the tables: the wanted variants, then every other variant that all shards have.
 
-    A shard may hold more than was asked for last; a variant that only some checkpoints have makes no column.
+    A shard may hold more than the last request; a variant that only some checkpoints have makes no column.
     """
     wanted = list(plan.probe["variants"])
     everywhere = set[str]().union(*(shard.measured for shard in shards))
@@ -221,7 +221,7 @@ def _calibration_of(plan: RunPlan, shards: Sequence[Shard]) -> dict[str, str] | 
 
 
 def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
-    """Versions by package that the shards were measured with; where they differ, all of them."""
+    """Package -> versions that measured the shards; all of them if they differ."""
     found: dict[str, list[str]] = {}
     for shard in shards:
         for package, version in shard.versions.items():

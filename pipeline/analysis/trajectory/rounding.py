@@ -22,7 +22,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, eq=False)
 class RoundedCheckpoints:
-    """What the law is fitted to: (variants, checkpoints) and (variants, checkpoints, blocks of batches)."""
+    """Data of the fit: (variants, checkpoints) and (variants, checkpoints, blocks of batches)."""
 
     columns: tuple[str, ...]
     errors: FloatArray
@@ -100,7 +100,7 @@ def half_width(without: FloatArray) -> float | None:
 
 
 def checkpoint_half_width(differences: FloatArray) -> float:
-    """Of the mean over checkpoints, whose rounding falls out by luck; 0 for one checkpoint, whose luck is not known."""
+    """Half width for the mean over checkpoints, from their scatter; 0 for one checkpoint, whose scatter is unknown."""
     n = len(differences)
     return (
         0.0 if n < 2 else float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n))

@@ -1,4 +1,4 @@
-"""Candidate causes of an onset: when they happen, and how far from it.
+"""Candidate events that an onset may follow: their steps, and their distances to it.
 
 One trajectory cannot separate two events that coincide; then the answer is that the data cannot tell. Nor does it order
 an onset and an event that lies within its interval, whichever of the two point estimates comes first.
@@ -37,7 +37,7 @@ the peaks of warm restarts are not stable."""
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened in the run, or the reason why it did not."""
+    """An event of the run, or the reason why it did not happen."""
 
     name: str
     step: float | None
@@ -49,7 +49,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Predictor:
-    """One event against the onset, in steps, intervals at the report's level; None = nothing to say."""
+    """One event compared with the onset, in steps, with intervals at the report's level; None = unknown."""
 
     event: str
     step: int | None
@@ -178,7 +178,7 @@ def interval(
 
 
 class Follows(StrEnum):
-    """What the onset follows: an event, a response to the learning rate, or why there is nothing to name."""
+    """What the onset follows: an event, a response to the learning rate, or why none is named."""
 
     FP32_PLATEAU = FP32_PLATEAU
     FP32_BEST = FP32_BEST
@@ -232,7 +232,7 @@ def judge(onset: float | None, predictors: list[Predictor]) -> Predictors:
 
 
 def judge_response(candidate: Predictors | None, events: list[Predictor]) -> Predictors:
-    """What growth follows that a response to the learning rate explains.
+    """The verdict for growth that a response to the learning rate explains.
 
     candidate: the events against the step from which time alone would have it grow; None without such a step. The start
     of the decay is named where it alone lies there: the rate itself breaks at it.

@@ -1,4 +1,4 @@
-"""What to ship of an audited run, per variant and in words (the rule: ``analysis.decision``)."""
+"""Which checkpoint of an audited run to ship, per variant and in words (rule: ``analysis.decision``)."""
 
 from __future__ import annotations
 

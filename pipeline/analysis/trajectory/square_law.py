@@ -55,7 +55,7 @@ class KappaFit:
 
     kappa: float
     lower: float | None
-    """None where there is one batch of text."""
+    """Interval; None for one batch of text."""
     upper: float | None
     scatter: float | None
     """Standard deviation of log(damage / predicted) over variants; None with fewer than three of clear damage."""
@@ -79,7 +79,7 @@ class SmallDamage:
     predicted_nats: float
     measured_nats: float
     lower: float | None
-    """Of the measured damage, 95 % over the text."""
+    """95 % interval of the measured damage over the text."""
     upper: float | None
     agrees: bool
     """Whether the difference lies within what the text, the scatter of checkpoints and that of the law leave open."""
@@ -132,7 +132,7 @@ class SquareLaw:
 
 
 def square_law(shards: Sequence[Shard], *, duplicates: Sequence[str] = ()) -> SquareLaw | None:
-    """Fits the law to every shard of a trajectory, in step order; None where no checkpoint shows quantized weights.
+    """Fit the law to every shard of a trajectory, in step order; None if no checkpoint has quantized weights.
 
     ``duplicates``: keys of checkpoints with the weights of an earlier one, which enter no window.
     """

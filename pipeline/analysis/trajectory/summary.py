@@ -1,4 +1,4 @@
-"""Everything that report.json says about one trajectory's curves."""
+"""Summary of one trajectory's curves for report.json."""
 
 from __future__ import annotations
 

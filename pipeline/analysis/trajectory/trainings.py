@@ -1,8 +1,8 @@
-"""Groups of trainings compared, each training one observation: what another training of the same kind would give.
+"""Compare groups of trainings, each training one observation.
 
-The numbers are log growths, so that a ratio of growths is a difference. Its interval is Welch's. Beside it stands an
-exact test that needs no normal law: the share of all ways to deal the trainings to the two groups whose difference is
-at least as large, dealt within strata where there are such, trainings of the same initial weights for example.
+The numbers are log growths, so that a ratio of growths is a difference. Its interval is Welch's. An exact test
+needs no normal law: the share of all assignments of the trainings to the two groups whose difference is at least as
+large, within strata if given, such as trainings with the same initial weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.analysis.trajectory.growth import LEVEL, Power, ratio_power
 from pipeline.base.errors import UsageError
 
 MOST_WAYS = 1_000_000
-"""Dealings that are counted; with more, none are, for Welch's interval needs no help there."""
+"""Largest number of permutations that are counted; with more trainings Welch's interval suffices."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Training:
     growth: float
     """> 0"""
     stratum: str = ""
-    """Trainings are dealt to groups within their stratum."""
+    """Trainings are permuted within their stratum."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GroupRatio:
     trainings: int
     trainings_against: int
     ratio: float
-    """Of the geometric means."""
+    """Ratio of the geometric means."""
     lower: float | None
     """95 %, by Welch's t test on log growths; None with fewer than two trainings on a side."""
     upper: float | None
@@ -52,11 +52,11 @@ class GroupRatio:
     log_sd: float | None
     """Standard deviation of log growth between trainings of a group, pooled over the two."""
     permutation_p: float | None
-    """Share of dealings with a difference at least as far from 0; None where there are too many to count."""
+    """Share of permutations with a difference at least as far from 0; None if there are too many."""
     permutation_p_one_sided: float | None
-    """Share of those at least as far in the direction that is seen."""
+    """Share of permutations at least as far in the observed direction."""
     dealings: int
-    """Ways to deal the trainings to the two groups within strata."""
+    """Number of permutations of the trainings between the two groups within strata."""
     power: Power | None
     """None with fewer than two trainings on a side."""
 
@@ -64,9 +64,10 @@ class GroupRatio:
 def compare_groups(
     group: str, ours: Sequence[Training], against: str, theirs: Sequence[Training], *, threshold: float = 1.0
 ) -> GroupRatio:
-    """``ours`` over ``theirs``, at least one training each; ``threshold``: of the rule whose power is told.
+    """Compare ``ours`` with ``theirs``, at least one training each; ``threshold``: of the rule whose power is
+    reported.
 
-    ``UsageError`` where a training is in both groups.
+    Raises UsageError if a training is in both groups.
     """
     twice = {each.name for each in ours} & {each.name for each in theirs}
     if twice:
@@ -102,7 +103,9 @@ def compare_groups(
 
 
 def count_dealings(strata: Sequence[str], n_first: int) -> int:
-    """Ways to deal trainings of these ``strata``, the first ``n_first`` of them to the first group, within strata."""
+    """Number of permutations of trainings with these ``strata``, of which the first ``n_first`` are the first
+    group.
+    """
     ways = 1
     for stratum in dict.fromkeys(strata):
         own = [index for index, each in enumerate(strata) if each == stratum]
@@ -111,7 +114,7 @@ def count_dealings(strata: Sequence[str], n_first: int) -> int:
 
 
 def _beyond(values: FloatArray, strata: Sequence[str], n_first: int) -> tuple[float, float]:
-    """Share of the dealings whose means differ as much as those of the given one, in either and in its direction."""
+    """Shares of permutations whose means differ at least as much, in either and in the observed direction."""
     total = values.sum()
     sums = np.array([values[list(first)].sum() for first in _dealings(strata, n_first)])
     differences = sums / n_first - (total - sums) / (len(values) - n_first)
@@ -122,7 +125,7 @@ def _beyond(values: FloatArray, strata: Sequence[str], n_first: int) -> tuple[fl
 
 
 def _dealings(strata: Sequence[str], n_first: int) -> Iterator[tuple[int, ...]]:
-    """Indices of the first group in every dealing."""
+    """Indices of the first group in every permutation."""
     parts = []
     for stratum in dict.fromkeys(strata):
         own = [index for index, each in enumerate(strata) if each == stratum]

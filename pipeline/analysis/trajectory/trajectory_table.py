@@ -1,4 +1,4 @@
-"""From shards to tables: one row per checkpoint, and one row per checkpoint, variant and quantized tensor.
+"""Make the tables from shards: one row per checkpoint, and one row per checkpoint, variant and quantized tensor.
 
 Every sum runs in numpy in a fixed order, so that equal shards give equal tables, bit for bit.
 """
@@ -22,7 +22,7 @@ from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
 FP32 = "fp32"
 
 CORE_SCORES = frozenset(column.name for column in score_columns(MEASUREMENTS))
-"""Of these, fp32 has its loss alone in the table: the others compare it with itself."""
+"""Core measurements. For fp32 the table has only the loss, because the others compare it with itself."""
 
 IDENTITY = {
     "key": pl.String, "step": pl.Int64, "revision": pl.String, "tokens_seen": pl.Int64, "learning_rate": pl.Float64,
@@ -53,7 +53,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     and for each other variant v the columns of its measurements as ``<v>_<column>``, its losses per batch as
     ``<v>_batch_nll_nats``, ``<v>_gap`` = perplexity over fp32's - 1 and ``<v>_gap_se`` (paired over batches).
 
-    Raises a polars error where a join is not one to one.
+    Raises a polars error if a join is not one to one.
     """
     rows = pl.DataFrame(
         pa.concat_tables(
@@ -67,8 +67,8 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         )
     )
     rows = rows.with_columns(_tensor_means(shards))
-    # Who a checkpoint is comes from the plan: learning rates added to a suite since must be seen without measuring
-    # it again, and duplicates are linked within the plan.
+    # The plan identifies a checkpoint: learning rates that were added to a suite later must show without measuring
+    # again, and duplicates are linked within the plan.
     identity = pl.DataFrame(
         [[getattr(checkpoint, name) for name in IDENTITY] for checkpoint in checkpoints],
         schema=IDENTITY,
@@ -134,7 +134,7 @@ def _nested(shard: Shard) -> list[str]:
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:
-    """Per row of all shards, one number of all its matrices for each statistic that makes one.
+    """For each row of all shards, the pooled statistics of its matrices.
 
     A matrix whose weights are all equal (zeros, at the start of some runs) has no kurtosis and is left out of its mean.
     """

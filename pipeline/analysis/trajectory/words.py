@@ -1,4 +1,4 @@
-"""The verdict in plain English, made from the numbers of a report and nothing else."""
+"""Sentences of the verdict, from the numbers of a report only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _convergence(report: PhaseReport) -> str:
 
 
 def _how_sure(report: PhaseReport) -> str:
-    """What makes the convergence doubtful, as a sentence; empty where nothing does."""
+    """The doubts about the convergence, as a sentence; empty if there are none."""
     doubts, found = [], report.convergence
     if found.share is not None and found.share < report.level:
         doubts.append(f"only {found.share:.0%} of the resampled curves converge")
@@ -123,7 +123,7 @@ def _follows(report: PhaseReport) -> str:
 
 
 def _response(report: PhaseReport) -> str:
-    """What lies where growth that the rate explains would take off."""
+    """Events at the step where growth that the rate explains would take off."""
     held = " and ".join(EVENT_WORDS[event] for event in report.predictors.coincide)
     if report.predictors.follows is Follows.DECAY_START:
         return f"It grows from {held} on, the only candidate event where time alone would have it take off."
@@ -160,6 +160,6 @@ def _name(event: Predictor) -> str:
 
 
 def _lag(event: Predictor) -> str:
-    """Where the event lies, as seen from the onset."""
+    """Position of the event relative to the onset."""
     steps = _steps_after(event)
     return "the same step" if steps == 0 else f"{abs(steps):,} steps {'earlier' if steps > 0 else 'later'}"

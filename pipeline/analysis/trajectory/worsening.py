@@ -1,4 +1,4 @@
-"""A rule for use during training: whether the quantized model's loss has become worse than its best by a margin.
+"""The alarm rule for training: the quantized model's loss has become worse than its best by a margin.
 
 Checkpoints come one at a time. The rule watches y_i, the mean loss of the quantized model at checkpoint i on fixed
 text, and never the gap, which may grow while y still falls. A paired test over texts would not do: checkpoints scatter
@@ -15,8 +15,8 @@ by as much again as the text's error (0.003 to 0.005 nats), and the best so far 
    ``python -m tests.analysis.alarms`` is the evidence.
    ``cusum``: S_i = max(0, S_{i-1} + z_i - 0.25), alarm at 6.
 
-An alarm says "worse than its best by more than the margin since about step j". It is no advice to stop: a learning rate
-that has yet to fall may still gain more than was lost.
+An alarm says "worse than its best by more than the margin since about step j". It is not advice to stop: a fall of
+the learning rate may still gain more than was lost.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ CAP = 3.0
 LAMBDAS = (0.25, 0.5, 1.0)
 CUSUM_SLACK, CUSUM_LIMIT = 0.25, 6.0
 MIN_PAST = 8
-"""Checkpoints before the first one that is judged: fewer do not tell the scatter."""
+"""Checkpoints before the first judged one: fewer do not show the scatter."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Where the loss stands against its best."""
+    """The loss compared with its best."""
 
     step: int
     worse_since: int
@@ -82,10 +82,10 @@ class Worsening:
         return 1 / self._alpha if self._rule == "e-detector" else CUSUM_LIMIT
 
     def observe(self, step: int, loss_nats: float, *, planned: int | None = None) -> Alarm | None:
-        """Judges the checkpoint at ``step`` and remembers it; gives the alarm of the run so far.
+        """Add the checkpoint at ``step``; return the alarm of the run so far.
 
-        ``planned``: checkpoints of the whole run as it looks now; None = as before. A loss that is not finite is
-        passed over: a diverged evaluation is no evidence of a slow worsening.
+        ``planned``: current estimate of the checkpoints of the whole run; None = as before. A loss that is not
+        finite is skipped: a diverged evaluation is no evidence of a slow worsening.
         """
         self._planned = planned or self._planned
         if not math.isfinite(loss_nats):

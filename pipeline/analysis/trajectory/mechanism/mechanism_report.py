@@ -26,7 +26,7 @@ class VariantMechanism:
     variant: str
     """Column prefix."""
     label: str
-    """As readers know it."""
+    """Label for readers."""
     first_is: str
     """What the first window is, in words; empty without windows."""
     shares: GrowthShares | None

@@ -29,7 +29,7 @@ class QuietGap:
     """What the even part of one variant's damage says."""
 
     growth: str
-    """As ``growth`` of report.json."""
+    """Kind of growth, as in report.json."""
     onset_step: int | None
     onset_ci: tuple[int, ...] | None
     """First and last step."""

@@ -238,7 +238,5 @@ def _chunk_rows(template: ModelTemplate, device: torch.device) -> int:
     widths = [
         linear.out_features + linear.in_features for linear in template.linears.values() if not linear.is_head
     ]
-    row_bytes = 4 * 2 * max(widths) * 3
-    return max(
-        CHUNK_ROWS, int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory) // row_bytes
-    )
+    row_bytes = 4 * 4 * max(widths)
+    return int(MEMORY_SHARE * torch.cuda.get_device_properties(device).total_memory) // row_bytes

@@ -280,7 +280,7 @@ def test_a_fused_pass_uses_what_was_calibrated(tmp_path):
     pytest.importorskip("triton")
     from pipeline.probe.gpu.triton_backend import TritonBackend
 
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "vocab_size": 16}
+    small = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 1, "vocab_size": 16}
     folder = save_tiny_model("gpt_neox", tmp_path, initializer_range=0.3, num_hidden_layers=1, **small)
     tokens, calibration_tokens = TOKENS[:1, :, :4] % 16, CALIBRATION % 16
     variants = (Variant(), Variant.of(GRID), Variant.of(Scaled(GRID)))

@@ -88,7 +88,7 @@ def both_ways(probe: ProbeSpec, folder: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("architecture", "arithmetic", "settings"),
     [
-        ("gpt_neox", "split", {}),
+        pytest.param("gpt_neox", "split", {}, marks=gpu),  # on a CPU: test_gpu_engine.py's variants in groups
         ("gpt_neox", "split", {"use_parallel_residual": False}),
         pytest.param("llama", "split", {}, marks=gpu),
         pytest.param("qwen2", "ieee", {"tie_word_embeddings": True}, marks=gpu),

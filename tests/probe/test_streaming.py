@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -191,46 +188,3 @@ def test_a_task_is_streamed_where_that_is_asked_for_or_needed(tmp_path, monkeypa
     assert run_probe(task).notes == (NOTE,)
     numbers = [row["nll_nats"] for row in out.shards.read(task.key).table.to_pylist()]
     assert numbers == [result.nll_nats for result in Prober(SPEC, TOKENS).measure(folder).results]
-
-
-MEMORY = """
-import json, sys
-from pathlib import Path
-import numpy as np
-import torch
-from pipeline.probe import Prober
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
-torch.set_num_threads(1)
-spec = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(1, 2, 16), tokens_sha256="0" * 64)
-tokens = np.random.default_rng(0).integers(0, 300, (1, 2, 16))
-def kib(name):
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(name):
-            return int(line.split()[1])
-def peak_growth(way, folder):
-    before = kib("VmRSS:")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of what came before, imports above all
-    getattr(Prober(spec, tokens), way)(folder)
-    return 1024 * (kib("VmHWM:") - before)
-small, shallow, deep = map(Path, sys.argv[1:])
-Prober(spec, tokens).measure_layers(small)
-runs = (("measure_layers", shallow), ("measure_layers", deep), ("measure", deep))
-print(json.dumps([peak_growth(way, folder) for way, folder in runs]))
-"""
-
-
-@pytest.mark.slow
-def test_memory_is_bounded_by_the_width_and_not_by_the_depth(tmp_path):
-    wide = {"hidden_size": 512, "intermediate_size": 2048}
-    save_tiny_model("llama", tmp_path / "small")
-    for name, depth in (("shallow", 3), ("deep", 20)):
-        save_tiny_model("llama", tmp_path / name, num_hidden_layers=depth, **wide)
-    folders = [str(tmp_path / name) for name in ("small", "shallow", "deep")]
-    ran = subprocess.run(
-        [sys.executable, "-c", MEMORY, *folders], check=True, capture_output=True, text=True, timeout=200
-    )
-    shallow, deep, whole = json.loads(ran.stdout.splitlines()[-1])
-    layer = 4 * (512 * 512 * 2 + 2 * 512 * 256 + 3 * 512 * 2048)
-    assert deep <= 2 * layer * (1 + 3) + 64 * 2**20, "two layers under every variant, and temporaries"
-    assert deep - shallow < 3 * layer, "seventeen more layers cost nothing"
-    assert whole > 20 * layer * 3, "which the whole model does"

@@ -22,25 +22,27 @@ NAMES = ("ternary", "top5", "sawtooth", "zeros")
 
 COMMANDS = """
 import json, sys
-from click.testing import CliRunner
-from jobs.cli import main
-for command in json.loads(sys.argv[1]):
-    result = CliRunner().invoke(main, command)
+from tests.jobs.conftest import command, command_here
+for words, code, own_worker in json.loads(sys.argv[1]):
+    result = (command if own_worker else command_here)(*words)
     print(result.exit_code, result.output)
-    assert result.exit_code == int(sys.argv[2]), result.output
+    assert result.exit_code == code, result.output
 """
 SIZE = ("--batches", "2", "--batch-size", "2", "--seq-len", "32", "--workers", "1", "--device", "cpu")
 
 
-def run(commands: list[list[str]], plugins: list[Path], *, code: int = 0, cluster: bool = True) -> str:
-    """What the commands say, in a process of their own that knows ``plugins``, on the session's ``cluster``."""
+def run(commands: list[tuple[list[str], int, bool]], plugins: list[Path], *, cluster: bool = True) -> str:
+    """What the commands say, in a process of their own that knows ``plugins``, on the session's ``cluster``.
+
+    Each comes with its exit code and with whether its worker is a process of its own, as a user's always is.
+    """
     import ray
 
     environment = {"INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins)), "PYTHONPATH": str(ROOT)}
     if cluster:
         environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     ended = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands), str(code)],
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
         capture_output=True, text=True, check=False, env={**os.environ, **environment},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -58,7 +60,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(work: Path, ray_cluster: None) -> Path:
-    """One folder in which all four have done their work."""
+    """One folder in which all four have done their work, and beside it one of a fifth that fails at a checkpoint."""
     suite, out, corpus = str(work / "suite"), str(work / "out"), f"tokens:{work / 'tokens.npy'}"
     audit = [
         "run",
@@ -79,9 +81,18 @@ def out(work: Path, ray_cluster: None) -> Path:
         "--learning-rate", "1e-3", *SIZE,
     ]  # fmt: skip
     zeros = ["zeros", suite, "--out", out, "--set", "at_most=0.001", "--workers", "1", "--device", "cpu"]
-    said = run([audit, fork, zeros, ["status", out]], [PLUGINS / f"{name}.py" for name in NAMES])
+    text = (
+        (PLUGINS / "zeros.py").read_text().replace('"zeros"', '"fragile"').replace("zeros.csv", "fragile.csv")
+    )
+    failing = "        if task.checkpoint.step == 10:\n            1 / 0\n        limit ="
+    (work / "fragile.py").write_text(text.replace("        limit =", failing))
+    fragile = ["fragile", suite, "--out", out, "--workers", "1", "--device", "cpu"]
+    commands = [(audit, 0, True), (fork, 0, False), (zeros, 0, False), (["status", out], 0, False)]
+    plugins = [*(PLUGINS / f"{name}.py" for name in NAMES), work / "fragile.py"]
+    said = run([*commands, (fragile, 1, False)], plugins)
     assert "suite: 3 done" in said
     assert "suite zeros: 3 done" in said
+    (work / "said").write_text(said)
     return work / "out"
 
 
@@ -126,19 +137,10 @@ def test_a_kind_of_work_of_one_file_has_a_command_tables_and_a_page(out: Path, w
 
 
 @pytest.mark.slow
-def test_one_that_raises_fails_its_checkpoint_by_name(work: Path, ray_cluster: None, tmp_path: Path) -> None:
-    text = (PLUGINS / "zeros.py").read_text()
-    broken = tmp_path / "fragile.py"
-    broken.write_text(
-        text.replace(
-            "        limit =", "        if task.checkpoint.step == 10:\n            1 / 0\n        limit ="
-        )
-    )
-    out = str(tmp_path / "out")
-    command = ["zeros", str(work / "suite"), "--out", out, "--workers", "1", "--device", "cpu"]
-    said = run([command], [broken], code=1)
+def test_one_that_raises_fails_its_checkpoint_by_name(out: Path, work: Path) -> None:
+    said = (work / "said").read_text()
     assert "failed: step000000010: unexpected ZeroDivisionError at fragile.py" in said
-    assert pl.read_csv(tmp_path / "out" / "tables" / "zeros.csv")["step"].to_list() == [0, 20]
+    assert pl.read_csv(out / "tables" / "fragile.csv")["step"].to_list() == [0, 20]
 
 
 @pytest.mark.gpu
@@ -151,7 +153,7 @@ def test_the_quantizer_and_the_measurement_give_the_same_on_a_gpu(work: Path, tm
             "run", str(work / "suite"), "--out", str(out), "--corpus", f"tokens:{work / 'tokens.npy'}",
             "--variant", "ternary", "--measure", "top5", *SIZE[:-1], device,
         ]  # fmt: skip
-        run([command], [PLUGINS / "ternary.py", PLUGINS / "top5.py"], cluster=False)
+        run([(command, 0, True)], [PLUGINS / "ternary.py", PLUGINS / "top5.py"], cluster=False)
         found[device] = pl.read_parquet(out / "tables" / "trajectory.parquet")
     for column, tolerance in (("ternary_nll_nats", 1e-5), ("ternary_top5_share", 0.02)):
         pairs = zip(found["cpu"][column], found["cuda"][column], strict=True)

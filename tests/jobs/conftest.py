@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,19 +28,19 @@ MEASURE = ("--batches", "4", "--batch-size", "2", "--seq-len", "32", "--workers"
 """A quarter of a thousand tokens on one worker: what a test pays is mostly a worker's imports."""
 
 
+def command(*arguments: object) -> Result:
+    """What a command says and how it exits, in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
 @pytest.fixture
 def run(ray_cluster: None) -> Callable[..., Result]:
-    """Runs a command in this process, on the session's Ray cluster."""
-
-    def call(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-    return call
+    """Runs a command in this process, and its workers on the session's Ray cluster."""
+    return command
 
 
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """As ``run``, with the worker in this process too: for what is not about processes, whose start costs seconds."""
+def command_here(*arguments: object) -> Result:
+    """As ``command``, with the worker in this process too: the start of a worker takes seconds."""
     layout = Layout("cpu", 1, SESSION_CORES, 0)
 
     def drive_here(tasks: Sequence[Task], on_outcome: Callable[[TaskOutcome], None], **_: object) -> None:
@@ -49,10 +49,18 @@ def run_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
 
     crew = SimpleNamespace(layout=layout, drive=drive_here)
-    monkeypatch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
     threads = torch.get_num_threads()
-    yield lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
-    torch.set_num_threads(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
+        try:
+            return command(*arguments)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run_here() -> Callable[..., Result]:
+    return command_here
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +84,14 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
+
+
+def address() -> str:
+    """The address of the session's Ray cluster, for a command that is a process of its own."""
+    import ray
+
+    found: str = ray.get_runtime_context().gcs_address
+    return found
 
 
 def trajectory(out: Path) -> pl.DataFrame:

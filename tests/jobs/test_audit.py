@@ -34,11 +34,11 @@ def damage(suite: Path) -> None:
 
 
 def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
-    run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     damage(llama_suite)
     out = tmp_path / "out"
-    result = run("audit", llama_suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    result = run_here("audit", llama_suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     assert result.exit_code == 1
     failed = [line for line in result.stderr.splitlines() if line.startswith("failed:")]
     assert len(failed) == 2
@@ -51,16 +51,16 @@ def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
         f"step{s:09d}" for s in steps
     ]
 
-    status = json.loads(run("status", out, "--json").stdout)
+    status = json.loads(run_here("status", out, "--json").stdout)
     assert sorted(status["failed"]) == ["step000000010", "step000000020"]
     assert status["duplicates"] == {"step000000050": "step000000040"}
 
-    refused = run("reduce", out)
+    refused = run_here("reduce", out)
     assert refused.exit_code == 1
     assert "step10, step20" in refused.stderr
     assert not (out / "tables").exists()
 
-    allowed = run("reduce", out, "--allow-missing")
+    allowed = run_here("reduce", out, "--allow-missing")
     assert allowed.exit_code == 0, allowed.output
     report = json.loads((out / "report.json").read_text())
     assert report["missing"] == ["step000000010", "step000000020"]

@@ -8,16 +8,18 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import Result
 
+from pipeline.base import retry
 from pipeline.base.event_log import read_events
 from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome, drive
-from tests.jobs.conftest import start, trajectory
+from tests.jobs.conftest import address, command_here, start, trajectory
 from tests.jobs.disks import fill_when, small_disk
+from tests.jobs.nodes import busy_workers, children, title
 from tests.models import save_tiny_suite
 from tests.waiting import wait_for
 from tests.workers import PoisonWorker, SkewedWorker, simulated_tasks
@@ -34,17 +36,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """The output of a run that nothing happened to."""
-    from click.testing import CliRunner
-
-    from jobs.cli import main
-
+def undisturbed(suite: Path, tokens_file: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing happened to, whose worker was this process."""
     out = tmp_path_factory.mktemp("undisturbed")
     for arguments in (["audit", suite, "--corpus", tokens_file, "--out", out, *SIZE], ["reduce", out]):
-        assert CliRunner().invoke(main, [str(argument) for argument in arguments]).exit_code == 0
+        assert command_here(*arguments).exit_code == 0
     return out
 
 
@@ -52,16 +48,10 @@ def shards(out: Path) -> list[Path]:
     return sorted((out / "shards" / "audit").glob("*.arrow"))
 
 
-def probe_workers() -> Iterator[int]:
-    """Process ids of this machine's busy probe workers (Ray titles them by the task they are on)."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if title.startswith(b"ray::step"):
-                yield int(entry.name)
+def probe_workers() -> list[int]:
+    """Process ids of the busy workers of the session's cluster."""
+    raylets = [pid for pid in children(os.getpid()) if "raylet/raylet" in title(pid)]
+    return [worker for raylet in raylets for worker in busy_workers(raylet)]
 
 
 def in_background(action: Callable[[], None]) -> threading.Thread:
@@ -72,13 +62,13 @@ def in_background(action: Callable[[], None]) -> threading.Thread:
 
 @pytest.mark.slow
 def test_interrupted_killed_and_resumed_equals_undisturbed(
-    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
     with start(*audit) as first:
         wait_for(lambda: len(shards(out)) >= 1, first)
-        refused = run(*audit)
+        refused = run_here(*audit)
         assert refused.exit_code == 2
         assert f"in use by process {first.pid} on" in refused.stderr
         first.send_signal(signal.SIGINT)
@@ -87,45 +77,24 @@ def test_interrupted_killed_and_resumed_equals_undisturbed(
     assert "the same command resumes" in said
     done = len(shards(out))
     assert done < N_CHECKPOINTS, "it was meant to be interrupted in the middle"
-    with start(*audit) as second:
+    with start(*audit, "--address", address()) as second:
         wait_for(lambda: len(shards(out)) > done, second)
         second.kill()
         second.wait()
     kept = {path.name: path.read_bytes() for path in shards(out)}
     assert len(kept) < N_CHECKPOINTS
-    resumed = run(*audit)
+    resumed = run_here(*audit)
     assert resumed.exit_code == 0, resumed.output
     for name, content in kept.items():
         assert (out / "shards" / "audit" / name).read_bytes() == content, "a finished shard was touched"
     assert not list(out.rglob(".*.tmp"))
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
 
 
-def test_a_killed_worker_costs_nothing_but_time(
-    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    killed: list[int] = []
-
-    def kill() -> None:
-        wait_for(lambda: len(shards(out)) >= 2)
-        wait_for(lambda: any(True for _ in probe_workers()))
-        killed.append(next(probe_workers()))
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = in_background(kill)
-    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    killer.join(timeout=10)
-    assert killed
-    assert result.exit_code == 0, result.output
-    assert f"{N_CHECKPOINTS} measured" in result.stdout
-    assert run("reduce", out).exit_code == 0
-    assert trajectory(out).equals(trajectory(undisturbed))
-
-
-def test_a_worker_whose_clock_is_wrong_measures_the_same(
+def test_a_killed_worker_and_clocks_that_are_wrong_cost_nothing_but_time(
     run: Run,
+    run_here: Run,
     suite: Path,
     tokens_file: str,
     undisturbed: Path,
@@ -133,11 +102,23 @@ def test_a_worker_whose_clock_is_wrong_measures_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
-    audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    killed: list[int] = []
     monkeypatch.setattr("pipeline.runs.execute.TaskWorker", SkewedWorker)
-    assert run(*audit).exit_code == 0
-    assert f"{N_CHECKPOINTS} existed already" in run(*audit).stdout
-    assert run("reduce", out).exit_code == 0
+
+    def kill() -> None:
+        wait_for(lambda: len(shards(out)) >= 2)
+        wait_for(lambda: bool(killed or killed.extend(probe_workers()) or killed))
+        os.kill(killed[0], signal.SIGKILL)
+
+    audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    killer = in_background(kill)
+    result = run(*audit)
+    killer.join(timeout=10)
+    assert killed
+    assert result.exit_code == 0, result.output
+    assert f"{N_CHECKPOINTS} measured" in result.stdout
+    assert f"{N_CHECKPOINTS} existed already" in run_here(*audit).stdout
+    assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
 
 
@@ -156,8 +137,16 @@ def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, lay
     assert f"died {MAX_ATTEMPTS} times" in str(failed.failure)
 
 
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is away is waited for two seconds."""
+    monkeypatch.setattr(retry, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(retry, "POLL_S", 0.05)
+
+
+@pytest.mark.usefixtures("short_patience")
 def test_a_vanished_output_folder_stops_the_run_with_its_path(
-    run: Run, suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, suite: Path, tokens_file: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
 
@@ -166,30 +155,30 @@ def test_a_vanished_output_folder_stops_the_run_with_its_path(
         shutil.move(out / "shards", tmp_path / "gone")
 
     mover = in_background(vanish)
-    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
     mover.join(timeout=10)
     assert result.exit_code == 1
     assert re.search(r"cannot write .*out/shards/audit/step\d+\.arrow", result.stderr), result.stderr
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.slow
-def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
-    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+@pytest.mark.usefixtures("short_patience")
+def test_an_output_folder_that_is_away_for_a_second_costs_nothing_but_time(
+    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     out, away = tmp_path / "out", tmp_path / "away"
 
     def vanish() -> None:
         wait_for(lambda: len(shards(out)) >= 3)
         out.rename(away)
-        time.sleep(10)
+        time.sleep(1)
         away.rename(out)
 
     mover = in_background(vanish)
-    result = run("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
     mover.join(timeout=20)
     assert result.exit_code == 0, result.output
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
     kinds = [event["event"] for event in read_events(out / "events.jsonl")]
     assert kinds.count("done") == N_CHECKPOINTS
@@ -198,7 +187,7 @@ def test_an_output_folder_that_is_away_for_ten_seconds_costs_nothing_but_time(
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
-    run: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+    run: Run, run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path, "512k") as disk:
         out, filler = disk / "out", disk / "filler"
@@ -211,8 +200,8 @@ def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
         kept = len(shards(out))
         assert 2 <= kept < N_CHECKPOINTS
         filler.unlink()
-        resumed = run(*audit)
+        resumed = run_here(*audit)
         assert resumed.exit_code == 0, resumed.output
         assert f"{kept} existed already" in resumed.stdout
-        assert run("reduce", out).exit_code == 0
+        assert run_here("reduce", out).exit_code == 0
         assert trajectory(out).equals(trajectory(undisturbed))

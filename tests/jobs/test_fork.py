@@ -28,7 +28,7 @@ from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.fork_spec import ForkTask
 from pipeline.train.start import automatic_start
-from tests.jobs.conftest import start
+from tests.jobs.conftest import address, command_here, start
 from tests.jobs.disks import fill_when, small_disk
 from tests.models import write_text_corpus
 from tests.waiting import wait_for
@@ -49,14 +49,13 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(suite: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fork experiment that nothing happened to."""
+def undisturbed(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fork experiment that nothing happened to, whose worker was this process."""
     out = tmp_path_factory.mktemp("undisturbed")
     (out / "report.json").write_text(
         json.dumps({"suite": "micro", "onset_step": None, "convergence_step": 22})
     )
-    arguments = ["fork", suite, "--from", "auto", "--out", out, *ARMS, *SIZE]
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    result = command_here("fork", suite, "--from", "auto", "--out", out, *ARMS, *SIZE)
     assert result.exit_code == 0, result.output
     assert "starts where full precision converges (step 22)" in result.output
     return out
@@ -67,7 +66,7 @@ def tables(out: Path) -> tuple[pl.DataFrame, dict[str, object]]:
     return pl.read_parquet(out / "tables" / "fork.parquet"), {**report, "wall_s": None, "start_rule": None}
 
 
-def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> None:
+def test_every_run_is_in_the_tables_and_drawn(run_here: Run, undisturbed: Path) -> None:
     table, report = tables(undisturbed)
     assert set(table["run_id"]) == RUNS
     assert table.height == 6 * 5 * 3 * 3
@@ -89,19 +88,19 @@ def test_every_run_is_in_the_tables_and_drawn(run: Run, undisturbed: Path) -> No
     assert {path.name for path in (undisturbed / "figures").iterdir()} == {
         "fork_runs.png", "fork_forest.png", "fork_wins.png",
     }  # fmt: skip
-    assert "micro fork: 6 done, 0 failed, 0 stale, 0 missing of 6" in run("status", undisturbed).output
-    state = json.loads(run("status", undisturbed, "--json").output)
+    assert "micro fork: 6 done, 0 failed, 0 stale, 0 missing of 6" in run_here("status", undisturbed).output
+    state = json.loads(run_here("status", undisturbed, "--json").output)
     assert (state["kind"], state["expected"]) == ("fork", 6)
 
 
-def test_tables_of_an_earlier_version_are_not_drawn(run: Run, undisturbed: Path, tmp_path: Path) -> None:
+def test_tables_of_an_earlier_version_are_not_drawn(run_here: Run, undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "out")
     file = tmp_path / "out" / "tables" / "schedules.json"
     report = json.loads(file.read_text())
     for row in report["comparisons"]:
         del row["at_end"]
     file.write_text(json.dumps(report))
-    result = run("report", tmp_path / "out")
+    result = run_here("report", tmp_path / "out")
     assert result.exit_code == 2
     assert "made by an earlier version; run `int4-collapse reduce" in result.output
 
@@ -210,11 +209,13 @@ def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_resumed_equals_undisturbed(
-    run: Run, suite: Path, undisturbed: Path, tmp_path: Path, kill: signal.Signals
+    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path, ray_cluster: None, kill: signal.Signals
 ) -> None:
     out = tmp_path / "out"
     command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", "7")
-    with start(*command) as process:
+    # a Ray of its own takes seconds to start, and matters where its workers are told to end
+    place = ("--address", address()) if kill == signal.SIGKILL else ()
+    with start(*command, *place) as process:
         wait_for(lambda: any(out.glob("state/fork/*.pt")), process)
         process.send_signal(kill)
         process.communicate(timeout=60)
@@ -223,7 +224,7 @@ def test_killed_and_resumed_equals_undisturbed(
     assert len(done) < len(RUNS), "it was meant to be killed in the middle"
     saved = any(out.glob("state/fork/*.pt"))
     assert saved or kill == signal.SIGKILL  # an orphaned worker lives for seconds, in which its run may end
-    resumed = run(*command)
+    resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
     assert f"{len(RUNS) - len(done)} runs done, {len(done)} existed already" in resumed.output
     assert ("continued from its saved state" in resumed.output) == saved or kill == signal.SIGKILL

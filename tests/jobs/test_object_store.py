@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from jobs.cli import main
 from pipeline.runs.folder import RunFolder
 from pipeline.store import lease
 from tests.conftest import SECRET
-from tests.jobs.conftest import MEASURE, start
+from tests.jobs.conftest import MEASURE, address, command_here, start
 from tests.models import save_tiny_suite
 from tests.store.faults import Fault
 from tests.store.server import Way
@@ -37,11 +36,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def local(suite: Path, tokens_file: str, way: Way, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run into a folder, by its ``file://`` URL."""
     out = tmp_path_factory.mktemp("local")
-    command = ["run", suite, "--corpus", tokens_file, "--out", f"file://{out}", *MEASURE]
-    assert CliRunner().invoke(main, [str(word) for word in command]).exit_code == 0
+    done = command_here("run", suite, "--corpus", tokens_file, "--out", f"file://{out}", *MEASURE)
+    assert done.exit_code == 0, done.output
     return out
 
 
@@ -51,7 +50,7 @@ def assert_same_tables(url: str, local: Path) -> None:
 
 
 def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it(
-    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
+    run: Run, run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/runs/a"
     done = run("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
@@ -60,15 +59,15 @@ def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it
     assert_same_tables(out, local)
     assert (RunFolder(out).results.read("report.html") or b"").startswith(b"<!doctype html>")
     assert (RunFolder(out).results.read("figures/trajectory.png") or b"").startswith(b"\x89PNG")
-    status = json.loads(run("status", out, "--json").stdout)
+    status = json.loads(run_here("status", out, "--json").stdout)
     assert len(status["done"]) == status["expected"] == N
-    assert run("reduce", out).exit_code == 0
-    assert run("report", out).exit_code == 0
-    phases = run("phases", f"{out}/tables/trajectory.csv", "--json")
+    assert run_here("reduce", out).exit_code == 0
+    assert run_here("report", out).exit_code == 0
+    phases = run_here("phases", f"{out}/tables/trajectory.csv", "--json")
     assert json.loads(phases.stdout)["table"] == f"{out}/tables/trajectory.csv"
 
     way.faults.clear()
-    again = run("audit", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    again = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     assert f"{N} existed already" in again.stdout, again.output
     shards = [target for _, target in way.faults.requests if "shards%2Faudit" in target]
     assert len(shards) == 1, "a resume lists the shards once"
@@ -76,7 +75,7 @@ def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it
 
 
 def test_faults_on_the_way_change_no_number(
-    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
+    run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/run"
     way.faults.add(
@@ -86,7 +85,7 @@ def test_faults_on_the_way_change_no_number(
         Fault("cut reply", "GET", "tokens.npy", times=1),
         Fault("status", "GET", "list-type", times=1, status=503),
     )
-    done = run("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    done = run_here("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     assert done.exit_code == 0, done.output
     assert "0 failed" in done.stdout
     assert_same_tables(out, local)
@@ -94,47 +93,48 @@ def test_faults_on_the_way_change_no_number(
 
 @pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_equals_undisturbed(
-    run: Run, suite: Path, tokens_file: str, local: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, monkeypatch: pytest.MonkeyPatch,
+    ray_cluster: None,
+) -> None:  # fmt: skip
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
-    with start(*command) as first:
+    with start(*command, "--address", address()) as first:
         wait_for(lambda: bool(RunFolder(out).shards.list_keys()), first)
         os.killpg(first.pid, signal.SIGKILL)
     assert len(RunFolder(out).shards.list_keys()) < N
     monkeypatch.setattr(lease, "EXPIRY_S", 2.0)
     monkeypatch.setattr(lease, "PULSE_S", 0.5)
-    resumed = run(*command)
+    resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
     assert "shards exist already" in resumed.stdout
     assert_same_tables(out, local)
 
 
 def test_a_second_driver_is_refused_by_name(
-    run: Run, suite: Path, tokens_file: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+    run_here: Run, suite: Path, tokens_file: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "PULSE_S", 0.3)
     with RunFolder(f"{bucket}/run").lock():
-        refused = run("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
+        refused = run_here("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
     assert refused.exit_code == 2
     assert f"{bucket}/run is in use by process {os.getpid()} on" in refused.stderr
 
 
 @pytest.mark.parametrize("command", ["audit", "reduce", "report", "status"])
 def test_a_bucket_that_does_not_exist_is_wrong_usage(
-    run: Run, suite: Path, tokens_file: str, bucket: str, command: str
+    run_here: Run, suite: Path, tokens_file: str, bucket: str, command: str
 ) -> None:
     words = [suite, "--corpus", tokens_file, "--out"] if command == "audit" else []
-    refused = run(command, *words, f"{bucket}x/run")
+    refused = run_here(command, *words, f"{bucket}x/run")
     assert refused.exit_code == 2
     assert f"{bucket}x/run: there is no bucket" in refused.stderr
 
 
 def test_a_store_that_refuses_in_the_middle_stops_the_run_with_its_url_and_no_secret(
-    run: Run, suite: Path, tokens_file: str, bucket: str, way: Way
+    run_here: Run, suite: Path, tokens_file: str, bucket: str, way: Way
 ) -> None:
     way.faults.add(Fault("status", "PUT", "000002.arrow", status=403))
-    stopped = run("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
+    stopped = run_here("audit", suite, "--corpus", tokens_file, "--out", f"{bucket}/run", *MEASURE)
     assert stopped.exit_code == 1
     assert f"cannot write {bucket}/run/shards/audit/step000000002.arrow: access denied" in stopped.stderr
     assert "Traceback" not in stopped.stderr

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from jobs.cli import main
-from pipeline.base.files import read_checked
-from tests.jobs.conftest import trajectory
+from tests.jobs.conftest import command, command_here, trajectory
 from tests.models import write_text_corpus
 
 Run = Callable[..., Result]
@@ -27,7 +25,7 @@ REPORT_KEYS = {
 
 
 @pytest.fixture(scope="module")
-def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a pretrained ``micro`` suite in ``suite`` and a finished run in ``out``."""
     folder = tmp_path_factory.mktemp("run")
     corpus = write_text_corpus(folder / "text")
@@ -35,7 +33,7 @@ def trained(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path
         ["pretrain", "micro", "--corpus", corpus, "--device", "cpu", "--out", folder / "suite"],
         ["run", folder / "suite", "--out", folder / "out"],
     ):
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        result = command_here(*arguments)
         assert result.exit_code == 0, result.output
     return folder
 
@@ -79,16 +77,16 @@ def test_the_table_repeats_what_the_shards_say(trained: Path) -> None:
         assert row["int4_boundary_fraction"] == pytest.approx(np.average(shares, weights=n), rel=1e-12)
 
 
-def test_reducing_again_gives_the_same_bytes(trained: Path, run: Run) -> None:
+def test_reducing_again_gives_the_same_bytes(trained: Path, run_here: Run) -> None:
     out = trained / "out"
     before = {path.name: path.read_bytes() for path in (out / "tables").iterdir()}
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     assert {path.name: path.read_bytes() for path in (out / "tables").iterdir()} == before
 
 
-def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, run: Run) -> None:
+def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, run_here: Run) -> None:
     table = trained / "out" / "tables" / "trajectory.csv"
-    result = run("phases", table, table.with_suffix(".parquet"), "--json")
+    result = run_here("phases", table, table.with_suffix(".parquet"), "--json")
     assert result.exit_code == 0, result.output
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(lines) == 2
@@ -100,25 +98,17 @@ def test_phases_reads_the_table_back_with_the_keys_of_the_report(trained: Path, 
     assert {key: lines[1][key] for key in lines[1] if key != "table"}.items() <= report.items()
 
 
-def test_suites_lists_checkpoints_in_numeric_order_with_their_duplicates(trained: Path, run: Run) -> None:
-    result = run("suites", trained / "suite")
+def test_suites_lists_checkpoints_in_numeric_order_with_their_duplicates(
+    trained: Path, run_here: Run
+) -> None:
+    result = run_here("suites", trained / "suite")
     assert result.exit_code == 0
     assert result.stdout.index("\tstep2\t") < result.stdout.index("\tstep10\t")
     assert "same content: step0, step1" in result.output
 
 
-@pytest.mark.slow
-def test_benchmark_finds_the_same_losses_as_the_naive_loop(trained: Path, run: Run) -> None:
-    result = run("benchmark", trained / "suite", "--workers", "1", "--json")
-    assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found["max_nll_difference_nats"] < 1e-6
-    assert found["naive_s"] > 0
-    assert found["pipeline_s"] > 0
-
-
 def test_a_nan_loss_is_kept_and_a_missing_column_of_learning_rates_is_not_invented(
-    tmp_path: Path, run: Run
+    tmp_path: Path, run_here: Run
 ) -> None:
     steps = np.arange(40) * 10
     rng = np.random.default_rng(0)
@@ -127,7 +117,7 @@ def test_a_nan_loss_is_kept_and_a_missing_column_of_learning_rates_is_not_invent
     int4[-3:] = np.nan
     path = tmp_path / "t.csv"
     pl.DataFrame({"step": steps, "fp32_nll_nats": fp32, "int4_nll_nats": int4}).write_csv(path)
-    result = run("phases", path, "--json")
+    result = run_here("phases", path, "--json")
     assert result.exit_code == 0, result.output
     (line,) = [json.loads(text) for text in result.stdout.splitlines()]
     assert line["n_not_finite"] == 3
@@ -137,7 +127,7 @@ def test_a_nan_loss_is_kept_and_a_missing_column_of_learning_rates_is_not_invent
 
 def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     def compare(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["compare", *arguments])
+        return command("compare", *arguments)
 
     out = str(trained / "out")
     told = compare(out, out, "--before", "5:15", "--end", "20:30", "--json")

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from jobs.cli import main
 from pipeline.runs.folder import RunFolder
+from tests.jobs.conftest import command_here
 from tests.jobs.nodes import Nodes, busy_workers, raylet
 from tests.models import save_tiny_suite
 from tests.store.server import Way
@@ -30,11 +29,11 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(suite: Path, tokens_file: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def local(suite: Path, tokens_file: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happened to, into a folder."""
     out = tmp_path_factory.mktemp("local")
-    command = ["run", suite, "--corpus", tokens_file, "--out", out, *SIZE]
-    assert CliRunner().invoke(main, [str(word) for word in command]).exit_code == 0
+    done = command_here("run", suite, "--corpus", tokens_file, "--out", out, *SIZE)
+    assert done.exit_code == 0, done.output
     return out
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from pipeline.models.memory import cpu_worker_bytes
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from pipeline.models.memory import cpu_worker_bytes
 from pipeline.spec import TokenShape
 from tests.models import save_tiny_model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, GPTNeoXConfig, GPTNeoXForCausalLM, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from int4_collapse import Int4Callback
 
@@ -35,8 +35,8 @@ def main() -> None:
     given = asked.parse_args()
 
     torch.manual_seed(0)
-    model = GPTNeoXForCausalLM(
-        GPTNeoXConfig(
+    model = LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=VOCABULARY, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=SEQUENCE, bos_token_id=0, eos_token_id=0,
         )

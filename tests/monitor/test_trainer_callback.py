@@ -17,9 +17,6 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from int4_collapse import Int4Callback, UsageError, measure
-from pipeline.monitor.judging import Judge, WatchSettings
-from pipeline.monitor.rate_outlook import RateOutlook
-from pipeline.monitor.verdicts import Observed
 from tests.models import VOCAB, tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -34,14 +31,17 @@ def rows(seed: int, number: int) -> list[dict[str, torch.Tensor]]:
 
 
 def trainer(out: Path, *callbacks: TrainerCallback, evaluated: Any = None, **settings: Any) -> Trainer:
-    """Twelve steps with dropout, evaluated and saved every second one."""
+    """Twelve steps with dropout, evaluated and saved every second one.
+
+    Not of a GPT-NeoX: transformers saves its head under another name than the Trainer looks for when it resumes.
+    """
     arguments: dict[str, Any] = {
         "max_steps": 12, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
         "logging_steps": 3, "per_device_train_batch_size": 4, "learning_rate": 1e-2, "report_to": "none",
         "use_cpu": True, "disable_tqdm": True, "dataloader_pin_memory": False, "seed": 3, **settings,
     }  # fmt: skip
     return Trainer(
-        tiny_model("gpt_neox", hidden_dropout=0.1),
+        tiny_model("llama", attention_dropout=0.1),
         TrainingArguments(str(out), **arguments),
         train_dataset=rows(0, 64),
         eval_dataset=rows(1, 8) if evaluated is None else evaluated,
@@ -119,7 +119,7 @@ def test_weights_and_losses_are_the_same_bit_for_bit_without_it(
 def test_a_resumed_run_gives_the_same_verdicts(
     watched: tuple[Trainer, Reporter, Int4Callback], tmp_path: Path
 ) -> None:
-    whole, _, _ = watched
+    whole, _, watching = watched
     first = trainer(tmp_path, Int4Callback(TOKENS), max_steps=12, save_steps=2)
 
     class Killed(TrainerCallback):
@@ -133,13 +133,14 @@ def test_a_resumed_run_gives_the_same_verdicts(
     resumed = Int4Callback(TOKENS)
     run = trainer(tmp_path, resumed)
     run.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
-    losses, fp32 = curve(run), curve(run, "eval_fp32_loss")
-    assert list(losses) == list(curve(whole))
-    assert [losses[step] for step in (2, 4, 6)] == [curve(whole)[step] for step in (2, 4, 6)]
-    judge = Judge(WatchSettings(12), RateOutlook(12), "int4")  # one that was never interrupted
-    for step, loss in losses.items():
-        expected = judge.observe(Observed(step, {"fp32": fp32[step], "int4": loss}))
-    assert resumed.verdict == expected
+    for name in ("loss", "eval_loss", "eval_int4_loss", "eval_int4_gap", "eval_fp32_loss"):
+        assert curve(run, name) == curve(whole, name), name
+    assert resumed.verdict == watching.verdict
+    assert resumed.verdict is not None
+    uninterrupted = trainer(tmp_path / "again", save_strategy="no")  # the fixture's has gone back to its best
+    uninterrupted.train()
+    for (name, a), b in zip(run.model.named_parameters(), uninterrupted.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
     other = trainer(tmp_path, Int4Callback(TOKENS[:, :, ::-1]))
     with pytest.raises(UsageError, match="tokens"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))

@@ -122,6 +122,12 @@ def test_damage_that_may_be_nothing_has_no_shares() -> None:
     assert "cannot be told from 0" in found.reason
 
 
+def test_damage_below_zero_everywhere_has_no_shares() -> None:
+    run = simulated_run(TrueGrowth(sensitivity=2), 1)
+    found = split_growth(dataclasses.replace(run, damage_TB=-run.damage_TB), FIRST, LAST)
+    assert isinstance(found, NoShares)
+
+
 def test_windows_are_the_plateau_or_the_first_tenth_after_warm_up() -> None:
     step = np.arange(0, 10_001, 100)
     found = choose_windows(step, warm_up_end=150.0)

@@ -205,6 +205,8 @@ def _memory(losses: ControlLosses, rows: list[BoolArray]) -> float:
     start, end = (np.flatnonzero(each) for each in rows)
     whole = losses.usable & (damage > 0)
     whole[: start[0]] = whole[end[-1] + 1 :] = False
+    if whole.sum() < FEWEST:
+        return 0.0
     at, course = losses.step[whole].astype(np.float64), np.log(damage[whole])
     smooth_by = smoother((at - at[0]) / (at[-1] - at[0]), max(5, round(COURSE_SHARE * len(at))))
     shown = memory(course - smooth_by @ course, float(np.trace(smooth_by)))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -29,8 +30,9 @@ from pipeline.measurements import (
     unregister,
 )
 from pipeline.measurements.hooks import checkpoint_values, tensor_values, token_columns, token_values
+from pipeline.runs.shard import Lacks, Shard
 from pipeline.runs.shard_schema import AUDIT_SCHEMA, FORK_SCHEMA
-from pipeline.spec import MEASUREMENTS, Variant
+from pipeline.spec import CALIBRATION, MEASUREMENTS, ProbeSpec, TokenShape, Variant
 
 
 def toy(name: str = "toy", column: str = "toy_mean", **changes: Any) -> TokenMeasurement:
@@ -198,3 +200,23 @@ def test_the_checkpoint_level_gets_the_model_and_the_tokens() -> None:
 
 def test_a_measurement_is_found_by_its_name() -> None:
     assert lookup("divergence").columns[0].name == "kl_nats_mean"
+
+
+def test_a_calibrated_variant_is_asked_how_it_went_and_others_are_not() -> None:
+    plain, gptq = Variant.parse("int4"), Variant.parse("int4@gptq")
+    spec = ProbeSpec((Variant(), plain, gptq), TokenShape(1, 1, 8), "x")
+    assert spec.measurements == (*MEASUREMENTS, CALIBRATION)
+    assert ProbeSpec((Variant(), plain), TokenShape(1, 1, 8), "x").measurements == MEASUREMENTS
+    there = Shard(
+        "step000000000",
+        pa.table({}),
+        "",
+        {},
+        {},
+        (),
+        {},
+        measured={"fp32": MEASUREMENTS, str(plain): MEASUREMENTS},
+    )
+    assert there.lacks(spec.config()) == Lacks(variants=(str(gptq),))  # the others are not measured again
+    unsaid = dataclasses.replace(there, measured={**there.measured, str(gptq): MEASUREMENTS})
+    assert unsaid.lacks(spec.config()) == Lacks(measurements=(CALIBRATION,))

@@ -15,6 +15,7 @@ import click
 
 from jobs.benchmark_fork import compare_forks
 from jobs.benchmark_fork_runs import compare_runs
+from jobs.benchmark_methods import time_methods
 from jobs.benchmark_random import random_suite
 from jobs.benchmark_record import NUMBERS, Record, Stages
 from jobs.console import console, errors, progress
@@ -88,6 +89,11 @@ ARITHMETIC_FILES = 4
     type=click.IntRange(1),
     help="With --runs: updates between probes. Default: a tenth of --updates, as for `fork`.",
 )
+@click.option(
+    "--methods",
+    is_flag=True,
+    help="Time quantization methods instead, on the last checkpoints, beside the libraries that are installed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
     *,
@@ -95,6 +101,7 @@ def command(
     out: str | None,
     scaling: bool,
     training: bool,
+    methods: bool,
     **options: Any,
 ) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
@@ -108,6 +115,11 @@ def command(
     # setting of the other commands does not slow it.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
+    if methods and (training or scaling or options["runs"] is not None):
+        raise UsageError("--methods times methods alone: leave --fork, --runs and --scaling out")
+    if methods:
+        time_methods(options, folder, as_json=as_json)
+        return
     _refuse_calibrated(options["variants"])
     if options["probe_every"] is not None and options["runs"] is None:
         raise UsageError(f"--probe-every {options['probe_every']}: only a run of --fork --runs N is probed")
@@ -148,7 +160,8 @@ def _refuse_calibrated(variants: Sequence[str]) -> None:
     for variant in parse_variants(variants):
         if variant.needs:
             raise UsageError(
-                f"--variant {variant}: the naive loop does not calibrate; wanted variants that need no calibration text"
+                f"--variant {variant}: the naive loop does not calibrate; wanted --methods beside it, or "
+                "variants that need no calibration text"
             )
 
 

@@ -58,7 +58,7 @@ def losses_of(
             inspect(model)
         else:
             _quantize_in_place(model, variant)
-        losses[str(variant)] = _evaluate(model, tokens, device)
+        losses[str(variant)] = evaluate(model, tokens, device)
     return losses
 
 
@@ -95,7 +95,8 @@ def _quantize_in_place(model: Any, variant: Variant) -> None:
 
 
 @torch.inference_mode()
-def _evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
+def evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
+    """Mean nll in nats of ``model`` on ``tokens`` (int64 (batches, batch_size, seq_len))."""
     total, count = 0.0, 0
     for batch in tokens:
         ids = torch.tensor(batch, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pipeline.benchmark.device import Timing
 from pipeline.benchmark.naive import scipy_kurtosis
 from pipeline.benchmark.shapes import TOKENS, each_by_itself, write_random_suite
 from pipeline.models.loading import build_model, read_config, read_weights
+from pipeline.runs.folder import RunFolder
 from pipeline.suites import open_suite
 from tests.jobs.conftest import MEASURE
 from tests.models import tiny_model
@@ -207,3 +209,43 @@ def test_the_numbers_of_every_arithmetic_are_kept_as_they_come(tmp_path: Path) -
         assert kept["naive_s"] == 2.0
     assert kept["arithmetics"]["timings"][0]["name"] == "probe, split"
     Record("s", None).add({"naive_s": 2.0})
+
+
+def test_methods_are_timed_beside_fp32_and_absent_libraries_are_said(
+    run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
+    arguments = (
+        "benchmark", llama_suite, "--methods", "--corpus", tokens_file, "--limit", "2", "--device", "cpu",
+        *MEASURE[:6], "--calibration-sequences", "6", "--variant", "int4-g8-asym", "--variant", "int4-g8-asym@gptq",
+    )  # fmt: skip
+    result = run_here(*arguments, "--json", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "out" / "methods.json").read_text()) == {**found, "complete": True}
+    names = ["fp32", "int4-g8-asym", "int4-g8-asym@gptq", "all together"]
+    assert [each["name"] for each in found["timings"]] == names
+    losses = {each["name"]: each["nll_nats"] for each in found["timings"]}
+    assert run_here(
+        "audit", llama_suite, "--corpus", tokens_file, "--limit", "2", *MEASURE, "--calibration-sequences", "6",
+        "--variant", "int4-g8-asym@gptq", "--out", tmp_path / "audit",
+    ).exit_code == 0  # fmt: skip
+    audited = RunFolder(tmp_path / "audit").read_shard("step000000010").table.to_pylist()
+    assert losses["int4-g8-asym@gptq"] == pytest.approx(audited[1]["nll_nats"], abs=1e-9)
+    assert found["calibration_tokens"] == 6 * 32
+    for peer in found["peers"]:
+        installed = importlib.util.find_spec(
+            {"GPTQModel": "gptqmodel"}.get(peer["name"].split(",")[0], "llmcompressor")
+        )
+        assert (peer["seconds"] is None) == (installed is None)
+        assert ("not installed" in peer["reason"]) == (installed is None)
+    text = run_here(*arguments)
+    assert "GPTQModel, int4-g8-asym@gptq: gptqmodel is not installed here" in text.stdout
+
+
+def test_the_naive_loop_does_not_calibrate(run_here: Run, llama_suite: Path, tokens_file: str) -> None:
+    result = run_here(
+        "benchmark", llama_suite, "--corpus", tokens_file, *MEASURE, "--variant", "int4-g8-asym@gptq"
+    )
+    assert result.exit_code == 2
+    assert "--methods" in result.stderr
+    assert run_here("benchmark", llama_suite, "--methods", "--scaling").exit_code == 2

@@ -17,6 +17,7 @@ from click.testing import Result
 from pipeline.corpus import tokens_sha256
 from pipeline.models import sampling
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard_schema import FORK
 from tests.calibrated import SEEN
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import VOCAB, save_tiny_model
@@ -224,3 +225,49 @@ def test_text_that_nothing_is_calibrated_on_is_told(
     assert result.exit_code == 0, result.output
     assert "no variant is calibrated" in result.stderr
     assert not (tmp_path / "out" / "calibration").exists()
+
+
+def test_calibrated_variants_are_there_in_every_command(
+    run_here: Run, llama_suite: Path, tokens_file: str, calibration_file: str, tmp_path: Path
+) -> None:
+    shared = ("--corpus", tokens_file, *MEASURE, *METHODS, "--calibration", calibration_file)
+    out, streamed = tmp_path / "out", tmp_path / "streamed"
+    done = run_here("run", llama_suite, "--out", out, *shared)
+    assert done.exit_code == 0, done.output
+    page = (out / "report.html").read_text()
+    assert 'aria-label="int4-g8-asym"' in page
+    assert "calibration.npy" in page
+    assert (
+        run_here("audit", llama_suite, "--out", streamed, "--limit", "1", "--stream", *shared).exit_code == 0
+    )
+    assert losses(streamed) == losses(out)
+    column = "int4_g8_asym_weighed"
+    table = trajectory(out)
+    assert f"{column}_gap" in table.columns
+    phases = run_here("phases", out / "tables" / "trajectory.parquet", "--variant", column, "--json")
+    assert phases.exit_code == 0, phases.output
+    windows = ("--before", "0:20", "--end", "30:50")
+    compared = run_here("compare", out, *windows, "--variant", column, "--json")
+    assert compared.exit_code == 0, compared.output
+    assert json.loads(compared.stdout.splitlines()[0])["variant"] == column
+
+
+@pytest.mark.slow
+def test_forks_probe_calibrated_variants(run_here: Run, tmp_path: Path) -> None:
+    from tests.models import write_text_corpus
+
+    corpus, suite, out = write_text_corpus(tmp_path / "text"), tmp_path / "suite", tmp_path / "out"
+    trained = run_here("pretrain", "micro", "--out", suite, "--corpus", corpus, "--steps", "10")
+    assert trained.exit_code == 0, trained.output
+    fork = (
+        "fork", suite, "--from", "5", "--out", out, "--schedules", "cosine", "--seeds", "1", "--steps", "4",
+        "--probe-every", "2", "--tokens-per-step", "64", "--workers", "1", "--learning-rate", "0.001", *METHODS,
+    )  # fmt: skip
+    done = run_here(*fork)
+    assert done.exit_code == 0, done.output
+    assert kept_tokens(out).shape == (6, 32)
+    rows = RunFolder(out, FORK).read_shard("cosine-seed0").table.to_pylist()
+    live = {row["step"]: row for row in rows if row["variant"] == TOY and row["weights"] == "live"}
+    assert list(live) == [0, 2, 4]
+    assert all(row["gap"] == row["gap"] for row in live.values())
+    assert "1 existed already" in run_here(*fork).stdout

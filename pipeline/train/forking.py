@@ -221,9 +221,12 @@ def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
 def score_rows(measured: Measurement, common: Row) -> list[Row]:
     """One row per variant: its scores, its gap to fp32, and its tensors' statistics pooled."""
     baseline, controls = measured.results[0].nll_nats, measured.control_entries()
+    late = {
+        each.name for each in score_columns(measured.measurements) if each.late
+    }  # no shard of a run has them
     rows = []
     for result in measured.results:
-        scores = result.row()
+        scores = {name: value for name, value in result.row().items() if name not in late}
         tensors = scores.pop("tensors")
         with np.errstate(over="ignore", invalid="ignore"):
             gap = float(np.expm1(result.nll_nats - baseline))

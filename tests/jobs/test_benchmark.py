@@ -229,7 +229,7 @@ def test_methods_are_timed_beside_fp32_and_absent_libraries_are_said(
         "audit", llama_suite, "--corpus", tokens_file, "--limit", "2", *MEASURE, "--calibration-sequences", "6",
         "--variant", "int4-g8-asym@gptq", "--out", tmp_path / "audit",
     ).exit_code == 0  # fmt: skip
-    audited = RunFolder(tmp_path / "audit").read_shard("step000000010").table.to_pylist()
+    audited = RunFolder(tmp_path / "audit").shards.read("step000000010").table.to_pylist()
     assert losses["int4-g8-asym@gptq"] == pytest.approx(audited[1]["nll_nats"], abs=1e-9)
     assert found["calibration_tokens"] == 6 * 32
     for peer in found["peers"]:

@@ -266,7 +266,7 @@ def test_forks_probe_calibrated_variants(run_here: Run, tmp_path: Path) -> None:
     done = run_here(*fork)
     assert done.exit_code == 0, done.output
     assert kept_tokens(out).shape == (6, 32)
-    rows = RunFolder(out, FORK).read_shard("cosine-seed0").table.to_pylist()
+    rows = RunFolder(out, FORK).shards.read("cosine-seed0").table.to_pylist()
     live = {row["step"]: row for row in rows if row["variant"] == TOY and row["weights"] == "live"}
     assert list(live) == [0, 2, 4]
     assert all(row["gap"] == row["gap"] for row in live.values())

@@ -199,7 +199,7 @@ def test_a_submitted_job_refuses_a_relative_out(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     result = run_here("audit", llama_suite, "--corpus", tokens_file, "--out", "outputs/here", *MEASURE)
     assert result.exit_code == 2
-    assert "thrown away" in result.stderr
+    assert "temporary copy" in result.stderr
 
 
 def test_token_ids_outside_the_vocabulary_are_refused_before_any_work(

@@ -16,7 +16,7 @@ import pytest
 
 from tests.waiting import wait_for
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
 DRIVER = """
 import sys

@@ -71,6 +71,6 @@ def test_the_driver_of_an_audit_loads_no_torch() -> None:
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert ended.stdout.strip() == "set()"

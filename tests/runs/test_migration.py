@@ -18,7 +18,7 @@ from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import FORK
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
 
-REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
+REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
 STEPS = ("step000000000", "step000000512")
 
 

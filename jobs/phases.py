@@ -34,7 +34,7 @@ def command(
     and <variant>_batch_nll_nats, with which the intervals count the evaluation text too and a checkpoint can be chosen.
     """
     from pipeline.analysis.decision import DEFAULTS
-    from pipeline.analysis.statistics.curves import Curve
+    from pipeline.analysis.statistics.curve_tables import curve_from_frame
     from pipeline.analysis.table_files import read_frame
     from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
     from pipeline.analysis.trajectory.summary import summarise
@@ -42,7 +42,7 @@ def command(
 
     settings = DEFAULTS.changed(tolerance_nats, level)
     frames = [(table, read_frame(table)) for table in tables]
-    curves = [Curve.from_frame(frame, name=table) for table, frame in frames]
+    curves = [curve_from_frame(frame, name=table) for table, frame in frames]
     for (table, frame), curve in zip(frames, curves, strict=True):
         summary = summarise(curve, variant=variant, seed=seed).to_json()
         found = decisions_of(frame, settings, variants=curve.variants, seed=seed)

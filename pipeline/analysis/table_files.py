@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 from pipeline.store import open_store
@@ -50,8 +51,8 @@ READERS: dict[str, tuple[Callable[[bytes], list[str]], Callable[[bytes], pl.Data
 
 
 def read_table(table: str) -> Curve:
-    """The curve of one file, as :func:`read_frame`; raises also what `Curve.from_frame` refuses."""
-    return Curve.from_frame(read_frame(table), name=table)
+    """The curve of one file, as :func:`read_frame`; raises also what `curve_from_frame` refuses."""
+    return curve_from_frame(read_frame(table), name=table)
 
 
 def read_frame(table: str) -> pl.DataFrame:

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 
@@ -13,7 +14,7 @@ GOOD = {"step": [0, 10, 20], "fp32_nll_nats": [3.0, 2.0, 2.0], "int4_nll_nats": 
 
 
 def test_gap_is_the_relative_perplexity_increase() -> None:
-    gap = Curve.from_frame(pl.DataFrame(GOOD)).gap("int4")
+    gap = curve_from_frame(pl.DataFrame(GOOD)).gap("int4")
     assert gap == pytest.approx([0.0, 0.5, np.exp(0.1) - 1])
 
 
@@ -30,28 +31,28 @@ def test_gap_is_the_relative_perplexity_increase() -> None:
 )
 def test_bad_values_are_named(change: dict[str, list[object]], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Curve.from_frame(pl.DataFrame(GOOD | change, strict=False))
+        curve_from_frame(pl.DataFrame(GOOD | change, strict=False))
 
 
 @pytest.mark.parametrize("missing", ["step", "fp32_nll_nats", "int4_nll_nats"])
 def test_missing_columns_are_named(missing: str) -> None:
     with pytest.raises(UsageError, match=missing.removeprefix("int4")):
-        Curve.from_frame(pl.DataFrame(GOOD).drop(missing))
+        curve_from_frame(pl.DataFrame(GOOD).drop(missing))
 
 
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(UsageError, match="2 checkpoints given"):
-        Curve.from_frame(pl.DataFrame(GOOD).head(2))
+        curve_from_frame(pl.DataFrame(GOOD).head(2))
 
 
 def test_unknown_variant_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean int4"):
-        Curve.from_frame(pl.DataFrame(GOOD)).gap("int5")
+        curve_from_frame(pl.DataFrame(GOOD)).gap("int5")
 
 
 def test_an_empty_cell_and_every_spelling_of_nan_mean_not_a_number_never_zero() -> None:
     text = "step,fp32_nll_nats,int4_nll_nats\n0,3,3\n1,2,nan\n2,,NaN\n3,2,\n4,NA,2\n"
-    curve = Curve.from_frame(pl.read_csv(text.encode()))
+    curve = curve_from_frame(pl.read_csv(text.encode()))
     assert np.isnan(curve.gap("int4")).tolist() == [False, True, True, True, True]
 
 
@@ -59,7 +60,7 @@ def test_other_columns_are_ignored_and_variants_found() -> None:
     frame = pl.DataFrame(GOOD).with_columns(
         pl.lit("x").alias("note"), (pl.col("step") * 0.1).alias("learning_rate")
     )
-    curve = Curve.from_frame(frame)
+    curve = curve_from_frame(frame)
     assert curve.variants == ("int4",)
     assert curve.learning_rate == pytest.approx([0.0, 1.0, 2.0])
     assert curve.kurtosis is None

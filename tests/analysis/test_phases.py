@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.trajectory.findings import GrowthKind, Resampled
 from pipeline.analysis.trajectory.phase_detection import detect_phases
@@ -204,7 +205,7 @@ def test_short_tables_get_an_answer(n_rows: int) -> None:
 
 def test_a_run_with_no_finite_loss_gets_an_answer() -> None:
     frame = pl.DataFrame({"step": [0, 1, 2], "fp32_nll_nats": [np.nan] * 3, "int4_nll_nats": [np.nan] * 3})
-    out = json.loads(json.dumps(summarise(Curve.from_frame(frame)).to_json(), allow_nan=False))
+    out = json.loads(json.dumps(summarise(curve_from_frame(frame)).to_json(), allow_nan=False))
     assert out["phases"] == []
     assert out["int4_gap_last"] is None
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
 from pipeline.analysis.trajectory.calibration_problems import calibration_problems
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
@@ -134,7 +135,7 @@ def read_curve(folder: RunFolder, *, name: str) -> Curve:
     if found.to_measure:
         raise IncompleteRunError(_missing_message(folder, plan, found))
     shards = shown(plan, [folder.shards.read(checkpoint.key) for checkpoint in plan.checkpoints])
-    return Curve.from_frame(trajectory_table(shards, plan.checkpoints), name=name)
+    return curve_from_frame(trajectory_table(shards, plan.checkpoints), name=name)
 
 
 def read_mechanism(folder: RunFolder) -> list[ControlLosses]:
@@ -206,7 +207,7 @@ def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[
         fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
         gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
         return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
-    summary = summarise(Curve.from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
+    summary = summarise(curve_from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
     return dict(summary.to_json()), summary.phases.phase_of(steps)
 
 

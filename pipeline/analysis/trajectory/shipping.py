@@ -10,7 +10,8 @@ import polars as pl
 
 from pipeline.analysis.decision import DEFAULTS, Decision, DecisionSettings, Undecided, decide
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
-from pipeline.analysis.statistics.curves import FP32, NLL_SUFFIX, PER_TEXT, IntArray, filled, losses_per
+from pipeline.analysis.statistics.curve_tables import filled, losses_per
+from pipeline.analysis.statistics.curves import FP32, NLL_SUFFIX, PER_TEXT, IntArray
 from pipeline.analysis.trajectory.trajectory_table import headline_variant, measured_variants
 
 BLOCKS = {"sequence": (2, 4, 8), "batch": (BATCH_BLOCK,)}

@@ -20,6 +20,7 @@ from jobs.options import (
 )  # fmt: skip
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
+from pipeline.runs.requests import AuditRequest
 
 
 @click.command()
@@ -36,10 +37,15 @@ def command(**options: object) -> None:
     raise SystemExit(run_audit(audit_options(options)))
 
 
-def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: None) -> int:
+def run_audit(
+    options: AuditOptions,
+    meanwhile: Callable[[], None] = lambda: None,
+    change: Callable[[AuditRequest], AuditRequest] = lambda request: request,
+) -> int:
     """Run the audit, show progress and name every failure on stderr; return the exit code.
 
-    If there is anything to measure, ``meanwhile`` is called in a thread once the workers have started.
+    ``change`` gives the request to carry out instead. If there is anything to measure, ``meanwhile`` is called in a
+    thread once the workers have started.
     """
     from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
@@ -47,7 +53,7 @@ def run_audit(options: AuditOptions, meanwhile: Callable[[], None] = lambda: Non
     from pipeline.runs.progress import Progress
 
     with lazy_progress("calibration text") as on_sample:
-        request = build_request(options, resolve_suite, on_sample)
+        request = change(build_request(options, resolve_suite, on_sample))
     for warning in request.warnings:
         errors.print(f"warning: {warning}", markup=False)
     for note in request.notes:

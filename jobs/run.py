@@ -21,6 +21,7 @@ from jobs.options import (
     stale_option,
 )
 from jobs.reduce import show_reduction
+from jobs.refine import show_refinement
 from jobs.report import show_page
 from pipeline.runs.kind_of_work import kinds_of_work
 
@@ -36,8 +37,20 @@ from pipeline.runs.kind_of_work import kinds_of_work
 @missing_option
 @seed_option
 @decision_options
+@click.option(
+    "--refine",
+    is_flag=True,
+    help="Measure the checkpoints that may be the best again on 16 times as many new tokens, until one is left or the "
+    "set no longer shrinks.",
+)
 def command(
-    allow_missing: bool, seed: int, tolerance_nats: float | None, level: float | None, **options: object
+    *,
+    allow_missing: bool,
+    seed: int,
+    tolerance_nats: float | None,
+    level: float | None,
+    refine: bool,
+    **options: object,
 ) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
     audit = audit_options(options)
@@ -46,6 +59,8 @@ def command(
     show_reduction(
         work, audit.out, allow_missing=allow_missing, seed=seed, tolerance_nats=tolerance_nats, level=level
     )
+    if refine and not show_refinement(audit, seed=seed):
+        code = code or 1
     show_page(work, audit.out)
     raise SystemExit(code)
 

@@ -40,6 +40,8 @@ LATE_SHARE = 0.3
 """The lowest gap is searched after this share of the audited window, because it is zero before training."""
 CORRELATED = 0.1
 """Correlation between neighbouring blocks of text that shortens intervals by five percent."""
+MOST_UNITS = 1024
+"""More pieces of text tell no more of their scatter; neighbours are put together before the bootstrap."""
 MIN_BLOCKS = 4
 """Fewest blocks of text that show the scatter between texts."""
 
@@ -159,6 +161,7 @@ def decide(
     one. ``unit``: what a piece of text is; ``blocks``: how many neighbouring pieces may be kept together
     (:func:`uncorrelated_block`). A checkpoint whose loss is not finite is left out.
     """
+    losses_TU, fp32_losses_TU = _coarser(losses_TU), _coarser(fp32_losses_TU)
     usable = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
     if distinct is not None:
         usable &= distinct
@@ -203,6 +206,17 @@ def decide(
         n_units=losses_TU.shape[1],
         block=block,
         n_checkpoints=len(step),
+    )
+
+
+def _coarser(losses_TU: FloatArray) -> FloatArray:
+    """At most ``MOST_UNITS`` pieces: means of neighbouring ones, of which fewer than go into one are left out at the
+    end.
+    """
+    together = -(-losses_TU.shape[1] // MOST_UNITS)
+    whole = losses_TU.shape[1] // together * together
+    return (
+        losses_TU[:, :whole].reshape(len(losses_TU), -1, together).mean(axis=2) if together > 1 else losses_TU
     )
 
 

@@ -5,6 +5,7 @@
     CollapseError              one sentence: what was given, what was wanted, what to do next
     +-- UsageError             the request itself is wrong; nothing was started      (exit 2)
     |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
+    |   +-- TooFewTokensError  a corpus has fewer tokens than are asked for          (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
     |   +-- NoRoomError        its weights do not fit the memory, however small the chunk   (exit 1)
@@ -34,6 +35,10 @@ class UsageError(CollapseError):
 
 class StaleShardsError(UsageError):
     """The output folder holds shards whose fingerprint differs from the request."""
+
+
+class TooFewTokensError(UsageError):
+    """A corpus has fewer tokens than were requested."""
 
 
 class FolderLockedError(UsageError):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import UsageError
+from pipeline.base.errors import TooFewTokensError, UsageError
 from pipeline.base.files import open_regular
 from pipeline.base.paths import user_path
 from pipeline.corpus.documents import evaluation_documents
@@ -56,7 +56,7 @@ def evaluation_tokens(
         stream = _first_tokens(evaluation_documents(corpus), tokenizer, wanted)
         available = len(stream)
     if available < wanted:
-        raise UsageError(_too_few(corpus, shape, available))
+        raise TooFewTokensError(_too_few(corpus, shape, available))
     _check_ids(corpus, stream, vocab_size)
     array = stream.reshape(shape.batches, shape.batch_size, shape.seq_len)
     return EvaluationTokens(array, tokens_sha256(array))

@@ -68,6 +68,8 @@ def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
 def _decision_tile(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     decided, best = report.get("decision") or {}, report.get("best_checkpoint_for_int4")
     label = f"Ship for {esc(subject(report))}"
+    if (decided.get("refined") or {}).get("best_step") is not None:
+        decided = decided["refined"]
     if decided.get("best_step") is not None:
         others = len(decided["maybe_best"]) - 1
         return [(label, text.step(decided["best_step"]), f"{others} others may be as good")]

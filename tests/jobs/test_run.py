@@ -161,3 +161,27 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     (other / "run.json").write_text(json.dumps(plan))
     mixed = compare(out, str(other), "--before", "5:15", "--end", "20:30")
     assert (mixed.exit_code, "on other tokens" in mixed.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_the_undecided_checkpoints_are_measured_again_on_new_tokens(
+    trained: Path, run: Run, tmp_path: Path
+) -> None:
+    suite = json.loads((trained / "suite" / "suite.json").read_text())
+    steps = ",".join(str(entry["step"]) for entry in suite["checkpoints"][-4:])
+    out = tmp_path / "out"
+    result = run(
+        "run", trained / "suite", "--out", out, "--steps", steps, "--batches", "2", "--batch-size", "4",
+        "--seq-len", "16", "--level", "0.999", "--refine",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    decided = json.loads((out / "report.json").read_text())["decision"]
+    rounds = decided["refined"]["rounds"]
+    assert rounds[0]["steps"] == decided["maybe_best"]
+    assert rounds[0]["batches"] == 32
+    assert rounds[0]["n_tokens"] == len(decided["maybe_best"]) * 32 * 4 * 16
+    assert decided["refined"]["sentence"] in decided["sentence"]
+    first, new = (np.load(folder / "tokens.npy") for folder in (out, out / "refined-32"))
+    assert first.size == 128
+    assert new.size == 2048
+    assert not np.array_equal(new.ravel()[:128], first.ravel())

@@ -19,6 +19,7 @@ from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
 from pipeline.analysis.trajectory.method_repair import with_repairs
+from pipeline.analysis.trajectory.refinement import Refinement
 from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of, redecided
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.stages import Phase
@@ -184,6 +185,16 @@ def redecide(
     if decided is not report:
         _write_report(folder, decided)
     return [str(said)] if (said := (decided.get("decision") or {}).get("sentence")) else []
+
+
+def keep_refinement(folder: RunFolder, found: Refinement) -> None:
+    """Add ``found`` to the decision of the report.json in ``folder``."""
+    report = folder.results.read_report() or {}
+    decided = report["decision"]
+    sentence = f"{decided['sentence']} {found.sentence}"
+    _write_report(
+        folder, {**report, "decision": {**decided, "sentence": sentence, "refined": found.to_json()}}
+    )
 
 
 def _write_report(folder: RunFolder, report: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""``run --refine``: the undecided checkpoints again, on new tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from jobs.audit import run_audit
+from jobs.console import console, errors
+from pipeline.base.errors import CollapseError, TooFewTokensError, UsageError
+from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.new_tokens import without_first
+from pipeline.runs.output import run_folder
+from pipeline.spec import Variant
+
+
+def show_refinement(options: AuditOptions, *, seed: int) -> bool:
+    """Refine the decision in the folder of ``options``, keep and print it; False where no round could be done."""
+    from pipeline.analysis.trajectory.reduction import keep_refinement
+    from pipeline.analysis.trajectory.refinement import NewMeasurement, refine
+
+    folder = run_folder(options.out)
+    report, plan = folder.results.read_report() or {}, folder.read_plan()
+    decided: dict[str, Any] = report.get("decision") or {}
+    if "maybe_best" not in decided:
+        errors.print(f"nothing to refine: {decided.get('reason', 'no checkpoint was chosen')}", markup=False)
+        return False
+    variant = str(report["variants"][decided["variant"]])
+    if Variant.parse(variant).needs:
+        raise UsageError(
+            f"--refine: {variant} is calibrated, and other evaluation text may change its calibration text; wanted a "
+            "first variant that needs none"
+        )
+
+    def measure(steps: Sequence[int], used: int, new: int) -> NewMeasurement | str:
+        import polars as pl
+
+        from pipeline.analysis.trajectory.reduction import reduce_run, write_reduction
+        from pipeline.analysis.trajectory.shipping import decisions_of
+
+        again = dataclasses.replace(
+            options, out=f"{options.out.rstrip('/')}/refined-{new}", steps=tuple(steps), limit=None, batches=used + new,
+            variants=("fp32", variant), mechanism=(), measurements=(), calibration=None,
+        )  # fmt: skip
+        try:
+            code = run_audit(again, change=lambda request: without_first(request, used))
+        except TooFewTokensError as error:
+            return f"{new:,} new batches are not there ({error})"
+        if code:
+            raise CollapseError(
+                f"{again.out}: some of the undecided checkpoints failed; run it again to resume"
+            )
+        reduction = reduce_run(run_folder(again.out), seed=seed)
+        write_reduction(run_folder(again.out), reduction)
+        settings = _settings(decided)
+        candidates = reduction.trajectory.filter(pl.col("step").is_in(steps))
+        decision = decisions_of(candidates, settings, seed=seed)[decided["variant"]]
+        shape = run_folder(again.out).read_plan().config["shape"]
+        tokens = len(steps) * shape["batches"] * shape["batch_size"] * shape["seq_len"]
+        return NewMeasurement(decision, tokens, float(reduction.report["wall_s"]))
+
+    found = refine(decided["maybe_best"], plan.config["shape"]["batches"], measure)
+    keep_refinement(folder, found)
+    (console if found.rounds else errors).print(found.sentence, markup=False)
+    return bool(found.rounds) or len(decided["maybe_best"]) == 1
+
+
+def _settings(decided: dict[str, Any]) -> Any:
+    from pipeline.analysis.decision import DecisionSettings
+
+    return DecisionSettings(decided["tolerance_nats"], decided["level"])

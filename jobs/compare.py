@@ -204,7 +204,7 @@ def _read(names: Sequence[str]) -> list[Curve]:
 
 
 def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:
-    """What was measured under controls, of the trainings that are folders of audits."""
+    """Losses under controls, for the trainings that are folders of audits."""
     from pipeline.analysis.trajectory.reduction import read_mechanism
     from pipeline.report.comparison import TABLE_ENDINGS
 

@@ -48,7 +48,7 @@ MIN_BLOCKS = 4
 
 @dataclass(frozen=True)
 class DecisionSettings:
-    """What counts as good enough, and how sure the sets and bounds are."""
+    """Settings of the decision: tolerance and level."""
 
     tolerance_nats: float = TOLERANCE_NATS
     """Loss that a choice may cost and still be good enough."""

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, files, retries, the event log, plug-ins. Imports nothing else of the project."""
+"""The base of all packages: errors, files, retries, the event log, plug-ins. Imports nothing else of the project."""

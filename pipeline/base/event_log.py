@@ -1,4 +1,4 @@
-"""What happened in a run, one JSON line per event, for people and for tools that watch.
+"""The event log of a run: one JSON line per event, for people and for tools that watch.
 
 No decision depends on it: the shards alone say what is done. Each line is one object with ``time`` (UTC, on the
 driver's machine), ``event`` and its fields:

@@ -6,8 +6,8 @@ A plug-in is a module that registers members when it is imported. It is found in
 - the environment variable ``INT4_COLLAPSE_PLUGINS`` names it, as a module or as a path that ends in ``.py``, several
   separated by commas.
 
-The command line and every worker load both at their start. Elsewhere a registry loads them when it is asked for all
-its members, or for a name that the library itself does not define; imports inside the library need no plug-in.
+The command line and every worker load both at their start. Elsewhere a registry loads them when all its members are
+requested, or for a name that the library itself does not define; imports inside the library need no plug-in.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What users call it; unique within its set."""
+        """Name for users, unique within its set."""
         ...
 
 
@@ -123,7 +123,7 @@ def worker_environment() -> dict[str, str]:
 
 @functools.cache
 def _entries() -> tuple[EntryPoint, ...]:
-    """What installed packages name; found once, because all of their metadata is read for it."""
+    """Plug-ins named by installed packages; found once, because that reads the metadata of all packages."""
     return tuple(entry_points(group=GROUP))
 
 

@@ -60,7 +60,7 @@ class MethodComparison:
     device: str
     checkpoints: int
     n_tokens: int
-    """Of the evaluation."""
+    """Tokens of the evaluation."""
     calibration_tokens: int
     """0 where no variant is calibrated."""
     timings: tuple[MethodTiming, ...]
@@ -68,7 +68,7 @@ class MethodComparison:
     peers: tuple[PeerTiming, ...]
 
     def lines(self) -> list[str]:
-        """As text."""
+        """The timings as text."""
         alone = self.timings[0]
         rows = [("", "s/checkpoint", "more than fp32", "nll nats", "peak GiB")]
         for each in self.timings:

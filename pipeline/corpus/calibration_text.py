@@ -62,7 +62,7 @@ class Calibrating:
 
 @dataclass(frozen=True, eq=False)
 class CorpusTokens:
-    """What was taken from a corpus."""
+    """Calibration tokens from a corpus."""
 
     array: NDArray[np.int64]
     """Token ids, (sequences, seq_len)."""
@@ -103,7 +103,7 @@ def corpus_tokens(
 
 
 def require_disjoint(source: str, array: NDArray[np.int64], known: KnownRuns) -> None:
-    """``UsageError`` where a sequence of ``array`` shares a run of tokens with the ``known`` evaluation text."""
+    """Raise UsageError if a sequence of ``array`` shares a run of tokens with the ``known`` evaluation text."""
     overlapping = np.flatnonzero(known.repeated(array).any(axis=-1))
     if len(overlapping):
         raise UsageError(
@@ -114,7 +114,7 @@ def require_disjoint(source: str, array: NDArray[np.int64], known: KnownRuns) ->
 
 
 def require_ids(source: str, tokens: NDArray[np.int64], vocab_size: int | None) -> None:
-    """``UsageError`` for an id below 0 or not below ``vocab_size`` (None: not known)."""
+    """Raise UsageError for an id below 0 or not below ``vocab_size`` (None: not known)."""
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or (vocab_size is not None and high >= vocab_size):
         limit = f"0 to {vocab_size - 1} (the model has {vocab_size} ids)" if vocab_size else "ids from 0 on"

@@ -124,7 +124,7 @@ class Dispatch:
         now = time.monotonic()
         for worker in self._pool.free():
             if len(worker.held) > 1 and self._queue.waiting <= self._pool.size:
-                continue  # near the end a task is left for whoever is free first
+                continue  # near the end a task is left for the first idle worker
             attempt = self._queue.next(worker, now, next(iter(worker.held.values()), None))
             if attempt is not None:
                 self._pool.submit(worker, attempt)

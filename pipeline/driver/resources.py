@@ -76,7 +76,7 @@ class Layout:
     task_timeout_s: float | None = None
     """See :class:`Resources`."""
     long_tasks: bool = False
-    """Whether tasks are long and keep a state of their own: each is then handed to whoever is free, none ahead."""
+    """Whether tasks are long and keep a state of their own: each is then given to an idle worker, none ahead."""
     grows: bool = False
     """Whether an autoscaler may add nodes for workers that do not fit now."""
     worker_bytes: int | None = None

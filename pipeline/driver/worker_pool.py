@@ -46,7 +46,7 @@ class WorkerLostError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs."""
+    """Host, process and node of a worker."""
 
     host: str
     pid: int

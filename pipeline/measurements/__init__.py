@@ -157,12 +157,12 @@ def selected(names: Iterable[str], level: type[M]) -> list[M]:
 
 
 def further(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of ``names`` that are not core measurements."""
+    """The ``names`` that are not core measurements."""
     return tuple(name for name in names if name not in MEASUREMENTS)
 
 
 def installed(names: Iterable[str]) -> list[str]:
-    """Those of ``names`` that are registered; a shard may hold columns of others."""
+    """The ``names`` that are registered; a shard may hold columns of others."""
     there = {each.name for each in registered()}
     return [name for name in names if name in there]
 

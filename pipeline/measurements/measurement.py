@@ -169,7 +169,7 @@ class OutcomeMeasurement:
 
 
 class HiddenObserver(Protocol):
-    """What gathers a measurement of the hidden states of one checkpoint."""
+    """Collector of a measurement of the hidden states of one checkpoint."""
 
     def add(self, layer: int, hidden_RD: Tensor) -> None:
         """Takes the residual stream after decoder layer ``layer``, counted from 0, float32 (R, D), for the next R

@@ -1,4 +1,4 @@
-"""Norm of the quantized weights: error relative to it is what ``relative_error`` tells, the norm itself is told here.
+"""Norm of the quantized weights; ``relative_error`` is the error relative to it.
 
 It falls under weight decay and grows without, and the sensitivity to an absolute error of the weights moves with it
 where nothing normalises what they feed.

@@ -133,8 +133,8 @@ def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
 
 
 def widest(variants: Sequence[Variant], mechanism: Sequence[Variant]) -> tuple[Variant, ...]:
-    """What bounds on memory are taken of: ``variants``, or as many controls as go through a model at a time where those
-    of ``mechanism`` are measured too and are more.
+    """The variants for bounds on memory: ``variants``, or as many controls as are measured at a time, if those of
+    ``mechanism`` are more.
     """
     if not mechanism or len(variants) >= VARIANTS_AT_ONCE:
         return tuple(variants)

@@ -162,8 +162,8 @@ class ProbeLinear(nn.Module):
 def require_rules(
     variants: Sequence[Variant], sites: Sequence[LinearSite], config: Mapping[str, Any]
 ) -> None:
-    """``CheckpointError`` where a rule of ``variants`` decides for none of ``sites``, or does not fit the model of
-    ``config`` that they are of.
+    """Raise CheckpointError if a rule of ``variants`` matches none of ``sites``, or does not fit the model of
+    ``config``.
     """
     layers = [site.name for site in sites if not site.is_head]
     head = next((site.name for site in sites if site.is_head), None)

@@ -51,7 +51,7 @@ class CalibratedWeights:
                     self._keep(linear, index, encoded[linear.name])
 
     def _by_quantizer(self, readers: list[ProbeLinear], variant: int) -> dict[Quantizer, list[ProbeLinear]]:
-        """Those that are calibrated under ``variant``."""
+        """Linear layers that are calibrated under ``variant``."""
         found: dict[Quantizer, list[ProbeLinear]] = {}
         for linear in readers:
             quantizer = self._quantizer_of(linear)(variant)
@@ -76,7 +76,7 @@ class CalibratedWeights:
             received.add(rows_RI, frozenset().union(*needs))
 
     def before_the_first_token(self, linear: ProbeLinear) -> list[LayerInputs]:
-        """What ``linear`` has received before the first token, by calibrated variant."""
+        """Empty inputs of ``linear``, by calibrated variant."""
         weight = linear.stored_weight()
         return [LayerInputs(linear.in_features, weight.device, self._plan.backend) for _ in self.variants]
 

@@ -61,13 +61,13 @@ class Calibrator:
         self._wanted: set[str] = set()
         """Layers that are not encoded yet."""
         self._readers: dict[str, ProbeLinear] = {}
-        """Those that are called with one tensor, by the first chunk that reaches any."""
+        """Linear layers that are called with one tensor, found by the first chunk that reaches any."""
         self._read: set[str] = set()
         """The linear layers of the group that this chunk has reached."""
         self._are_known = False
         """Whether an earlier chunk has reached them."""
         self._inputs: list[LayerInputs] = []
-        """What they receive, one per calibrated variant."""
+        """Their inputs, one per calibrated variant."""
         self._source: Tensor | None = None
         self._sharing: dict[str, tuple[str, ...]] = {}
         """By a linear layer's name within its layer: those that are called with the same tensor, itself among them."""

@@ -43,11 +43,11 @@ class Observed:
         self._next += 1
 
     def hidden(self) -> Iterator[Tensor]:
-        """Those of the pass itself."""
+        """Values of the pass itself."""
         return self._inner.hidden()
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Those of the pass itself."""
+        """Values of the pass itself."""
         return self._inner.logits()
 
     def columns(self) -> dict[str, Any]:

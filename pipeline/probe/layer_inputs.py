@@ -1,4 +1,4 @@
-"""What calibration tokens bring to linear layers.
+"""Inputs of linear layers for the calibration tokens.
 
 Legend: R = rows (tokens), I = in_features.
 """
@@ -13,7 +13,7 @@ from pipeline.quantize import Calibration, Need
 
 
 class LayerInputs:
-    """What the linear layers that are called with one tensor receive under one variant."""
+    """Inputs of the linear layers that are called with one tensor, under one variant."""
 
     def __init__(self, in_features: int, device: torch.device, backend: Backend) -> None:
         self._features, self._device, self._backend = in_features, device, backend

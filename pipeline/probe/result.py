@@ -85,7 +85,7 @@ class Measurement:
     controls: tuple[ControlResult, ...] = ()
 
     def control_entries(self) -> dict[str, list[dict[str, Any]]]:
-        """What the shard's rows hold of the controls, by variant."""
+        """Variant -> entries of the controls in the shard's rows."""
         found: dict[str, list[dict[str, Any]]] = {}
         for each in self.controls:
             found.setdefault(each.variant, []).append(each.entry())

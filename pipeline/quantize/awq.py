@@ -59,7 +59,7 @@ EXPONENTS = tuple(step / 20 for step in range(20))
 LIMITS = tuple(1 - step / 20 for step in range(10))
 LEAST_SCALE = 1e-4
 UPPER = 1 - 2**-12
-"""What the upper limit is of the lower one's magnitude, on an asymmetric grid."""
+"""Upper limit as a multiple of the lower one's magnitude, on an asymmetric grid."""
 CPU_ELEMENTS, GPU_ELEMENTS = 2**18, 2**25
 """Values that are quantized at a time: what stays in a CPU's caches, and what fills a GPU."""
 

@@ -61,7 +61,7 @@ BLOCK = 128
 """Most columns that are quantized before those beyond are moved."""
 CHOICES = {"order": ("natural", "activation"), "groups": ("dynamic", "static")}
 RAISED = (1e-3, 1e-2, 1e-1, 1.0)
-"""Dampings that are tried, from the first that is larger, where the one that was asked for is not enough."""
+"""Larger dampings that are tried, in order, if the requested one is not enough."""
 
 QuantizeColumns = Callable[
     ["Tensor", "Tensor", "Tensor", "Tensor", tuple[int, int]], tuple["Tensor", "Tensor"]
@@ -85,7 +85,7 @@ class Gptq(Method):
 
     @classmethod
     def make(cls, grid: Quantizer, parameters: Mapping[str, str]) -> Self:
-        """The method on ``grid``; ``UsageError`` for one that is no integer grid, and for a value without meaning."""
+        """Make the method on ``grid``; raises UsageError for another kind of grid and for impossible values."""
         if not isinstance(grid, IntegerGrid):
             raise UsageError(
                 f"{grid}@gptq: GPTQ moves weights on an integer grid; wanted int{{2..8}}-g{{G}}-{{asym|sym}} or "
@@ -101,7 +101,7 @@ class Gptq(Method):
                 raise UsageError(f"gptq:{name}={given}: wanted {' or '.join(choices)}")
 
     def require_model(self, config: Mapping[str, Any]) -> None:
-        """``UsageError`` where a group would be cut short."""
+        """Raise UsageError if a group would be cut short."""
         require_whole_groups(self, self._grid.group_size, config)
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:

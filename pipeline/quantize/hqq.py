@@ -41,7 +41,7 @@ class HalfQuadratic(Method):
 
     @classmethod
     def make(cls, grid: Quantizer, parameters: Mapping[str, str]) -> Self:
-        """The method on ``grid``; ``UsageError`` for a grid without zero points."""
+        """Make the method on ``grid``; raises UsageError for a grid without zero points."""
         if not isinstance(grid, IntegerGrid) or grid.symmetric:
             raise UsageError(
                 f"{grid}@hqq: HQQ moves zero points; wanted an asymmetric grid, int{{2..8}}-...-asym"

@@ -81,7 +81,7 @@ class CalibrationOutcome:
     scale_exponent: float | None = None
     """The power of its inputs' mean magnitudes that its columns are scaled by; None where they are not to be scaled."""
     clip_share: float | None = None
-    """What its groups' largest magnitudes are clipped to, on average; None where nothing is to be clipped."""
+    """Mean share to which its groups' largest magnitudes are clipped; None without clipping."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Quantizer:
         return {name: self.encode(weight, calibration) for name, weight in weights.items()}
 
     def require_model(self, config: Mapping[str, Any]) -> None:
-        """``UsageError`` where it does not fit models of ``config`` (config.json); it fits all unless it says so."""
+        """Raise UsageError if it does not fit models of ``config`` (config.json); by default it fits all."""
         del config
 
     def decode(self, encoded: Encoded) -> Tensor:

@@ -177,7 +177,7 @@ def parse_variants(texts: Sequence[str]) -> tuple[Variant, ...]:
 
 
 def require_models(variants: Iterable[Variant], config: Mapping[str, Any]) -> None:
-    """``UsageError`` where a quantizer of ``variants`` does not fit models of ``config`` (config.json)."""
+    """Raise UsageError if a quantizer of ``variants`` does not fit models of ``config`` (config.json)."""
     for variant in variants:
         for rule in variant.rules:
             if rule.quantizer is not None:

@@ -1,4 +1,4 @@
-"""Whether the groups of a calibrated variant come out whole in a model, told from its config.json before any work.
+"""Whether the groups of a calibrated variant come out whole in a model, decided from its config.json before any work.
 
 Rounding to nearest takes a shorter last group as it is. Those who serve calibrated weights do not: their kernels and
 files hold whole groups only, and the libraries that make them refuse others.

@@ -20,7 +20,7 @@ from pipeline.report.frame import BAND_SE, Frame
 
 DAMAGE = "damage"
 LINES = (*FACTORS, DAMAGE)
-"""What the chart of the factors draws."""
+"""Contents of the chart of the factors."""
 WORDS = {**FACTOR_WORDS, DAMAGE: "damage, their product"}
 COLOURS = dict(zip(LINES, ("$factor1", "$factor2", "$factor3", "$soft"), strict=True))
 DASHES = dict(zip(LINES, ([6, 3], [1, 0], [2, 2], [1, 0]), strict=True))
@@ -33,9 +33,9 @@ COLUMNS = (
 )
 PARABOLA = "parabola_share"
 FLOOR = 0.7
-"""Where the bars of damage begin, as a share of the smaller one: a log axis has no 0."""
+"""Start of the bars of damage, as a share of the smaller one, because a log axis has no 0."""
 WIDTH, ROW = 300, 32
-"""CSS pixels of the waterfall's plot, and of a bar and the room about it."""
+"""Width of the waterfall's plot and height of a bar with its margin, CSS pixels."""
 
 
 def with_factors(frame: Frame, mechanism: Mechanism) -> Frame:
@@ -103,7 +103,7 @@ def factors_chart(frame: Frame) -> Spec:
 
 
 def shown_lines(frame: Frame) -> list[str]:
-    """Those of ``LINES`` that have a value to draw."""
+    """The ``LINES`` with a value to draw."""
     return [name for name in LINES if frame.finite(f"factor_{name}")]
 
 
@@ -121,7 +121,7 @@ def waterfall(split: GrowthShares) -> Spec:
     top = max(before, end, *(row["edge"] for row in rows))
     x: Spec = {
         "type": "quantitative",
-        # Room for the words beside the longest bar.
+        # Space for the text beside the longest bar.
         "scale": {"type": "log", "domain": [bottom, top * (top / bottom) ** 1.1], "nice": False},
         "axis": {
             "title": "nats per token",

@@ -45,12 +45,12 @@ def repair_chart(frame: Frame) -> Spec:
 
 
 def repair_note(frame: Frame) -> str:
-    """What it comes to, and what is drawn."""
+    """Result and description of the chart."""
     return " ".join([*frame.repairs, NOTE])
 
 
 def problems_table(report: Mapping[str, Any]) -> str:
-    """What calibrated methods could not do; empty where none was measured."""
+    """Table of the problems of calibrated methods; empty if none was measured."""
     if report.get("calibration_problems") is None or not report.get("calibration"):
         return ""
     heading = '<h3 id="h-uncalibrated">What calibrated methods could not do</h3>'

@@ -25,7 +25,7 @@ _DAMAGED = (ValueError, OSError, pl.exceptions.PolarsError)
 def report_audit(folder: RunFolder) -> list[str]:
     """Draw report.html and figures/*.png, with the fork experiment in the same folder; return lines with their paths.
 
-    ``UsageError`` where a table is missing or damaged.
+    Raises UsageError if a table is missing or damaged.
     """
     wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
     files = required_results(folder, *wanted)

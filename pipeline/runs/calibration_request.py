@@ -47,10 +47,10 @@ OnSample = Callable[[int, int, float | None, str], None]
 
 @dataclass(frozen=True)
 class CalibrationNeed:
-    """What a request needs calibration tokens for."""
+    """The variants and checkpoints of a request that need calibration tokens."""
 
     suite: Suite
-    """The whole of it, whichever checkpoints are asked for."""
+    """The whole suite, whichever checkpoints are requested."""
     shape: CalibrationShape
     evaluation: NDArray[np.int64]
     """The evaluation tokens."""
@@ -80,7 +80,7 @@ def parse_calibration(named: str | None, suite: Suite) -> Calibrating | None:
 def calibration_tokens(
     named: str | None, need: CalibrationNeed, out: RunFolder, on_sample: OnSample = lambda *_: None
 ) -> tuple[CalibrationTokens, tuple[str, ...]]:
-    """The tokens, and what a user should know of them. ``UsageError`` where they cannot be had."""
+    """The tokens, and notes for the user. Raises UsageError if they cannot be made."""
     try:
         source = parse_calibration(named, need.suite)
         if source is None:
@@ -203,7 +203,7 @@ class _Shown:
 
 @contextmanager
 def _model_of(checkpoint: Checkpoint, need: CalibrationNeed) -> Iterator[Any]:
-    """The model in float32 on this machine's CPU. ``CheckpointError`` where it cannot be loaded or has no room."""
+    """The model in float32 on this machine's CPU. Raises CheckpointError if it cannot be loaded or does not fit."""
     import torch
 
     from pipeline.models.loading import build_model, read_config, read_weights

@@ -35,7 +35,7 @@ NAME_LENGTH = 16
 
 @dataclass(frozen=True, eq=False)
 class CalibrationTokens:
-    """What calibrated variants of all checkpoints of a run are calibrated on."""
+    """Calibration tokens of all checkpoints of a run."""
 
     array: NDArray[np.int64]
     """Token ids, (sequences, seq_len)."""
@@ -44,7 +44,7 @@ class CalibrationTokens:
     source: str
     """The text, for people."""
     made_of: dict[str, Any] = field(default_factory=dict)
-    """What it was made of, by which a later call finds it; empty where it is made anew each time."""
+    """Origin of the tokens, by which a later call finds them; empty if they are made each time."""
 
 
 def write_calibration(folder: RunFolder, tokens: CalibrationTokens) -> None:
@@ -64,7 +64,7 @@ def write_calibration(folder: RunFolder, tokens: CalibrationTokens) -> None:
 
 
 def read_calibration(folder: RunFolder, sha256: str) -> NDArray[np.int64]:
-    """The tokens in ``folder`` that hash to ``sha256``. ``UsageError`` where they are not there, or not whole."""
+    """The tokens in ``folder`` that hash to ``sha256``. Raises UsageError if they are missing or damaged."""
     store, name = open_store(folder.location), _name(sha256, "npy")
     try:
         data = store.read(name, TOKENS_BYTES)
@@ -81,7 +81,7 @@ def read_calibration(folder: RunFolder, sha256: str) -> NDArray[np.int64]:
 
 
 def kept_calibrations(folder: RunFolder) -> Iterator[CalibrationTokens]:
-    """Those in ``folder`` that say what they were made of and are whole."""
+    """Intact calibration tokens in ``folder`` with a known origin."""
     for note in _notes(folder):
         try:
             array = read_calibration(folder, note["sha256"])

@@ -56,7 +56,7 @@ def lacking(table: pa.Table, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def wrong_controls(rows: Iterable[Row], probe: Mapping[str, Any]) -> str:
-    """What is wrong with the controls of ``rows``, held against the settings of their probe; empty where nothing is."""
+    """Fault of the controls of ``rows``, compared with the settings of their probe; empty if there is none."""
     batches = probe["shape"].get("batches", 32)
     promised = {"fp32", *probe["mechanism"]} if probe.get("mechanism") else set()
     for row in rows:

@@ -8,7 +8,7 @@ from pipeline.base.errors import UsageError, unknown_name
 from pipeline.spec import Variant, column_of
 
 ALL, LAYERS = "all", "layers"
-"""What it may say beside names of variants: every quantized one; with the controls of each layer alone."""
+"""Values beside names of variants: every quantized one; also the controls of each single layer."""
 
 
 def parse_mechanism(texts: Sequence[str], variants: Sequence[Variant]) -> tuple[tuple[Variant, ...], bool]:

@@ -1,4 +1,4 @@
-"""What a reduction writes into an output folder: tables, figures, report.json and pages."""
+"""Result files of a reduction: tables, figures, report.json and pages."""
 
 from __future__ import annotations
 

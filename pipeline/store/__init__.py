@@ -1,4 +1,4 @@
-"""Where an output folder is kept: a local folder, or a prefix of an object store (``s3://``, ``gs://``).
+"""Stores of output folders: a local folder, or a prefix of an object store (``s3://``, ``gs://``).
 
 A *store* holds named files of bytes (names relative to the folder, ``shards/audit/step000001000.arrow``), each of
 which is there whole or not at all, by the store's own means: on a file system a temporary sibling, fsync and rename;

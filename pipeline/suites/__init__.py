@@ -1,4 +1,4 @@
-"""Where trajectories come from: folders, hub repositories, registered names. Needs no torch."""
+"""Sources of trajectories: folders, hub repositories, registered names. Needs no torch."""
 
 from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.content import content_id, find_duplicates, weights_sha256

@@ -18,7 +18,7 @@ class Defect:
     what: str
     """The fault as a clause: "serve the final checkpoint's weights"."""
     source: str
-    """Where it was reported, such as ``EleutherAI/pythia#205``."""
+    """Source of the report, such as ``EleutherAI/pythia#205``."""
 
 
 @dataclass(frozen=True)

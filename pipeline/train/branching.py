@@ -47,7 +47,7 @@ def refuse_lost(folder: Path, steps: Collection[int]) -> None:
     lost = [step for step in sorted(steps) if not kept_state(folder, step).is_file()]
     if lost:
         raise UsageError(
-            f"{folder} passed step {lost[0]} before its state was asked for, and it cannot be had afterwards: train "
+            f"{folder} passed step {lost[0]} without saving its state, which cannot be had afterwards: train "
             "into a new folder"
         )
 

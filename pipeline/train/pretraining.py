@@ -213,7 +213,7 @@ def _refuse_lost_moments(out: Path, keep: set[int]) -> None:
     lost = sorted(step for step in keep if not (out / f"step{step}" / MOMENTS_FILE).is_file())
     if lost:
         raise UsageError(
-            f"{out} passed step {lost[0]} before its optimizer state was asked for, and it cannot be had afterwards: "
+            f"{out} passed step {lost[0]} without saving its optimizer state, which cannot be had afterwards: "
             "train into a new folder"
         )
 

@@ -217,7 +217,7 @@ def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
         pretrain(micro, tmp_path / "c", device="cpu", branch_from=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="steps 1 to 30"):
         pretrain(micro, tmp_path / "d", device="cpu", keep_state_at=(99,))
-    with pytest.raises(UsageError, match="passed step 20 before its state was asked for"):
+    with pytest.raises(UsageError, match="passed step 20 without saving its state"):
         pretrain(micro, trained, device="cpu", keep_state_at=(20,))
 
 

@@ -36,7 +36,7 @@ Columns = dict[str, float | None]
 
 @dataclass(frozen=True, eq=False)
 class ControlledLoss:
-    """What was measured of one variant of one checkpoint, as differences from fp32 in nats per token."""
+    """Losses under controls of one variant of one checkpoint, as differences from fp32 in nats per token."""
 
     damage: float
     """f(1), from the losses over all tokens."""

@@ -1,4 +1,4 @@
-"""What a t test with given errors can find: the smallest difference found four times out of five, and the power."""
+"""Power of a t test with given errors: the smallest difference found in four cases of five."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def gap_ratios(
 
 
 def _influences(difference: FloatArray) -> FloatArray:
-    """What each unit of text says of the gap: values (n, units) whose mean is the gap."""
+    """Influence of each unit of text on the gap: values (n, units) whose mean is the gap."""
     n_batches = difference.shape[1]
     blocks = n_batches // BATCH_BLOCK
     if blocks >= MIN_BLOCKS and n_batches % BATCH_BLOCK == 0:

@@ -25,7 +25,7 @@ class GrowthKind(StrEnum):
 
 
 class Resampled(StrEnum):
-    """What the intervals count."""
+    """Sources of variance that the intervals count."""
 
     CHECKPOINTS = "checkpoints"
     """Only the scatter of the checkpoints, for the evaluated text."""

@@ -75,7 +75,7 @@ def parse_window(text: str) -> Window:
 
 @dataclass(frozen=True)
 class Power:
-    """What a rule "the interval of the ratio lies above ``threshold``" can find with errors as large as here."""
+    """Power of the rule "the interval of the ratio lies above ``threshold``" with the present errors."""
 
     threshold: float
     smallest_ratio: float
@@ -108,7 +108,7 @@ class Growth:
     memory: float
     """Correlation of the luck of neighbouring checkpoints."""
     intervals: str
-    """What the intervals count: ``checkpoints and text``, or ``checkpoints`` where no losses per batch are known."""
+    """Sources of variance in the intervals: ``checkpoints and text``, or ``checkpoints`` without losses per batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +140,8 @@ def compare_growth(
 ) -> list[Growth]:
     """The growth of every curve, and its ratio to that of the first.
 
-    ``threshold``: of the rule whose power is told. ``UsageError`` where a window is empty or holds a loss that is not a
-    number, or where curves have losses on different numbers of batches.
+    ``threshold``: of the rule whose power is reported. Raises UsageError if a window is empty or holds a loss that
+    is not finite, or if curves have different numbers of batches.
     """
     shapes = {each.fp32_batch_nll_nats.shape[1] for each in curves if each.fp32_batch_nll_nats is not None}
     if len(shapes) > 1:

@@ -1,4 +1,4 @@
-"""What quantization methods repair: the gap of each over the gap of round-to-nearest on the same grid.
+"""Repair by quantization methods: the gap of each over the gap of round-to-nearest on the same grid.
 
 1 = the method repairs nothing, 0 = all of the damage; above 1 it does harm. Both gaps are measured on the same tokens,
 so the ratio and its interval are paired over the text (``ratio_interval``).
@@ -46,15 +46,16 @@ class MethodRepair:
     rounded: str
     """The variant with the same grid without a method."""
     first: RemainingGap | None
-    """At the first checkpoint where round-to-nearest has a gap that can be told from 0; None: nowhere."""
+    """At the first checkpoint where round-to-nearest has a gap that is significantly different from 0; None:
+    nowhere."""
     last: RemainingGap | None
     """At the last such checkpoint."""
     n_known: int
-    """Checkpoints where it can be told."""
+    """Number of such checkpoints."""
 
     @property
     def sentence(self) -> str:
-        """What it comes to, in words."""
+        """The result in one sentence."""
         if self.first is None or self.last is None:
             return f"What {self.method} repairs of {self.rounded} cannot be told: round-to-nearest costs nothing there."
         said = f"{self.method} leaves {self.last} of the gap of round-to-nearest {self.rounded}"

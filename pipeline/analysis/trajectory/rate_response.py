@@ -92,7 +92,7 @@ def fit_dose(
     replicates: FloatArray | None = None,
     level: float = 0.95,
 ) -> Dose | None:
-    """The dose of one curve; None where the rate is unknown, hardly falls or cannot be told from the step.
+    """The dose of one curve; None if the rate is unknown, hardly falls or is collinear with the step.
 
     x: (n,) positions; gap: (n,) unitless; rate: (n,) relative; replicates: (n, B) the gap on resampled text.
     """

@@ -114,7 +114,7 @@ def _warm_up_end(step: IntArray, rate: FloatArray, top: int) -> Event:
 
 
 def _decay_start(step: IntArray, rate: FloatArray, at_peak: BoolArray) -> Event:
-    """Where the rate leaves a stable peak for good; at_peak: (n,), some True, some False later."""
+    """Step at which the rate finally leaves a stable peak; at_peak: (n,), some True, some False later."""
     last = int(np.flatnonzero(at_peak)[-1])
     below = np.flatnonzero(~at_peak[:last])
     first = int(below[-1]) + 1 if len(below) else 0

@@ -68,7 +68,7 @@ def download_file(
 
 
 def _wait(error: Exception, file: HubFile, failures: int, retries: RetryPolicy, *, progressed: bool) -> int:
-    """Waits before the next try and returns the failures in a row; ``CheckpointError`` where none is left."""
+    """Wait before the next attempt and return the failures in a row; raises CheckpointError if no attempt is left."""
     failures = 1 if progressed else failures + 1
     if not passing(error):
         raise CheckpointError(f"{file.name} cannot be fetched: {reason(error)}") from error

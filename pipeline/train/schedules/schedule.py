@@ -17,7 +17,7 @@ from pipeline.base.plugins import Registry
 
 @dataclass(frozen=True)
 class ForkRates:
-    """What the schedules of one fork experiment share."""
+    """Rates and lengths that the schedules of one fork experiment share."""
 
     base_lr: float
     """Learning rate at the fork."""

@@ -24,7 +24,7 @@ FACTORS = ("error_size", "sensitivity", "alignment")
 
 @dataclass(frozen=True, eq=False)
 class ControlLosses:
-    """What was measured of one variant. Damages are in nats per token, NaN where a loss is not finite."""
+    """Losses of one variant and its controls. Damages are in nats per token, NaN if a loss is not finite."""
 
     variant: str
     """Column prefix."""
@@ -76,7 +76,7 @@ class ControlLosses:
         return None if -1.0 not in self.line_TB else (self.damage_TB + self.line_TB[-1.0]) / 2
 
     def parabola_share(self) -> FloatArray | None:
-        """What the parabola through f(-1/2), f(0), f(1/2) says of f(1), over f(1); (T,). None without them.
+        """Prediction of f(1) by the parabola through f(-1/2), f(0), f(1/2), over f(1); (T,). None without them.
 
         slope + curvature / 2, with slope = f(1/2) - f(-1/2) and curvature = 4 (f(1/2) + f(-1/2)).
         """

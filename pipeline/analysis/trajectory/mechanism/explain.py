@@ -23,7 +23,7 @@ FP32 = "fp32"
 def read_controls(
     shards: Sequence[Shard], step: IntArray, *, duplicates: Sequence[str] = ()
 ) -> list[ControlLosses]:
-    """What was measured of every variant with controls, in the order of ``shards``.
+    """Read the losses of every variant with controls, in the order of ``shards``.
 
     ``step``: of each shard, (T,). ``duplicates``: keys of shards with the weights of an earlier one. A shard without a
     variant's controls gives NaN.
@@ -85,7 +85,7 @@ def _losses(
     fp32_TB: FloatArray,
     distinct: BoolArray,
 ) -> ControlLosses:
-    """Those of one variant; ``rows``: its row of each shard, (T,)."""
+    """Losses of one variant; ``rows``: its row of each shard, (T,)."""
     whole = [_by_control(row) for row in rows]
     names = dict.fromkeys(name for found in whole for name in found)
     nothing = np.full(fp32_TB.shape[1], np.nan)

@@ -50,7 +50,7 @@ HALF = 0.5
 
 
 class Cause(StrEnum):
-    """What made the damage grow."""
+    """Cause of the damage's growth."""
 
     ERROR_SIZE = "error_size"
     SENSITIVITY = "sensitivity"
@@ -93,7 +93,7 @@ class GrowthShares:
     """In the order of ``FACTORS``."""
     cause: Cause
     reason: str
-    """What the rule saw, as a clause."""
+    """Reason of the verdict, as a clause."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _replicates(
 
 
 def _luck(losses: ControlLosses, own: BoolArray, rng: np.random.Generator, level: float) -> FloatArray:
-    """What a window's means may differ by for the luck of its checkpoints, (3, 1 + N_REPLICATES)."""
+    """Deviations of a window's means from the scatter of its checkpoints, (3, 1 + N_REPLICATES)."""
     at = losses.step[own].astype(np.float64)
     values = np.stack([losses.damage[own], losses.noise[own], losses.error_size[own]], axis=1)
     design = np.stack([np.ones(len(at)), at - at.mean()], axis=1)

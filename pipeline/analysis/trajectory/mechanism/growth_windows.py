@@ -30,7 +30,7 @@ class GrowthWindows:
     first: Window
     last: Window
     first_is: str
-    """What the first window is, in words."""
+    """Description of the first window."""
 
 
 def choose_windows(

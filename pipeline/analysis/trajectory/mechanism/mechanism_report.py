@@ -28,7 +28,7 @@ class VariantMechanism:
     label: str
     """Label for readers."""
     first_is: str
-    """What the first window is, in words; empty without windows."""
+    """Description of the first window; empty without windows."""
     shares: GrowthShares | None
     not_split: str | None
     """Why there are no shares; None where there are."""
@@ -63,7 +63,7 @@ class Mechanism:
 
     @property
     def sentence(self) -> str:
-        """What the verdict says."""
+        """The verdict in one sentence."""
         return self.sentences[self.headline]
 
 

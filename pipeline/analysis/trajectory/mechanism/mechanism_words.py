@@ -25,7 +25,7 @@ _CAUSES = {
 
 
 def cause_sentence(found: VariantMechanism) -> str:
-    """What made the damage grow, in one sentence."""
+    """Sentence on the cause of the damage's growth."""
     name, split = found.label, found.shares
     if split is None:
         return f"Why {name} damage grew cannot be said: {found.not_split}."
@@ -55,7 +55,7 @@ def run_sentence(found: RunFactors) -> str:
 
 
 def even_sentence(found: VariantMechanism) -> str:
-    """What the even part says; empty where it was not measured."""
+    """Sentence on the even part; empty if it was not measured."""
     even = found.even
     if even is None:
         return ""
@@ -75,7 +75,7 @@ def even_sentence(found: VariantMechanism) -> str:
 
 
 def parabola_sentence(found: VariantMechanism) -> str:
-    """Whether a parabola describes the damage; empty where it was not measured."""
+    """Sentence on whether a parabola describes the damage; empty if it was not measured."""
     share = found.parabola_share
     if share is None:
         return ""
@@ -86,7 +86,7 @@ def parabola_sentence(found: VariantMechanism) -> str:
 
 
 def factors_note(found: VariantMechanism) -> str:
-    """What the chart of the factors draws."""
+    """Contents of the chart of the factors."""
     if found.shares is None:
         return f"Factors of {found.label} damage in their own units. Bands: 95 %, over text and draws."
     window = _steps(found.shares, first=True)

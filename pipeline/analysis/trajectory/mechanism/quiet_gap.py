@@ -21,12 +21,12 @@ from pipeline.analysis.trajectory.phase_detection import detect_phases
 EVEN = "even part"
 """The variant's name in the curve of :func:`even_curve`."""
 FEWEST = 8
-"""Checkpoints from which a scatter is told."""
+"""Fewest checkpoints for an estimate of the scatter."""
 
 
 @dataclass(frozen=True)
 class QuietGap:
-    """What the even part of one variant's damage says."""
+    """Onset and decision from the even part of one variant's damage."""
 
     growth: str
     """Kind of growth, as in report.json."""

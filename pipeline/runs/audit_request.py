@@ -11,6 +11,7 @@ from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, pars
 from pipeline.corpus.calibration_text import CalibrationShape
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
 from pipeline.models.memory import widest
+from pipeline.quantize.mechanism_option import parse_mechanism
 from pipeline.quantize.variant import require_models
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_request import (
@@ -20,7 +21,6 @@ from pipeline.runs.calibration_request import (
     parse_calibration,
 )
 from pipeline.runs.execution_mode import choose_execution
-from pipeline.runs.mechanism_option import parse_mechanism
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants

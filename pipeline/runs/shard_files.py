@@ -83,7 +83,8 @@ class ShardFiles:
         ``there``: the former shard, whose columns are kept.
         """
         names = dict.fromkeys([*task.measurements, *chain(*origin.measured.values())])
-        schema = self._kind.schema(installed(names), None if there is None else there.table.schema)
+        columns = set[str]().union(*rows)
+        schema = self._kind.schema(installed(names), None if there is None else there.table.schema, columns)
         table = shard_table(schema, task, rows, origin)
         self._store.write(self._shard(task.key), with_checksum(table))
         self._failures.remove(task.key)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.probe import Measurement, Prober
+from pipeline.probe.in_memory import measure
 from pipeline.quantize import Rule, Variant, round_trip
 from pipeline.quantize.controls import Control
 from pipeline.quantize.integer import IntegerGrid
@@ -80,6 +81,39 @@ def test_layer_by_layer_and_in_memory_give_the_same_losses(tmp_path: Path) -> No
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert prober.measure_model(model).controls == whole.controls
     assert len(whole.controls) == 4 + 16 + 2 * 3
+
+
+def test_one_call_measures_the_controls_of_a_model_in_memory(tmp_path: Path) -> None:
+    folder = save_tiny_model("llama", tmp_path, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    found = measure(model, TOKENS, ("int4",), mechanism=("int4", "layers"))
+    exact = Prober(dataclasses.replace(WITH_CONTROLS, by_layer=True), TOKENS).measure(folder)
+    assert found.controls == exact.controls
+    with pytest.raises(UsageError, match="only fp32 is measured"):
+        measure(model, TOKENS, ("fp32",), mechanism=("all",))
+
+
+def test_a_calibrated_variant_has_the_controls_of_its_own_codes(tmp_path: Path) -> None:
+    """The variant's own loss lies on the curve of the losses along its error."""
+    folder = save_tiny_model("gpt_neox", tmp_path, initializer_range=0.1)
+    (gptq,) = parse_variants(("int4-g32-asym@gptq",))[1:]
+    calibration = np.random.default_rng(1).integers(0, VOCAB, (4, 24))
+    spec = ProbeSpec((FP32, gptq), SHAPE, "x", mechanism=(gptq,))
+    measured = Prober(spec, TOKENS, calibration=calibration).measure(folder)
+    base, own = (np.array(result.batch_nll_nats) for result in measured.results)
+    line = {
+        control.amount: np.array(value)
+        for control, value in losses(measured, gptq).items()
+        if control.kind == "line"
+    }
+    amounts = [-1.0, -0.5, 0.0, 0.5, 2.0]
+    along = np.array([(base if amount == 0.0 else line[amount]) - base for amount in amounts])
+    curves = np.polyfit(
+        amounts, along, 4
+    )  # through all of them, so f(1) is met but for a term of fifth order
+    at_one = np.array([np.polyval(curves[:, batch], 1.0) for batch in range(3)])
+    assert at_one == pytest.approx(own - base, abs=3e-4)
+    assert np.abs(own - base).max() > 3e-3
 
 
 def test_a_layer_alone_is_a_variant_of_that_layer(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.base.errors import UsageError, unknown_name
-from pipeline.spec import Variant, column_of
+from pipeline.quantize.variant import Variant, column_of
 
 ALL, LAYERS = "all", "layers"
 """Values beside names of variants: every quantized one; also the controls of each single layer."""

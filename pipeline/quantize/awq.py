@@ -175,7 +175,7 @@ class ActivationAware(Method):
         """
         import torch
 
-        size = self._group_size(scaled_OI)
+        size = self.grid.group_width(scaled_OI.shape[1])
         moments_GSS = _diagonal_blocks(moments_II, size)
         shares_C = scaled_OI.new_tensor(LIMITS)
         found = []
@@ -210,7 +210,9 @@ class ActivationAware(Method):
         if not clipped:
             return encoded, None
         shares_OG = self.limits(scaled_OI, moments_II / (scale_I * scale_I.unsqueeze(-1)))
-        clamped_OGS = self._clamped(row_blocks(scaled_OI, self._group_size(scaled_OI)), shares_OG)
+        clamped_OGS = self._clamped(
+            row_blocks(scaled_OI, self.grid.group_width(scaled_OI.shape[1])), shares_OG
+        )
         clamped_OI = clamped_OGS.flatten(1)[:, : scaled_OI.shape[1]].contiguous()
         narrower = self._with_scale(clamped_OI, scale_I)
         wide, narrow = (
@@ -225,9 +227,6 @@ class ActivationAware(Method):
 
     def _rounded(self, weight: Tensor) -> Tensor:
         return self.grid.decode(self.grid.encode(weight))
-
-    def _group_size(self, weight: Tensor) -> int:
-        return min(self._grid.group_size or weight.shape[1], weight.shape[1])
 
     @property
     def _grid(self) -> IntegerGrid:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import UsageError
-from pipeline.quantize import Calibration, Encoded, parse_quantizer, round_trip
+from pipeline.quantize import Calibration, CalibrationProblem, Encoded, parse_quantizer, round_trip
 from pipeline.quantize.awq import ActivationAware, candidate_scales
 from pipeline.quantize.integer import IntegerGrid
 
@@ -224,6 +224,33 @@ def test_zero_weights_stay_zero_and_tiny_ones_are_resolved():
     tiny = torch.from_numpy(weight_of(3, 16) * np.float32(1e-20))
     values = method.decode(method.encode(tiny, calibration))
     assert (values - tiny).norm() < 0.3 * tiny.norm()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "size", "problem"),
+    [(0, 0.0, CalibrationProblem.NO_TOKENS), (5, np.inf, CalibrationProblem.NOT_FINITE)],
+)
+def test_a_matrix_without_usable_inputs_is_rounded_to_nearest_and_says_so(n_rows, size, problem):
+    weight, method = torch.from_numpy(weight_of(3, 16)), ActivationAware(IntegerGrid(4, 8, False))
+    moments, magnitudes = torch.full((16, 16), size).double(), torch.full((16,), size).double()
+    encoded = method.encode(weight, Calibration(n_rows, None, moments, magnitudes))
+    assert torch.equal(method.decode(encoded), round_trip(method.grid, weight))
+    assert encoded.outcome is not None
+    assert (encoded.outcome.problem, encoded.outcome.rounded, encoded.outcome.n_rows) == (
+        problem,
+        True,
+        n_rows,
+    )
+
+
+def test_dead_columns_are_counted():
+    inputs = inputs_of(21, dead=True)
+    encoded = ActivationAware(IntegerGrid(4, 8, False)).encode(
+        torch.from_numpy(weight_of(3, 21)), calibration_of(inputs)
+    )
+    assert encoded.outcome is not None
+    assert encoded.outcome.dead_columns == 1
+    assert not encoded.outcome.rounded
 
 
 def test_names():

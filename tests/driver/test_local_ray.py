@@ -68,6 +68,9 @@ class Driver:
             os.kill(pid, signal.SIGKILL)
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def driver() -> Iterator[Driver]:
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as temporary:

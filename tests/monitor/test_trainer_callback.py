@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -189,23 +190,31 @@ def test_rising_losses_are_told_once_and_a_stop_comes_only_at_the_end_of_the_dec
     assert stopped("linear")[0] == 36
 
 
+RANKS = """
+import json, os, sys
+from pathlib import Path
+from tests.monitor.test_trainer_callback import TOKENS, curve, trainer
+from int4_collapse import Int4Callback
+child = os.fork()  # as torchrun starts them, with what takes seconds to import
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1" if child else "0"
+out, monitor = Path(sys.argv[1]), Int4Callback(TOKENS)
+run = trainer(out / "run", monitor, max_steps=4, ddp_backend="gloo", metric_for_best_model="int4_loss",
+              greater_is_better=False)
+run.train()
+said = {"best": run.state.best_metric, "step": monitor.verdict.best_step, "curve": curve(run)}
+(out / f"{run.args.process_index}.json").write_text(json.dumps(said))
+assert not child or os.waitpid(child, 0)[1] == 0
+"""
+
+
 @pytest.mark.slow
 def test_in_several_processes_rank_0_measures_and_all_know(tmp_path: Path) -> None:
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import json, sys\nfrom pathlib import Path\n"
-        "from tests.monitor.test_trainer_callback import TOKENS, curve, trainer\n"
-        "from int4_collapse import Int4Callback\n"
-        "out = Path(sys.argv[1])\nmonitor = Int4Callback(TOKENS)\n"
-        "run = trainer(out / 'run', monitor, max_steps=4, ddp_backend='gloo', metric_for_best_model='int4_loss',\n"
-        "              greater_is_better=False)\nrun.train()\n"
-        "said = {'best': run.state.best_metric, 'step': monitor.verdict.best_step, 'curve': curve(run)}\n"
-        "(out / f'{run.args.process_index}.json').write_text(json.dumps(said))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     ended = subprocess.run(
-        [*command, str(script), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", RANKS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=120, env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]

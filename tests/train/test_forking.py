@@ -5,10 +5,12 @@ import io
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,17 +32,28 @@ from pipeline.train.forking import ForkRun
 from pipeline.train.model import save_model
 from tests.forks import RATES, fork_task, rows
 
+KILLED = (("SIGKILL", 8), ("SIGTERM", 7))
 CHILD = """
-import os, pickle, signal, sys
+import json, os, pickle, signal, sys
 from pipeline.runs.tasks import run_fork
 from pipeline.train.forking import ForkRun
-advance, (name, at) = ForkRun.advance, sys.argv[2:]
-def stopped(run):
-    advance(run)
-    if run.step == int(at):
-        os.kill(os.getpid(), getattr(signal, name))
-ForkRun.advance = stopped
-run_fork(pickle.load(open(sys.argv[1], "rb")))
+import transformers.modeling_utils
+advance = ForkRun.advance
+def killed(task, name, at):
+    def stopped(run):
+        advance(run)
+        if run.step == at:
+            os.kill(os.getpid(), getattr(signal, name))
+    ForkRun.advance = stopped
+    run_fork(pickle.load(open(task, "rb")))
+ends = {}
+for task, name, at in json.loads(sys.argv[1]):
+    child = os.fork()  # with what takes seconds to import
+    if not child:
+        killed(task, name, at)
+        os._exit(0)
+    ends[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(ends))
 """
 
 
@@ -187,18 +200,27 @@ def test_other_optimizers_train_too_and_otherwise(whole, suite, tmp_path, optimi
     assert ours[-9]["nll_nats"] == pytest.approx(theirs[-9]["nll_nats"], abs=0.3)
 
 
-@pytest.mark.parametrize(("name", "at"), [("SIGKILL", 8), ("SIGTERM", 7)])
-def test_a_killed_run_continues_and_ends_bit_equal(whole, suite, tmp_path, name, at):
-    import pickle
+@pytest.fixture(scope="module")
+def killed(whole, suite, tmp_path_factory):
+    """Runs that a signal ended after an update, by its name; each was to be the one that nothing happened to."""
+    tasks, words = {}, []
+    for name, at in KILLED:
+        folder = tmp_path_factory.mktemp(name)
+        tasks[name] = fork_task(suite, folder / "out", made_arm=whole.arm, state_every=5)
+        (folder / "task").write_bytes(pickle.dumps(tasks[name]))
+        words.append([str(folder / "task"), name, at])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", CHILD, json.dumps(words)], env=environment, check=True, capture_output=True, text=True
+    )  # fmt: skip
+    assert json.loads(ended.stdout.splitlines()[-1]) == {name: -getattr(signal, name) for name, _ in KILLED}
+    return tasks
 
-    arm = whole.arm
-    task = fork_task(suite, tmp_path / "out", made_arm=arm, state_every=5)
-    (tmp_path / "task").write_bytes(pickle.dumps(task))
-    command = [sys.executable, "-c", CHILD, str(tmp_path / "task"), name, str(at)]
-    died = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False)
-    assert died.returncode == -getattr(signal, name)
-    made = 5 if name == "SIGKILL" else 7  # SIGTERM saves, SIGKILL leaves the last
-    (state,) = (tmp_path / "out" / "state" / "fork").iterdir()
+
+@pytest.mark.parametrize(("name", "made"), [("SIGKILL", 5), ("SIGTERM", 7)])
+def test_a_killed_run_continues_and_ends_bit_equal(whole, killed, name, made):
+    task = killed[name]  # SIGTERM saves, SIGKILL leaves the last
+    (state,) = (Path(task.out) / "state" / "fork").iterdir()
     assert torch.load(state, weights_only=True)["trainer"]["step"] == made
     assert RunFolder(task.out, FORK).states.updates_made() == {"cosine-seed0": made}
     done = run_fork(task)

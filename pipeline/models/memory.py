@@ -93,6 +93,19 @@ def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShap
     return stored + states + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
 
 
+def calibration_bytes(size: ModelSize, variants: Sequence[Variant], n_tokens: int) -> int:
+    """Upper bound on the GPU memory that calibrating takes beside a probe, bytes; 0 if no variant is calibrated.
+
+    n_tokens: calibration tokens. Each calibrated variant has the hidden states of all of them, the activations of its
+    widest layer (float32, four deep, unless a smaller chunk is chosen for want of memory) and, in float64, the second
+    moments of that layer and their factor.
+    """
+    count = max(sum(bool(variant.needs) for variant in group) for group in variant_groups(variants))
+    states = 4 * n_tokens * size.hidden
+    activations = 16 * n_tokens * (size.hidden + size.inner)
+    return count * (states + activations + 16 * size.inner**2)
+
+
 def cpu_logit_bytes(vocabulary: int, variants: int, shape: TokenShape) -> int:
     """Upper bound on the host memory of logits on a CPU, bytes: those of a chunk, and four copies of the rows being
     compared (0.64 GiB were used of a bound of 0.92 at 64,000 ids, 256 tokens and three variants). Before the first

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.base.errors import UsageError
-from pipeline.models.memory import ModelSize, cpu_worker_bytes, layered_bytes, usable_bytes, whole_bytes
+from pipeline.models.memory import (
+    ModelSize,
+    calibration_bytes,
+    cpu_worker_bytes,
+    layered_bytes,
+    usable_bytes,
+    whole_bytes,
+)
 from pipeline.spec import TokenShape, Variant
 
 if TYPE_CHECKING:
@@ -56,12 +63,16 @@ def choose_execution(
     if options.stream:
         return Execution(arithmetic, stream=True)
     size, usable = _sizes(suite, resources)
-    if size is None or whole_bytes(size, variants, shape, arithmetic) <= usable:
+    if size is None:
+        return Execution(arithmetic)
+    calibrating = calibration_bytes(size, variants, options.calibration_sequences * shape.seq_len)
+    whole = calibrating + whole_bytes(size, variants, shape, arithmetic)
+    if whole <= usable:
         return Execution(arithmetic)
     note = (
-        f"as a whole the models of {suite.name} take up to {_gib(whole_bytes(size, variants, shape, arithmetic))} GiB "
-        f"of a GPU, of which {_gib(usable)} GiB are usable: they are measured layer by layer, in up to "
-        f"{_gib(layered_bytes(size, variants, shape, arithmetic))} GiB"
+        f"as a whole the models of {suite.name} take up to {_gib(whole)} GiB of a GPU, of which {_gib(usable)} GiB "
+        "are usable: they are measured layer by layer, in up to "
+        f"{_gib(calibrating + layered_bytes(size, variants, shape, arithmetic))} GiB"
     )
     return Execution(arithmetic, stream=True, notes=(note,))
 

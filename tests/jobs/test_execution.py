@@ -13,6 +13,7 @@ from pipeline.base.errors import UsageError
 from pipeline.models.memory import (
     VARIANTS_AT_ONCE,
     ModelSize,
+    calibration_bytes,
     layered_bytes,
     usable_bytes,
     variant_groups,
@@ -56,6 +57,25 @@ def test_one_that_does_not_is_measured_layer_by_layer_to_the_same_numbers_and_sa
     assert "measured layer by layer, in up to" in request.notes[0]
     whole = request_on(monkeypatch, 80 * GIB, options)
     assert request.probe.fingerprint() == whole.probe.fingerprint()
+
+
+def test_calibrating_takes_memory_of_its_own(monkeypatch, options) -> None:
+    request = request_on(monkeypatch, 4 * GIB, options)
+
+    def is_streamed(sequences: int, *variants: str) -> bool:
+        asked = dataclasses.replace(options, calibration_sequences=sequences)
+        found = choose_execution(
+            asked, request.suite, parse_variants(variants), TokenShape(1, 4, 32), request.resources
+        )
+        return found.stream
+
+    gptq = [f"int{bits}-g8-asym@gptq" for bits in range(2, 9)]
+    assert not is_streamed(128, *gptq)
+    assert is_streamed(100_000, *gptq)
+    assert not is_streamed(100_000, "int4-g8-asym", "int3-g8-asym")
+    large = ModelSize(2 * 6_857_302_016, 32, 4096, 16384, 50432, neox=True)  # Pythia-6.9b
+    hidden_states = 4 * 128 * 2048 * 4096
+    assert calibration_bytes(large, parse_variants(gptq), 128 * 2048) > 7 * hidden_states
 
 
 def test_workers_that_share_a_gpu_have_a_share_of_its_memory(monkeypatch, options) -> None:

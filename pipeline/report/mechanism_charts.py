@@ -68,13 +68,14 @@ def _on_a_log_axis(value: pl.Expr) -> pl.Expr:
 
 def factors_chart(frame: Frame) -> Spec:
     """The three factors and the damage on one log axis."""
+    digit = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
     y: Spec = {
         "type": "quantitative",
         "scale": {"type": "log", "nice": False, "padding": 6},
         "axis": {
             "title": None,
             "tickCount": 5,
-            "labelExpr": "format(datum.value, '~g')",
+            "labelExpr": f"indexof([1, 2, 5], {digit}) < 0 ? '' : format(datum.value, '~g')",
             "labelOverlap": "greedy",
         },
     }

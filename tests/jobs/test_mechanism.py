@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pytest
 from click.testing import Result
 
+from pipeline.analysis.trajectory.reduction import read_mechanism
+from pipeline.runs.output import run_folder
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import save_tiny_suite
 
@@ -89,6 +92,16 @@ def test_the_damage_is_the_product_of_its_factors(
         squares = table[f"{variant}_error_size"].to_numpy()
         assert (squares > 0).all()
     assert (table["fp32_noise_5pct_nats_se"] > 0).all()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["mechanism"]["sentences"]["int4"] in report["verdict"]
+    for losses in read_mechanism(
+        run_folder(tmp_path / "out")
+    ):  # batch by batch, what the columns are made of
+        for name, values in losses.factors().items():
+            assert values == pytest.approx(table[f"{losses.variant}_{name}"].to_numpy(), rel=1e-9)
+        assert losses.even_TB().mean(axis=1) == pytest.approx(
+            table[f"{losses.variant}_even_damage"].to_numpy()
+        )
     layers = pl.read_parquet(tmp_path / "out" / "tables" / "mechanism_layers.parquet")
     assert layers["layer"].to_list() == [0, 1] * 4
     for (step, variant), rows in layers.group_by("step", "variant"):

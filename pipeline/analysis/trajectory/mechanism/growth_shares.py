@@ -120,7 +120,7 @@ def split_growth(
     tail = (1 - level) / 2
     if (lowest := np.quantile(means[:, :2, 1:], tail, axis=-1)).min() <= 0:
         index = int(np.argmin(lowest.min(axis=1)))
-        return NoShares(f"the damage {('before', 'at the end')[index]} cannot be told from 0")
+        return NoShares(f"the damage in the {('first', 'last')[index]} window cannot be told from 0")
     with np.errstate(invalid="ignore", divide="ignore"):
         damage, noise, size = (np.log(means[:, k]) for k in range(3))
     logs = np.stack([size, noise - size, damage - noise], axis=1)

@@ -28,7 +28,8 @@ def cause_sentence(found: VariantMechanism) -> str:
     """Sentence on the cause of the damage's growth."""
     name, split = found.label, found.shares
     if split is None:
-        return f"Why {name} damage grew cannot be said: {found.not_split}."
+        first = f" The first window is {found.first_is}; `compare` takes others." if found.first_is else ""
+        return f"Why {name} damage grew cannot be said: {found.not_split}.{first}"
     span = f"from {found.first_is or 'the first window'} (steps {_steps(split, first=True)}) to the end"
     if split.cause is Cause.NO_GROWTH:
         return (

@@ -161,7 +161,8 @@ def test_gpt_neox_is_walked_to_the_same_numbers(
     assert_same(found, exact)
     for ours, theirs in zip(found.results, exact.results, strict=True):
         assert ours.more["entropy_nats"] == pytest.approx(theirs.more["entropy_nats"], abs=1e-5)
-        for name in theirs.more.keys() - {"entropy_nats"}:  # of hidden states, in the row of fp32
+        assert ours.more["sequence_nll_nats"] == pytest.approx(theirs.more["sequence_nll_nats"], abs=1e-6)
+        for name in theirs.more.keys() - {"entropy_nats", "sequence_nll_nats"}:  # of hidden states: fp32 only
             if ours.variant == "fp32":
                 assert ours.more[name] == pytest.approx(theirs.more[name], rel=1e-4)
             else:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import math
 import os
@@ -18,7 +19,7 @@ import torch
 
 from pipeline.base.errors import CheckpointError, OutputError, UsageError
 from pipeline.kinds.fork_work import ForkWork
-from pipeline.models.loading import read_weights
+from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
@@ -109,28 +110,35 @@ def test_the_start_is_the_suites_own_checkpoint(whole, suite):
         assert row["kl_nats_p99"] == expected.kl_nats_p99
 
 
+def weights_of(run: ForkRun) -> dict[str, torch.Tensor]:
+    return torch.load(io.BytesIO(run.state()), weights_only=True)["trainer"]["model"]
+
+
 def test_a_probe_of_the_run_is_a_probe_of_the_checkpoint_saved_from_it(whole, suite, tmp_path):
-    folder = RunFolder(whole.out, FORK)
+    folder, at = RunFolder(whole.out, FORK), fetch(whole.checkpoint)
     prober = Prober(whole.spec.probe, folder.tokens.read())
-    run = ForkRun(whole, fetch(whole.checkpoint), folder.training_tokens.read(), prober)
+    run = ForkRun(whole, at, folder.training_tokens.read(), prober)
     run.start()
-    kept = []
+    kept = [weights_of(run)]
     while not run.done:
         run.advance()
-        kept.append([each.detach().clone() for each in run._trainer.model.parameters()])
-    save_model(run._trainer.model, tmp_path / "step32")
-    saved = prober.measure(tmp_path / "step32")
-    live = [row for row in run.rows if row["step"] == 12 and row["weights"] == "live"]
-    assert [row["nll_nats"] for row in live] == [each.nll_nats for each in saved.results]
+        kept.append(weights_of(run))
     # the averages, by hand: decay 0.75 from the start, and the mean over the last three probes
-    start = ForkRun(whole, fetch(whole.checkpoint), folder.training_tokens.read(), prober)
-    ema = [each.detach().double() for each in start._trainer.model.parameters()]
-    for weights in kept:
-        ema = [0.75 * old + 0.25 * new.double() for old, new in zip(ema, weights, strict=True)]
-    lawa = [torch.stack(group).double().mean(0) for group in zip(kept[5], kept[8], kept[11], strict=True)]
-    for ours, expected in ((run._averages.ema(), ema), (run._averages.lawa(), lawa)):
-        for one, other in zip(ours, expected, strict=True):
-            torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)
+    ema = {name: value.double() for name, value in kept[0].items()}
+    for weights in kept[1:]:
+        ema = {name: 0.75 * old + 0.25 * weights[name].double() for name, old in ema.items()}
+    lawa = {name: torch.stack([kept[step][name] for step in (6, 9, 12)]).double().mean(0) for name in ema}
+    model = build_model(read_config(at), read_weights(at))
+    for which, weights, tolerance in (("live", kept[-1], 0.0), ("ema", ema, 2e-4), ("lawa", lawa, 2e-4)):
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        save_model(model, tmp_path / which)
+        saved = [each.nll_nats for each in prober.measure(tmp_path / which).results]
+        probed = [row["nll_nats"] for row in run.rows if (row["step"], row["weights"]) == (12, which)]
+        assert probed == pytest.approx(saved, abs=tolerance, rel=0.0)
+        losses = [row["nll_nats"] for row in run.rows if (row["step"], row["variant"]) == (12, "fp32")]
+        assert min(abs(one - other) for one, other in itertools.combinations(losses, 2)) > 1e-3, (
+            "three that differ"
+        )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sam", "muon"])
@@ -307,10 +315,11 @@ def test_moments_of_the_suite_are_the_ones_it_stopped_with(suite, tmp_path):
     prober = Prober(task.spec.probe, folder.tokens.read())
     run = ForkRun(task, fetch(task.checkpoint), folder.training_tokens.read(), prober)
     stored = torch.load(suite / "step20" / "moments.pt", weights_only=True)
-    for name, parameter in run._trainer.model.named_parameters():
-        state = run._trainer.optimizer.state[parameter]
-        assert state["step"] == 20
-        assert torch.equal(state["exp_avg_sq"], stored[name]["exp_avg_sq"])
+    states = torch.load(io.BytesIO(run.state()), weights_only=True)["trainer"]["optimizer"]["state"].values()
+    assert len(states) == len(stored)
+    assert {int(each["step"]) for each in states} == {20}
+    for kept in stored.values():
+        assert any(torch.equal(each["exp_avg_sq"], kept["exp_avg_sq"]) for each in states)
     run_fork(task)
     assert rows(task)[-1]["nll_nats"] is not None
     (suite / "step25" / "moments.pt").write_bytes(b"not a state")

@@ -1,4 +1,4 @@
-"""The one retry loop: how often, how long and after which errors a call is tried again."""
+"""The retry loop: how often, how long and after which errors a call is retried."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TRANSIENT = frozenset(
         errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
     }
 )  # fmt: skip
-"""Errors of a folder that may be back in a moment. A full disk or a missing permission is none of them."""
+"""Errors of a folder that may soon be available again; not a full disk or a missing permission."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Waits between tries double from ``first_s`` up to ``most_s``, each stretched at random by up to a half."""
+    """Waits between attempts double from ``first_s`` up to ``most_s`` seconds, plus up to a half at random."""
 
     tries: int | None = 6
-    """Tries in a row without any progress; None = as many as ``for_s`` allows."""
+    """Attempts in a row without progress; None = as many as ``for_s`` allows."""
     for_s: float | None = None
-    """Seconds after the first try in which another one may begin; None = no limit."""
+    """Seconds after the first attempt in which another may start; None = no limit."""
     first_s: float = 1.0
     most_s: float = 30.0
 
@@ -45,9 +45,10 @@ def retried(
     transient: Callable[[Exception], bool],
     asked_s: Callable[[Exception], float | None] = lambda _: None,
 ) -> T:
-    """The result of ``call``, tried again after a ``transient`` error; the last error passes through.
+    """Run ``call`` and retry it after a ``transient`` error; the last error passes through.
 
-    ``asked_s``: the wait in seconds that a server asks for, which replaces the policy's; None where it asks for none.
+    ``asked_s``: returns the wait in seconds that a server demands, which replaces the policy's; None if it demands
+    none.
     """
     began, failures = time.monotonic(), 0
     while True:
@@ -65,13 +66,13 @@ def retried(
 
 
 AWAY = RetryPolicy(tries=None, for_s=15.0, first_s=0.5, most_s=0.5)
-"""The wait for an output folder to come back. Others wait for it meanwhile, so the whole run does."""
+"""Policy for an unavailable output folder. Every worker waits for it, so the whole run does."""
 
 
 def retry_while_away(action: Callable[[], T]) -> T:
-    """The result of ``action``, tried again for ``AWAY.for_s`` seconds while its output folder is away.
+    """Run ``action`` and retry it for ``AWAY.for_s`` seconds while its output folder is unavailable.
 
-    A folder is away for a moment while a network mount reconnects or while somebody moves it.
+    A folder is briefly unavailable while a network mount reconnects or while it is being moved.
     """
     return retried(action, AWAY, _is_away)
 

@@ -7,7 +7,7 @@ and one-line outcomes cross Ray; weights and numbers go from the workers to the 
 
 **Growth.** The worker pool follows the cluster: nodes that join are used within seconds, those that leave are not
 waited for. What a worker needs must fit *one node*. Sizes that no node offers are refused before any work, because
-Ray would wait for them for ever.
+Ray would wait for them without end.
 
 **Loss.** Ray's own retries are off, because they never end. A task whose worker died is tried
 ``MAX_ATTEMPTS`` times in all, and a hung worker (``Resources.task_timeout_s``) is killed and counts the same. A
@@ -15,7 +15,7 @@ node that left is not the task's fault: the task returns to the queue, at most `
 the task itself raises is deterministic and never retried.
 
 **The end.** A GPU worker is given tasks ahead, so that it loads the next checkpoint while it measures one. Near the end
-a worker keeps at most one task ahead, and the rest go to whoever is free first.
+a worker keeps at most one task ahead, and the others go to the first idle worker.
 
 **Clocks.** Every duration is measured on one monotonic clock, the driver's or a worker's. No decision depends on
 the time of day, so the clocks of nodes may differ.

@@ -1,4 +1,5 @@
-"""The task queue: which task goes to which worker, how often, and which are finished. No Ray: a holder is any object.
+"""The task queue: which task goes to which worker, how often, and which are finished. Independent of Ray: a holder
+is any object.
 
 Tasks are handed out in order, each to one holder at a time. A task comes back when its holder dies, hangs or leaves.
 """
@@ -52,14 +53,14 @@ class TaskQueue:
 
     @property
     def waiting(self) -> int:
-        """Tasks that nobody has been given."""
+        """Tasks that wait for a worker."""
         return len(self._waiting)
 
     def next(self, holder: Hashable, now: float, behind: Attempt | None = None) -> Attempt | None:
-        """A task for ``holder``; None where there is nothing to do for it.
+        """The next task for ``holder``; None if there is none.
 
-        ``behind``: the attempt that ``holder`` is at. A task that a worker died on runs alone, so that the next death
-        says whose fault it was.
+        ``behind``: the attempt that ``holder`` is running. A task on which a worker has died runs alone, so that
+        another death shows its cause.
         """
         if not self._waiting:
             return None
@@ -70,15 +71,15 @@ class TaskQueue:
         return attempt
 
     def settle(self, attempt: Attempt, now: float) -> None:
-        """Records that an attempt ended with an outcome."""
+        """Record that an attempt ended with an outcome."""
         del self._attempts[attempt.task.key]
         self._seconds.append(now - attempt.began)
         del self.unsettled[attempt.task.key]
 
     def lost(self, attempt: Attempt, *, tried: bool, node: bool) -> bool:
-        """Records that an attempt ended without an outcome; whether its task is tried again.
+        """Record that an attempt ended without an outcome; return whether its task is tried again.
 
-        ``tried``: its holder was at it, not at one before it. ``node``: the whole node left.
+        ``tried``: its holder was running it, not one before it. ``node``: the whole node was lost.
         """
         key = attempt.task.key
         del self._attempts[key]
@@ -91,7 +92,7 @@ class TaskQueue:
         return True
 
     def timeout_s(self) -> float | None:
-        """Seconds after which a task in hand counts as hung; None = never (yet)."""
+        """Seconds after which a running task counts as hung; None = never (yet)."""
         if self._timeout_s is not None:
             return self._timeout_s or None
         if not self._seconds or not self._detects_hung:

@@ -153,7 +153,7 @@ class WorkerPool:
 
     @property
     def size(self) -> int:
-        """Workers that have started or are about to."""
+        """Number of workers that have started or are starting."""
         return len(self._workers)
 
     def free(self) -> Iterator[Worker]:

@@ -147,7 +147,7 @@ def test_controls_are_of_the_weights_that_the_variant_quantizes() -> None:
 
 
 def test_one_draw_would_hide_the_scatter() -> None:
-    with pytest.raises(UsageError, match="sign_seeds 1: wanted 2"):
+    with pytest.raises(UsageError, match="sign_seeds 1: wanted at least 2"):
         ControlSettings(sign_seeds=1)
 
 

@@ -42,6 +42,7 @@ _PLACES = {
     "CollapseError": "pipeline.base.errors:CollapseError",
     "Curve": "pipeline.analysis.statistics.curves:Curve",
     "Int4Callback": "pipeline.monitor.trainer_callback:Int4Callback",
+    "Int4LightningCallback": "pipeline.monitor.lightning_callback:Int4LightningCallback",  # needs lightning
     "Monitor": "pipeline.monitor.observing:Monitor",
     "PhaseReport": "pipeline.analysis.trajectory.findings:PhaseReport",
     "Suite": "pipeline.suites:Suite",

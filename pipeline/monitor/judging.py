@@ -66,6 +66,8 @@ class Judge:
         self._rule = settings.fresh_rule()
         self._best: Choice | None = None
         self._ship: Choice | None = None
+        self.verdict: Verdict | None = None
+        """The latest one."""
         for observed in seen:
             self.observe(observed)
 
@@ -86,7 +88,7 @@ class Judge:
         ):
             self._ship = _lower(self._ship, candidate)
         alarm = self._rule.observe(observed.step, loss, planned=self._planned())
-        return Verdict(
+        self.verdict = Verdict(
             best_step=None if self._best is None else self._best.step,
             worse_since=None if alarm is None else alarm.worse_since,
             alarm=alarm is not None,
@@ -95,6 +97,7 @@ class Judge:
             numbers=self._numbers(observed),
             notes=_notes(observed),
         )
+        return self.verdict
 
     def require_later(self, step: int) -> None:
         """Raise UsageError unless ``step`` comes after the last observation."""

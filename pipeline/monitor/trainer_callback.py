@@ -19,9 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
-from pipeline.base.errors import CollapseError, UsageError
+from pipeline.base.errors import UsageError
 from pipeline.monitor.judging import gap_of
 from pipeline.monitor.observing import Monitor, Weights
+from pipeline.monitor.ranks import on_rank_0
 from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
 
 LOG = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Int4Callback(TrainerCallback):
         if latest is not None and latest.step == step:  # several evaluation sets, or resumed at an evaluation
             metrics.update(self._numbers(latest))
             return
-        observed = _on_rank_0(lambda: self._measured(step, **kwargs))
+        observed = on_rank_0(lambda: self._measured(step, **kwargs))
         numbers = self._numbers(observed)
         if self._training:
             told = self.verdict is not None and self.verdict.alarm
@@ -170,28 +171,6 @@ def _from_history(history: list[dict[str, Any]], monitor: Monitor) -> list[Obser
         }
         found.append(Observed(int(entry["step"]), losses, entry["monitor_learning_rate"], averages))
     return found
-
-
-def _on_rank_0(measured: Callable[[], Observed]) -> Observed:
-    """Return the result of ``measured`` on rank 0 to every rank; its error too, so that no process waits forever."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return measured()
-    said: list[Any] = [None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            said = [measured()]
-        except CollapseError as error:
-            said = [error]
-        except Exception as error:
-            torch.distributed.broadcast_object_list(
-                [CollapseError(f"{type(error).__name__}: {error}")], src=0
-            )
-            raise
-    torch.distributed.broadcast_object_list(said, src=0)
-    if isinstance(said[0], CollapseError):
-        raise said[0]
-    observed: Observed = said[0]
-    return observed
 
 
 def _calling_handler() -> CallbackHandler | None:

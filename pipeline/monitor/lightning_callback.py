@@ -1,0 +1,96 @@
+"""The monitor inside the Trainer of Lightning: the quantized loss among its validation metrics.
+
+Lightning is imported when this module is: nothing else of the library needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from pipeline.monitor.judging import gap_of
+from pipeline.monitor.observing import Monitor
+from pipeline.monitor.ranks import on_rank_0
+from pipeline.monitor.verdicts import Observed, Verdict
+
+LOG = logging.getLogger(__name__)
+
+
+class Int4LightningCallback(Callback):
+    """Logs ``val_int4_loss`` and ``val_int4_gap`` (for other variants, their column's name) at every validation, for
+    ``ModelCheckpoint(monitor="val_int4_loss")``, ``EarlyStopping`` and the loggers.
+
+    In a distributed run rank 0 measures and every process gets its numbers. Observations are in Lightning's
+    checkpoints, so that a resumed run continues with them.
+    """
+
+    def __init__(
+        self,
+        tokens: np.ndarray | torch.Tensor,
+        variants: str | list[str] = "int4",
+        *,
+        model: Callable[[LightningModule], torch.nn.Module] = lambda module: module.model,
+        plan_steps: int | None = None,
+        on_alarm: Callable[[Verdict], object] | None = None,
+        **settings: Any,
+    ) -> None:
+        """``tokens``, ``variants`` and ``settings``: as in :class:`Monitor`. ``model``: the causal language model of a
+        LightningModule. ``plan_steps``: None = the Trainer's. ``on_alarm``: called once, on rank 0.
+        """
+        self._make = lambda plan: Monitor(variants, tokens, plan, **settings)
+        self._restore = lambda state: Monitor.from_state(
+            state, tokens, planned_rate=settings.get("planned_rate")
+        )
+        self._model, self._plan_steps, self._on_alarm = model, plan_steps, on_alarm
+        self._monitor: Monitor | None = None
+        self.verdict: Verdict | None = None
+        """The latest one."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a run, unless a checkpoint has brought one."""
+        if self._monitor is None:
+            steps = self._plan_steps or int(trainer.estimated_stepping_batches)
+            self._monitor = self._make(max(steps, 1))
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the model, log its numbers and judge them."""
+        if self._monitor is None or trainer.sanity_checking:
+            return
+        monitor, step = self._monitor, trainer.global_step
+        if monitor.judge.seen and monitor.judge.seen[-1].step == step:
+            self._log(pl_module, monitor.judge.seen[-1])
+            return
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None
+        observed = on_rank_0(lambda: monitor.measured(step, self._model(pl_module), rate))
+        told = self.verdict is not None and self.verdict.alarm
+        self.verdict = monitor.judge.observe(observed)
+        self._log(pl_module, observed)
+        if self.verdict.alarm and not told and trainer.is_global_zero:
+            LOG.warning("the quantized loss is worse than its best: %s", self.verdict.stop_advice.reason)
+            if self._on_alarm is not None:
+                self._on_alarm(self.verdict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything observed, for Lightning's checkpoints."""
+        return {} if self._monitor is None else self._monitor.to_state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the observations of a checkpoint; UsageError for those of other tokens."""
+        if state_dict:
+            self._monitor = self._restore(state_dict)
+            self.verdict = self._monitor.judge.verdict
+
+    def _log(self, pl_module: LightningModule, observed: Observed) -> None:
+        fp32 = observed.nll_nats["fp32"]
+        numbers = {f"val_{name}_loss": loss for name, loss in observed.nll_nats.items()}
+        numbers |= {
+            f"val_{name}_gap": gap_of(loss, fp32)
+            for name, loss in observed.nll_nats.items()
+            if name != "fp32"
+        }
+        pl_module.log_dict(numbers, rank_zero_only=False, sync_dist=False)

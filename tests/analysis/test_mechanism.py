@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.analysis.trajectory.growth import Bounded, Window
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
-from pipeline.analysis.trajectory.mechanism.explain import explain
+from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.growth_shares import (
     Cause,
     GrowthShares,
@@ -144,6 +147,37 @@ def test_windows_are_the_plateau_or_the_first_tenth_after_warm_up() -> None:
     assert few is not None
     assert (few.first, few.last) == (Window(0, 400), Window(500, 900))
     assert choose_windows(step[:9]) is None
+
+
+def shard_of(run: ControlLosses, index: int, *, controls: bool = True) -> Any:
+    """A shard with the losses of one checkpoint of ``run``."""
+    fp32 = run.fp32_TB[index]
+    entries = [
+        *({"kind": "signs", "amount": 1.0, "seed": seed, "layer": None, "batch_nll_nats": list(fp32 + damage)}
+          for seed, damage in enumerate(run.signs_TSB[index])),
+        *({"kind": "line", "amount": a, "seed": 0, "layer": None, "batch_nll_nats": list(fp32 + damage[index])}
+          for a, damage in run.line_TB.items()),
+        {"kind": "line", "amount": 1.0, "seed": 0, "layer": 0, "batch_nll_nats": list(fp32 + 99)},
+    ]  # fmt: skip
+    tensor = {"n": 4, "mean": 0.0, "std": 1.0, "relative_error": float(np.sqrt(run.error_size[index]))}
+    rows = [
+        {"variant": "fp32", "batch_nll_nats": list(fp32), "tensors": [], "controls": None},
+        {"variant": "int4-g128-asym", "batch_nll_nats": list(fp32 + run.damage_TB[index]), "tensors": [tensor],
+         "controls": entries},
+    ]  # fmt: skip
+    kept = rows if controls else [{k: v for k, v in row.items() if k != "controls"} for row in rows]
+    return SimpleNamespace(key=f"step{index}", table=pa.Table.from_pylist(kept))
+
+
+def test_losses_are_read_from_shards_and_one_without_controls_is_nan() -> None:
+    run = simulated_run(TrueGrowth(sensitivity=2), 1)
+    shards = [shard_of(run, index, controls=index != 2) for index in range(6)]
+    (found,) = read_controls(shards, run.step[:6], duplicates=["step5"])
+    assert found.variant == "int4"
+    assert found.usable.tolist() == [True, True, False, True, True, False]
+    for name, values in run.factors().items():
+        np.testing.assert_allclose(found.factors()[name][[0, 1, 3, 4]], values[[0, 1, 3, 4]], rtol=1e-9)
+    np.testing.assert_allclose(found.line_TB[-0.5][3], run.line_TB[-0.5][3], atol=1e-12)
 
 
 def test_the_report_reads_back_as_it_was_written() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 from pipeline.analysis.statistics.nulls import N_NULL
@@ -14,6 +15,7 @@ from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, e
 from pipeline.analysis.trajectory.mechanism.mechanism_words import cause_sentence
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.quantize.statistics import squared_error
+from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
@@ -28,12 +30,9 @@ def read_controls(
     ``step``: of each shard, (T,). ``duplicates``: keys of shards with the weights of an earlier one. A shard without a
     variant's controls gives NaN.
     """
-    wanted = ["variant", "batch_nll_nats", "tensors", "controls"]
-    if not all("controls" in shard.table.column_names for shard in shards):
-        return []
-    rows = [{row["variant"]: row for row in shard.table.select(wanted).to_pylist()} for shard in shards]
+    rows = [_rows(shard.table) for shard in shards]
     distinct = ~np.isin([shard.key for shard in shards], list(duplicates))
-    variants = dict.fromkeys(name for found in rows for name, row in found.items() if row["controls"])
+    variants = dict.fromkeys(name for found in rows for name, row in found.items() if row.get(CONTROLS))
     fp32_TB = np.array([found[FP32]["batch_nll_nats"] for found in rows], dtype=np.float64)
     return [
         _losses(name, [found.get(name) for found in rows], step, fp32_TB, distinct)
@@ -74,6 +73,13 @@ def explain(
     return Mechanism(first, found, {name: cause_sentence(each) for name, each in found.items()})
 
 
+def _rows(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """The rows of a shard by variant."""
+    names = ["variant", "batch_nll_nats", "tensors", CONTROLS]
+    there = table.select([name for name in names if name in table.column_names])
+    return {row["variant"]: row for row in there.to_pylist()}
+
+
 def _label(variant: str, labels: Mapping[str, str]) -> str:
     return variant.upper() if variant in ("int4", "int8") else labels.get(variant, variant)
 
@@ -109,7 +115,7 @@ def _losses(
 
 def _by_control(row: dict[str, Any] | None) -> dict[tuple[str, float], FloatArray]:
     """Losses per batch by kind and by what tells controls of a kind apart; those of single layers are left out."""
-    entries = [] if row is None else row["controls"] or []
+    entries = [] if row is None else row.get(CONTROLS) or []
     return {
         (entry["kind"], entry["amount"] if entry["kind"] == "line" else float(entry["seed"])): np.array(
             entry["batch_nll_nats"], dtype=np.float64

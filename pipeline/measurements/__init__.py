@@ -40,6 +40,7 @@ from pipeline.measurements import (
     anisotropy,
     calibration_outcome,
     divergence,
+    flatness,
     grid_fit,
     head_rank,
     loss,
@@ -260,6 +261,6 @@ def find_column(name: str) -> Column:
 
 
 _CORE = (loss, divergence, agreement, moments, grid_fit)
-_FURTHER = (calibration_outcome, outliers, anisotropy, head_rank, weight_norm)
+_FURTHER = (calibration_outcome, outliers, anisotropy, head_rank, weight_norm, flatness)
 for _built_in in (*_CORE, *_FURTHER):
     register(_built_in.MEASUREMENT)

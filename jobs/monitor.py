@@ -30,17 +30,30 @@ from jobs.console import console
     show_default=True,
     help="Probability of a false alarm in a run that never gets worse.",
 )
+@click.option(
+    "--figure", metavar="FILE.png", help="Where the chart goes. Default: figures/monitor.png in a folder DIR."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object with every verdict.")
-def command(folder: str, *, variant: str, margin: float, rule: str, as_json: bool) -> None:
+def command(
+    folder: str, *, variant: str, margin: float, rule: str, figure: str | None, as_json: bool
+) -> None:
     """Replay the verdicts of the training-time monitor, and show what other stopping rules would have cost.
 
     Regret is the quantized loss of what a rule ships minus the run's lowest; delay counts from that lowest checkpoint.
     """
     from pipeline.analysis.table_files import READERS, read_table
+    from pipeline.base.files import write_atomically
     from pipeline.monitor.replay import replay
+    from pipeline.report.replay_figure import replay_png
+    from pipeline.runs.output import absolute_out, run_folder
 
     table = folder if folder.endswith(tuple(READERS)) else f"{folder.rstrip('/')}/tables/trajectory.parquet"
     found = replay(read_table(table), variant, margin_nats=margin, rule=rule)
+    image = replay_png(found)
+    if figure is not None:
+        write_atomically(absolute_out(figure, "--figure"), image)
+    elif table != folder:
+        run_folder(folder).results.write_figure("monitor.png", image)
     if as_json:
         click.echo(json.dumps({"folder": folder, **found.to_json()}, allow_nan=False))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.table_files import read_table
 from pipeline.base.errors import UsageError
 from pipeline.monitor.replay import replay
+from pipeline.report.replay_figure import replay_spec
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
 SUITES = sorted(table.parents[1] for table in REFERENCE.glob("**/tables/trajectory.parquet"))
@@ -67,13 +69,34 @@ def test_a_run_of_too_little_is_refused() -> None:
 
 
 def test_the_command_gives_both_forms_and_refuses_a_folder_without_an_audit(tmp_path: Path) -> None:
-    suite = SUITES[0]
+    suite = tmp_path / "run"
+    (suite / "tables").mkdir(parents=True)
+    shutil.copy(SUITES[0] / "tables" / "trajectory.parquet", suite / "tables")
     said = CliRunner().invoke(main, ["monitor", "--replay", str(suite)])
     assert said.exit_code == 0, said.output
     assert "no alarm" in said.output
+    assert (suite / "figures" / "monitor.png").read_bytes().startswith(b"\x89PNG")
     found = CliRunner().invoke(main, ["monitor", "--replay", str(suite), "--json"])
     plain = json.loads(found.output)
     assert len(plain["verdicts"]) == plain["n_checkpoints"]
     assert {each["rule"] for each in plain["rules"]} >= {"monitor", "patience 3"}
     assert plain["verdicts"][-1]["best_step"] == plain["best_step"]
+    table, figure = str(suite / "tables" / "trajectory.parquet"), tmp_path / "f.png"
+    assert CliRunner().invoke(main, ["monitor", "--replay", table, "--figure", str(figure)]).exit_code == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(main, ["monitor", "--replay", str(tmp_path)]).exit_code == 2
+
+
+def test_the_chart_shows_every_rule_and_only_finite_losses() -> None:
+    curve = collapsing(1e-3)
+    curve.variant_nll_nats["int4"][5] = math.nan
+    found = replay(curve)
+    losses, evidence, regrets = (view["layer"] for view in replay_spec(found)["vconcat"])
+    drawn = losses[0]["data"]["values"]
+    assert len(drawn) == 2 * 60 - 1
+    assert all(math.isfinite(each["loss"]) for each in drawn)
+    stops = {each["rule"]: each["step"] for each in losses[1]["data"]["values"]}
+    assert stops["monitor"] == found.alarm_step
+    assert "last checkpoint" not in stops
+    assert max(each["share"] for each in evidence[0]["data"]["values"]) >= 1
+    assert [each["rule"] for each in regrets[0]["data"]["values"]] == [each.rule for each in found.rules]

@@ -50,3 +50,10 @@ def multiply_batches(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda:
         return torch.bmm(left, right, out_dtype=torch.float32)
     return torch.bmm(left.float(), right.float())
+
+
+def multiply_halves(left: Tensor, right: Tensor) -> Tensor:
+    """float32 (M, N): the product of float16 (M, K) and (K, N)."""
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return torch.mm(left.float(), right.float())

@@ -236,7 +236,7 @@ def test_a_layer_in_the_middle_that_is_damaged_is_named(tmp_path, way) -> None:
 def test_a_hash_that_is_not_the_suites_fails_by_name(tmp_path, way) -> None:
     folder = save(tmp_path, "llama")
     measure = getattr(prober(spec("ieee")), way)
-    with pytest.raises(CheckpointError, match="the suite says 000000000000"):
+    with pytest.raises(CheckpointError, match="the suite states 000000000000"):
         measure(folder, "0" * 64)
     assert measure(folder, weights_sha256(folder)).weights_sha256 == weights_sha256(folder)
 

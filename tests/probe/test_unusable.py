@@ -123,7 +123,7 @@ def test_an_unusable_checkpoint_is_refused_with_its_reason(
 
 def test_weights_that_do_not_hash_to_what_the_suite_says_are_refused(tmp_path: Path) -> None:
     folder = save_tiny_model("llama", tmp_path)
-    with pytest.raises(CheckpointError, match="the suite says 000000000000"):
+    with pytest.raises(CheckpointError, match="the suite states 000000000000"):
         PROBER.measure(folder, "0" * 64)
 
 

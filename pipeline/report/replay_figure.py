@@ -66,7 +66,8 @@ def replay_spec(replay: Replay) -> Spec:
             _view("evidence", f"Evidence that {variant} got worse, in its limit: {alarm}", "", [
                 {"data": {"values": evidence}, "mark": {"type": "line", "strokeWidth": 1.6},
                  "encoding": {"x": x, "y": {**y, "field": "share", "scale": {"type": "log"}}}},
-                {"mark": {"type": "rule", "strokeDash": [4, 3]}, "encoding": {"y": {"datum": 1}}},
+                {"data": {"values": [{}]}, "mark": {"type": "rule", "strokeDash": [4, 3]},
+                 "encoding": {"y": {"datum": 1}}},
             ]),
             _view("regret", "Regret of what each rule ships (nats above the run's best)", "", [
                 {"data": {"values": regrets}, "mark": {"type": "bar"},

@@ -51,6 +51,8 @@ class Plan:
     spec: ProbeSpec
     backend: Any
     """``probe.backend.Backend``."""
+    only_losses: bool = False
+    """Whether no variant's statistics and comparisons are wanted, whatever is measured."""
     variants: tuple[Variant, ...] = ()
     """Variants that are measured now."""
     packings: dict[str, Packing] = field(default_factory=dict)
@@ -68,8 +70,13 @@ class Plan:
 
     @property
     def of_controls(self) -> bool:
-        """Whether controls are measured now: only their losses are needed, no statistics of weights."""
+        """Whether controls are measured now."""
         return any(isinstance(variant, ControlVariant) for variant in self.variants)
+
+    @property
+    def losses_only(self) -> bool:
+        """Whether only losses are needed now: no statistics of weights, no comparisons of variants."""
+        return self.only_losses or self.of_controls
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
         """Start with ``variants`` of a checkpoint."""

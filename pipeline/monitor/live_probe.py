@@ -59,5 +59,7 @@ class LiveProbe:
             shape, arithmetic = TokenShape(*self._tokens.shape), choose_arithmetic(str(device))
             spec = ProbeSpec(variants, shape, self._sha256, arithmetic=arithmetic)
             sequences = self._tokens.reshape(-1, shape.seq_len)
-            self._engines[key] = Engine(spec, sequences, device, choose_backend(spec, device))
+            self._engines[key] = Engine(
+                spec, sequences, device, choose_backend(spec, device), losses_only=True
+            )
         return self._engines[key]

@@ -83,9 +83,7 @@ class Backend(Protocol):
         """float32 (V, R, O): each variant's rows times its weight, plus the bias."""
 
     def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
-        """Make the scores of a pass of ``tokens_NT`` (int64, on the device). losses_only: no comparison of
-        variants.
-        """
+        """Make the scores of a pass of ``tokens_NT`` (int64, on the device). losses_only: of ``nll_nats`` alone."""
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
         """Variant -> statistics of the weights of ``linears``, in their order."""
@@ -162,7 +160,7 @@ class TorchBackend:
             encoded = calibrated[slot] if slot in calibrated else quantizer.encode(weight)
             packed[slot] = decoded(quantizer, encoded, weight)
             steps.append(quantizer.grid_steps(weight, encoded))
-        if linear.name not in linear.plan.measured and not linear.plan.of_controls:
+        if linear.name not in linear.plan.measured and not linear.plan.losses_only:
             rows = measure_weight(linear, weight, list(packed), steps, self._tensor_level)
             linear.plan.measured[linear.name] = rows
         return packed

@@ -68,9 +68,11 @@ class Engine:
         device: torch.device,
         backend: Backend,
         calibration: np.ndarray | None = None,
+        *,
+        losses_only: bool = False,
     ) -> None:
         """``sequences``: int64 (N, T), the evaluation tokens. ``calibration``: int64 (M, T), for calibrated
-        variants.
+        variants. ``losses_only``: of all values only ``nll_nats``, and no statistics.
         """
         needy = [str(variant) for variant in (*spec.variants, *spec.mechanism) if variant.needs]
         if needy and calibration is None:
@@ -85,7 +87,7 @@ class Engine:
             torch.from_numpy(calibration).to(device) if needy and calibration is not None else None
         )
         self._hidden = bool(selected(spec.measurements, HiddenMeasurement))
-        self._plan = Plan(spec, backend)
+        self._plan = Plan(spec, backend, losses_only)
         self._template: ModelTemplate | None = None
         self._controls: tuple[tuple[Variant, ...], ...] = ()
         """Controls of the template's model, in groups."""
@@ -135,8 +137,9 @@ class Engine:
                 found, seen = self._evaluate(filled, fused=fused, observed=self._hidden and not parts)
                 hidden |= seen
                 parts.append({name: value[1:] for name, value in found.items()} if parts else found)
-                measured = self._backend.statistics(list(template.linears.values()))
-                statistics = with_outcomes(measured, self._plan) | statistics
+                if not self._plan.losses_only:
+                    measured = self._backend.statistics(list(template.linears.values()))
+                    statistics = with_outcomes(measured, self._plan) | statistics
             controls = self._measure_controls(filled)
         finally:
             template.release()
@@ -241,7 +244,7 @@ class Engine:
     def _score(self, one: Pass) -> dict[str, np.ndarray]:
         """Every token-level value from the logits of a pass that has gone through the layers."""
         scores = self._backend.scores(
-            one.tokens, len(self._plan.variants), losses_only=self._plan.of_controls
+            one.tokens, len(self._plan.variants), losses_only=self._plan.losses_only
         )
         for logits, scale in one.logits():
             scores.add(logits, scale)

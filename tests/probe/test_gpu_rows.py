@@ -194,3 +194,18 @@ def test_a_variant_without_finite_logits_scores_nan_and_the_others_do_not() -> N
         assert torch.isnan(numbers[1, 2])
         assert torch.isfinite(numbers[0]).all()
         assert torch.isfinite(numbers[2]).all()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # NumPy, in the interpreter
+@pytest.mark.parametrize("scaled", [False, True])
+def test_losses_alone_are_those_of_the_definition(scaled: bool) -> None:
+    logits, targets = normal(3, 4, 5000) * 8, torch.tensor([0, 2500, 4999, 7], device=DEVICE)
+    logits[2, 3, 4321] = torch.nan
+    scale = normal(3, 5000, seed=1) if scaled else None
+    found = torch.empty(3, 6, dtype=torch.float64, device=DEVICE)
+    for part in (slice(0, 2), slice(2, 4)):
+        ops.losses(logits[:, part].contiguous(), targets[part], found, 1 + part.start, scale)
+    true = (logits if scale is None else logits * scale[:, None]).double()
+    exact = functional.cross_entropy(true.flatten(0, 1), targets.repeat(3), reduction="none").view(3, 4)
+    assert torch.allclose(found[:, 1:5], exact, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert torch.isnan(found[2, 4])

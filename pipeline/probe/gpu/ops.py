@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.probe.gpu.attention import attention_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
-from pipeline.probe.gpu.token_scores import loss_kernel
+from pipeline.probe.gpu.token_scores import loss_kernel, nll_kernel
 from pipeline.quantize.triton.launch import launch
 
 TILE = 8192
@@ -156,6 +156,16 @@ def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: 
         vocabulary, predictions, first, sums.shape[2],
         V=variants, OTHERS=others, SCALED=scale is not None,
         BLOCK=min(1024, TILE // others, triton.next_power_of_2(vocabulary)), num_warps=4,
+    )  # fmt: skip
+
+
+def losses(logits: Tensor, targets: Tensor, out: Tensor, first: int = 0, scale: Tensor | None = None) -> None:
+    """Like :func:`score`, to the nll alone: columns ``first`` to first + P of ``out``, float64 (V, predictions)."""
+    variants, predictions, vocabulary = logits.shape
+    launch(
+        nll_kernel, (predictions, variants), logits, logits if scale is None else scale, targets, out,
+        vocabulary, predictions, first, out.shape[1],
+        SCALED=scale is not None, BLOCK=min(2048, triton.next_power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
 
 

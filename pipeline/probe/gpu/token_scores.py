@@ -121,3 +121,42 @@ def loss_kernel(
         if SCALED:
             at_best *= tl.load(scales + best_0)
         tl.store(out + 5 * height, tl.where(at_best == top, 1.0, 0.0), mask=present)
+
+
+@triton.jit(do_not_specialize=["predictions", "offset", "total"])  # one binary whatever the chunk
+def nll_kernel(
+    logits_ptr,  # float32 (V, P, K); raw products where SCALED
+    scale_ptr,  # float32 (V, K): what a raw product is multiplied by
+    target_ptr,  # int64 (P)
+    out_ptr,  # float64 (V, total), from column `offset` on: the nll
+    vocabulary,  # K
+    predictions,  # P
+    offset,
+    total,
+    SCALED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    # Each lane keeps its own maximum and sum: lanes are joined once per row, so reading never waits for them.
+    prediction = tl.program_id(0)
+    v = tl.program_id(1).to(tl.int64)
+    row = logits_ptr + (v * predictions + prediction) * vocabulary
+    scales = scale_ptr + v * vocabulary
+    at = tl.arange(0, BLOCK)
+    top = tl.full((BLOCK,), -3e38, dtype=tl.float32)
+    total_p = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(0, vocabulary, BLOCK):
+        inside = start + at < vocabulary
+        logit = tl.load(row + start + at, mask=inside, other=-3e38)
+        if SCALED:
+            logit *= tl.load(scales + start + at, mask=inside, other=1.0)
+        new_top = tl.maximum(top, logit)
+        total_p = total_p * tl.exp(top - new_top) + tl.exp(logit - new_top)
+        top = new_top
+    largest = tl.max(top, axis=0)
+    log_sum = largest + tl.log(tl.sum(total_p * tl.exp(top - largest), axis=0))
+    target = tl.load(target_ptr + prediction)
+    at_target = tl.load(row + target)
+    if SCALED:
+        at_target *= tl.load(scales + target)
+    nll = log_sum.to(tl.float64) - at_target.to(tl.float64)
+    tl.store(out_ptr + v * total + offset + prediction, nll)

@@ -95,7 +95,7 @@ class TritonBackend:
         """Pack in one launch; quantizers without a kernel are packed one by one."""
         plan, quantizers = linear.plan, linear.packing.quantizers
         packed = pack(linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name))
-        if linear.name not in plan.measured and not plan.of_controls:
+        if linear.name not in plan.measured and not plan.losses_only:
             more = self._measure_further(linear) if self._tensor_level and not self._is_compiling else {}
             plan.measured[linear.name] = summarise(packed, linear.counted_rows), more
         return packed
@@ -138,7 +138,9 @@ class TritonBackend:
 
     def scores(self, tokens_NT: Tensor, variants: int, *, losses_only: bool = False) -> Scores:
         """Scores by the loss kernel; further measurements by their hooks."""
-        further_ones = [] if self._is_compiling or losses_only else self._token_level
+        if losses_only:
+            return TritonLosses(tokens_NT, variants)
+        further_ones = [] if self._is_compiling else self._token_level
         return TritonScores(tokens_NT, variants, further_ones)
 
     def statistics(self, linears: Sequence[ProbeLinear]) -> dict[Variant, tuple[TensorStatistics, ...]]:
@@ -196,6 +198,30 @@ def _lists(linear: ProbeLinear) -> bool:
     packing = linear.packing
     pairs = zip(linear.plan.variants, packing.slots, strict=True)
     return any(is_listed(linear, variant, packing.quantizers[slot]) for variant, slot in pairs)
+
+
+class TritonLosses:
+    """The losses of ``ops.losses`` (V, N * T); those of the last token of a sequence, which has no target, are
+    unused.
+    """
+
+    def __init__(self, tokens_NT: Tensor, variants: int) -> None:
+        self._shape = (variants, *tokens_NT.shape)
+        self._targets = tokens_NT.roll(-1, dims=1).flatten()
+        self._losses = torch.empty(
+            variants, self._targets.numel(), dtype=torch.float64, device=tokens_NT.device
+        )
+        self._first = 0
+
+    def add(self, logits: Tensor, scale: Tensor | None) -> None:
+        """Add the next rows."""
+        targets = self._targets[self._first : self._first + logits.shape[1]]
+        ops.losses(logits, targets, self._losses, self._first, scale)
+        self._first += logits.shape[1]
+
+    def values(self) -> dict[str, np.ndarray]:
+        """``nll_nats``: (V, N, P)."""
+        return {"nll_nats": self._losses.view(self._shape)[:, :, :-1].contiguous().cpu().numpy()}
 
 
 class TritonScores:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 import shlex
@@ -57,7 +59,7 @@ def test_ray_understands_it_and_what_it_submits(line: str) -> None:
 
 def test_every_other_line_is_a_make_target_or_a_test_that_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    others = [line for line in LINES if not line.startswith(("int4-collapse", "ray "))]
+    others = [line for line in LINES if not line.startswith(("int4-collapse", "ray ", "python -m tests."))]
     assert others
     for line in others:
         word, *options, target = line.split()
@@ -66,6 +68,18 @@ def test_every_other_line_is_a_make_target_or_a_test_that_exists() -> None:
         else:
             assert (word, *options) == (".venv/bin/python", "-m", "pytest", "-x")
             assert (ROOT / target).is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("python -m tests.")])
+def test_a_module_of_the_tests_understands_it(line: str) -> None:
+    name, *arguments = shlex.split(line)[2:]
+    found = importlib.util.find_spec(name)
+    assert found is not None, name
+    module = importlib.import_module(name if found.submodule_search_locations is None else f"{name}.__main__")
+    if isinstance(module.main, click.Command):
+        module.main.make_context(name, arguments)
+    else:
+        assert not arguments
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

@@ -1,0 +1,47 @@
+"""What the experiment is expected to cost, from measured speeds of one H100 (docs/performance.md)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEASURED = Path(__file__).parents[2] / "outputs" / "reference" / "benchmark"
+AUDIT, FORK, TRAINING = "h100-audit-154.json", "h100-fork-nine-runs.json", "h100-fork-pythia-160m.json"
+MEASURED_CHECKPOINTS = 154
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected time of one H100 at the paper's 65,536 evaluation tokens, and the download."""
+
+    download_gb: float
+    """10^9 bytes"""
+    audit_gpu_hours: float
+    fork_gpu_hours: float
+    rule: str
+
+
+def expected_cost(download_bytes: int, checkpoints: int, fork_runs: int, fork_tokens: int) -> Cost:
+    """The cost of ``checkpoints`` probes and of ``fork_runs`` runs of ``fork_tokens`` training tokens each.
+
+    An audit is the measured one with as many probes; a fork is the measured one of nine runs, with ten probes a run,
+    and the further training at its measured speed.
+    """
+    audit, fork, training = (_read(name) for name in (AUDIT, FORK, TRAINING))
+    start_s = audit["command_to_report_s"] - MEASURED_CHECKPOINTS * audit["probe_s_median"]
+    known_tokens = fork["updates"] * fork["tokens_per_step"]
+    longer_s = (fork_tokens - known_tokens) / training["ours_tokens_per_s"]
+    return Cost(
+        download_gb=download_bytes / 1e9,
+        audit_gpu_hours=(start_s + checkpoints * audit["probe_s_median"]) / 3600,
+        fork_gpu_hours=fork_runs * max(0.0, fork["ours_s"] / fork["runs"] + longer_s) / 3600,
+        rule=f"arithmetic on outputs/reference/benchmark/{AUDIT}, {FORK} and {TRAINING}: one H100, 65,536 evaluation "
+        "tokens, without the time of the download",
+    )
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((MEASURED / name).read_text())
+    return found

@@ -14,7 +14,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "outputs/reference/*.md")
+PAGES = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "docs/*.md",
+    "outputs/reference/*.md",
+    "outputs/reference/external/*.md",
+)
 LINK = re.compile(r"\]\(([^)\s#]+)[^)]*\)")
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.hub.client import ROOT, environment
 from tests.hub.server import Hub, serve
 from tests.reproduce.cost import expected_cost
-from tests.reproduce.paper import CLAIMS, STEPS
+from tests.reproduce.paper import CLAIMS, FORK_STEPS, FORK_TOKENS, STEPS
 from tests.reproduce.paper_table import our_numbers
 from tests.reproduce.stand_in import SCALED, pythia_hub, revision_files
 
@@ -131,3 +131,15 @@ def test_a_folder_without_results_has_no_number():
     numbers = our_numbers(Path("nowhere"), Path("nowhere"))
     assert {each.value for each in numbers.values()} == {None}
     assert {each.reason for each in numbers.values()} == {"not measured"}
+
+
+def test_the_page_has_the_empty_table_and_the_expected_times():
+    page = " ".join((ROOT / "docs" / "reproduce-pythia.md").read_text().split())
+    assert all(f"| {each.what} | {each.paper} | |" in page for each in CLAIMS)
+    cost = expected_cost(0, len(STEPS) - 1, 9, FORK_STEPS * FORK_TOKENS)
+    longer = expected_cost(0, len(STEPS) - 1, 9, 14_300 * FORK_TOKENS)
+    assert f"the audit takes about {round(cost.audit_gpu_hours * 360) * 10} s" in page
+    assert (
+        f"fork about {round(cost.fork_gpu_hours * 60)} minutes ({round(longer.fork_gpu_hours * 60)} min"
+        in page
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -209,3 +211,23 @@ def test_losses_alone_are_those_of_the_definition(scaled: bool) -> None:
     exact = functional.cross_entropy(true.flatten(0, 1), targets.repeat(3), reduction="none").view(3, 4)
     assert torch.allclose(found[:, 1:5], exact, rtol=1e-6, atol=1e-6, equal_nan=True)
     assert torch.isnan(found[2, 4])
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_powers_bring_the_bounds_of_a_norm_and_its_product_just_under_2_to_the_15(biased: bool) -> None:
+    width, outs = 1100, 1030
+    gain, shift = normal(width), normal(width, seed=1)
+    weights, bias, factor = (
+        torch.stack([normal(outs, width), 1e-3 * normal(outs, width, seed=1), 0.0 * normal(outs, width)]),
+        50 * normal(outs, seed=2) if biased else None,
+        torch.tensor([1.5], device=DEVICE),
+    )
+    sums = weights.double().square().sum(dim=2)
+    apart = torch.stack([sums, sums + 1], dim=2)[..., 0]  # as they lie among other sums
+    power, power_S = ops.powers(gain, shift, apart, bias, factor)
+    norm = width**0.5 * gain.abs().max() + shift.norm()
+    largest_S = 1.5 * (norm * sums.sqrt().amax(dim=1) + (0.0 if bias is None else bias.abs().max()))
+    assert torch.equal(power, ops.norm_power(gain, shift))
+    for bound, found in zip([norm, *largest_S], [*power, *power_S], strict=True):
+        expected = 2.0 ** (14 - math.floor(math.log2(bound))) if bound > 0 else 2.0**15
+        assert found.item() == expected

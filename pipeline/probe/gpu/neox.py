@@ -42,7 +42,7 @@ from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.gpu import ops
 from pipeline.probe.gpu.ops import Norm, Raw
 from pipeline.probe.gpu.product import multiply
-from pipeline.quantize.triton.packing import PackedWeight, row_norms
+from pipeline.quantize.triton.packing import PackedWeight
 
 SAMPLE_ROWS, SAMPLE_OUTS = 128, 1024
 """Rows and outputs of a product on which its truncation is measured."""
@@ -83,34 +83,46 @@ class _Weights:
         """float32 (V, out): factor of raw products, for operands multiplied by ``power`` (V or 1)."""
         return self._per_variant(self.packed.scale) / power[:, None]
 
-    def largest(self, norm: Tensor) -> Tensor:
-        """float32 (V): a bound on every output for inputs of Euclidean norm ``norm``."""
-        bound = norm * self._per_variant(row_norms(self.packed).amax(dim=1))
-        return bound if self.linear.bias is None else bound + self.linear.bias.abs().max()
+    def norm_powers(self, norm: Any, factor: Tensor) -> tuple[Norm, Tensor]:
+        """``norm``, the LayerNorm before it, with its power, and float32 (V): that for ``factor`` times any output."""
+        bias = self.linear.bias
+        power, power_S = ops.powers(norm.weight, norm.bias, self.packed.row_squares, bias, factor)
+        return Norm(norm.weight, norm.bias, power), self._per_variant(power_S)
 
     def _per_variant(self, by_slot: Tensor) -> Tensor:
+        slots = self.linear.slots
+        if slots == tuple(range(len(by_slot))):
+            return by_slot
+        if len(by_slot) == 1:
+            return by_slot.expand(len(slots), *by_slot.shape[1:])
         # Not by_slot[slots]: that copies the list to the GPU and waits for everything before it.
-        return torch.stack([by_slot[slot] for slot in self.linear.slots])
+        return torch.stack([by_slot[slot] for slot in slots])
 
     def grown(self, operand: Tensor, raws: Tensor, scale: Tensor) -> Tensor:
         """``scale`` (V, out), corrected for the truncation of ``raws`` (V, M / V, out), the products of ``operand``.
 
-        The factor is the one that brings a sample row nearest to its float32 counterpart, averaged over rows.
+        The factor is the one that brings a sample row nearest to its float32 counterpart, averaged over rows. It is
+        1 + (exact - found) found / found^2: so little of 1 that float32 is enough for the second term.
         """
-        features, slots, three = operand.shape[1] // 3, self.linear.slots, self.packed.three
+        features = operand.shape[1] // 3
         sample = operand.view(len(raws), -1, 3 * features)[:, :SAMPLE_ROWS]
-        rows_VRI = sample[..., features : 2 * features].float() + sample[..., 2 * features :]
-        weights = self.packed.operand[:, :SAMPLE_OUTS]
-        high, low = weights[..., features : 2 * features], weights[..., :features]
-        weight_VOI = torch.stack([high[slot] for slot in slots]).float()
-        if any(three):
-            none = torch.zeros_like(low[0])
-            weight_VOI += torch.stack([low[slot] if three[slot] else none for slot in slots])
-        exact_VRO = rows_VRI @ weight_VOI.mT
-        found_VRO = raws[:, :SAMPLE_ROWS, :SAMPLE_OUTS].double()
-        factor_VR = (exact_VRO * found_VRO).sum(dim=2) / found_VRO.square().sum(dim=2)
-        factor_V = torch.where((factor_VR - 1.0).abs() < LARGEST_SHRINKAGE, factor_VR, 1.0).mean(dim=1)
-        return (scale.double() * factor_V[:, None]).float()
+        rows_VRI = sample[..., features : 2 * features].float().add_(sample[..., 2 * features :])
+        found_VRO = raws[:, :SAMPLE_ROWS, :SAMPLE_OUTS]
+        excess_VRO = torch.bmm(rows_VRI, self._sampled_weights(features).mT).sub_(found_VRO)
+        excess_VR = excess_VRO.mul_(found_VRO).sum(dim=2).div_(found_VRO.square().sum(dim=2))
+        excess_VR.masked_fill_((excess_VR.abs() < LARGEST_SHRINKAGE).logical_not_(), 0.0)
+        return torch.addcmul(scale, scale, excess_VR.mean(dim=1, keepdim=True))
+
+    def _sampled_weights(self, features: int) -> Tensor:
+        """float32 (V, some outputs, I)."""
+        low, high, _ = self.packed.operand[:, :SAMPLE_OUTS].split(features, dim=2)
+        weight_VOI = self._per_variant(high).to(torch.float32, copy=True)
+        if all(self.packed.three):
+            return weight_VOI.add_(self._per_variant(low))
+        for v, slot in enumerate(self.linear.slots):
+            if self.packed.three[slot]:
+                weight_VOI[v] += low[slot]
+        return weight_VOI
 
     def product(self, operand: Tensor, power: Tensor) -> Raw:
         """The raw products of all variants with ``operand`` (M, 3 in)."""
@@ -142,6 +154,10 @@ class FusedNeox:
         positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
         cos, sin = self.base.rotary_emb(torch.empty(1, device=tokens.device), positions)
         self.cos, self.sin = cos[0].contiguous(), sin[0].contiguous()
+        turned = torch.stack([self.cos, self.sin]).abs().max().clamp(min=1.0)
+        self._rotation = (math.sqrt(2.0) * turned)[None].float()
+        """By how much the rotation makes queries and keys grow."""
+        self._one = torch.ones_like(self._rotation)
         self._chunks: list[_Chunk] = []
 
     def begin(self, chunk: int) -> None:
@@ -150,17 +166,14 @@ class FusedNeox:
 
     def advance(self, layer: Any) -> None:
         """Advance all tokens through ``layer``, the next one."""
-        norm1, bound1 = _norm(layer.input_layernorm)
-        norm2, bound2 = _norm(layer.post_attention_layernorm)
         qkv, dense, up, down = (
             _Weights(linear, linear.packed())
             for linear in (
                 layer.attention.query_key_value, layer.attention.dense, layer.mlp.dense_h_to_4h, layer.mlp.dense_4h_to_h
             )
         )  # fmt: skip
-        rotation = math.sqrt(2.0) * torch.maximum(self.cos.abs().max(), self.sin.abs().max()).clamp(min=1.0)
-        attention_power = _power_below(qkv.largest(bound1) * rotation)
-        up_power = _power_below(up.largest(bound2))
+        norm1, attention_power = qkv.norm_powers(layer.input_layernorm, self._rotation)
+        norm2, up_power = up.norm_powers(layer.post_attention_layernorm, self._one)
         for piece in self._chunks:
             first = self._operand(piece.x)
             if self.parallel:
@@ -204,7 +217,8 @@ class FusedNeox:
 
     def logits(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Raw logits (V, rows, vocabulary) and their scale (V, vocabulary), block by block in token order."""
-        norm, _ = _norm(self.base.final_layer_norm)
+        last = self.base.final_layer_norm
+        norm = Norm(last.weight, last.bias, ops.norm_power(last.weight, last.bias))
         head = _Weights(self.model.get_output_embeddings(), self.model.get_output_embeddings().packed())
         scale = None
         while self._chunks:
@@ -232,16 +246,3 @@ class FusedNeox:
     def _add_norm(self, piece: _Chunk, norms: tuple[Norm, ...], outs: tuple[Tensor, ...], three: int) -> None:
         ops.add_norm(piece.x, piece.pending, norms, outs, variants=self.variants, three=three, eps=self.eps)
         piece.pending = ()
-
-
-def _norm(module: Any) -> tuple[Norm, Tensor]:
-    """The LayerNorm for ``ops.add_norm``, and a bound (float32, 0-d) on its results' Euclidean norm."""
-    gain, shift = module.weight, module.bias
-    bound = math.sqrt(gain.numel()) * gain.abs().max() + shift.norm()
-    return Norm(gain, shift, _power_below(bound[None])), bound
-
-
-def _power_below(bound: Tensor) -> Tensor:
-    """The power of two p with bound * p in [2^14, 2^15), elementwise; 2^15 for a bound of zero."""
-    _, exponent = torch.frexp(bound.clamp(max=1e38) * (1.0 + 1e-5))
-    return ((15 + 127 - exponent).clamp(27, 227) << 23).view(torch.float32)

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from pipeline.probe.gpu.attention import attention_kernel
+from pipeline.probe.gpu.bounds import bounds_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
 from pipeline.probe.gpu.token_scores import loss_kernel, nll_kernel
 from pipeline.quantize.triton.launch import launch
@@ -187,6 +188,32 @@ def scores(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     kl.masked_fill_(broken, torch.nan)
     agrees.masked_fill_(broken, torch.nan)
     return -log_p, kl.float(), agrees.float(), (p - p[:1]).float()
+
+
+def norm_power(gain: Tensor, shift: Tensor) -> Tensor:
+    """float32 (1): the power for the results of a LayerNorm with ``gain`` and ``shift`` (float32 (K))."""
+    power = torch.empty(1, dtype=torch.float32, device=gain.device)
+    launch(
+        bounds_kernel, (1,), gain, shift, gain, gain, gain, power, power, gain.numel(), 0, 0, 0,
+        PRODUCT=False, BIAS=False, BLOCK=1024,
+    )  # fmt: skip
+    return power
+
+
+def powers(
+    gain: Tensor, shift: Tensor, squares_SO: Tensor, bias: Tensor | None, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`norm_power`, and float32 (S): those for ``factor`` (float32 (1)) times the outputs of the packed weights
+    whose rows have sums of squares ``squares_SO`` (float64).
+    """
+    slots, outs = squares_SO.shape
+    power = torch.empty(1, dtype=torch.float32, device=gain.device)
+    out_power_S = torch.empty(slots, dtype=torch.float32, device=gain.device)
+    launch(
+        bounds_kernel, (slots,), gain, shift, squares_SO, gain if bias is None else bias, factor, power, out_power_S,
+        gain.numel(), outs, *squares_SO.stride(), PRODUCT=True, BIAS=bias is not None, BLOCK=1024,
+    )  # fmt: skip
+    return power, out_power_S
 
 
 def _raw(raw: Raw | None, unused: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -49,6 +49,11 @@ class PackedWeight:
     fit: Tensor
     """float64 (S, O, FIT_SUMS)"""
 
+    @property
+    def row_squares(self) -> Tensor:
+        """float64 (S, O): the sum of squares of every packed row."""
+        return self.fit[..., 3]
+
 
 def pack(
     weight: Tensor,
@@ -154,7 +159,7 @@ def _pack_perturbed(
     calibrated: Mapping[int, Encoded] | None,
 ) -> None:
     """Fills the slots ``indices`` with the weights of controls; of their sums those of squares alone, for
-    ``row_norms``, mean anything.
+    ``row_squares``, mean anything.
     """
     errors = RoundingErrors(weight.float().contiguous(), quantizers, calibrated)
     scratch = dataclasses.replace(packed, moments=torch.empty_like(packed.moments))
@@ -205,8 +210,3 @@ def summarise(packed: PackedWeight, rows: int | None = None) -> Tensor:
     )  # by a constant, a GPU would multiply by its reciprocal
     fits = torch.stack([relative_S, boundary_S / n_S], dim=1).flatten()
     return torch.cat([torch.stack([mean, variance.sqrt(), absmax_O.max(), kurtosis]), fits])
-
-
-def row_norms(packed: PackedWeight) -> Tensor:
-    """float32 (S, O): an upper bound of the Euclidean norm of every packed row."""
-    return packed.fit[..., 3].sqrt().float() * (1.0 + 1e-6)

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from jobs.options import parse_steps
 from pipeline.base.errors import UsageError
 from pipeline.suites import Suite, open_suite
 from tests.reproduce import paper
@@ -64,17 +65,20 @@ def main(suite: str, out: Path, *, check_only: bool, skip_fork: bool, **options:
     out.mkdir(parents=True, exist_ok=True)
     try:
         opened = open_suite(suite)
-        steps = options["steps"]
-        chosen = opened if steps is None else opened.select([int(step) for step in steps.split(",")])
+        chosen = opened.select(parse_steps(options["steps"]))
+        shape = parse_steps(options["shape"], "--shape") or ()
+        if len(shape) != len(paper.SHAPE):
+            raise UsageError(f"--shape {options['shape']}: wanted {len(paper.SHAPE)} whole numbers")
     except UsageError as error:
-        raise SystemExit(f"error: {error}") from error
-    checks = check_listing(opened, paper.STEPS, tuple(int(size) for size in options["shape"].split(",")))
+        click.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from error
+    checks = check_listing(opened, paper.STEPS, shape)
     about = _describe(opened, chosen, checks, options, forked=not skip_fork)
     code = _show(out, about, checks)
     if check_only or code:
         raise SystemExit(code)
     code = _carry_out("run", suite, out / "audit", _audit_options(options))
-    checks.append(check_measured(opened, str(out / "audit")))
+    checks.append(check_measured(chosen, str(out / "audit")))
     code = _show(out, about, checks) or code
     if not skip_fork and code == 0:
         code = _carry_out("fork", suite, out / "fork", _fork_options(options, out))

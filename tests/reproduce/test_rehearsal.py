@@ -119,6 +119,25 @@ def test_a_suite_that_is_not_the_papers_is_refused_by_name(hub, tmp_path):
     assert not (tmp_path / "out" / "audit").exists()
 
 
+def test_an_audit_that_cannot_begin_leaves_an_empty_table_and_its_exit_code(hub, tmp_path):
+    out = tmp_path / "out"
+    ran = reproduce(hub, tmp_path / "home", "--out", out, *SHAPE, *SIZE, "--corpus", f"tokens:{out}/none.npy")
+    assert ran.returncode != 0
+    assert not (out / "fork").exists()
+    told = json.loads((out / "reproduction.json").read_text())
+    (check,) = (each for each in told["checks"] if each["name"].startswith("weights measured"))
+    assert not check["holds"], "no shard is no match"
+    assert all(each["ours"]["value"] is None for each in told["claims"])
+
+
+@pytest.mark.parametrize("wrong", [("--steps", "1,x"), ("--steps", "5"), ("--shape", "1,2")])
+def test_a_wrong_option_is_named(hub, tmp_path, wrong):
+    ran = reproduce(hub, tmp_path / "home", "--out", tmp_path / "out", *wrong)
+    assert ran.returncode == 2
+    assert wrong[1] in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_the_expected_cost_is_the_measured_one_for_what_was_measured():
     cost = expected_cost(10**9, 154, 9, 400 * 8192)
     assert cost.download_gb == 1

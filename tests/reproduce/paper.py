@@ -16,9 +16,11 @@ EXPECTED_EQUAL = {"step1": "step0"}
 CORPUS = "hf:mit-han-lab/pile-val-backup:validation:text"
 """The Pile's validation text, from which the paper takes its 32 batches of 4 x 512 tokens."""
 TRAIN_CORPUS = "hf:NeelNanda/pile-10k:train:text"
-"""Documents of the Pile's training text, about 15 M tokens. The paper does not name those of its forks."""
+"""10,000 documents of the Pile's training text, by our estimate 15 M tokens.
+The paper does not name those of its forks."""
 FORK_STEPS = 1_400
-"""Updates of a fork's run: one pass over TRAIN_CORPUS. The paper's number is not known to us."""
+"""Updates of a fork's run: less than one pass over TRAIN_CORPUS by that estimate, and refused where it is more.
+The paper's number is not known to us."""
 FORK_TOKENS = 8_192
 """Tokens of an update, about those of the paper."""
 

@@ -73,8 +73,12 @@ class ModelTemplate:
         self.model: Any = model.to(device)
         # Weights copied into the model; the linear layers hold theirs separately.
         self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
-        self._own: dict[str, nn.Parameter] = {}
-        """Name -> the model's own parameter that a lent one replaces."""
+        self._parameters: dict[str, tuple[Any, str, nn.Parameter]] = {
+            name: (self.model.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], parameter)
+            for name, parameter in self.model.named_parameters(remove_duplicate=False)
+        }
+        """The model's own parameters, which lent ones replace for a while: module, attribute, parameter."""
+        self._lent: set[str] = set()
 
     @classmethod
     def learned(
@@ -164,13 +168,13 @@ class ModelTemplate:
         """Like :meth:`put`, without a copy: ``stored`` (on the device) are the model's weights until
         :meth:`release`. Values that are not parameters are copied.
         """
-        parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in stored.items():
-            if name in self.linears or name not in parameters:
+            if name in self.linears or name not in self._parameters:
                 self.put({name: tensor})
                 continue
-            self._own.setdefault(name, parameters[name])
-            put(self.model, name, tensor)
+            self._lent.add(name)
+            module, attribute, _ = self._parameters[name]
+            put(module, attribute, tensor)
 
     def release(self, names: Iterable[str] | None = None) -> None:
         """Release the linear layers' weights ``names``, or all with the lent ones: two other checkpoints are
@@ -180,9 +184,9 @@ class ModelTemplate:
             if name in self.linears:
                 self.linears[name].release()
         if names is None:
-            for name, parameter in self._own.items():
-                put(self.model, name, parameter)
-            self._own.clear()
+            for name in self._lent:
+                put(*self._parameters[name])
+            self._lent.clear()
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:

@@ -37,7 +37,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no config: wanted a causal language model of transformers, or one in DDP or "
             "torch.compile"
         )
-    devices = sorted({str(each.device) for each in model.parameters()})
+    devices = sorted(map(str, {each.device for each in model.parameters()}))
     if len(devices) != 1 or devices == ["meta"]:
         raise UsageError(
             f"the weights of {type(model).__name__} are on {', '.join(devices) or 'no device'}: wanted all of them on "
@@ -61,10 +61,11 @@ def _inside(model: nn.Module) -> nn.Module | None:
 
 
 def _refuse_sharded(model: nn.Module) -> None:
+    parameters = list(model.parameters())
     ways = {
         "FSDP": any(type(each).__name__ == "FullyShardedDataParallel" for each in model.modules())
-        or any(type(each).__name__ == "DTensor" for each in model.parameters()),
-        "DeepSpeed ZeRO-3": any(hasattr(each, "ds_id") and each.numel() == 0 for each in model.parameters()),
+        or any(type(each).__name__ == "DTensor" for each in parameters),
+        "DeepSpeed ZeRO-3": any(hasattr(each, "ds_id") and each.numel() == 0 for each in parameters),
     }
     for way, is_sharded in ways.items():
         if is_sharded:
@@ -106,5 +107,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             module.training = training
         for parameter, wanted, gradient in wants:
-            parameter.requires_grad_(wanted)
-            parameter.grad = gradient
+            if parameter.requires_grad != wanted:
+                parameter.requires_grad_(wanted)
+            if parameter.grad is not gradient:
+                parameter.grad = gradient

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.models.arithmetic import choose_arithmetic
 from pipeline.probe.engine import Engine
-from pipeline.probe.memory_weights import ModelWeights, all_finite
+from pipeline.probe.memory_weights import ModelWeights
 from pipeline.probe.prober import choose_backend
 from pipeline.spec import ProbeSpec, TokenShape, Variant
 
@@ -47,10 +47,11 @@ class LiveProbe:
         the model's. Raises UsageError for a state dict of another model, CheckpointError for a model that cannot be
         measured.
         """
-        if not all_finite(model.parameters() if instead is None else instead.values()):
+        current = ModelWeights(model, instead=instead)
+        if not current.are_finite:
             return dict.fromkeys(variants, math.nan)
         engine = self._engine(weights, tuple(variants), next(model.parameters()).device)
-        nll_VNP = engine.run(ModelWeights(model, instead=instead)).values["nll_nats"]
+        nll_VNP = engine.run(current).values["nll_nats"]
         return {variant: float(nll.mean()) for variant, nll in zip(variants, nll_VNP, strict=True)}
 
     def _engine(self, weights: str, variants: tuple[Variant, ...], device: torch.device) -> Engine:

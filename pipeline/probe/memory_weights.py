@@ -8,6 +8,7 @@ float32 on the device are read in place, others are converted for the time of th
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -49,6 +50,11 @@ class ModelWeights:
         """The model's configuration, or a substitute."""
         return config_of(self._model)
 
+    @functools.cached_property
+    def are_finite(self) -> bool:
+        """Whether every value is finite."""
+        return all_finite(self._state.values())
+
     @property
     def signature(self) -> Signature:
         """Class and settings of the model and its modules, and shapes and dtypes of its weights."""
@@ -68,7 +74,7 @@ class ModelWeights:
     @torch.inference_mode()
     def fill(self, template: ModelTemplate) -> Filled:
         """Lend the weights; constants outside the state dict (rotary frequencies) are copied."""
-        if not all_finite(self._state.values()):
+        if not self.are_finite:
             refuse_non_finite(self._state)
         there = dict(template.model.named_buffers(remove_duplicate=False))
         for name, buffer in self._buffers.items():

@@ -28,9 +28,12 @@ from pipeline.models import memory as sizing
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.models.template import signature
 from pipeline.probe import Prober, engine, reading
+from pipeline.probe.backend import TorchBackend
+from pipeline.probe.engine import Engine
 from pipeline.probe.gpu import neox, ops
 from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.triton_backend import TritonBackend
+from pipeline.probe.memory_weights import ModelWeights
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
 from pipeline.probe.result import Measurement
@@ -254,6 +257,18 @@ def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: P
         prober.prefetch(folder)
         exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
         assert prober.measure(folder).results[0].nll_nats == pytest.approx(exact.nll_nats, abs=2e-6)
+
+
+def test_losses_alone_are_those_of_the_cpu(tmp_path: Path) -> None:
+    model = build_model(read_config(save(tmp_path / "a")), read_weights(tmp_path / "a"))
+    split, exact = spec("split", "int4"), spec("ieee", "int4")
+    ours = Engine(split, TOKENS[0], DEVICE, TritonBackend(split, DEVICE), losses_only=True)
+    found = ours.run(ModelWeights(model.to(DEVICE)))
+    cpu = torch.device("cpu")
+    theirs = Engine(exact, TOKENS[0], cpu, TorchBackend(exact, cpu)).run(ModelWeights(model.cpu()))
+    assert list(found.values) == ["nll_nats"]
+    assert not found.statistics
+    assert np.abs(found.values["nll_nats"] - theirs.values["nll_nats"]).max() < 5e-6
 
 
 def test_what_truncation_took_from_a_product_is_given_back() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,12 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
-AUDITS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("run.json"))
+METHODS = REFERENCE / "methods"
+AUDITS = sorted(
+    str(path.parent.relative_to(REFERENCE))
+    for path in REFERENCE.rglob("run.json")
+    if not path.is_relative_to(METHODS)
+)
 FORKS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("fork.json"))
 SCHEDULES = ("constant", "wsd", "cosine")
 
@@ -46,14 +52,12 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_result_is_whole_and_small():
     assert len(AUDITS) >= 7
     assert FORKS
-    with tarfile.open(REFERENCE / "shards.tar.xz") as archive:
-        unpacked = set(archive.getnames())  # which `make reference` leaves here
-    files = [
-        path
-        for path in REFERENCE.rglob("*")
-        if path.is_file() and str(path.relative_to(REFERENCE)) not in unpacked
-    ]
-    assert sum(path.stat().st_size for path in files) < 24 * 2**20
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", "."], cwd=REFERENCE, capture_output=True, text=True, check=True
+    ).stdout
+    files = [REFERENCE / name for name in listed.split("\0") if name]
+    assert len(files) > 50
+    assert sum(path.stat().st_size for path in files) < 25 * 2**20
     assert not [path for path in files if path.suffix in (".safetensors", ".bin", ".pt")]
 
 
@@ -64,6 +68,37 @@ def test_the_shards_of_an_audit_reduce_to_its_tables(name: str, unpacked: Path):
         made, kept = (pl.read_parquet(root / name / "tables" / table) for root in (unpacked, REFERENCE))
         assert_frame_equal(made, kept, check_exact=True)
     compare_json(unpacked / name / "report.json", REFERENCE / name / "report.json")
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs under several quantizers, with their shards."""
+    folder: Path = tmp_path_factory.mktemp("methods")
+    with tarfile.open(METHODS / "shards.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    for plan in METHODS.glob("*/run.json"):
+        shutil.copyfile(plan, folder / plan.parent.name / "run.json")
+    return folder
+
+
+def test_runs_under_several_quantizers_reduce_to_their_report(methods: Path):
+    write_reduction(folder := RunFolder(methods / "wsd"), reduce_run(folder))
+    compare_json(methods / "wsd" / "report.json", METHODS / "wsd" / "report.json")
+
+
+def test_the_page_of_several_quantizers_has_their_numbers(methods: Path):
+    published = json.loads((METHODS / "comparison.json").read_text())
+    page = (METHODS / "README.md").read_text()
+    windows = (parse_window(published["before"]), parse_window(published["end"]))
+    curves = [read_curve(RunFolder(methods / name), name=name) for name in SCHEDULES]
+    for found in (each for each in published["found"] if each["variant"] != "int8"):
+        assert "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**found["growth"]) in page, found
+        gap = {key: 100 * found["end"][key] for key in ("estimate", "lower", "upper")}
+        assert "{estimate:.1f} [{lower:.1f}, {upper:.1f}]".format(**gap) in page, found
+    gptq = "int4_g128_asym_gptq"
+    kept = [each["growth"]["estimate"] for each in published["found"] if each["variant"] == gptq]
+    made = [each.growth.estimate for each in compare_growth(curves, gptq, *windows)]
+    assert made == pytest.approx(kept, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", FORKS)

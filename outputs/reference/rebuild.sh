@@ -10,6 +10,7 @@ all() { for each in "${running[@]}"; do wait "$each"; done; running=(); }  # fai
 windows=(--before 20000:22800 --end 27600:28600)
 
 tar xJf $here/shards.tar.xz -C $here
+tar xJf $here/methods/shards.tar.xz -C $here/methods
 # Two at a time; what a command says is shown only where it fails.
 quietly='out=$("$@" 2>&1) || { echo "$out" >&2; exit 255; }'
 folders=$(cd $here && find . -name run.json -o -name fork.json | xargs -n 1 dirname | sort)
@@ -21,6 +22,12 @@ for seed in 0 1; do
 done
 all
 printf '%s\0' compare $here/grids --before 4000:6000 --end 13800:14300 --variant all --out $here/grids |
+    xargs -0 bash -c "$quietly" - "$tool" &
+running+=($!)
+printf '%s\0' compare $here/methods/{constant,wsd,cosine} "${windows[@]}" --variant all --out $here/methods |
+    xargs -0 bash -c "$quietly" - "$tool" &
+running+=($!)
+printf '%s\0' compare $here/methods/{constant,wsd,cosine-mechanism} "${windows[@]}" --out $here/methods/mechanism |
     xargs -0 bash -c "$quietly" - "$tool" &
 running+=($!)
 printf '%s\0' compare $here/overtrained --before 31300:70500 --end 132200:140000 --out $here/overtrained |

@@ -81,9 +81,7 @@ def out(work: Path, ray_cluster: None) -> Path:
         "--learning-rate", "1e-3", *SIZE,
     ]  # fmt: skip
     zeros = ["zeros", suite, "--out", out, "--set", "at_most=0.001", "--workers", "1", "--device", "cpu"]
-    text = (
-        (PLUGINS / "zeros.py").read_text().replace('"zeros"', '"fragile"').replace("zeros.csv", "fragile.csv")
-    )
+    text = (PLUGINS / "zeros.py").read_text().replace('"zeros"', '"fragile"').replace("zeros.", "fragile.")
     failing = "        if task.checkpoint.step == 10:\n            1 / 0\n        limit ="
     (work / "fragile.py").write_text(text.replace("        limit =", failing))
     fragile = ["fragile", suite, "--out", out, "--workers", "1", "--device", "cpu"]

@@ -140,8 +140,7 @@ def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, lay
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is away is waited for two seconds."""
-    monkeypatch.setattr(retry, "PATIENCE_S", 2.0)
-    monkeypatch.setattr(retry, "POLL_S", 0.05)
+    monkeypatch.setattr(retry, "AWAY", retry.RetryPolicy(tries=None, for_s=2.0, first_s=0.05, most_s=0.05))
 
 
 @pytest.mark.usefixtures("short_patience")

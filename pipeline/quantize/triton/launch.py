@@ -10,9 +10,10 @@ outputs stay undefined), and the next run finds all kernels compiled. Triton kee
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -33,12 +34,16 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> No
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Context manager: launches compile in parallel instead of run; all are ready when the block ends."""
+    """Context manager: launches compile in parallel instead of run; all are ready when the block ends.
+
+    They compile one after the other before Python 3.12, whose parser counts its depth for all threads together: two
+    kernels at once end in a SystemError now and then.
+    """
     compiled: list[Any] = []
     token = _compiled.set(compiled)
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            with triton.AsyncCompileMode(pool):
+            with triton.AsyncCompileMode(pool) if sys.version_info >= (3, 12) else nullcontext():
                 yield
         finally:
             _compiled.reset(token)

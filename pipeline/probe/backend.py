@@ -151,7 +151,7 @@ class TorchBackend:
         errors = RoundingErrors(weight, quantizers, calibrated)
         for slot, quantizer in enumerate(quantizers):
             if isinstance(quantizer, Perturbed):
-                packed[slot] = perturbed(errors, quantizer)
+                packed[slot] = perturbed(errors, quantizer.control, quantizer.quantizer, quantizer.matrix)
                 continue
             if quantizer is None:
                 packed[slot] = weight

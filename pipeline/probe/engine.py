@@ -44,7 +44,7 @@ from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.control_runs import broken_notes, controls_of, uncalibrated
 from pipeline.probe.forward import Forward, LayeredForward, Pass, logits_apart
 from pipeline.probe.found import Numbers
-from pipeline.probe.hidden_states import Observed
+from pipeline.probe.hidden_states import ResidualStream
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
 from pipeline.probe.weights import Filled, Weights
@@ -187,7 +187,7 @@ class Engine:
 
         def work(chunk: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             one = self._pass(filled, self._tokens, fused=fused, layered=observed)
-            seen = Observed(one, self.spec, filled.template) if observed else None
+            seen = ResidualStream(one, self.spec, filled.template) if observed else None
             self._go([seen or one], filled, chunk, calibrator=self._calibrator(filled, chunk / usual))
             return self._score(one), {} if seen is None else seen.columns()
 

@@ -15,7 +15,7 @@ from pipeline.probe.forward import Pass
 from pipeline.spec import ProbeSpec
 
 
-class Observed:
+class ResidualStream:
     """A pass whose hidden states of the first variant, which is fp32, are observed."""
 
     def __init__(self, inner: Pass, spec: ProbeSpec, template: ModelTemplate) -> None:

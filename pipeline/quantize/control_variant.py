@@ -33,7 +33,8 @@ class Perturbed(Quantizer):
         """The perturbed values. ``calibration``: for the quantizer."""
         from pipeline.quantize.perturbing import RoundingErrors, perturbed
 
-        return Encoded(perturbed(RoundingErrors(weight, calibration=calibration), self), {})
+        errors = RoundingErrors(weight, calibration=calibration)
+        return Encoded(perturbed(errors, self.control, self.quantizer, self.matrix), {})
 
     def decode(self, encoded: Encoded) -> Tensor:
         """The values."""

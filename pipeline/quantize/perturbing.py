@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.quantize.control_variant import Perturbed
+from pipeline.quantize.controls import Control
 from pipeline.quantize.draws import Stream
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer, decoded
 
@@ -42,17 +42,23 @@ class RoundingErrors:
         return self._errors[quantizer]
 
 
-def perturbed(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
-    """float32 (O, I): the weight under the control ``wanted``."""
-    return errors.weight + perturbation(errors, wanted)
+def perturbed(errors: RoundingErrors, control: Control, quantizer: Quantizer | None, matrix: str) -> Tensor:
+    """float32 (O, I): the weight under ``control``; arguments as in :func:`perturbation`."""
+    return errors.weight + perturbation(errors, control, quantizer, matrix)
 
 
-def perturbation(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
-    """float32 (O, I): what the control ``wanted`` adds to the weight."""
+def perturbation(
+    errors: RoundingErrors, control: Control, quantizer: Quantizer | None, matrix: str
+) -> Tensor:
+    """float32 (O, I): what ``control`` adds to the weight.
+
+    ``quantizer``: whose error it uses; None for noise of a relative size. ``matrix``: dotted module path, on which the
+    random draw depends.
+    """
     import torch
 
-    weight, control, quantizer = errors.weight, wanted.control, wanted.quantizer
-    stream = Stream.of(control.seed, control.kind, wanted.matrix, weight.device)
+    weight = errors.weight
+    stream = Stream.of(control.seed, control.kind, matrix, weight.device)
     if control.kind == "relative":
         size = weight.double().square().mean().sqrt().mul(control.amount).float()
         return stream.normals(weight.numel()).view(weight.shape).mul_(size)
@@ -66,7 +72,7 @@ def perturbation(errors: RoundingErrors, wanted: Perturbed) -> Tensor:
     whole = error.shape[1] // width * width
     if control.kind == "permuted":
         parts = [error[:, :whole].reshape(-1, width), error[:, whole:]]
-        streams = [stream, Stream.of(control.seed, "permuted rest", wanted.matrix, weight.device)]
+        streams = [stream, Stream.of(control.seed, "permuted rest", matrix, weight.device)]
         shuffled = [
             part.gather(1, each.permutations(*part.shape)).reshape(error.shape[0], -1)
             for part, each in zip(parts, streams, strict=True)

@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("triton")
 
 from pipeline.quantize import Calibration, parse_quantizer
-from pipeline.quantize.triton.encoding import encode_together
+from pipeline.quantize.triton.fast_encode import encode_together
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -25,7 +25,7 @@ from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.split_moments import sum_of_squares
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
-from pipeline.quantize.triton.encoding import encode_together
+from pipeline.quantize.triton.fast_encode import encode_together
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
 from pipeline.spec import ProbeSpec

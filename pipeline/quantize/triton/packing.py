@@ -166,7 +166,7 @@ def _pack_perturbed(
     for index in indices:
         wanted = quantizers[index]
         assert isinstance(wanted, Perturbed)
-        _launch(perturbed(errors, wanted), scratch, index, [None])
+        _launch(perturbed(errors, wanted.control, wanted.quantizer, wanted.matrix), scratch, index, [None])
 
 
 def _pack_values(

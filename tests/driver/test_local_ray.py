@@ -19,7 +19,8 @@ from tests.waiting import wait_for
 ROOT = Path(__file__).parents[2]
 PROC = Path("/proc")
 DRIVER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
 from pipeline.driver import Layout, Resources, cluster, drive
 from pipeline.base.errors import CollapseError
 from tests.workers import SleepingWorker, simulated_tasks

@@ -46,9 +46,8 @@ def test_late_lost_and_hanging_nodes_change_nothing(
     first = nodes.add()
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *ONE_CORE, "--task-timeout", "5")
     with start(*audit, "--address", nodes.address) as driver:
-        wait_for(lambda: len(shards(out)) >= 1, driver)
-        (hanging,) = events(out, "worker_joined")
-        os.kill(hanging["pid"], signal.SIGSTOP)
+        wait_for(lambda: (out / "events.jsonl").exists() and bool(joined_at(out, first)), driver)
+        os.kill(joined_at(out, first)[0], signal.SIGSTOP)  # before it can have done all that there is
         second = nodes.add()
         wait_for(lambda: bool(joined_at(out, second)), driver)
         os.kill(joined_at(out, second)[0], signal.SIGSTOP)  # so that it is at something when its node goes

@@ -17,7 +17,9 @@ from polars.testing import assert_frame_equal
 
 from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
 from pipeline.analysis.trajectory.growth import compare_growth, parse_window
-from pipeline.analysis.trajectory.reduction import read_curve, reduce_run, write_reduction
+from pipeline.analysis.trajectory.mechanism.run_factors import factors_of_runs
+from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, reduce_run, write_reduction
+from pipeline.analysis.typed_json import to_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
 
@@ -99,6 +101,45 @@ def test_the_page_of_several_quantizers_has_their_numbers(methods: Path):
     kept = [each["growth"]["estimate"] for each in published["found"] if each["variant"] == gptq]
     made = [each.growth.estimate for each in compare_growth(curves, gptq, *windows)]
     assert made == pytest.approx(kept, rel=1e-6)
+
+
+def test_the_page_of_several_quantizers_has_what_methods_repair():
+    page = (METHODS / "README.md").read_text().replace("\n  ", " ")
+    reports = [json.loads((METHODS / name / "report.json").read_text()) for name in SCHEDULES]
+    for method in ("gptq", "awq"):
+        left = [each["last"] for report in reports for each in report["methods"] if each["method"] == method]
+        assert len(left) == len(SCHEDULES)
+        for found in left:
+            shares = {key: 100 * found[key] for key in ("estimate", "lower", "upper")}
+            assert "{estimate:.0f} % [{lower:.0f}, {upper:.0f}]".format(**shares) in page, (method, found)
+    for report in reports:
+        (hqq,) = (each["last"] for each in report["methods"] if each["method"] == "hqq")
+        assert hqq["lower"] < 1 < hqq["upper"]
+
+
+def test_the_page_of_several_quantizers_names_the_cause_that_was_found(methods: Path):
+    page = (METHODS / "README.md").read_text()
+    published = json.loads((METHODS / "mechanism" / "comparison.json").read_text())
+    windows = (parse_window(published["before"]), parse_window(published["end"]))
+    kept = {Path(each["folder"]).name.split("-")[0]: each["factors"] for each in published["found"]}
+    (made,) = factors_of_runs({"wsd": read_mechanism(RunFolder(methods / "wsd"))}, ["int4"], *windows)
+    assert_close(to_json(made)["shares"], kept["wsd"]["shares"], "wsd")
+    for name in SCHEDULES:
+        suite = "cosine-mechanism" if name == "cosine" else name
+        whole = json.loads((METHODS / suite / "report.json").read_text())["mechanism"]["by_variant"]["int4"]
+        for span, shares in (
+            ("first tenth to last", whole["shares"]),
+            ("plateau to end", kept[name]["shares"]),
+        ):
+            times = "{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**shares["times"])
+            percents = ["" if each["share"] is None else percent(each["share"]) for each in shares["factors"]]
+            row = [f"`{name}`, {span}", times, shares["cause"], *percents]
+            assert "|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" in page
+
+
+def percent(estimate: dict[str, float]) -> str:
+    values = {key: 100 * value + 0.0 for key, value in estimate.items()}
+    return "{estimate:.0f} % [{lower:.0f}, {upper:.0f}]".format(**values)
 
 
 @pytest.mark.parametrize("name", FORKS)

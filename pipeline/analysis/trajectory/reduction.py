@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ from pipeline.analysis.trajectory.trajectory_table import (
     trajectory_table,
     without_lists,
 )
+from pipeline.analysis.typed_json import to_json
 from pipeline.base.errors import IncompleteRunError
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
@@ -198,7 +198,7 @@ def keep_refinement(folder: RunFolder, found: Refinement) -> None:
 
 
 def _write_report(folder: RunFolder, report: dict[str, Any]) -> None:
-    folder.results.write(REPORT, json.dumps(_finite(report), indent=1, allow_nan=False))
+    folder.results.write(REPORT, json.dumps(to_json(report), indent=1, allow_nan=False))
 
 
 def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:
@@ -253,14 +253,3 @@ def _missing_message(folder: RunFolder, plan: RunPlan, found: FolderStatus) -> s
         f"{folder}: {' and '.join(said if absent or not lacking else said[1:])}; "
         "run the audit again to measure them, or pass --allow-missing to report without them"
     )
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with every NaN and infinity as null: JSON has neither."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

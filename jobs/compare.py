@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console, errors
-from jobs.options import unused_seed_option
+from jobs.options import seed_option
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
 from pipeline.runs.output import absolute_out, run_folder
@@ -64,7 +64,7 @@ NUMBERS, FIGURE, PAGE = "comparison.json", "comparison.png", "comparison.html"
 @click.option(
     "--json", "as_json", is_flag=True, help="One JSON object per training or group, variant and line."
 )
-@unused_seed_option
+@seed_option
 def command(
     trainings: tuple[str, ...],
     *,
@@ -76,6 +76,7 @@ def command(
     variants: tuple[str, ...],
     out: str | None,
     as_json: bool,
+    seed: int,
 ) -> None:
     """Compare the growth of the gap between two windows of steps in reduced audits, with 95 % intervals.
 
@@ -112,7 +113,7 @@ def command(
         found += [(name, variant, growth) for name, growth in zip(names, grown, strict=True)]
         own = dict(zip(names, grown, strict=True))
         ratios += [(variant, each) for each in _ratios(kinds, of_stratum, own, variant, threshold)]
-    factors = factors_of_runs(_controls(names), variants, *windows)
+    factors = factors_of_runs(_controls(names), variants, *windows, seed=seed)
     split = {(each.run, each.variant): each for each in factors}
     objects = [
         {"folder": name, "variant": variant, **dataclasses.asdict(each),

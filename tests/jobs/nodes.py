@@ -30,7 +30,7 @@ class Nodes:
     """A head with its dashboard on the loopback, and nodes that join it; ends them all."""
 
     def __init__(self, cpus: int) -> None:
-        self._temporary = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: sockets lie below it
+        self._temporary: list[str] = []
         self._port, self._dashboard = free_port(), free_port()
         self._environment = {
             **os.environ,
@@ -43,7 +43,7 @@ class Nodes:
         self._environment.pop("PYTHONPATH", None)  # the code that runs is what was uploaded
         self._nodes: list[subprocess.Popen[bytes]] = []
         self.head = self.add(
-            cpus, "--head", f"--port={self._port}", f"--temp-dir={self._temporary}", "--dashboard-host=127.0.0.1",
+            cpus, "--head", f"--port={self._port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
         wait_for(self._answers, seconds=60)
@@ -51,10 +51,14 @@ class Nodes:
     def add(self, cpus: int, *options: str) -> subprocess.Popen[bytes]:
         """Starts one more node (or, with these options, the head)."""
         where = options or (f"--address=127.0.0.1:{self._port}",)
+        # One for each, as on machines of their own: a node that joins deletes and downloads a job's working directory
+        # again below its temporary folder, and another node's driver may be importing from there.
+        self._temporary.append(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: sockets lie below it
         node = subprocess.Popen(
             [
-                RAY, "start", *where, f"--num-cpus={cpus}", "--num-gpus=0", "--block", "--disable-usage-stats",
-                f"--dashboard-agent-listen-port={free_port()}", f"--metrics-export-port={free_port()}",
+                RAY, "start", *where, f"--temp-dir={self._temporary[-1]}", "--block", "--disable-usage-stats",
+                f"--num-cpus={cpus}", "--num-gpus=0", f"--dashboard-agent-listen-port={free_port()}",
+                f"--metrics-export-port={free_port()}",
             ],
             env=self._environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -110,9 +114,10 @@ class Nodes:
                 node.wait(timeout=20)
             except subprocess.TimeoutExpired:
                 node.kill()
-        for pid in processes(self._temporary):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        for temporary in self._temporary:
+            for pid in processes(temporary):
+                os.kill(pid, signal.SIGKILL)
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def raylet(node: subprocess.Popen[bytes]) -> int | None:

@@ -39,17 +39,18 @@ def local(suite: Path, tokens_file: str, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def nodes(way: Way) -> Iterator[Nodes]:
-    """The head of a cluster, with two cores."""
-    nodes = Nodes(2)
+    """The head of a cluster, with one core: of two workers, one must go to the other node."""
+    nodes = Nodes(1)
     yield nodes
     nodes.close()
 
 
-def halt_workers(raylets: list[int]) -> list[int]:
+def halt_workers(nodes: Nodes, job: str, raylets: list[int]) -> list[int]:
     """Stops one worker of each raylet in the middle of a checkpoint, whichever comes to one first."""
     halted: dict[int, int] = {}
 
     def all_halted() -> bool:
+        assert nodes.status(job) in ("PENDING", "RUNNING"), nodes.logs(job)
         for parent in raylets:
             for worker in busy_workers(parent)[: parent not in halted]:
                 os.kill(worker, signal.SIGSTOP)
@@ -69,12 +70,12 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
     nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
 ) -> None:
     out = f"{bucket}/run"
-    node = nodes.add(2)
+    node = nodes.add(1)
     wait_for(lambda: nodes.alive() == 2 and raylet(node) is not None)
     submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
     assert submitted.returncode == 0, submitted.stderr
     raylets = [raylet(each) for each in (nodes.head, node)]
-    kept, lost = halt_workers([pid for pid in raylets if pid])
+    kept, lost = halt_workers(nodes, "killed", [pid for pid in raylets if pid])
     assert len(RunFolder(out).shards.list_keys()) < N, "it was meant to be killed in the middle"
     for victim in (raylets[1], lost):
         os.kill(victim, signal.SIGKILL)
@@ -95,7 +96,7 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE, "--workers", 1)
     nodes.submit("first", *command, wait=False)
     wait_for(lambda: bool(RunFolder(out).shards.list_keys()))
-    (worker,) = halt_workers([raylet(nodes.head) or 0])
+    (worker,) = halt_workers(nodes, "first", [raylet(nodes.head) or 0])
     assert nodes.ray("job", "stop", "--no-wait", "first").returncode == 0
     os.kill(worker, signal.SIGCONT)
     wait_for(lambda: nodes.status("first") != "RUNNING")

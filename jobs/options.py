@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.base.errors import UsageError
+from pipeline.measurements import measure_help
 from pipeline.quantize.lookup import grammar
 from pipeline.runs.audit_options import AuditOptions
-from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS, MEASUREMENTS
+from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,7 +75,7 @@ measurement_options = _stack(
         "measurements",
         multiple=True,
         metavar="NAME",
-        help=f"A further measurement, of a plug-in; repeatable. Always measured: {', '.join(MEASUREMENTS)}.",
+        help=measure_help(),
     ),
     click.option(
         "--calibration",

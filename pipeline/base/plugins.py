@@ -20,7 +20,7 @@ import os
 import pkgutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -49,18 +49,21 @@ _loaded: set[str] = set()
 class Registry(Generic[Member]):
     """The members of one set by name."""
 
-    def __init__(self, noun: str, package: str) -> None:
-        """``noun``: what a member is, such as ``schedule``. ``package``: where the library's own files are."""
+    def __init__(self, noun: str, package: str, place: Callable[[Member], str] | None = None) -> None:
+        """``noun``: what a member is, such as ``schedule``. ``package``: where the library's own files are.
+        ``place``: where a member is defined, if its class does not tell it from others.
+        """
         self._noun, self._package = noun, package
+        self._place: Callable[[Member], str] = place or _place
         self._members: dict[str, Member] = {}
-        self._has_own = False
+        self._has_own = self._loads_own = False
 
     def register(self, member: Member) -> Member:
         """Add ``member``; also a decorator. Raises UsageError if another member has its name."""
         other = self._members.setdefault(member.name, member)
-        if other is not member and _place(other) != _place(member):
+        if other is not member and self._place(other) != self._place(member):
             raise UsageError(
-                f"two {self._noun}s are called {member.name!r}: {_place(other)} and {_place(member)}; "
+                f"two {self._noun}s are called {member.name!r}: {self._place(other)} and {self._place(member)}; "
                 "rename one, or leave its plug-in out"
             )
         self._members[member.name] = member
@@ -77,7 +80,16 @@ class Registry(Generic[Member]):
 
     def place(self, name: str) -> str:
         """Place where the member called ``name`` is defined."""
-        return _place(self.find(name))
+        return self._place(self.find(name))
+
+    def remove(self, name: str) -> None:
+        """Forget the member called ``name``, if there is one."""
+        self._members.pop(name, None)
+
+    def known(self) -> tuple[Member, ...]:
+        """The library's own members and those of the plug-ins that are loaded already."""
+        self._load_own()
+        return tuple(self._members.values())
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
@@ -93,10 +105,16 @@ class Registry(Generic[Member]):
         if self._has_own:
             return
         with _loading:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
-                importlib.import_module(module.name)
-            self._has_own = True
+            if self._has_own or self._loads_own:  # loading: one of the files asks for the members so far
+                return
+            self._loads_own = True
+            try:
+                package = importlib.import_module(self._package)
+                for module in pkgutil.iter_modules(package.__path__, f"{self._package}."):
+                    importlib.import_module(module.name)
+                self._has_own = True
+            finally:
+                self._loads_own = False
 
 
 def plugins_named() -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.measurements.measurement import Column, TokenBlock, TokenMeasurement, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +36,7 @@ def summarise(values: Mapping[str, np.ndarray], _: int) -> Values:
     }
 
 
-MEASUREMENT = TokenMeasurement(
+register(TokenMeasurement(
     name="agreement",
     columns=(
         Column(
@@ -50,4 +51,4 @@ MEASUREMENT = TokenMeasurement(
     per_token=per_token,
     values={"agrees": "float32", "delta_p": "float32"},
     summarise=summarise,
-)  # fmt: skip
+))  # fmt: skip

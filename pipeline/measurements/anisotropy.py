@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.measurements.measurement import Column, HiddenMeasurement, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +46,7 @@ class _UnitSum:
         }
 
 
-MEASUREMENT = HiddenMeasurement(
+register(HiddenMeasurement(
     name="anisotropy",
     columns=(
         Column(
@@ -54,4 +55,4 @@ MEASUREMENT = HiddenMeasurement(
         ),
     ),
     observe=_UnitSum,
-)  # fmt: skip
+))  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.measurements.measurement import Column, OutcomeMeasurement, Values
+from pipeline.measurements.registration import register
 from pipeline.spec import CALIBRATION
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def of_outcome(outcome: CalibrationOutcome | None) -> Values:
     }
 
 
-MEASUREMENT = OutcomeMeasurement(
+MEASUREMENT = register(OutcomeMeasurement(
     name=CALIBRATION,
     columns=(
         Column("calibration_tokens", "tokens", "Calibration tokens seen", dtype="int64", menu=False),
@@ -68,4 +69,4 @@ MEASUREMENT = OutcomeMeasurement(
         Column("calibration_problem", "", "Problem of the calibration", dtype="string", menu=False),
     ),
     of_outcome=of_outcome,
-)  # fmt: skip
+))  # fmt: skip

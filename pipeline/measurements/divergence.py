@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.measurements.measurement import Column, TokenBlock, TokenMeasurement, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ def summarise(values: Mapping[str, np.ndarray], _: int) -> Values:
     return {"kl_nats_mean": float(kl.mean()), "kl_nats_p50": float(median), "kl_nats_p99": float(p99)}
 
 
-MEASUREMENT = TokenMeasurement(
+register(TokenMeasurement(
     name="divergence",
     columns=(
         Column(
@@ -46,4 +47,4 @@ MEASUREMENT = TokenMeasurement(
     per_token=per_token,
     values={"kl_nats": "float32"},
     summarise=summarise,
-)  # fmt: skip
+))  # fmt: skip

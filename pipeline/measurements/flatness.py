@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.measurements.measurement import CheckpointMeasurement, Column, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -167,7 +168,7 @@ def _add(weights: Sequence[Tensor], step: Vector, factor: float) -> None:
         each.add_(change, alpha=factor)
 
 
-MEASUREMENT = CheckpointMeasurement(
+register(CheckpointMeasurement(
     name="flatness",
     columns=(
         Column(
@@ -185,4 +186,4 @@ MEASUREMENT = CheckpointMeasurement(
         ),
     ),
     of_model=of_model,
-)  # fmt: skip
+))  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.measurements.measurement import Column, QuantizedWeight, TensorMeasurement, Values
+from pipeline.measurements.registration import register
 
 
 def of_tensor(weight: QuantizedWeight) -> Values:
@@ -15,7 +16,7 @@ def of_tensor(weight: QuantizedWeight) -> Values:
     return {"relative_error": fit.relative_error, "boundary_fraction": fit.boundary_fraction}
 
 
-MEASUREMENT = TensorMeasurement(
+register(TensorMeasurement(
     name="grid_fit",
     columns=(
         Column(
@@ -29,4 +30,4 @@ MEASUREMENT = TensorMeasurement(
         ),
     ),
     of_tensor=of_tensor,
-)  # fmt: skip
+))  # fmt: skip

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.measurements.measurement import CheckpointMeasurement, Column, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ def of_model(model: Any, _: Tensor) -> Values:
     return {"head_effective_rank": float(entropy.exp()), "head_top_share": float(share.max())}
 
 
-MEASUREMENT = CheckpointMeasurement(
+register(CheckpointMeasurement(
     name="head_rank",
     columns=(
         Column(
@@ -51,4 +52,4 @@ MEASUREMENT = CheckpointMeasurement(
         ),
     ),
     of_model=of_model,
-)  # fmt: skip
+))  # fmt: skip

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.measurements.measurement import Column, TokenBlock, TokenMeasurement, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,23 +34,25 @@ def summarise(values: Mapping[str, np.ndarray], batches: int) -> Values:
     }
 
 
-MEASUREMENT = TokenMeasurement(
-    name="loss",
-    columns=(
-        Column("nll_nats", "nats", "Loss (nats)", axis="log", better="lower", menu=False),
-        Column("perplexity", "", "Perplexity", axis="log", better="lower", menu=False),
-        Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", tables=False, menu=False),
-        Column("batch_nll_nats", "nats", "Loss of each batch (nats)", dtype="list<float64>", menu=False),
-        Column(
-            "sequence_nll_nats",
-            "nats",
-            "Loss of each sequence (nats)",
-            dtype="list<float64>",
-            menu=False,
-            late=True,
+register(
+    TokenMeasurement(
+        name="loss",
+        columns=(
+            Column("nll_nats", "nats", "Loss (nats)", axis="log", better="lower", menu=False),
+            Column("perplexity", "", "Perplexity", axis="log", better="lower", menu=False),
+            Column("n_tokens", "tokens", "Predicted tokens", dtype="int64", tables=False, menu=False),
+            Column("batch_nll_nats", "nats", "Loss of each batch (nats)", dtype="list<float64>", menu=False),
+            Column(
+                "sequence_nll_nats",
+                "nats",
+                "Loss of each sequence (nats)",
+                dtype="list<float64>",
+                menu=False,
+                late=True,
+            ),
         ),
-    ),
-    per_token=per_token,
-    values={"nll_nats": "float64"},
-    summarise=summarise,
+        per_token=per_token,
+        values={"nll_nats": "float64"},
+        summarise=summarise,
+    )
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.measurements.measurement import Column, QuantizedWeight, TensorMeasurement, Values
+from pipeline.measurements.registration import register
 
 
 def of_tensor(weight: QuantizedWeight) -> Values:
@@ -13,7 +14,7 @@ def of_tensor(weight: QuantizedWeight) -> Values:
     return {name: getattr(found, name) for name in ("mean", "std", "absmax", "kurtosis")}
 
 
-MEASUREMENT = TensorMeasurement(
+register(TensorMeasurement(
     name="moments",
     columns=(
         Column("mean", "", "Mean weight", menu=False),
@@ -26,4 +27,4 @@ MEASUREMENT = TensorMeasurement(
     ),
     of_tensor=of_tensor,
     per_variant=False,
-)  # fmt: skip
+))  # fmt: skip

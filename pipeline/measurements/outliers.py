@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.measurements.measurement import Column, HiddenMeasurement, Values
+from pipeline.measurements.registration import register
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ class _Powers:
         }
 
 
-MEASUREMENT = HiddenMeasurement(
+register(HiddenMeasurement(
     name="outliers",
     columns=(
         Column(
@@ -76,4 +77,4 @@ MEASUREMENT = HiddenMeasurement(
         Column("residual_kurtosis_by_layer", "", "Excess kurtosis by layer", dtype="list<float64>", menu=False),
     ),
     observe=_Powers,
-)  # fmt: skip
+))  # fmt: skip

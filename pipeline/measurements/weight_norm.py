@@ -7,6 +7,7 @@ where nothing normalises what they feed.
 from __future__ import annotations
 
 from pipeline.measurements.measurement import Column, QuantizedWeight, TensorMeasurement, Values
+from pipeline.measurements.registration import register
 
 
 def of_tensor(weight: QuantizedWeight) -> Values:
@@ -16,7 +17,7 @@ def of_tensor(weight: QuantizedWeight) -> Values:
     return {"weight_norm": float(torch.linalg.vector_norm(weight.weight_OI, dtype=torch.float64))}
 
 
-MEASUREMENT = TensorMeasurement(
+register(TensorMeasurement(
     name="weight_norm",
     columns=(
         Column(
@@ -26,4 +27,4 @@ MEASUREMENT = TensorMeasurement(
     ),
     of_tensor=of_tensor,
     per_variant=False,
-)  # fmt: skip
+))  # fmt: skip

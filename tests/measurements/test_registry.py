@@ -61,7 +61,7 @@ def test_the_core_comes_first_and_a_further_one_joins_the_choice() -> None:
     assert parse_measurements(("toy", "loss", "toy")) == (*MEASUREMENTS, "toy")
     names = [each.name for each in registered()]
     assert names[: len(MEASUREMENTS)] == list(MEASUREMENTS)
-    assert names[-1] == "toy"
+    assert "toy" in names
     assert len(set(names)) == len(names)
     with pytest.raises(UsageError, match=r"'loos'.*'loss'"):
         parse_measurements(("loos",))
@@ -88,7 +88,7 @@ def test_what_clashes_is_refused_with_both_sides(other: TokenMeasurement, both: 
         register(other)
     names = [each.name for each in registered()]
     assert names[: len(MEASUREMENTS)] == list(MEASUREMENTS)
-    assert names[-1] == "toy"
+    assert "toy" in names
     assert len(set(names)) == len(names)
 
 

@@ -21,7 +21,6 @@ losses are kept.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
@@ -44,6 +43,7 @@ from pipeline.probe.checks import ForwardCheck, forward_of
 from pipeline.probe.control_runs import broken_notes, controls_of, uncalibrated
 from pipeline.probe.forward import Forward, LayeredForward, Pass, logits_apart
 from pipeline.probe.found import Numbers
+from pipeline.probe.fused_choice import FusedChoice
 from pipeline.probe.hidden_states import ResidualStream
 from pipeline.probe.notes import tied_notes
 from pipeline.probe.tensor_statistics import TensorStatistics, with_outcomes
@@ -51,8 +51,6 @@ from pipeline.probe.weights import Filled, Weights
 from pipeline.quantize.control_variant import ControlVariant
 from pipeline.spec import ProbeSpec, Variant
 
-AGREEMENT = 1e-4
-"""Largest difference between the two passes' logits, relative to the largest logit, that counts as equal."""
 FEW, FEW_TOKENS = 2, 32
 """Sequences, and their tokens, with which the two passes are compared and kernels are compiled: a multiple of 16,
 like most whole sequences, because Triton compiles other kernels for other lengths."""
@@ -91,8 +89,7 @@ class Engine:
         self._template: ModelTemplate | None = None
         self._controls: tuple[tuple[Variant, ...], ...] = ()
         """Controls of the template's model, in groups."""
-        self._off: dict[tuple[Variant, ...], float] = {}
-        """Variants -> difference of the two passes' logits."""
+        self._fusing = FusedChoice()
         self._notes: list[str] = []
         self._check = ForwardCheck(sequences)
 
@@ -110,7 +107,7 @@ class Engine:
                 if tokens is not None:
                     check_fit(weights.config, tokens.cpu().numpy())
             self._template = None  # until the new one is known to work
-            self._off.clear()
+            self._fusing.forget()
             template = weights.template(self._plan, self.device)
             self._controls = tuple(control_groups(controls_of(self.spec, template)))
             try:
@@ -255,22 +252,14 @@ class Engine:
         if not self._backend.may_fuse(filled.template.model):
             return False
         variants = uncalibrated(variants)
-        if variants not in self._off:
+
+        def apart() -> float:
             self._plan.begin(variants)
             few = [self._pass(filled, self._few, fused=fused) for fused in (True, False)]
             self._go(few, filled, len(self._few))
-            off = logits_apart(*few)
-            if math.isnan(off):  # a diverged checkpoint proves nothing; the next one is checked
-                self._notes.append(
-                    "modules path taken: logits are not finite, so the fused path cannot be checked"
-                )
-                return False
-            self._off[variants] = off
-        if self._off[variants] > AGREEMENT:
-            self._notes.append(
-                f"modules path taken: the fused path's logits differ by {self._off[variants]:.1e}"
-            )
-        return self._off[variants] <= AGREEMENT
+            return logits_apart(*few)
+
+        return self._fusing.allows(variants, apart, self._notes)
 
     def _go(
         self,

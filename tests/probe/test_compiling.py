@@ -31,7 +31,7 @@ class Hopper:
         get_device_properties = staticmethod(lambda device: {"max_shared_mem": 232_448})
 
 triton.runtime.driver.set_active(Hopper())
-from pipeline.probe import engine
+from pipeline.probe import engine, fused_choice
 from pipeline.probe.gpu.triton_backend import TritonBackend
 from pipeline.probe.reading import Reader
 from pipeline.probe.weights import LayerWeights, WholeWeights
@@ -63,7 +63,7 @@ def run(layered):
     cpu = torch.device("cpu")
     backend, reader = Rehearsing(spec, cpu), Reader(cpu)
     weights = LayerWeights(folder, reader) if layered else WholeWeights(folder, reader.read(folder))
-    engine.AGREEMENT = math.inf  # of the fused pass with the modules, neither of which computes anything
+    fused_choice.AGREEMENT = math.inf  # of the fused pass with the modules, neither of which computes anything
     found = engine.Engine(spec, tokens, cpu, backend).run(weights)
     assert not any("modules path taken" in note for note in found.notes), found.notes
     print(json.dumps([len(backend.rehearsed), len(binaries())]), flush=True)

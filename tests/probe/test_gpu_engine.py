@@ -27,7 +27,7 @@ from pipeline.measurements import (
 from pipeline.models import memory as sizing
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.models.template import signature
-from pipeline.probe import Prober, engine, reading
+from pipeline.probe import Prober, fused_choice, reading
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.engine import Engine
 from pipeline.probe.gpu import neox, ops
@@ -241,7 +241,7 @@ def test_a_walk_that_disagrees_is_not_taken_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save(tmp_path / "a")
-    monkeypatch.setattr(engine, "AGREEMENT", 0.0)
+    monkeypatch.setattr(fused_choice, "AGREEMENT", 0.0)
     found = measure_on_gpu(spec("split"), folder)
     assert "modules path taken" in found.notes[0]
     assert_same(found, Prober(spec("ieee"), TOKENS).measure(folder))

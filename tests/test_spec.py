@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.base.errors import UsageError
+from pipeline.base.fingerprints import canonical_json, comparable, pinned
 from pipeline.quantize.integer import IntegerGrid
-from pipeline.spec import (
-    MEASUREMENTS,
-    Checkpoint,
-    ProbeSpec,
-    TokenShape,
-    Variant,
-    canonical_json,
-    comparable,
-    parse_variants,
-    pinned,
-)
+from pipeline.spec import MEASUREMENTS, Checkpoint, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.train.fork_spec import ForkSpec
 
 SPEC = ProbeSpec(parse_variants(("int8", "int4")), TokenShape(), "a" * 64)

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from pipeline.base.fingerprints import canonical_json
 from pipeline.models.linear_layers import blocks, linear_sites, replace_module
 from pipeline.models.loading import PROVENANCE, StoredWeights, build_model, read_config
 from pipeline.models.placeholders import PlaceholderModel, WeightIndex, marked, marker, put, refuse_assembled
 from pipeline.models.variant_linear import Plan, ProbeLinear, require_rules
-from pipeline.spec import canonical_json
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.base.errors import StaleShardsError, UsageError
+from pipeline.base.fingerprints import comparable
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import RunPlan
-from pipeline.spec import Checkpoint, comparable
+from pipeline.spec import Checkpoint
 
 if TYPE_CHECKING:
     from pipeline.runs.kind_of_work import Request

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.base.errors import OtherSchemaError, ShardError, StaleShardsError
+from pipeline.base.fingerprints import compared
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import WorkPlan
 from pipeline.runs.shard import Lacks, Shard
-from pipeline.spec import compared
 
 
 @dataclass(frozen=True)

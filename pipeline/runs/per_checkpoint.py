@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.base.errors import CheckpointError, IncompleteRunError, UsageError
+from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
 from pipeline.base.retry import retry_while_away
 from pipeline.base.versions import versions
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.kind_of_work import KindOfWork
 from pipeline.runs.shard_schema import checkpoint_kind
-from pipeline.spec import Checkpoint, canonical_json, fingerprint, pinned
+from pipeline.spec import Checkpoint
 from pipeline.suites import checkout
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import typing
 from typing import Any
 
 from pipeline.base.errors import UsageError
+from pipeline.base.fingerprints import field_types
 from pipeline.base.json_fields import Fields
-from pipeline.spec import Checkpoint, Variant, field_types
+from pipeline.spec import Checkpoint, Variant
 
 _KEY = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 """Characters of a file name, which a shard's key must be."""

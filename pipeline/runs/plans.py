@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 from pipeline.base.errors import UsageError
+from pipeline.base.fingerprints import comparable
 from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
-from pipeline.spec import Checkpoint, ProbeSpec, comparable
+from pipeline.spec import Checkpoint, ProbeSpec
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 

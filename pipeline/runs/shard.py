@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from pipeline.base.errors import OtherSchemaError, ShardError
 from pipeline.base.files import parse_json
+from pipeline.base.fingerprints import canonical_json, comparable
 from pipeline.base.json_fields import Fields
 from pipeline.runs.control_column import lacking
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
-from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant, canonical_json, comparable
+from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant
 
 if TYPE_CHECKING:
     from pipeline.runs.shard_schema import Kind

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import CheckpointError, ShardError
+from pipeline.base.fingerprints import canonical_json
 from pipeline.base.retry import retry_while_away
 from pipeline.base.signals import termination
 from pipeline.base.versions import versions
@@ -23,7 +24,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard import Origin
 from pipeline.runs.shard_merge import disagreement, merged
 from pipeline.runs.shard_schema import FORK
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, canonical_json
+from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Fetcher, checkout
 from pipeline.train.fork_spec import ForkTask
 

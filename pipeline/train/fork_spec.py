@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipeline.base.errors import UsageError
-from pipeline.spec import ALWAYS, Checkpoint, ProbeSpec, canonical_json, fingerprint, pinned
+from pipeline.base.fingerprints import ALWAYS, canonical_json, fingerprint, pinned
+from pipeline.spec import Checkpoint, ProbeSpec
 from pipeline.train.arms import Arm
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings

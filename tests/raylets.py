@@ -25,6 +25,8 @@ NOTICE_DEATHS_SOON = {
     "RAY_health_check_failure_threshold": "4",
 }
 """Ray takes a node for dead after a dozen seconds otherwise."""
+MARKS = "INT4_COLLAPSE_TEST_MARKS"
+"""The variable that names a cluster's folder of marks to its workers."""
 ROOT = Path(__file__).parents[1]
 
 
@@ -68,10 +70,13 @@ def is_ray(pid: int) -> bool:
 
 
 class Raylets:
-    """A head without cores, which drivers connect to, and nodes that come and go."""
+    """A head without cores, which drivers connect to, and nodes that come and go.
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
+    Workers read and leave marks in the folder ``marks``.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], marks: Path) -> None:
+        self._process, self.marks = process, marks
         self._nodes: list[RayNode] = []
         self.address: str = self._answer()["address"]
         self.head = self._node()
@@ -107,13 +112,15 @@ class Raylets:
 def raylets() -> Iterator[Raylets]:
     """A cluster for the length of the block. Its address is kept from processes that look for one."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets must be short
-    environment = {**os.environ, **NOTICE_DEATHS_SOON, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ, **NOTICE_DEATHS_SOON, "RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT), MARKS: folder,
+    }  # fmt: skip
     with subprocess.Popen(
         [sys.executable, "-m", "tests.raylets"], env=environment, cwd=ROOT, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     ) as process:  # fmt: skip
         try:
-            cluster = Raylets(process)
+            cluster = Raylets(process, Path(folder))
             yield cluster
         finally:
             assert process.stdin is not None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.driver import TaskOutcome
+from pipeline.runs.state_files import StateFiles
 from pipeline.runs.worker import TaskWorker
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from tests.jobs.disks import fill
+from tests.raylets import MARKS
 
 
 def simulated_tasks(n: int, out: str = "x", suite: str = "s") -> list[ProbeTask]:
@@ -65,10 +71,96 @@ class SleepingWorker(NoWorker):
         return TaskOutcome(task.key)
 
 
-class SkewedWorker(TaskWorker):
-    """Measures, on a clock that is a day fast on every second worker and a year slow on the others."""
+class HeldWorker(TaskWorker):
+    """Does two tasks and is at the third for ever, so that its run can be killed in the middle on any machine."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.left = 2
+
+    def run(self, task: Any) -> TaskOutcome:
+        if self.left == 0:
+            time.sleep(1000)
+        self.left -= 1
+        return super().run(task)
+
+
+class HeldTrainingWorker(TaskWorker):
+    """Does one run of training; in the next it saves a state, marks that it has, and makes no update until SIGTERM."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.left = 1
+
+    def run(self, task: Any) -> TaskOutcome:
+        if self.left == 0:
+            StateFiles.write = self.held(StateFiles.write, Path(task.out))  # type: ignore[method-assign]
+        self.left -= 1
+        return super().run(task)
+
+    def held(self, write: Callable[..., None], out: Path) -> Callable[..., None]:
+        """``write`` that returns once SIGTERM has come; the mark is ``held-PID``."""
+        come = threading.Event()
+
+        def write_and_wait(*arguments: Any) -> None:
+            write(*arguments)
+            before: Any = signal.getsignal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda *said: (come.set(), before(*said)))
+            (out / f"held-{os.getpid()}").touch()
+            while not come.wait(0.1):
+                pass
+            signal.signal(signal.SIGTERM, before)
+
+        return write_and_wait
+
+
+class FirstOfNodeWorker(TaskWorker):
+    """Hangs at its first task where it is the first on its node; those after it start once there is a mark.
+
+    The marks are ``hangs-NODE``, which it leaves, and ``go``.
+    """
+
+    def __init__(self, threads: int) -> None:
+        import ray
+
+        super().__init__(threads)
+        marks = Path(os.environ[MARKS])
+        self.mark = marks / f"hangs-{ray.get_runtime_context().get_node_id()}"
+        self.is_first = not self.mark.exists()
+        while not self.is_first and not (marks / "go").exists():
+            time.sleep(0.05)
+
+    def run(self, task: Any) -> TaskOutcome:
+        if self.is_first:
+            self.mark.touch()
+            time.sleep(1000)
+        return super().run(task)
+
+
+class DyingSkewedWorker(TaskWorker):
+    """Measures, on a clock that is a day fast on every second worker and a year slow on the others.
+
+    The run's first worker is killed at its third task.
+    """
 
     def __init__(self, threads: int) -> None:
         real, skew = time.time, 86_400 if os.getpid() % 2 else -31_536_000
         time.time = lambda: real() + skew
         super().__init__(threads)
+
+    def run(self, task: Any) -> TaskOutcome:
+        mark = Path(task.out) / "killed"
+        if not mark.exists() and len(list(Path(task.out).glob("shards/*/*.arrow"))) == 2:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().run(task)
+
+
+class FillingWorker(TaskWorker):
+    """Fills the disk of the run's folder when it has done two tasks, with the file ``filler`` beside the folder."""
+
+    def run(self, task: Any) -> TaskOutcome:
+        done = len(list(Path(task.out).glob("shards/*/*.arrow")))
+        if done == 2:
+            fill(Path(task.out).parent / "filler")
+        return super().run(task)

@@ -39,14 +39,18 @@ def run(ray_cluster: None) -> Callable[..., Result]:
     return command
 
 
-def command_here(*arguments: object) -> Result:
-    """As ``command``, with the worker in this process too: the start of a worker takes seconds."""
+def command_here(*arguments: object, after_task: Callable[[int], None] = lambda _: None) -> Result:
+    """As ``command``, with the worker in this process too: the start of a worker takes seconds.
+
+    ``after_task`` is called with the number of tasks that are done whenever one is.
+    """
     layout = Layout("cpu", 1, SESSION_CORES, 0)
 
     def drive_here(tasks: Sequence[Task], on_outcome: Callable[[TaskOutcome], None], **_: object) -> None:
         worker = TaskWorker(threads=layout.cpus)
-        for task in tasks:
+        for done, task in enumerate(tasks, 1):
             on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
+            after_task(done)
 
     crew = SimpleNamespace(layout=layout, drive=drive_here)
     threads = torch.get_num_threads()
@@ -77,9 +81,13 @@ def llama_suite(tmp_path: Path) -> Path:
     return save_tiny_suite("llama", tmp_path / "llama", [f"step{step}" for step in range(0, 60, 10)])
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """Starts a command as a process of its own, in its own session, with its own Ray cluster."""
-    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+def start(*arguments: object, worker: type | None = None) -> subprocess.Popen[str]:
+    """Starts a command as a process of its own, in its own session, with its own Ray cluster.
+
+    Its workers are of the class ``worker`` of :mod:`tests.workers`, where one is given.
+    """
+    program = ["jobs"] if worker is None else ["tests.jobs.with_worker", worker.__name__]
+    command = [sys.executable, "-m", *program, *map(str, arguments)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},

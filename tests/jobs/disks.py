@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 
 import pytest
-
-from tests.waiting import wait_for
 
 
 @contextmanager
@@ -27,14 +24,9 @@ def small_disk(parent: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def fill_when(ready: Callable[[], bool], filler: Path) -> None:
-    """Writes ``filler`` until its disk is full, in a thread, once ``ready``."""
-
-    def fill() -> None:
-        wait_for(ready)
-        with suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
-
-    Thread(target=fill, daemon=True).start()
+def fill(filler: Path) -> None:
+    """Writes ``filler`` until its disk is full."""
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(b"\0" * 4096)
+            file.flush()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +16,10 @@ from pipeline.base import retry
 from pipeline.base.event_log import read_events
 from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome, drive
 from tests.jobs.conftest import address, command_here, start, trajectory
-from tests.jobs.disks import fill_when, small_disk
-from tests.jobs.nodes import busy_workers, children, title
+from tests.jobs.disks import small_disk
 from tests.models import save_tiny_suite
 from tests.waiting import wait_for
-from tests.workers import PoisonWorker, SkewedWorker, simulated_tasks
+from tests.workers import DyingSkewedWorker, FillingWorker, HeldWorker, PoisonWorker, simulated_tasks
 
 Run = Callable[..., Result]
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "1")
@@ -48,26 +45,14 @@ def shards(out: Path) -> list[Path]:
     return sorted((out / "shards" / "audit").glob("*.arrow"))
 
 
-def probe_workers() -> list[int]:
-    """Process ids of the busy workers of the session's cluster."""
-    raylets = [pid for pid in children(os.getpid()) if "raylet/raylet" in title(pid)]
-    return [worker for raylet in raylets for worker in busy_workers(raylet)]
-
-
-def in_background(action: Callable[[], None]) -> threading.Thread:
-    thread = threading.Thread(target=action, daemon=True)
-    thread.start()
-    return thread
-
-
 @pytest.mark.slow
 def test_interrupted_killed_and_resumed_equals_undisturbed(
     run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    with start(*audit) as first:
-        wait_for(lambda: len(shards(out)) >= 1, first)
+    with start(*audit, worker=HeldWorker) as first:
+        wait_for(lambda: len(shards(out)) == 2, first)
         refused = run_here(*audit)
         assert refused.exit_code == 2
         assert f"in use by process {first.pid} on" in refused.stderr
@@ -75,14 +60,12 @@ def test_interrupted_killed_and_resumed_equals_undisturbed(
         _, said = first.communicate(timeout=60)
     assert first.returncode == 130, said
     assert "the same command resumes" in said
-    done = len(shards(out))
-    assert done < N_CHECKPOINTS, "it was meant to be interrupted in the middle"
-    with start(*audit, "--address", address()) as second:
-        wait_for(lambda: len(shards(out)) > done, second)
+    with start(*audit, "--address", address(), worker=HeldWorker) as second:
+        wait_for(lambda: len(shards(out)) == 4, second)
         second.kill()
         second.wait()
     kept = {path.name: path.read_bytes() for path in shards(out)}
-    assert len(kept) < N_CHECKPOINTS
+    assert len(kept) == 4
     resumed = run_here(*audit)
     assert resumed.exit_code == 0, resumed.output
     for name, content in kept.items():
@@ -102,20 +85,11 @@ def test_a_killed_worker_and_clocks_that_are_wrong_cost_nothing_but_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "out"
-    killed: list[int] = []
-    monkeypatch.setattr("pipeline.runs.execute.TaskWorker", SkewedWorker)
-
-    def kill() -> None:
-        wait_for(lambda: len(shards(out)) >= 2)
-        wait_for(lambda: bool(killed or killed.extend(probe_workers()) or killed))
-        os.kill(killed[0], signal.SIGKILL)
-
+    monkeypatch.setattr("pipeline.runs.execute.TaskWorker", DyingSkewedWorker)
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    killer = in_background(kill)
     result = run(*audit)
-    killer.join(timeout=10)
-    assert killed
     assert result.exit_code == 0, result.output
+    assert (out / "killed").exists()
     assert f"{N_CHECKPOINTS} measured" in result.stdout
     assert f"{N_CHECKPOINTS} existed already" in run_here(*audit).stdout
     assert run_here("reduce", out).exit_code == 0
@@ -137,45 +111,42 @@ def test_a_checkpoint_that_kills_every_worker_fails_alone(ray_cluster: None, lay
     assert f"died {MAX_ATTEMPTS} times" in str(failed.failure)
 
 
-@pytest.fixture
-def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is away is waited for two seconds."""
-    monkeypatch.setattr(retry, "AWAY", retry.RetryPolicy(tries=None, for_s=2.0, first_s=0.05, most_s=0.05))
+def patience(seconds: float) -> retry.RetryPolicy:
+    """How long a folder that is away is waited for."""
+    return retry.RetryPolicy(tries=None, for_s=seconds, first_s=0.05, most_s=0.05)
 
 
-@pytest.mark.usefixtures("short_patience")
 def test_a_vanished_output_folder_stops_the_run_with_its_path(
-    run_here: Run, suite: Path, tokens_file: str, tmp_path: Path
+    run_here: Run, suite: Path, tokens_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
+    monkeypatch.setattr(retry, "AWAY", patience(0.5))
 
-    def vanish() -> None:
-        wait_for(lambda: len(shards(out)) >= 1)
-        shutil.move(out / "shards", tmp_path / "gone")
+    def vanish(done: int) -> None:
+        if done == 1:
+            shutil.move(out / "shards", tmp_path / "gone")
 
-    mover = in_background(vanish)
-    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    mover.join(timeout=10)
+    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE, after_task=vanish)
     assert result.exit_code == 1
     assert re.search(r"cannot write .*out/shards/audit/step\d+\.arrow", result.stderr), result.stderr
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.usefixtures("short_patience")
 def test_an_output_folder_that_is_away_for_a_second_costs_nothing_but_time(
-    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
-) -> None:
+    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     out, away = tmp_path / "out", tmp_path / "away"
+    monkeypatch.setattr(retry, "AWAY", patience(120))
+    back = threading.Timer(1.0, lambda: away.rename(out))
 
-    def vanish() -> None:
-        wait_for(lambda: len(shards(out)) >= 3)
-        out.rename(away)
-        time.sleep(1)
-        away.rename(out)
+    def vanish(done: int) -> None:
+        if done == 3:
+            out.rename(away)
+            back.start()
 
-    mover = in_background(vanish)
-    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-    mover.join(timeout=20)
+    result = run_here("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE, after_task=vanish)
+    back.join()
     assert result.exit_code == 0, result.output
     assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
@@ -186,21 +157,22 @@ def test_an_output_folder_that_is_away_for_a_second_costs_nothing_but_time(
 
 @pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
-    run: Run, run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
-) -> None:
+    run: Run, run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     with small_disk(tmp_path, "512k") as disk:
         out, filler = disk / "out", disk / "filler"
         audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-        fill_when(lambda: len(shards(out)) >= 2, filler)
-        full = run(*audit)
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.runs.execute.TaskWorker", FillingWorker)
+            full = run(*audit)
         assert full.exit_code == 1
         assert "No space left on device" in full.stderr
         assert str(out) in full.stderr
-        kept = len(shards(out))
-        assert 2 <= kept < N_CHECKPOINTS
+        assert len(shards(out)) == 2
         filler.unlink()
         resumed = run_here(*audit)
         assert resumed.exit_code == 0, resumed.output
-        assert f"{kept} existed already" in resumed.stdout
+        assert "2 existed already" in resumed.stdout
         assert run_here("reduce", out).exit_code == 0
         assert trajectory(out).equals(trajectory(undisturbed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import signal
@@ -29,9 +30,10 @@ from pipeline.train import find_recipe, pretrain
 from pipeline.train.fork_spec import ForkTask
 from pipeline.train.start import automatic_start
 from tests.jobs.conftest import address, command_here, start
-from tests.jobs.disks import fill_when, small_disk
+from tests.jobs.disks import fill, small_disk
 from tests.models import write_text_corpus
 from tests.waiting import wait_for
+from tests.workers import HeldTrainingWorker
 
 Run = Callable[..., Result]
 ARMS = ("--schedules", "cosine,oli:period=20,noop", "--seeds", "2", "--workers", "1", "--device", "cpu")
@@ -215,19 +217,21 @@ def test_killed_and_resumed_equals_undisturbed(
     command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", "7")
     # a Ray of its own takes seconds to start, and matters where its workers are told to end
     place = ("--address", address()) if kill == signal.SIGKILL else ()
-    with start(*command, *place) as process:
-        wait_for(lambda: any(out.glob("state/fork/*.pt")), process)
+    with start(*command, *place, worker=HeldTrainingWorker) as process:
+        wait_for(lambda: any(out.glob("held-*")), process)
+        (mark,) = out.glob("held-*")
         process.send_signal(kill)
-        process.communicate(timeout=60)
-    assert process.returncode != 0
-    done = {path.stem for path in out.glob("shards/fork/*.arrow")}
-    assert len(done) < len(RUNS), "it was meant to be killed in the middle"
-    saved = any(out.glob("state/fork/*.pt"))
-    assert saved or kill == signal.SIGKILL  # an orphaned worker lives for seconds, in which its run may end
+        if kill == signal.SIGKILL:
+            os.kill(int(mark.name.removeprefix("held-")), kill)  # or it would live for seconds
+        _, said = process.communicate(timeout=120)
+    assert process.returncode != 0, said
+    assert len(list(out.glob("shards/fork/*.arrow"))) == 1
+    assert any(out.glob("state/fork/*.pt"))
+    mark.unlink()
     resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
-    assert f"{len(RUNS) - len(done)} runs done, {len(done)} existed already" in resumed.output
-    assert ("continued from its saved state" in resumed.output) == saved or kill == signal.SIGKILL
+    assert f"{len(RUNS) - 1} runs done, 1 existed already" in resumed.output
+    assert "continued from its saved state" in resumed.output
     assert tables(out)[0].equals(tables(undisturbed)[0])
     assert tables(out)[1] == tables(undisturbed)[1]
     assert not any(out.glob("state/fork/*"))
@@ -251,8 +255,7 @@ def test_a_full_disk_stops_the_experiment_and_a_rerun_ends_it(
             "1",
             *SIZE,
         )
-        fill_when(lambda: any(out.glob("shards/fork/*.arrow")), filler)
-        full = run_here(*command)
+        full = run_here(*command, after_task=lambda _: fill(filler))
         assert full.exit_code == 1, full.output
         assert "No space left on device" in full.stderr
         assert str(out) in full.stderr

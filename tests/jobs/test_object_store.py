@@ -94,14 +94,16 @@ def test_faults_on_the_way_change_no_number(
 @pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_equals_undisturbed(
     run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, monkeypatch: pytest.MonkeyPatch,
-    ray_cluster: None,
+    ray_cluster: None, way: Way,
 ) -> None:  # fmt: skip
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    way.faults.add(Fault("hold", "PUT", ".arrow", passed=2))
     with start(*command, "--address", address()) as first:
-        wait_for(lambda: bool(RunFolder(out).shards.list_keys()), first)
+        wait_for(lambda: way.faults.held > 0, first)
         os.killpg(first.pid, signal.SIGKILL)
-    assert len(RunFolder(out).shards.list_keys()) < N
+    assert len(RunFolder(out).shards.list_keys()) == 2
+    way.faults.clear()
     monkeypatch.setattr(lease, "EXPIRY_S", 2.0)
     monkeypatch.setattr(lease, "PULSE_S", 0.5)
     resumed = run_here(*command)

@@ -14,12 +14,13 @@ from pipeline.runs.folder import RunFolder
 from tests.jobs.conftest import command_here
 from tests.jobs.nodes import Nodes, busy_workers, raylet
 from tests.models import save_tiny_suite
+from tests.store.faults import Fault
 from tests.store.server import Way
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "2")
-N = 48
+N = 6
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +46,14 @@ def nodes(way: Way) -> Iterator[Nodes]:
     nodes.close()
 
 
-def halt_workers(nodes: Nodes, job: str, raylets: list[int]) -> list[int]:
-    """Stops one worker of each raylet in the middle of a checkpoint, whichever comes to one first."""
-    halted: dict[int, int] = {}
+def wait_for_held(way: Way, held: int, nodes: Nodes, job: str) -> None:
+    """Waits for so many workers to be in the middle of a checkpoint, held by the store."""
 
-    def all_halted() -> bool:
+    def are_held() -> bool:
         assert nodes.status(job) in ("PENDING", "RUNNING"), nodes.logs(job)
-        for parent in raylets:
-            for worker in busy_workers(parent)[: parent not in halted]:
-                os.kill(worker, signal.SIGSTOP)
-                halted[parent] = worker
-        return len(halted) == len(raylets)
+        return way.faults.held >= held
 
-    wait_for(all_halted)
-    return [halted[parent] for parent in raylets]
+    wait_for(are_held)
 
 
 def assert_same_tables(out: str, local: Path) -> None:
@@ -67,19 +62,21 @@ def assert_same_tables(out: str, local: Path) -> None:
 
 
 def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
-    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
+    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/run"
     node = nodes.add(1)
     wait_for(lambda: nodes.alive() == 2 and raylet(node) is not None)
+    way.faults.add(Fault("hold", "PUT", ".arrow", passed=1))
     submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
     assert submitted.returncode == 0, submitted.stderr
-    raylets = [raylet(each) for each in (nodes.head, node)]
-    kept, lost = halt_workers(nodes, "killed", [pid for pid in raylets if pid])
-    assert len(RunFolder(out).shards.list_keys()) < N, "it was meant to be killed in the middle"
-    for victim in (raylets[1], lost):
+    lost = raylet(node) or 0
+    busy: list[int] = []
+    wait_for_held(way, 2, nodes, "killed")
+    wait_for(lambda: bool(busy.extend(busy_workers(lost)) or busy))
+    for victim in (lost, *busy):
         os.kill(victim, signal.SIGKILL)
-    os.kill(kept, signal.SIGCONT)
+    way.faults.clear()
     wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
     log = nodes.logs("killed")
     assert nodes.status("killed") == "SUCCEEDED", log
@@ -90,23 +87,22 @@ def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
 
 
 def test_a_job_is_stopped_and_its_successor_resumes(
-    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str
+    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE, "--workers", 1)
+    way.faults.add(Fault("hold", "PUT", ".arrow", passed=1))
     nodes.submit("first", *command, wait=False)
-    wait_for(lambda: bool(RunFolder(out).shards.list_keys()))
-    (worker,) = halt_workers(nodes, "first", [raylet(nodes.head) or 0])
+    wait_for_held(way, 1, nodes, "first")
     assert nodes.ray("job", "stop", "--no-wait", "first").returncode == 0
-    os.kill(worker, signal.SIGCONT)
     wait_for(lambda: nodes.status("first") != "RUNNING")
     assert nodes.status("first") == "STOPPED"
-    kept = len(RunFolder(out).shards.list_keys())
-    assert kept < N
+    assert len(RunFolder(out).shards.list_keys()) == 1
+    way.faults.clear()
     second = nodes.submit("second", *command)
     assert second.returncode == 0, second.stdout + second.stderr
     assert nodes.status("second") == "SUCCEEDED"
-    assert re.search(r"(\d+) shards exist already", second.stdout)
+    assert "1 shards exist already" in second.stdout
     assert "is locked by a driver" not in second.stdout, "one that is stopped gives its lock back"
     assert_same_tables(out, local)
 

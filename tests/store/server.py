@@ -81,6 +81,9 @@ class Way:
         if fault is not None and fault.kind == "status":
             client.sendall(f"HTTP/1.1 {fault.status} Fault\r\nContent-Length: 0\r\n\r\n".encode())
             return
+        if _is(fault, "hold"):
+            self.faults.hold()
+            return
         lines = [line for line in head.split(b"\r\n") if not re.match(rb"(?i)(expect|connection):", line)]
         with socket.create_connection(self._server.get_host_and_port()) as upstream:
             upstream.sendall(b"\r\n".join([*lines, b"Connection: close"]) + END_OF_HEAD + body)

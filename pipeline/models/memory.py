@@ -94,7 +94,7 @@ def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShap
 
 
 def calibration_bytes(size: ModelSize, variants: Sequence[Variant], n_tokens: int) -> int:
-    """Upper bound on the GPU memory that calibrating takes beside a probe, bytes; 0 if no variant is calibrated.
+    """Upper bound on the memory that calibrating takes beside a probe, bytes; 0 if no variant is calibrated.
 
     n_tokens: calibration tokens. Each calibrated variant has the hidden states of all of them, the activations of its
     widest layer (float32, four deep, unless a smaller chunk is chosen for want of memory) and, in float64, the second
@@ -123,17 +123,24 @@ def cpu_weight_bytes(elements: int, variants: int) -> int:
 
 
 def cpu_worker_bytes(
-    config: Mapping[str, Any], stored_bytes: int, variants: int, shape: TokenShape
+    config: Mapping[str, Any],
+    stored_bytes: int,
+    variants: Sequence[Variant],
+    shape: TokenShape,
+    calibration: int = 0,
 ) -> int | None:
     """Upper bound on the host memory of a CPU worker for a whole checkpoint, bytes; None if ``config`` (a
-    config.json) states no vocabulary size. Weights count as two bytes each unless it states four.
+    config.json) states no vocabulary size. Weights count as two bytes each unless it states four. ``calibration``:
+    tokens for calibrated variants.
     """
     vocabulary = _whole(config, "vocab_size")
     if vocabulary is None:
         return None
     four = "float32" in (config.get("dtype"), config.get("torch_dtype"))
-    weights = cpu_weight_bytes(stored_bytes // (4 if four else 2), variants)
-    return CPU_PROCESS_BYTES + weights + cpu_logit_bytes(vocabulary, variants, shape)
+    weights = cpu_weight_bytes(stored_bytes // (4 if four else 2), len(variants))
+    size = ModelSize.of(config, stored_bytes)
+    calibrating = 0 if size is None else calibration_bytes(size, variants, calibration)
+    return CPU_PROCESS_BYTES + weights + cpu_logit_bytes(vocabulary, len(variants), shape) + calibrating
 
 
 def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:

@@ -11,6 +11,7 @@ from pipeline.models.loading import read_config, text_config, vocabulary
 from pipeline.models.memory import (
     USABLE_SHARE,
     ModelSize,
+    calibration_bytes,
     cpu_logit_bytes,
     cpu_weight_bytes,
     whole_bytes,
@@ -25,26 +26,27 @@ SPARE_BYTES = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device) -> bool:
+def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device, calibration_tokens: int = 0) -> bool:
     """Whether the whole checkpoint in ``folder`` fits the free memory of ``device``.
 
     On a CPU it takes the float32 weights times (1 + variants), the logits of a chunk and ``SPARE_BYTES``, on a GPU
-    ``sizing.whole_bytes``.
+    ``memory.whole_bytes``; calibrated variants take ``memory.calibration_bytes`` beside it.
     The numbers do not depend on it. Raises CheckpointError if its weight files cannot be read.
     """
-    needed, free = _needed(folder, spec, device), free_bytes(device)
+    needed, free = _needed(folder, spec, device, calibration_tokens), free_bytes(device)
     # The driver compared the bound with a share of a GPU's memory; here it is compared with the free memory.
     return needed <= (free if device.type == "cuda" else USABLE_SHARE * free)
 
 
-def _needed(folder: Path, spec: ProbeSpec, device: torch.device) -> int:
+def _needed(folder: Path, spec: ProbeSpec, device: torch.device, calibration_tokens: int) -> int:
     variants = widest(spec.variants, spec.mechanism)
-    if device.type == "cuda" and has_triton():
-        size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
-        if size is not None:
-            return whole_bytes(size, variants, spec.shape, spec.arithmetic)
+    size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
+    calibrating = 0 if size is None else calibration_bytes(size, spec.variants, calibration_tokens)
+    if size is not None and device.type == "cuda" and has_triton():
+        return calibrating + whole_bytes(size, variants, spec.shape, spec.arithmetic)
     logits = cpu_logit_bytes(vocabulary(read_config(folder)), len(variants), spec.shape)
-    return cpu_weight_bytes(WeightIndex.of(folder).elements, len(variants)) + logits + SPARE_BYTES
+    weights = cpu_weight_bytes(WeightIndex.of(folder).elements, len(variants))
+    return calibrating + weights + logits + SPARE_BYTES
 
 
 def _stored_bytes(folder: Path) -> int:

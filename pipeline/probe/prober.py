@@ -66,6 +66,7 @@ class Prober:
             require_arithmetic(spec.arithmetic, device)
             backend = choose_backend(spec, self.device)
         self._engine = Engine(spec, self._sequences, self.device, backend, calibration)
+        self.calibration_tokens = 0 if calibration is None else calibration.size
         self._of_model = selected(spec.measurements, CheckpointMeasurement)
         reader = Reader(self.device)
         self._ahead: Prefetcher[DeviceWeights] = Prefetcher(lambda folder, _: reader.read(folder))

@@ -53,11 +53,12 @@ def choose_execution(
     """Choose the execution of ``options`` on ``resources``, whose device is known; raises UsageError if it is
     impossible.
     """
-    asked = options.arithmetic
+    asked, calibration = options.arithmetic, options.calibration_sequences * shape.seq_len
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):
             raise UsageError(f"--arithmetic {asked}: the cpu computes in ieee only")
-        return Execution("ieee", options.stream, cpu_worker_bytes=_cpu_worker_bytes(suite, variants, shape))
+        bound = _cpu_worker_bytes(suite, variants, shape, calibration)
+        return Execution("ieee", options.stream, cpu_worker_bytes=bound)
     has_triton = importlib.util.find_spec("triton") is not None
     arithmetic = asked if asked != "auto" else "split" if has_triton else "ieee"
     if options.stream:
@@ -65,7 +66,7 @@ def choose_execution(
     size, usable = _sizes(suite, resources)
     if size is None:
         return Execution(arithmetic)
-    calibrating = calibration_bytes(size, variants, options.calibration_sequences * shape.seq_len)
+    calibrating = calibration_bytes(size, variants, calibration)
     whole = calibrating + whole_bytes(size, variants, shape, arithmetic)
     if whole <= usable:
         return Execution(arithmetic)
@@ -77,11 +78,15 @@ def choose_execution(
     return Execution(arithmetic, stream=True, notes=(note,))
 
 
-def _cpu_worker_bytes(suite: Suite, variants: Sequence[Variant], shape: TokenShape) -> int | None:
+def _cpu_worker_bytes(
+    suite: Suite, variants: Sequence[Variant], shape: TokenShape, calibration: int
+) -> int | None:
     from pipeline.suites.model_config import model_config, stored_bytes
 
     stored = stored_bytes(suite)
-    return None if stored is None else cpu_worker_bytes(model_config(suite), stored, len(variants), shape)
+    if stored is None:
+        return None
+    return cpu_worker_bytes(model_config(suite), stored, variants, shape, calibration)
 
 
 def _sizes(suite: Suite, resources: Resources) -> tuple[ModelSize | None, int]:

@@ -152,7 +152,7 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredP
     """``prober``, or one that measures layer by layer if ``task`` asks for it or the checkpoint does not fit whole."""
     from pipeline.probe.fit import fits_whole
 
-    whole = not task.stream and fits_whole(weights, task.probe, prober.device)
+    whole = not task.stream and fits_whole(weights, task.probe, prober.device, prober.calibration_tokens)
     return prober if whole else prober.layer_by_layer
 
 

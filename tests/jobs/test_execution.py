@@ -114,6 +114,20 @@ def test_how_many_workers_a_cpu_has_memory_for_depends_on_the_vocabulary(options
     assert logits < bounds[1] - bounds[0] < 8 * logits
 
 
+def test_calibration_tokens_count_among_a_cpu_workers_memory(options) -> None:
+    on_cpu = dataclasses.replace(options, device="cpu", batches=1, batch_size=1)
+    suite, resources = build_request(on_cpu).suite, build_request(on_cpu).resources
+    calibrated = parse_variants(["fp32", "int4", "int4@gptq"])
+    bounds = []
+    for sequences in (128, 128_000):
+        asked = dataclasses.replace(on_cpu, calibration_sequences=sequences)
+        bounds.append(choose_execution(asked, suite, calibrated, TokenShape(), resources).cpu_worker_bytes)
+    hidden = json.loads(next(Path(options.suite).glob("*/config.json")).read_text())["hidden_size"]
+    assert bounds[1] - bounds[0] > 4 * hidden * (128_000 - 128) * TokenShape().seq_len, (
+        "the hidden states alone"
+    )
+
+
 @pytest.mark.parametrize(
     ("parameters", "hidden", "arithmetic", "allocated_gib"),
     [

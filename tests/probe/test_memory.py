@@ -12,7 +12,7 @@ import pytest
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from pipeline.models.memory import cpu_worker_bytes
-from pipeline.spec import TokenShape
+from pipeline.spec import TokenShape, Variant
 from tests.models import save_tiny_model
 
 PROBES = """
@@ -102,6 +102,6 @@ def test_logits_of_a_large_vocabulary_are_in_the_bound(peaks: Peaks) -> None:
     folder = peaks.folder / "many-ids"
     stored = (folder / "model.safetensors").stat().st_size
     config = json.loads((folder / "config.json").read_text())
-    bound = cpu_worker_bytes(config, stored, VARIANTS, TokenShape(1, 1, 768))
+    bound = cpu_worker_bytes(config, stored, (Variant(),) * VARIANTS, TokenShape(1, 1, 768))
     assert bound is not None
     assert 4 * VARIANTS * 768 * 64_000 < peaks.many_ids < bound < 2 * peaks.many_ids

@@ -162,6 +162,15 @@ def test_what_does_not_fit_whole_is_streamed(tmp_path, monkeypatch):
         assert fit.fits_whole(folder, SPEC, torch.device("cpu")) is fits
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_calibrating_takes_counts_too(tmp_path, monkeypatch, device):
+    folder = save_tiny_model("llama", tmp_path)
+    monkeypatch.setattr(fit, "free_bytes", lambda _: 2**34)
+    calibrated = dataclasses.replace(SPEC, variants=parse_variants(["fp32", "int4-g32-asym@gptq"]))
+    for spec, tokens, fits in ((SPEC, 10**8, True), (calibrated, 10**4, True), (calibrated, 10**8, False)):
+        assert fit.fits_whole(folder, spec, torch.device(device), tokens) is fits
+
+
 @pytest.mark.parametrize("arithmetic", ["split", "ieee"])
 def test_what_finds_too_little_of_a_gpu_free_is_streamed_too(tmp_path, monkeypatch, arithmetic):
     folder, spec = save_tiny_model("llama", tmp_path), dataclasses.replace(SPEC, arithmetic=arithmetic)

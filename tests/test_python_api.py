@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
@@ -63,6 +64,24 @@ def test_every_public_name_is_there_and_importing_loads_neither_torch_nor_ray() 
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert ended.stdout.strip() == "set()"
+
+
+def test_a_calibrated_variant_is_audited_with_the_calibration_text_that_is_named(
+    folder: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(folder)
+    text = np.random.default_rng(5).integers(0, 300, 4096)
+    np.save(tmp_path / "calibration.npy", text)
+    done = int4_collapse.audit(
+        "tiny", tmp_path / "out", limit=1, variants=("int4-g16-asym", "int4-g16-asym@gptq"), calibration_sequences=4,
+        calibration=f"tokens:{tmp_path / 'calibration.npy'}", device="cpu", workers=1,
+    )  # fmt: skip
+    assert (len(done.measured), done.failures) == (1, {})
+    kept = np.load(next((tmp_path / "out" / "calibration").glob("*.npy")))
+    assert kept.size == 4 * kept.shape[-1]
+    assert np.isin(kept, text).all()
+    row = int4_collapse.read_trajectory(tmp_path / "out").row(0, named=True)
+    assert row["int4_g16_asym_gptq_nll_nats"] != row["int4_g16_asym_nll_nats"]
 
 
 def test_an_option_that_is_none_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

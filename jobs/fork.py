@@ -113,6 +113,11 @@ def _schedule_help() -> str:
     show_default=True,
     help="Number of last probes whose weights LAWA averages.",
 )
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Keep the verdicts of the training-time monitor on every run in DIR/monitor/fork/, one line per probe.",
+)
 @click.option("--precision", default="auto", show_default=True, help="auto (bf16 on a GPU), fp32 or bf16.")
 @click.option(
     "--state-every", type=int, help="Updates between saved states. Default: at probes, once a minute."
@@ -152,6 +157,7 @@ def _fork_options(options: dict[str, Any]) -> ForkOptions:
 def run_fork_experiment(options: ForkOptions) -> int:
     """Train the missing runs, show progress and name every failure on stderr; return the exit code."""
     from jobs.suite_argument import resolve_suite
+    from pipeline.monitor.watched_forks import too_few_probes
     from pipeline.runs.execute import execute
     from pipeline.runs.folder_status import FolderStatus
 
@@ -165,7 +171,8 @@ def run_fork_experiment(options: ForkOptions) -> int:
     )
     for warning in request.warnings:
         errors.print(f"warning: {warning}", markup=False)
-    for note in request.notes:
+    short = too_few_probes(len(request.spec.probe_steps)) if request.monitor else None
+    for note in (*request.notes, *(() if short is None else (short,))):
         console.print(f"note: {note}", markup=False)
 
     def on_status(found: FolderStatus) -> None:

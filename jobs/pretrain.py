@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from jobs.console import console, progress
+from jobs.console import console, errors, progress
 from jobs.options import out_option, parse_steps
+from pipeline.base.errors import UsageError
 from pipeline.runs.output import absolute_out
 from pipeline.train.recipes import Recipe
 
@@ -47,8 +48,22 @@ from pipeline.train.recipes import Recipe
     metavar="FOLDER",
     help="Folder that keeps the tokenized corpus for other suites of the same text. Default: not kept.",
 )
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Measure every checkpoint when it is saved, on the suite's evaluation text, and keep the verdicts of the "
+    "training-time monitor in DIR/monitor.jsonl.",
+)
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="VARIANT",
+    help="Variant that --monitor measures; repeatable, the first decides. Default: int4.",
+)
 def command(recipe: str, out: str, **options: Any) -> None:
     """Train the suite RECIPE into DIR. Run it again to resume; options change the recipe's settings."""
+    from pipeline.monitor.watched_suite import SuiteWatch
     from pipeline.train import find_recipe, pretrain
 
     settings = {field.name for field in dataclasses.fields(Recipe)}
@@ -56,6 +71,14 @@ def command(recipe: str, out: str, **options: Any) -> None:
     named = find_recipe(recipe)
     chosen = dataclasses.replace(named, **changes, name=_name(named, changes))
     folder = absolute_out(out)
+    variants: tuple[str, ...] = options["variants"] or ("int4",)
+    if options["variants"] and not options["monitor"]:
+        raise UsageError(
+            f"--variant {variants[0]} without --monitor: training measures nothing by itself; give both"
+        )
+    watch = None
+    if options["monitor"]:
+        watch = SuiteWatch(chosen, folder, variants, device=options["device"], on_alarm=_tell)
     with progress(f"pretrain {recipe}") as show:
         pretrain(
             chosen,
@@ -66,8 +89,15 @@ def command(recipe: str, out: str, **options: Any) -> None:
             data=_folder(options["data"]),
             keep_state_at=parse_steps(options["keep_state_at"], option="--keep-state-at") or (),
             branch_from=_folder(options["branch_from"]),
+            watch=watch,
         )
+    if watch is not None:
+        console.print(watch.sentence, markup=False)
     console.print(f"suite: {folder}", markup=False)
+
+
+def _tell(alarm: str) -> None:
+    errors.print(alarm, markup=False)
 
 
 def _name(recipe: Recipe, changes: dict[str, Any]) -> str:

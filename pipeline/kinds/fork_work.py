@@ -17,9 +17,11 @@ from pipeline.runs.plans import ForkPlan
 from pipeline.runs.progress import Progress, ProgressTracker
 from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
-from pipeline.train.fork_spec import ForkTask
+from pipeline.spec import parse_variants
+from pipeline.train.fork_spec import ForkTask, probe_steps
 
 if TYPE_CHECKING:
+    from pipeline.analysis.forks.fork_reduce import ForkReduction
     from pipeline.base.event_log import EventLog
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import ForkRequest
@@ -67,8 +69,23 @@ class ForkWork(KindOfWork):
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_fork
 
-        prober = warm.prober(task.spec.probe, RunFolder(task.out, FORK), task.device)
-        return run_fork(task, prober, warm.kept("fork starts", dict))
+        folder = RunFolder(task.out, FORK)
+        prober, starts = warm.prober(task.spec.probe, folder, task.device), warm.kept("fork starts", dict)
+        if not task.monitor:
+            return run_fork(task, prober, starts)
+        from pipeline.monitor.watched_forks import RunWatch
+
+        spec, text = task.spec, task.spec.probe.tokens_sha256
+        watch = RunWatch(task.arm, spec.rates, spec.probe.variants, len(spec.probe_steps), tokens_sha256=text)
+
+        def on_probe(rows: list[dict[str, Any]]) -> None:
+            if watch(rows):
+                folder.verdicts.write(task.key, watch.record.to_bytes())
+
+        done = run_fork(task, prober, starts, on_probe)
+        verdict = watch.record.verdict
+        told = verdict is not None and verdict.alarm
+        return replace(done, notes=(*done.notes, watch.record.sentence)) if told else done
 
     def unfinished(self, folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> Unfinished:
         made = folder.states.updates_made()
@@ -81,6 +98,8 @@ class ForkWork(KindOfWork):
         from pipeline.analysis.terminal import comparison_text
 
         reduction = reduce_fork(folder, allow_missing=allow_missing, seed=seed)
+        if (plan := folder.read_plan()).monitor:
+            reduction = _with_verdicts(folder, plan, reduction)
         write_fork_reduction(folder, reduction)
         report = reduction.report
         return Reduced(report.sentences, (f"tables: {folder.place(TABLES)}",), comparison_text(report))
@@ -89,6 +108,32 @@ class ForkWork(KindOfWork):
         from pipeline.report.run_pages import report_fork
 
         return report_fork(folder)
+
+
+def _with_verdicts(folder: RunFolder, plan: ForkPlan, reduction: ForkReduction) -> ForkReduction:
+    """``reduction`` with a sentence of the monitor; writes the verdicts on all its runs, also on those that were
+    trained before they were asked for.
+    """
+    import polars as pl
+
+    from pipeline.monitor.watched_forks import RunWatch, experiment_sentence
+    from pipeline.train.schedules import ForkRates
+
+    rates, variants = ForkRates(**plan.config["rates"]), parse_variants(plan.probe["variants"])
+    probes = len(probe_steps(rates.steps, plan.config["probe_every"]))
+    records = {}
+    for run in plan.runs:
+        rows = reduction.table.filter(pl.col("run_id") == run.key)
+        if rows.is_empty():
+            continue
+        watch = RunWatch(run.arm, rates, variants, probes, tokens_sha256=plan.probe["tokens_sha256"])
+        watch(rows.iter_rows(named=True))
+        records[run.key] = watch.record
+        if folder.verdicts.read(run.key) != watch.record.to_bytes():
+            folder.verdicts.write(run.key, watch.record.to_bytes())
+    report = reduction.report
+    report = replace(report, sentences=(*report.sentences, experiment_sentence(records)))
+    return replace(reduction, report=report)
 
 
 def _note(request: ForkRequest) -> dict[str, Any]:
@@ -151,6 +196,7 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
         calibration="" if request.calibration is None else request.calibration.source,
         versions=versions(),
         notes=request.notes,
+        monitor=request.monitor,
     )
     if not request.out.has_plan():
         return plan
@@ -162,7 +208,10 @@ def _record_plan(request: ForkRequest) -> ForkPlan:
     arms = {run.arm.label for run in before.runs}
     added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
     seen = added and {run.key for run in before.runs} <= set(request.out.shards.list_keys())
-    return replace(plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen)
+    monitor = plan.monitor or before.monitor
+    return replace(
+        plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen, monitor=monitor
+    )
 
 
 def _tasks(request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
@@ -177,6 +226,7 @@ def _tasks(request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[Fo
             out=request.out.location,
             state_every=request.state_every,
             state_after_s=request.state_after_s,
+            monitor=plan.monitor,
         )
         for run in plan.runs
         if run.key in missing

@@ -40,7 +40,7 @@ class Replay:
             "best_step": self.best_step,
             "alarm_step": self.alarm_step,
             "rules": [asdict(each) for each in self.rules],
-            "verdicts": [{"step": step, **_plain(asdict(verdict))} for step, verdict in self.verdicts],
+            "verdicts": [{"step": step, **verdict.to_json()} for step, verdict in self.verdicts],
         }
 
 
@@ -80,11 +80,3 @@ def _outlook(step: Any, rates: Any) -> RateOutlook:
         return RateOutlook(last)
     known = np.isfinite(rates)
     return RateOutlook(last, planned_rate=lambda at: float(np.interp(at, step[known], rates[known])))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return list(value) if isinstance(value, tuple) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 LIVE = "live"
@@ -87,6 +87,11 @@ class Verdict:
     notes: tuple[str, ...] = ()
     """Further notes, one sentence each."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a number that is not finite becomes null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
 
 def finite_or_nan(loss: float | None) -> float:
     """``loss`` if it is finite, else NaN."""
@@ -95,3 +100,11 @@ def finite_or_nan(loss: float | None) -> float:
 
 def _or_null(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, float):
+        return _or_null(value)
+    return list(value) if isinstance(value, tuple) else value

@@ -11,6 +11,7 @@
     DIR/fork_train.json                    their text and tokenizer, so that a rerun can use them again
     DIR/shards/fork/oli-seed2.arrow        one run, one row per probe, variant and set of weights
     DIR/state/fork/oli-seed2-step1500.pt   state of an unfinished run (removed once it has a shard)
+    DIR/monitor/fork/oli-seed2.jsonl       the monitor's verdicts on a run, one line per probe (``fork --monitor``)
     DIR/tables/ report.json report.html fork.html figures/   made from them by the reduction
     DIR/events.jsonl                       what happened when, one JSON object per line (``pipeline.base.event_log``)
     DIR/.lock                              held by the one driver of the folder (a folder of leases in an object store)
@@ -39,6 +40,7 @@ from pipeline.runs.shard_files import FailureRecords, ShardFiles
 from pipeline.runs.shard_schema import AUDIT, Kind
 from pipeline.runs.state_files import StateFiles
 from pipeline.runs.token_files import EvaluationTokenFile, TrainingTokenFiles
+from pipeline.runs.verdict_files import VerdictFiles
 from pipeline.store import LocalStore, Store, open_store
 
 EVENTS = "events.jsonl"
@@ -58,6 +60,7 @@ class RunFolder:
         self.failures = FailureRecords(self._store, kind)
         self.shards = ShardFiles(self._store, kind, self.failures)
         self.states = StateFiles(self._store, kind)
+        self.verdicts = VerdictFiles(self._store, kind)
         self.results = ResultFiles(self._store)
 
     def of(self, kind: Kind) -> RunFolder:
@@ -92,7 +95,7 @@ class RunFolder:
         folders = (self.shards.folder, self.failures.folder, self.states.folder)
         for folder in folders:
             self._store.make_folder(folder)
-        self._store.sweep(*folders, "")
+        self._store.sweep(*folders, self.verdicts.folder, "")
 
     def event_log(self) -> EventLog:
         """The event log of this folder; use it only while holding the lock."""

@@ -63,6 +63,7 @@ class ForkOptions:
     precision: str = "auto"
     compile: bool | None = None
     state_every: int | None = None
+    monitor: bool = False
     share_gpu: bool = False
     """Whether the size of the model decides how many runs share a GPU."""
 
@@ -85,6 +86,10 @@ def build_fork_request(
     if audit.probe.by_layer:
         raise UsageError(
             "--mechanism layers: the layers of a fork's runs are not measured alone; audit their suite"
+        )
+    if options.monitor and all(each.is_fp32 for each in audit.probe.variants):
+        raise UsageError(
+            "--monitor: fp32 alone is measured; wanted a quantized variant, such as --variant int4"
         )
     suite = audit.suite
     start = _start(options, suite)
@@ -154,6 +159,7 @@ def build_fork_request(
         notes=notes,
         warnings=audit.warnings,
         replace_stale=options.audit.replace_stale,
+        monitor=options.monitor,
     )
 
 

@@ -170,6 +170,8 @@ class ForkPlan:
     """See ``RunPlan``."""
     looks: int = 1
     """Number of looks at the results: one, and one more each time that seeds are added to finished runs."""
+    monitor: bool = False
+    """Whether the monitor's verdicts are kept."""
 
     @property
     def probe(self) -> dict[str, Any]:
@@ -222,6 +224,7 @@ class ForkPlan:
             wall_s=seconds(fields, "wall_s"),
             calibration=fields.get("calibration", str) or "",
             looks=fields.get("looks", int) or 1,
+            monitor=fields.get("monitor", bool) or False,
         )
 
 

@@ -78,6 +78,8 @@ class ForkRequest:
     warnings: tuple[str, ...] = ()
     """Known defects of some of the suite's checkpoints."""
     replace_stale: bool = False
+    monitor: bool = False
+    """Whether to keep the monitor's verdicts."""
 
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run; the first seeds of all arms come before the second, so that an early look sees all arms."""

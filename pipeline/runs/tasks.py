@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,10 +156,16 @@ def _suited(prober: Prober, task: ProbeTask, weights: Path) -> Prober | LayeredP
     return prober if whole else prober.layer_by_layer
 
 
-def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None = None) -> TaskDone:
+def run_fork(
+    task: ForkTask,
+    prober: Prober | None = None,
+    starts: Starts | None = None,
+    on_probe: Callable[[list[dict[str, Any]]], object] = lambda _: None,
+) -> TaskDone:
     """Train one run of the fork experiment, probe it on the way, and write its shard.
 
     ``prober`` and the measurements in ``starts`` are reused if given; this run's own is added to ``starts``.
+    ``on_probe`` is called after every probe with the rows of all so far, those of a resumed run among them.
     Continues from the state of a killed run. Saves a state every ``state_every`` updates, no sooner than
     ``state_after_s`` seconds after the last one, and on SIGTERM, which then ends the process. Raises
     CheckpointError for an unusable checkpoint and OutputError if the folder cannot be written; a run that diverges
@@ -183,8 +189,12 @@ def run_fork(task: ForkTask, prober: Prober | None = None, starts: Starts | None
     saved = time.monotonic()
     with termination() as asked_to_stop:
         run.start()
+        on_probe(run.rows)
         while not run.done:
+            probed = len(run.rows)
             run.advance()
+            if len(run.rows) > probed:
+                on_probe(run.rows)
             due = run.step % task.state_every == 0 and time.monotonic() - saved >= task.state_after_s
             if asked_to_stop() or (due and not run.done):
                 folder.states.write(task.key, run.step, run.state())

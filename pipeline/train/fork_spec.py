@@ -72,7 +72,7 @@ class ForkSpec:
     @property
     def probe_steps(self) -> tuple[int, ...]:
         """Updates after which a run is probed: 0, every ``probe_every``, the last."""
-        return (*range(0, self.rates.steps, self.probe_every), self.rates.steps)
+        return probe_steps(self.rates.steps, self.probe_every)
 
     def config(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -104,6 +104,8 @@ class ForkTask:
     """Updates between two saves of the state from which a killed run resumes."""
     state_after_s: float = 0.0
     """Shortest time between two saves, seconds: a state is many times the size of the weights."""
+    monitor: bool = False
+    """Whether to keep the monitor's verdicts on the run."""
 
     @property
     def key(self) -> str:
@@ -130,6 +132,11 @@ class ForkTask:
     def identity(self) -> dict[str, Any]:
         """Identity of this run in the experiment; a shard with another one is stale."""
         return arm_identity(self.arm, self.seed)
+
+
+def probe_steps(steps: int, probe_every: int) -> tuple[int, ...]:
+    """Updates after which a run of ``steps`` is probed: 0, every ``probe_every``, the last."""
+    return (*range(0, steps, probe_every), steps)
 
 
 def run_id(arm: Arm, seed: int) -> str:

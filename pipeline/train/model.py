@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import GPTNeoXForCausalLM, PreTrainedModel
 
 ROTARY_FRACTION = 0.25
+STORED = torch.float16
+"""Dtype of the weights of a saved checkpoint, as Pythia's are stored."""
 
 
 def build_model(recipe: Recipe) -> GPTNeoXForCausalLM:
@@ -48,10 +50,8 @@ def build_model(recipe: Recipe) -> GPTNeoXForCausalLM:
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """config.json and model.safetensors with float16 weights, as Pythia's are stored. The model is not
-    changed.
-    """
-    half = copy.deepcopy(model).to(device="cpu", dtype=torch.float16)
+    """config.json and model.safetensors with weights in ``STORED``. The model is not changed."""
+    half = copy.deepcopy(model).to(device="cpu", dtype=STORED)
     from safetensors import SafetensorError
 
     with _quiet():

@@ -16,10 +16,12 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.base.files import make_folder, write_atomically
@@ -28,7 +30,7 @@ from pipeline.base.locks import exclusive
 from pipeline.base.paths import new_folder
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
 from pipeline.train.branching import branch, keepable, kept_state, refuse_lost
-from pipeline.train.data import Batches, TrainingData, copy_tokenizer, prepare_data
+from pipeline.train.data import Batches, TrainingData, copy_tokenizer, kept_array, prepare_data
 from pipeline.train.loop import Trainer, choose_device
 from pipeline.train.model import build_model, save_model
 from pipeline.train.optimizers import moments_by_name
@@ -49,6 +51,15 @@ COMPILE_FROM_STEPS = 300
 Report = Callable[[int, int, float | None, str], None]
 """Called at every checkpoint with updates made, total updates, seconds left (None: not known yet) and the loss.
 """
+
+
+class Watch(Protocol):
+    """Observes checkpoints; a part of the training that must not change it (``pipeline.monitor.watched_suite``)."""
+
+    def __call__(self, step: int, held_out: NDArray[Any], model: nn.Module | None = None) -> None:
+        """Called after the checkpoint of ``step`` was saved, with the held-out tokens (1-D) and the model in training;
+        None: the checkpoint in the folder was saved by an earlier call.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,6 +87,7 @@ def pretrain(
     data: Path | None = None,
     keep_state_at: Collection[int] = (),
     branch_from: Path | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train ``recipe`` into the suite folder ``out``, continuing a killed run.
 
@@ -84,7 +96,8 @@ def pretrain(
     ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
     Adam's moments beside their weights, for forks to start from. ``data``: folder for the tokenized corpus, made if
     missing and kept, so that other suites of the same text can use it; None = beside the suite while it trains.
-    ``keep_state_at``, ``branch_from``: see ``pipeline.train.branching``.
+    ``keep_state_at``, ``branch_from``: see ``pipeline.train.branching``. ``watch``: observes every checkpoint, also
+    those of a complete suite.
 
     Raises UsageError for a folder of another recipe or origin, FolderLockedError while another process trains into
     it, OutputError if it cannot be written, CheckpointError if the loss becomes NaN.
@@ -101,17 +114,27 @@ def pretrain(
                 keeping = _Keeping(every, keep, states, where)
                 if branch_from is not None and not (out / STATE / TRAINER).is_file():
                     branch(recipe, out, out / STATE / TRAINER, branch_from, _recipe_of(branch_from))
-                _train(recipe, out, chosen, on_progress, keeping)
+                _train(recipe, out, chosen, on_progress, keeping, watch=watch)
             except UsageError:  # a fault of the corpus: a corrected recipe must not find the folder taken
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
                 raise
         _refuse_lost_moments(out, keep)
         refuse_lost(out, states)
+        if watch is not None:  # nothing is left to observe where all were while they were trained
+            watch(recipe.steps, kept_array(out / EVAL_TOKENS))
         shutil.rmtree(out / STATE, ignore_errors=True)
 
 
-def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | None, keeping: _Keeping) -> None:
+def _train(
+    recipe: Recipe,
+    out: Path,
+    device: torch.device,
+    report: Report | None,
+    keeping: _Keeping,
+    *,
+    watch: Watch | None,
+) -> None:
     data = prepare_data(recipe, keeping.data)
     trainer = _trainer(recipe, data, device)
     _restore(trainer, recipe, out)
@@ -123,8 +146,11 @@ def _train(recipe: Recipe, out: Path, device: torch.device, report: Report | Non
         if step in due:
             if loss is not None and not torch.isfinite(loss):
                 raise CheckpointError(f"training diverged: loss {loss.item()} at step {step}; lower peak_lr")
-            if not (out / f"step{step}").is_dir():
+            new = not (out / f"step{step}").is_dir()
+            if new:
                 _save_checkpoint(trainer, data, out / f"step{step}", moments=step in keeping.moments_at)
+            if watch is not None:
+                watch(step, data.held_out, trainer.model if new else None)
             if report is not None and loss is not None:
                 eta_s = (time.perf_counter() - began) / (step - first) * (recipe.steps - step)
                 report(step, recipe.steps, eta_s, f"loss {loss.item():.3f}")

@@ -107,6 +107,33 @@ def test_tables_of_an_earlier_version_are_not_drawn(run_here: Run, undisturbed: 
     assert "made by an earlier version; run `int4-collapse reduce" in result.output
 
 
+def test_the_monitor_judges_runs_that_were_trained_without_it_too(
+    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    result = run_here("fork", suite, "--from", "auto", "--out", out, *ARMS, *SIZE, "--monitor")
+    assert result.exit_code == 0, result.output
+    assert "6 existed already" in result.output
+    assert tables(out)[0].equals(tables(undisturbed)[0])
+    live = tables(out)[0].filter((pl.col("weights") == "live") & (pl.col("variant") == "int4-g128-asym"))
+    for key in RUNS:
+        found = [
+            json.loads(line) for line in (out / "monitor" / "fork" / f"{key}.jsonl").read_text().splitlines()
+        ]
+        own = live.filter(pl.col("run_id") == key)
+        assert [each["nll_nats"]["int4"] for each in found] == own["nll_nats"].to_list()
+        assert [each["learning_rate"] for each in found] == own["learning_rate"].to_list()
+    said = [each for each in tables(out)[1]["sentences"] if each.startswith("Monitor")]  # type: ignore[attr-defined]
+    assert len(said) == 1
+    assert "9 probes are needed at least and 5 were made" in said[0]
+    assert said[0] in (out / "fork.html").read_text()
+    assert said[0][:40] in result.output
+    again = run_here("reduce", out)  # the folder knows that it is monitored
+    assert again.exit_code == 0
+    assert said[0] in tables(out)[1]["sentences"]  # type: ignore[operator]
+
+
 def test_a_run_kept_in_an_object_store_has_the_same_numbers(
     run: Run, suite: Path, undisturbed: Path, bucket: str
 ) -> None:

@@ -33,6 +33,13 @@ def options(llama_suite: Path, tokens_file: str, tmp_path: Path) -> ForkOptions:
     )  # fmt: skip
 
 
+def test_verdicts_need_a_quantized_variant(options: ForkOptions) -> None:
+    fp32 = dataclasses.replace(options.audit, variants=("fp32",))
+    with pytest.raises(UsageError, match="--monitor"):
+        build_fork_request(dataclasses.replace(options, audit=fp32, monitor=True))
+    assert build_fork_request(dataclasses.replace(options, monitor=True)).monitor
+
+
 def configure(suite: Path, **settings: object) -> None:
     for path in suite.glob("*/config.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))

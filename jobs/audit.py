@@ -20,6 +20,7 @@ from jobs.options import (
 )  # fmt: skip
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
+from pipeline.runs.calibration_tokens import CalibrationTokens
 from pipeline.runs.requests import AuditRequest
 
 
@@ -41,11 +42,12 @@ def run_audit(
     options: AuditOptions,
     meanwhile: Callable[[], None] = lambda: None,
     change: Callable[[AuditRequest], AuditRequest] = lambda request: request,
+    calibrated_on: CalibrationTokens | None = None,
 ) -> int:
     """Run the audit, show progress and name every failure on stderr; return the exit code.
 
-    ``change`` gives the request to carry out instead. If there is anything to measure, ``meanwhile`` is called in a
-    thread once the workers have started.
+    ``change`` gives the request to carry out instead. ``calibrated_on``: see ``build_request``. If there is anything to
+    measure, ``meanwhile`` is called in a thread once the workers have started.
     """
     from jobs.suite_argument import resolve_suite
     from pipeline.runs.execute import execute
@@ -53,7 +55,7 @@ def run_audit(
     from pipeline.runs.progress import Progress
 
     with lazy_progress("calibration text") as on_sample:
-        request = change(build_request(options, resolve_suite, on_sample))
+        request = change(build_request(options, resolve_suite, on_sample, calibrated_on=calibrated_on))
     for warning in request.warnings:
         errors.print(f"warning: {warning}", markup=False)
     for note in request.notes:

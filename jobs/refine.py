@@ -8,8 +8,9 @@ from typing import Any
 
 from jobs.audit import run_audit
 from jobs.console import console, errors
-from pipeline.base.errors import CollapseError, TooFewTokensError, UsageError
+from pipeline.base.errors import CollapseError, OverlapError, TooFewTokensError
 from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.calibration_tokens import CalibrationTokens, read_calibration
 from pipeline.runs.new_tokens import without_first
 from pipeline.runs.output import run_folder
 from pipeline.spec import Variant
@@ -27,11 +28,11 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
         errors.print(f"nothing to refine: {decided.get('reason', 'no checkpoint was chosen')}", markup=False)
         return False
     variant = str(report["variants"][decided["variant"]])
+    # The same model is measured again, so its calibration text stays, whatever the options would give for more text.
+    calibrated_on = None
     if Variant.parse(variant).needs:
-        raise UsageError(
-            f"--refine: {variant} is calibrated, and other evaluation text may change its calibration text; wanted a "
-            "first variant that needs none"
-        )
+        sha256 = str(plan.config["calibration_sha256"])
+        calibrated_on = CalibrationTokens(read_calibration(folder, sha256), sha256, plan.calibration)
 
     def measure(steps: Sequence[int], used: int, new: int) -> NewMeasurement | str:
         import polars as pl
@@ -44,9 +45,13 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
             variants=("fp32", variant), mechanism=(), measurements=(), calibration=None,
         )  # fmt: skip
         try:
-            code = run_audit(again, change=lambda request: without_first(request, used))
+            code = run_audit(
+                again, change=lambda request: without_first(request, used), calibrated_on=calibrated_on
+            )
         except TooFewTokensError as error:
             return f"{new:,} new batches are not there ({error})"
+        except OverlapError as error:
+            return f"{variant} was calibrated on some of the next {new:,} batches ({error})"
         if code:
             raise CollapseError(
                 f"{again.out}: some of the undecided checkpoints failed; run it again to resume"

@@ -6,6 +6,7 @@
     +-- UsageError             the request itself is wrong; nothing was started      (exit 2)
     |   +-- StaleShardsError   the folder holds numbers of another measurement       (exit 2)
     |   +-- TooFewTokensError  a corpus has fewer tokens than are asked for          (exit 2)
+    |   +-- OverlapError       calibration text repeats the evaluation text          (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
     |   +-- NoRoomError        its weights do not fit the memory, however small the chunk   (exit 1)
@@ -39,6 +40,10 @@ class StaleShardsError(UsageError):
 
 class TooFewTokensError(UsageError):
     """A corpus has fewer tokens than were requested."""
+
+
+class OverlapError(UsageError):
+    """Calibration text shares a run of tokens with the evaluation text."""
 
 
 class FolderLockedError(UsageError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.base.errors import UsageError
+from pipeline.base.errors import OverlapError, UsageError
 from pipeline.corpus.documents import documents, held_out
 from pipeline.corpus.encoding import Encoder, Tokenizer
 from pipeline.corpus.grammar import BUILT_IN, Corpus, TokenFile
@@ -103,10 +103,10 @@ def corpus_tokens(
 
 
 def require_disjoint(source: str, array: NDArray[np.int64], known: KnownRuns) -> None:
-    """Raise UsageError if a sequence of ``array`` shares a run of tokens with the ``known`` evaluation text."""
+    """Raise OverlapError if a sequence of ``array`` shares a run of tokens with the ``known`` evaluation text."""
     overlapping = np.flatnonzero(known.repeated(array).any(axis=-1))
     if len(overlapping):
-        raise UsageError(
+        raise OverlapError(
             f"calibration text {source} overlaps the evaluation text: {len(overlapping)} of {len(array)} sequences, "
             f"first sequence {overlapping[0]}, share a run of {known.length} tokens with it; calibrate on other text, "
             "such as --calibration self"

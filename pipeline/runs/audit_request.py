@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import UsageError
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
-from pipeline.corpus.calibration_text import CalibrationShape
+from pipeline.corpus.calibration_text import CalibrationShape, require_disjoint
+from pipeline.corpus.overlap import KnownRuns
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
 from pipeline.models.memory import widest
 from pipeline.quantize.mechanism_option import parse_mechanism
@@ -41,11 +42,17 @@ FindSuite = Callable[[str, str | None], "Suite"]
 
 
 def build_request(
-    options: AuditOptions, find_suite: FindSuite = open_or_train, on_sample: OnSample = lambda *_: None
+    options: AuditOptions,
+    find_suite: FindSuite = open_or_train,
+    on_sample: OnSample = lambda *_: None,
+    *,
+    calibrated_on: CalibrationTokens | None = None,
 ) -> AuditRequest:
     """Build the request of ``options``; raises UsageError for whatever cannot be carried out.
 
     ``on_sample`` hears how far calibration text is that a model has to write (``calibration_request``).
+    ``calibrated_on``: the calibration tokens of an earlier audit, to be used as they are; OverlapError if the
+    evaluation text repeats them.
     """
     from pipeline.driver import resolve_device
     from pipeline.suites.model_config import model_config
@@ -80,7 +87,14 @@ def build_request(
         mechanism=mechanism,
         by_layer=by_layer,
     )
-    calibration, told = _calibration(options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample)
+    if calibrated_on is None:
+        calibration, told = _calibration(
+            options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample
+        )
+    else:
+        known = KnownRuns(tokens.array, shape.seq_len)
+        require_disjoint(calibrated_on.source, calibrated_on.array, known)
+        calibration, told = calibrated_on, ()
     if calibration is not None:
         probe = dataclasses.replace(probe, calibration_sha256=calibration.sha256)
     return AuditRequest(

@@ -164,15 +164,16 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("variant", ["int4-g128-asym", "int4-g8-asym@gptq"])
 def test_the_undecided_checkpoints_are_measured_again_on_new_tokens(
-    trained: Path, run: Run, tmp_path: Path
+    trained: Path, run_here: Run, tmp_path: Path, variant: str
 ) -> None:
     suite = json.loads((trained / "suite" / "suite.json").read_text())
     steps = ",".join(str(entry["step"]) for entry in suite["checkpoints"][-4:])
     out = tmp_path / "out"
-    result = run(
+    result = run_here(
         "run", trained / "suite", "--out", out, "--steps", steps, "--batches", "2", "--batch-size", "4",
-        "--seq-len", "16", "--level", "0.999", "--refine",
+        "--seq-len", "16", "--level", "0.999", "--refine", "--variant", variant, "--calibration-sequences", "4",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     decided = json.loads((out / "report.json").read_text())["decision"]
@@ -185,3 +186,27 @@ def test_the_undecided_checkpoints_are_measured_again_on_new_tokens(
     assert first.size == 128
     assert new.size == 2048
     assert not np.array_equal(new.ravel()[:128], first.ravel())
+    calibrated = [
+        {path.name for path in folder.glob("calibration/*.npy")} for folder in (out, out / "refined-32")
+    ]
+    assert calibrated[0] == calibrated[1]  # the same quantized model, on other text
+    assert len(calibrated[0]) == variant.endswith("@gptq")
+
+
+@pytest.mark.slow
+def test_checkpoints_are_not_measured_again_on_text_that_they_were_calibrated_on(
+    trained: Path, run_here: Run, tmp_path: Path
+) -> None:
+    text = np.load(trained / "suite" / "eval_tokens.npy")
+    np.save(
+        tmp_path / "calibration.npy", text[64 * 4 : 64 * 8]
+    )  # of the evaluation text after the first batches
+    result = run_here(
+        "run", trained / "suite", "--out", tmp_path / "out", "--steps", "25,30", "--batches", "2", "--batch-size", "4",
+        "--seq-len", "16", "--level", "0.999", "--refine", "--variant", "int4-g8-asym@gptq",
+        "--calibration", f"tokens:{tmp_path}/calibration.npy", "--calibration-sequences", "16",
+    )  # fmt: skip
+    assert result.exit_code == 1, result.output
+    refined = json.loads((tmp_path / "out" / "report.json").read_text())["decision"]["refined"]
+    assert refined["rounds"] == []
+    assert "was calibrated on some of the next 32 batches" in refined["ended"]

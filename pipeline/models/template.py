@@ -37,6 +37,9 @@ class Signature:
     config: str
     """The configuration as canonical JSON."""
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
+    settings: Any = None
+    """Of a model in memory: its configuration and those of its modules, compared as they are. As text they would take
+    most of the host's time of an observation."""
 
 
 class ModelTemplate:
@@ -174,7 +177,7 @@ class ModelTemplate:
                 continue
             self._lent.add(name)
             module, attribute, _ = self._parameters[name]
-            put(module, attribute, tensor)
+            module._parameters[attribute] = nn.Parameter(tensor, requires_grad=False)
 
     def release(self, names: Iterable[str] | None = None) -> None:
         """Release the linear layers' weights ``names``, or all with the lent ones: two other checkpoints are
@@ -185,7 +188,8 @@ class ModelTemplate:
                 self.linears[name].release()
         if names is None:
             for name in self._lent:
-                put(*self._parameters[name])
+                module, attribute, parameter = self._parameters[name]
+                module._parameters[attribute] = parameter
             self._lent.clear()
 
 

@@ -30,14 +30,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     inner: nn.Module | None = model
     while inner is not None:
         model, inner = inner, _inside(inner)
-    _refuse_sharded(model)
-    _refuse_adapters(model)
+    parameters, modules = list(model.parameters()), list(model.modules())
+    _refuse_sharded(model, parameters, modules)
+    _refuse_adapters(model, modules)
     if not hasattr(model, "config"):
         raise UsageError(
             f"{type(model).__name__} has no config: wanted a causal language model of transformers, or one in DDP or "
             "torch.compile"
         )
-    devices = sorted(map(str, {each.device for each in model.parameters()}))
+    devices = sorted(map(str, {each.device for each in parameters}))
     if len(devices) != 1 or devices == ["meta"]:
         raise UsageError(
             f"the weights of {type(model).__name__} are on {', '.join(devices) or 'no device'}: wanted all of them on "
@@ -60,10 +61,9 @@ def _inside(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def _refuse_sharded(model: nn.Module) -> None:
-    parameters = list(model.parameters())
+def _refuse_sharded(model: nn.Module, parameters: list[nn.Parameter], modules: list[nn.Module]) -> None:
     ways = {
-        "FSDP": any(type(each).__name__ == "FullyShardedDataParallel" for each in model.modules())
+        "FSDP": any(type(each).__name__ == "FullyShardedDataParallel" for each in modules)
         or any(type(each).__name__ == "DTensor" for each in parameters),
         "DeepSpeed ZeRO-3": any(hasattr(each, "ds_id") and each.numel() == 0 for each in parameters),
     }
@@ -76,8 +76,8 @@ def _refuse_sharded(model: nn.Module) -> None:
             )
 
 
-def _refuse_adapters(model: nn.Module) -> None:
-    for each in model.modules():
+def _refuse_adapters(model: nn.Module, modules: list[nn.Module]) -> None:
+    for each in modules:
         if type(each).__module__.split(".")[0] == "peft":
             raise UsageError(
                 f"{type(model).__name__} holds {type(each).__name__} of PEFT: its adapters are not in the weights that "

@@ -61,7 +61,7 @@ class ModelWeights:
         described = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in self._state.items())
         settings = [_settings(module) for module in self._model.modules()]
         return Signature(
-            f"{type(self._model).__qualname__} {self.config.to_dict()} {self._stored} {settings}", described
+            f"{type(self._model).__qualname__} {self._stored}", described, (self.config.to_dict(), settings)
         )
 
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
@@ -84,7 +84,7 @@ class ModelWeights:
         return Filled(template, template.layers, one_by_one=False)
 
     def _moved(self, name: str, tensor: Tensor, template: ModelTemplate) -> Tensor:
-        moved = tensor.detach().to(template.device)
+        moved = tensor.detach() if tensor.device == template.device else tensor.detach().to(template.device)
         if not moved.is_floating_point():
             return moved
         if name in template.linears:
@@ -116,12 +116,17 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
         return math.isfinite(float(torch.nn.utils.get_total_norm(floating, math.inf)))
 
 
-def _settings(module: nn.Module) -> list[tuple[str, Any]]:
-    """Plain attributes of ``module`` itself, such as a dropout rate; not its training mode."""
-    return [
+_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes of any module: its training mode, hooks, and tables of parameters and parts."""
+_PLAIN = (bool, int, float, str, tuple, torch.dtype)
+
+
+def _settings(module: nn.Module) -> tuple[type, list[tuple[str, Any]]]:
+    """Class of ``module`` and its own plain attributes, such as a dropout rate; not its training mode."""
+    return type(module), [
         (name, value)
         for name, value in vars(module).items()
-        if name != "training" and isinstance(value, bool | int | float | str | tuple | torch.dtype)
+        if name not in _EVERY_MODULE and isinstance(value, _PLAIN)
     ]
 
 

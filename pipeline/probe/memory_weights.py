@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ from pipeline.models.loading import refuse_non_finite
 from pipeline.models.template import ModelTemplate, Signature
 from pipeline.models.variant_linear import Plan
 from pipeline.probe.weights import Filled
+
+INNER = {"OptimizedModule": "_orig_mod", "CheckpointWrapper": "_checkpoint_wrapped_module"}
+"""Wrappers of torch.compile and of activation checkpointing, by name because importing the first takes a second ->
+attribute with the module.
+"""
+_IN_NAMES = re.compile(rf"(?<![^.])(?:{'|'.join(INNER.values())})\.")
 
 
 class ModelWeights:
@@ -39,11 +46,12 @@ class ModelWeights:
         in place of the model's, on any device.
         """
         self._model, self._stored = unwrapped(model), stored
-        self._state = dict(self._model.state_dict(keep_vars=False))
+        self._state = _plain_names(self._model.state_dict(keep_vars=False))
         if instead is not None:
-            _require_like(self._state, instead)
-            self._state = {name: instead[name] for name in self._state}
-        self._buffers = dict(self._model.named_buffers(remove_duplicate=False))
+            given = _plain_names(instead)
+            _require_like(self._state, given)
+            self._state = {name: given[name] for name in self._state}
+        self._buffers = _plain_names(dict(self._model.named_buffers(remove_duplicate=False)))
 
     @property
     def config(self) -> Any:
@@ -90,6 +98,11 @@ class ModelWeights:
         if name in template.linears:
             return moved if self._stored is None else moved.to(self._stored)
         return moved.to(torch.float32)
+
+
+def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` under the names that they have without wrappers."""
+    return {_IN_NAMES.sub("", name): tensor for name, tensor in tensors.items()}
 
 
 def _require_like(state: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -164,15 +177,19 @@ def config_of(model: nn.Module) -> Any:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside ``torch.compile`` or data parallelism."""
+    """The model inside ``torch.compile``, activation checkpointing or data parallelism."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return unwrapped(model.module)
-    if (
-        type(model).__name__ == "OptimizedModule"
-    ):  # torch.compile's wrapper; importing its class takes a second
-        original: nn.Module = model._orig_mod  # type: ignore[assignment]
-        return unwrapped(original)
-    return model
+    inner = INNER.get(type(model).__name__)
+    return model if inner is None else unwrapped(getattr(model, inner))
+
+
+def _unwrap_parts(model: nn.Module) -> None:
+    """Replace every part of ``model`` that is wrapped by itself, as regional compilation does, with what is inside."""
+    for module in list(model.modules()):
+        for name, part in module._modules.items():
+            if part is not None:
+                module._modules[name] = unwrapped(part)
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
@@ -218,6 +235,7 @@ def _copied(model: nn.Module, device: torch.device | None, hollow: frozenset[int
         copied: nn.Module = copy.deepcopy(model, replaced)
     except Exception as error:  # a module may hold any object
         raise CheckpointError(f"{type(model).__name__} cannot be copied to be measured: {error}") from error
+    _unwrap_parts(copied)
     for module in copied.modules():
         vars(module).pop("forward", None)  # a forward that a trainer wrapped would call the original model
         module._compiled_call_impl = None

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.optim.swa_utils import AveragedModel
 
-from int4_collapse import Monitor, UsageError, Verdict, measure
+from int4_collapse import Int4Callback, Monitor, UsageError, Verdict, measure
 from tests.models import VOCAB, tiny_model
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 2, 24))
@@ -92,6 +94,22 @@ def test_wrappers_are_taken_off() -> None:
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("wrap", [lambda layer: torch.compile(layer, backend="eager"), checkpoint_wrapper])
+@pytest.mark.parametrize("kind", ["llama", "gpt_neox"])
+def test_layers_that_are_wrapped_one_by_one_are_unwrapped(kind: str, wrap: Any) -> None:
+    model = tiny_model(kind)
+    expected = Monitor("int4", TOKENS, plan_steps=9).observe(0, model).numbers
+    layers = model.model.layers if kind == "llama" else model.gpt_neox.layers
+    for index, layer in enumerate(layers):
+        layers[index] = wrap(layer)
+    found = (
+        Monitor("int4", TOKENS, plan_steps=9).observe(0, model, averages={"ema": model.state_dict()}).numbers
+    )
+    assert found.items() > expected.items()
+    assert found["ema_int4_nll_nats"] == expected["int4_nll_nats"]
+    assert all(type(layer).__name__ in ("OptimizedModule", "CheckpointWrapper") for layer in layers)
+
+
 def adapted() -> nn.Module:
     """A model with an adapter as PEFT places it: a module of its package around a linear layer."""
     model = tiny_model("llama")
@@ -115,10 +133,16 @@ def split() -> nn.Module:
     return model
 
 
+def offloaded() -> nn.Module:
+    """A model whose weights accelerate keeps elsewhere, as with a device_map."""
+    return cpu_offload(tiny_model("llama"), execution_device=torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (adapted, "PEFT"), (sharded, "ZeRO-3"), (split, "meta"), (lambda: nn.Linear(2, 2), "config"),
+        (adapted, "PEFT"), (sharded, "ZeRO-3"), (split, "cpu, meta"), (offloaded, "meta"),
+        (lambda: nn.Linear(2, 2), "config"),
         (lambda: "model", "str"), (lambda: tiny_model("llama", vocab_size=200), "vocabulary of 200"),
     ],
 )  # fmt: skip
@@ -153,6 +177,22 @@ def test_variants_that_it_cannot_measure_are_refused() -> None:
     for wrong in ([], ["fp32"], ["int9"]):
         with pytest.raises(UsageError):
             Monitor(wrong, TOKENS, plan_steps=9)
+    for calibrated in ("int4@gptq", "int4@awq"):
+        with pytest.raises(UsageError, match="calibration"):
+            Monitor(["int8", calibrated], TOKENS, plan_steps=9)
+        with pytest.raises(UsageError, match="calibration"):
+            Int4Callback(TOKENS, calibrated)
+
+
+def test_a_step_that_is_not_after_the_last_is_refused_before_anything_is_measured() -> None:
+    monitor, model = Monitor("int4", TOKENS, plan_steps=9), tiny_model("llama")
+    monitor.observe(5, model)
+    for back in (5, 4, -1):
+        with pytest.raises(UsageError, match=f"step {back}"):
+            monitor.observe(back, model)
+    assert len(monitor.to_state()["observed"]) == 1
+    monitor.rewind(4)
+    assert monitor.observe(4, model).best_step == 4
 
 
 def test_a_model_that_diverged_is_kept_as_nan_and_told() -> None:
@@ -165,6 +205,9 @@ def test_a_model_that_diverged_is_kept_as_nan_and_told() -> None:
     assert found.notes
     assert not found.alarm
     assert found.best_step == 0
+    for step in range(2, 12):
+        assert not monitor.observe(step, model).alarm
+    assert monitor.observe(12, tiny_model("llama")).best_step == 0
 
 
 def test_averages_are_candidates_as_models_and_as_state_dicts() -> None:

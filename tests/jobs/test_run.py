@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -163,20 +164,26 @@ def test_compare_reads_the_shards_of_audits(trained: Path) -> None:
     assert (mixed.exit_code, "on other tokens" in mixed.stderr) == (2, True)
 
 
+def refined(run_here: Run, suite: Path, out: Path, *more: object) -> tuple[Result, dict[str, Any]]:
+    """A run that refines on the last four checkpoints, which so little text does not tell apart."""
+    steps = [entry["step"] for entry in json.loads((suite / "suite.json").read_text())["checkpoints"]][-4:]
+    result = run_here(
+        "run", suite, "--out", out, "--steps", ",".join(map(str, steps)), "--batches", "2", "--batch-size", "4",
+        "--seq-len", "16", "--level", "0.999", "--refine", *more,
+    )  # fmt: skip
+    return result, json.loads((out / "report.json").read_text())["decision"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["int4-g128-asym", "int4-g8-asym@gptq"])
 def test_the_undecided_checkpoints_are_measured_again_on_new_tokens(
     trained: Path, run_here: Run, tmp_path: Path, variant: str
 ) -> None:
-    suite = json.loads((trained / "suite" / "suite.json").read_text())
-    steps = ",".join(str(entry["step"]) for entry in suite["checkpoints"][-4:])
     out = tmp_path / "out"
-    result = run_here(
-        "run", trained / "suite", "--out", out, "--steps", steps, "--batches", "2", "--batch-size", "4",
-        "--seq-len", "16", "--level", "0.999", "--refine", "--variant", variant, "--calibration-sequences", "4",
-    )  # fmt: skip
+    result, decided = refined(
+        run_here, trained / "suite", out, "--variant", variant, "--calibration-sequences", "4"
+    )
     assert result.exit_code == 0, result.output
-    decided = json.loads((out / "report.json").read_text())["decision"]
     rounds = decided["refined"]["rounds"]
     assert rounds[0]["steps"] == decided["maybe_best"]
     assert rounds[0]["batches"] == 32
@@ -198,15 +205,11 @@ def test_checkpoints_are_not_measured_again_on_text_that_they_were_calibrated_on
     trained: Path, run_here: Run, tmp_path: Path
 ) -> None:
     text = np.load(trained / "suite" / "eval_tokens.npy")
-    np.save(
-        tmp_path / "calibration.npy", text[64 * 4 : 64 * 8]
-    )  # of the evaluation text after the first batches
-    result = run_here(
-        "run", trained / "suite", "--out", tmp_path / "out", "--steps", "25,30", "--batches", "2", "--batch-size", "4",
-        "--seq-len", "16", "--level", "0.999", "--refine", "--variant", "int4-g8-asym@gptq",
+    np.save(tmp_path / "calibration.npy", text[256:512])  # of the evaluation text, after the first batches
+    result, decided = refined(
+        run_here, trained / "suite", tmp_path / "out", "--variant", "int4-g8-asym@gptq",
         "--calibration", f"tokens:{tmp_path}/calibration.npy", "--calibration-sequences", "16",
     )  # fmt: skip
     assert result.exit_code == 1, result.output
-    refined = json.loads((tmp_path / "out" / "report.json").read_text())["decision"]["refined"]
-    assert refined["rounds"] == []
-    assert "was calibrated on some of the next 32 batches" in refined["ended"]
+    assert decided["refined"]["rounds"] == []
+    assert "was calibrated on some of the next 32 batches" in decided["refined"]["ended"]

@@ -1,4 +1,6 @@
-"""Train the arms of the interventions, one seed a call: `python outputs/reference/interventions/train.py SEED`.
+"""Train the arms of the interventions, one seed a call: `python outputs/reference/interventions/train.py SEED [square]`.
+
+`square`: without SAM and Muon, which a later call without it adds.
 
 Writes an ordinary suite, outputs/suites/interventions/seed<SEED>, whose stages are the arms. One trunk at a constant
 rate is continued by every arm over the same batches. A call that was killed goes on where a part was finished.
@@ -158,13 +160,14 @@ class Suite:
     def finish(self) -> None:
         held_out = self.folder / "eval_tokens.npy"
         np.save(held_out, self.data.held_out)
-        entries = [self.entry(arm, end - before) for arm in ARMS for end in [ends(arm)] for before in WINDOW]
+        trained = [arm for arm in ARMS if (self.folder / revision(arm, ends(arm))).is_dir()]
+        entries = [self.entry(arm, ends(arm) - before) for arm in trained for before in WINDOW]
         write_manifest(
             self.folder,
             Manifest(
                 name=self.folder.name,
                 checkpoints=tuple(entries),
-                recipe={**self.recipe.plain(), "arms": list(ARMS), "trunk": TRUNK},
+                recipe={**self.recipe.plain(), "arms": trained, "trunk": TRUNK},
                 corpus=self.recipe.corpus,
                 corpus_sha256=self.data.corpus_sha256,
                 evaluation_corpus=f"tokens:{held_out.name}",
@@ -187,7 +190,7 @@ def ends(arm: str) -> int:
     return TRUNK if arm == "trunk" else RECIPE.steps
 
 
-def main(seed: int) -> None:
+def main(seed: int, *, square: bool) -> None:
     torch.set_num_threads(1)
     suite = Suite(seed)
     suite.trunk()
@@ -195,10 +198,11 @@ def main(seed: int) -> None:
     suite.branch("decay", decayed_rate)
     suite.branch("decay-held", decayed_rate, held="constant")
     suite.branch("constant-shrunk", constant_rate, held="decay")
-    suite.branch("sam", constant_rate, "sam")
-    suite.branch("muon", constant_rate, "muon")
+    if not square:
+        suite.branch("sam", constant_rate, "sam")
+        suite.branch("muon", constant_rate, "muon")
     suite.finish()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), square="square" in sys.argv[2:])

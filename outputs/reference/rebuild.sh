@@ -13,7 +13,8 @@ tar xJf $here/shards.tar.xz -C $here
 tar xJf $here/methods/shards.tar.xz -C $here/methods
 # Two at a time; what a command says is shown only where it fails.
 quietly='out=$("$@" 2>&1) || { echo "$out" >&2; exit 255; }'
-folders=$(cd $here && find . -name run.json -o -name fork.json | xargs -n 1 dirname | sort)
+# The interventions are windows of many arms, not trajectories: their shards are read by tests.evidence alone.
+folders=$(cd $here && find . -path ./interventions -prune -o \( -name run.json -o -name fork.json \) -print | xargs -n 1 dirname | sort)
 printf "$here/%s\n" $folders | xargs -P 2 -I{} bash -c "$quietly" - "$tool" reduce {}
 for seed in 0 1; do
     printf '%s\0' compare $here/schedules/{constant,wsd,cosine}-seed$seed "${windows[@]}" --threshold 1.25 --out $here/schedules/seed$seed |
@@ -22,6 +23,9 @@ for seed in 0 1; do
 done
 all
 printf '%s\0' compare $here/grids --before 4000:6000 --end 13800:14300 --variant all --out $here/grids |
+    xargs -0 bash -c "$quietly" - "$tool" &
+running+=($!)
+printf '%s\0' compare $here/schedules/constant-seed{0,1} --before 4000:6000 --end 27600:28600 --out $here/schedules/whole-run |
     xargs -0 bash -c "$quietly" - "$tool" &
 running+=($!)
 printf '%s\0' compare $here/methods/{constant,wsd,cosine} "${windows[@]}" --variant all --out $here/methods |
@@ -43,6 +47,11 @@ printf '%s\0' compare "${windows[@]}" --threshold 1.25 --out $here/schedules/tra
     --stratum 0=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed0 $here/schedules/earlier/constant-seed0.csv $again) \
     --stratum 1=$(printf '%s,' $here/schedules/{constant,wsd,cosine}-seed1 $here/schedules/earlier/constant-seed1.csv) |
     xargs -0 bash -c "$quietly" - "$tool"
-rm $here/schedules/trainings/comparison.png  # the curves are those of schedules/comparison.png
-printf "$here/%s\n" fork sweeps/amplitude sweeps/equal-mean sweeps/level schedules/cosine-seed0 | xargs -P 2 -I{} bash -c "$quietly" - "$tool" report {}
-echo "tables, comparisons, reports and figures of $here are made again"
+rm $here/schedules/{trainings,whole-run}/comparison.png  # the curves are those of schedules/comparison.png
+${BIN:+$BIN/}python -m tests.evidence &
+running+=($!)
+for each in fork schedules/cosine-seed0; do
+    bash -c "$quietly" - "$tool" report $here/$each
+done
+all
+echo "tables, comparisons, reports, figures and findings of $here are made again"

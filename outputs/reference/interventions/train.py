@@ -1,4 +1,4 @@
-"""Train the arms of the interventions, one seed a call: `python outputs/reference/interventions/train.py SEED [square]`.
+"""Train the arms of the interventions, one seed a call: `outputs/reference/interventions/train.py SEED [square]`.
 
 `square`: without SAM and Muon, which a later call without it adds.
 

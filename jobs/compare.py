@@ -92,7 +92,7 @@ def command(
     from pipeline.analysis.trajectory.growth import compare_growth, parse_window
     from pipeline.analysis.trajectory.mechanism.mechanism_words import run_sentence
     from pipeline.analysis.trajectory.mechanism.run_factors import factors_of_runs
-    from pipeline.analysis.typed_json import to_json
+    from pipeline.base.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)

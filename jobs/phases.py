@@ -38,7 +38,7 @@ def command(
     from pipeline.analysis.table_files import read_frame
     from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
     from pipeline.analysis.trajectory.summary import summarise
-    from pipeline.analysis.typed_json import to_json
+    from pipeline.base.typed_json import to_json
 
     settings = DEFAULTS.changed(tolerance_nats, level)
     frames = [(table, read_frame(table)) for table in tables]

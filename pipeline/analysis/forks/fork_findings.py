@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.analysis.statistics.contrasts import Estimate, NaiveTest
-from pipeline.analysis.typed_json import from_json, to_json
+from pipeline.base.typed_json import from_json, to_json
 
 
 @dataclass(frozen=True)

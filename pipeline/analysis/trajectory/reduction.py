@@ -30,8 +30,8 @@ from pipeline.analysis.trajectory.trajectory_table import (
     trajectory_table,
     without_lists,
 )
-from pipeline.analysis.typed_json import to_json
 from pipeline.base.errors import IncompleteRunError
+from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status

@@ -16,7 +16,7 @@ from pipeline.analysis.trajectory.mechanism.growth_windows import choose_windows
 from pipeline.analysis.trajectory.mechanism.quiet_gap import QuietGap, quiet_gap
 from pipeline.analysis.trajectory.schedule_events import WARMUP_END, learning_rate_events
 from pipeline.analysis.trajectory.stages import Phase
-from pipeline.analysis.typed_json import from_json, to_json
+from pipeline.base.typed_json import from_json, to_json
 
 
 @dataclass(frozen=True)

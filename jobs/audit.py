@@ -16,7 +16,6 @@ from jobs.options import (
     selection_options,
     size_options,
     stale_option,
-    unused_seed_option,
 )  # fmt: skip
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
@@ -31,7 +30,6 @@ from pipeline.runs.requests import AuditRequest
 @measurement_options
 @resource_options
 @size_options
-@unused_seed_option
 @stale_option
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from jobs.benchmark_fork import compare_forks
 from jobs.benchmark_fork_runs import compare_runs
 from jobs.benchmark_methods import time_methods
 from jobs.benchmark_random import random_suite
-from jobs.benchmark_record import NUMBERS, Record, Stages
-from jobs.console import console, errors, progress
+from jobs.benchmark_record import Stages, finish, saver
+from jobs.console import errors, progress
 from jobs.options import (
     audit_options,
     measurement_options,
@@ -27,19 +26,31 @@ from jobs.options import (
 )
 from jobs.suite_argument import resolve_suite
 from pipeline.base.errors import UsageError
-from pipeline.base.files import write_atomically
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.output import absolute_out
 from pipeline.spec import parse_variants
 
 if TYPE_CHECKING:
-    from pipeline.benchmark import Outcome
+    from pipeline.benchmark import Benchmark
     from pipeline.runs.requests import AuditRequest
 
 DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
 """Weight files that the comparison of arithmetics uses in turn."""
+GOES_WITH = {
+    "runs": ("training", "--fork"),
+    "updates": ("training", "--fork"),
+    "tokens_per_step": ("training", "--fork"),
+    "compile": ("training", "--fork"),
+    "probe_every": ("runs", "--runs"),
+    "pythons": ("methods", "--methods"),
+    "files": ("shape", "--random"),
+}
+"""Option -> the option that it changes, and its name for users."""
+OF_AUDITS = ("scaling", "steps", "limit")
+OF_PROBES = ("variants", "measurements", "mechanism", "calibration", "batches", "batch_size")
+"""Options that a fork has no use for, and those of probes, which training alone has none of."""
 
 
 @click.command()
@@ -47,7 +58,12 @@ ARITHMETIC_FILES = 4
 @selection_options
 @measurement_options
 @resource_options
-@click.option("--out", metavar="DIR", help="Also write DIR/benchmark.json and DIR/benchmark.png.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Also write the numbers and a chart: DIR/benchmark.json and benchmark.png, with -fork, -fork-runs or -methods "
+    "after their name.",
+)
 @click.option("--scaling", is_flag=True, help="Time the pipeline with one worker too, and print the ratio.")
 @click.option(
     "--random",
@@ -92,7 +108,15 @@ ARITHMETIC_FILES = 4
 @click.option(
     "--methods",
     is_flag=True,
-    help="Time quantization methods instead, on the last checkpoints, beside the libraries that are installed.",
+    help="Time quantization methods instead, on the last checkpoints, beside GPTQModel and llm-compressor.",
+)
+@click.option(
+    "--peer-python",
+    "pythons",
+    multiple=True,
+    metavar="PYTHON",
+    help="With --methods: the interpreter of an environment in which GPTQModel or llm-compressor is installed; "
+    "repeatable. Default: this one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
@@ -115,16 +139,11 @@ def command(
     # setting of the other commands does not slow it.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     folder = None if out is None else absolute_out(out)
-    if methods and (training or scaling or options["runs"] is not None):
-        raise UsageError("--methods times methods alone: leave --fork, --runs and --scaling out")
+    _refuse_idle(click.get_current_context())
     if methods:
         time_methods(options, folder, as_json=as_json)
         return
     _refuse_calibrated(options["variants"])
-    if options["probe_every"] is not None and options["runs"] is None:
-        raise UsageError(f"--probe-every {options['probe_every']}: only a run of --fork --runs N is probed")
-    if options["runs"] is not None and not training:
-        raise UsageError(f"--runs {options['runs']}: this is a number of runs of `fork`; add --fork")
     if options["runs"] is not None:
         compare_runs(options, folder, as_json=as_json)
         return
@@ -145,14 +164,30 @@ def command(
             request = dataclasses.replace(request, suite=each_by_itself(request.suite))
         for warning in request.warnings:
             errors.print(f"warning: {warning}", markup=False)
-        outcome = _measure(request, folder, scaling=scaling)
-    lines = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
-    console.print(json.dumps(outcome.to_json()) if as_json else lines, markup=False)
-    if folder is not None:
-        _write_figure(outcome, folder)
-    if outcome.disagreement is not None:
-        errors.print(outcome.disagreement)
-        raise SystemExit(1)
+        found = _measure(request, folder, scaling=scaling)
+    finish(found, folder, as_json=as_json)
+
+
+def _refuse_idle(context: click.Context) -> None:
+    """UsageError for an option that the chosen work has no use for."""
+    given = {
+        each.name: each.opts[0]
+        for each in context.command.params
+        if each.name and context.get_parameter_source(each.name) == click.core.ParameterSource.COMMANDLINE
+    }
+    for name, (needed, flag) in GOES_WITH.items():
+        if name in given and needed not in given:
+            raise UsageError(f"{given[name]} goes with {flag}: add {flag}, or leave it out")
+    work: tuple[str, tuple[str, ...]] = ("", ())
+    if "methods" in given:
+        work = "--methods", ("training", "runs", "scaling")
+    elif "runs" in given:
+        work = "--runs", OF_AUDITS
+    elif "training" in given:
+        work = "--fork", (*OF_AUDITS, *OF_PROBES)
+    said = [given[name] for name in work[1] if name in given]
+    if said:
+        raise UsageError(f"{work[0]} has no use for {' and '.join(said)}: leave it out")
 
 
 def _refuse_calibrated(variants: Sequence[str]) -> None:
@@ -165,52 +200,23 @@ def _refuse_calibrated(variants: Sequence[str]) -> None:
             )
 
 
-def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Outcome:
+def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Benchmark:
     """Run the measurements, name each on stderr, and save each result to ``folder`` when it is known."""
-    from pipeline.benchmark import Outcome, compare, compare_arithmetics
+    from pipeline.benchmark import compare, with_arithmetics
     from pipeline.suites import fetch
 
-    record = Record(request.suite.name, folder)
+    save = saver(folder)
     with progress("benchmark") as show:
         stages = Stages(show)
-        comparison = compare(request, stages, record.add, scaling=scaling)
-        arithmetics = None
+        found = compare(request, stages, save, scaling=scaling)
         if request.resources.device == "cuda":
             distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
-            arithmetics = compare_arithmetics(
+            found = with_arithmetics(
+                found,
                 [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
                 request.tokens.array,
                 request.probe.variants,
                 on_step=stages,
-                on_part=lambda part: record.add({"arithmetics": dataclasses.asdict(part)}),
+                on_part=save,
             )
-    outcome = Outcome(request.suite.name, comparison, arithmetics)
-    record.add(outcome.to_json())
-    if folder is not None:
-        errors.print(f"wrote {folder / NUMBERS}", markup=False)
-    return outcome
-
-
-def _write_figure(outcome: Outcome, folder: Path) -> None:
-    """Writes the chart where the renderer is installed."""
-    figure = _figure(outcome)
-    if figure is None:
-        errors.print("no benchmark.png: vl-convert-python is not installed here", markup=False)
-    else:
-        write_atomically(folder / "benchmark.png", figure)
-        errors.print(f"wrote {folder / 'benchmark.png'}", markup=False)
-
-
-def _figure(outcome: Outcome) -> bytes | None:
-    """The chart as PNG; None without vl-convert."""
-    try:
-        from pipeline.report.axes import SCHEMA
-        from pipeline.report.render import png
-        from pipeline.report.theme import config, paint, tokens
-    except ModuleNotFoundError:
-        return None
-    values = tokens((), dark=False)
-    style = {**config(values), "background": values["$paper"], "padding": 14}
-    style["axisY"] = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
-    chart = {"config": style, **paint(outcome.chart(SCHEMA), values)}
-    return png(chart)
+    return found.plus(complete=True)

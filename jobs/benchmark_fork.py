@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.console import console, errors, progress
+from jobs.benchmark_record import finish
+from jobs.console import progress
 from pipeline.base.errors import UsageError
-from pipeline.base.files import make_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
 
 DEFAULT_SEQ_LEN = 512
+DEFAULT_SUITE = "tiny"
 
 
 def compare_forks(options: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
-    """Measures, prints and, where there is a ``folder``, writes ``benchmark-fork.json`` into it."""
+    """Time both loops and print; ``folder`` receives the numbers too."""
     from pipeline.benchmark.training import compare_training
     from pipeline.train.loop import choose_device
 
@@ -31,6 +31,7 @@ def compare_forks(options: dict[str, Any], folder: Path | None, *, as_json: bool
     device = choose_device(options["device"])
     with progress("benchmark --fork") as show:
         found = compare_training(
+            options["shape"] or options["suite"] or DEFAULT_SUITE,
             _model(options),
             updates=options["updates"],
             sequences=sequences,
@@ -39,12 +40,7 @@ def compare_forks(options: dict[str, Any], folder: Path | None, *, as_json: bool
             compiled=device.type == "cuda" if options["compile"] is None else options["compile"],
             on_step=lambda side, done, total: show(done, total, None, side),
         )
-    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), markup=False)
-    if folder is not None:
-        make_folder(folder)
-        path = folder / "benchmark-fork.json"
-        write_atomically(path, (json.dumps(found.to_json(), indent=1) + "\n").encode())
-        errors.print(f"wrote {path}", markup=False)
+    finish(found, folder, as_json=as_json)
 
 
 def _model(options: dict[str, Any]) -> Callable[[], nn.Module]:
@@ -61,5 +57,5 @@ def _model(options: dict[str, Any]) -> Callable[[], nn.Module]:
             raise UsageError(f"--random {shape} replaces the suite {options['suite']}: give one of them")
         shape_config(shape)
         return lambda: random_model(shape)
-    last = open_suite(options["suite"] or "tiny").checkpoints[-1]
+    last = open_suite(options["suite"] or DEFAULT_SUITE).checkpoints[-1]
     return lambda: checkpoint(fetch(last))

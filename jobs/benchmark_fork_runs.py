@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ import click
 import numpy as np
 
 from jobs.benchmark_random import random_suite
-from jobs.benchmark_record import Record, Stages
-from jobs.console import console, errors, progress
+from jobs.benchmark_record import Stages, finish, saver
+from jobs.console import progress
 from jobs.options import audit_options
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
@@ -23,11 +22,9 @@ from pipeline.train.schedules import ForkRates, schedules
 if TYPE_CHECKING:
     from pipeline.runs.requests import ForkRequest
 
-NUMBERS = "benchmark-fork-runs.json"
-
 
 def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
-    """Measures, prints and, where there is a ``folder``, writes ``benchmark-fork-runs.json`` into it."""
+    """Time both sides and print; ``folder`` receives the numbers too."""
     from pipeline.benchmark.fork_runs import compare_fork_runs
 
     with (
@@ -35,15 +32,8 @@ def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool)
         progress("benchmark --fork --runs") as show,
     ):
         request = _request(options, Path(scratch))
-        record = Record(request.suite, folder, NUMBERS)
-        found = compare_fork_runs(request, Stages(show), record.add)
-    record.add(found.to_json())
-    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), markup=False)
-    if folder is not None:
-        errors.print(f"wrote {folder / NUMBERS}", markup=False)
-    if found.disagreement is not None:
-        errors.print(found.disagreement)
-        raise SystemExit(1)
+        found = compare_fork_runs(request, Stages(show), saver(folder))
+    finish(found.plus(complete=True), folder, as_json=as_json)
 
 
 def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:

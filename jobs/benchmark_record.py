@@ -1,16 +1,18 @@
-"""Progress messages and saved results of a benchmark."""
+"""Progress messages of a benchmark, and where its results go."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from jobs.console import Report, errors
+from jobs.console import Report, console, errors
 from pipeline.base.files import make_folder, write_atomically
 
-NUMBERS = "benchmark.json"
+if TYPE_CHECKING:
+    from pipeline.benchmark import Benchmark
 
 
 class Stages:
@@ -26,17 +28,56 @@ class Stages:
         self._show(done, total, None, stage)
 
 
-class Record:
-    """A JSON file that is rewritten after each result, so that a run that ends early keeps what it found."""
+def numbers_file(kind: str) -> str:
+    """Name of the JSON file of a benchmark of ``kind``."""
+    return "benchmark.json" if kind == "audit" else f"benchmark-{kind}.json"
 
-    def __init__(self, suite: str, folder: Path | None, name: str = NUMBERS) -> None:
-        self._found: dict[str, Any] = {"suite": suite, "complete": False}
-        self._folder, self._name = folder, name
-        if folder is not None:
-            make_folder(folder)
 
-    def add(self, part: dict[str, Any]) -> None:
-        """Add ``part`` and save the file."""
-        self._found |= part
-        if self._folder is not None:
-            write_atomically(self._folder / self._name, (json.dumps(self._found, indent=1) + "\n").encode())
+def saver(folder: Path | None) -> Callable[[Benchmark], None]:
+    """A function that rewrites the JSON file in ``folder``, so that a run that ends early keeps what it found."""
+    if folder is None:
+        return lambda _: None
+    make_folder(folder)
+
+    def save(found: Benchmark) -> None:
+        text = json.dumps(found.to_json(), indent=1) + "\n"
+        write_atomically(folder / numbers_file(found.kind), text.encode())
+
+    return save
+
+
+def finish(found: Benchmark, folder: Path | None, *, as_json: bool) -> None:
+    """Print the result, write it and its chart into ``folder``; exit 1 if the two sides' numbers differ."""
+    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), markup=False)
+    if folder is not None:
+        saver(folder)(found)
+        errors.print(f"wrote {folder / numbers_file(found.kind)}", markup=False)
+        write_figure(found, folder)
+    if found.disagreement is not None:
+        errors.print(found.disagreement)
+        raise SystemExit(1)
+
+
+def write_figure(found: Benchmark, folder: Path) -> None:
+    """Write the chart where the renderer is installed."""
+    path = (folder / numbers_file(found.kind)).with_suffix(".png")
+    figure = _figure(found)
+    if figure is None:
+        errors.print(f"no {path.name}: vl-convert-python is not installed here", markup=False)
+    else:
+        write_atomically(path, figure)
+        errors.print(f"wrote {path}", markup=False)
+
+
+def _figure(found: Benchmark) -> bytes | None:
+    """The chart as PNG; None without vl-convert."""
+    try:
+        from pipeline.report.axes import SCHEMA
+        from pipeline.report.render import png
+        from pipeline.report.theme import config, paint, tokens
+    except ModuleNotFoundError:
+        return None
+    values = tokens((), dark=False)
+    style = {**config(values), "background": values["$paper"], "padding": 14}
+    style["axisY"] = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
+    return png({"config": style, **paint(found.chart(SCHEMA), values)})

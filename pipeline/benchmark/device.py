@@ -7,11 +7,9 @@ includes compilation, with weights on the local disk and the next checkpoint rea
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.benchmark.naive import naive_losses
+from pipeline.benchmark.outcome import Benchmark, Seconds, Timing
 from pipeline.models.arithmetic import available_arithmetics, float32_products
 from pipeline.models.linear_layers import linear_sites
 from pipeline.models.loading import build_model, read_config, read_weights
@@ -31,41 +30,8 @@ CEILING_SIZE = 8192
 """Size of the square matrix product whose speed is the ceiling."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Timing of one way to measure the checkpoints."""
-
-    name: str
-    seconds_per_checkpoint: float
-    """Median over checkpoints."""
-    first_s: float
-    """Seconds of the first checkpoint, compilation included."""
-    tokens_per_s: float
-    """Evaluation tokens per second and variant."""
-    useful_tflops: float
-    """2 x weights x tokens x variants over the time, whatever the arithmetic computes."""
-    share_of_ceiling: float
-    """``useful_tflops`` over the float16 ceiling."""
-    peak_gib: float
-    nll_error_nats: dict[str, float]
-    """Per variant: mean nll minus float64's, on the reference batches of the first checkpoint."""
-
-
-@dataclass(frozen=True)
-class DeviceComparison:
-    """Timings of all ways on one device."""
-
-    device: str
-    checkpoints: int
-    n_tokens: int
-    variants: tuple[str, ...]
-    ceiling_float16_tflops: float
-    ceiling_float32_tflops: float
-    reference_batches: int
-    timings: tuple[Timing, ...]
-
-
-def compare_arithmetics(
+def with_arithmetics(
+    found: Benchmark,
     folders: list[Path],
     tokens: np.ndarray,
     variants: tuple[Variant, ...],
@@ -74,39 +40,47 @@ def compare_arithmetics(
     repeats: int = 8,
     reference_batches: int = 1,
     on_step: Callable[[str], None] = lambda _: None,
-    on_part: Callable[[DeviceComparison], None] = lambda _: None,
-) -> DeviceComparison:
-    """Time every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size, seq_len)).
+    on_part: Callable[[Benchmark], None] = lambda _: None,
+) -> Benchmark:
+    """``found`` with a row for every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size,
+    seq_len)).
 
-    ``on_step`` is called before each measurement, ``on_part`` with each result. One batch of reference resolves an
-    error of 1e-7 nats; float64 runs at a few percent of the other ways' speed.
+    A row's numbers: ``first_s`` (the first checkpoint, compilation included), ``tokens_per_s`` (per variant),
+    ``useful_tflops`` (2 x weights x tokens x variants over the time, whatever the arithmetic computes) and their
+    ``share_of_ceiling``, the speed of a float16 product. ``on_step`` is called before each measurement, ``on_part``
+    with each result. One batch of reference resolves an error of 1e-7 nats; float64 runs at a few percent of the
+    other ways' speed.
     """
     reference_batches = min(reference_batches, len(tokens))
     exact, weights = _reference(folders[0], tokens[:reference_batches], variants, device, on_step)
     on_step("matrix products")
     fp16, fp32 = (_ceiling(dtype, device) for dtype in (torch.float16, torch.float32))
-    found = DeviceComparison(
-        device=torch.cuda.get_device_name(device),
-        checkpoints=len(folders),
-        n_tokens=tokens.size,
-        variants=tuple(map(str, variants)),
-        ceiling_float16_tflops=fp16,
-        ceiling_float32_tflops=fp32,
-        reference_batches=reference_batches,
-        timings=(),
+    found = found.plus(
+        float16_product_tflops=fp16, float32_product_tflops=fp32, float64_batches=reference_batches
     )
 
     def add(name: str, times: list[float], first_s: float, peak: int, batch_nll: dict[str, Any]) -> None:
         nonlocal found
-        seconds = float(np.median(times))
-        useful = 2e-12 * weights * tokens.size * len(variants) / seconds
-        errors = {
-            key: float(np.mean(values[:reference_batches]) - exact[key]) for key, values in batch_nll.items()
-        }
-        timing = Timing(
-            name, seconds, first_s, tokens.size / seconds, useful, useful / fp16, peak / 2**30, errors
+        seconds = Seconds.of(times)
+        useful = 2e-12 * weights * tokens.size * len(variants) / seconds.median
+        row = Timing(
+            f"one process: {name}",
+            ours=name.startswith("probe"),
+            seconds=seconds,
+            peak_gib=peak / 2**30,
+            differences_nats={
+                key: float(np.mean(values[:reference_batches]) - exact[key])
+                for key, values in batch_nll.items()
+            },
+            against="float64",
+            numbers={
+                "first_s": first_s,
+                "tokens_per_s": tokens.size / seconds.median,
+                "useful_tflops": useful,
+                "share_of_ceiling": useful / fp16,
+            },
         )
-        found = dataclasses.replace(found, timings=(*found.timings, timing))
+        found = found.plus(row)
         on_part(found)
 
     for tf32 in (False, True):

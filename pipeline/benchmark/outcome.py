@@ -1,13 +1,19 @@
-"""Results of a benchmark as JSON values, as a table and as a chart."""
+"""The result of every benchmark: rows of timings, one table for a terminal, one JSON object, one chart."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+import json
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
 
-from pipeline.benchmark.device import DeviceComparison
-from pipeline.benchmark.side_by_side import Comparison
+from pipeline.base.errors import UsageError
+from pipeline.base.files import load_json
+from pipeline.base.typed_json import from_json, to_json
 
 TOLERANCES_NATS: dict[str, float | None] = {"ieee": 1e-6, "split": 5e-6, "tf32": None}
 """Largest difference from the naive loop's mean nll, in nats, by the pipeline's arithmetic. The quantized weights
@@ -15,125 +21,183 @@ are bit-equal, so only the rounding of products differs. ``ieee`` rounds like th
 ``split`` gets 5e-6: it rounds differently, and the naive loop's own float32 products are several 1e-6 from float64.
 ``tf32``, for comparison only, has no tolerance: its difference is reported and never a failure."""
 
-HEADINGS = ("", "s/checkpoint", "tokens/s", "TFLOP/s", "of ceiling", "peak GiB", "nll error")
+
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds per unit of work."""
+
+    median: float
+    least: float
+    most: float
+    n: int
+    """Timings; 1 = one period, divided by its units."""
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Self:
+        """The median and the range of ``times``, at least one."""
+        return cls(float(statistics.median(times)), min(times), max(times), len(times))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One run of the benchmark."""
+class Timing:
+    """One way to do the work, or the reason why it was not timed."""
 
-    suite: str
-    comparison: Comparison
-    arithmetics: DeviceComparison | None
-    """Timings of the arithmetics; None on the CPU, which has only one."""
+    what: str
+    ours: bool
+    seconds: Seconds | None = None
+    ratio: float | None = None
+    """Median over that of the row that the benchmark compares with."""
+    peak_gib: float | None = None
+    """GPU: most memory allocated. CPU: largest resident size of the process."""
+    nll_nats: float | None = None
+    """Loss that a method reaches."""
+    differences_nats: dict[str, float] = field(default_factory=dict)
+    """By variant: the mean nll minus that of ``against``; the largest over the checkpoints."""
+    against: str = ""
+    tolerance_nats: float | None = None
+    """Largest difference that rounding explains; None: any is only reported."""
+    absent: str = ""
+    """Reason why there are no seconds."""
+    numbers: dict[str, float] = field(default_factory=dict)
+    """Further numbers by name, units in the names."""
+
+    @property
+    def difference_nats(self) -> float | None:
+        """The largest of all variants; NaN if one of them is."""
+        values = [abs(value) for value in self.differences_nats.values()]
+        return None if not values else next((each for each in values if each != each), max(values))  # noqa: PLR0124
 
     @property
     def disagreement(self) -> str | None:
-        """The fault if the losses differ by more than the tolerance."""
-        limit = TOLERANCES_NATS[self.comparison.arithmetic]
-        if limit is None or self.comparison.max_nll_difference_nats <= limit:
+        """The fault if the losses differ by more than rounding."""
+        found, limit = self.difference_nats, self.tolerance_nats
+        if found is None or limit is None or found <= limit:
             return None
-        return f"the two disagree by more than {limit:g} nats"
+        return f"{self.what} and {self.against} disagree by more than {limit:g} nats"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Several ways to do the same work, timed in one run."""
+
+    kind: str
+    """``audit``, ``fork`` (training), ``fork-runs`` (whole experiments) or ``methods``."""
+    suite: str
+    unit: str
+    """What the seconds are of, such as ``checkpoint``."""
+    base: str
+    """The row whose seconds are 1 in the ratios."""
+    device: str = ""
+    complete: bool = False
+    """False while it runs: one that ends early keeps what it found."""
+    ratio: float | None = None
+    """Ratio of the first row that is not ours."""
+    rows: tuple[Timing, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What was measured, and with what."""
+
+    def plus(self, *rows: Timing, device: str = "", complete: bool = False, **settings: Any) -> Benchmark:
+        """The benchmark with more rows and settings, and all ratios anew."""
+        every = (*self.rows, *rows)
+        known = [row for row in every if row.seconds is not None]
+        base = next((row.seconds for row in known if row.what == self.base), None)
+        if base is not None:
+            every = tuple(
+                row
+                if row.seconds is None
+                else dataclasses.replace(row, ratio=row.seconds.median / base.median)
+                for row in every
+            )
+        return dataclasses.replace(
+            self,
+            rows=every,
+            device=device or self.device,
+            complete=complete,
+            ratio=next((row.ratio for row in every if not row.ours and row.ratio is not None), None),
+            settings={**self.settings, **settings},
+        )
+
+    def row(self, what: str) -> Timing:
+        """The row ``what``; raises KeyError if there is none."""
+        for each in self.rows:
+            if each.what == what:
+                return each
+        raise KeyError(what)
+
+    @property
+    def disagreement(self) -> str | None:
+        """The first fault of a row."""
+        return next((row.disagreement for row in self.rows if row.disagreement is not None), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: the comparison's fields, its ratios and, under ``arithmetics``, the table."""
-        arithmetics = None if self.arithmetics is None else dataclasses.asdict(self.arithmetics)
-        return {
-            "suite": self.suite,
-            "complete": True,
-            **dataclasses.asdict(self.comparison),
-            "ratio": self.comparison.ratio,
-            "scipy_ratio": self.comparison.scipy_ratio,
-            "scaling": self.comparison.scaling,
-            "arithmetics": arithmetics,
-        }
+        """Plain JSON values; :func:`read_benchmark` reads them."""
+        found: dict[str, Any] = to_json(self)
+        return found
 
-    def comparison_lines(self) -> list[str]:
-        """The comparison as text."""
-        it = self.comparison
-        workers = "1 worker" if it.workers == 1 else f"{it.workers} workers"
-        start = f"steady; {it.pipeline_total_s:.1f} s in total, start included"
-        lines = [
-            f"{self.suite}: {it.checkpoints} checkpoints, {it.n_tokens} tokens, {', '.join(it.variants)}",
-            f"{it.device}, {it.arithmetic}, {workers}, {it.cores} cores",
-            f"naive loop                  {it.naive_s:8.3f} s per checkpoint ({it.naive_checkpoints} timed)",
-            f"naive loop + SciPy kurtosis {it.naive_scipy_s:8.3f} s per checkpoint (1 timed)",
-            f"pipeline                    {it.pipeline_s:8.3f} s per checkpoint ({start})",
-            f"ratio                       {it.ratio:8.2f}   ({it.scipy_ratio:.2f} to the loop with SciPy kurtosis)",
-            f"largest nll difference      {it.max_nll_difference_nats:8.1e} nats",
-            f"peak memory of a worker     {it.peak_gib:8.2f} GiB",
+    def lines(self) -> list[str]:
+        """The table as text."""
+        settings = ", ".join(f"{_words(name)} {_shown(value)}" for name, value in self.settings.items())
+        counts = Counter(name for row in self.rows for name in row.numbers)
+        shared = [name for name, count in counts.items() if count > 1]
+        heads = (
+            "",
+            f"s/{self.unit}",
+            "least",
+            "most",
+            f"x {self.base}",
+            "peak GiB",
+            "nll nats",
+            "difference",
+        )
+        cells = [(*heads, *map(_words, shared))]
+        cells += [
+            (*_cells(row), *(_number(row.numbers.get(name)) for name in shared))
+            for row in self.rows
+            if not row.absent
         ]
-        if it.single_worker_s is not None:
-            lines.append(f"pipeline, one worker        {it.single_worker_s:8.3f} s per checkpoint")
-            lines.append(f"{workers + ' against one':<27} {it.scaling:8.2f} x")
-        return lines
-
-    def arithmetic_lines(self) -> list[str]:
-        """The table of arithmetics as text; empty on the CPU."""
-        it = self.arithmetics
-        if it is None:
-            return []
-        rows = [HEADINGS]
-        for timing in it.timings:
-            worst = max(map(abs, timing.nll_error_nats.values()))
-            rows.append(
-                (
-                    timing.name,
-                    f"{timing.seconds_per_checkpoint:.3f}",
-                    f"{timing.tokens_per_s:,.0f}",
-                    f"{timing.useful_tflops:.1f}",
-                    f"{timing.share_of_ceiling:.1%}",
-                    f"{timing.peak_gib:.2f}",
-                    f"{worst:.1e}",
-                )
-            )
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-        lines = [
-            "  ".join(
-                [
-                    row[0].ljust(widths[0]),
-                    *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-                ]
-            )
-            for row in rows
+        used = [
+            column for column in range(len(cells[0])) if column == 0 or any(row[column] for row in cells[1:])
         ]
-        return [
-            f"One process on {it.device}; products of float16 reach {it.ceiling_float16_tflops:.0f} TFLOP/s (the "
-            f"ceiling), of float32 {it.ceiling_float32_tflops:.0f}:",
-            *lines,
-            f"nll error: largest of the variants, in nats, against float64 on {it.reference_batches} batches",
-        ]
+        widths = {column: max(len(row[column]) for row in cells) for column in used}
+        table = ["  ".join(_padded(row[column], widths[column], column) for column in used) for row in cells]
+        found = [f"{self.suite} on {self.device}: {settings}", *(line.rstrip() for line in table)]
+        for row in self.rows:
+            if row.absent:
+                found.append(f"{row.what}: {row.absent}")
+            own = [
+                f"{_words(name)} {_number(value)}" for name, value in row.numbers.items() if counts[name] == 1
+            ]
+            if own:
+                found.append(f"{row.what}: {', '.join(own)}")
+        against = dict.fromkeys(row.against for row in self.rows if row.differences_nats)
+        if against:
+            found.append(f"difference: largest of the variants, in nats, to {' or '.join(against)}")
+        return found
 
     def chart(self, schema: str) -> dict[str, Any]:
-        """A Vega-Lite bar chart of seconds per checkpoint; colours are tokens (``$accent``) for the caller to paint."""
-        it = self.comparison
-        workers = "" if it.workers == 1 else f" x {it.workers}"
-        bars = [("naive loop", it.naive_s), (f"pipeline, {it.arithmetic}{workers}", it.pipeline_s)]
-        if self.arithmetics is not None:
-            timings = self.arithmetics.timings
-            bars = [(timing.name, timing.seconds_per_checkpoint) for timing in timings] + bars[1:]
-        scipy = f"naive loop with SciPy's kurtosis: {it.naive_scipy_s:.3g} s"
+        """A Vega-Lite bar chart of the seconds; colours are tokens (``$accent``) for the caller to paint."""
         values = [
             {
-                "name": name,
-                "seconds": seconds,
-                "label": f"{seconds:.3g}",
-                "ours": not name.startswith("naive"),
+                "name": row.what,
+                "seconds": row.seconds.median,
+                "label": f"{row.seconds.median:.3g}",
+                "ours": row.ours,
             }
-            for name, seconds in bars
+            for row in self.rows
+            if row.seconds is not None
         ]
-        seconds = f"seconds per checkpoint ({it.n_tokens:,} tokens, {len(it.variants)} variants)"
         y = {"field": "name", "type": "nominal", "sort": None, "axis": {"title": None, "maxExtent": 200}}
-        x = {"field": "seconds", "type": "quantitative", "axis": {"title": seconds, "grid": True}}
+        x = {
+            "field": "seconds",
+            "type": "quantitative",
+            "axis": {"title": f"seconds per {self.unit}", "grid": True},
+        }
         fill = {"condition": {"test": "datum.ours", "value": "$accent"}, "value": "$faint"}
         return {
             "$schema": schema,
             "width": 620,
             "height": {"step": 26},
-            "title": {
-                "text": f"{self.suite} on {'the CPU' if it.device == 'cpu' else it.device}",
-                "subtitle": scipy,
-            },
+            "title": f"{self.suite} on {'the CPU' if self.device == 'cpu' else self.device}",
             "data": {"values": values},
             "encoding": {"x": x, "y": y},
             "layer": [
@@ -144,3 +208,49 @@ class Outcome:
                 },
             ],
         }
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """The benchmark in the JSON file ``path``. Raises UsageError for a file that holds none."""
+    try:
+        found: Benchmark = from_json(Benchmark, load_json(path), path.name)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no benchmark: {error}; wanted a file that `benchmark --out` wrote"
+        ) from error
+    return found
+
+
+def _cells(row: Timing) -> tuple[str, ...]:
+    seconds, difference = row.seconds, row.difference_nats
+    several = seconds is not None and seconds.n > 1
+    return (
+        f"{row.what} (ours)" if row.ours else row.what,
+        "" if seconds is None else f"{seconds.median:.3f}",
+        f"{seconds.least:.3f}" if seconds is not None and several else "",
+        f"{seconds.most:.3f}" if seconds is not None and several else "",
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.peak_gib is None else f"{row.peak_gib:.2f}",
+        "" if row.nll_nats is None else f"{row.nll_nats:.6f}",
+        "" if difference is None else f"{difference:.1e}",
+    )
+
+
+def _padded(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column == 0 else cell.rjust(width)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_per_", "/").replace("_", " ")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, float):
+        return _number(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.base.errors import CollapseError, UsageError
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
+from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, Seconds, Timing
 from pipeline.driver import Layout, cluster
 from pipeline.runs.execute import execute
 from pipeline.runs.folder import RunFolder
@@ -28,56 +31,8 @@ NAIVE_ON_GPU = 4
 
 OnStep = Callable[[str, int, int], None]
 """Called with the side, checkpoints done and total checkpoints."""
-OnPart = Callable[[dict[str, Any]], None]
-"""Called with the results so far, as plain values, after each new result."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Times and the agreement of one comparison. The naive loop has all cores, or the first GPU, of this machine."""
-
-    checkpoints: int
-    """Distinct checkpoints that the pipeline measured."""
-    n_tokens: int
-    variants: tuple[str, ...]
-    naive_s: float
-    """Seconds per checkpoint of the naive loop, all cores, after a warm-up checkpoint."""
-    naive_checkpoints: int
-    """Checkpoints that the naive loop was timed on."""
-    naive_scipy_s: float
-    """Seconds per checkpoint of the naive loop with SciPy's kurtosis of each block weight, on one checkpoint."""
-    pipeline_s: float
-    """Seconds per checkpoint of the pipeline, all workers, between the first and the last finished checkpoint: the
-    rate of a long audit, from the local disk to the shard."""
-    pipeline_total_s: float
-    """Seconds of the whole pipeline call, starting Ray and its workers included."""
-    single_worker_s: float | None
-    """``pipeline_s`` with one worker; None: not measured."""
-    max_nll_difference_nats: float
-    """Largest difference between the two over the naive loop's checkpoints and all variants."""
-    peak_gib: float
-    """GPU: largest memory allocated by a worker. CPU: largest resident size of a worker."""
-    arithmetic: str
-    workers: int
-    """Workers of the pipeline."""
-    cores: int
-    """Cores of this machine."""
-    device: str
-
-    @property
-    def ratio(self) -> float:
-        """Speed of the pipeline over that of the naive loop."""
-        return self.naive_s / self.pipeline_s
-
-    @property
-    def scipy_ratio(self) -> float:
-        """Speed of the pipeline over that of the naive loop with SciPy's kurtosis."""
-        return self.naive_scipy_s / self.pipeline_s
-
-    @property
-    def scaling(self) -> float | None:
-        """Speed of all workers over that of one; None: not measured."""
-        return None if self.single_worker_s is None else self.single_worker_s / self.pipeline_s
+OnPart = Callable[[Benchmark], None]
+"""Called with the results so far, after each new one."""
 
 
 def compare(
@@ -86,28 +41,28 @@ def compare(
     on_part: OnPart = lambda _: None,
     *,
     scaling: bool = False,
-) -> Comparison:
+) -> Benchmark:
     """Run both over the suite of ``request`` (its ``out`` is not used).
 
-    Needs two distinct checkpoints more than workers. ``scaling`` times the pipeline with one worker as well.
-    ``on_step`` is called with the sides ``one worker``, ``pipeline``, ``naive loop`` and ``naive loop with SciPy's
-    kurtosis``.
+    The naive loop has all cores, or the first GPU, of this machine. Needs two distinct checkpoints more than workers.
+    ``scaling`` times the pipeline with one worker as well. ``on_step`` is called with the sides ``one worker``,
+    ``pipeline``, ``naive loop`` and ``naive loop with SciPy's kurtosis``.
     """
     request = dataclasses.replace(
         request, suite=dataclasses.replace(request.suite, checkpoints=_distinct(request))
     )
-    found: dict[str, Any] = {
-        "checkpoints": len(request.suite.checkpoints),
-        "n_tokens": request.probe.shape.n_tokens,
-        "variants": tuple(map(str, request.probe.variants)),
-        "arithmetic": request.probe.arithmetic,
-        "cores": os.cpu_count() or 1,
-        "single_worker_s": None,
-    }
+    found = Benchmark("audit", request.suite.name, unit="checkpoint", base="pipeline").plus(
+        checkpoints=len(request.suite.checkpoints),
+        n_tokens=request.probe.shape.n_tokens,
+        variants=list(map(str, request.probe.variants)),
+        arithmetic=request.probe.arithmetic,
+        cores=os.cpu_count() or 1,
+    )
 
-    def add(**fields: Any) -> None:
-        found.update(fields)
-        on_part(dict(found))
+    def add(row: Timing, **more: Any) -> None:
+        nonlocal found
+        found = found.plus(row, **more)
+        on_part(found)
 
     start = time.perf_counter()
     on_step("pipeline", 0, len(request.suite.checkpoints))
@@ -115,27 +70,33 @@ def compare(
         start_s = time.perf_counter() - start
         _require_enough(request, layout, scaling=scaling)
         pipeline = _time_pipeline(request, layout.workers, lambda *done: on_step("pipeline", *done))
-        add(
-            pipeline_s=pipeline.steady_s,
-            pipeline_total_s=start_s + pipeline.total_s,
-            peak_gib=pipeline.peak_gib,
-            workers=layout.workers,
-            device=pipeline.device,
-        )
+        add(pipeline.row("pipeline", start_s), device=pipeline.device, workers=layout.workers)
         if scaling:
             alone = dataclasses.replace(request, resources=dataclasses.replace(request.resources, workers=1))
             single = _time_pipeline(alone, 1, lambda *done: on_step("one worker", *done))
-            add(single_worker_s=single.steady_s)
+            add(single.row("pipeline, one worker"))
     folders = _naive_folders(request, layout.device)
-    seconds, losses = _time_naive(request, folders, layout.device, lambda *done: on_step("naive loop", *done))
-    differences = [abs(pipeline.losses[key] - loss) for key, loss in losses.items()]
-    add(naive_s=seconds, naive_checkpoints=len(folders), max_nll_difference_nats=max(differences))
+    times, losses = _time_naive(request, folders, layout.device, lambda *done: on_step("naive loop", *done))
+    add(
+        Timing(
+            "naive loop",
+            ours=False,
+            seconds=Seconds.of(times),
+            differences_nats=_largest_differences(pipeline.losses, losses),
+            against="pipeline",
+            tolerance_nats=TOLERANCES_NATS[request.probe.arithmetic],
+        )
+    )
     on_step("naive loop with SciPy's kurtosis", 0, 1)
     start = time.perf_counter()
     variants, tokens = request.probe.variants, request.tokens.array
     naive_losses(folders[0][1], variants, tokens, layout.device, inspect=scipy_kurtosis)
-    add(naive_scipy_s=time.perf_counter() - start)
-    return Comparison(**found)
+    add(
+        Timing(
+            "naive loop with SciPy's kurtosis", ours=False, seconds=Seconds.of([time.perf_counter() - start])
+        )
+    )
+    return found
 
 
 Losses = dict[tuple[str, str], float]
@@ -144,11 +105,29 @@ Losses = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class _Pipeline:
-    steady_s: float
+    seconds: Seconds
     total_s: float
     peak_gib: float
     device: str
     losses: Losses
+
+    def row(self, what: str, start_s: float = 0.0) -> Timing:
+        """``start_s``: seconds until Ray had started, before the call that was timed."""
+        return Timing(
+            what,
+            ours=True,
+            seconds=self.seconds,
+            peak_gib=self.peak_gib,
+            numbers={"total_s": start_s + self.total_s},
+        )
+
+
+def _largest_differences(ours: Losses, naive: Losses) -> dict[str, float]:
+    """By variant, over the checkpoints that both measured; NaN if a loss is."""
+    found: dict[str, list[float]] = {}
+    for (key, variant), loss in naive.items():
+        found.setdefault(variant, []).append(abs(loss - ours[key, variant]))
+    return {variant: float(np.max(values)) for variant, values in found.items()}
 
 
 def _distinct(request: AuditRequest) -> tuple[Checkpoint, ...]:
@@ -175,18 +154,20 @@ def _naive_folders(request: AuditRequest, device: str) -> list[tuple[str, Path]]
 
 def _time_naive(
     request: AuditRequest, folders: list[tuple[str, Path]], device: str, on_step: Callable[[int, int], None]
-) -> tuple[float, Losses]:
-    """Seconds per checkpoint of the loop over ``folders``, after a warm-up batch, and its losses."""
+) -> tuple[list[float], Losses]:
+    """Seconds of each checkpoint of ``folders``, after a warm-up batch, and the losses."""
     variants, tokens = request.probe.variants, request.tokens.array
     on_step(0, len(folders))
     naive_losses(folders[0][1], variants, tokens[:1], device)
+    times: list[float] = []
     losses: Losses = {}
-    start = time.perf_counter()
-    for done, (key, folder) in enumerate(folders, start=1):
-        for variant, loss in naive_losses(folder, variants, tokens, device).items():
-            losses[key, variant] = loss
-        on_step(done, len(folders))
-    return (time.perf_counter() - start) / len(folders), losses
+    for key, folder in folders:
+        start = time.perf_counter()
+        found = naive_losses(folder, variants, tokens, device)
+        times.append(time.perf_counter() - start)
+        losses |= {(key, variant): loss for variant, loss in found.items()}
+        on_step(len(times), len(folders))
+    return times, losses
 
 
 def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, int], None]) -> _Pipeline:
@@ -211,11 +192,22 @@ def _time_pipeline(request: AuditRequest, workers: int, on_step: Callable[[int, 
             for key in summary.measured
             for row in folder.shards.read(key).table.select(columns).to_pylist()
         ]
-    # The first checkpoint of every worker includes its start; the rest is the steady state.
     return _Pipeline(
-        steady_s=(finished[-1] - finished[workers - 1]) / (len(finished) - workers),
+        seconds=_steady(finished, workers),
         total_s=total_s,
         peak_gib=max(row["peak_bytes"] for _, row in rows) / 2**30,
         device=rows[0][1]["device"],
         losses={(key, row["variant"]): row["nll_nats"] for key, row in rows},
     )
+
+
+def _steady(finished: list[float], workers: int) -> Seconds:
+    """Seconds per checkpoint of the steady state, from the times at which checkpoints were finished.
+
+    The first checkpoint of every worker includes its start and is left out. A timing is the time in which as many
+    checkpoints are finished as there are workers, over their number; with too few of them, one period counts.
+    """
+    rounds = [
+        (after - before) / workers for before, after in itertools.pairwise(finished[workers - 1 :: workers])
+    ]
+    return Seconds.of(rounds or [(finished[-1] - finished[workers - 1]) / (len(finished) - workers)])

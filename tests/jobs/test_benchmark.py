@@ -16,11 +16,12 @@ from click.testing import Result
 
 from jobs.benchmark_fork_runs import paper_arms
 from pipeline.base.errors import UsageError
-from pipeline.benchmark import Comparison, DeviceComparison, Outcome
-from pipeline.benchmark.device import Timing
+from pipeline.benchmark import Benchmark, Seconds, Timing, read_benchmark
+from pipeline.benchmark.method_peers import Peer
 from pipeline.benchmark.naive import scipy_kurtosis
 from pipeline.benchmark.shapes import TOKENS, each_by_itself, write_random_suite
 from pipeline.models.loading import build_model, read_config, read_weights
+from pipeline.quantize import Variant
 from pipeline.runs.folder import RunFolder
 from pipeline.suites import open_suite
 from tests.jobs.conftest import MEASURE
@@ -29,13 +30,18 @@ from tests.models import tiny_model
 Run = Callable[..., Result]
 FEW = ("--batches", "1", "--batch-size", "1", "--seq-len", "16")
 
-COMPARISON = Comparison(
-    checkpoints=8, n_tokens=64, variants=("fp32", "int4-g128-asym"), naive_s=2.0, naive_checkpoints=4,
-    naive_scipy_s=12.0, pipeline_s=0.25, pipeline_total_s=20.0, single_worker_s=0.5, max_nll_difference_nats=2e-6,
-    peak_gib=4.5, arithmetic="split", workers=2, cores=16, device="A GPU",
+REFERENCE = Path(__file__).parents[2] / "outputs" / "reference" / "benchmark"
+NAIVE = Timing(
+    "naive loop", ours=False, seconds=Seconds(2.0, 1.5, 2.5, 4), against="pipeline", tolerance_nats=5e-6,
+    differences_nats={"fp32": 1e-7, "int4-g128-asym": 2e-6},
 )  # fmt: skip
-TIMING = Timing("probe, split", 0.3, 4.0, 213.3, 150.0, 0.21, 4.25, {"fp32": 1e-7, "int4-g128-asym": -3e-6})
-GPU = DeviceComparison("A GPU", 4, 64, COMPARISON.variants, 716.0, 50.9, 2, (TIMING,))
+COMPARISON = Benchmark("audit", "s", unit="checkpoint", base="pipeline").plus(
+    Timing("pipeline", ours=True, seconds=Seconds.of([0.25]), peak_gib=4.5, numbers={"total_s": 20.0}),
+    Timing("pipeline, one worker", ours=True, seconds=Seconds.of([0.5]), peak_gib=4.4, numbers={"total_s": 22.0}),
+    NAIVE,
+    Timing("naive loop with SciPy's kurtosis", ours=False, seconds=Seconds.of([12.0])),
+    device="A GPU", complete=True, n_tokens=64, variants=["fp32", "int4-g128-asym"], workers=2,
+)  # fmt: skip
 
 
 @pytest.mark.slow
@@ -45,16 +51,22 @@ def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: st
     arguments = [llama_suite, "--corpus", tokens_file, "--limit", "4", "--device", "cpu", "--scaling"]
     result = run("benchmark", *arguments, *measure, "--out", out, "--json")
     assert result.exit_code == 0, result.output
-    written = json.loads((out / "benchmark.json").read_text())
-    assert json.loads(result.stdout.splitlines()[-1]) == written
-    assert written["complete"]
-    assert written["checkpoints"] == written["naive_checkpoints"] == 4
-    assert (written["device"], written["arithmetic"], written["arithmetics"]) == ("cpu", "ieee", None)
-    assert written["workers"] == 2, "the session's cluster has two cores, whatever this machine has"
-    assert written["scaling"] == written["single_worker_s"] / written["pipeline_s"] > 0
-    assert written["max_nll_difference_nats"] < 1e-6
-    assert written["ratio"] == written["naive_s"] / written["pipeline_s"] > 0
-    assert written["naive_scipy_s"] > 0
+    written = read_benchmark(out / "benchmark.json")
+    assert json.loads(result.stdout.splitlines()[-1]) == written.to_json()
+    assert (written.complete, written.device, written.kind) == (True, "cpu", "audit")
+    assert (written.settings["checkpoints"], written.settings["arithmetic"]) == (4, "ieee")
+    assert written.settings["workers"] == 2, "the session's cluster has two cores, whatever this machine has"
+    names = ["pipeline", "pipeline, one worker", "naive loop", "naive loop with SciPy's kurtosis"]
+    assert [row.what for row in written.rows] == names
+    seconds = {row.what: row.seconds for row in written.rows}
+    naive = seconds["naive loop"]
+    assert naive.n == 4
+    assert 0 < naive.least <= naive.median <= naive.most
+    for row in written.rows:
+        assert row.ratio == row.seconds.median / seconds["pipeline"].median > 0
+    assert written.ratio == written.row("naive loop").ratio
+    assert written.row("naive loop").difference_nats < 1e-6
+    assert set(written.row("naive loop").differences_nats) == set(written.settings["variants"])
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
     alone = run("benchmark", *arguments, *MEASURE)
     assert (alone.exit_code, "only one worker fits" in alone.stderr) == (2, True)
@@ -76,16 +88,11 @@ def test_what_was_found_before_a_run_ends_early_is_kept(
     assert result.exit_code == 130
     stages = [line.split(": ")[1] for line in result.stderr.splitlines() if " s: " in line]
     assert stages == ["pipeline", "naive loop", "naive loop with SciPy's kurtosis"]
-    kept = json.loads((tmp_path / "benchmark.json").read_text())
-    assert (kept["suite"], kept["complete"], kept["checkpoints"], kept["n_tokens"]) == (
-        "pythia-14m",
-        False,
-        3,
-        16,
-    )
-    assert kept["naive_s"] > 0
-    assert kept["pipeline_s"] > 0
-    assert "naive_scipy_s" not in kept
+    kept = read_benchmark(tmp_path / "benchmark.json")
+    assert (kept.suite, kept.complete) == ("pythia-14m", False)
+    assert (kept.settings["checkpoints"], kept.settings["n_tokens"]) == (3, 16)
+    assert [row.what for row in kept.rows] == ["pipeline", "naive loop"]
+    assert all(row.seconds.median > 0 for row in kept.rows)
 
 
 @pytest.mark.slow
@@ -99,25 +106,28 @@ def test_a_whole_experiment_against_naive_runs(
         "benchmark", llama_suite, "--fork", "--runs", runs, *length, *measure, "--out", tmp_path, "--json"
     )
     assert result.exit_code == 0, result.output
-    written = json.loads((tmp_path / "benchmark-fork-runs.json").read_text())
-    assert json.loads(result.stdout.splitlines()[-1]) == written
-    assert written["complete"]
-    assert (written["runs"], written["updates"], written["probes"], written["probe_tokens"]) == (
-        runs,
-        4,
-        2,
-        2 * 2 * 32,
+    written = read_benchmark(tmp_path / "benchmark-fork-runs.json")
+    assert json.loads(result.stdout.splitlines()[-1]) == written.to_json()
+    told = written.settings
+    assert (written.complete, written.device, told["compiled"], told["runs_per_gpu"]) == (
+        True,
+        "cpu",
+        False,
+        None,
     )
-    assert (written["device"], written["compiled"], written["runs_per_gpu"]) == ("cpu", False, None)
-    assert written["start_nll_difference_nats"] < 1e-6, "both evaluate the checkpoint"
-    assert written["end_nll_difference_nats"] < 1e-4, "and train on the same batches at the same rates"
-    parts = ("load", "training", "live_probes", "average_probes")
-    assert min(written[f"naive_{part}_s"] for part in parts) > 0
-    assert written["naive_run_s"] == pytest.approx(sum(written[f"naive_{part}_s"] for part in parts))
-    assert written["ratio"] == pytest.approx(runs * written["naive_run_s"] / written["ours_s"])
-    assert written["live_ratio"] < written["ratio"]
-    assert 0 < written["ours_ray_s"] < written["ours_first_run_s"] < written["ours_s"]
-    assert f"times {runs}" in written["naive_is"]
+    sizes = tuple(told[name] for name in ("runs", "updates", "probes", "probe_tokens"))
+    assert sizes == (runs, 4, 2, 2 * 2 * 32)
+    ours, everything, live = written.rows
+    assert everything.difference_nats < 1e-6, "both evaluate the checkpoint"
+    assert live.difference_nats < 1e-4, "and train on the same batches at the same rates"
+    parts = everything.numbers
+    assert set(parts) == {"load_s", "training_s", "live_probes_s", "average_probes_s"}
+    assert min(parts.values()) > 0
+    assert everything.seconds.median == pytest.approx(runs * sum(parts.values()))
+    assert written.ratio == everything.ratio == everything.seconds.median / ours.seconds.median
+    assert live.ratio < everything.ratio
+    assert 0 < ours.numbers["ray_s"] < ours.numbers["first_run_s"] < ours.seconds.median
+    assert f"times {runs}" in everything.what
 
 
 def test_schedules_share_the_runs_evenly() -> None:
@@ -129,6 +139,24 @@ def test_schedules_share_the_runs_evenly() -> None:
 def test_runs_are_those_of_a_fork(run: Run, llama_suite: Path) -> None:
     result = run("benchmark", llama_suite, "--runs", 3)
     assert (result.exit_code, "add --fork" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--updates", 3), "--updates goes with --fork"),
+        (("--fork", "--probe-every", 3), "--probe-every goes with --runs"),
+        (("--peer-python", "python3"), "--peer-python goes with --methods"),
+        (("--files", 3), "--files goes with --random"),
+        (("--methods", "--scaling"), "--methods has no use for --scaling"),
+        (("--fork", "--variant", "int4"), "--fork has no use for --variant"),
+        (("--fork", "--runs", 3, "--scaling"), "--runs has no use for --scaling"),
+    ],
+)
+def test_an_option_without_use_is_refused(run: Run, options: tuple[object, ...], reason: str) -> None:
+    result = run("benchmark", "tiny", *options)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.split())
 
 
 def test_wrong_use_of_random_is_refused(run: Run, llama_suite: Path) -> None:
@@ -167,48 +195,57 @@ def test_scipy_sees_the_block_weights_and_not_the_head() -> None:
         assert len(scipy_kurtosis(tiny_model(architecture))) == count
 
 
-def test_table_of_a_gpu() -> None:
-    outcome = Outcome("s", COMPARISON, GPU)
-    text = "\n".join([*outcome.comparison_lines(), *outcome.arithmetic_lines()])
-    assert "8.00   (48.00 to the loop with SciPy kurtosis)" in text
-    assert "2 workers against one           2.00 x" in text
-    (row,) = [line for line in text.splitlines() if line.startswith("probe, split")]
-    assert row.split() == ["probe,", "split", "0.300", "213", "150.0", "21.0%", "4.25", "3.0e-06"]
-    assert outcome.to_json()["arithmetics"]["timings"][0]["name"] == "probe, split"
-    names = [bar["name"] for bar in outcome.chart("")["data"]["values"]]
-    assert names == ["probe, split", "pipeline, split x 2"]
+def test_the_table_shows_what_was_measured_and_the_rest_below() -> None:
+    absent = Timing("GPTQModel, int4", ours=False, absent="gptqmodel is not installed here")
+    lines = COMPARISON.plus(absent, complete=True).lines()
+    assert "A GPU" in lines[0]
+    cells = [line.replace("  ", "\t").split("\t") for line in lines]
+    table = [[cell.strip() for cell in row if cell.strip()] for row in cells]
+    assert ["pipeline (ours)", "0.250", "1.00", "4.50", "20"] in table
+    assert ["naive loop", "2.000", "1.500", "2.500", "8.00", "2.0e-06"] in table
+    assert "GPTQModel, int4: gptqmodel is not installed here" in lines
+    assert COMPARISON.ratio == 8
+    assert [row.ratio for row in COMPARISON.rows] == [1, 2, 8, 48]
+    bars = COMPARISON.chart("")["data"]["values"]
+    assert [(bar["seconds"], bar["ours"]) for bar in bars] == [
+        (0.25, True),
+        (0.5, True),
+        (2, False),
+        (12, False),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("arithmetic", "difference", "fails"),
-    [("split", 4e-6, False), ("split", 6e-6, True), ("ieee", 2e-6, True), ("tf32", 1e-3, False),
-     ("ieee", float("nan"), True)],
+    ("limit", "difference", "fails"),
+    [(5e-6, 4e-6, False), (5e-6, -6e-6, True), (None, 1e-3, False), (1e-6, float("nan"), True)],
 )  # fmt: skip
-def test_tolerance_is_that_of_the_arithmetic(arithmetic: str, difference: float, fails: bool) -> None:
-    comparison = dataclasses.replace(COMPARISON, arithmetic=arithmetic, max_nll_difference_nats=difference)
-    assert (Outcome("s", comparison, None).disagreement is not None) == fails
+def test_a_difference_beyond_rounding_is_a_fault(limit: float | None, difference: float, fails: bool) -> None:
+    row = dataclasses.replace(NAIVE, tolerance_nats=limit, differences_nats={"fp32": 0.0, "int4": difference})
+    assert (COMPARISON.plus(row).disagreement is not None) == fails
+
+
+@pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.json")), ids=lambda path: path.stem)
+def test_the_reference_is_read_and_shown(path: Path) -> None:
+    found = read_benchmark(path)
+    assert found.to_json() == json.loads(path.read_text())
+    assert any(row.ours and row.seconds is not None for row in found.rows)
+    assert len(found.lines()) > len(found.rows)
+
+
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "benchmark.json"
+    path.write_text('{"suite": "s"}')
+    with pytest.raises(UsageError, match=r"benchmark\.json.*kind is missing"):
+        read_benchmark(path)
 
 
 def test_without_the_renderer_there_is_no_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.benchmark import _write_figure
+    from jobs.benchmark_record import write_figure
 
     monkeypatch.setitem(sys.modules, "vl_convert", None)
     monkeypatch.delitem(sys.modules, "pipeline.report.render", raising=False)
-    _write_figure(Outcome("s", COMPARISON, GPU), tmp_path)
+    write_figure(COMPARISON, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_numbers_of_every_arithmetic_are_kept_as_they_come(tmp_path: Path) -> None:
-    from jobs.benchmark import Record
-
-    record = Record("s", tmp_path / "new")
-    for part in ({"naive_s": 2.0}, {"arithmetics": dataclasses.asdict(GPU)}):
-        record.add(part)
-        kept = json.loads((tmp_path / "new" / "benchmark.json").read_text())
-        assert not kept["complete"]
-        assert kept["naive_s"] == 2.0
-    assert kept["arithmetics"]["timings"][0]["name"] == "probe, split"
-    Record("s", None).add({"naive_s": 2.0})
 
 
 def test_methods_are_timed_beside_fp32_and_absent_libraries_are_said(
@@ -220,26 +257,58 @@ def test_methods_are_timed_beside_fp32_and_absent_libraries_are_said(
     )  # fmt: skip
     result = run_here(*arguments, "--json", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert json.loads((tmp_path / "out" / "methods.json").read_text()) == {**found, "complete": True}
+    found = read_benchmark(tmp_path / "out" / "benchmark-methods.json")
+    assert json.loads(result.stdout.splitlines()[-1]) == found.to_json()
     names = ["fp32", "int4-g8-asym", "int4-g8-asym@gptq", "all together"]
-    assert [each["name"] for each in found["timings"]] == names
-    losses = {each["name"]: each["nll_nats"] for each in found["timings"]}
+    assert [row.what for row in found.rows if row.ours] == names
+    losses = {row.what: row.nll_nats for row in found.rows}
     assert run_here(
         "audit", llama_suite, "--corpus", tokens_file, "--limit", "2", *MEASURE, "--calibration-sequences", "6",
         "--variant", "int4-g8-asym@gptq", "--out", tmp_path / "audit",
     ).exit_code == 0  # fmt: skip
     audited = RunFolder(tmp_path / "audit").shards.read("step000000010").table.to_pylist()
     assert losses["int4-g8-asym@gptq"] == pytest.approx(audited[1]["nll_nats"], abs=1e-9)
-    assert found["calibration_tokens"] == 6 * 32
-    for peer in found["peers"]:
-        installed = importlib.util.find_spec(
-            {"GPTQModel": "gptqmodel"}.get(peer["name"].split(",")[0], "llmcompressor")
-        )
-        assert (peer["seconds"] is None) == (installed is None)
-        assert ("not installed" in peer["reason"]) == (installed is None)
-    text = run_here(*arguments)
-    assert "GPTQModel, int4-g8-asym@gptq: gptqmodel is not installed here" in text.stdout
+    assert found.settings["calibration_tokens"] == 6 * 32
+    peers = [row for row in found.rows if not row.ours]
+    assert [row.what for row in peers] == [
+        f"{name}, int4-g8-asym@gptq" for name in ("GPTQModel", "llm-compressor")
+    ]
+    for row, module in zip(peers, ("gptqmodel", "llmcompressor"), strict=True):
+        if importlib.util.find_spec(module) is None:
+            assert (row.seconds, "not installed" in row.absent) == (None, True)
+
+
+LIBRARY = """
+import json, sys, time
+if "-c" in sys.argv: sys.exit(0)
+call = json.loads(sys.argv[-1])
+{body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "limit_s", "absent"),
+    [
+        ("open(call['answer'], 'w').write(json.dumps(dict(seconds=2.5, nll_nats=call['bits'])))", 60, ""),
+        ("sys.exit('ValueError: no such layer')", 60, "failed with ValueError: no such layer"),
+        ("time.sleep(60)", 1, "stopped after 1 s"),
+    ],
+)
+def test_a_library_runs_with_the_python_of_its_environment(
+    body: str, limit_s: float, absent: str, tmp_path: Path
+) -> None:
+    """The interpreter stands in for one whose environment has the library; it gets the call as the library would."""
+    program = tmp_path / "python"
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nif '-c' in sys.argv: sys.exit(0)\n" + LIBRARY.format(body=body)
+    )
+    program.chmod(0o755)
+    variant, tokens = Variant.parse("int4-g8-asym@gptq"), np.zeros((1, 1, 8), dtype=np.int64)
+    row = Peer("Library", "library_that_is_nowhere", ("gptq",)).timing(
+        variant, tmp_path, tokens, tokens[0], device="cpu", pythons=(str(program),), limit_s=limit_s
+    )
+    assert row.absent == absent
+    assert (row.nll_nats, row.seconds) == ((4, Seconds(2.5, 2.5, 2.5, 1)) if not absent else (None, None))
 
 
 def test_the_naive_loop_does_not_calibrate(run_here: Run, llama_suite: Path, tokens_file: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pipeline.benchmark import Benchmark, read_benchmark
 
 MEASURED = Path(__file__).parents[2] / "outputs" / "reference" / "benchmark"
 AUDIT, FORK, TRAINING = "h100-audit-154.json", "h100-fork-nine-runs.json", "h100-fork-pythia-160m.json"
@@ -29,19 +29,22 @@ def expected_cost(download_bytes: int, checkpoints: int, fork_runs: int, fork_to
     An audit is the measured one with as many probes; a fork is the measured one of nine runs, with ten probes a run,
     and the further training at its measured speed.
     """
-    audit, fork, training = (_read(name) for name in (AUDIT, FORK, TRAINING))
-    start_s = audit["command_to_report_s"] - MEASURED_CHECKPOINTS * audit["probe_s_median"]
-    known_tokens = fork["updates"] * fork["tokens_per_step"]
-    longer_s = (fork_tokens - known_tokens) / training["ours_tokens_per_s"]
+    audit, fork, training = (read_benchmark(MEASURED / name) for name in (AUDIT, FORK, TRAINING))
+    probe_s = audit.row("audit").numbers["probe_s_median"]
+    start_s = _seconds(audit, "audit and reduce") - MEASURED_CHECKPOINTS * probe_s
+    known_tokens = fork.settings["updates"] * fork.settings["tokens_per_step"]
+    longer_s = (fork_tokens - known_tokens) / training.row("fork").numbers["tokens_per_s"]
+    run_s = _seconds(fork, "fork") / fork.settings["runs"]
     return Cost(
         download_gb=download_bytes / 1e9,
-        audit_gpu_hours=(start_s + checkpoints * audit["probe_s_median"]) / 3600,
-        fork_gpu_hours=fork_runs * max(0.0, fork["ours_s"] / fork["runs"] + longer_s) / 3600,
+        audit_gpu_hours=(start_s + checkpoints * probe_s) / 3600,
+        fork_gpu_hours=fork_runs * max(0.0, run_s + longer_s) / 3600,
         rule=f"arithmetic on outputs/reference/benchmark/{AUDIT}, {FORK} and {TRAINING}: one H100, 65,536 evaluation "
         "tokens, without the time of the download",
     )
 
 
-def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((MEASURED / name).read_text())
-    return found
+def _seconds(found: Benchmark, what: str) -> float:
+    seconds = found.row(what).seconds
+    assert seconds is not None
+    return seconds.median

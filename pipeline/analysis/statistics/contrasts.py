@@ -98,7 +98,6 @@ def welch_estimate(a: FloatArray, b: FloatArray, *, text: TextError | None = Non
     if len(a) < 2 or len(b) < 2:
         return Estimate(difference)
     parts = float(a.var(ddof=1) / len(a)), float(b.var(ddof=1) / len(b))
-    # SciPy's own test warns of an arm without spread, which is valid here: arms that do not train have none
     spread = parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1)
     return _estimate(difference, sum(parts), sum(parts) ** 2 / spread if spread > 0 else 1.0, text)
 
@@ -176,6 +175,8 @@ def _losing(means: FloatArray) -> FloatArray:
 
 def _estimate(mean: float, variance: float, df: float, text: TextError | None) -> Estimate:
     """From the variance of the mean over runs; without any spread the p value is 0 or 1."""
+    # SciPy gives the distribution and not the test: its tests know neither a pooled variance nor the text's error, and
+    # warn of equal runs, which are valid here
     runs_se = math.sqrt(variance)
     by_run = float(stats.t.ppf((1 + LEVEL) / 2, df)) * runs_se
     known = text if text is not None and math.isfinite(text.se) else None

@@ -86,6 +86,7 @@ def fetch_small(repository: str, commit: str, files: Sequence[HubFile]) -> Path:
     with FileLock(folder / ".lock") as lock:
         lock.take(shared=False)
         for file in files:
+            # hf_hub_download asks twice for each, and checks no hash of a file outside LFS
             download_file(repository, commit, file, folder)
     return folder
 

@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.base.errors import UsageError
-from pipeline.measurements import measure_help
-from pipeline.quantize.lookup import grammar
-from pipeline.runs.audit_options import AuditOptions
-from pipeline.spec import ARITHMETICS, DEFAULT_VARIANTS
+from pipeline.runs.audit_options import AuditOptions, measure_help, variant_help
+from pipeline.spec import ARITHMETICS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,7 +66,7 @@ measurement_options = _stack(
         "variants",
         multiple=True,
         metavar="VARIANT",
-        help=f"{grammar()}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}.",
+        help=variant_help(),
     ),
     click.option(
         "--measure",
@@ -168,13 +166,6 @@ decision_options = _stack(
         metavar="SHARE",
         help="Confidence of the decision's sets and bounds. Default: 0.95.",
     ),
-)
-unused_seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    expose_value=False,
-    help="Accepted for symmetry with other commands; an audit draws no random numbers.",
 )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus import evaluation_tokens, parse_corpus, tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
+from pipeline.corpus import evaluation_tokens, parse_corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
 from pipeline.spec import ProbeSpec, parse_variants

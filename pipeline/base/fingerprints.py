@@ -8,7 +8,11 @@ import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def canonical_json(value: Any) -> str:
@@ -106,3 +110,10 @@ def comparable(kind: type, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
 def field_types(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields."""
     return get_type_hints(kind)
+
+
+def tokens_sha256(array: NDArray[np.int64]) -> str:
+    """sha256 (hex) of the ids as little-endian int64 in C order; the shape is not part of it."""
+    import numpy as np
+
+    return hashlib.sha256(np.ascontiguousarray(array, dtype="<i8").tobytes()).hexdigest()

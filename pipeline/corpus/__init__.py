@@ -20,7 +20,6 @@ from pipeline.corpus.tokens import (
     EvaluationTokens,
     evaluation_tokens,
     open_token_file,
-    tokens_sha256,
 )
 
 __all__ = [
@@ -39,6 +38,5 @@ __all__ = [
     "held_out",
     "open_token_file",
     "parse_corpus",
-    "tokens_sha256",
     "training_and_held_out",
 ]

@@ -6,7 +6,6 @@ one by one, each followed by the end-of-sequence token where the tokenizer has o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import TooFewTokensError, UsageError
 from pipeline.base.files import open_regular
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.base.paths import user_path
 from pipeline.corpus.documents import evaluation_documents
 from pipeline.corpus.encoding import PIECE_CHARACTERS, Encoder, Tokenizer
@@ -60,11 +60,6 @@ def evaluation_tokens(
     _check_ids(corpus, stream, vocab_size)
     array = stream.reshape(shape.batches, shape.batch_size, shape.seq_len)
     return EvaluationTokens(array, tokens_sha256(array))
-
-
-def tokens_sha256(array: NDArray[np.int64]) -> str:
-    """sha256 (hex) of the ids as little-endian int64 in C order; the shape is not part of it."""
-    return hashlib.sha256(np.ascontiguousarray(array, dtype="<i8").tobytes()).hexdigest()
 
 
 def open_token_file(corpus: TokenFile) -> NDArray[Any]:

@@ -28,12 +28,12 @@ A fast kernel for a measurement changes its speed, never its numbers.
 from pipeline.measurements.column_sets import (
     choices,
     columns,
-    find_column,
     is_per_variant,
     pool,
     pool_values,
     pooled_columns,
     score_columns,
+    squared_error,
     tensor_columns,
     trajectory_columns,
     unvaried_columns,
@@ -55,7 +55,6 @@ from pipeline.measurements.registration import (
     further,
     installed,
     lookup,
-    measure_help,
     parse_measurements,
     register,
     registered,
@@ -66,7 +65,7 @@ from pipeline.measurements.registration import (
 __all__ = [
     "AnyMeasurement", "CheckpointMeasurement", "Column", "HiddenMeasurement", "HiddenObserver", "Level",
     "OutcomeMeasurement", "QuantizedWeight", "TensorMeasurement", "TokenBlock", "TokenMeasurement",
-    "choices", "columns", "find_column", "further", "installed", "is_per_variant", "lookup", "measure_help",
+    "choices", "columns", "further", "installed", "is_per_variant", "lookup",
     "parse_measurements", "pool", "pool_values", "pooled_columns", "register", "registered", "score_columns",
-    "selected", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
+    "selected", "squared_error", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
 ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -96,9 +97,10 @@ def pool_values(column: Column, values: npt.NDArray[Any], n: npt.NDArray[Any]) -
     return float(np.average(values, weights=n if column.pooled == "weighted mean" else None))
 
 
-def find_column(name: str) -> Column:
-    """The column ``name``; raises KeyError if no measurement has it."""
-    for _, column in columns():
-        if column.name == name:
-            return column
-    raise KeyError(name)
+def squared_error(tensors: Sequence[Mapping[str, Any]]) -> float:
+    """Sum ||W' - W||^2 / sum ||W||^2 over a variant's tensors; NaN where one was not quantized."""
+    if not tensors or any(tensor["relative_error"] is None for tensor in tensors):
+        return math.nan
+    squares = np.array([tensor["n"] * (tensor["std"] ** 2 + tensor["mean"] ** 2) for tensor in tensors])
+    errors = np.array([tensor["relative_error"] ** 2 for tensor in tensors])
+    return float((squares * errors).sum() / squares.sum()) if squares.sum() > 0 else math.nan

@@ -15,7 +15,7 @@ from pipeline.measurements.measurement import (
     TensorMeasurement,
     TokenMeasurement,
 )
-from pipeline.spec import CALIBRATION, MEASUREMENTS
+from pipeline.spec import MEASUREMENTS
 
 RESERVED = frozenset(
     """
@@ -113,10 +113,3 @@ def parse_measurements(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         lookup(name)
     return tuple(dict.fromkeys([*MEASUREMENTS, *names]))
-
-
-def measure_help() -> str:
-    """The help text of ``--measure``: what can be asked for, and what is measured anyway."""
-    always = {*MEASUREMENTS, CALIBRATION}
-    names = ", ".join(each.name for each in registered() if each.name not in always)
-    return f"A further measurement: {names}; repeatable. Always measured: {', '.join(MEASUREMENTS)}."

@@ -24,7 +24,7 @@ from pipeline.monitor.live_model import left_as_found, unwrapped
 from pipeline.monitor.live_probe import LiveProbe
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import LIVE, Observed, Verdict, finite_or_nan
-from pipeline.quantize.variant import Variant, parse_variants
+from pipeline.spec import Variant, parse_variants
 
 STATE_VERSION = 1
 

@@ -32,7 +32,7 @@ def measure(
         raise UsageError(
             f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 (batches, batch_size, seq_len)"
         )
-    from pipeline.corpus import tokens_sha256
+    from pipeline.base.fingerprints import tokens_sha256
 
     parsed = parse_variants(tuple(variants))
     chosen, by_layer = parse_mechanism(mechanism, parsed)

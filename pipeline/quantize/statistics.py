@@ -6,12 +6,8 @@ last bits.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,12 +75,3 @@ def grid_fit(weight: Tensor, quantized: Tensor, steps: Tensor | None) -> GridFit
         boundary_fraction = (distance < BOUNDARY_WIDTH).sum().item() / weight.numel()
     relative_error = 0.0 if error == 0 else (error / norm).item()
     return GridFit(relative_error, boundary_fraction)
-
-
-def squared_error(tensors: Sequence[Mapping[str, Any]]) -> float:
-    """Sum ||W' - W||^2 / sum ||W||^2 over a variant's tensors; NaN where one was not quantized."""
-    if not tensors or any(tensor["relative_error"] is None for tensor in tensors):
-        return math.nan
-    squares = np.array([tensor["n"] * (tensor["std"] ** 2 + tensor["mean"] ** 2) for tensor in tensors])
-    errors = np.array([tensor["relative_error"] ** 2 for tensor in tensors])
-    return float((squares * errors).sum() / squares.sum()) if squares.sum() > 0 else math.nan

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.measurements import registered
+from pipeline.quantize.lookup import grammar
+from pipeline.spec import CALIBRATION, DEFAULT_VARIANTS, MEASUREMENTS
+
 if TYPE_CHECKING:
     from pipeline.suites import Suite
 
@@ -44,3 +48,15 @@ class AuditOptions:
     revisions: str | None = None
     cache_gb: float | None = None
     stream: bool = False
+
+
+def variant_help() -> str:
+    """The help text of ``--variant``: the grammar of the registered quantizers."""
+    return f"{grammar()}; repeatable. Default: {' '.join(DEFAULT_VARIANTS)}."
+
+
+def measure_help() -> str:
+    """The help text of ``--measure``: what can be asked for, and what is measured anyway."""
+    always = {*MEASUREMENTS, CALIBRATION}
+    names = ", ".join(each.name for each in registered() if each.name not in always)
+    return f"A further measurement: {names}; repeatable. Always measured: {', '.join(MEASUREMENTS)}."

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.base.errors import CheckpointError, UsageError
-from pipeline.corpus import TokenFile, parse_corpus, tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
+from pipeline.corpus import TokenFile, parse_corpus
 from pipeline.corpus.calibration_text import (
     Calibrating,
     CalibrationShape,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.files import JSON_BYTES, parse_json
-from pipeline.corpus import tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.token_files import TOKENS_BYTES
 from pipeline.store import open_store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import EvaluationTokens
-from pipeline.corpus.tokens import tokens_sha256
 from pipeline.runs.requests import AuditRequest
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.files import JSON_BYTES, parse_json
-from pipeline.corpus import tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.store import Store
 
 TRAIN_TOKENS, TRAIN_NOTE = "fork_train.npy", "fork_train.json"

@@ -30,7 +30,7 @@ class TrainingText:
     @property
     def sha256(self) -> str:
         """sha256 of the tokens."""
-        from pipeline.corpus import tokens_sha256
+        from pipeline.base.fingerprints import tokens_sha256
 
         return tokens_sha256(self.tokens)
 

@@ -4,7 +4,7 @@ torch.
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.train.recipes import RECIPES, Recipe, find_recipe, known_recipes
+from pipeline.train.recipes import RECIPES, Recipe, find_recipe
 from pipeline.train.schedules import Schedule, make_schedule
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ __all__ = [
     "Recipe",
     "Schedule",
     "find_recipe",
-    "known_recipes",
     "make_schedule",
     "pretrain",
 ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, open_regular
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.base.json_fields import Fields, read_object
 from pipeline.base.locks import FileLock
 from pipeline.base.paths import new_folder
@@ -25,7 +26,6 @@ from pipeline.corpus import (
     documents,
     open_token_file,
     parse_corpus,
-    tokens_sha256,
     training_and_held_out,
 )
 from pipeline.corpus.tokens import token_stream

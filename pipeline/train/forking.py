@@ -19,10 +19,9 @@ import torch
 from pipeline.base.errors import CheckpointError
 from pipeline.base.files import open_regular
 from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
-from pipeline.measurements import pool, pooled_columns, score_columns
+from pipeline.measurements import pool, pooled_columns, score_columns, squared_error
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Measurement, Prober
-from pipeline.quantize.statistics import squared_error
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule

@@ -209,11 +209,6 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def known_recipes() -> list[str]:
-    """Names that :func:`find_recipe` knows."""
-    return list(RECIPES)
-
-
 def find_recipe(name: str) -> Recipe:
     """The recipe ``name``. Raises UsageError, which names the nearest, if there is none."""
     if name not in RECIPES:

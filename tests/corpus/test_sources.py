@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import UsageError
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import (
     Docstrings,
     Files,
@@ -22,7 +23,7 @@ from pipeline.corpus import (
 from pipeline.corpus.docstrings import docstrings
 from pipeline.corpus.hub_dataset import _readings
 from pipeline.corpus.python_source import python_source
-from pipeline.corpus.tokens import token_stream, tokens_sha256
+from pipeline.corpus.tokens import token_stream
 from pipeline.spec import TokenShape
 from pipeline.train.tokenizer import train_tokenizer
 

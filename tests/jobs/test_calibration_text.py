@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from pipeline.corpus import tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.models import sampling
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK

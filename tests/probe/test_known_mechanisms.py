@@ -11,7 +11,7 @@ import torch
 from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, GrowthShares, split_growth
-from pipeline.analysis.trajectory.rounding import squared_error
+from pipeline.measurements import squared_error
 from pipeline.probe import Measurement, Prober
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import VOCAB, tiny_model

@@ -16,7 +16,7 @@ import pipeline.runs.execute
 import pipeline.train.data
 from jobs.cli import main
 from pipeline.base.errors import UsageError
-from pipeline.corpus import tokens_sha256
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.driver import Layout, Task, TaskOutcome
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.execute import execute

@@ -21,7 +21,7 @@ from pipeline.suites import (
     weights_sha256,
     write_manifest,
 )
-from pipeline.train import find_recipe, known_recipes, pretrain
+from pipeline.train import RECIPES, find_recipe, pretrain
 from pipeline.train.branching import agree
 
 CHILD = """
@@ -221,7 +221,7 @@ def test_a_branch_needs_a_state_and_the_same_run(micro, trained, tmp_path):
         pretrain(micro, trained, device="cpu", keep_state_at=(20,))
 
 
-@pytest.mark.parametrize("name", known_recipes())
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_constant_and_wsd_are_one_run_up_to_the_decay_whatever_the_rounding(name):
     recipe = find_recipe(name)
     constant, late = (

@@ -9,9 +9,9 @@ import torch
 
 from pipeline.analysis.forks.fork_table import fork_table
 from pipeline.analysis.statistics.mechanism_factors import ControlledLoss, factor_columns
+from pipeline.measurements import squared_error
 from pipeline.probe import Prober
 from pipeline.quantize.controls import ControlSettings
-from pipeline.quantize.statistics import squared_error
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.tasks import run_fork, shard_rows

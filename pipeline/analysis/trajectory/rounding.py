@@ -11,7 +11,7 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
-from pipeline.quantize.statistics import squared_error
+from pipeline.measurements import squared_error
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 

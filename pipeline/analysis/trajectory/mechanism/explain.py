@@ -14,7 +14,7 @@ from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, explain_variant
 from pipeline.analysis.trajectory.mechanism.mechanism_words import cause_sentence
 from pipeline.analysis.trajectory.stages import Phase
-from pipeline.quantize.statistics import squared_error
+from pipeline.measurements import squared_error
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of

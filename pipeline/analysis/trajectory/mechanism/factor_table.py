@@ -16,7 +16,7 @@ from pipeline.analysis.statistics.mechanism_factors import (
     layer_columns,
     noise_columns,
 )
-from pipeline.quantize.statistics import squared_error
+from pipeline.measurements import squared_error
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of

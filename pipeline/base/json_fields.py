@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.base.files import JSON_BYTES, load_json
+from pipeline.base.files import load_json
 
 _T = TypeVar("_T")
 _NAMES = {
@@ -75,15 +75,13 @@ class Fields:
         return self._broken(f"{where} is {_short(value)}, wanted {wanted}")
 
 
-def read_object(
-    path: Path, broken: Callable[[str], Exception], most_bytes: int = JSON_BYTES, *, finite: bool = True
-) -> Fields:
+def read_object(path: Path, broken: Callable[[str], Exception], *, finite: bool = True) -> Fields:
     """The object in the JSON file ``path``, read by :func:`pipeline.base.files.load_json`.
 
     ``broken`` makes the error to raise from whatever is wrong with the file.
     """
     try:
-        value = load_json(path, most_bytes, finite=finite)
+        value = load_json(path, finite=finite)
     except OSError as error:
         raise broken(error.strerror or str(error)) from error
     except ValueError as error:

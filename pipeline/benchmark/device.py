@@ -28,6 +28,10 @@ from pipeline.spec import ProbeSpec, TokenShape, Variant
 
 CEILING_SIZE = 8192
 """Size of the square matrix product whose speed is the ceiling."""
+REFERENCE_BATCHES = 1
+"""Batches of tokens evaluated in float64, at a few percent of the other ways' speed: one resolves 1e-7 nats."""
+REPEATS = 8
+"""Checkpoints that the arithmetic of audits is timed on; slower ones on two."""
 
 
 def with_arithmetics(
@@ -36,11 +40,8 @@ def with_arithmetics(
     tokens: np.ndarray,
     variants: tuple[Variant, ...],
     *,
-    device: str = "cuda",
-    repeats: int = 8,
-    reference_batches: int = 1,
-    on_step: Callable[[str], None] = lambda _: None,
-    on_part: Callable[[Benchmark], None] = lambda _: None,
+    on_step: Callable[[str], None],
+    on_part: Callable[[Benchmark], None],
 ) -> Benchmark:
     """``found`` with a row for every way on ``folders`` (used in turn) and ``tokens`` (int64 (batches, batch_size,
     seq_len)).
@@ -48,16 +49,13 @@ def with_arithmetics(
     A row's numbers: ``first_s`` (the first checkpoint, compilation included), ``tokens_per_s`` (per variant),
     ``useful_tflops`` (2 x weights x tokens x variants over the time, whatever the arithmetic computes) and their
     ``share_of_ceiling``, the speed of a float16 product. ``on_step`` is called before each measurement, ``on_part``
-    with each result. One batch of reference resolves an error of 1e-7 nats; float64 runs at a few percent of the
-    other ways' speed.
+    with each result.
     """
-    reference_batches = min(reference_batches, len(tokens))
-    exact, weights = _reference(folders[0], tokens[:reference_batches], variants, device, on_step)
+    device, n = "cuda", REFERENCE_BATCHES
+    exact, weights = _reference(folders[0], tokens[:n], variants, device, on_step)
     on_step("matrix products")
     fp16, fp32 = (_ceiling(dtype, device) for dtype in (torch.float16, torch.float32))
-    found = found.plus(
-        float16_product_tflops=fp16, float32_product_tflops=fp32, float64_batches=reference_batches
-    )
+    found = found.plus(float16_product_tflops=fp16, float32_product_tflops=fp32, float64_batches=n)
 
     def add(name: str, times: list[float], first_s: float, peak: int, batch_nll: dict[str, Any]) -> None:
         nonlocal found
@@ -69,8 +67,7 @@ def with_arithmetics(
             seconds=seconds,
             peak_gib=peak / 2**30,
             differences_nats={
-                key: float(np.mean(values[:reference_batches]) - exact[key])
-                for key, values in batch_nll.items()
+                key: float(np.mean(values[:n]) - exact[key]) for key, values in batch_nll.items()
             },
             against="float64",
             numbers={
@@ -86,10 +83,10 @@ def with_arithmetics(
     for tf32 in (False, True):
         name = "naive loop, TF32" if tf32 else "naive loop"
         on_step(name)
-        add(name, *_time_naive(folders, tokens, variants, device, tf32=tf32, n=reference_batches))
+        add(name, *_time_naive(folders, tokens, variants, device, tf32=tf32, n=n))
     for arithmetic in reversed(available_arithmetics(device)):
         on_step(f"probe, {arithmetic}")
-        count = repeats if arithmetic == "split" else 2
+        count = REPEATS if arithmetic == "split" else 2
         timed = _time_probe(folders, tokens, variants, device, arithmetic=arithmetic, repeats=count)
         add(f"probe, {arithmetic}", *timed)
     return found

@@ -27,13 +27,8 @@ def available_arithmetics(device: str) -> tuple[str, ...]:
     return ("split", "ieee", "tf32") if has_triton() else ("ieee", "tf32")
 
 
-def choose_arithmetic(device: str, stored_dtype: torch.dtype | None = None) -> str:
-    """The default for weights of ``stored_dtype`` on ``device``.
-
-    This holds for float64 weights too: the definition of every variant starts from float32 values.
-    """
-    if stored_dtype is not None and not stored_dtype.is_floating_point:
-        raise UsageError(f"weights stored as {stored_dtype}: wanted a floating-point dtype")
+def choose_arithmetic(device: str) -> str:
+    """The default on ``device``."""
     return available_arithmetics(device)[0]
 
 

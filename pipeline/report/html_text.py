@@ -137,6 +137,6 @@ def signed(value: float) -> str:
     return f"{value:,.0f}".replace("-", MINUS)
 
 
-def decimals(value: float, digits: int = 2) -> str:
-    """A fixed number of decimals with a true minus sign, for correlations."""
-    return f"{value:.{digits}f}".replace("-", MINUS)
+def decimals(value: float) -> str:
+    """Two decimals with a true minus sign, for correlations."""
+    return f"{value:.2f}".replace("-", MINUS)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.console import console, duration, errors, progress
+from jobs.console import errors, progress, show_summary
 from jobs.options import (
     audit_options,
     missing_option,
@@ -85,14 +85,7 @@ def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, 
             show(state.done + state.failed, state.total, state.eta_s, note)
 
         summary = execute(request, on_progress=on_progress)
-    for key, reason in summary.failures.items():
-        errors.print(f"failed: {key}: {reason}", markup=False)
-    console.print(
-        f"{work.name}: {len(summary.measured)} done, {summary.already_done} existed already, "
-        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {out}",
-        markup=False,
-    )
-    return summary.exit_code
+    return show_summary(work.name, "done", summary, out)
 
 
 def _setting(word: str) -> tuple[str, str]:

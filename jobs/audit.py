@@ -7,16 +7,8 @@ from threading import Thread
 
 import click
 
-from jobs.console import console, duration, errors, lazy_progress, progress
-from jobs.options import (
-    audit_options,
-    measurement_options,
-    out_option,
-    resource_options,
-    selection_options,
-    size_options,
-    stale_option,
-)  # fmt: skip
+from jobs.console import console, errors, lazy_progress, progress, show_summary
+from jobs.options import all_audit_options, audit_options
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.calibration_tokens import CalibrationTokens
@@ -25,12 +17,7 @@ from pipeline.runs.requests import AuditRequest
 
 @click.command()
 @click.argument("suite")
-@out_option
-@selection_options
-@measurement_options
-@resource_options
-@size_options
-@stale_option
+@all_audit_options
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
     raise SystemExit(run_audit(audit_options(options)))
@@ -83,17 +70,11 @@ def run_audit(
 
         names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
         summary = execute(request, on_status, on_progress)
-    for key, reason in summary.failures.items():
-        errors.print(f"failed: {names.get(key, key)}: {reason}", markup=False)
     for checkpoint in request.suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             original = names.get(checkpoint.duplicate_of, checkpoint.duplicate_of)
             errors.print(f"duplicate: {checkpoint.revision} has the same content as {original}", markup=False)
-    console.print(
-        f"audit: {len(summary.measured)} measured, {summary.already_done} existed already, "
-        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
-        markup=False,
-    )
+    code = show_summary("audit", "measured", summary, request.out, names)
     if summary.idle_share is not None:
         console.print(f"workers were idle {summary.idle_share:.0%} of the time", markup=False)
-    return summary.exit_code
+    return code

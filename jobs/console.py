@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,6 +18,10 @@ from rich.segment import Segment
 from rich.table import Table
 
 from pipeline.runs.kind_of_work import TextTable
+
+if TYPE_CHECKING:
+    from pipeline.runs.folder import RunFolder
+    from pipeline.runs.progress import RunSummary
 
 LINE_EVERY_S = 10.0
 """Shortest time between two plain lines, in seconds."""
@@ -83,6 +88,20 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def show_summary(
+    work: str, verb: str, summary: RunSummary, out: RunFolder, names: Mapping[str, str] | None = None
+) -> int:
+    """Name every failure on stderr, say what was done, and return the exit code. names: key -> what users call it."""
+    for key, reason in summary.failures.items():
+        errors.print(f"failed: {(names or {}).get(key, key)}: {reason}", markup=False)
+    console.print(
+        f"{work}: {len(summary.measured)} {verb}, {summary.already_done} existed already, "
+        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {out}",
+        markup=False,
+    )
+    return summary.exit_code
 
 
 @contextmanager

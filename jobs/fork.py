@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.console import console, duration, errors, lazy_progress, progress
+from jobs.console import console, errors, lazy_progress, progress, show_summary
 from jobs.options import (
     audit_options,
     measurement_options,
@@ -191,14 +191,7 @@ def run_fork_experiment(options: ForkOptions) -> int:
                     errors.print(f"{state.last.key}: {each}", markup=False)
 
         summary = execute(request, on_status, on_progress)
-    for key, reason in summary.failures.items():
-        errors.print(f"failed: {key}: {reason}", markup=False)
-    console.print(
-        f"fork: {len(summary.measured)} runs done, {summary.already_done} existed already, "
-        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
-        markup=False,
-    )
-    return summary.exit_code
+    return show_summary("fork", "runs done", summary, request.out)
 
 
 def _under_way(state: Progress) -> str:

@@ -144,6 +144,9 @@ resource_options = _stack(
 stale_option = click.option(
     "--replace-stale", is_flag=True, help="Discard shards in DIR that belong to another measurement."
 )
+all_audit_options = _stack(
+    out_option, selection_options, measurement_options, resource_options, size_options, stale_option
+)
 missing_option = click.option(
     "--allow-missing",
     is_flag=True,

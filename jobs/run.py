@@ -8,18 +8,7 @@ from contextlib import suppress
 import click
 
 from jobs.audit import run_audit
-from jobs.options import (
-    audit_options,
-    decision_options,
-    measurement_options,
-    missing_option,
-    out_option,
-    resource_options,
-    seed_option,
-    selection_options,
-    size_options,
-    stale_option,
-)
+from jobs.options import all_audit_options, audit_options, decision_options, missing_option, seed_option
 from jobs.reduce import show_reduction
 from jobs.refine import show_refinement
 from jobs.report import show_page
@@ -28,12 +17,7 @@ from pipeline.runs.kind_of_work import kinds_of_work
 
 @click.command()
 @click.argument("suite")
-@out_option
-@selection_options
-@measurement_options
-@resource_options
-@size_options
-@stale_option
+@all_audit_options
 @missing_option
 @seed_option
 @decision_options

@@ -5,7 +5,7 @@ A rerun takes the status and submits what is not done. ``status`` prints the sam
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,15 +71,15 @@ class FolderStatus:
         )
 
 
-def folder_status(folder: RunFolder, plan: WorkPlan) -> FolderStatus:
-    """Read and check every shard in ``folder``, expected or not."""
+def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None = None) -> FolderStatus:
+    """Read and check every shard in ``folder``, expected or not; ``keys``: a fresh listing of the shards."""
     wanted = plan.expected()
     failures = folder.failures.read()
     done: list[str] = []
     stale: dict[str, tuple[str, ...]] = {}
     corrupt: dict[str, str] = {}
     incomplete: dict[str, Lacks] = {}
-    keys = folder.shards.list_keys()
+    keys = folder.shards.list_keys() if keys is None else keys
     for key, shard in zip(keys, folder.shards.read_many(keys), strict=True):
         if isinstance(shard, OtherSchemaError):
             stale[key] = ("schema: that of another version -> this version's",)

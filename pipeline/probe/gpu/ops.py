@@ -10,14 +10,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from pipeline.probe.gpu.attention import attention_kernel
 from pipeline.probe.gpu.bounds import bounds_kernel
 from pipeline.probe.gpu.rows import add_norm_kernel, finish_kernel, gelu_kernel, split_kernel
 from pipeline.probe.gpu.token_scores import loss_kernel, nll_kernel
-from pipeline.quantize.triton.launch import launch
+from pipeline.quantize.triton.launch import ceil_div, launch, power_of_2
 
 TILE = 8192
 """Most logits that a program of the loss kernel holds at a time: 64 registers per thread."""
@@ -68,17 +67,17 @@ def add_norm(
         rows // variants, three, width, eps,
         ADDS=len(adds), NORMS=len(norms), BIAS=first is not None and first.bias is not None,
         BIAS2=second is not None and second.bias is not None,
-        BLOCK=triton.next_power_of_2(width), num_warps=4 if width <= 2048 else 8,
+        BLOCK=power_of_2(width), num_warps=4 if width <= 2048 else 8,
     )  # fmt: skip
 
 
 def gelu(raw: Raw, power: Tensor, out: Tensor, three: int) -> None:
     """Write the exact GELU of ``raw``, times ``power`` (float32 (V)), to the operand ``out``."""
     rows, width = raw.value.shape
-    block = min(1024, triton.next_power_of_2(width))
+    block = min(1024, power_of_2(width))
     launch(
         gelu_kernel,
-        (rows, triton.cdiv(width, block)),
+        (rows, ceil_div(width, block)),
         *_raw(raw, out),
         power,
         out,
@@ -95,16 +94,16 @@ def split(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, width = x.shape
     operand = torch.empty(rows, 3 * width, dtype=torch.float16, device=x.device)
     unit = torch.empty(rows, dtype=torch.float32, device=x.device)
-    launch(split_kernel, (rows,), x, operand, unit, width, BLOCK=min(4096, triton.next_power_of_2(width)))
+    launch(split_kernel, (rows,), x, operand, unit, width, BLOCK=min(4096, power_of_2(width)))
     return operand, unit
 
 
 def finish(raw: Tensor, unit: Tensor, scale: Tensor, bias: Tensor | None) -> None:
     """Compute raw * unit[row] * scale[column] + bias, in place."""
     rows, width = raw.shape
-    block = min(1024, triton.next_power_of_2(width))
+    block = min(1024, power_of_2(width))
     launch(
-        finish_kernel, (rows, triton.cdiv(width, block)),
+        finish_kernel, (rows, ceil_div(width, block)),
         raw, unit, scale, scale if bias is None else bias, width, BIAS=bias is not None, BLOCK=block,
     )  # fmt: skip
 
@@ -133,10 +132,10 @@ def attention(
     if blocks is not None:
         block_m, block_n = blocks
     launch(
-        attention_kernel, (sequences * heads, triton.cdiv(length, block_m)),
+        attention_kernel, (sequences * heads, ceil_div(length, block_m)),
         *_raw(raw, out), cos, sin, power, out, length, sequences // power.numel(), three,
         size**-0.5 * math.log2(math.e),
-        H=heads, D=size, BLOCK_D=max(16, triton.next_power_of_2(size)), ROTARY=cos.shape[1], BIAS=raw.bias is not None,
+        H=heads, D=size, BLOCK_D=max(16, power_of_2(size)), ROTARY=cos.shape[1], BIAS=raw.bias is not None,
         BLOCK_M=block_m, BLOCK_N=block_n, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -151,12 +150,12 @@ def score(logits: Tensor, targets: Tensor, sums: Tensor, first: int = 0, scale: 
     of ``sums``. With ``scale`` (float32 (V, vocabulary)) the logits are raw.
     """
     variants, predictions, vocabulary = logits.shape
-    others = triton.next_power_of_2(max(1, variants - 1))
+    others = power_of_2(max(1, variants - 1))
     launch(
         loss_kernel, (predictions,), logits, sums if scale is None else scale, targets, sums,
         vocabulary, predictions, first, sums.shape[2],
         V=variants, OTHERS=others, SCALED=scale is not None,
-        BLOCK=min(1024, TILE // others, triton.next_power_of_2(vocabulary)), num_warps=4,
+        BLOCK=min(1024, TILE // others, power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
 
 
@@ -166,7 +165,7 @@ def losses(logits: Tensor, targets: Tensor, out: Tensor, first: int = 0, scale: 
     launch(
         nll_kernel, (predictions, variants), logits, logits if scale is None else scale, targets, out,
         vocabulary, predictions, first, out.shape[1],
-        SCALED=scale is not None, BLOCK=min(2048, triton.next_power_of_2(vocabulary)), num_warps=4,
+        SCALED=scale is not None, BLOCK=min(2048, power_of_2(vocabulary)), num_warps=4,
     )  # fmt: skip
 
 

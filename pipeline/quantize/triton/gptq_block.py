@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.quantize.triton.launch import launch
+from pipeline.quantize.triton.launch import ceil_div, launch, power_of_2
 
 ROWS = 8
 """Rows of a program: few, so that a small matrix fills a GPU."""
@@ -71,9 +71,9 @@ def quantize_columns(
     codes_BO, errors_BO = scale_BO.new_empty(scale_BO.shape), weight_BO.new_empty(weight_BO.shape)
     low, high = code_range
     launch(
-        gptq_block_kernel, (triton.cdiv(rows, ROWS),), weight_BO, factor_BB, scale_BO, zero_BO, codes_BO, errors_BO,
+        gptq_block_kernel, (ceil_div(rows, ROWS),), weight_BO, factor_BB, scale_BO, zero_BO, codes_BO, errors_BO,
         columns, rows, weight_BO.stride(0), factor_BB.stride(0),
-        LOW=float(low), HIGH=float(high), R=ROWS, B=triton.next_power_of_2(columns),
+        LOW=float(low), HIGH=float(high), R=ROWS, B=power_of_2(columns),
         num_warps=4, enable_fp_fusion=False,
     )  # fmt: skip
     return codes_BO, errors_BO

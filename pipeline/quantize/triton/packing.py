@@ -11,12 +11,13 @@ Legend: S = quantizers, O = out_features, I = in_features.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from pipeline.base.errors import CheckpointError
@@ -26,7 +27,7 @@ from pipeline.quantize.perturbing import RoundingErrors, perturbed
 from pipeline.quantize.quantizer import Encoded, Quantizer, decoded
 from pipeline.quantize.statistics import BOUNDARY_WIDTH
 from pipeline.quantize.triton.kernel import FIT_SUMS, FULL, GRID, HALF, PAIR, ROW_SUMS, quantize_kernel
-from pipeline.quantize.triton.launch import launch
+from pipeline.quantize.triton.launch import ceil_div, launch, power_of_2
 
 WIDEST = 32_768
 """Widest row: one program holds it in registers."""
@@ -102,17 +103,19 @@ def _way(quantizer: Quantizer | None) -> type[Quantizer]:
     return Perturbed if isinstance(quantizer, Perturbed) else Quantizer
 
 
-def _mode(quantizer: Quantizer | None, weight: Tensor) -> int:
+def _mode(quantizer: Quantizer | None, width: int, *, half: bool) -> int:
     if quantizer is None:
-        return HALF if weight.dtype in (torch.float16, torch.bfloat16) else PAIR
-    whole_row = (
-        isinstance(quantizer, IntegerGrid) and (quantizer.group_size or weight.shape[1]) >= weight.shape[1]
-    )
+        return HALF if half else PAIR
+    whole_row = isinstance(quantizer, IntegerGrid) and (quantizer.group_size or width) >= width
     return GRID if whole_row else PAIR
 
 
+def _is_half(weight: Tensor) -> bool:
+    return weight.dtype in (torch.float16, torch.bfloat16)
+
+
 def _empty(weight: Tensor, quantizers: Sequence[Quantizer | None], full: bool) -> PackedWeight:
-    (rows, width), count = weight.shape, len(quantizers)
+    (rows, width), count, half = weight.shape, len(quantizers), _is_half(weight)
 
     def empty(*shape: int, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=weight.device)
@@ -121,7 +124,7 @@ def _empty(weight: Tensor, quantizers: Sequence[Quantizer | None], full: bool) -
         operand=empty(count, 0 if full else rows, 3 * width, dtype=torch.float16),
         full=empty(count, rows if full else 0, width, dtype=torch.float32),
         scale=empty(count, rows, dtype=torch.float32),
-        three=tuple(not full and _mode(quantizer, weight) == PAIR for quantizer in quantizers),
+        three=tuple(not full and _mode(quantizer, width, half=half) == PAIR for quantizer in quantizers),
         moments=empty(rows, ROW_SUMS, dtype=torch.float64),
         fit=empty(count, rows, FIT_SUMS, dtype=torch.float64),
     )
@@ -131,24 +134,33 @@ def _launch(weight: Tensor, packed: PackedWeight, first: int, quantizers: Sequen
     """Fills the slots of ``packed`` from ``first`` on, and its moments with those of ``weight``."""
     (rows, width), full = weight.shape, packed.full.numel() > 0
     slots = slice(first, first + len(quantizers))
-    grids = [quantizer if isinstance(quantizer, IntegerGrid) else None for quantizer in quantizers]
-    groups = [width if grid is None else min(grid.group_size or width, width) for grid in grids]
-    block = triton.next_power_of_2(width)
+    grids = tuple(quantizer if isinstance(quantizer, IntegerGrid) else None for quantizer in quantizers)
     launch(
         quantize_kernel, (rows,), weight,
         packed.operand[slots], packed.full[slots], packed.scale[slots], packed.moments, packed.fit[slots],
-        weight.stride(0), weight.stride(1), width,
-        SCHEMES=len(grids),
-        BITS=tuple(0 if grid is None else grid.bits for grid in grids),
-        SYM=tuple(grid is not None and grid.symmetric for grid in grids),
-        PACK=tuple(FULL if full else _mode(grid, weight) for grid in grids),
-        GROUP=tuple(groups),
-        GROUPS_UP=tuple(triton.next_power_of_2(triton.cdiv(width, size)) for size in groups),
-        GROUP_UP=tuple(triton.next_power_of_2(size) for size in groups),
-        BLOCK=block,
-        num_warps=4 if block <= 4096 else 8 if block <= 8192 else 16,
-        enable_fp_fusion=False,
+        weight.stride(0), weight.stride(1), width, **_options(grids, width, half=_is_half(weight), full=full),
     )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=1024)  # a few per layer of a model, the same for every checkpoint
+def _options(
+    grids: tuple[IntegerGrid | None, ...], width: int, *, half: bool, full: bool
+) -> Mapping[str, Any]:
+    """Compile-time arguments of the kernel for rows of ``width`` values."""
+    groups = [width if grid is None else min(grid.group_size or width, width) for grid in grids]
+    block = power_of_2(width)
+    return {
+        "SCHEMES": len(grids),
+        "BITS": tuple(0 if grid is None else grid.bits for grid in grids),
+        "SYM": tuple(grid is not None and grid.symmetric for grid in grids),
+        "PACK": tuple(FULL if full else _mode(grid, width, half=half) for grid in grids),
+        "GROUP": tuple(groups),
+        "GROUPS_UP": tuple(power_of_2(ceil_div(width, size)) for size in groups),
+        "GROUP_UP": tuple(map(power_of_2, groups)),
+        "BLOCK": block,
+        "num_warps": 4 if block <= 4096 else 8 if block <= 8192 else 16,
+        "enable_fp_fusion": False,
+    }
 
 
 def _pack_perturbed(

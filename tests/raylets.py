@@ -125,7 +125,7 @@ def raylets() -> Iterator[Raylets]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(timeout=60)
+            process.wait(timeout=120)
             cluster.reap()
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -10,9 +10,12 @@ from collections.abc import Callable
 def wait_for(
     condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
 ) -> None:
-    """Returns once ``condition`` holds; fails after ``seconds``, or where ``process`` ends before."""
+    """Returns once ``condition`` holds; fails after ``seconds``, or where ``process`` ends, with what that said."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        assert process is None or process.poll() is None, process.communicate()
+        if time.monotonic() > deadline and process is not None:
+            process.kill()
+        if process is not None and process.poll() is not None:
+            raise AssertionError(f"it has ended with {process.returncode}: {process.communicate(timeout=30)}")
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain"
         time.sleep(0.02)

@@ -116,22 +116,22 @@ def test_it_listens_on_the_loopback_alone_asks_for_a_token_and_ends_with_a_kille
     assert "RAY_AUTH_MODE=token" in settings
     assert re.search(r"RAY_AUTH_TOKEN=\w{32,}", settings)
     driver.process.kill()
-    wait_for(lambda: not driver.alive(), seconds=10)
+    wait_for(lambda: not driver.alive())
 
 
 def test_nothing_outlives_a_driver_whose_terminal_is_closed(driver: Driver) -> None:
     driver.process.send_signal(signal.SIGHUP)
-    driver.process.wait(timeout=30)
-    wait_for(lambda: not driver.alive(), seconds=10)
+    driver.process.wait(timeout=120)
+    wait_for(lambda: not driver.alive())
 
 
 @pytest.mark.parametrize(("program", "word"), [("raylet", "raylet"), ("gcs_server", "head")])
 def test_a_run_whose_ray_is_killed_ends_soon_and_says_so(driver: Driver, program: str, word: str) -> None:
     os.kill(driver.pid(program), signal.SIGKILL)
-    _, said = driver.process.communicate(timeout=50)
+    _, said = driver.process.communicate(timeout=120)
     assert driver.process.returncode == 1
     assert f"the {word} of this run's own Ray has ended" in said
-    wait_for(lambda: not driver.alive(), seconds=10)
+    wait_for(lambda: not driver.alive())
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,6 @@ def test_a_cluster_that_is_gone_is_refused_at_once(
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], env={**os.environ, **environment}, cwd=ROOT, capture_output=True,
-        text=True, check=True, timeout=20,
+        text=True, check=True, timeout=120,
     )  # fmt: skip
     assert f"cannot use the Ray cluster at {named}:" in ended.stdout

@@ -13,7 +13,7 @@ class Fault:
 
     kind: str
     """``status``, ``cut`` (the body stops half-way), ``short`` (the file is shorter than listed), ``corrupt``,
-    ``slow``, ``gone`` (no such revision)."""
+    ``slow``, ``stuck`` (the body stops half-way and the connection stays), ``gone`` (no such revision)."""
     revision: str
     """The branch; its commit at the time the fault is made."""
     file: str = "model.safetensors"

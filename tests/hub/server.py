@@ -213,7 +213,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         if self.command == "GET":
             self.served.sent.append(len(data) - start)
-        self._send(data[start:], headers, status, cut=kind == "cut", slow=kind == "slow")
+        self._send(
+            data[start:], headers, status, cut=kind == "cut", slow=kind == "slow", stuck=kind == "stuck"
+        )
 
     def _commit(self, kind: str, revision: str, file: str) -> str | None:
         """The commit of a branch or a commit; None once an error was answered."""
@@ -243,6 +245,7 @@ class _Handler(BaseHTTPRequestHandler):
         *,
         cut: bool = False,
         slow: bool = False,
+        stuck: bool = False,
     ) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(data))}.items():
@@ -250,7 +253,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        if cut:
+        if stuck:
+            self.wfile.write(data[: len(data) // 2])
+            self.rfile.read(1)  # until the client goes
+            self.close_connection = True
+        elif cut:
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
         elif slow:

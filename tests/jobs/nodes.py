@@ -31,7 +31,6 @@ class Nodes:
 
     def __init__(self, cpus: int) -> None:
         self._temporary: list[str] = []
-        self._port, self._dashboard = free_port(), free_port()
         self._environment = {
             **os.environ,
             # A job's `python` is the first in the PATH of the shell that started its node.
@@ -42,11 +41,19 @@ class Nodes:
         }
         self._environment.pop("PYTHONPATH", None)  # the code that runs is what was uploaded
         self._nodes: list[subprocess.Popen[bytes]] = []
-        self.head = self.add(
+        self.head = self._start_head(cpus)
+        for _ in range(2):  # another process may take a port that was free before the head does
+            wait_for(lambda: self._answers() or self.head.poll() is not None)
+            if self.head.poll() is not None:
+                self.head = self._start_head(cpus)
+        wait_for(self._answers)
+
+    def _start_head(self, cpus: int) -> subprocess.Popen[bytes]:
+        self._port, self._dashboard = free_port(), free_port()
+        return self.add(
             cpus, "--head", f"--port={self._port}", "--dashboard-host=127.0.0.1",
             f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
-        wait_for(self._answers, seconds=60)
 
     def add(self, cpus: int, *options: str) -> subprocess.Popen[bytes]:
         """Starts one more node (or, with these options, the head)."""
@@ -75,7 +82,7 @@ class Nodes:
             capture_output=True,
             text=True,
             check=False,
-            timeout=150,
+            timeout=280,
         )
 
     def submit(self, job: str, *command: object, wait: bool = True) -> subprocess.CompletedProcess[str]:
@@ -111,7 +118,7 @@ class Nodes:
             node.terminate()
         for node in self._nodes:
             try:
-                node.wait(timeout=20)
+                node.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 node.kill()
         for temporary in self._temporary:

@@ -131,7 +131,7 @@ def test_a_cluster_that_does_not_answer_is_wrong_usage(
 
     audit = ("audit", llama_suite, "--corpus", tokens_file, "--out", tmp_path / "out", *MEASURE)
     with start(*audit, "--address", "127.0.0.1:9") as process:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=120)
     assert process.returncode == 2, said
     assert "127.0.0.1:9" in said
 

@@ -57,7 +57,7 @@ def test_interrupted_killed_and_resumed_equals_undisturbed(
         assert refused.exit_code == 2
         assert f"in use by process {first.pid} on" in refused.stderr
         first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=60)
+        _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
     assert "the same command resumes" in said
     with start(*audit, "--address", address(), worker=HeldWorker) as second:

@@ -34,11 +34,13 @@ def named(events: list[Event], name: str) -> list[Event]:
 
 
 def test_a_hanging_worker_is_killed_and_its_task_tried_again(ray_cluster: None, tmp_path: Path) -> None:
-    one_at_a_time = Layout("cpu", 1, 2, 0, limit=1, task_timeout_s=2)
+    one_at_a_time = Layout(
+        "cpu", 1, 2, 0, limit=1, task_timeout_s=5
+    )  # more than a call takes where others work too
     outcomes, events = driven(6, one_at_a_time, HangingWorker, tmp_path)
     (lost,) = named(events, "worker_lost")
     assert lost["stopped"]
-    assert "within 2 s" in lost["reason"]
+    assert "within 5 s" in lost["reason"]
     (retried,) = named(events, "retried")
     assert retried["key"].endswith("3")
     assert retried["attempt"] == 2
@@ -59,11 +61,11 @@ def test_rays_own_endpoint_counts_checkpoints(ray_cluster: None, tmp_path: Path)
     }
     found: dict[str, float] = {}
     line = re.compile(r'^ray_int4_collapse_(\w+?)(?:_total)?\{.*suite="endpoint".*\} (\S+)$', re.MULTILINE)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while found.keys() != wanted.keys():
         assert time.monotonic() < deadline, f"only {found} at {url}"
         time.sleep(0.5)
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             text = response.read().decode()
         found = {name: float(value) for name, value in line.findall(text) if name in wanted}
     assert found == wanted

@@ -12,6 +12,7 @@ from click.testing import Result
 
 from pipeline.base.errors import OutputError
 from pipeline.base.event_log import AppendedFile, EventLog
+from tests.waiting import wait_for
 
 Run = Callable[..., Result]
 
@@ -39,8 +40,7 @@ def watched(directory: Path, *options: object) -> Result:
 def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     writer = threading.Thread(target=a_run, args=(tmp_path / "events.jsonl", 1.0))
     writer.start()
-    while not (tmp_path / "events.jsonl").exists():
-        time.sleep(0.01)
+    wait_for((tmp_path / "events.jsonl").exists)
     result = watched(tmp_path)
     writer.join()
     assert result.exit_code == 0

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -191,12 +190,18 @@ def test_rising_losses_are_told_once_and_a_stop_comes_only_at_the_end_of_the_dec
 
 
 RANKS = """
-import json, os, sys
+import json, os, sys, torch
+from datetime import timedelta
 from pathlib import Path
 from tests.monitor.test_trainer_callback import TOKENS, curve, trainer
 from int4_collapse import Int4Callback
 child = os.fork()  # as torchrun starts them, with what takes seconds to import
-os.environ["RANK"] = os.environ["LOCAL_RANK"] = "1" if child else "0"
+rank = 1 if child else 0
+os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+# They meet at a file: a port that was free might be another's before they listen at it.
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{sys.argv[1]}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=100)
+)
 out, monitor = Path(sys.argv[1]), Int4Callback(TOKENS)
 run = trainer(out / "run", monitor, max_steps=4, ddp_backend="gloo", metric_for_best_model="int4_loss",
               greater_is_better=False)
@@ -209,12 +214,10 @@ assert not child or os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.slow
 def test_in_several_processes_rank_0_measures_and_all_know(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2"}
     ended = subprocess.run(
         [sys.executable, "-c", RANKS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False,
-        timeout=120, env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
+        timeout=280, env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-2000:]
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]

@@ -101,7 +101,7 @@ def test_what_was_loaded_before_an_error_is_let_go_with_it() -> None:
 
 
 def test_as_many_are_loaded_at_the_same_time_as_may_be_begun_and_not_taken() -> None:
-    begun, together = [], threading.Barrier(2, timeout=30)
+    begun, together = [], threading.Barrier(2, timeout=120)
 
     def load(folder: Path, _: str | None) -> str:
         begun.append(folder.name)

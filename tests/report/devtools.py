@@ -63,7 +63,7 @@ class Browser:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(60)
         os.close(self._read)
         os.close(self._write)
         self._profile.cleanup()
@@ -111,7 +111,7 @@ class Browser:
     def open(
         self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False, scripted: bool = True
     ) -> None:
-        """Shows a local file and waits until its charts are drawn (10 s at most); at once if it has no script."""
+        """Shows a local file and waits until its charts are drawn (a minute at most); at once if it has no script."""
         self.problems, self.requests = [], []
         mobile = width < 600
         self.call(
@@ -123,13 +123,13 @@ class Browser:
         )
         self.prefer(dark=dark)
         self.call("Page.navigate", url=page.resolve().as_uri())
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         drawn = (
             "document.documentElement.dataset.drawn" if scripted else "document.location.protocol === 'file:'"
         )
         while not self.js(f"document.readyState === 'complete' && {drawn} || ''"):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{page.name}: no chart after 10 s; {self.problems}")
+                raise TimeoutError(f"{page.name}: no chart after a minute; {self.problems}")
             time.sleep(0.05)
         self.frame()
 

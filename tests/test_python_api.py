@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import int4_collapse
 from pipeline.train import find_recipe, pretrain
+from tests.jobs.here import worker_here
 from tests.models import write_text_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -29,9 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_lines_of_its_docstring_run(
-    folder: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_lines_of_its_docstring_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     lines = re.search(r"::\n\n(.*?)\n\n``", int4_collapse.__doc__ or "", flags=re.DOTALL)
     assert lines is not None
@@ -39,7 +38,8 @@ def test_the_lines_of_its_docstring_run(
     assert len(code.splitlines()) == 6
     names = {name: getattr(int4_collapse, name) for name in int4_collapse.__all__}
     names |= {"AutoModelForCausalLM": AutoModelForCausalLM}
-    exec(code, names)
+    with worker_here():
+        exec(code, names)
     table, scores = names["table"], names["scores"]
     assert table["step"].to_list() == [each.step for each in names["suite"].checkpoints]
     # The last checkpoint, measured in memory on the same tokens, scores as it did in the audit.

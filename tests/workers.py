@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline.base.errors import OutputError
 from pipeline.driver import TaskOutcome
 from pipeline.runs.state_files import StateFiles
 from pipeline.runs.worker import TaskWorker
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from tests.jobs.disks import fill
 from tests.raylets import MARKS
 
 
@@ -86,7 +86,7 @@ class HeldWorker(TaskWorker):
 
 
 class HeldTrainingWorker(TaskWorker):
-    """Does one run of training; in the next it saves a state, marks that it has, and makes no update until SIGTERM."""
+    """Does one run of training; in the next it saves a state and makes no update until SIGTERM."""
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads)
@@ -94,19 +94,18 @@ class HeldTrainingWorker(TaskWorker):
 
     def run(self, task: Any) -> TaskOutcome:
         if self.left == 0:
-            StateFiles.write = self.held(StateFiles.write, Path(task.out))  # type: ignore[method-assign]
+            StateFiles.write = self.held(StateFiles.write)  # type: ignore[method-assign]
         self.left -= 1
         return super().run(task)
 
-    def held(self, write: Callable[..., None], out: Path) -> Callable[..., None]:
-        """``write`` that returns once SIGTERM has come; the mark is ``held-PID``."""
+    def held(self, write: Callable[..., None]) -> Callable[..., None]:
+        """``write`` that returns once SIGTERM has come."""
         come = threading.Event()
 
         def write_and_wait(*arguments: Any) -> None:
-            write(*arguments)
             before: Any = signal.getsignal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, lambda *said: (come.set(), before(*said)))
-            (out / f"held-{os.getpid()}").touch()
+            write(*arguments)
             while not come.wait(0.1):
                 pass
             signal.signal(signal.SIGTERM, before)
@@ -156,11 +155,10 @@ class DyingSkewedWorker(TaskWorker):
         return super().run(task)
 
 
-class FillingWorker(TaskWorker):
-    """Fills the disk of the run's folder when it has done two tasks, with the file ``filler`` beside the folder."""
+class FullWorker(NoWorker):
+    """Cannot write what comes of step 3."""
 
-    def run(self, task: Any) -> TaskOutcome:
-        done = len(list(Path(task.out).glob("shards/*/*.arrow")))
-        if done == 2:
-            fill(Path(task.out).parent / "filler")
-        return super().run(task)
+    def run(self, task: ProbeTask) -> TaskOutcome:
+        if task.checkpoint.step == 3:
+            raise OutputError(f"cannot write {task.out}: the disk is full")
+        return TaskOutcome(task.key)

@@ -16,6 +16,13 @@ from typing import Any
 from tests.hub.server import Hub
 
 ROOT = Path(__file__).parents[2]
+COMMAND = """
+import sys
+from jobs.cli import main
+from tests.jobs.here import worker_here
+with worker_here():
+    main()
+"""
 
 
 def environment(hub: Hub, home: Path, **settings: str) -> dict[str, str]:
@@ -34,9 +41,9 @@ def environment(hub: Hub, home: Path, **settings: str) -> dict[str, str]:
 
 
 def command(hub: Hub, home: Path, *arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
-    """Runs ``int4-collapse`` with ``arguments``."""
+    """Runs ``int4-collapse`` with ``arguments`` in a process that is its own worker."""
     return subprocess.run(
-        [sys.executable, "-m", "jobs", *map(str, arguments)],
+        [sys.executable, "-c", COMMAND, *map(str, arguments)],
         env=environment(hub, home, **settings),
         capture_output=True,
         text=True,

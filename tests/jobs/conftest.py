@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
-import pipeline.runs.execute
 from jobs.cli import main
-from pipeline.driver import Layout, Task, TaskOutcome
-from pipeline.runs.worker import TaskWorker
-from tests.conftest import SESSION_CORES
+from tests.jobs.here import worker_here
 from tests.models import VOCAB, save_tiny_suite
 
 MEASURE = ("--batches", "4", "--batch-size", "2", "--seq-len", "32", "--workers", "1")
@@ -40,26 +33,9 @@ def run(ray_cluster: None) -> Callable[..., Result]:
 
 
 def command_here(*arguments: object, after_task: Callable[[int], None] = lambda _: None) -> Result:
-    """As ``command``, with the worker in this process too: the start of a worker takes seconds.
-
-    ``after_task`` is called with the number of tasks that are done whenever one is.
-    """
-    layout = Layout("cpu", 1, SESSION_CORES, 0)
-
-    def drive_here(tasks: Sequence[Task], on_outcome: Callable[[TaskOutcome], None], **_: object) -> None:
-        worker = TaskWorker(threads=layout.cpus)
-        for done, task in enumerate(tasks, 1):
-            on_outcome(worker.run(pickle.loads(pickle.dumps(task))))
-            after_task(done)
-
-    crew = SimpleNamespace(layout=layout, drive=drive_here)
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
-        try:
-            return command(*arguments)
-        finally:
-            torch.set_num_threads(threads)
+    """As ``command``, with the worker in this process too (:func:`worker_here`)."""
+    with worker_here(after_task):
+        return command(*arguments)
 
 
 @pytest.fixture

@@ -95,7 +95,12 @@ class Nodes:
         return str(self._asked(f"jobs/{job}")["status"])
 
     def logs(self, job: str) -> str:
-        return self.ray("job", "logs", "--log-color", "false", job).stdout
+        return str(self._asked(f"jobs/{job}/logs")["logs"])
+
+    def stop(self, job: str) -> None:
+        """What ``ray job stop --no-wait`` asks."""
+        url = f"http://127.0.0.1:{self._dashboard}/api/jobs/{job}/stop"
+        urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=60).close()
 
     def alive(self) -> int:
         """How many nodes have joined and are there."""

@@ -45,11 +45,13 @@ COMPARISON = Benchmark("audit", "s", unit="checkpoint", base="pipeline").plus(
 
 
 @pytest.mark.slow
-def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: str, tmp_path: Path) -> None:
+def test_json_and_figure_of_the_cpu(
+    run_here: Run, ray_cluster: None, llama_suite: Path, tokens_file: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     measure = MEASURE[: MEASURE.index("--workers")]
     arguments = [llama_suite, "--corpus", tokens_file, "--limit", "4", "--device", "cpu", "--scaling"]
-    result = run("benchmark", *arguments, *measure, "--out", out, "--json")
+    result = run_here("benchmark", *arguments, *measure, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     written = read_benchmark(out / "benchmark.json")
     assert json.loads(result.stdout.splitlines()[-1]) == written.to_json()
@@ -68,13 +70,13 @@ def test_json_and_figure_of_the_cpu(run: Run, llama_suite: Path, tokens_file: st
     assert written.row("naive loop").difference_nats < 1e-6
     assert set(written.row("naive loop").differences_nats) == set(written.settings["variants"])
     assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
-    alone = run("benchmark", *arguments, *MEASURE)
+    alone = run_here("benchmark", *arguments, *MEASURE)
     assert (alone.exit_code, "only one worker fits" in alone.stderr) == (2, True)
 
 
 @pytest.mark.slow
 def test_what_was_found_before_a_run_ends_early_is_kept(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_here: Run, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(model: object) -> None:
         raise KeyboardInterrupt
@@ -84,7 +86,7 @@ def test_what_was_found_before_a_run_ends_early_is_kept(
     )  # the package has a function of that name
     monkeypatch.setattr(module, "scipy_kurtosis", interrupted)
     arguments = ["--random", "pythia-14m", "--files", "1", "--limit", "3", "--workers", "1"]
-    result = run("benchmark", *arguments, *FEW, "--out", tmp_path)
+    result = run_here("benchmark", *arguments, *FEW, "--out", tmp_path)
     assert result.exit_code == 130
     stages = [line.split(": ")[1] for line in result.stderr.splitlines() if " s: " in line]
     assert stages == ["pipeline", "naive loop", "naive loop with SciPy's kurtosis"]

@@ -39,7 +39,8 @@ def test_killed_and_resumed_equals_undisturbed(
     calibrated_on = text.read_bytes()
     resumed = run_here("audit", *shared, "--out", out)
     assert resumed.exit_code == 0, resumed.output
-    assert {name: (shards / name).read_bytes() for name in kept} == kept
+    assert {name: (shards / name).read_bytes() for name in kept} == kept, "a finished shard was touched"
+    assert not list(out.rglob(".*.tmp"))
     assert text.read_bytes() == calibrated_on
     undisturbed = run_here("audit", *shared, "--out", whole)
     assert undisturbed.exit_code == 0, undisturbed.output

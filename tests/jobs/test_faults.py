@@ -13,17 +13,18 @@ import pytest
 from click.testing import Result
 
 from pipeline.base import retry
+from pipeline.base.errors import OutputError
 from pipeline.base.event_log import read_events
 from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome, drive
-from tests.jobs.conftest import address, command_here, start, trajectory
-from tests.jobs.disks import small_disk
+from tests.jobs.conftest import command_here, start, trajectory
+from tests.jobs.disks import fill, small_disk
 from tests.models import save_tiny_suite
 from tests.waiting import wait_for
-from tests.workers import DyingSkewedWorker, FillingWorker, HeldWorker, PoisonWorker, simulated_tasks
+from tests.workers import DyingSkewedWorker, FullWorker, HeldWorker, PoisonWorker, simulated_tasks
 
 Run = Callable[..., Result]
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "1")
-N_CHECKPOINTS = 12
+N_CHECKPOINTS = 6
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,8 @@ def shards(out: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_interrupted_killed_and_resumed_equals_undisturbed(
-    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path, ray_cluster: None
+def test_interrupted_and_resumed_equals_undisturbed(
+    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
@@ -60,12 +61,8 @@ def test_interrupted_killed_and_resumed_equals_undisturbed(
         _, said = first.communicate(timeout=120)
     assert first.returncode == 130, said
     assert "the same command resumes" in said
-    with start(*audit, "--address", address(), worker=HeldWorker) as second:
-        wait_for(lambda: len(shards(out)) == 4, second)
-        second.kill()
-        second.wait()
     kept = {path.name: path.read_bytes() for path in shards(out)}
-    assert len(kept) == 4
+    assert len(kept) == 2
     resumed = run_here(*audit)
     assert resumed.exit_code == 0, resumed.output
     for name, content in kept.items():
@@ -155,17 +152,20 @@ def test_an_output_folder_that_is_away_for_a_second_costs_nothing_but_time(
     assert (kinds[0], kinds[-1]) == ("started", "finished")
 
 
-@pytest.mark.slow
+def test_a_worker_that_cannot_write_stops_the_run_with_its_reason(ray_cluster: None) -> None:
+    outcomes: list[TaskOutcome] = []
+    with pytest.raises(OutputError, match="cannot write x: the disk is full"):
+        drive(simulated_tasks(6), Layout("cpu", 1, 1, 0, limit=1), outcomes.append, FullWorker)
+    assert [outcome.key[-1] for outcome in outcomes] == ["0", "1", "2"]
+
+
 def test_a_full_disk_stops_the_run_and_what_is_there_stays_valid(
-    run: Run, run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    run_here: Run, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path
+) -> None:
     with small_disk(tmp_path, "512k") as disk:
         out, filler = disk / "out", disk / "filler"
         audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *SIZE)
-        with monkeypatch.context() as patch:
-            patch.setattr("pipeline.runs.execute.TaskWorker", FillingWorker)
-            full = run(*audit)
+        full = run_here(*audit, after_task=lambda done: fill(filler) if done == 2 else None)
         assert full.exit_code == 1
         assert "No space left on device" in full.stderr
         assert str(out) in full.stderr

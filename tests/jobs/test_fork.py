@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import signal
@@ -135,19 +134,21 @@ def test_the_monitor_judges_runs_that_were_trained_without_it_too(
 
 
 def test_a_run_kept_in_an_object_store_has_the_same_numbers(
-    run: Run, suite: Path, undisturbed: Path, bucket: str
+    run_here: Run, suite: Path, undisturbed: Path, bucket: str
 ) -> None:
     out = f"{bucket}/fork"
     reference, report = tables(undisturbed)
     one = ("--schedules", "cosine", "--seeds", "1", "--workers", "1", "--device", "cpu")
-    done = run("fork", suite, "--from", report["from_step"], "--out", out, *one, *SIZE, "--state-every", "10")
+    done = run_here(
+        "fork", suite, "--from", report["from_step"], "--out", out, *one, *SIZE, "--state-every", "10"
+    )
     assert done.exit_code == 0, done.output
     kept = RunFolder(out, FORK)
     table = pl.read_parquet(kept.results.read("tables/fork.parquet") or b"")
     assert table.equals(reference.filter(pl.col("run_id") == "cosine-seed0"))
     assert kept.states.read("cosine-seed0") is None
     assert kept.results.has("fork.html")
-    assert "1 done, 0 failed" in run("status", out).output
+    assert "1 done, 0 failed" in run_here("status", out).output
 
 
 def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
@@ -236,25 +237,24 @@ def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_and_resumed_equals_undisturbed(
-    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path, ray_cluster: None, kill: signal.Signals
+def test_ended_and_resumed_equals_undisturbed(
+    run_here: Run, suite: Path, undisturbed: Path, tmp_path: Path, ray_cluster: None
 ) -> None:
     out = tmp_path / "out"
     command = ("fork", suite, "--from", "20", "--out", out, *ARMS, *SIZE, "--state-every", "7")
-    # a Ray of its own takes seconds to start, and matters where its workers are told to end
-    place = ("--address", address()) if kill == signal.SIGKILL else ()
-    with start(*command, *place, worker=HeldTrainingWorker) as process:
-        wait_for(lambda: any(out.glob("held-*")), process)
-        (mark,) = out.glob("held-*")
-        process.send_signal(kill)
-        if kill == signal.SIGKILL:
-            os.kill(int(mark.name.removeprefix("held-")), kill)  # or it would live for seconds
+
+    def done() -> set[str]:
+        return {path.stem for path in out.glob("shards/fork/*.arrow")}
+
+    def in_training() -> set[str]:
+        return {path.stem.rpartition("-step")[0] for path in out.glob("state/fork/*.pt")} - done()
+
+    with start(*command, "--address", address(), worker=HeldTrainingWorker) as process:
+        wait_for(lambda: bool(done() and in_training()), process)
+        process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
     assert process.returncode != 0, said
-    assert len(list(out.glob("shards/fork/*.arrow"))) == 1
-    assert any(out.glob("state/fork/*.pt"))
-    mark.unlink()
+    assert (len(done()), len(in_training())) == (1, 1)
     resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
     assert f"{len(RUNS) - 1} runs done, 1 existed already" in resumed.output

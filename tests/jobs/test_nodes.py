@@ -35,7 +35,7 @@ def events(out: Path, name: str) -> list[dict[str, Any]]:
 
 def test_late_lost_and_hanging_nodes_change_nothing(
     nodes: Raylets, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path,
-    run: Callable[..., Result],
+    run_here: Callable[..., Result],
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     first = nodes.add()
@@ -52,13 +52,13 @@ def test_late_lost_and_hanging_nodes_change_nothing(
     assert "no result within 5 s" in reasons[first.node_id]
     assert "node was lost" in reasons[second.node_id]
     assert len(events(out, "done")) == N_CHECKPOINTS
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
 
 
 def test_after_the_head_is_killed_the_same_command_completes(
     nodes: Raylets, suite: Path, tokens_file: str, undisturbed: Path, tmp_path: Path,
-    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch,
+    run_here: Callable[..., Result], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
     audit = ("audit", suite, "--corpus", tokens_file, "--out", out, *ONE_CORE)
@@ -72,7 +72,7 @@ def test_after_the_head_is_killed_the_same_command_completes(
         os.kill(pid, signal.SIGKILL)
     assert driver.returncode != 0, said
     assert 2 <= len(shards(out)) <= 2 * len(workers)
-    resumed = run(*audit)
+    resumed = run_here(*audit)
     assert resumed.exit_code == 0, resumed.output
-    assert run("reduce", out).exit_code == 0
+    assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))

@@ -50,10 +50,10 @@ def assert_same_tables(url: str, local: Path) -> None:
 
 
 def test_a_run_into_s3_gives_the_bytes_of_a_local_one_and_every_command_reads_it(
-    run: Run, run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
+    run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/runs/a"
-    done = run("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
+    done = run_here("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     assert done.exit_code == 0, done.output
     assert f"numbers: {out}/report.json" in done.stdout
     assert_same_tables(out, local)

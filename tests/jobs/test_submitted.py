@@ -94,7 +94,7 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     way.faults.add(Fault("hold", "PUT", ".arrow", passed=1))
     nodes.submit("first", *command, wait=False)
     wait_for_held(way, 1, nodes, "first")
-    assert nodes.ray("job", "stop", "--no-wait", "first").returncode == 0
+    nodes.stop("first")
     wait_for(lambda: nodes.status("first") != "RUNNING")
     assert nodes.status("first") == "STOPPED"
     assert len(RunFolder(out).shards.list_keys()) == 1
@@ -107,16 +107,16 @@ def test_a_job_is_stopped_and_its_successor_resumes(
     assert_same_tables(out, local)
 
 
-def test_wrong_usage_fails_the_job_with_its_reason(nodes: Nodes, suite: Path, tokens_file: str) -> None:
-    refused = nodes.submit("relative", "run", suite, "--corpus", tokens_file, "--out", "outputs/x")
+def test_only_the_code_is_uploaded_and_wrong_usage_fails_with_its_reason(
+    nodes: Nodes, suite: Path, tokens_file: str
+) -> None:
+    words = f"ls -A && echo LISTED && python -m jobs run {suite} --corpus {tokens_file} --out outputs/x"
+    refused = nodes.ray(
+        "job", "submit", "--submission-id", "relative", "--working-dir", ".", "--", "sh", "-c", words
+    )
     assert refused.returncode == 1
     assert nodes.status("relative") == "FAILED"
     assert "working directory is a temporary copy" in refused.stdout
-
-
-def test_only_the_code_is_uploaded(nodes: Nodes) -> None:
-    listed = nodes.ray("job", "submit", "--working-dir", ".", "--", "ls", "-A")
-    assert listed.returncode == 0, listed.stderr
-    uploaded = set(listed.stdout.split())
+    uploaded = set(refused.stdout.partition("\nLISTED\n")[0].split())
     assert {"jobs", "pipeline", "requirements.lock"} <= uploaded
     assert not {".git", ".venv", "outputs", "tests", ".mypy_cache"} & uploaded

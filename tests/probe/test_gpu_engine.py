@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from pipeline.measurements import (
 from pipeline.models import memory as sizing
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.models.template import signature
-from pipeline.probe import Prober, fused_choice, reading
+from pipeline.probe import Prober, fused_choice
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.engine import Engine
 from pipeline.probe.gpu import neox, ops
@@ -343,12 +344,15 @@ def test_the_reader_refuses_a_file_that_is_replaced_between_its_header_and_its_d
 ) -> None:
     folder, other = (save_tiny_model("llama", tmp_path / name, seed) for seed, name in enumerate("ab"))
 
-    def replaced(file: Path) -> tuple[dict, int]:
-        found = header(file)
-        (other / file.name).rename(file)
-        return found
+    read, opened = Path.open, []
 
-    header = reading._header
-    monkeypatch.setattr(reading, "_header", replaced)
+    def replaced(file: Path, *mode: Any, **settings: Any) -> Any:
+        if file == folder / "model.safetensors":
+            opened.append(file)
+            if len(opened) == 2:  # the first is its header's
+                (other / file.name).rename(file)
+        return read(file, *mode, **settings)
+
+    monkeypatch.setattr(Path, "open", replaced)
     with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
         Reader(DEVICE).read(folder)

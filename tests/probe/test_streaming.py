@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 
 import numpy as np
@@ -179,12 +180,25 @@ def test_what_finds_too_little_of_a_gpu_free_is_streamed_too(tmp_path, monkeypat
         assert fit.fits_whole(folder, spec, torch.device("cuda")) is fits
 
 
-def test_a_pickle_counts_a_tensor_of_two_names_twice(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    shared = torch.ones(64, 64)
-    torch.save({"a": shared, "b": shared}, tmp_path / "pytorch_model.bin")
-    assert (tmp_path / "pytorch_model.bin").stat().st_size < 2 * shared.nbytes
-    assert fit._stored_bytes(tmp_path) == 2 * shared.nbytes
+def test_a_pickle_counts_a_tensor_of_two_names_twice(tmp_path, monkeypatch):
+    weights = tiny_model("llama").state_dict()
+    needed = []
+    for name, head in (
+        ("shared", weights["model.embed_tokens.weight"]),
+        ("apart", weights["lm_head.weight"]),
+    ):
+        folder = save_tiny_model("llama", tmp_path / name)
+        (folder / "model.safetensors").unlink()
+        torch.save({**weights, "lm_head.weight": head}, folder / "pytorch_model.bin")
+
+        def fits(free, folder=folder):
+            monkeypatch.setattr(fit, "free_bytes", lambda _: free)
+            return fit.fits_whole(folder, SPEC, torch.device("cuda"))
+
+        needed.append(bisect.bisect_left(range(2**34), True, key=fits))
+    sizes = [(tmp_path / name / "pytorch_model.bin").stat().st_size for name in ("shared", "apart")]
+    assert sizes[0] < sizes[1]
+    assert needed[0] == needed[1] > sizes[1]
 
 
 @pytest.mark.parametrize("asked", [True, False])

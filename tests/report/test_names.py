@@ -28,7 +28,7 @@ def plain() -> dict[str, bytes]:
     return build_figures(renamed("int9"), pl.DataFrame(), synthetic.report())
 
 
-@pytest.mark.parametrize("key", ["it's", 'a"b.\\c[0]', "$x", "__proto__"])
+@pytest.mark.parametrize("key", ["$x it's a\"b.\\c[0]", "__proto__"])
 def test_a_variant_is_drawn_whatever_its_column_is_called(key: str, plain: dict[str, bytes]) -> None:
     figures = build_figures(renamed(key), pl.DataFrame(), synthetic.report())
     assert figures.keys() == plain.keys()
@@ -37,8 +37,8 @@ def test_a_variant_is_drawn_whatever_its_column_is_called(key: str, plain: dict[
     assert f'data-v="{key}"' not in page
 
 
-@pytest.mark.parametrize("name", ["$nope", "<b>\x00\x1b\udcff\"'"])
-def test_names_of_suites_tensors_and_variants_are_texts(name: str) -> None:
+def test_names_of_suites_tensors_and_variants_are_texts() -> None:
+    name = "$nope<b>\x00\x1b\udcff\"'"
     program = (
         "import sys\nfrom pipeline.report import build_figures\nfrom tests.report import synthetic\n"
         "import polars as pl\nname = eval(sys.argv[1])\nsteps = synthetic.steps()[::24]\n"

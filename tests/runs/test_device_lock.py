@@ -11,8 +11,17 @@ from pipeline.runs.tasks import DeviceLock
 from tests.waiting import wait_for
 
 
-def test_turns_come_in_the_order_of_asking() -> None:
-    turn, order = DeviceLock(), list[int]()
+def test_turns_come_in_the_order_of_asking(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, order = list[object](), list[int]()
+
+    class Noted(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            waiting.append(None)  # it holds the lock: who comes later waits behind it
+            return super().wait(timeout)
+
+    monkeypatch.setattr(threading, "Condition", Noted)
+    turn = DeviceLock()
+    monkeypatch.undo()
 
     def take(number: int) -> None:
         with turn.take(time.perf_counter()):
@@ -23,10 +32,10 @@ def test_turns_come_in_the_order_of_asking() -> None:
         for number in range(5):
             threads.append(threading.Thread(target=take, args=(number,)))
             threads[-1].start()
-            wait_for(lambda: len(turn._line) == len(threads) + 1)
+            wait_for(lambda: len(waiting) == len(threads))
         assert not order
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=120)
     assert order == [0, 1, 2, 3, 4]
 
 

@@ -246,7 +246,7 @@ def as_folder(path: Path) -> None:
 NO_FILES = [as_pipe, as_device, as_huge, as_folder]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("put", NO_FILES)
 def test_what_is_no_file_in_place_of_one_is_refused_at_once(
     folder: Path, put: Callable[[Path], None]
@@ -274,7 +274,7 @@ def test_what_is_no_file_in_place_of_one_is_refused_at_once(
         out.results.read("report.json")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("put", NO_FILES[:2])
 def test_a_log_and_a_lock_in_place_of_which_is_no_file_never_wait(
     tmp_path: Path, put: Callable[[Path], None]

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pipeline.base.errors import UsageError
+from pipeline.corpus import documents, parse_corpus, training_and_held_out
 from pipeline.train import data, find_recipe
 from pipeline.train.data import Batches, prepare_data
+from pipeline.train.tokenizer import train_tokenizer
 from tests.models import write_text_corpus
 
 
@@ -73,10 +75,20 @@ def test_tokens_are_shared_by_suites_of_the_same_text_and_vocabulary_only(tmp_pa
             prepare_data(recipe, tmp_path / "data")
 
 
-def test_a_tokenizer_is_trained_on_the_first_documents(monkeypatch):
-    monkeypatch.setattr(data, "TOKENIZER_CHARACTERS", 5)
-    assert data._sample(["abc", "de", "f", "g"]) == ["abc", "de"]
-    assert data._sample(["abcdefgh", "i"]) == ["abcdefgh"]
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_a_tokenizer_is_trained_on_the_first_documents(micro, tmp_path, monkeypatch, share):
+    texts, _ = training_and_held_out(documents(parse_corpus(micro.corpus)))
+    characters, seen = int(share * sum(map(len, texts))), []
+
+    def train(documents, vocab_size):
+        seen.extend(documents)
+        return train_tokenizer(documents, vocab_size)
+
+    monkeypatch.setattr(data, "TOKENIZER_CHARACTERS", characters)
+    monkeypatch.setattr(data, "train_tokenizer", train)
+    prepare_data(micro, tmp_path / "data")
+    assert seen == texts[: len(seen)]
+    assert len("".join(seen[:-1])) < characters <= len("".join(seen))
 
 
 def test_a_token_file_trains_without_a_tokenizer(micro, tmp_path):

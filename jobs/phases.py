@@ -36,7 +36,7 @@ def command(
     from pipeline.analysis.decision import DEFAULTS
     from pipeline.analysis.statistics.curve_tables import curve_from_frame
     from pipeline.analysis.table_files import read_frame
-    from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
+    from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
     from pipeline.analysis.trajectory.summary import summarise
     from pipeline.base.typed_json import to_json
 
@@ -44,12 +44,13 @@ def command(
     frames = [(table, read_frame(table)) for table in tables]
     curves = [curve_from_frame(frame, name=table) for table, frame in frames]
     for (table, frame), curve in zip(frames, curves, strict=True):
-        summary = summarise(curve, variant=variant, seed=seed).to_json()
+        summary = summarise(curve, variant=variant, seed=seed)
         found = decisions_of(frame, settings, variants=curve.variants, seed=seed)
-        decision = to_json(decision_entry(found, variant, seed))
+        decided = shipping_decision(found, variant, seed)
         if as_json:
-            click.echo(json.dumps({"table": table, **summary, "decision": decision}, allow_nan=False))
+            said = {"table": table, "n_checkpoints": len(curve.step)} | to_json(summary)
+            click.echo(json.dumps(said | {"decision": to_json(decided)}, allow_nan=False))
             continue
         console.print(table, style="bold", markup=False)
-        for sentence in (decision["sentence"], *summary["verdict"]):  # type: ignore[misc]
+        for sentence in (*(() if decided is None else (decided.headline.sentence,)), *summary.verdict):
             console.print(f"  {sentence}", markup=False)

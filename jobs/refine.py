@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from jobs.audit import run_audit
 from jobs.console import console, errors
@@ -13,21 +12,27 @@ from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_tokens import CalibrationTokens, read_calibration
 from pipeline.runs.new_tokens import without_first
 from pipeline.runs.output import run_folder
+from pipeline.runs.result_files import REPORT
 from pipeline.spec import Variant
 
 
 def show_refinement(options: AuditOptions, *, seed: int) -> bool:
     """Refine the decision in the folder of ``options``, keep and print it; False where no round could be done."""
-    from pipeline.analysis.trajectory.reduction import keep_refinement
+    from pipeline.analysis.decision import Undecided
+    from pipeline.analysis.trajectory.audit_report import AuditReport
+    from pipeline.analysis.trajectory.reduction import write_report
     from pipeline.analysis.trajectory.refinement import NewMeasurement, refine
 
     folder = run_folder(options.out)
-    report, plan = folder.results.read_report() or {}, folder.read_plan()
-    decided: dict[str, Any] = report.get("decision") or {}
-    if "maybe_best" not in decided:
-        errors.print(f"nothing to refine: {decided.get('reason', 'no checkpoint was chosen')}", markup=False)
+    report, plan = folder.results.read_as(AuditReport, REPORT), folder.read_plan()
+    if report is None or report.decision is None:
+        errors.print("nothing to refine: no checkpoint was chosen", markup=False)
         return False
-    variant = str(report["variants"][decided["variant"]])
+    decided, chosen = report.decision, report.decision.headline.found
+    if isinstance(chosen, Undecided):
+        errors.print(f"nothing to refine: {chosen.reason}", markup=False)
+        return False
+    variant = report.variants[chosen.variant]
     # The same model is measured again, so its calibration text stays, whatever the options would give for more text.
     calibrated_on = None
     if Variant.parse(variant).needs:
@@ -58,20 +63,13 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
             )
         reduction = reduce_run(run_folder(again.out), seed=seed)
         write_reduction(run_folder(again.out), reduction)
-        settings = _settings(decided)
         candidates = reduction.trajectory.filter(pl.col("step").is_in(steps))
-        decision = decisions_of(candidates, settings, seed=seed)[decided["variant"]]
+        decision = decisions_of(candidates, decided.settings, seed=seed)[chosen.variant]
         shape = run_folder(again.out).read_plan().config["shape"]
         tokens = len(steps) * shape["batches"] * shape["batch_size"] * shape["seq_len"]
-        return NewMeasurement(decision, tokens, float(reduction.report["wall_s"]))
+        return NewMeasurement(decision, tokens, reduction.report.wall_s)
 
-    found = refine(decided["maybe_best"], plan.config["shape"]["batches"], measure)
-    keep_refinement(folder, found)
+    found = refine(chosen.maybe_best, plan.config["shape"]["batches"], measure)
+    write_report(folder, dataclasses.replace(report, decision=decided.refine(found)))
     (console if found.rounds else errors).print(found.sentence, markup=False)
-    return bool(found.rounds) or len(decided["maybe_best"]) == 1
-
-
-def _settings(decided: dict[str, Any]) -> Any:
-    from pipeline.analysis.decision import DecisionSettings
-
-    return DecisionSettings(decided["tolerance_nats"], decided["level"])
+    return bool(found.rounds) or len(chosen.maybe_best) == 1

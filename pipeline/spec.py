@@ -21,7 +21,14 @@ from pipeline.base.fingerprints import (
     plain_json,
 )
 from pipeline.quantize.controls import DEFAULT_CONTROLS, ControlSettings
-from pipeline.quantize.variant import ALIASES, DEFAULT_VARIANTS, Variant, column_of, parse_variants
+from pipeline.quantize.variant import (
+    ALIASES,
+    DEFAULT_VARIANTS,
+    Variant,
+    column_of,
+    parse_variants,
+    variant_label,
+)
 
 __all__ = [
     "ALIASES",
@@ -37,6 +44,7 @@ __all__ = [
     "Variant",
     "column_of",
     "parse_variants",
+    "variant_label",
 ]
 
 PROBE_VERSION = 1

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -80,14 +79,11 @@ class Regret:
     lower: float
     upper: float
     """Bounds that hold for all checkpoints at once."""
-
-    @property
-    def perplexity_share(self) -> float:
-        """The estimate as a relative increase of perplexity (0.01 = 1 %)."""
-        return float(np.expm1(self.estimate))
+    perplexity_share: float
+    """The estimate as a relative increase of perplexity (0.01 = 1 %)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decision:
     """The decision for one trajectory and variant."""
 
@@ -109,24 +105,14 @@ class Decision:
     """The checkpoint with the lowest full-precision loss."""
     regret_of_lowest_gap: Regret
     """The checkpoint with the lowest gap, after the first ``LATE_SHARE`` of the audited window."""
-    unit: str
+    unit: str = "batch"
     """Pieces of text that the intervals rest on: ``sequence``, or ``batch`` where no losses per sequence are kept."""
     n_units: int
     """Their number."""
-    block: int
+    block: int = BATCH_BLOCK
     """Neighbouring pieces that were kept together."""
     n_checkpoints: int
     """Distinct checkpoints with finite losses."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``decision`` of report.json for this variant."""
-        plain = dict(vars(self))
-        for name in ("regret_of_last", "regret_of_fp32_best", "regret_of_lowest_gap"):
-            regret: Regret = plain[name]
-            plain[name] = {**vars(regret), "perplexity_share": regret.perplexity_share}
-        for name in ("maybe_best", "good_enough"):
-            plain[name] = list(plain[name])
-        return plain
 
 
 @dataclass(frozen=True)
@@ -135,10 +121,6 @@ class Undecided:
 
     variant: str
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The ``decision`` of report.json without a choice."""
-        return dict(vars(self))
 
 
 def decide(
@@ -186,7 +168,8 @@ def decide(
     good = np.flatnonzero(upper <= settings.tolerance_nats)
 
     def regret(index: int) -> Regret:
-        return Regret(int(step[index]), float(estimate[index]), float(lower[index]), float(upper[index]))
+        cost = float(estimate[index])
+        return Regret(int(step[index]), cost, float(lower[index]), float(upper[index]), float(np.expm1(cost)))
 
     gap = mean - fp32.mean(axis=1)
     late = np.flatnonzero(seen >= seen[0] + LATE_SHARE * (seen[-1] - seen[0]))

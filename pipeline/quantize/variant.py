@@ -160,6 +160,15 @@ def _rule(variant: str, text: str) -> Rule:
     return Rule(pattern, quantizer)
 
 
+def variant_label(name: str, names: Mapping[str, str] | None = None) -> str:
+    """The label of a variant for readers: INT4 and INT8 for the default ones, else its name.
+
+    ``name``: its name or its column prefix; ``names``: column prefix -> name.
+    """
+    column = column_of(name)
+    return column.upper() if column in ALIASES else (names or {}).get(name, name)
+
+
 def column_of(variant: str) -> str:
     """Column prefix of the variant ``variant``: a default one's alias, else its name with ``_`` for everything but
     letters and digits.

@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
-from typing import Any
 
 import vl_convert
 
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.measurements import unvaried_columns
 from pipeline.report import curve_charts as curves
@@ -56,8 +55,7 @@ class Extra:
 def page_html(
     frame: Frame,
     heat: HeatMap | None,
-    report: Mapping[str, Any],
-    provenance: Mapping[str, Any],
+    report: AuditReport,
     extra: Extra = Extra(),
 ) -> str:
     """The whole report."""
@@ -66,10 +64,9 @@ def page_html(
     verdict = make_verdict(report)
     script = "(() => {\n'use strict';\n" + "\n".join(asset(name) for name in SCRIPTS) + "\n})();"
     library = vega_bundle()
-    suite = str(report.get("suite", "trajectory"))
     return Template(asset("page.html")).substitute(
         policy=_policy(library, script),
-        suite=esc(suite),
+        suite=esc(report.suite),
         description=esc(verdict.headline),
         style=_style(frame) + asset("report.css") + extra.style,
         fork=extra.html,
@@ -81,12 +78,12 @@ def page_html(
         measures="".join(f'<option value="{one.name}">{esc(one.label)}</option>' for one in measures(frame)),
         panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
-        events=sections.events_html(report),
+        events=sections.events_html(report.summary),
         why="" if frame.mechanism is None else mechanism_html(frame.mechanism),
         heat=places.heat_html(heat, frame),
         table=table_html(frame),
         problems=sections.problems_html(report),
-        provenance=sections.provenance_html(provenance, report),
+        provenance=sections.provenance_html(report),
         data=json_for_script(_payload(frame, heat, panels, shared)),
         library=library,
         script=script,

@@ -8,9 +8,9 @@ chart keeps its own width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.report.event_marks import milestones
 from pipeline.report.frame import Frame
 
@@ -65,19 +65,17 @@ def step_params(frame: Frame) -> list[Spec]:
     ]
 
 
-def shared_data(report: Mapping[str, Any]) -> Spec:
+def shared_data(report: AuditReport) -> Spec:
     """The small data sets behind every chart: ``phases`` and ``marks`` (colours as tokens)."""
     phases = [
         {
-            "from": entry["first_step"],
-            "to": entry["last_step"],
-            "fill": f"$phase{entry['phase']}",
-            "name": PHASES[entry["phase"]],
+            "from": each.first_step,
+            "to": each.last_step,
+            "fill": f"$phase{each.phase}",
+            "name": PHASES[each.phase],
         }
-        for entry in report.get("phases") or []
-        if entry.get("phase") in PHASES
-        and entry.get("first_step") is not None
-        and entry.get("last_step") is not None
+        for each in report.summary.phases
+        if each.phase in PHASES
     ]
     # Each phase is drawn up to the start of the next, so that the shading has no gaps.
     for one, after in itertools.pairwise(phases):

@@ -13,6 +13,7 @@ from pipeline.report.assets import asset
 from pipeline.report.html_text import esc
 from pipeline.report.mechanism_section import RULE, waterfall_svg
 from pipeline.report.theme import DARK, LIGHT, css_name
+from pipeline.spec import variant_label
 
 STYLE = """
 main{max-width:1040px}
@@ -56,7 +57,7 @@ def _variant(variant: str, runs: Sequence[RunFactors]) -> str:
         for each in runs
     )
     return (
-        f"<section><h2>{esc(variant.upper() if variant in ('int4', 'int8') else variant)}</h2>"
+        f"<section><h2>{esc(variant_label(variant))}</h2>"
         f'<div class="scroll"><table class="plain"><thead><tr><th scope="col">end over first window</th>{heads}</tr>'
         f'</thead><tbody>{rows}<tr><th scope="row">damage</th>{total}</tr></tbody></table></div>'
         f'<div class="runs">{charts}</div></section>'

@@ -1,13 +1,14 @@
-"""The dated events of a run, read from ``report.json``."""
+"""The dated events of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.report.html_text import interval
+from pipeline.analysis.trajectory.audit_report import AuditReport
+from pipeline.analysis.trajectory.schedule_events import FP32_PLATEAU
+from pipeline.analysis.trajectory.summary import Summary
+from pipeline.spec import variant_label
 
 LABELS = {
     "warmup_end": "End of warm-up",
@@ -27,13 +28,13 @@ class DatedEvent:
     """Key, such as ``half_peak_learning_rate``."""
     label: str
     """Label in words."""
-    step: float | None
+    step: int | None
     """Step; None if it did not happen or is unknown."""
-    ci: tuple[float, float] | None = None
+    ci: tuple[int, int] | None = None
     """95 % interval of ``step``; None if the step is exact."""
-    lag: float | None = None
+    lag: int | None = None
     """Onset minus this event, in steps; positive = the onset is later."""
-    lag_ci: tuple[float, float] | None = None
+    lag_ci: tuple[int, int] | None = None
     """95 % interval of ``lag``."""
     reason: str = ""
     """Reason for a missing step or lag."""
@@ -44,45 +45,35 @@ def label_of(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
 
 
-def read_events(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
+def read_events(summary: Summary) -> tuple[DatedEvent, ...]:
     """The candidate events in step order; those that did not happen come last."""
-    predictors = report.get("predictors") or {}
-    found = []
-    for entry in predictors.get("events") or []:
-        name = str(entry.get("event", "event"))
-        found.append(
-            DatedEvent(
-                name,
-                label_of(name),
-                _number(entry.get("step")),
-                interval(
-                    entry.get("step_ci") or (report.get("convergence_ci") if name == "fp32_plateau" else None)
-                ),
-                _number(entry.get("onset_minus_event")),
-                interval(entry.get("onset_minus_event_ci")),
-                str(entry.get("reason") or ""),
-            )
+    found = () if summary.predictors is None else summary.predictors.events
+    dated = (
+        DatedEvent(
+            event.event,
+            label_of(event.event),
+            event.step,
+            event.step_ci or (summary.convergence_ci if event.event == FP32_PLATEAU else None),
+            event.onset_minus_event,
+            event.onset_minus_event_ci,
+            event.reason or "",
         )
-    return tuple(sorted(found, key=lambda event: math.inf if event.step is None else event.step))
+        for event in found
+    )
+    return tuple(sorted(dated, key=lambda event: math.inf if event.step is None else event.step))
 
 
-def milestones(report: Mapping[str, Any]) -> tuple[DatedEvent, ...]:
+def milestones(report: AuditReport) -> tuple[DatedEvent, ...]:
     """Convergence and onset, as far as they were found."""
-    found = []
-    onset = f"{subject(report)} onset"
-    for name, label in (("convergence", "FP32 converged"), ("onset", onset)):
-        when = _number(report.get(f"{name}_step"))
-        if when is not None:
-            found.append(DatedEvent(name, label, when, interval(report.get(f"{name}_ci"))))
-    return tuple(found)
+    found, onset = report.summary, f"{subject(report)} onset"
+    stones = (
+        DatedEvent("convergence", "FP32 converged", found.convergence_step, found.convergence_ci),
+        DatedEvent("onset", onset, found.onset_step, found.onset_ci),
+    )
+    return tuple(each for each in stones if each.step is not None)
 
 
-def subject(report: Mapping[str, Any]) -> str:
+def subject(report: AuditReport) -> str:
     """Label of the variant whose damage the report analyses."""
-    return str(report.get("variant") or "int4").replace("_", "-").upper().split("-CHANNEL")[0]
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    column = report.summary.variant or "int4"
+    return variant_label(column, report.variants)

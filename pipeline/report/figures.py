@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.report.axes import SCHEMA, Spec, shared_data, step_tokens
 from pipeline.report.columns import chart_columns, chart_rows, diverged_points
 from pipeline.report.curve_charts import GAP, damage_scale, variant_scale
@@ -22,7 +23,7 @@ WIDTH = 760
 LEGEND = {"orient": "top", "title": None, "symbolType": "stroke", "symbolStrokeWidth": 2.5, "symbolSize": 220}
 
 
-def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) -> dict[str, bytes]:
+def draw_figures(frame: Frame, heat: HeatMap | None, report: AuditReport) -> dict[str, bytes]:
     """File name -> PNG: ``trajectory.png`` (all curves on one axis), each chart alone, the heat map."""
     values = figure_tokens(frame)
     shared = {**shared_data(report), "events": timeline_data(report)}
@@ -32,7 +33,7 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) 
         **paint(shared, values),
     }
     panels = make_panels(frame, len(shared["events"]))
-    suite = str(report.get("suite", ""))
+    suite = report.suite
     specs: dict[str, Spec] = {}
     if panels:
         specs["trajectory"] = _stack(panels, suite)
@@ -40,14 +41,13 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: Mapping[str, Any]) 
         if panel.name == "events":
             continue
         specs["gap" if panel.name == "damage" else panel.name] = _stack((panel,), suite)
-    found = {}
-    if frame.mechanism is not None and (image := waterfall_png(frame.mechanism)) is not None:
-        found["waterfall.png"] = image
+    waterfall = None if report.mechanism is None else waterfall_png(report.mechanism)
     if heat is not None:
         variant = next(iter(heat.values))
         data |= {"cells": heat.cells(variant), **side_data(heat)}
         specs["heatmap"] = _alone(heat_spec(heat, frame), f"Relative weight error of {variant}")
-    return {**found, **{f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}}
+    first = {} if waterfall is None else {"waterfall.png": waterfall}
+    return first | {f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}
 
 
 def figure_tokens(frame: Frame) -> dict[str, Any]:

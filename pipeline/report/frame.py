@@ -11,10 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.base.errors import UsageError
 from pipeline.spec import ALIASES, Variant
@@ -51,7 +51,7 @@ class Frame:
     series: tuple[Series, ...]
     """fp32 first, then the default two, then the others by name."""
     missing_steps: tuple[int, ...] = ()
-    """Steps whose shard is absent (from ``report["missing"]``)."""
+    """Steps whose shard is absent (from ``report.missing``)."""
     repairs: tuple[str, ...] = ()
     """A sentence for each method: what it repairs of round-to-nearest's gap."""
     mechanism: Mechanism | None = None
@@ -87,17 +87,17 @@ class Frame:
         return self.rows.filter(pl.col(column).is_not_null() & ~pl.col(column).is_finite())["step"].to_list()
 
 
-def make_frame(trajectory: pl.DataFrame, report: Mapping[str, Any]) -> Frame:
+def make_frame(trajectory: pl.DataFrame, report: AuditReport) -> Frame:
     """Make the frame of ``trajectory`` (all columns except ``step`` and the nll are optional)."""
-    gone = tuple(sorted(set(_missing_steps(report.get("missing"))) - set(trajectory["step"].to_list())))
+    gone = tuple(sorted(set(_missing_steps(report.missing)) - set(trajectory["step"].to_list())))
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
     rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
     keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
-    series = named_series(sorted(keys, key=_rank), report.get("variants") or {})
-    repairs = tuple(str(each["sentence"]) for each in report.get("methods") or ())
-    return Frame(_derive(rows, keys), series, gone, repairs)
+    series = named_series(sorted(keys, key=_rank), report.variants)
+    repairs = tuple(each.sentence for each in report.methods)
+    return Frame(_derive(rows, keys), series, gone, repairs, report.mechanism)
 
 
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
@@ -174,7 +174,7 @@ def _grid_and_method(spec: str) -> tuple[str, str]:
     return str(variant.rounded), variant.method
 
 
-def _missing_steps(missing: Any) -> list[int]:
+def _missing_steps(missing: Iterable[str]) -> list[int]:
     """Steps of missing keys such as ``step000001000``."""
-    found = [re.search(r"(\d+)$", str(key)) for key in missing or ()]
+    found = [re.search(r"(\d+)$", key) for key in missing]
     return [int(match[1]) for match in found if match]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from pipeline.analysis.trajectory.audit_report import AuditReport
+from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem
 from pipeline.report import html_text
 from pipeline.report.axes import Spec, backdrop, chart, cursor_rule
 from pipeline.report.curve_charts import variant_lines
@@ -49,12 +48,12 @@ def repair_note(frame: Frame) -> str:
     return " ".join([*frame.repairs, NOTE])
 
 
-def problems_table(report: Mapping[str, Any]) -> str:
+def problems_table(report: AuditReport) -> str:
     """Table of the problems of calibrated methods; empty if none was measured."""
-    if report.get("calibration_problems") is None or not report.get("calibration"):
+    if report.calibration is None:
         return ""
     heading = '<h3 id="h-uncalibrated">What calibrated methods could not do</h3>'
-    rows = "".join(map(_row, report["calibration_problems"]))
+    rows = "".join(map(_row, report.calibration_problems))
     if not rows:
         return f'{heading}<p class="note">Nothing: every matrix was calibrated at every checkpoint.</p>'
     heads = "".join(
@@ -71,15 +70,15 @@ def problems_table(report: Mapping[str, Any]) -> str:
     )
 
 
-def _row(problem: Mapping[str, Any]) -> str:
-    first, last = (html_text.step(problem[name]) for name in ("first_step", "last_step"))
+def _row(found: CalibrationProblem) -> str:
+    first, last = html_text.step(found.first_step), html_text.step(found.last_step)
     cells = [
-        problem["problem"],
-        f"{problem['matrices']:,}",
-        f"{problem['cases']:,}",
-        f"{problem['rounded']:,}",
+        found.problem,
+        f"{found.matrices:,}",
+        f"{found.cases:,}",
+        f"{found.rounded:,}",
         first if first == last else f"{first} to {last}",
-        ", ".join(problem["examples"]),
+        ", ".join(found.examples),
     ]
-    written = "".join(f"<td>{esc(cell)}</td>" for cell in cells)
-    return f'<tr><th scope="row">{esc(problem["variant"])}</th>{written}</tr>'
+    written = "".join(f"<td>{esc(html_text.redact(cell))}</td>" for cell in cells)
+    return f'<tr><th scope="row">{esc(html_text.redact(found.variant))}</th>{written}</tr>'

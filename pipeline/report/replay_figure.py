@@ -10,6 +10,7 @@ from pipeline.report.axes import SCHEMA, Spec
 from pipeline.report.figures import WIDTH
 from pipeline.report.render import png
 from pipeline.report.theme import config, distinct_colours, paint, tokens
+from pipeline.spec import variant_label
 
 HEIGHTS = {"loss": 240, "evidence": 110, "regret": 130}
 LEAST_EVIDENCE = 1e-3
@@ -40,7 +41,7 @@ def replay_spec(replay: Replay) -> Spec:
     ]
     regrets = [{"rule": each.rule, "regret": each.regret_nats, "shown": _stop(each)} for each in replay.rules]
     y = {"type": "quantitative", "axis": {"title": None, "tickCount": 4}}
-    variant = replay.variant.upper() if replay.variant in ("int4", "int8") else replay.variant
+    variant = variant_label(replay.variant)
     alarm = "no alarm" if replay.alarm_step is None else f"alarm at step {replay.alarm_step:,}"
     lines = {
         "data": {"values": losses},

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
 from pipeline.report.fork import fork_figures, fork_page
@@ -16,8 +16,6 @@ from pipeline.runs.result_files import FIGURES, REPORT, SCHEDULES, TABLES
 
 AUDIT_PAGE, FORK_PAGE = "report.html", "fork.html"
 FORK_TABLE = f"{TABLES}/fork.parquet"
-PROVENANCE = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s")
-"""Keys of the report's section on the origin of the numbers."""
 
 _DAMAGED = (ValueError, OSError, pl.exceptions.PolarsError)
 
@@ -29,29 +27,28 @@ def report_audit(folder: RunFolder) -> list[str]:
     """
     wanted = (REPORT, f"{TABLES}/trajectory.parquet", f"{TABLES}/tensors.parquet")
     files = required_results(folder, *wanted)
-    report = folder.results.read_report() or {}
-    if lost := [name for name in PROVENANCE if name not in report]:
-        raise _damaged(folder, ValueError(f"{REPORT} has no {lost[0]}"))
-    provenance = {name: report[name] for name in (*PROVENANCE, "calibration") if name in report}
+    report = folder.results.read_as(AuditReport, REPORT)
+    assert report is not None  # it is required
     fork = None
-    schedules = folder.results.read_schedules()
+    schedules = folder.results.read_as(ForkReport, SCHEDULES)
     try:
         trajectory, tensors = pl.read_parquet(files[1]), pl.read_parquet(files[2])
         if schedules is not None:
             (table,) = required_results(folder, FORK_TABLE)
-            fork = (pl.read_parquet(table), _fork_report(schedules, folder))
+            fork = (pl.read_parquet(table), schedules)
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
-    folder.results.write(AUDIT_PAGE, build_report(trajectory, tensors, report, provenance, fork))
+    folder.results.write(AUDIT_PAGE, build_report(trajectory, tensors, report, fork))
     return _written(folder, AUDIT_PAGE, build_figures(trajectory, tensors, report))
 
 
 def report_fork(folder: RunFolder) -> list[str]:
     """Draw fork.html and figures/fork_*.png; see :func:`report_audit`."""
-    files = required_results(folder, SCHEDULES, FORK_TABLE)
-    report = _fork_report(folder.results.read_schedules(), folder)
+    _, data = required_results(folder, SCHEDULES, FORK_TABLE)
+    report = folder.results.read_as(ForkReport, SCHEDULES)
+    assert report is not None  # it is required
     try:
-        table = pl.read_parquet(files[1])
+        table = pl.read_parquet(data)
     except _DAMAGED as error:
         raise _damaged(folder, error) from error
     folder.results.write(FORK_PAGE, fork_page(table, report))
@@ -77,14 +74,3 @@ def _written(folder: RunFolder, page: str, figures: Mapping[str, bytes]) -> list
 
 def _damaged(folder: RunFolder, error: Exception) -> UsageError:
     return UsageError(f"the tables in {folder} are damaged ({error}); run `int4-collapse reduce {folder}`")
-
-
-def _fork_report(schedules: Mapping[str, Any] | None, folder: RunFolder) -> ForkReport:
-    """The contents of schedules.json; raises UsageError if they are damaged or of an earlier version."""
-    try:
-        return ForkReport.from_json(schedules)
-    except ValueError as error:
-        raise UsageError(
-            f"the tables in {folder} are damaged or made by an earlier version; "
-            f"run `int4-collapse reduce {folder}` ({error})"
-        ) from error

@@ -6,6 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.analysis.decision import Decision
+from pipeline.analysis.trajectory.audit_report import AuditReport
+from pipeline.analysis.trajectory.findings import GrowthKind
+from pipeline.analysis.trajectory.refinement import Refinement
+from pipeline.analysis.trajectory.summary import Summary
+from pipeline.base.typed_json import to_json
 from pipeline.report import html_text as text
 from pipeline.report import methods
 from pipeline.report.event_marks import DatedEvent, read_events, subject
@@ -35,44 +41,43 @@ def _flow(sentence: str) -> str:
     return esc(sentence).replace(" = ", "&nbsp;=&nbsp;").replace(" %", "&nbsp;%")
 
 
-def tiles_html(report: Mapping[str, Any], frame: Frame) -> str:
+def tiles_html(report: AuditReport, frame: Frame) -> str:
     """Key numbers; an unknown one has no tile, but "none found" is shown."""
-    name = esc(subject(report))
-    tiles = [
-        *_decision_tile(report),
-        ("Checkpoints", f"{report.get('n_checkpoints', frame.rows.height):,}", _span(frame)),
-    ]
-    for what, label, none, seen in (
-        ("convergence", "FP32 converged", "no", "not detected in this run"),
-        ("onset", f"{name} onset", "none", "detected in this run"),
-    ):
-        at, ci = report.get(f"{what}_step"), text.interval(report.get(f"{what}_ci"))
-        if at is not None:
-            note = f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
-            tiles.append((label, text.step(at), note))
-        elif what == "onset" and report.get("growth") == "learning_rate":
-            tiles.append((label, none, "grows as the learning rate falls"))
-        elif f"{what}_step" in report:
-            tiles.append((label, none, seen))
-    first, last = report.get("int4_gap_first"), report.get("int4_gap_last")
+    found, name = report.summary, subject(report)
+    n = frame.rows.height if report.n_checkpoints is None else report.n_checkpoints
+    tiles = [*_decision_tile(report), ("Checkpoints", f"{n:,}", _span(frame))]
+    if found.convergence_step is not None:
+        tiles.append(_step_tile("FP32 converged", found.convergence_step, found.convergence_ci))
+    elif found.growth is not None:
+        tiles.append(("FP32 converged", "no", "not detected in this run"))
+    if found.onset_step is not None:
+        tiles.append(_step_tile(f"{name} onset", found.onset_step, found.onset_ci))
+    elif found.growth is GrowthKind.LEARNING_RATE:
+        tiles.append((f"{name} onset", "none", "grows as the learning rate falls"))
+    elif found.growth is not None:
+        tiles.append((f"{name} onset", "none", "detected in this run"))
+    first, last, most = found.gaps.int4_gap_first, found.gaps.int4_gap_last, found.gaps.int8_gap_max
     if last is not None:
         tiles.append((f"{name} gap, last", text.percent(last), f"first {text.percent(first)}"))
-    if report.get("int8_gap_max") is not None:
-        tiles.append(("INT8 gap, largest", text.percent(report["int8_gap_max"]), ""))
+    if most is not None:
+        tiles.append(("INT8 gap, largest", text.percent(most), ""))
     return "".join(
-        f'<div class="tile"><dt>{label}</dt><dd>{esc(value)}</dd><dd class="note">{esc(note)}</dd></div>'
+        f'<div class="tile"><dt>{esc(label)}</dt><dd>{esc(value)}</dd><dd class="note">{esc(note)}</dd></div>'
         for label, value, note in tiles
     )
 
 
-def _decision_tile(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    decided, best = report.get("decision") or {}, report.get("best_checkpoint_for_int4")
-    label = f"Ship for {esc(subject(report))}"
-    if (decided.get("refined") or {}).get("best_step") is not None:
-        decided = decided["refined"]
-    if decided.get("best_step") is not None:
-        others = len(decided["maybe_best"]) - 1
-        return [(label, text.step(decided["best_step"]), f"{others} others may be as good")]
+def _step_tile(label: str, at: int, ci: tuple[int, int] | None) -> tuple[str, str, str]:
+    return label, text.step(at), f"95 %: {text.step(ci[0])} to {text.step(ci[1])}" if ci else "no interval"
+
+
+def _decision_tile(report: AuditReport) -> list[tuple[str, str, str]]:
+    label, decided = f"Ship for {subject(report)}", report.decision
+    for found in () if decided is None else (decided.refined, decided.headline.found):
+        if isinstance(found, Decision | Refinement) and found.best_step is not None:
+            others = len(found.maybe_best or ()) - 1
+            return [(label, text.step(found.best_step), f"{others} others may be as good")]
+    best = report.summary.gaps.best_checkpoint_for_int4
     return [] if best is None else [(label, text.step(best), "lowest loss")]
 
 
@@ -80,12 +85,12 @@ def _span(frame: Frame) -> str:
     return f"step {text.step(frame.first_step)} to {text.step(frame.last_step)}"
 
 
-def events_html(report: Mapping[str, Any]) -> str:
+def events_html(summary: Summary) -> str:
     """Table of the candidate events, compared with the onset if there is one; empty without events."""
-    events = read_events(report)
+    events = read_events(summary)
     if not events:
         return ""
-    onset = report.get("onset_step") is not None
+    onset = summary.onset_step is not None
     title = "Which event does the onset follow?" if onset else "Events of the run"
     note = (
         "An event coincides with the onset when the interval of the difference holds 0. One run cannot separate or "
@@ -115,66 +120,51 @@ def _event_row(event: DatedEvent, *, onset: bool) -> str:
     return f'<tr><th scope="row">{esc(event.label)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _range(pair: tuple[float, float] | None) -> str:
+def _range(pair: tuple[int, int] | None) -> str:
     if pair is None or pair[0] == pair[1]:
         return ""
     return f" <small>({text.signed(pair[0])} to {text.signed(pair[1])})</small>"
 
 
-def problems_html(report: Mapping[str, Any]) -> str:
+def problems_html(report: AuditReport) -> str:
     """Duplicates, failures and missing checkpoints, or a sentence that there are none."""
-    parts = []
-    for key, title, none in (
-        ("failures", "Failed checkpoints", "None failed."),
-        (
-            "duplicates",
-            "Checkpoints with the weights of another",
-            "No two checkpoints have the same weights.",
-        ),
-        ("missing", "Missing checkpoints", ""),
-        ("skipped", "Skipped folders", ""),
-        ("notes", "Notes of the measurement", ""),
-    ):
-        lines = list(_lines(text.redact(report.get(key))))
-        if lines:
-            items = "".join(f"<li>{line}</li>" for line in lines)
-            parts.append(f'<h3>{title} ({len(lines)})</h3><ul class="items">{items}</ul>')
-        elif none and key in report:
-            parts.append(f'<p class="note">{none}</p>')
-    parts += filter(None, [methods.problems_table(text.redact(dict(report)))])
-    if not parts:
-        return ""
+    same = "Checkpoints with the weights of another"
+    parts = [
+        _problems("Failed checkpoints", _by_key(report.failures), "None failed."),
+        _problems(same, _by_key(report.duplicates), "No two checkpoints have the same weights."),
+        _problems("Missing checkpoints", _names(report.missing)),
+        _problems("Skipped folders", _names(report.skipped)),
+        _problems("Notes of the measurement", _by_key(report.notes)),
+        methods.problems_table(report),
+    ]
     heading = '<h2 id="h-odd">Failures and duplicates</h2>'
     return f'<section aria-labelledby="h-odd">{heading}{"".join(parts)}</section>'
 
 
-def _lines(entries: Any) -> Iterable[str]:
-    """One escaped line per entry of a list of names or records, or of a mapping."""
-    if isinstance(entries, Mapping):
-        yield from (f"<b>{esc(key)}</b> {esc(_flat(value))}" for key, value in entries.items())
-        return
-    for entry in entries or []:
-        if isinstance(entry, Mapping):
-            named = [(str(key), value) for key, value in entry.items() if value not in (None, "")]
-            yield ", ".join(
-                f"{esc(key.replace('_', ' '))} <b>{esc(_flat(value))}</b>" for key, value in named
-            )
-        else:
-            yield f"<b>{esc(_flat(entry))}</b>"
+def _problems(title: str, lines: list[str], none: str = "") -> str:
+    if lines:
+        items = "".join(f"<li>{line}</li>" for line in lines)
+        return f'<h3>{title} ({len(lines)})</h3><ul class="items">{items}</ul>'
+    return f'<p class="note">{none}</p>' if none else ""
 
 
-def provenance_html(provenance: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def _by_key(entries: Mapping[str, str | tuple[str, ...]]) -> list[str]:
+    """One escaped line per checkpoint, without credentials."""
+    return [f"<b>{esc(key)}</b> {esc(_flat(value))}" for key, value in text.redact(dict(entries)).items()]
+
+
+def _names(entries: Iterable[str]) -> list[str]:
+    return [f"<b>{esc(text.redact(entry))}</b>" for entry in entries]
+
+
+def provenance_html(report: AuditReport) -> str:
     """Origin of the numbers, without credentials."""
-    merged = {**provenance}
-    for key in ("versions", "wall_s"):
-        if key in report and key not in merged:
-            merged[key] = report[key]
+    names = ("suite", "corpus", "fingerprint", "config", "versions", "wall_s", "calibration")
+    origin = {name: to_json(getattr(report, name)) for name in names}
     rows = "".join(
         f"<div><dt>{esc(re.sub('_s$', ' (s)', key).replace('_', ' '))}</dt><dd>{value}</dd></div>"
-        for key, value in _facts(text.redact(merged))
+        for key, value in _facts(text.redact(origin))
     )
-    if not rows:
-        return ""
     return (
         '<section aria-labelledby="h-from"><h2 id="h-from">Where these numbers come from</h2>'
         f'<dl class="facts">{rows}</dl></section>'

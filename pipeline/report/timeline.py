@@ -6,9 +6,7 @@ event left of both came earlier.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule
 from pipeline.report.event_marks import milestones, read_events
 from pipeline.report.frame import Frame
@@ -17,9 +15,9 @@ ROW = 26
 """Pixels per event: its name above, its mark below."""
 
 
-def timeline_data(report: Mapping[str, Any]) -> list[Spec]:
+def timeline_data(report: AuditReport) -> list[Spec]:
     """Data set ``events``: one entry per row of the strip, in step order, the onset last."""
-    dated = [(event.step, event) for event in read_events(report) if event.step is not None]
+    dated = [(event.step, event) for event in read_events(report.summary) if event.step is not None]
     known = {step for step, _ in dated}
     stones = [(event.step, event) for event in milestones(report) if event.step is not None]
     dated += [(step, event) for step, event in stones if event.name == "convergence" and step not in known]

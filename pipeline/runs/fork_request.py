@@ -13,6 +13,7 @@ from pipeline.runs.audit_request import FindSuite, build_request
 from pipeline.runs.calibration_request import OnSample
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
+from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import fetch, weight_files
@@ -164,20 +165,20 @@ def build_fork_request(
 
 
 def _start(options: ForkOptions, suite: Suite) -> Start:
-    from pipeline.train.start import automatic_start, named_start
+    from pipeline.train.start import AuditedPhases, automatic_start, named_start
 
     if options.start != "auto":
         if not options.start.isdecimal():
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
         return named_start(suite, int(options.start))
     folder = run_folder(options.audit_dir or options.audit.out)
-    report = folder.results.read_report()
-    if report is None:
+    audit = folder.results.read_as(AuditedPhases, REPORT)
+    if audit is None:
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
             f"{_typed(options, suite)} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
-    return automatic_start(suite, report)
+    return automatic_start(suite, audit)
 
 
 def _typed(options: ForkOptions, suite: Suite) -> str:

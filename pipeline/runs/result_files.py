@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.files import JSON_BYTES
-from pipeline.runs.json_record import json_fields
-from pipeline.runs.results import REPORT_SHAPE, SCHEDULES_SHAPE, checked
+from pipeline.runs.json_record import json_record
 from pipeline.store import Store
+
+T = TypeVar("T")
 
 TABLES, FIGURES = "tables", "figures"
 REPORT, SCHEDULES = "report.json", "tables/schedules.json"
@@ -38,22 +39,18 @@ class ResultFiles:
         """Contents of a result such as ``report.json`` or ``tables/trajectory.parquet``; None if it does not exist."""
         return self._store.read(name, RESULT_BYTES)
 
-    def read_report(self) -> dict[str, Any] | None:
-        """``report.json`` with checked types; None if it does not exist."""
-        return self._read_shaped(REPORT, REPORT_SHAPE)
+    def read_as(self, kind: type[T], name: str) -> T | None:
+        """``report.json`` or ``tables/schedules.json`` as the dataclass ``kind``; None if the file does not exist.
 
-    def read_schedules(self) -> dict[str, Any] | None:
-        """``tables/schedules.json`` with checked types; None if it does not exist."""
-        return self._read_shaped(SCHEDULES, SCHEDULES_SHAPE)
-
-    def _read_shaped(self, name: str, shape: dict[str, Any]) -> dict[str, Any] | None:
+        Raises UsageError, which names the field, if the file holds something else.
+        """
         try:
             data = self._store.read(name, JSON_BYTES)
         except UnreadableError as error:
             raise UsageError(str(error)) from error
         if data is None:
             return None
-        return checked(json_fields(self._store.place(name), data, f"reduce {self._store.place('')}"), shape)
+        return json_record(kind, self._store.place(name), data, f"reduce {self._store.place('')}")
 
     def has(self, name: str) -> bool:
         """Whether the result exists."""

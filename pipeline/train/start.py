@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.spec import Checkpoint
@@ -23,23 +21,32 @@ class Start:
     """Reason for this checkpoint, as a sentence."""
 
 
+@dataclass(frozen=True)
+class AuditedPhases:
+    """The part of an audit's report.json that says where to start."""
+
+    suite: str
+    onset_step: int | None = None
+    convergence_step: int | None = None
+
+
 def named_start(suite: Suite, step: int) -> Start:
     """The checkpoint of ``step``; raises UsageError, which names the nearest, if the suite lacks it."""
     return Start(suite.select([step]).checkpoints[0], f"step {step:,} was asked for")
 
 
-def automatic_start(suite: Suite, report: Mapping[str, Any]) -> Start:
-    """The start that an audit of ``suite`` suggests; ``report``: its report.json.
+def automatic_start(suite: Suite, audit: AuditedPhases) -> Start:
+    """The start that an audit of ``suite`` suggests.
 
     The rule was fixed before any fork was run: with an onset, the last checkpoint before it; without one, the last
     checkpoint at or before full-precision convergence, where the paper sees the onset; without either, the last
-    checkpoint of the first half of the run. Raises UsageError if the report belongs to another suite.
+    checkpoint of the first half of the run. Raises UsageError if the audit is of another suite.
     """
-    if report.get("suite") != suite.name:
+    if audit.suite != suite.name:
         raise UsageError(
-            f"the audit is of suite {report.get('suite')}, not of {suite.name}: give --audit DIR of its own"
+            f"the audit is of suite {audit.suite}, not of {suite.name}: give --audit DIR of its own"
         )
-    onset, convergence = report.get("onset_step"), report.get("convergence_step")
+    onset, convergence = audit.onset_step, audit.convergence_step
     if onset is not None:
         found = _last(suite, onset - 1)
         rule = f"the last checkpoint before the onset that the audit found at step {onset:,}"

@@ -15,6 +15,7 @@ from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.forks.fork_reduce import compare_arms
 from pipeline.analysis.forks.fork_table import arm_runs, compared_steps, fork_table
 from pipeline.analysis.forks.fork_words import sentences
+from pipeline.base.typed_json import from_json, to_json
 from pipeline.runs.shard import Shard
 from pipeline.runs.shard_schema import FORK_SCHEMA
 
@@ -226,19 +227,21 @@ def test_a_report_is_the_same_after_it_was_written_and_read():
     origin = {
         "suite": "s", "from_step": 5, "start_rule": "asked for", "failures": {}, "missing": ("sgdr-seed9",),
         "notes": (),
-        "corpus": "c", "train_corpus": "c", "config": {"rates": {"steps": 40}}, "fingerprint": "f", "wall_s": 1.0,
+        "corpus": "c", "train_corpus": "c",
+        "config": {"rates": {"base_lr": 1e-3, "peak_lr": 4e-3, "steps": 40}, "precision": "fp32"},
+        "fingerprint": "f", "wall_s": 1.0,
         "versions": {"torch": "2"},
     }  # fmt: skip
     findings = compare_arms(experiment())
     report = ForkReport(**origin, findings=findings, sentences=sentences(findings))
-    written = json.dumps(report.to_json(), allow_nan=False)
-    assert ForkReport.from_json(json.loads(written)) == report
+    written = json.dumps(to_json(report), allow_nan=False)
+    assert from_json(ForkReport, json.loads(written)) == report
     broken = json.loads(written)
     del broken["comparisons"][1]["at_end"]["gap_points"]
-    with pytest.raises(ValueError, match=r"findings.comparisons\[1\].at_end.gap_points is missing"):
-        ForkReport.from_json(broken)
+    with pytest.raises(ValueError, match=r"comparisons\[1\].at_end.gap_points is missing"):
+        from_json(ForkReport, broken)
     with pytest.raises(ValueError, match="from_step is 'five', wanted int"):
-        ForkReport.from_json({**json.loads(written), "from_step": "five"})
+        from_json(ForkReport, {**json.loads(written), "from_step": "five"})
 
 
 def test_what_is_not_significant_is_not_claimed_and_the_naive_claim_is_told():

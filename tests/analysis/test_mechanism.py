@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.analysis.trajectory.mechanism.growth_shares import (
 from pipeline.analysis.trajectory.mechanism.growth_windows import PLATEAU, WARM, choose_windows
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.stages import Phase
+from pipeline.base.typed_json import from_json, to_json
 from tests.analysis.mechanism_rates import CELLS, measure_causes
 from tests.analysis.mechanisms import TrueGrowth, simulated_run
 
@@ -185,7 +187,7 @@ def test_the_report_reads_back_as_it_was_written() -> None:
     run.signs_TSB[7] = np.nan
     found = explain([run], headline="int4", labels={"int4": "INT4"}, n_null=19)
     assert found is not None
-    assert Mechanism.from_json(found.to_json()) == found
+    assert from_json(Mechanism, json.loads(json.dumps(to_json(found)))) == found
     own = found.by_variant["int4"]
     assert own.not_finite == (800,)
     assert own.shares is not None

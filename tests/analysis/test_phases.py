@@ -13,9 +13,11 @@ from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.trajectory.findings import GrowthKind, Resampled
 from pipeline.analysis.trajectory.phase_detection import detect_phases
+from pipeline.analysis.trajectory.stages import phase_of
 from pipeline.analysis.trajectory.summary import summarise
 from pipeline.analysis.trajectory.words import verdict
 from pipeline.base.errors import UsageError
+from pipeline.base.typed_json import to_json
 from tests.analysis.shapes import kinked
 from tests.analysis.simulate import Truth, even_steps, pythia_steps, simulate
 
@@ -47,8 +49,8 @@ def test_three_phases_in_order_without_overlap() -> None:
 
 def test_an_onset_while_full_precision_still_improves_has_no_plateau_before_it_and_says_so() -> None:
     summary = summarise(simulate(replace(PAPER, stops=100 / 143), 0).curve, n_null=FEW)
-    assert [p.phase for p in summary.phases.phases] == [1, 3]
-    assert "no second phase" in " ".join(summary.to_json()["verdict"])  # type: ignore[arg-type]
+    assert [p.phase for p in summary.phases] == [1, 3]
+    assert "no second phase" in " ".join(summary.verdict)
 
 
 @pytest.mark.parametrize("rate", ["cosine", "pythia"])
@@ -76,10 +78,10 @@ def test_an_explosion_is_more_than_the_rate_explains() -> None:
 
 
 def test_without_a_learning_rate_only_time_is_asked_and_the_verdict_says_so() -> None:
-    out = summarise(simulate(replace(PAPER, rate=None), 0).curve, n_null=FEW).to_json()
-    assert out["p_beyond_learning_rate"] is None
-    assert out["dose"] is None
-    assert "without a learning rate in the table" in " ".join(out["verdict"])  # type: ignore[arg-type]
+    out = summarise(simulate(replace(PAPER, rate=None), 0).curve, n_null=FEW)
+    assert out.p_beyond_learning_rate is None
+    assert out.dose is None
+    assert "without a learning rate in the table" in " ".join(out.verdict)
 
 
 def test_a_rate_that_never_falls_explains_nothing() -> None:
@@ -141,7 +143,7 @@ def test_an_onset_at_the_last_places_looked_at_is_told_as_at_or_after() -> None:
     assert report.onset_ci is not None
     assert report.onset_ci[1] == 143_000
     assert report.onset_ci[0] <= 0.99 * 143_000
-    assert "at or after" in " ".join(summarise(case.curve, n_null=FEW).to_json()["verdict"])  # type: ignore[arg-type]
+    assert "at or after" in " ".join(summarise(case.curve, n_null=FEW).verdict)
     assert not detect_phases(simulate(PAPER, 0).curve, n_null=FEW).onset.at_or_after
 
 
@@ -151,17 +153,15 @@ def test_the_intervals_say_whether_they_count_the_text() -> None:
     )
     assert both.intervals is Resampled.CHECKPOINTS_AND_TEXT
     assert alone.intervals is Resampled.CHECKPOINTS
-    assert alone.to_json()["intervals"] == "checkpoints"
+    assert to_json(alone)["intervals"] == "checkpoints"
 
 
 def test_a_convergence_at_the_limit_is_told_with_its_doubts() -> None:
-    sure, late = (
-        summarise(simulate(Truth("linear", stops=at), 0).curve, n_null=9).to_json() for at in (0.42, 0.86)
-    )
-    assert (sure["convergence_share"], sure["convergence_at_limit"]) == (1.0, False)
-    assert "uncertain" not in " ".join(sure["verdict"])  # type: ignore[arg-type]
-    assert late["convergence_at_limit"] is True
-    assert "the limit of what the rule sees" in " ".join(late["verdict"])  # type: ignore[arg-type]
+    sure, late = (summarise(simulate(Truth("linear", stops=at), 0).curve, n_null=9) for at in (0.42, 0.86))
+    assert (sure.convergence_share, sure.convergence_at_limit) == (1.0, False)
+    assert "uncertain" not in " ".join(sure.verdict)
+    assert late.convergence_at_limit is True
+    assert "the limit of what the rule sees" in " ".join(late.verdict)
 
 
 def test_report_has_every_key_and_no_nan_even_when_the_run_diverges() -> None:
@@ -170,27 +170,27 @@ def test_report_has_every_key_and_no_nan_even_when_the_run_diverges() -> None:
     fp32[-9:], int4[-12:] = np.nan, np.inf
     curve = replace(curve, fp32_nll_nats=fp32, variant_nll_nats={"int4": int4})
     summary = summarise(curve, n_null=FEW)
-    out = json.loads(json.dumps(summary.to_json(), allow_nan=False))
+    out = json.loads(json.dumps(to_json(summary), allow_nan=False))
     assert set(out) >= REPORT_KEYS
     assert out["n_not_finite"] == 12
     assert out["phases"][-1]["last_step"] == STEP[-13]
     assert out["int8_gap_max"] is None
     assert abs(out["onset_step"] - 77_000) <= 2_000
     assert any("12 checkpoints are left out" in s for s in out["verdict"])
-    assert summary.phases.phase_of(STEP)[-1] is None
+    assert phase_of(summary.phases, STEP)[-1] is None
 
 
 def test_summary_numbers_are_read_off_the_table() -> None:
     case = simulate(PAPER, 0)
     fp32 = case.curve.fp32_nll_nats
     curve = replace(case.curve, variant_nll_nats={**case.curve.variant_nll_nats, "int8": fp32 + 0.001})
-    out = summarise(curve, n_null=FEW).to_json()
+    out = to_json(summarise(curve, n_null=FEW))
     assert out["int4_gap_first"] == pytest.approx(0.11, abs=0.02)
     assert out["int4_gap_last"] == pytest.approx(5.17, abs=0.1)
     assert out["int8_gap_max"] == pytest.approx(0.001, abs=1e-4)
     assert isinstance(out["best_checkpoint_for_int4"], int)
     assert 60_000 <= out["best_checkpoint_for_int4"] <= 80_000
-    words = " ".join(out["verdict"])  # type: ignore[arg-type]
+    words = " ".join(out["verdict"])
     assert f"{out['onset_step']:,}" in words
     assert f"{out['convergence_step']:,}" in words
 
@@ -198,21 +198,21 @@ def test_summary_numbers_are_read_off_the_table() -> None:
 @pytest.mark.parametrize("n_rows", [3, 7, 9, 13])
 def test_short_tables_get_an_answer(n_rows: int) -> None:
     case = simulate(Truth("flat", spacing=f"even_{n_rows}"), 1)
-    out = json.loads(json.dumps(summarise(case.curve).to_json(), allow_nan=False))
+    out = json.loads(json.dumps(to_json(summarise(case.curve)), allow_nan=False))
     assert out["onset_step"] is None
     assert "no onset" in out["onset_reason"]
 
 
 def test_a_run_with_no_finite_loss_gets_an_answer() -> None:
     frame = pl.DataFrame({"step": [0, 1, 2], "fp32_nll_nats": [np.nan] * 3, "int4_nll_nats": [np.nan] * 3})
-    out = json.loads(json.dumps(summarise(curve_from_frame(frame)).to_json(), allow_nan=False))
+    out = json.loads(json.dumps(to_json(summarise(curve_from_frame(frame))), allow_nan=False))
     assert out["phases"] == []
     assert out["int4_gap_last"] is None
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
     curve = simulate(PAPER, 3).curve
-    one, other = (detect_phases(curve, seed=5, n_null=9).to_json() for _ in range(2))
+    one, other = (detect_phases(curve, seed=5, n_null=9) for _ in range(2))
     assert one == other
 
 

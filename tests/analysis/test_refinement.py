@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.analysis.decision import Decision, Undecided, decide
 from pipeline.analysis.trajectory.refinement import NewMeasurement, Refinement, refine
+from pipeline.base.typed_json import to_json
 
 CHECKPOINTS, SPREAD = 30, 0.02
 
@@ -66,10 +67,10 @@ def test_a_corpus_that_is_too_small_keeps_what_was_found_and_says_what_is_missin
     none, _ = refined(truth, rng, corpus=500)
     assert none.rounds == ()
     assert "44 batches are missing" in none.sentence
-    assert "best_step" not in none.to_json()
+    assert "best_step" not in to_json(none)
     one, _ = refined(truth, rng, corpus=600)
     assert len(one.rounds) == 1
-    assert one.to_json()["best_step"] == one.rounds[0].best_step
+    assert to_json(one)["best_step"] == one.rounds[0].best_step
     assert f"{len(one.rounds[0].steps) * 512 * 64:,} tokens" in one.sentence
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ from click.testing import CliRunner
 
 from jobs.cli import main
 from pipeline.analysis.decision import DecisionSettings
-from pipeline.analysis.trajectory.reduction import redecide
-from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of
+from pipeline.analysis.trajectory.reduction import redecide, write_report
+from pipeline.analysis.trajectory.shipping import ShippingDecision, decisions_of, shipping_decision
 from pipeline.base.errors import UsageError
+from pipeline.base.typed_json import from_json, to_json
 from pipeline.runs.folder import RunFolder
+from tests.report import synthetic
 
 
 def table(n: int = 40, *, batches: int = 16, step: np.ndarray | None = None) -> pl.DataFrame:
@@ -41,22 +44,24 @@ def table(n: int = 40, *, batches: int = 16, step: np.ndarray | None = None) -> 
 
 
 def test_every_variant_has_its_own_decision_and_the_headline_stands_first() -> None:
-    entry = decision_entry(decisions_of(table()), "int4")
-    assert entry is not None
-    assert entry["best_step"] == 300
-    assert entry["by_variant"]["int8"]["best_step"] == 390
-    assert entry["by_variant"]["int4"]["regret_of_last"]["estimate"] > 0.03
-    assert entry["tokens_saved"] == pytest.approx(1 - 300 / 390)
-    assert "300" in entry["sentence"]
-    assert decision_entry({}, None) is None
+    entry = shipping_decision(decisions_of(table()), "int4")
+    written = to_json(entry)
+    assert written["best_step"] == 300
+    assert written["by_variant"]["int8"]["best_step"] == 390
+    assert written["by_variant"]["int4"]["regret_of_last"]["estimate"] > 0.03
+    assert written["tokens_saved"] == pytest.approx(1 - 300 / 390)
+    assert "300" in written["sentence"]
+    assert from_json(ShippingDecision, json.loads(json.dumps(written))) == entry
+    assert shipping_decision({}, None) is None
 
 
 def test_a_run_whose_steps_restart_is_not_decided() -> None:
     steps = np.concatenate([np.arange(20), np.arange(20)])
-    entry = decision_entry(decisions_of(table(step=steps)), "int4")
-    assert entry is not None
-    assert "best_step" not in entry
-    assert "stage" in entry["reason"]
+    entry = shipping_decision(decisions_of(table(step=steps)), "int4")
+    written = to_json(entry)
+    assert "best_step" not in written
+    assert "stage" in written["reason"]
+    assert from_json(ShippingDecision, json.loads(json.dumps(written))) == entry
 
 
 def test_a_duplicate_is_no_candidate_and_unknown_tokens_are_steps() -> None:
@@ -64,7 +69,7 @@ def test_a_duplicate_is_no_candidate_and_unknown_tokens_are_steps() -> None:
         duplicate_of=pl.Series(["step000000300" if at == 39 else None for at in range(40)], dtype=pl.String),
         tokens_seen=pl.lit(None, dtype=pl.Int64),
     )
-    found = decisions_of(doubled)["int4"].to_json()
+    found = to_json(decisions_of(doubled)["int4"])
     assert found["n_checkpoints"] == 39
     assert found["regret_of_last"]["step"] == 380
     assert found["tokens_saved"] == pytest.approx(1 - 300 / 390)
@@ -72,7 +77,7 @@ def test_a_duplicate_is_no_candidate_and_unknown_tokens_are_steps() -> None:
 
 def test_the_sequences_are_the_unit_where_every_checkpoint_has_them() -> None:
     batches = table()
-    assert decisions_of(batches)["int4"].to_json()["unit"] == "batch"
+    assert to_json(decisions_of(batches)["int4"])["unit"] == "batch"
     rng = np.random.default_rng(1)
     for name in ("fp32", "int4", "int8"):
         mean = np.array(batches[f"{name}_batch_nll_nats"].to_list())
@@ -82,24 +87,24 @@ def test_the_sequences_are_the_unit_where_every_checkpoint_has_them() -> None:
             pl.Series(f"{name}_sequence_nll_nats", losses.reshape(40, -1).tolist())
         )
     found = decisions_of(batches)
-    assert found["int4"].to_json()["unit"] == "sequence"
-    assert found["int4"].to_json()["n_units"] == 64
-    assert found["int4"].to_json()["best_step"] == 300
+    assert to_json(found["int4"])["unit"] == "sequence"
+    assert to_json(found["int4"])["n_units"] == 64
+    assert to_json(found["int4"])["best_step"] == 300
     older = batches.with_columns(
         int4_sequence_nll_nats=pl.when(pl.col("step") == 50)
         .then(None)
         .otherwise(pl.col("int4_sequence_nll_nats"))
     )
     mixed = decisions_of(older)
-    assert mixed["int4"].to_json()["unit"] == "batch"
-    assert mixed["int8"].to_json()["unit"] == "sequence"
+    assert to_json(mixed["int4"])["unit"] == "batch"
+    assert to_json(mixed["int8"])["unit"] == "sequence"
 
 
 def test_a_tolerance_and_a_level_of_ones_own() -> None:
     usual, loose = (
-        decisions_of(table(), each)["int4"].to_json() for each in (DecisionSettings(), DecisionSettings(0.05))
+        to_json(decisions_of(table(), each)["int4"]) for each in (DecisionSettings(), DecisionSettings(0.05))
     )
-    strict = decisions_of(table(), DecisionSettings(level=0.6))["int4"].to_json()
+    strict = to_json(decisions_of(table(), DecisionSettings(level=0.6))["int4"])
     assert set(usual["good_enough"]) < set(loose["good_enough"])
     assert usual["maybe_best"] == loose["maybe_best"]
     assert strict["regret_of_last"]["upper"] < usual["regret_of_last"]["upper"]
@@ -114,13 +119,13 @@ def test_a_reduced_folder_is_decided_anew_and_says_so(tmp_path: Path) -> None:
     assert redecide(folder) == []  # nothing was reduced
     table().write_parquet(buffer)
     folder.results.write_table("trajectory.parquet", buffer.getvalue())
-    entry = decision_entry(decisions_of(table()), "int4")
-    folder.results.write("report.json", json.dumps({"suite": "s", "other": 1, "decision": entry}))
+    entry = shipping_decision(decisions_of(table()), "int4")
     assert entry is not None
-    assert redecide(folder) == [entry["sentence"]]
+    write_report(folder, replace(synthetic.report(missing=["step9"]), decision=entry))
+    assert redecide(folder) == [entry.headline.sentence]
     redecide(folder, tolerance_nats=0.05)
     kept = json.loads((tmp_path / "report.json").read_text())
-    assert kept["other"] == 1
+    assert kept["missing"] == ["step9"]
     assert (
         kept["decision"]["tolerance_nats"] == kept["decision"]["by_variant"]["int8"]["tolerance_nats"] == 0.05
     )
@@ -141,8 +146,8 @@ def test_any_table_is_decided_as_its_report_is(tmp_path: Path) -> None:
     found = CliRunner().invoke(main, ["phases", str(tmp_path / "t.parquet"), "--json", "--tolerance", "0.3"])
     assert found.exit_code == 0, found.output
     decision = json.loads(found.output)["decision"]
-    expected = decision_entry(decisions_of(losses, DecisionSettings(0.3), variants=["int4"]), "int4")
-    assert decision == expected
+    expected = shipping_decision(decisions_of(losses, DecisionSettings(0.3), variants=["int4"]), "int4")
+    assert decision == to_json(expected)
     losses.with_columns(**means).select("step", *means).write_csv(tmp_path / "t.csv")
     said = CliRunner().invoke(main, ["phases", str(tmp_path / "t.csv")])
     assert "no losses per sequence or batch" in said.output.replace("\n", " ").replace("  ", " ")

@@ -47,25 +47,26 @@ def exact(kappa: float, variants: tuple[str, ...] = tuple(ERRORS), **factors: fl
 
 def test_a_law_without_scatter_is_found_as_it_is():
     kappas = np.linspace(5, 10, 20)
-    law = square_law([shard(i, exact(kappa)) for i, kappa in enumerate(kappas)])
-    assert [each.kappa for each in law.by_key.values()] == pytest.approx(kappas.tolist())
+    found = square_law([shard(i, exact(kappa)) for i, kappa in enumerate(kappas)])
+    law = found.law
+    assert [each.kappa for each in found.by_key.values()] == pytest.approx(kappas.tolist())
     assert law.end.kappa == pytest.approx(kappas[-5:].mean())
     assert law.end.n_variants == 4, "two bits are in no fit"
     assert law.end.scatter == pytest.approx(0, abs=1e-9)
     assert law.growth.ratio == pytest.approx(kappas[-5:].mean() / kappas[7:12].mean())
     assert law.int8.predicted_nats == pytest.approx(law.int8.measured_nats)
     assert law.int8.agrees
-    assert "the size that the square law predicts" in law.sentence()
+    assert "the size that the square law predicts" in law.sentence
 
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
 def test_an_int8_that_costs_five_times_more_or_less_than_predicted_from_int4_alone_is_said_to(factor):
     variants = ("int8-channel-sym", "int4-g128-asym")
-    law = square_law([shard(i, exact(7.0, variants, int8=factor)) for i in range(12)])
+    law = square_law([shard(i, exact(7.0, variants, int8=factor)) for i in range(12)]).law
     assert law.int8.predicted_nats == pytest.approx(7.0 * ERRORS["int8-channel-sym"] ** 2)
     assert law.int8.measured_nats == pytest.approx(factor * law.int8.predicted_nats)
     assert not law.int8.agrees
-    assert "not the size that" in law.sentence()
+    assert "not the size that" in law.sentence
 
 
 def test_an_int8_that_the_text_cannot_tell_from_nothing_contradicts_no_law():
@@ -76,7 +77,7 @@ def test_an_int8_that_the_text_cannot_tell_from_nothing_contradicts_no_law():
         damages = exact(7.0, variants, int8=0.0)
         damages["int8-channel-sym"] = rng.normal(0, 0.005, N_BATCHES)
         shards.append(shard(index, damages))
-    law = square_law(shards)
+    law = square_law(shards).law
     assert law.int8.lower < 0 < law.int8.upper
     assert law.int8.agrees
 
@@ -103,7 +104,7 @@ def test_the_scatter_of_grids_about_the_law_is_found():
     }
     factors = {name: math.exp(rng.normal(0, 0.2)) for name in errors}
     damages = {name: np.full(N_BATCHES, 6.0 * errors[name] ** 2 * factors[name]) for name in errors}
-    law = square_law([shard(i, damages, errors) for i in range(3)])
+    law = square_law([shard(i, damages, errors) for i in range(3)]).law
     assert law.end.scatter == pytest.approx(np.std(np.log(list(factors.values())), ddof=1))
     assert law.half_way is law.growth is law.int8 is None
     assert 5.0 < law.end.kappa < 7.2
@@ -115,11 +116,11 @@ def test_what_diverged_or_was_not_quantized_is_in_no_fit_and_a_duplicate_in_no_w
     nothing = {name: np.full(N_BATCHES, math.nan) for name in ERRORS}
     shards = [shard(0, nothing), *(shard(i, exact(7.0)) for i in range(1, 20)), shard(20, broken)]
     again = shard(21, exact(99.0))
-    law = square_law([*shards, again], duplicates=[again.key])
-    assert list(law.by_key) == [each.key for each in (*shards[1:], again)]
-    assert law.by_key[shards[-1].key].kappa == pytest.approx(7.0)
-    assert law.end.kappa == pytest.approx(7.0)
-    columns = law.columns([each.key for each in shards])
+    found = square_law([*shards, again], duplicates=[again.key])
+    assert list(found.by_key) == [each.key for each in (*shards[1:], again)]
+    assert found.by_key[shards[-1].key].kappa == pytest.approx(7.0)
+    assert found.law.end.kappa == pytest.approx(7.0)
+    columns = found.columns([each.key for each in shards])
     assert [column.name for column in columns] == ["kappa", "kappa_lower", "kappa_upper", "kappa_scatter"]
     assert columns[0][0] is None
     assert square_law([shard(0, {})]) is None

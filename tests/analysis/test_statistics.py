@@ -16,6 +16,7 @@ from pipeline.analysis.statistics.bootstrap import (
 )
 from pipeline.analysis.statistics.noise import ar1_noise
 from pipeline.analysis.trajectory.kurtosis import kurtosis_test
+from pipeline.base.typed_json import to_json
 
 
 def test_coefficients_and_naive_p_values_are_those_of_scipy() -> None:
@@ -100,7 +101,7 @@ def test_an_effective_n_below_its_floor_is_told() -> None:
 )
 def test_no_answer_has_a_reason_and_no_number(kurtosis: np.ndarray | None, words: str) -> None:
     gap = np.linspace(0, 1, 20 if kurtosis is None else len(kurtosis))
-    out = kurtosis_test(kurtosis, gap, np.arange(len(gap))).to_json()
+    out = to_json(kurtosis_test(kurtosis, gap, np.arange(len(gap))))
     assert words in str(out["reason"])
     assert out["pearson_r"] is None
     json.dumps(out, allow_nan=False)

@@ -27,7 +27,7 @@ from pipeline.runs.shard_schema import FORK
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
 from pipeline.train.fork_spec import ForkTask
-from pipeline.train.start import automatic_start
+from pipeline.train.start import AuditedPhases, automatic_start
 from tests.jobs.conftest import address, command_here, start
 from tests.jobs.disks import fill, small_disk
 from tests.models import write_text_corpus
@@ -371,11 +371,11 @@ def test_requests_that_cannot_be_carried_out_stop_before_any_work(
 def test_auto_is_the_last_checkpoint_before_the_onset(
     suite: Path, report: dict[str, int | None], step: int, rule: str
 ) -> None:
-    found = automatic_start(open_suite(str(suite)), {"suite": "micro", **report})
+    found = automatic_start(open_suite(str(suite)), AuditedPhases("micro", **report))
     assert found.checkpoint.step == step
     assert rule in found.rule
 
 
 def test_the_audit_of_another_suite_is_refused(suite: Path) -> None:
     with pytest.raises(UsageError, match="of suite tiny, not of micro"):
-        automatic_start(open_suite(str(suite)), {"suite": "tiny", "onset_step": 3})
+        automatic_start(open_suite(str(suite)), AuditedPhases("tiny", onset_step=3))

@@ -34,7 +34,7 @@ def make_page(tmp_path: Path) -> Callable[..., Path]:
         trajectory = synthetic.trajectory() if trajectory is None else trajectory
         tensors = synthetic.tensors(trajectory["step"].to_list()) if tensors is None else tensors
         path = tmp_path / "report.html"
-        path.write_text(build_report(trajectory, tensors, synthetic.report(**report), synthetic.provenance()))
+        path.write_text(build_report(trajectory, tensors, synthetic.report(**report)))
         return path
 
     return make

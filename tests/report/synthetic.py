@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipeline.analysis.trajectory.audit_report import AuditReport
+from pipeline.base.typed_json import from_json
+
 ONSET, CONVERGED = 900, 780
 
 
@@ -91,7 +94,18 @@ def tensors(
     )
 
 
-def report(**changes: Any) -> dict[str, Any]:
+def report(**changes: Any) -> AuditReport:
+    """The report of :func:`trajectory`, with other fields of report.json where ``changes`` gives some."""
+    return read(fields(**changes))
+
+
+def read(written: dict[str, Any]) -> AuditReport:
+    """The report of these fields of report.json; where its numbers come from is made up unless they say so."""
+    found: AuditReport = from_json(AuditReport, provenance() | written)
+    return found
+
+
+def fields(**changes: Any) -> dict[str, Any]:
     """``report.json`` of :func:`trajectory`."""
     return {
         "suite": "synthetic",
@@ -105,8 +119,9 @@ def report(**changes: Any) -> dict[str, Any]:
             {"phase": 2, "first_step": 780, "last_step": 890},
             {"phase": 3, "first_step": 900, "last_step": 1430},
         ],
+        "growth": "onset",
+        "p_onset": 0.005,
         "onset_evidence": {
-            "p_value": 0.005,
             "growth_ratio": 12.0,
             "growth_scale": "gap",
             "rise": 0.41,
@@ -170,8 +185,8 @@ def report(**changes: Any) -> dict[str, Any]:
             "detrended_pearson_p": 0.001,
             "related": True,
         },
-        "duplicates": [],
-        "failures": [],
+        "duplicates": {},
+        "failures": {},
         "missing": [],
         "best_checkpoint_for_int4": 890,
         "wall_s": 83.2,
@@ -183,11 +198,13 @@ def report(**changes: Any) -> dict[str, Any]:
 def provenance() -> dict[str, Any]:
     """What the page says about where its numbers come from."""
     return {
+        "suite": "synthetic",
+        "corpus": "docstrings",
+        "wall_s": 83.2,
+        "versions": {},
         "fingerprint": "c0ffee" * 10,
         "config": {
             "shape": {"batches": 32, "batch_size": 4, "seq_len": 512},
             "variants": ["fp32", "int4-g128-asym"],
         },
-        "corpus_sha256": "ab" * 32,
-        "command": "int4-collapse run tiny --out outputs/demo",
     }

@@ -45,7 +45,9 @@ def test_figures_of_a_whole_run(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_figures_of_what_there_is(capfd: pytest.CaptureFixture[str]) -> None:
     few = synthetic.trajectory().select("step", "fp32_nll_nats")[:3]
-    figures = build_figures(few, pl.DataFrame(), {"suite": "few", "phases": [], "predictors": None})
+    figures = build_figures(
+        few, pl.DataFrame(), synthetic.read({"suite": "few", "phases": [], "predictors": None})
+    )
     assert list(figures) == ["trajectory.png", "perplexity.png"]
     assert "ERROR" not in capfd.readouterr().err
 
@@ -54,27 +56,27 @@ def test_figures_of_what_there_is(capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_page_stays_small(at: list[int], layers: int) -> None:
     trajectory = synthetic.trajectory(at)
     tensors = synthetic.tensors(at, layers)
-    html = build_report(trajectory, tensors, synthetic.report(), synthetic.provenance())
+    html = build_report(trajectory, tensors, synthetic.report())
     assert len(html.encode()) <= 1_500_000
-    heat = make_heatmap(tensors, make_frame(trajectory, {}))
+    heat = make_heatmap(tensors, make_frame(trajectory, synthetic.report()))
     assert heat is not None
     assert sum(len(rows) * len(rows[0]) for rows in heat.values.values()) <= MAX_CELLS
 
 
 def test_the_same_input_gives_the_same_page() -> None:
     trajectory = synthetic.trajectory()
-    args = (trajectory, pl.DataFrame(), synthetic.report(), synthetic.provenance())
+    args = (trajectory, pl.DataFrame(), synthetic.report())
     assert build_report(*args) == build_report(*args)
 
 
 def test_an_empty_trajectory_is_refused() -> None:
     with pytest.raises(UsageError, match="at least one row"):
-        build_report(pl.DataFrame({"step": []}), pl.DataFrame(), {}, {})
+        build_report(pl.DataFrame({"step": []}), pl.DataFrame(), synthetic.report())
 
 
 def test_missing_perplexity_and_gap_follow_from_the_loss() -> None:
     table = pl.DataFrame({"step": [1, 0], "fp32_nll_nats": [1.0, 2.0], "int4_nll_nats": [1.5, math.nan]})
-    frame = make_frame(table, {})
+    frame = make_frame(table, synthetic.report())
     assert frame.finite("int4_gap") == [(1, pytest.approx(math.exp(0.5) - 1))]
     assert frame.diverged("int4_nll_nats") == [0]
     assert frame.finite("fp32_perplexity") == [
@@ -87,7 +89,7 @@ def test_variants_of_equal_width_are_told_apart() -> None:
     names = ("fp32", "int4", "int4_g128_sym", "int8", "int3_g64_asym_head")
     table = pl.DataFrame({"step": [0], **{f"{name}_nll_nats": [1.0] for name in names}})
     variants = {"fp32": "fp32", "int4_g128_sym": "int4-g128-sym", "int3_g64_asym_head": "int3-g64-asym+head"}
-    frame = make_frame(table, {"variants": variants | ALIASES})
+    frame = make_frame(table, synthetic.report(variants=variants | ALIASES))
     assert [(one.key, one.label) for one in frame.series] == [
         ("fp32", "FP32"),
         ("int8", "INT8"),
@@ -95,7 +97,9 @@ def test_variants_of_equal_width_are_told_apart() -> None:
         ("int3_g64_asym_head", "INT3 g64 asym+head"),
         ("int4_g128_sym", "INT4 g128 sym"),
     ]
-    unnamed = make_frame(table.select("step", "fp32_nll_nats", q4_0_nll_nats="int8_nll_nats"), {})
+    unnamed = make_frame(
+        table.select("step", "fp32_nll_nats", q4_0_nll_nats="int8_nll_nats"), synthetic.report()
+    )
     assert [one.label for one in unnamed.series] == ["FP32", "Q4_0"], "a name is never made from a column"
 
 
@@ -106,7 +110,9 @@ def test_heat_map_values_survive_packing() -> None:
     tensors = synthetic.tensors(at, layers=2).with_columns(
         relative_error=pl.when(pl.col("step") == 10).then(math.nan).otherwise(pl.col("relative_error"))
     )
-    heat = make_heatmap(tensors.filter(pl.col("step") != 20), make_frame(synthetic.trajectory(at), {}))
+    heat = make_heatmap(
+        tensors.filter(pl.col("step") != 20), make_frame(synthetic.trajectory(at), synthetic.report())
+    )
     assert heat is not None
     packed = heat.packed("int4-g128-asym")
     levels = struct.unpack(f"<{len(heat.rows) * 3}H", base64.b64decode(packed["data"]))

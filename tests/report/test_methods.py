@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from pipeline.analysis.trajectory.calibration_problems import calibration_problems
+from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem, calibration_problems
+from pipeline.base.typed_json import to_json
 from pipeline.report import build_figures, build_report
 from pipeline.report.frame import make_frame, named_series
 from tests.report import synthetic
@@ -17,7 +18,15 @@ SENTENCE = "hqq leaves 38% (35% to 41%) of the gap of round-to-nearest int4-g128
 REPORT = synthetic.report(
     variants=NAMES,
     methods=[
-        {"variant": "int4-g128-asym@hqq", "method": "hqq", "rounded": "int4-g128-asym", "sentence": SENTENCE}
+        {
+            "variant": "int4-g128-asym@hqq",
+            "method": "hqq",
+            "rounded": "int4-g128-asym",
+            "sentence": SENTENCE,
+            "first": None,
+            "last": None,
+            "n_known": 0,
+        }
     ],
 )
 
@@ -40,12 +49,12 @@ def test_variants_stand_under_the_grid_that_they_share(trajectory: pl.DataFrame)
     assert series["int4"].grid == series["int4_g128_asym_hqq"].grid == "int4-g128-asym"
     assert series["int4_g128_asym_hqq"].method == "hqq"
     tensors = synthetic.tensors(trajectory["step"].to_list()[::20], variants=tuple(NAMES.values())[1:])
-    html = build_report(trajectory, tensors, REPORT, synthetic.provenance())
+    html = build_report(trajectory, tensors, REPORT)
     for group in ('role="group" aria-label="int4-g128-asym"', '<optgroup label="int4-g128-asym">'):
         assert group in html
     menu = html[html.index('<optgroup label="int4-g128-asym">') :].split("</optgroup>")[0]
     assert menu.count("<option>") == 2
-    plain = build_report(synthetic.trajectory(), tensors, synthetic.report(), synthetic.provenance())
+    plain = build_report(synthetic.trajectory(), tensors, synthetic.report())
     assert "<optgroup" not in plain
     assert "panel-methods" not in plain
 
@@ -58,7 +67,7 @@ def test_a_name_of_an_absent_plug_in_is_a_grid_of_its_own() -> None:
 def test_what_methods_repair_is_drawn_and_said(
     trajectory: pl.DataFrame, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    html = build_report(trajectory, pl.DataFrame(), REPORT, synthetic.provenance())
+    html = build_report(trajectory, pl.DataFrame(), REPORT)
     assert 'id="panel-methods"' in html
     assert SENTENCE in html
     figures = build_figures(trajectory, pl.DataFrame(), REPORT)
@@ -76,16 +85,15 @@ def test_what_a_method_could_not_do_is_counted_by_reason() -> None:
         for step in (0, 10) for layer in range(4)
     ]  # fmt: skip
     (found,) = calibration_problems(pl.DataFrame(rows))
-    assert found == {
-        "variant": "int4-g128-asym@gptq", "problem": "its second moments have no <factor>", "matrices": 2, "cases": 2,
-        "rounded": 1, "first_step": 0, "last_step": 0, "examples": ["layers.0.mlp", "layers.1.mlp"],
-    }  # fmt: skip
+    assert found == CalibrationProblem(
+        variant="int4-g128-asym@gptq", problem="its second moments have no <factor>", matrices=2, cases=2,
+        rounded=1, first_step=0, last_step=0, examples=("layers.0.mlp", "layers.1.mlp"),
+    )  # fmt: skip
     calibrated = {"calibration": {"text": "self", "tokens_sha256": "c" * 64}}
-    given = synthetic.report(calibration_problems=[found], **calibrated)
-    html = build_report(synthetic.trajectory(), pl.DataFrame(), given, synthetic.provenance())
+    given = synthetic.report(calibration_problems=[to_json(found)], **calibrated)
+    html = build_report(synthetic.trajectory(), pl.DataFrame(), given)
     assert "have no &lt;factor&gt;" in html
-    none = build_report(
-        synthetic.trajectory(), pl.DataFrame(), synthetic.report(calibration_problems=[], **calibrated), {}
-    )
+    nothing = synthetic.report(calibration_problems=[], **calibrated)
+    none = build_report(synthetic.trajectory(), pl.DataFrame(), nothing)
     assert "every matrix was calibrated" in none
-    assert calibration_problems(pl.DataFrame({"step": [0]})) == []
+    assert calibration_problems(pl.DataFrame({"step": [0]})) == ()

@@ -33,7 +33,7 @@ def test_a_variant_is_drawn_whatever_its_column_is_called(key: str, plain: dict[
     figures = build_figures(renamed(key), pl.DataFrame(), synthetic.report())
     assert figures.keys() == plain.keys()
     assert all(len(figures[name]) > len(plain[name]) / 2 for name in plain), "as full as with a plain name"
-    page = build_report(renamed(key), pl.DataFrame(), synthetic.report(), synthetic.provenance())
+    page = build_report(renamed(key), pl.DataFrame(), synthetic.report())
     assert f'data-v="{key}"' not in page
 
 

@@ -9,9 +9,11 @@ import pytest
 from pipeline.report.html_text import HIDDEN, percent, redact
 from pipeline.report.sections import problems_html, provenance_html
 from pipeline.report.verdict import make_verdict
-from tests.report.synthetic import report
+from tests.report.synthetic import fields, read, report
 
-EVIDENCE = {"p_value": 0.4, "growth_ratio": 1.1, "rise": 0.0, "noise_sd": 0.01}
+EVIDENCE = {
+    "growth_ratio": 1.1, "growth_scale": "gap", "rise": 0.0, "noise_sd": 0.01, "noise_memory": 0.1,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -44,8 +46,8 @@ EVIDENCE = {"p_value": 0.4, "growth_ratio": 1.1, "rise": 0.0, "noise_sd": 0.01}
             "Cannot tell whether INT4 damage takes off.",
         ),
         (
-            {"variant": "int3_g64_sym"},
-            "INT3-G64-SYM damage takes off at step 900, 120 steps after full precision converges.",
+            {"variant": "int3_g64_sym", "variants": {"int3_g64_sym": "int3-g64-sym"}},
+            "int3-g64-sym damage takes off at step 900, 120 steps after full precision converges.",
         ),
     ],
 )
@@ -54,7 +56,7 @@ def test_headline(changes: dict[str, Any], headline: str) -> None:
 
 
 def kurtosis_words(**changes: Any) -> str:
-    return " ".join(make_verdict(report(kurtosis_test=report()["kurtosis_test"] | changes)).magnitudes)
+    return " ".join(make_verdict(report(kurtosis_test=fields()["kurtosis_test"] | changes)).magnitudes)
 
 
 def test_a_relation_of_kurtosis_is_told_with_what_is_left_of_it_without_trends() -> None:
@@ -71,7 +73,7 @@ def test_a_correlation_of_trends_is_no_relation() -> None:
 
 
 def test_checkpoints_that_are_worth_less_than_is_assumed_are_told() -> None:
-    test = report()["kurtosis_test"] | {"n_effective": 3.0, "n_effective_unclipped": 0.6}
+    test = fields()["kurtosis_test"] | {"n_effective": 3.0, "n_effective_unclipped": 0.6}
     grounds = dict(make_verdict(report(kurtosis_test=test)).grounds)
     assert grounds["Kurtosis"] == "54 checkpoints are worth 0.6 independent ones (p is that of 3)"
 
@@ -88,7 +90,7 @@ def test_how_sure_convergence_is_stands_beside_it() -> None:
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:
-    verdict = make_verdict({"suite": "x", "n_checkpoints": 3})
+    verdict = make_verdict(read({"suite": "x", "n_checkpoints": 3}))
     assert verdict.headline.startswith("Cannot tell")
     assert verdict.magnitudes == ()
     assert verdict.grounds == ()
@@ -124,13 +126,14 @@ def test_credentials_are_hidden_and_hashes_are_not() -> None:
 
 
 def test_credentials_do_not_reach_the_page() -> None:
-    html = provenance_html(SECRETS, {}) + problems_html({"failures": {"step1": SECRETS["log"]}})
+    told = report(config=SECRETS, failures={"step1": SECRETS["log"]}, missing=[SECRETS["log"]])
+    html = provenance_html(told) + problems_html(told)
     assert "abc123" not in html
     assert HIDDEN in html
 
 
 def test_a_report_of_an_earlier_version_is_told_without_what_it_did_not_ask() -> None:
-    test = report()["kurtosis_test"]
+    test = fields()["kurtosis_test"]
     earlier = {key: test[key] for key in test if key != "related" and not key.startswith("detrended")}
     words = " ".join(make_verdict(report(kurtosis_test=earlier)).magnitudes)
     assert "weight kurtosis beside the gap (r = 0.93" in words

@@ -14,12 +14,16 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.base.errors import OutputError, ShardError, UsageError
 from pipeline.base.event_log import AppendedFile, EventLog
 from pipeline.base.files import read_checked, with_checksum
 from pipeline.base.locks import exclusive
+from pipeline.base.typed_json import to_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
+from pipeline.runs.result_files import REPORT, SCHEDULES
 from pipeline.runs.shard_schema import AUDIT, FORK
 from pipeline.spec import MEASUREMENTS
 
@@ -318,13 +322,14 @@ EXPERIMENTS = sorted(path.parents[1] for path in REFERENCE.rglob("schedules.json
 
 @pytest.mark.parametrize("place", REPORTS, ids=lambda path: path.name)
 def test_reports_that_reductions_wrote_are_read(place: Path) -> None:
-    assert RunFolder(place).results.read_report() == json.loads((place / "report.json").read_text())
+    found = RunFolder(place).results.read_as(AuditReport, REPORT)
+    assert json.dumps(to_json(found), indent=1) == (place / REPORT).read_text()
 
 
 @pytest.mark.parametrize("place", EXPERIMENTS, ids=lambda path: path.name)
 def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
-    told = json.loads((place / "tables/schedules.json").read_text())
-    assert RunFolder(place, FORK).results.read_schedules() == told
+    found = RunFolder(place, FORK).results.read_as(ForkReport, SCHEDULES)
+    assert json.dumps(to_json(found), indent=1) == (place / SCHEDULES).read_text()
 
 
 @pytest.mark.parametrize(
@@ -332,7 +337,7 @@ def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
     [
         ("report.json", setter("suite", to=...), "suite is missing"),
         ("report.json", setter("onset_step", to="late"), "onset_step is 'late'"),
-        ("report.json", setter("onset_ci", to=["a", 2]), r"onset_ci\.0 is 'a'"),
+        ("report.json", setter("onset_ci", to=["a", 2]), r"onset_ci\[0\] is 'a'"),
         ("report.json", setter("phases", 0, to=7), r"phases\[0\] is 7"),
         (
             "report.json",
@@ -341,7 +346,7 @@ def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
         ),
         ("report.json", setter("kurtosis_test", "pearson_r", to=True), "kurtosis_test.pearson_r is True"),
         ("report.json", setter("verdict", to="all is well"), "verdict is 'all is well'"),
-        ("report.json", setter("missing", to=[1]), "missing.0 is 1"),
+        ("report.json", setter("missing", to=[1]), r"missing\[0\] is 1"),
         ("report.json", setter("versions", to=[]), "versions is"),
         ("tables/schedules.json", setter("arms", to=[]), "arms is"),
         ("tables/schedules.json", setter("arms", "cosine", "runs", to="3"), "arms.cosine.runs is '3'"),
@@ -355,7 +360,7 @@ def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
             setter("config", "rates", "steps", to=...),
             "config.rates.steps is missing",
         ),
-        ("tables/schedules.json", setter("sentences", to=[{}]), "sentences.0 is"),
+        ("tables/schedules.json", setter("sentences", to=[{}]), r"sentences\[0\] is"),
     ],
 )
 def test_a_result_with_another_value_names_file_and_field(
@@ -367,11 +372,11 @@ def test_a_result_with_another_value_names_file_and_field(
     (tmp_path / "tables").mkdir()
     (tmp_path / file).write_text(json.dumps(value))
     with pytest.raises(UsageError, match=f"{file} is damaged: {field}.*int4-collapse reduce"):
-        RunFolder(tmp_path).results.read_report() or RunFolder(tmp_path).results.read_schedules()
+        RunFolder(tmp_path).results.read_as(AuditReport if file == REPORT else ForkReport, file)
 
 
 @pytest.mark.parametrize("text", BAD_TEXTS)
 def test_a_result_that_is_no_json_object_is_named(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "report.json").write_bytes(text)
     with pytest.raises(UsageError, match=r"report\.json is damaged"):
-        RunFolder(tmp_path).results.read_report()
+        RunFolder(tmp_path).results.read_as(AuditReport, REPORT)

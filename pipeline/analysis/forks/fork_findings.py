@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.analysis.statistics.contrasts import Estimate, NaiveTest
-from pipeline.base.typed_json import from_json, to_json
+from pipeline.base.typed_json import INLINE, from_json
+from pipeline.train.schedules import ForkRates
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ArmFacts:
     """Mean over the updates of a run, including the ramp for cold moments."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ForkFindings:
     """All results from the table of an experiment."""
 
@@ -133,7 +133,7 @@ class ForkFindings:
     arms: dict[str, ArmFacts]
     diverged: tuple[str, ...]
     n_runs: int
-    looks: int
+    looks: int = 1
     """Number of looks at the data: 1, and one more each time that seeds were added."""
     comparisons: tuple[ArmComparison, ...]
     wins: tuple[WinCount, ...]
@@ -146,15 +146,23 @@ class ForkFindings:
 
 
 @dataclass(frozen=True)
+class ForkSettings:
+    """Settings of an experiment that its page tells; the file has them all."""
+
+    rates: ForkRates
+    precision: str
+
+
+@dataclass(frozen=True)
 class ForkReport:
-    """The contents of schedules.json."""
+    """The contents of schedules.json. Raises ValueError for a ``config`` without the settings of a fork."""
 
     suite: str
     from_step: int
     start_rule: str
-    findings: ForkFindings
     sentences: tuple[str, ...]
-    failures: Any
+    failures: dict[str, str]
+    """Key of a run -> reason."""
     missing: tuple[str, ...]
     notes: tuple[str, ...]
     corpus: str
@@ -162,21 +170,14 @@ class ForkReport:
     config: dict[str, Any]
     fingerprint: str
     wall_s: float
-    versions: dict[str, Any]
+    versions: dict[str, str]
+    findings: ForkFindings = field(metadata=INLINE)
 
-    def to_json(self) -> dict[str, Any]:
-        """One JSON object, with the findings and their origin; NaN is null."""
-        plain = to_json(self)
-        findings = plain.pop("findings")
-        return {**plain, **findings}
+    def __post_init__(self) -> None:
+        _ = self.settings
 
-    @classmethod
-    def from_json(cls, value: Any) -> ForkReport:
-        """Read the output of :meth:`to_json`; a ValueError names the wrong field."""
-        if not isinstance(value, dict):
-            raise ValueError(f"schedules.json holds {type(value).__name__}, wanted an object")
-        own = {field.name for field in dataclasses.fields(ForkFindings)}
-        findings = {key: item for key, item in value.items() if key in own}
-        rest = {key: item for key, item in value.items() if key not in own}
-        report: ForkReport = from_json(cls, {**rest, "findings": findings}, "schedules.json")
-        return report
+    @property
+    def settings(self) -> ForkSettings:
+        """What the page tells of ``config``."""
+        found: ForkSettings = from_json(ForkSettings, self.config, "config")
+        return found

@@ -35,6 +35,7 @@ from pipeline.analysis.forks.fork_sweeps import find_sweeps
 from pipeline.analysis.forks.fork_table import fork_table
 from pipeline.analysis.forks.fork_words import sentences
 from pipeline.base.errors import IncompleteRunError
+from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
@@ -100,7 +101,7 @@ def write_fork_reduction(folder: RunFolder, reduction: ForkReduction) -> None:
     buffer = io.BytesIO()
     reduction.table.write_parquet(buffer)
     folder.results.write_table("fork.parquet", buffer.getvalue())
-    folder.results.write(SCHEDULES, json.dumps(reduction.report.to_json(), indent=1, allow_nan=False))
+    folder.results.write(SCHEDULES, json.dumps(to_json(reduction.report), indent=1, allow_nan=False))
 
 
 def compare_arms(table: pl.DataFrame, *, looks: int = 1, seed: int = 0) -> ForkFindings:

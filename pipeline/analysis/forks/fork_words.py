@@ -12,6 +12,7 @@ from pipeline.analysis.forks.fork_findings import (
     SweepTrend,
 )
 from pipeline.analysis.statistics.contrasts import Estimate
+from pipeline.spec import variant_label
 from pipeline.train.schedules import ComparedPhase, schedules
 
 ALPHA = 0.05
@@ -29,7 +30,7 @@ def sentences(findings: ForkFindings) -> tuple[str, ...]:
     """
     if findings.variant is None:
         return ("Only fp32 was measured: there is no gap to compare.",)
-    variant = _short(findings.variant)
+    variant = variant_label(findings.variant)
     live = findings.live()
     out = [] if live else [f"There is one arm, {findings.baseline}: nothing to compare it with."]
     out += [_comparison(each, variant, _compared(findings, each)) for each in live]
@@ -160,7 +161,3 @@ def _p(value: float | None) -> str:
     if value is None or math.isnan(value):
         return "p unknown"
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.4f}" if value < 0.01 else f"p = {value:.3f}"
-
-
-def _short(variant: str) -> str:
-    return {"int4-g128-asym": "INT4", "int8-channel-sym": "INT8"}.get(variant, variant)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -10,16 +10,30 @@ EXAMPLES = 3
 """Matrices that are named for each reason; ``tables/tensors.parquet`` has them all."""
 
 
-def calibration_problems(tensors: pl.DataFrame) -> list[dict[str, Any]]:
-    """The ``calibration_problems`` of report.json, one entry per variant and reason.
+@dataclass(frozen=True)
+class CalibrationProblem:
+    """Why a calibrated method could not work on some matrices of one variant."""
 
-    tensors: one row per checkpoint, variant and matrix. ``matrices`` counts different ones, ``cases`` counts them at
-    every checkpoint, and ``rounded`` how many of the cases were rounded to nearest for it.
-    """
+    variant: str
+    problem: str
+    matrices: int
+    """Different ones."""
+    cases: int
+    """Matrices counted at every checkpoint."""
+    rounded: int
+    """Cases that were rounded to nearest for it."""
+    first_step: int
+    last_step: int
+    examples: tuple[str, ...]
+    """Names of matrices."""
+
+
+def calibration_problems(tensors: pl.DataFrame) -> tuple[CalibrationProblem, ...]:
+    """The problems by variant and reason; tensors: one row per checkpoint, variant and matrix."""
     if "calibration_problem" not in tensors.columns:
-        return []
+        return ()
     found = tensors.filter(pl.col("calibration_problem").is_not_null())
-    return (
+    rows = (
         found.group_by("variant", "calibration_problem", maintain_order=True)
         .agg(
             pl.col("name").n_unique().alias("matrices"),
@@ -32,3 +46,4 @@ def calibration_problems(tensors: pl.DataFrame) -> list[dict[str, Any]]:
         .rename({"calibration_problem": "problem"})
         .to_dicts()
     )
+    return tuple(CalibrationProblem(**{**row, "examples": tuple(row["examples"])}) for row in rows)

@@ -1,4 +1,4 @@
-"""Results of `detect_phases` as typed values, with their place in report.json."""
+"""Results of `detect_phases` as typed values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from enum import StrEnum
 from pipeline.analysis.statistics.curves import IntArray
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import Predictors
-from pipeline.analysis.trajectory.stages import Phase
-
-Json = dict[str, object]
+from pipeline.analysis.trajectory.stages import Phase, phase_of
 
 
 class GrowthKind(StrEnum):
@@ -54,12 +52,13 @@ class Convergence:
     """Whether that is more than noise and large enough to report."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnsetEvidence:
     """The numbers behind the onset decision, of the best candidate, claimed or not."""
 
-    candidate_step: int
-    candidate_ci: tuple[int, int]
+    candidate_step: int | None = None
+    """The candidate and its interval; None in reports of earlier releases."""
+    candidate_ci: tuple[int, int] | None = None
     growth_ratio: float | None
     """Growth after the candidate over growth before it; None where there was none before."""
     growth_scale: str
@@ -70,10 +69,6 @@ class OnsetEvidence:
     """Standard deviation of one checkpoint's gap about the fitted curve, unitless."""
     noise_memory: float
     """Lag-1 autocorrelation of that noise."""
-
-    def to_json(self) -> Json:
-        """All fields, by name."""
-        return {**vars(self), "candidate_ci": list(self.candidate_ci)}
 
 
 @dataclass(frozen=True)
@@ -117,38 +112,6 @@ class PhaseReport:
     n_duplicates: int
     """Checkpoints left out because they hold the weights of an earlier one."""
 
-    def to_json(self) -> Json:
-        """The keys of report.json from this report; null for what does not exist, never NaN."""
-        found, onset = self.convergence, self.onset
-        return {
-            "variant": self.variant,
-            "level": self.level,
-            "intervals": str(self.intervals),
-            "convergence_step": found.step,
-            "convergence_ci": _listed(found.ci),
-            "convergence_reason": found.reason,
-            "convergence_share": found.share,
-            "convergence_at_limit": found.at_limit,
-            "convergence_at_or_before": found.at_or_before,
-            "growth": str(onset.growth),
-            "onset_step": onset.step,
-            "onset_ci": _listed(onset.ci),
-            "onset_at_or_after": onset.at_or_after,
-            "onset_reason": onset.reason,
-            "p_onset": onset.p_onset,
-            "p_beyond_learning_rate": onset.p_beyond_learning_rate,
-            "dose": None if onset.dose is None else onset.dose.to_json(),
-            "phases": [dict(vars(p)) for p in self.phases],
-            "no_second_phase": self.no_second_phase,
-            "predictors": self.predictors.to_json(),
-            "fp32_best_step": found.best_step,
-            "fp32_late_rise_nats": found.late_rise_nats,
-            "onset_evidence": None if onset.evidence is None else onset.evidence.to_json(),
-            "n_used": self.n_used,
-            "n_not_finite": self.n_not_finite,
-            "n_duplicates": self.n_duplicates,
-        }
-
     @property
     def convergence_step(self) -> int | None:
         """First step of the FP32 plateau."""
@@ -186,8 +149,4 @@ class PhaseReport:
 
     def phase_of(self, step: IntArray) -> list[int | None]:
         """Phase of each step (None outside the finite part of the run); step: (n,)."""
-        return [next((p.phase for p in self.phases if p.first_step <= s <= p.last_step), None) for s in step]
-
-
-def _listed(ci: tuple[int, int] | None) -> list[int] | None:
-    return None if ci is None else list(ci)
+        return phase_of(self.phases, step)

@@ -24,7 +24,6 @@ from scipy import stats
 from pipeline.analysis.statistics.bootstrap import block_indices
 from pipeline.analysis.statistics.curves import FloatArray, IntArray
 
-Json = dict[str, object]
 MIN_POINTS = 5
 """Fewer phase-3 checkpoints give no answer."""
 MIN_EFFECTIVE = 3.0
@@ -59,14 +58,6 @@ class KurtosisTest:
     related: bool | None = None
     """Whether the intervals of both Pearson correlations, with and without the trends, lie on the same side of 0."""
     reason: str | None = None
-
-    def to_json(self) -> Json:
-        """The value of `kurtosis_test` in report.json."""
-        out: Json = dict(vars(self))
-        for key in ("pearson_ci", "spearman_ci", "detrended_pearson_ci"):
-            value = out[key]
-            out[key] = list(value) if isinstance(value, tuple) else None
-        return out
 
 
 def kurtosis_test(

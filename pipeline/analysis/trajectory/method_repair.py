@@ -6,9 +6,8 @@ so the ratio and its interval are paired over the text (``ratio_interval``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -52,19 +51,8 @@ class MethodRepair:
     """At the last such checkpoint."""
     n_known: int
     """Number of such checkpoints."""
-
-    @property
-    def sentence(self) -> str:
-        """The result in one sentence."""
-        if self.first is None or self.last is None:
-            return f"What {self.method} repairs of {self.rounded} cannot be told: round-to-nearest costs nothing there."
-        said = f"{self.method} leaves {self.last} of the gap of round-to-nearest {self.rounded}"
-        said += f" at step {self.last.step:,}"
-        return f"{said}." if self.n_known == 1 else f"{said}, and {self.first} at step {self.first.step:,}."
-
-    def to_json(self) -> dict[str, Any]:
-        """An entry of ``methods`` in report.json."""
-        return {**asdict(self), "sentence": self.sentence}
+    sentence: str
+    """The result."""
 
 
 def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFrame, tuple[MethodRepair, ...]]:
@@ -86,8 +74,18 @@ def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFram
             if np.isfinite(values).all()
         ]
         first, last = (known[0], known[-1]) if known else (None, None)
-        repairs.append(MethodRepair(name, method, rounded, first, last, len(known)))
+        said = _sentence(method, rounded, known)
+        repairs.append(MethodRepair(name, method, rounded, first, last, len(known), said))
     return table, tuple(repairs)
+
+
+def _sentence(method: str, rounded: str, known: Sequence[RemainingGap]) -> str:
+    """``known``: the gaps that are left, in the order of training."""
+    if not known:
+        return f"What {method} repairs of {rounded} cannot be told: round-to-nearest costs nothing there."
+    first, last = known[0], known[-1]
+    said = f"{method} leaves {last} of the gap of round-to-nearest {rounded} at step {last.step:,}"
+    return f"{said}." if len(known) == 1 else f"{said}, and {first} at step {first.step:,}."
 
 
 def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:

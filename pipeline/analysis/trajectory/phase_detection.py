@@ -182,7 +182,15 @@ def _onset(fit: OnsetFit | None, dose: Dose | None, window: AuditedWindow, level
         if fit.or_later:
             ci = ci[0], int(window.step[-1])
         ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
-        evidence = OnsetEvidence(step, ci, ratio, fit.scale, fit.rise, fit.noise_sd, fit.noise_memory)
+        evidence = OnsetEvidence(
+            candidate_step=step,
+            candidate_ci=ci,
+            growth_ratio=ratio,
+            growth_scale=fit.scale,
+            rise=fit.rise,
+            noise_sd=fit.noise_sd,
+            noise_memory=fit.noise_memory,
+        )
     claimed = broken is None
     growth = GrowthKind.ONSET if claimed else _growth_without_onset(fit, dose)
     return OnsetFinding(

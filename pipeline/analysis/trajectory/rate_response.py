@@ -77,10 +77,7 @@ class Dose:
     estimate: float
     lower: float
     upper: float
-
-    def to_json(self) -> dict[str, object]:
-        """The value of `dose` in report.json."""
-        return {**vars(self), "unit": "points of gap per halving of the learning rate"}
+    unit: str = "points of gap per halving of the learning rate"
 
 
 def fit_dose(

@@ -5,24 +5,24 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
+from pipeline.analysis.trajectory.audit_report import AuditReport, CalibrationText
 from pipeline.analysis.trajectory.calibration_problems import calibration_problems
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
+from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.method_repair import with_repairs
-from pipeline.analysis.trajectory.refinement import Refinement
-from pipeline.analysis.trajectory.shipping import decision_entry, decisions_of, redecided
+from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
 from pipeline.analysis.trajectory.square_law import square_law
-from pipeline.analysis.trajectory.stages import Phase
-from pipeline.analysis.trajectory.summary import summarise, summarise_gaps
+from pipeline.analysis.trajectory.stages import phase_of
+from pipeline.analysis.trajectory.summary import Summary, summarise, summarise_gaps
 from pipeline.analysis.trajectory.trajectory_table import (
     headline_variant,
     measured_variants,
@@ -40,13 +40,6 @@ from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
-ANALYSIS_KEYS = (
-    "convergence_step", "convergence_ci", "growth", "onset_step", "onset_ci", "p_onset", "p_beyond_learning_rate",
-    "dose", "phases", "predictors", "int4_gap_first",
-    "int4_gap_last", "int4_gap_max", "int8_gap_max", "kurtosis_test", "best_checkpoint_for_int4",
-)  # fmt: skip
-"""Keys of report.json that need a curve; without one they are null, except the gaps."""
-
 
 @dataclass(frozen=True)
 class Reduction:
@@ -56,8 +49,7 @@ class Reduction:
     """One row per checkpoint (``analysis.trajectory``) with its ``phase``."""
     tensors: pl.DataFrame
     """One row per checkpoint, variant and quantized tensor."""
-    report: dict[str, Any]
-    """The contents of report.json."""
+    report: AuditReport
     layers: pl.DataFrame | None = None
     """One row per checkpoint, variant and layer that was quantized alone (``--mechanism layers``)."""
 
@@ -76,53 +68,51 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     done = set(found.done)
     shards = shown(plan, folder.shards.require([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
-    analysis, phases = _analyse(trajectory, seed)
+    summary = _summary(trajectory, seed)
+    phases = phase_of(summary.phases, trajectory["step"].to_numpy())
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
     duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
     trajectory = trajectory.with_columns(mechanism_columns(shards))
     law = square_law(shards, duplicates=list(duplicates))
     if law is not None:
         trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
-    variants = {column_of(variant): variant for variant in shards[0].measured}
-    losses = read_controls(shards, trajectory["step"].to_numpy(), duplicates=list(duplicates))
-    why = explain(
-        losses,
-        headline=headline_variant(trajectory),
-        labels=variants,
-        phases=[Phase(**each) for each in analysis["phases"]],
-        learning_rate=_known(trajectory["learning_rate"]),
-        seed=seed,
-    )
-    if why is not None:
-        analysis["verdict"] = [*analysis["verdict"], why.sentence]
+    why = _mechanism(shards, trajectory, summary, list(duplicates), seed)
     trajectory, repairs = with_repairs(trajectory, shards[0].measured)
-    analysis["verdict"] = [*analysis["verdict"], *(repair.sentence for repair in repairs)]
+    said = [*summary.verdict, *([] if why is None else [why.sentence]), *(each.sentence for each in repairs)]
     tensors = tensor_table(shards)
-    report = {
-        "suite": plan.suite,
-        "n_checkpoints": len(shards),
-        "variants": variants,
-        **analysis,
-        "decision": decision_entry(decisions_of(trajectory, seed=seed), headline_variant(trajectory), seed),
-        "mechanism": None if why is None else why.to_json(),
-        "methods": [repair.to_json() for repair in repairs],
-        "calibration_problems": calibration_problems(tensors),
-        "square_law": None if law is None else law.to_json(),
-        "duplicates": duplicates,
-        "failures": found.failed,
-        "missing": list(found.to_measure),
-        "skipped": list(plan.skipped),
-        "notes": {shard.key: list(shard.notes) for shard in shards if shard.notes},
-        "corpus": plan.corpus,
-        "calibration": _calibration_of(plan, shards),
-        "config": plan.config,
-        "fingerprint": plan.fingerprint,
-        "wall_s": plan.wall_s,
-        "idle_share": plan.idle_share,
-        "versions": measured_versions(shards),
-        "reduced_with": versions(),
-    }
+    decisions = decisions_of(trajectory, seed=seed)
+    report = replace(
+        _measured(plan, found, shards),
+        summary=replace(summary, verdict=tuple(said)),
+        decision=shipping_decision(decisions, headline_variant(trajectory), seed),
+        mechanism=why,
+        methods=repairs,
+        calibration_problems=calibration_problems(tensors),
+        square_law=None if law is None else law.law,
+        duplicates=duplicates,
+    )
     return Reduction(trajectory, tensors, report, layer_table(shards))
+
+
+def _measured(plan: RunPlan, found: FolderStatus, shards: Sequence[Shard]) -> AuditReport:
+    """The report before any analysis: what was measured, how, and what was not."""
+    return AuditReport(
+        suite=plan.suite,
+        n_checkpoints=len(shards),
+        variants=_names(shards),
+        failures=found.failed,
+        missing=tuple(found.to_measure),
+        skipped=tuple(plan.skipped),
+        notes={shard.key: tuple(shard.notes) for shard in shards if shard.notes},
+        corpus=plan.corpus,
+        calibration=_calibration_of(plan, shards),
+        config=plan.config,
+        fingerprint=plan.fingerprint,
+        wall_s=plan.wall_s,
+        idle_share=plan.idle_share,
+        versions=measured_versions(shards),
+        reduced_with=versions(),
+    )
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:
@@ -169,7 +159,7 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         frame.write_parquet(buffer)
         folder.results.write_table(f"{name}.parquet", buffer.getvalue())
     folder.results.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
-    _write_report(folder, reduction.report)
+    write_report(folder, reduction.report)
 
 
 def redecide(
@@ -178,31 +168,27 @@ def redecide(
     """Which checkpoint to ship, in sentences; where ``tolerance_nats`` or ``level`` differ from what the reduction in
     ``folder`` decided with, its report.json gets the decision made anew. Empty where nothing was reduced.
     """
-    report, table = folder.results.read_report(), folder.results.read(f"{TABLES}/trajectory.parquet")
-    if report is None or table is None:
+    report = folder.results.read_as(AuditReport, REPORT)
+    table = folder.results.read(f"{TABLES}/trajectory.parquet")
+    if report is None or table is None or report.decision is None:
         return []
-    decided = redecided(report, pl.read_parquet(table), tolerance_nats=tolerance_nats, level=level)
-    if decided is not report:
-        _write_report(folder, decided)
-    return [str(said)] if (said := (decided.get("decision") or {}).get("sentence")) else []
+    decided = report.decision
+    settings = decided.settings.changed(tolerance_nats, level)
+    if settings != decided.settings:
+        trajectory = pl.read_parquet(table)
+        found = decisions_of(trajectory, settings, seed=decided.seed)
+        decided = shipping_decision(found, headline_variant(trajectory), decided.seed) or decided
+        write_report(folder, replace(report, decision=decided))
+    return [decided.headline.sentence]
 
 
-def keep_refinement(folder: RunFolder, found: Refinement) -> None:
-    """Add ``found`` to the decision of the report.json in ``folder``."""
-    report = folder.results.read_report() or {}
-    decided = report["decision"]
-    sentence = f"{decided['sentence']} {found.sentence}"
-    _write_report(
-        folder, {**report, "decision": {**decided, "sentence": sentence, "refined": found.to_json()}}
-    )
-
-
-def _write_report(folder: RunFolder, report: dict[str, Any]) -> None:
+def write_report(folder: RunFolder, report: AuditReport) -> None:
+    """Writes ``report.json``."""
     folder.results.write(REPORT, json.dumps(to_json(report), indent=1, allow_nan=False))
 
 
-def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[int | None]]:
-    """The analysis keys of the report, and the phase of each row."""
+def _summary(trajectory: pl.DataFrame, seed: int) -> Summary:
+    """The analysis of the headline variant; where its gap cannot be analysed, the gaps alone and why."""
     variant = headline_variant(trajectory)
     steps = trajectory["step"].to_numpy()
     reason = None
@@ -213,23 +199,43 @@ def _analyse(trajectory: pl.DataFrame, seed: int) -> tuple[dict[str, Any], list[
     elif np.any(np.diff(steps) <= 0):
         reason = "step numbers restart between stages: audit one stage at a time to find its phases"
     if variant is None or reason is not None:
-        nothing: dict[str, Any] = dict.fromkeys(ANALYSIS_KEYS)
         variants = measured_variants(trajectory)
         fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
-        gaps = vars(summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True))))
-        return {**nothing, **gaps, "phases": [], "verdict": [f"No phases: {reason}."]}, [None] * len(steps)
-    summary = summarise(curve_from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
-    return dict(summary.to_json()), summary.phases.phase_of(steps)
+        gaps = summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True)))
+        return Summary(gaps=gaps, verdict=(f"No phases: {reason}.",))
+    return summarise(curve_from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
+
+
+def _mechanism(
+    shards: Sequence[Shard],
+    trajectory: pl.DataFrame,
+    summary: Summary,
+    duplicates: Sequence[str],
+    seed: int,
+) -> Mechanism | None:
+    return explain(
+        read_controls(shards, trajectory["step"].to_numpy(), duplicates=duplicates),
+        headline=headline_variant(trajectory),
+        labels=_names(shards),
+        phases=summary.phases,
+        learning_rate=_known(trajectory["learning_rate"]),
+        seed=seed,
+    )
+
+
+def _names(shards: Sequence[Shard]) -> dict[str, str]:
+    """Column prefix -> name of the variant."""
+    return {column_of(variant): variant for variant in shards[0].measured}
 
 
 def _known(rates: pl.Series) -> FloatArray | None:
     return None if rates.null_count() == len(rates) else rates.cast(pl.Float64).to_numpy()
 
 
-def _calibration_of(plan: RunPlan, shards: Sequence[Shard]) -> dict[str, str] | None:
+def _calibration_of(plan: RunPlan, shards: Sequence[Shard]) -> CalibrationText | None:
     """The calibration text and the hash of its tokens; None where no variant is calibrated."""
     found = {shard.config.get("calibration_sha256") for shard in shards} - {None}
-    return {"text": plan.calibration, "tokens_sha256": ", ".join(sorted(map(str, found)))} if found else None
+    return CalibrationText(plan.calibration, ", ".join(sorted(map(str, found)))) if found else None
 
 
 def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:

@@ -9,10 +9,10 @@ best checkpoint of the run with at least 1 - (rounds + 1) (1 - level), because e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from pipeline.analysis.decision import Decision, Undecided
+from pipeline.base.typed_json import UNLESS_NONE
 
 FACTOR = 16
 """New tokens of a round, in those of the round before."""
@@ -36,37 +36,16 @@ class RefinementRound:
 
 @dataclass(frozen=True)
 class Refinement:
-    """All rounds, and why there was no further one."""
+    """All rounds, and why there was no further one: ``decision.refined`` of report.json."""
 
+    best_step: int | None = field(metadata=UNLESS_NONE, default=None, kw_only=True)
+    """The checkpoint that the last round found best; None without a round."""
+    maybe_best: tuple[int, ...] | None = field(metadata=UNLESS_NONE, default=None, kw_only=True)
+    """Steps that the last round does not distinguish from it."""
     rounds: tuple[RefinementRound, ...]
     ended: str
-
-    @property
-    def sentence(self) -> str:
-        """The result and its cost in one sentence."""
-        if not self.rounds:
-            return f"No checkpoint was measured again: {self.ended}."
-        last = self.rounds[-1]
-        tokens, seconds = sum(each.n_tokens for each in self.rounds), sum(each.wall_s for each in self.rounds)
-        others = len(last.maybe_best) - 1
-        rest = (
-            f"{others:,} more cannot be told from it" if others else "it is better than every other candidate"
-        )
-        return (
-            f"On {last.batches:,} new batches step {last.best_step:,} is best and {rest}; measuring again took "
-            f"{tokens:,} tokens and {seconds:,.0f} seconds, and ended because {self.ended}."
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """``decision.refined`` of report.json; ``best_step`` and ``maybe_best`` are those of the last round."""
-        last = self.rounds[-1] if self.rounds else None
-        found = {} if last is None else {"best_step": last.best_step, "maybe_best": list(last.maybe_best)}
-        return {
-            **found,
-            "rounds": [asdict(each) for each in self.rounds],
-            "ended": self.ended,
-            "sentence": self.sentence,
-        }
+    sentence: str
+    """The result and its cost."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +73,28 @@ def refine(
     while len(steps) > 1:
         found = measure(steps, used, new)
         if isinstance(found, str):
-            return Refinement(tuple(rounds), found)
+            return _ended(rounds, found)
         if isinstance(found.decision, Undecided):
-            return Refinement(tuple(rounds), found.decision.reason)
+            return _ended(rounds, found.decision.reason)
         kept = found.decision.maybe_best
         rounds.append(
             RefinementRound(steps, new, found.n_tokens, found.wall_s, found.decision.best_step, kept)
         )
         if len(kept) == len(steps):
-            return Refinement(tuple(rounds), "the set no longer shrank")
+            return _ended(rounds, "the set no longer shrank")
         used, new, steps = used + new, FACTOR * new, kept
-    return Refinement(tuple(rounds), "one checkpoint was left")
+    return _ended(rounds, "one checkpoint was left")
+
+
+def _ended(rounds: Sequence[RefinementRound], why: str) -> Refinement:
+    if not rounds:
+        return Refinement((), why, f"No checkpoint was measured again: {why}.")
+    last = rounds[-1]
+    tokens, seconds = sum(each.n_tokens for each in rounds), sum(each.wall_s for each in rounds)
+    others = len(last.maybe_best) - 1
+    rest = f"{others:,} more cannot be told from it" if others else "it is better than every other candidate"
+    sentence = (
+        f"On {last.batches:,} new batches step {last.best_step:,} is best and {rest}; measuring again took "
+        f"{tokens:,} tokens and {seconds:,.0f} seconds, and ended because {why}."
+    )
+    return Refinement(tuple(rounds), why, sentence, best_step=last.best_step, maybe_best=last.maybe_best)

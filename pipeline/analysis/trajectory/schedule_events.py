@@ -14,7 +14,6 @@ import numpy as np
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 from pipeline.analysis.trajectory.rate_response import AT_PEAK
 
-Json = dict[str, object]
 FP32_PLATEAU = "fp32_plateau"
 FP32_BEST = "fp32_best"
 WARMUP_END = "warmup_end"
@@ -52,27 +51,13 @@ class Predictor:
     """One event compared with the onset, in steps, with intervals at the report's level; None = unknown."""
 
     event: str
-    step: int | None
-    step_ci: tuple[int, int] | None
-    onset_minus_event: int | None
-    onset_minus_event_ci: tuple[int, int] | None
-    coincides: bool | None
+    step: int | None = None
+    step_ci: tuple[int, int] | None = None
+    onset_minus_event: int | None = None
+    onset_minus_event_ci: tuple[int, int] | None = None
+    coincides: bool | None = None
     """Whether the interval of the difference holds 0."""
-    reason: str | None
-
-    def to_json(self) -> Json:
-        """One entry of `predictors.events` in report.json."""
-        return {
-            "event": self.event,
-            "step": self.step,
-            "step_ci": None if self.step_ci is None else list(self.step_ci),
-            "onset_minus_event": self.onset_minus_event,
-            "onset_minus_event_ci": None
-            if self.onset_minus_event_ci is None
-            else list(self.onset_minus_event_ci),
-            "coincides": self.coincides,
-            "reason": self.reason,
-        }
+    reason: str | None = None
 
 
 def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> list[Event]:
@@ -199,21 +184,13 @@ class Follows(StrEnum):
 class Predictors:
     """All events against the onset, and the verdict."""
 
-    follows: Follows
-    reason: str
+    follows: Follows | None = None
+    """None only in reports of earlier releases, where there was no onset."""
+    reason: str = ""
     """Why, in a clause."""
-    coincide: tuple[str, ...]
+    coincide: tuple[str, ...] = ()
     """Every event that the data cannot tell from the onset."""
-    events: tuple[Predictor, ...]
-
-    def to_json(self) -> Json:
-        """The value of `predictors` in report.json."""
-        return {
-            "follows": str(self.follows),
-            "reason": self.reason,
-            "coincide": list(self.coincide),
-            "events": [e.to_json() for e in self.events],
-        }
+    events: tuple[Predictor, ...] = ()
 
 
 def judge(onset: float | None, predictors: list[Predictor]) -> Predictors:

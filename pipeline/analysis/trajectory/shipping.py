@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
@@ -12,10 +12,45 @@ from pipeline.analysis.decision import DEFAULTS, Decision, DecisionSettings, Und
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
 from pipeline.analysis.statistics.curve_tables import filled, losses_per
 from pipeline.analysis.statistics.curves import FP32, NLL_SUFFIX, PER_TEXT, IntArray
-from pipeline.analysis.trajectory.trajectory_table import headline_variant, measured_variants
+from pipeline.analysis.trajectory.refinement import Refinement
+from pipeline.analysis.trajectory.trajectory_table import measured_variants
+from pipeline.base.typed_json import INLINE, UNLESS_NONE
+from pipeline.spec import variant_label
 
 BLOCKS = {"sequence": (2, 4, 8), "batch": (BATCH_BLOCK,)}
 """How many neighbouring pieces of text may be kept together: of sequences what their correlation asks for."""
+
+
+@dataclass(frozen=True)
+class VariantDecision:
+    """The decision under one variant, and in one sentence."""
+
+    found: Decision | Undecided = field(metadata=INLINE)
+    sentence: str
+
+
+@dataclass(frozen=True)
+class ShippingDecision:
+    """``decision`` of report.json: that of the variant that the report speaks of, and of all."""
+
+    headline: VariantDecision = field(metadata=INLINE)
+    seed: int = 0
+    by_variant: dict[str, VariantDecision] = field(default_factory=dict)
+    """By column prefix."""
+    refined: Refinement | None = field(default=None, metadata=UNLESS_NONE)
+
+    @property
+    def settings(self) -> DecisionSettings:
+        """The settings that it was made with; the usual ones where nothing could be decided."""
+        found = self.headline.found
+        return (
+            DecisionSettings(found.tolerance_nats, found.level) if isinstance(found, Decision) else DEFAULTS
+        )
+
+    def refine(self, found: Refinement) -> ShippingDecision:
+        """The same with what measuring again found."""
+        told = f"{self.headline.sentence} {found.sentence}"
+        return replace(self, headline=replace(self.headline, sentence=told), refined=found)
 
 
 def decisions_of(
@@ -72,45 +107,19 @@ def _lacks_rows(trajectory: pl.DataFrame, unit: str, variant: str) -> bool:
     return unit != "batch" and any(trajectory[name].null_count() for name in names)
 
 
-def redecided(
-    report: dict[str, Any],
-    trajectory: pl.DataFrame,
-    *,
-    tolerance_nats: float | None = None,
-    level: float | None = None,
-) -> dict[str, Any]:
-    """``report`` (the contents of report.json) with a decision under these settings, made anew where one differs from
-    those that it was made with; None: as it was.
-    """
-    decided = report.get("decision") or {}
-    was = DecisionSettings(
-        decided.get("tolerance_nats", DEFAULTS.tolerance_nats), decided.get("level", DEFAULTS.level)
-    )
-    settings = was.changed(tolerance_nats, level)
-    if settings == was:
-        return report
-    found = decisions_of(trajectory, settings, seed=decided.get("seed") or 0)
-    return {
-        **report,
-        "decision": decision_entry(found, headline_variant(trajectory), decided.get("seed") or 0),
-    }
-
-
-def decision_entry(
+def shipping_decision(
     decisions: dict[str, Decision | Undecided], headline: str | None, seed: int = 0
-) -> dict[str, Any] | None:
-    """The ``decision`` of report.json: that of the ``headline`` variant, its sentence, all of them by variant, and the
-    ``seed`` that they were made with.
-    """
+) -> ShippingDecision | None:
+    """``decisions``: by column prefix, made with ``seed``; None without a ``headline`` variant."""
     if headline is None:
         return None
-    each = {name: {**found.to_json(), "sentence": sentence(found)} for name, found in decisions.items()}
-    return {**each[headline], "seed": seed, "by_variant": each}
+    each = {name: VariantDecision(found, sentence(found)) for name, found in decisions.items()}
+    return ShippingDecision(each[headline], seed, each)
 
 
 def sentence(found: Decision | Undecided) -> str:
     """The decision in one sentence."""
-    name = found.variant.upper() if found.variant in ("int4", "int8") else found.variant
+    name = variant_label(found.variant)
     if isinstance(found, Undecided):
         return f"No checkpoint can be chosen for {name}: {found.reason}."
     others = len(found.maybe_best) - 1

@@ -16,11 +16,9 @@ A variant whose r is above :data:`LARGEST_ERROR` is in no fit: two bits cost 1.6
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -87,10 +85,8 @@ class SmallDamage:
 
 @dataclass(frozen=True)
 class SquareLaw:
-    """The law over one trajectory."""
+    """The law over one trajectory: ``square_law`` of report.json."""
 
-    by_key: dict[str, KappaFit]
-    """One fit per checkpoint key that has a finite damage."""
     half_way: KappaFit | None
     """Mean over the checkpoints half way; None with fewer than ten checkpoints."""
     end: KappaFit
@@ -99,6 +95,17 @@ class SquareLaw:
     """None where either interval reaches 0."""
     int8: SmallDamage | None
     """None where INT8, or every other variant, was not measured."""
+    sentence: str
+    """The law in plain English."""
+
+
+@dataclass(frozen=True)
+class CheckpointFits:
+    """The law over one trajectory, and at each of its checkpoints."""
+
+    law: SquareLaw
+    by_key: dict[str, KappaFit]
+    """One fit per checkpoint key that has a finite damage."""
 
     def columns(self, keys: Sequence[str]) -> list[pl.Series]:
         """``kappa``, its interval and the law's scatter for the checkpoints ``keys``, null where there is no fit."""
@@ -109,29 +116,8 @@ class SquareLaw:
             for name, field in names.items()
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """``square_law`` of report.json; the fits of single checkpoints are columns of the trajectory."""
-        whole = dataclasses.asdict(self)
-        del whole["by_key"]
-        return {**whole, "sentence": self.sentence()}
 
-    def sentence(self) -> str:
-        """The law in plain English."""
-        end = self.end
-        spread = (
-            ""
-            if end.scatter is None
-            else f", over {end.n_variants} variants within {end.scatter:.0%} (one sd)"
-        )
-        told = f"At the end rounding costs {end.kappa:.1f}{_range(end.lower, end.upper)} nats per squared relative "
-        told += f"weight error{spread}"
-        if self.growth is not None:
-            ratio = f"{self.growth.ratio:.2f}{_range(self.growth.lower, self.growth.upper, '.2f')}"
-            told += f", {ratio} times as much as half way"
-        return told + "." + ("" if self.int8 is None else " " + _int8_sentence(self.int8))
-
-
-def square_law(shards: Sequence[Shard], *, duplicates: Sequence[str] = ()) -> SquareLaw | None:
+def square_law(shards: Sequence[Shard], *, duplicates: Sequence[str] = ()) -> CheckpointFits | None:
     """Fit the law to every shard of a trajectory, in step order; None if no checkpoint has quantized weights.
 
     ``duplicates``: keys of checkpoints with the weights of an earlier one, which enter no window.
@@ -159,7 +145,8 @@ def square_law(shards: Sequence[Shard], *, duplicates: Sequence[str] = ()) -> Sq
     end = _mean_fit(fitted, kappa, without, last)
     half_way = _mean_fit(fitted, kappa, without, middle) if len(middle) else None
     grown = _growth(kappa, without, middle, last) if _both_positive(half_way, end) else None
-    return SquareLaw(by_key, half_way, end, grown, _int8(every, fitted, last))
+    int8 = _int8(every, fitted, last)
+    return CheckpointFits(SquareLaw(half_way, end, grown, int8, _sentence(end, grown, int8)), by_key)
 
 
 def _mean_fit(
@@ -227,6 +214,20 @@ def _interval(estimate: float, without: FloatArray) -> tuple[float | None, float
     """95 % interval by the jackknife; (None, None) for one batch."""
     half = half_width(without)
     return (None, None) if half is None else (estimate - half, estimate + half)
+
+
+def _sentence(end: KappaFit, growth: KappaGrowth | None, int8: SmallDamage | None) -> str:
+    spread = (
+        "" if end.scatter is None else f", over {end.n_variants} variants within {end.scatter:.0%} (one sd)"
+    )
+    told = (
+        f"At the end rounding costs {end.kappa:.1f}{_range(end.lower, end.upper)} nats per squared relative "
+    )
+    told += f"weight error{spread}"
+    if growth is not None:
+        ratio = f"{growth.ratio:.2f}{_range(growth.lower, growth.upper, '.2f')}"
+        told += f", {ratio} times as much as half way"
+    return told + "." + ("" if int8 is None else " " + _int8_sentence(int8))
 
 
 def _range(lower: float | None, upper: float | None, form: str = ".1f") -> str:

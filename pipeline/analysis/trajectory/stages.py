@@ -9,6 +9,7 @@ none: then phase 1 runs until the onset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,11 @@ class Phase:
     phase: int
     first_step: int
     last_step: int
+
+
+def phase_of(phases: Sequence[Phase], step: IntArray) -> list[int | None]:
+    """The phase of each step (n,); None outside all of them."""
+    return [next((p.phase for p in phases if p.first_step <= s <= p.last_step), None) for s in step]
 
 
 def stagnation_start(x: FloatArray, smooth: FloatArray, onset: float | None) -> float | None:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray, gap_from_nll
 from pipeline.analysis.statistics.nulls import N_NULL
-from pipeline.analysis.trajectory.findings import PhaseReport
+from pipeline.analysis.trajectory.findings import GrowthKind, OnsetEvidence, PhaseReport, Resampled
 from pipeline.analysis.trajectory.kurtosis import KurtosisTest, kurtosis_test
 from pipeline.analysis.trajectory.phase_detection import detect_phases
+from pipeline.analysis.trajectory.rate_response import Dose
+from pipeline.analysis.trajectory.schedule_events import Predictors
+from pipeline.analysis.trajectory.stages import Phase
 from pipeline.analysis.trajectory.words import verdict
-
-Json = dict[str, object]
+from pipeline.base.typed_json import INLINE
 
 
 @dataclass(frozen=True)
 class GapSummary:
     """Gaps (unitless, 0.11 = 11 %) over the finite checkpoints; None for a variant not in the table."""
 
-    int4_gap_first: float | None
-    int4_gap_last: float | None
-    int4_gap_max: float | None
-    int8_gap_max: float | None
-    best_checkpoint_for_int4: int | None
+    int4_gap_first: float | None = None
+    int4_gap_last: float | None = None
+    int4_gap_max: float | None = None
+    int8_gap_max: float | None = None
+    best_checkpoint_for_int4: int | None = None
     """Step with the lowest INT4 loss."""
 
 
@@ -50,24 +52,44 @@ def _finite(values: FloatArray) -> FloatArray:
     return values[np.isfinite(values)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Phases, gaps and the kurtosis test of one trajectory."""
+    """The analysis of one trajectory's curves, field by field as report.json has it.
 
-    n_checkpoints: int
-    phases: PhaseReport
-    gaps: GapSummary
-    kurtosis_test: KurtosisTest
+    None: it does not exist (``..._reason`` says why), there are no curves to analyse, or an earlier release wrote the
+    report. What the fields mean is documented in ``findings``.
+    """
 
-    def to_json(self) -> Json:
-        """The analysis keys of report.json, with `verdict`: the same in sentences."""
-        return {
-            "n_checkpoints": self.n_checkpoints,
-            **self.phases.to_json(),
-            **vars(self.gaps),
-            "kurtosis_test": self.kurtosis_test.to_json(),
-            "verdict": verdict(self.phases),
-        }
+    variant: str | None = None
+    level: float | None = None
+    intervals: Resampled | None = None
+    convergence_step: int | None = None
+    convergence_ci: tuple[int, int] | None = None
+    convergence_reason: str | None = None
+    convergence_share: float | None = None
+    convergence_at_limit: bool | None = None
+    convergence_at_or_before: bool | None = None
+    growth: GrowthKind | None = None
+    onset_step: int | None = None
+    onset_ci: tuple[int, int] | None = None
+    onset_at_or_after: bool | None = None
+    onset_reason: str | None = None
+    p_onset: float | None = None
+    p_beyond_learning_rate: float | None = None
+    dose: Dose | None = None
+    phases: tuple[Phase, ...] = ()
+    no_second_phase: str | None = None
+    predictors: Predictors | None = None
+    fp32_best_step: int | None = None
+    fp32_late_rise_nats: float | None = None
+    onset_evidence: OnsetEvidence | None = None
+    n_used: int | None = None
+    n_not_finite: int | None = None
+    n_duplicates: int | None = None
+    gaps: GapSummary = field(default=GapSummary(), metadata=INLINE)
+    kurtosis_test: KurtosisTest | None = None
+    verdict: tuple[str, ...] = ()
+    """The same in sentences."""
 
 
 def summarise(
@@ -81,5 +103,39 @@ def summarise(
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
         test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed, level=level)
-    gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
-    return Summary(len(curve.step), report, gaps, test)
+    return _summary(report, summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats), test)
+
+
+def _summary(report: PhaseReport, gaps: GapSummary, test: KurtosisTest) -> Summary:
+    found, onset = report.convergence, report.onset
+    return Summary(
+        variant=report.variant,
+        level=report.level,
+        intervals=report.intervals,
+        convergence_step=found.step,
+        convergence_ci=found.ci,
+        convergence_reason=found.reason,
+        convergence_share=found.share,
+        convergence_at_limit=found.at_limit,
+        convergence_at_or_before=found.at_or_before,
+        growth=onset.growth,
+        onset_step=onset.step,
+        onset_ci=onset.ci,
+        onset_at_or_after=onset.at_or_after,
+        onset_reason=onset.reason,
+        p_onset=onset.p_onset,
+        p_beyond_learning_rate=onset.p_beyond_learning_rate,
+        dose=onset.dose,
+        phases=report.phases,
+        no_second_phase=report.no_second_phase,
+        predictors=report.predictors,
+        fp32_best_step=found.best_step,
+        fp32_late_rise_nats=found.late_rise_nats,
+        onset_evidence=onset.evidence,
+        n_used=report.n_used,
+        n_not_finite=report.n_not_finite,
+        n_duplicates=report.n_duplicates,
+        gaps=gaps,
+        kurtosis_test=test,
+        verdict=tuple(verdict(report)),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.analysis.trajectory.findings import GrowthKind, PhaseReport, Resampled
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import EVENT_WORDS, Follows, Predictor
+from pipeline.spec import variant_label
 
 
 def verdict(report: PhaseReport) -> list[str]:
@@ -53,7 +54,7 @@ def _how_sure(report: PhaseReport) -> str:
 
 
 def _growth(report: PhaseReport) -> str:
-    name = report.variant.upper() if report.variant in ("int4", "int8") else report.variant
+    name = variant_label(report.variant)
     onset = report.onset
     if onset.growth is GrowthKind.LEARNING_RATE and onset.dose is not None:
         why = (onset.reason or "").removeprefix("no onset detected: ")

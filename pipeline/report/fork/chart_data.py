@@ -12,7 +12,6 @@ from scipy import stats
 
 from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
-from pipeline.train.schedules import ForkRates
 
 Rows = list[dict[str, Any]]
 
@@ -108,6 +107,6 @@ def forest_rows(report: ForkReport) -> Rows:
 
 def _schedule(report: ForkReport, arm: str) -> tuple[ArmSchedule, int]:
     facts = report.findings.arms[arm]
-    rates = ForkRates(**report.config["rates"])
+    rates = report.settings.rates
     parameters = tuple(sorted(facts.parameters.items()))
     return make_arm_schedule(Arm(facts.schedule, parameters, facts.optimizer), rates), rates.steps

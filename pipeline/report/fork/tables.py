@@ -54,11 +54,11 @@ def _table(title: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> s
 def facts_html(report: ForkReport) -> str:
     """Facts about the runs: arms with parameters, notes, and the files of the numbers."""
     facts = [(arm, _arm(facts)) for arm, facts in report.findings.arms.items()]
-    rates = report.config["rates"]
+    rates = report.settings.rates
     facts += [
-        ("rate at the fork", f"{rates['base_lr']:.3g} (peak of the training {rates['peak_lr']:.3g})"),
-        ("training text", str(report.train_corpus)),
-        ("precision", str(report.config["precision"])),
+        ("rate at the fork", f"{rates.base_lr:.3g} (peak of the training {rates.peak_lr:.3g})"),
+        ("training text", report.train_corpus),
+        ("precision", report.settings.precision),
         *(("note", note) for note in report.notes),
     ]
     rows = "".join(f"<div><dt>{esc(name)}</dt><dd>{esc(value)}</dd></div>" for name, value in facts)

@@ -17,7 +17,7 @@ from pipeline.analysis.trajectory.stages import Phase
 from pipeline.measurements import squared_error
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
-from pipeline.spec import column_of
+from pipeline.spec import column_of, variant_label
 
 FP32 = "fp32"
 
@@ -61,7 +61,7 @@ def explain(
     found = {
         each.variant: explain_variant(
             each,
-            label=_label(each.variant, labels),
+            label=variant_label(each.variant, labels),
             phases=phases,
             learning_rate=learning_rate,
             seed=seed,
@@ -78,10 +78,6 @@ def _rows(table: pa.Table) -> dict[str, dict[str, Any]]:
     names = ["variant", "batch_nll_nats", "tensors", CONTROLS]
     there = table.select([name for name in names if name in table.column_names])
     return {row["variant"]: row for row in there.to_pylist()}
-
-
-def _label(variant: str, labels: Mapping[str, str]) -> str:
-    return variant.upper() if variant in ("int4", "int8") else labels.get(variant, variant)
 
 
 def _losses(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,6 @@ from pipeline.analysis.trajectory.mechanism.growth_windows import choose_windows
 from pipeline.analysis.trajectory.mechanism.quiet_gap import QuietGap, quiet_gap
 from pipeline.analysis.trajectory.schedule_events import WARMUP_END, learning_rate_events
 from pipeline.analysis.trajectory.stages import Phase
-from pipeline.base.typed_json import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -49,17 +47,6 @@ class Mechanism:
     by_variant: dict[str, VariantMechanism]
     sentences: dict[str, str]
     """The cause in one sentence, by variant."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; NaN is null."""
-        found: dict[str, Any] = to_json(self)
-        return found
-
-    @classmethod
-    def from_json(cls, value: Any) -> Mechanism:
-        """The inverse of :meth:`to_json`; ``ValueError`` names the place of what is missing or of another kind."""
-        found: Mechanism = from_json(cls, value, "mechanism")
-        return found
 
     @property
     def sentence(self) -> str:

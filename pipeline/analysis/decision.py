@@ -147,14 +147,8 @@ def decide(
     usable = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
     if distinct is not None:
         usable &= distinct
-    if usable.sum() < 2:
-        return Undecided(
-            variant, f"{int(usable.sum())} distinct checkpoints have finite losses: wanted 2 at least"
-        )
-    if losses_TU.shape[1] < (wanted := MIN_BLOCKS * min(blocks)):
-        return Undecided(
-            variant, f"{losses_TU.shape[1]} pieces of text are too few: wanted {wanted} at least"
-        )
+    if reason := _too_few(int(usable.sum()), losses_TU.shape[1], MIN_BLOCKS * min(blocks)):
+        return Undecided(variant, reason)
     seen = np.asarray(step if tokens_seen is None else tokens_seen, dtype=np.float64)
     last_seen = seen[-1]
     step, losses, fp32, seen = step[usable], losses_TU[usable], fp32_losses_TU[usable], seen[usable]
@@ -164,13 +158,11 @@ def decide(
     keep = pairs.may_be_best(settings.level)
     q = pairs.simultaneous(settings.level)
     lower, upper = pairs.regret_bounds(q)
-    estimate = mean - mean.min()
+    regrets = [
+        Regret(int(at), float(cost), float(low), float(high), float(np.expm1(cost)))
+        for at, cost, low, high in zip(step, mean - mean.min(), lower, upper, strict=True)
+    ]
     good = np.flatnonzero(upper <= settings.tolerance_nats)
-
-    def regret(index: int) -> Regret:
-        cost = float(estimate[index])
-        return Regret(int(step[index]), cost, float(lower[index]), float(upper[index]), float(np.expm1(cost)))
-
     gap = mean - fp32.mean(axis=1)
     late = np.flatnonzero(seen >= seen[0] + LATE_SHARE * (seen[-1] - seen[0]))
     return Decision(
@@ -182,14 +174,21 @@ def decide(
         level=settings.level,
         earliest_good_enough=int(step[good[0]]) if len(good) else None,
         tokens_saved=float(1 - seen[good[0]] / last_seen) if len(good) and last_seen > 0 else None,
-        regret_of_last=regret(len(step) - 1),
-        regret_of_fp32_best=regret(int(np.argmin(fp32.mean(axis=1)))),
-        regret_of_lowest_gap=regret(int(late[np.argmin(gap[late])])),
+        regret_of_last=regrets[-1],
+        regret_of_fp32_best=regrets[int(np.argmin(fp32.mean(axis=1)))],
+        regret_of_lowest_gap=regrets[int(late[np.argmin(gap[late])])],
         unit=unit,
         n_units=losses_TU.shape[1],
         block=block,
         n_checkpoints=len(step),
     )
+
+
+def _too_few(n_checkpoints: int, n_pieces: int, wanted: int) -> str:
+    """Why nothing can be decided; empty where it can."""
+    if n_checkpoints < 2:
+        return f"{n_checkpoints} distinct checkpoints have finite losses: wanted 2 at least"
+    return f"{n_pieces} pieces of text are too few: wanted {wanted} at least" if n_pieces < wanted else ""
 
 
 def _coarser(losses_TU: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from pipeline.analysis.statistics.bootstrap import paired_gap_se
 from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
-from pipeline.measurements import pool_values, score_columns, trajectory_columns, unvaried_columns
+from pipeline.measurements import Level, pool_values, score_columns, trajectory_columns, unvaried_columns
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
@@ -55,52 +55,16 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
 
     Raises a polars error if a join is not one to one.
     """
-    rows = pl.DataFrame(
-        pa.concat_tables(
-            (
-                shard.table.drop_columns(_nested(shard)).append_column(
-                    "key", pa.array([shard.key] * len(shard.table))
-                )
-                for shard in shards
-            ),
-            promote_options="default",
-        )
-    )
-    rows = rows.with_columns(_tensor_means(shards))
-    # The plan identifies a checkpoint: learning rates that were added to a suite later must show without measuring
-    # again, and duplicates are linked within the plan.
-    identity = pl.DataFrame(
-        [[getattr(checkpoint, name) for name in IDENTITY] for checkpoint in checkpoints],
-        schema=IDENTITY,
-        orient="row",
-    )
-    base = rows.filter(pl.col("variant") == FP32)
-    table = identity.join(
-        base.select("key", "weights_sha256"), on="key", how="inner", validate="1:1", maintain_order="left"
-    )
-    alone, scores, fits = (
-        [column.name for column in columns if column.name in rows.columns]
-        for columns in (unvaried_columns(), trajectory_columns("token"), trajectory_columns("tensor"))
-    )
-    lists = [name for name in ("batch_nll_nats", "sequence_nll_nats") if name in rows.columns]
-    of_fp32 = ["nll_nats", "perplexity", *(name for name in scores if name not in CORE_SCORES)]
-    table = _join(
-        table,
-        base.select(
-            "key",
-            *alone,
-            *(pl.col(name).alias(f"fp32_{name}") for name in (*of_fp32, *lists)),
-        ),
-    )
+    rows = _rows(shards)
+    table = _checkpoints(rows, checkpoints)
     fp32_batches = _matrix(table["fp32_batch_nll_nats"])
     for variant in rows["variant"].unique(maintain_order=True):
         if variant == FP32:
             continue
         prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
-            "key",
-            *(pl.col(name).alias(f"{prefix}_{name}") for name in (*scores, *fits, *lists)),
-        )  # fmt: skip
+            "key", *(pl.col(name).alias(f"{prefix}_{name}") for name in _of_variant(rows))
+        )
         table = _join(table, part)
         batches = _matrix(table[f"{prefix}_batch_nll_nats"])
         gap = gap_from_nll(table[f"{prefix}_nll_nats"].to_numpy(), table["fp32_nll_nats"].to_numpy())
@@ -110,6 +74,52 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
         )
     first = ["step", "revision", "tokens_seen", "learning_rate", "weights_sha256", "duplicate_of"]
     return table.select(*first, pl.exclude(*first, "key"))
+
+
+def _rows(shards: Sequence[Shard]) -> pl.DataFrame:
+    """One row per shard and variant, with the shard's key and the pooled statistics of its matrices."""
+    flat = (
+        shard.table.drop_columns(_nested(shard)).append_column(
+            "key", pa.array([shard.key] * len(shard.table))
+        )
+        for shard in shards
+    )
+    rows = pl.DataFrame(pa.concat_tables(flat, promote_options="default"))
+    return rows.with_columns(_tensor_means(shards))
+
+
+def _checkpoints(rows: pl.DataFrame, checkpoints: Sequence[Checkpoint]) -> pl.DataFrame:
+    """One row per shard with what names the checkpoint and what was measured in full precision.
+
+    The plan identifies a checkpoint: learning rates that were added to a suite later must show without measuring
+    again, and duplicates are linked within the plan.
+    """
+    identity = pl.DataFrame(
+        [[getattr(checkpoint, name) for name in IDENTITY] for checkpoint in checkpoints],
+        schema=IDENTITY,
+        orient="row",
+    )
+    base = rows.filter(pl.col("variant") == FP32)
+    table = identity.join(
+        base.select("key", "weights_sha256"), on="key", how="inner", validate="1:1", maintain_order="left"
+    )
+    alone = [column.name for column in unvaried_columns() if column.name in rows.columns]
+    scores = [name for name in _measured(rows, "token") if name not in CORE_SCORES]
+    own = ["nll_nats", "perplexity", *scores, *_lists(rows)]
+    return _join(table, base.select("key", *alone, *(pl.col(name).alias(f"fp32_{name}") for name in own)))
+
+
+def _of_variant(rows: pl.DataFrame) -> list[str]:
+    return [*_measured(rows, "token"), *_measured(rows, "tensor"), *_lists(rows)]
+
+
+def _measured(rows: pl.DataFrame, level: Level) -> list[str]:
+    return [column.name for column in trajectory_columns(level) if column.name in rows.columns]
+
+
+def _lists(rows: pl.DataFrame) -> list[str]:
+    """Losses per piece of text; shards of earlier releases have none per sequence."""
+    return [name for name in ("batch_nll_nats", "sequence_nll_nats") if name in rows.columns]
 
 
 def without_lists(table: pl.DataFrame) -> pl.DataFrame:

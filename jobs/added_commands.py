@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from jobs.console import errors, progress, show_summary
+from jobs.carry_out import carry_out
+from jobs.console import errors
 from jobs.options import (
     audit_options,
     missing_option,
@@ -25,9 +24,6 @@ from pipeline.runs.audit_request import resources_of
 from pipeline.runs.kind_of_work import kinds_of_work
 from pipeline.runs.output import run_folder
 from pipeline.runs.per_checkpoint import CheckpointRequest, PerCheckpoint
-
-if TYPE_CHECKING:
-    from pipeline.runs.progress import Progress
 
 
 def added_kinds() -> dict[str, PerCheckpoint]:
@@ -52,7 +48,7 @@ def command_of(work: PerCheckpoint) -> click.Command:
     @seed_option
     def command(settings: tuple[str, ...], allow_missing: bool, seed: int, **options: object) -> None:
         chosen = audit_options(options)
-        code = _carry_out(work, chosen, settings)
+        code = _run(work, chosen, settings)
         show_reduction(work, chosen.out, allow_missing=allow_missing or code != 0, seed=seed)
         show_page(work, chosen.out)
         raise SystemExit(code)
@@ -65,10 +61,8 @@ def _settings_help(work: PerCheckpoint) -> str:
     return f"Change a setting; repeatable. Defaults: {' '.join(defaults) or 'there are none'}."
 
 
-def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, ...]) -> int:
+def _run(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, ...]) -> int:
     """Run the missing tasks and name every failure on stderr; return the exit code."""
-    from pipeline.runs.execute import execute
-
     words = dict(_setting(each) for each in settings)
     out = run_folder(options.out, work.kind)
     out.check()
@@ -78,14 +72,7 @@ def _carry_out(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, 
     request = CheckpointRequest(
         suite, work.parse_settings(words), out, resources_of(options), options.replace_stale, options.cache_gb
     )
-    with progress(work.name) as show:
-
-        def on_progress(state: Progress) -> None:
-            note = "" if state.last is None else state.last.key
-            show(state.done + state.failed, state.total, state.eta_s, note)
-
-        summary = execute(request, on_progress=on_progress)
-    return show_summary(work.name, "done", summary, out)
+    return carry_out(request, work.name)
 
 
 def _setting(word: str) -> tuple[str, str]:

@@ -90,20 +90,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def show_summary(
-    work: str, verb: str, summary: RunSummary, out: RunFolder, names: Mapping[str, str] | None = None
-) -> int:
-    """Name every failure on stderr, say what was done, and return the exit code. names: key -> what users call it."""
-    for key, reason in summary.failures.items():
-        errors.print(f"failed: {(names or {}).get(key, key)}: {reason}", markup=False)
-    console.print(
-        f"{work}: {len(summary.measured)} {verb}, {summary.already_done} existed already, "
-        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {out}",
-        markup=False,
-    )
-    return summary.exit_code
-
-
 @contextmanager
 def lazy_progress(label: str) -> Iterator[Report]:
     """Like :func:`progress`, but the progress line appears with the first report only."""

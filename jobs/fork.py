@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from jobs.console import console, errors, lazy_progress, progress, show_summary
+from jobs.carry_out import carry_out
+from jobs.console import console, errors, lazy_progress
 from jobs.options import (
     audit_options,
     measurement_options,
@@ -24,12 +25,6 @@ from pipeline.runs.output import run_folder
 from pipeline.runs.result_files import REPORT
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules
-
-if TYPE_CHECKING:
-    from pipeline.runs.progress import Progress
-
-SHOWN = 4
-"""How many unfinished runs a progress line names."""
 
 
 def _schedule_help() -> str:
@@ -158,8 +153,6 @@ def run_fork_experiment(options: ForkOptions) -> int:
     """Train the missing runs, show progress and name every failure on stderr; return the exit code."""
     from jobs.suite_argument import resolve_suite
     from pipeline.monitor.watched_forks import too_few_probes
-    from pipeline.runs.execute import execute
-    from pipeline.runs.folder_status import FolderStatus
 
     with lazy_progress("calibration text") as on_sample:
         request = build_fork_request(options, resolve_suite, on_sample)
@@ -174,27 +167,4 @@ def run_fork_experiment(options: ForkOptions) -> int:
     short = too_few_probes(len(request.spec.probe_steps)) if request.monitor else None
     for note in (*request.notes, *(() if short is None else (short,))):
         console.print(f"note: {note}", markup=False)
-
-    def on_status(found: FolderStatus) -> None:
-        if found.done:
-            console.print(f"{len(found.done)} runs exist already; {len(found.to_measure)} to do")
-        for reason in found.corrupt.values():
-            errors.print(f"redone: {reason}", markup=False)
-
-    with progress("fork") as show:
-
-        def on_progress(state: Progress) -> None:
-            note = _under_way(state) if state.last is None else state.last.key
-            show(state.done + state.failed, state.total, state.eta_s, note)
-            if state.last is not None:
-                for each in state.last.notes:
-                    errors.print(f"{state.last.key}: {each}", markup=False)
-
-        summary = execute(request, on_status, on_progress)
-    return show_summary("fork", "runs done", summary, request.out)
-
-
-def _under_way(state: Progress) -> str:
-    """The unfinished runs that have saved a state, with their progress."""
-    shown = [f"{key} {share:.0%}" for key, share in list(state.under_way.items())[:SHOWN]]
-    return ", ".join([*shown, *(["..."] if len(state.under_way) > SHOWN else [])])
+    return carry_out(request, "fork", done="runs done")

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.base.errors import OtherSchemaError, ShardError, StaleShardsError
+from pipeline.base.errors import IncompleteRunError, OtherSchemaError, ShardError, StaleShardsError
 from pipeline.base.fingerprints import compared
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import WorkPlan
@@ -103,6 +103,33 @@ def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None 
         corrupt={key: reason for key, reason in corrupt.items() if key in wanted},
         to_measure=tuple(key for key in wanted if key in absent or key in incomplete),
         incomplete=incomplete,
+    )
+
+
+def finished(folder: RunFolder, *, allow_missing: bool = False) -> tuple[Any, FolderStatus]:
+    """The plan and the status of a folder in which every expected shard is done; if ``allow_missing``, at least one.
+
+    Raises UsageError if there is no plan, StaleShardsError if shards belong to another measurement, and
+    IncompleteRunError, which names the missing ones.
+    """
+    plan = folder.read_plan()
+    found = folder_status(folder, plan)
+    found.refuse_stale(folder)
+    if not found.done or (found.to_measure and not allow_missing):
+        raise IncompleteRunError(_missing_message(folder, plan, found))
+    return plan, found
+
+
+def _missing_message(folder: RunFolder, plan: WorkPlan, found: FolderStatus) -> str:
+    names = plan.names()
+    absent = [names[key] for key in found.to_measure if key not in found.incomplete]
+    said = [f"{len(absent)} of {len(names)} have no shard ({', '.join(absent)})"] if absent else []
+    if found.incomplete:
+        lacking = (f"{names[key]} {lacks}" for key, lacks in found.incomplete.items())
+        said.append(f"{len(found.incomplete)} have one that is incomplete ({'; '.join(lacking)})")
+    return (
+        f"{folder}: {' and '.join(said) or 'there is no shard'}; run `int4-collapse {folder.kind.name}` again to finish "
+        "them, or pass --allow-missing to report without them"
     )
 
 

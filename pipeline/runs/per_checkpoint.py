@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.base.errors import CheckpointError, IncompleteRunError, UsageError
+from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
 from pipeline.base.retry import retry_while_away
 from pipeline.base.versions import versions
@@ -152,16 +152,9 @@ class PerCheckpoint(KindOfWork):
         """
         import polars as pl
 
-        from pipeline.runs.folder_status import folder_status
+        from pipeline.runs.folder_status import finished
 
-        plan = folder.read_plan()
-        found = folder_status(folder, plan)
-        found.refuse_stale(folder)
-        if not found.done or (found.to_measure and not allow_missing):
-            raise IncompleteRunError(
-                f"{folder}: {len(found.to_measure)} of {len(plan.checkpoints)} checkpoints have no shard "
-                f"({', '.join(found.to_measure)}); run `int4-collapse {self.name}` again, or pass --allow-missing"
-            )
+        plan, found = finished(folder, allow_missing=allow_missing)
         done = set(found.done)
         shards = folder.shards.require([each.key for each in plan.checkpoints if each.key in done])
         return pl.concat([pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards])

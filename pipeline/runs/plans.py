@@ -37,6 +37,10 @@ class WorkPlan(Protocol):
         """Key -> identity of its contents, for every shard of a complete run."""
         ...
 
+    def names(self) -> dict[str, str]:
+        """Key of each shard of a complete run -> its name for readers."""
+        ...
+
     def duplicates(self) -> dict[str, str]:
         """Key of each shard that repeats another -> key of that one."""
         ...
@@ -97,6 +101,10 @@ class RunPlan:
     def expected(self) -> dict[str, dict[str, Any]]:
         """Key -> identity of its contents, for every shard of a complete run."""
         return {checkpoint.key: {"weights": checkpoint.content_id} for checkpoint in self.checkpoints}
+
+    def names(self) -> dict[str, str]:
+        """Key -> revision."""
+        return {checkpoint.key: checkpoint.revision for checkpoint in self.checkpoints}
 
     def duplicates(self) -> dict[str, str]:
         """Key -> key of the earlier checkpoint with the same content."""
@@ -196,6 +204,10 @@ class ForkPlan:
     def expected(self) -> dict[str, dict[str, Any]]:
         """Key -> identity of its contents, for every shard of a complete experiment."""
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
+
+    def names(self) -> dict[str, str]:
+        """Key -> itself."""
+        return {run.key: run.key for run in self.runs}
 
     def duplicates(self) -> dict[str, str]:
         """Empty: no run repeats another."""

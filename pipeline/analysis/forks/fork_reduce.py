@@ -34,11 +34,10 @@ from pipeline.analysis.forks.fork_findings import (
 from pipeline.analysis.forks.fork_sweeps import find_sweeps
 from pipeline.analysis.forks.fork_table import fork_table
 from pipeline.analysis.forks.fork_words import sentences
-from pipeline.base.errors import IncompleteRunError
 from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.folder_status import FolderStatus, folder_status
+from pipeline.runs.folder_status import finished
 from pipeline.runs.plans import ForkPlan
 from pipeline.runs.result_files import SCHEDULES
 from pipeline.spec import ALIASES
@@ -60,13 +59,9 @@ class ForkReduction:
 def reduce_fork(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> ForkReduction:
     """Join the runs in ``folder`` (of kind FORK) and test the schedules; writes nothing.
 
-    Raises as ``analysis.reduce.reduce_run``.
+    Raises as ``finished``.
     """
-    plan: ForkPlan = folder.read_plan()
-    found = folder_status(folder, plan)
-    found.refuse_stale(folder)
-    if not found.done or (found.to_measure and not allow_missing):
-        raise IncompleteRunError(_missing_message(folder, plan, found))
+    plan, found = finished(folder, allow_missing=allow_missing)
     done = set(found.done)
     table = fork_table(folder.shards.require([run.key for run in plan.runs if run.key in done]))
     table = table.filter(
@@ -166,11 +161,3 @@ def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
     rates = ForkRates(**plan.config["rates"])
     arms = {run.arm.label: run.arm for run in plan.runs if run.arm.label in labels}
     return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}
-
-
-def _missing_message(folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> str:
-    shown = ", ".join(found.to_measure[:8]) + (", ..." if len(found.to_measure) > 8 else "")
-    return (
-        f"{folder}: {len(found.to_measure)} of {len(plan.runs)} runs have no shard ({shown}); run the fork "
-        "again to finish them, or pass --allow-missing to report without them"
-    )

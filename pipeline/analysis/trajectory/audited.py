@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def trajectory_of(out: str | Path, *, allow_missing: bool = False, seed: int = 0) -> pl.DataFrame:
     """The table of the audit in ``out`` (a folder or URL): one row per checkpoint, columns as in trajectory.parquet.
 
-    Made from the shards; writes nothing. Raises as ``analysis.reduce.reduce_run``.
+    Made from the shards; writes nothing. Raises as ``finished``.
     """
     return reduce_run(run_folder(out), allow_missing=allow_missing, seed=seed).trajectory
 

@@ -30,11 +30,10 @@ from pipeline.analysis.trajectory.trajectory_table import (
     trajectory_table,
     without_lists,
 )
-from pipeline.base.errors import IncompleteRunError
 from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.folder_status import FolderStatus, folder_status
+from pipeline.runs.folder_status import FolderStatus, finished
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard import Shard
@@ -57,14 +56,9 @@ class Reduction:
 def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0) -> Reduction:
     """Join the shards of ``folder`` and analyse them; writes nothing.
 
-    Raises UsageError if there is no run, StaleShardsError if shards belong to another measurement, and
-    IncompleteRunError, which names them, if expected shards are missing and ``allow_missing`` is False.
+    Raises as ``finished``.
     """
-    plan = folder.read_plan()
-    found = folder_status(folder, plan)
-    found.refuse_stale(folder)
-    if not found.done or (found.to_measure and not allow_missing):
-        raise IncompleteRunError(_missing_message(folder, plan, found))
+    plan, found = finished(folder, allow_missing=allow_missing)
     done = set(found.done)
     shards = shown(plan, folder.shards.require([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
@@ -116,15 +110,8 @@ def _measured(plan: RunPlan, found: FolderStatus, shards: Sequence[Shard]) -> Au
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:
-    """The losses of the audit in ``folder``, also per batch; ``name``: its name in messages.
-
-    Raises UsageError if there is no run, and IncompleteRunError if shards are missing.
-    """
-    plan = folder.read_plan()
-    found = folder_status(folder, plan)
-    found.refuse_stale(folder)
-    if found.to_measure:
-        raise IncompleteRunError(_missing_message(folder, plan, found))
+    """The losses of the audit in ``folder``, also per batch; ``name``: its name in messages. Raises as ``finished``."""
+    plan, _ = finished(folder)
     shards = shown(plan, [folder.shards.read(checkpoint.key) for checkpoint in plan.checkpoints])
     return curve_from_frame(trajectory_table(shards, plan.checkpoints), name=name)
 
@@ -246,16 +233,3 @@ def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
             if version not in found.setdefault(package, []):
                 found[package].append(version)
     return {package: ", ".join(each) for package, each in found.items()}
-
-
-def _missing_message(folder: RunFolder, plan: RunPlan, found: FolderStatus) -> str:
-    names = {checkpoint.key: checkpoint.revision for checkpoint in plan.checkpoints}
-    absent = [names[key] for key in found.to_measure if key not in found.incomplete]
-    said = [f"{len(absent)} of {len(plan.checkpoints)} checkpoints have no shard ({', '.join(absent)})"]
-    lacking = [f"{names[key]} {lacks}" for key, lacks in found.incomplete.items()]
-    if lacking:
-        said.append(f"{len(lacking)} have one that is incomplete ({'; '.join(lacking)})")
-    return (
-        f"{folder}: {' and '.join(said if absent or not lacking else said[1:])}; "
-        "run the audit again to measure them, or pass --allow-missing to report without them"
-    )

@@ -65,8 +65,8 @@ def build_request(
     resources = resources_of(options)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
     named = options.suite
-    suite = find_suite(named, options.revisions) if isinstance(named, str) else named
-    whole, suite = suite, suite.select(options.steps, options.limit)
+    whole = find_suite(named, options.revisions) if isinstance(named, str) else named
+    suite = whole.select(options.steps, options.limit)
     failing = refuse_unmeasurable(suite)
     if config := model_config(suite):  # where none can be read, every checkpoint fails by name
         require_models(variants, config)
@@ -78,23 +78,15 @@ def build_request(
     execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
     _require_measurable(measurements, stream=execution.stream)
     probe = ProbeSpec(
-        variants,
-        shape,
-        tokens.sha256,
-        vocab_rows,
-        execution.arithmetic,
-        measurements=measurements,
-        mechanism=mechanism,
-        by_layer=by_layer,
-    )
+        variants, shape, tokens.sha256, vocab_rows, execution.arithmetic,
+        measurements=measurements, mechanism=mechanism, by_layer=by_layer,
+    )  # fmt: skip
     if calibrated_on is None:
         calibration, told = _calibration(
             options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample
         )
     else:
-        known = KnownRuns(tokens.array, shape.seq_len)
-        require_disjoint(calibrated_on.source, calibrated_on.array, known)
-        calibration, told = calibrated_on, ()
+        calibration, told = _disjoint(calibrated_on, tokens, shape), ()
     if calibration is not None:
         probe = dataclasses.replace(probe, calibration_sha256=calibration.sha256)
     return AuditRequest(
@@ -125,6 +117,14 @@ def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
             f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
             "leave it out"
         )
+
+
+def _disjoint(
+    calibration: CalibrationTokens, evaluation: EvaluationTokens, shape: TokenShape
+) -> CalibrationTokens:
+    """``calibration``; raises OverlapError if it holds text of the evaluation."""
+    require_disjoint(calibration.source, calibration.array, KnownRuns(evaluation.array, shape.seq_len))
+    return calibration
 
 
 def _calibration(

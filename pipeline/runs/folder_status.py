@@ -127,9 +127,10 @@ def _missing_message(folder: RunFolder, plan: WorkPlan, found: FolderStatus) -> 
     if found.incomplete:
         lacking = (f"{names[key]} {lacks}" for key, lacks in found.incomplete.items())
         said.append(f"{len(found.incomplete)} have one that is incomplete ({'; '.join(lacking)})")
+    told = " and ".join(said) or "there is no shard"
     return (
-        f"{folder}: {' and '.join(said) or 'there is no shard'}; run `int4-collapse {folder.kind.name}` again to finish "
-        "them, or pass --allow-missing to report without them"
+        f"{folder}: {told}; run `int4-collapse {folder.kind.name}` again to finish them, or pass "
+        "--allow-missing to report without them"
     )
 
 

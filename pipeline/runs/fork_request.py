@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pipeline.driver import Resources
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
+    from pipeline.train.fork_spec import ForkSpec
+    from pipeline.train.schedules import ForkRates
+    from pipeline.train.settings import OptimizerSettings
     from pipeline.train.start import Start
 
 DEFAULT_TOKENS_PER_STEP = 8192
@@ -77,8 +80,6 @@ def build_fork_request(
     ``on_sample``: as in ``build_request``.
     """
     from pipeline.train.arms import parse_arms, refuse_twins, resolve
-    from pipeline.train.fork_spec import ForkSpec
-    from pipeline.train.schedules import ForkRates
 
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
@@ -94,51 +95,19 @@ def build_fork_request(
         )
     suite = audit.suite
     start = _start(options, suite)
-    steps, probe_every = _lengths(options, suite)
+    out = run_folder(options.audit.out, FORK)
     moments = _moments(start, arms)
-    settings = _optimizer(suite)
-    rewarm = 0
-    if moments == "cold":  # the memory of the second moment, at most a tenth of the run
-        rewarm = (
-            min(round(1 / (1 - settings.beta2)), steps // 10)
-            if options.rewarm_steps is None
-            else options.rewarm_steps
-        )
-    base_lr = _base_rate(options, start)
-    rates = ForkRates(base_lr=base_lr, peak_lr=_peak_rate(suite, base_lr), steps=steps, rewarm_steps=rewarm)
+    rates = _rates(options, suite, start, moments)
     resolved = tuple(resolve(arm, rates) for arm in arms)
     refuse_twins(resolved)
-    seq_len = suite.recipe.get("seq_len") or audit.probe.shape.seq_len
-    tokens_per_step = options.tokens_per_step or _default_tokens_per_step(suite)
-    if tokens_per_step % seq_len:
-        raise UsageError(
-            f"--tokens-per-step {tokens_per_step}: wanted a multiple of the {seq_len} tokens of a sequence"
-        )
-    out = run_folder(options.audit.out, FORK)
+    step_tokens = _step_tokens(options, audit)
     train = read_training(options.train_corpus, options.data, suite, out)
-    notes = _epochs(options, len(train.tokens), steps, tokens_per_step)
-    spec = ForkSpec(
-        content_id=start.checkpoint.content_id,
-        rates=rates,
-        probe=audit.probe,
-        probe_every=probe_every,
-        sequences=tokens_per_step // seq_len,
-        seq_len=seq_len,
-        train_sha256=train.sha256,
-        optimizer=settings,
-        moments=moments,
-        precision=_precision(options),
-        compiled=_compiled(options, steps),
-        # a memory of two probe intervals
-        ema_decay=1 - 1 / (2 * probe_every) if options.ema_decay is None else options.ema_decay,
-        lawa_window=options.lawa_window,
-    )
+    epochs = _epochs(options, len(train.tokens), rates.steps, step_tokens[0])
+    spec = _spec(
+        options, audit, start,
+        rates=rates, moments=moments, step_tokens=step_tokens, train_sha256=train.sha256,
+    )  # fmt: skip
     _check_compared(resolved, spec)
-    if moments == "cold":
-        notes += (
-            f"Adam's moments start cold, after a learning-rate ramp of {rewarm} steps: "
-            + ("muon has no use for the suite's" if _kept(start) else "the suite keeps none"),
-        )
     return ForkRequest(
         suite=suite.name,
         checkpoint=start.checkpoint,
@@ -153,15 +122,79 @@ def build_fork_request(
         train_corpus=train.corpus,
         out=out,
         resources=_resources(options, audit, start),
-        state_every=options.state_every or probe_every,
+        state_every=options.state_every or spec.probe_every,
         state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
         train_made_of=train.made_of,
         train_kept=train.kept,
-        notes=notes,
+        notes=(*epochs, *_cold_note(start, spec)),
         warnings=audit.warnings,
         replace_stale=options.audit.replace_stale,
         monitor=options.monitor,
     )
+
+
+def _spec(
+    options: ForkOptions,
+    audit: AuditRequest,
+    start: Start,
+    *,
+    rates: ForkRates,
+    moments: str,
+    step_tokens: tuple[int, int],
+    train_sha256: str,
+) -> ForkSpec:
+    """The settings that the runs share."""
+    from pipeline.train.fork_spec import ForkSpec
+
+    every, (tokens, seq_len) = _lengths(options, audit.suite)[1], step_tokens
+    return ForkSpec(
+        content_id=start.checkpoint.content_id,
+        rates=rates,
+        probe=audit.probe,
+        probe_every=every,
+        sequences=tokens // seq_len,
+        seq_len=seq_len,
+        train_sha256=train_sha256,
+        optimizer=_optimizer(audit.suite),
+        moments=moments,
+        precision=_precision(options),
+        compiled=_compiled(options, rates.steps),
+        # a memory of two probe intervals
+        ema_decay=1 - 1 / (2 * every) if options.ema_decay is None else options.ema_decay,
+        lawa_window=options.lawa_window,
+    )
+
+
+def _rates(options: ForkOptions, suite: Suite, start: Start, moments: str) -> ForkRates:
+    """Rates and lengths of the runs; where moments are cold, with a ramp as long as the second moment's memory."""
+    from pipeline.train.schedules import ForkRates
+
+    steps, rewarm = _lengths(options, suite)[0], 0
+    if moments == "cold" and options.rewarm_steps is None:
+        rewarm = min(round(1 / (1 - _optimizer(suite).beta2)), steps // 10)
+    elif moments == "cold":
+        rewarm = options.rewarm_steps or 0
+    base_lr = _base_rate(options, start)
+    return ForkRates(base_lr=base_lr, peak_lr=_peak_rate(suite, base_lr), steps=steps, rewarm_steps=rewarm)
+
+
+def _step_tokens(options: ForkOptions, audit: AuditRequest) -> tuple[int, int]:
+    """Tokens of an update, and of each of its sequences."""
+    seq_len = audit.suite.recipe.get("seq_len") or audit.probe.shape.seq_len
+    tokens = options.tokens_per_step or _default_tokens_per_step(audit.suite)
+    if tokens % seq_len:
+        raise UsageError(
+            f"--tokens-per-step {tokens}: wanted a multiple of the {seq_len} tokens of a sequence"
+        )
+    return tokens, seq_len
+
+
+def _cold_note(start: Start, spec: ForkSpec) -> tuple[str, ...]:
+    if spec.moments != "cold":
+        return ()
+    why = "muon has no use for the suite's" if _kept(start) else "the suite keeps none"
+    ramp = spec.rates.rewarm_steps
+    return (f"Adam's moments start cold, after a learning-rate ramp of {ramp} steps: {why}",)
 
 
 def _start(options: ForkOptions, suite: Suite) -> Start:
@@ -213,7 +246,7 @@ def _kept(start: Start) -> bool:
     return (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
 
 
-def _optimizer(suite: Suite) -> Any:
+def _optimizer(suite: Suite) -> OptimizerSettings:
     from pipeline.train.settings import OptimizerSettings
 
     names = [field.name for field in fields(OptimizerSettings)]
@@ -256,7 +289,7 @@ def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: i
     return (told,)
 
 
-def _check_compared(arms: tuple[Arm, ...], spec: Any) -> None:
+def _check_compared(arms: tuple[Arm, ...], spec: ForkSpec) -> None:
     """Raise UsageError if no probe of an arm falls into its compared phase."""
     from pipeline.train.arms import make_arm_schedule
 

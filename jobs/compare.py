@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,8 @@ from pipeline.runs.output import absolute_out, run_folder
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
-    from pipeline.analysis.trajectory.growth import Growth, Window
+    from pipeline.analysis.trajectory.compared_runs import RunComparison, TrainingGrowth
+    from pipeline.analysis.trajectory.growth import Bounded, Ratio, Window
     from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
     from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
     from pipeline.analysis.trajectory.trainings import GroupRatio
@@ -89,53 +89,33 @@ def command(
     Audits with --mechanism are compared factor by factor too: error size, sensitivity and alignment, side by side, and
     with --out on a page.
     """
-    from pipeline.analysis.trajectory.growth import compare_growth, parse_window
-    from pipeline.analysis.trajectory.mechanism.mechanism_words import run_sentence
-    from pipeline.analysis.trajectory.mechanism.run_factors import factors_of_runs
+    from pipeline.analysis.trajectory.compared_runs import TrainingGroups, compare_runs
+    from pipeline.analysis.trajectory.growth import parse_window
     from pipeline.base.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)
-    kinds, of_stratum = _named(groups, "--group"), _named(strata, "--stratum")
-    grouped_names = dict.fromkeys(name for kind in kinds.values() for name in kind)
-    names = (*trainings, *(name for name in grouped_names if name not in trainings))
+    kinds = TrainingGroups(_named(groups, "--group"), _named(strata, "--stratum"))
+    names = tuple(dict.fromkeys((*trainings, *kinds.names())))
     if not names:
         raise UsageError("nothing to compare: wanted DIR... or --group NAME=DIR,DIR")
     curves = _read(names)
     if ALL in variants:
-        variants = tuple(curves[0].variants)
+        variants = tuple(next(iter(curves.values())).variants)
         if not variants:
             raise UsageError(f"{names[0]}: only fp32 was measured, there is no gap to compare")
-    found: list[tuple[str, str, Growth]] = []
-    ratios: list[tuple[str, GroupRatio]] = []
-    for variant in variants:
-        grown = compare_growth(curves, variant, *windows, threshold=threshold)
-        found += [(name, variant, growth) for name, growth in zip(names, grown, strict=True)]
-        own = dict(zip(names, grown, strict=True))
-        ratios += [(variant, each) for each in _ratios(kinds, of_stratum, own, variant, threshold)]
-    factors = factors_of_runs(_controls(names), variants, *windows, seed=seed)
-    split = {(each.run, each.variant): each for each in factors}
-    objects = [
-        {"folder": name, "variant": variant, **dataclasses.asdict(each),
-         "factors": to_json(split.get((name, variant)))}
-        for name, variant, each in found
-    ]  # fmt: skip
-    grouped = [{"variant": variant, **dataclasses.asdict(each)} for variant, each in ratios]
+    found = compare_runs(curves, _controls(names), variants, windows, kinds, threshold=threshold, seed=seed)
     if as_json:
-        for each in (*objects, *grouped):
-            click.echo(json.dumps(each))
+        for each in (*found.found, *found.groups):
+            click.echo(json.dumps(to_json(each)))
     else:
         _print(found, windows, several=len(variants) > 1)
-        for variant, ratio in ratios:
-            _print_ratio(ratio, variant if len(variants) > 1 else "")
-        for own_factors in factors:
-            said = run_sentence(own_factors)
-            console.print(f"{own_factors.run} {own_factors.variant}: {said}", markup=False)
     if target is not None:
-        if factors:
+        if factors := found.factors():
             _write_page(target, factors)
-        numbers = {"before": before, "end": end, "threshold": threshold, "found": objects, "groups": grouped}
-        _write(target, numbers, curves, "int4" if "int4" in variants else variants[0], windows)
+        numbers = {"before": before, "end": end, "threshold": threshold, **to_json(found)}
+        shown = "int4" if "int4" in variants else variants[0]
+        _write(target, numbers, list(curves.values()), shown, windows)
 
 
 def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
@@ -154,40 +134,7 @@ def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _ratios(
-    kinds: dict[str, tuple[str, ...]],
-    strata: dict[str, tuple[str, ...]],
-    grown: dict[str, Growth],
-    variant: str,
-    threshold: float,
-) -> list[GroupRatio]:
-    """The ratio of every group to the first."""
-    from pipeline.analysis.trajectory.trainings import Training, compare_groups
-
-    if not kinds:
-        return []
-    if len(kinds) == 1:
-        raise UsageError(f"one group, {next(iter(kinds))}: wanted --group at least twice")
-    place = {member: name for name, members in strata.items() for member in members}
-    members: dict[str, list[Training]] = {}
-    for kind, names in kinds.items():
-        for name in dict.fromkeys(names):
-            growth = grown[name].growth
-            if growth is None:
-                raise UsageError(
-                    f"{name}: the gap of {variant} before cannot be told from 0, so it has no growth; "
-                    "choose other windows"
-                )
-            if strata and name not in place:
-                raise UsageError(f"{name} is in no --stratum: wanted every training of a group in one")
-            members.setdefault(kind, []).append(Training(name, growth.estimate, place.get(name, "")))
-    first, *others = members
-    return [
-        compare_groups(kind, members[kind], first, members[first], threshold=threshold) for kind in others
-    ]
-
-
-def _read(names: Sequence[str]) -> list[Curve]:
+def _read(names: Sequence[str]) -> dict[str, Curve]:
     """Read the trainings. Raises UsageError if one was measured on other tokens than the first."""
     from pipeline.analysis.table_files import read_table
     from pipeline.analysis.trajectory.reduction import read_curve
@@ -201,7 +148,7 @@ def _read(names: Sequence[str]) -> list[Curve]:
             raise UsageError(
                 f"{name} was measured on other tokens than {first}: audit both with the same --corpus and shape"
             )
-    return [read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names]
+    return {name: read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names}
 
 
 def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:
@@ -213,25 +160,36 @@ def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:
     return {name: read_mechanism(run_folder(name)) for name in folders}
 
 
-def _print(found: list[tuple[str, str, Growth]], windows: tuple[Window, Window], *, several: bool) -> None:
-    for name, variant, growth in found:
-        console.print(f"{name}  {variant}" if several else name, style="bold", markup=False)
-        for window, gap in zip(windows, (growth.before, growth.end), strict=True):
-            console.print(
-                f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
-            )
-        if growth.growth is None:
-            console.print("  no growth: the early gap cannot be distinguished from 0", markup=False)
-        else:
-            console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}", markup=False)
-        if growth.against is not None:
-            power = growth.against.power
-            console.print(f"  over the growth of {found[0][0]}  {_interval(growth.against)}", markup=False)
-            console.print(
-                f"  an interval above {power.threshold:g} would be seen four times in five at a ratio of "
-                f"{power.smallest_ratio:.2f}",
-                markup=False,
-            )
+def _print(found: RunComparison, windows: tuple[Window, Window], *, several: bool) -> None:
+    from pipeline.analysis.trajectory.mechanism.mechanism_words import run_sentence
+
+    for each in found.found:
+        _print_growth(each, windows, found.found[0].folder, several=several)
+    for ratio in found.groups:
+        _print_ratio(ratio.found, ratio.variant if several else "")
+    for factors in found.factors():
+        console.print(f"{factors.run} {factors.variant}: {run_sentence(factors)}", markup=False)
+
+
+def _print_growth(each: TrainingGrowth, windows: tuple[Window, Window], first: str, *, several: bool) -> None:
+    growth = each.found
+    console.print(f"{each.folder}  {each.variant}" if several else each.folder, style="bold", markup=False)
+    for window, gap in zip(windows, (growth.before, growth.end), strict=True):
+        console.print(
+            f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
+        )
+    if growth.growth is None:
+        console.print("  no growth: the early gap cannot be distinguished from 0", markup=False)
+    else:
+        console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}", markup=False)
+    if growth.against is not None:
+        power = growth.against.power
+        console.print(f"  over the growth of {first}  {_interval(growth.against)}", markup=False)
+        console.print(
+            f"  an interval above {power.threshold:g} would be seen four times in five at a ratio of "
+            f"{power.smallest_ratio:.2f}",
+            markup=False,
+        )
 
 
 def _print_ratio(ratio: GroupRatio, variant: str) -> None:
@@ -259,7 +217,7 @@ def _print_ratio(ratio: GroupRatio, variant: str) -> None:
         )
 
 
-def _interval(number: Any) -> str:
+def _interval(number: Bounded | Ratio) -> str:
     return f"{number.estimate:.3f} [{number.lower:.3f}, {number.upper:.3f}]"
 
 

@@ -98,7 +98,7 @@ def events_html(summary: Summary) -> str:
         if onset
         else "Without an onset there is nothing to compare them with."
     )
-    heads = ["DatedEvent", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
+    heads = ["Event", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
     rows = "".join(_event_row(event, onset=onset) for event in events)
     return (
         f'<section aria-labelledby="h-events"><h2 id="h-events">{title}</h2><p class="note">{note}</p>'

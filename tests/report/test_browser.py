@@ -138,8 +138,10 @@ def test_controls_redraw_without_errors(browser: Browser, make_page: Make) -> No
 def test_panels_without_data_are_left_out(browser: Browser, make_page: Make) -> None:
     columns = ["step", "fp32_nll_nats", "int4_nll_nats", "tokens_seen"]
     bare = synthetic.trajectory().select(columns).with_columns(tokens_seen=pl.lit(None, pl.Int64))
-    none = dict.fromkeys(("predictors", "kurtosis_test", "convergence_step", "onset_step", "versions"))
-    browser.open(make_page(bare[:10], pl.DataFrame(), phases=[], verdict=[], onset_evidence=None, **none))
+    none = dict.fromkeys(("predictors", "kurtosis_test", "convergence_step", "onset_step"))
+    browser.open(
+        make_page(bare[:10], pl.DataFrame(), phases=[], verdict=[], onset_evidence=None, versions={}, **none)
+    )
     assert browser.js(PLOTS) == ["perplexity", "damage"]
     assert browser.js(UNDRAWN) == 0
     assert browser.problems == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import UsageError
@@ -24,7 +24,7 @@ from pipeline.runs.calibration_request import (
 from pipeline.runs.execution_mode import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
-from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
+from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ def build_request(
     evaluation text repeats them.
     """
     from pipeline.driver import resolve_device
-    from pipeline.suites.model_config import model_config
-    from pipeline.suites.unmeasurable import refuse_unmeasurable
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     measurements = parse_measurements(options.measurements)
@@ -64,12 +62,7 @@ def build_request(
     out.check()
     resources = resources_of(options)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
-    named = options.suite
-    whole = find_suite(named, options.revisions) if isinstance(named, str) else named
-    suite = whole.select(options.steps, options.limit)
-    failing = refuse_unmeasurable(suite)
-    if config := model_config(suite):  # where none can be read, every checkpoint fails by name
-        require_models(variants, config)
+    whole, suite, failing = _suite(options, find_suite, variants)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
@@ -101,13 +94,25 @@ def build_request(
         cache_gb=options.cache_gb,
         stream=execution.stream,
         notes=execution.notes,
-        warnings=(
-            *suite.warnings,
-            *remarks,
-            *told,
-            *(f"{revision} cannot be measured: {reason}" for revision, reason in failing.items()),
-        ),
+        warnings=(*suite.warnings, *remarks, *told, *failing),
     )
+
+
+def _suite(
+    options: AuditOptions, find_suite: FindSuite, variants: Sequence[Variant]
+) -> tuple[Suite, Suite, tuple[str, ...]]:
+    """The whole suite, the checkpoints that are asked for, and which of these cannot be measured."""
+    from pipeline.suites.model_config import model_config
+    from pipeline.suites.unmeasurable import refuse_unmeasurable
+
+    named = options.suite
+    whole = find_suite(named, options.revisions) if isinstance(named, str) else named
+    suite = whole.select(options.steps, options.limit)
+    failing = refuse_unmeasurable(suite)
+    if config := model_config(suite):  # where none can be read, every checkpoint fails by name
+        require_models(variants, config)
+    told = (f"{revision} cannot be measured: {reason}" for revision, reason in failing.items())
+    return whole, suite, tuple(told)
 
 
 def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,10 +17,6 @@ from rich.segment import Segment
 from rich.table import Table
 
 from pipeline.runs.kind_of_work import TextTable
-
-if TYPE_CHECKING:
-    from pipeline.runs.folder import RunFolder
-    from pipeline.runs.progress import RunSummary
 
 LINE_EVERY_S = 10.0
 """Shortest time between two plain lines, in seconds."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.analysis.trajectory.square_law import square_law
-from pipeline.quantize.statistics import squared_error
+from pipeline.measurements import squared_error
 from pipeline.runs.shard import Shard
 
 ERRORS = {

@@ -7,10 +7,13 @@ have limited time.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -69,15 +72,12 @@ class Peer:
             np.save(place / "calibration.npy", calibration)
             call = self._call(variant, folder, place, device)
             try:
-                ran = subprocess.run(
-                    [python, str(PROGRAM), json.dumps(call)],
-                    capture_output=True, text=True, timeout=limit_s, cwd=place, check=False,
-                )  # fmt: skip
+                code, said = _run([python, str(PROGRAM), json.dumps(call)], place, limit_s)
             except subprocess.TimeoutExpired:
                 return Timing(what, ours=False, absent=f"stopped after {limit_s:.0f} s")
-            if ran.returncode:
-                said = (ran.stderr.strip().splitlines() or ["nothing"])[-1]
-                return Timing(what, ours=False, absent=f"failed with {said:.300}")
+            if code:
+                last = (said.strip().splitlines() or ["nothing said"])[-1]
+                return Timing(what, ours=False, absent=f"failed with {last:.300}")
             answer = json.loads((place / "answer.json").read_text())
         seconds = Seconds.of([answer["seconds"]])
         return Timing(what, ours=False, seconds=seconds, nll_nats=answer["nll_nats"])
@@ -104,6 +104,24 @@ PEERS = (
     Peer("GPTQModel", "gptqmodel", ("gptq",)),
     Peer("llm-compressor", "llmcompressor", ("gptq", "awq")),
 )
+
+
+def _run(command: list[str], folder: Path, limit_s: float) -> tuple[int, str]:
+    """Exit code and stderr of ``command``; whatever it started ends with it, or after ``limit_s`` seconds."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=limit_s)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return process.returncode, said
 
 
 @cache

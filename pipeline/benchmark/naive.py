@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
+from pipeline.benchmark.quantize_elsewhere import evaluate
 from pipeline.quantize import Variant, round_trip
 
 
@@ -92,16 +93,3 @@ def _quantize_in_place(model: Any, variant: Variant) -> None:
         module.weight = nn.Parameter(
             quantized.T.contiguous() if transposed else quantized, requires_grad=False
         )
-
-
-@torch.inference_mode()
-def evaluate(model: Any, tokens: np.ndarray, device: str) -> float:
-    """Mean nll in nats of ``model`` on ``tokens`` (int64 (batches, batch_size, seq_len))."""
-    total, count = 0.0, 0
-    for batch in tokens:
-        ids = torch.tensor(batch, device=device)
-        logits = model(input_ids=ids).logits[:, :-1]
-        losses = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        total += losses.to(torch.float64).sum().item()
-        count += losses.numel()
-    return total / count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -19,13 +19,21 @@ from pipeline.measurements import (
     TensorMeasurement,
     TokenMeasurement,
 )
-from pipeline.measurements.measurement import AnyMeasurement, HiddenObserver, QuantizedWeight, TokenBlock
+from pipeline.measurements.measurement import (
+    AnyMeasurement,
+    HiddenObserver,
+    QuantizedWeight,
+    TokenBlock,
+    Values,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from pipeline.quantize import CalibrationOutcome
+
+M = TypeVar("M", bound=AnyMeasurement)
 
 
 def token_values(
@@ -52,46 +60,28 @@ def token_columns(
     measurements: Iterable[TokenMeasurement], values: Mapping[str, np.ndarray], batches: int
 ) -> dict[str, Any]:
     """Every column of ``measurements``, of one variant, from its ``values`` (N, P)."""
-    found: dict[str, Any] = {}
-    for each in measurements:
-        with _named(each):
-            given = each.summarise({name: values[name] for name in each.values}, batches)
-        found |= checked_columns(each, given)
-    return found
+    return _columns(
+        measurements, lambda each: each.summarise({name: values[name] for name in each.values}, batches)
+    )
 
 
 def tensor_values(measurements: Iterable[TensorMeasurement], weight: QuantizedWeight) -> dict[str, Any]:
     """Every column of ``measurements`` for one weight under one variant."""
-    found: dict[str, Any] = {}
-    for each in measurements:
-        with _named(each):
-            given = each.of_tensor(weight)
-        found |= checked_columns(each, given)
-    return found
+    return _columns(measurements, lambda each: each.of_tensor(weight))
 
 
 def outcome_values(
     measurements: Iterable[OutcomeMeasurement], outcome: CalibrationOutcome | None
 ) -> dict[str, Any]:
     """Every column of ``measurements`` for one weight under one variant; ``outcome``: None where not calibrated."""
-    found: dict[str, Any] = {}
-    for each in measurements:
-        with _named(each):
-            given = each.of_outcome(outcome)
-        found |= checked_columns(each, given)
-    return found
+    return _columns(measurements, lambda each: each.of_outcome(outcome))
 
 
 def checkpoint_values(
     measurements: Sequence[CheckpointMeasurement], model: torch.nn.Module, tokens_NT: Tensor
 ) -> dict[str, Any]:
     """Every column of ``measurements`` for the unquantized ``model``."""
-    found: dict[str, Any] = {}
-    for each in measurements:
-        with _named(each):
-            given = each.of_model(model, tokens_NT)
-        found |= checked_columns(each, given)
-    return found
+    return _columns(measurements, lambda each: each.of_model(model, tokens_NT))
 
 
 class HiddenStates:
@@ -118,6 +108,15 @@ class HiddenStates:
                 given = observer.values()
             found |= checked_columns(each, given)
         return found
+
+
+def _columns(measurements: Iterable[M], call: Callable[[M], Values]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in measurements:
+        with _named(each):
+            given = call(each)
+        found |= checked_columns(each, given)
+    return found
 
 
 def refuse_whole_models(measurements: Iterable[CheckpointMeasurement]) -> None:

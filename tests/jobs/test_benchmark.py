@@ -26,6 +26,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.suites import open_suite
 from tests.jobs.conftest import MEASURE
 from tests.models import tiny_model
+from tests.waiting import wait_for
 
 Run = Callable[..., Result]
 FEW = ("--batches", "1", "--batch-size", "1", "--seq-len", "16")
@@ -286,6 +287,12 @@ if "-c" in sys.argv: sys.exit(0)
 call = json.loads(sys.argv[-1])
 {body}
 """
+LEAVES_A_PROCESS = """
+import subprocess
+left = subprocess.Popen(["sleep", "60"], stderr=subprocess.DEVNULL)
+open(sys.argv[0] + ".pid", "w").write(str(left.pid))
+sys.exit("gone")
+"""
 
 
 @pytest.mark.parametrize(
@@ -294,6 +301,7 @@ call = json.loads(sys.argv[-1])
         ("open(call['answer'], 'w').write(json.dumps(dict(seconds=2.5, nll_nats=call['bits'])))", 60, ""),
         ("sys.exit('ValueError: no such layer')", 60, "failed with ValueError: no such layer"),
         ("time.sleep(60)", 1, "stopped after 1 s"),
+        (LEAVES_A_PROCESS, 60, "failed with gone"),
     ],
 )
 def test_a_library_runs_with_the_python_of_its_environment(
@@ -301,9 +309,7 @@ def test_a_library_runs_with_the_python_of_its_environment(
 ) -> None:
     """The interpreter stands in for one whose environment has the library; it gets the call as the library would."""
     program = tmp_path / "python"
-    program.write_text(
-        f"#!{sys.executable}\nimport sys\nif '-c' in sys.argv: sys.exit(0)\n" + LIBRARY.format(body=body)
-    )
+    program.write_text(f"#!{sys.executable}\n{LIBRARY.format(body=body)}")
     program.chmod(0o755)
     variant, tokens = Variant.parse("int4-g8-asym@gptq"), np.zeros((1, 1, 8), dtype=np.int64)
     row = Peer("Library", "library_that_is_nowhere", ("gptq",)).timing(
@@ -311,6 +317,9 @@ def test_a_library_runs_with_the_python_of_its_environment(
     )
     assert row.absent == absent
     assert (row.nll_nats, row.seconds) == ((4, Seconds(2.5, 2.5, 2.5, 1)) if not absent else (None, None))
+    if body == LEAVES_A_PROCESS:
+        status = Path("/proc") / (tmp_path / "python.pid").read_text() / "status"
+        wait_for(lambda: not status.exists() or "State:\tZ" in status.read_text(), seconds=20)
 
 
 def test_the_naive_loop_does_not_calibrate(run_here: Run, llama_suite: Path, tokens_file: str) -> None:

@@ -11,6 +11,7 @@ windows=(--before 20000:22800 --end 27600:28600)
 
 tar xJf $here/shards.tar.xz -C $here
 tar xJf $here/methods/shards.tar.xz -C $here/methods
+tar xJf $here/interventions/shards.tar.xz -C $here/interventions
 # Two at a time; what a command says is shown only where it fails.
 quietly='out=$("$@" 2>&1) || { echo "$out" >&2; exit 255; }'
 # The interventions are windows of many arms, not trajectories: their shards are read by tests.evidence alone.

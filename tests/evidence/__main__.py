@@ -1,6 +1,7 @@
 """``python -m tests.evidence``: the findings and their pages, from the reports that ``make reference`` makes.
 
-Writes regrets.json, findings.json and FINDINGS.md under ``outputs/reference``, and the three findings of README.md.
+Writes regrets.json, interventions/decision.json, findings.json and FINDINGS.md under ``outputs/reference``, and the
+three findings of README.md.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 from tests.evidence import regrets
 from tests.evidence.claims import claims
+from tests.evidence.interventions import interventions
+from tests.evidence.interventions import page as arms_table
 from tests.evidence.pages import README_TEMPLATE, TEMPLATE, between_marks, fill
 
 ROOT = Path(__file__).parents[2]
@@ -21,19 +24,22 @@ def main() -> None:
     """Write all files."""
     costs = regrets.regrets(REFERENCE)
     _write(REFERENCE / "regrets.json", costs)
+    decision = interventions(REFERENCE / "interventions")
+    _write(REFERENCE / "interventions" / "decision.json", decision)
     found = claims(REFERENCE)
     _write(REFERENCE / "findings.json", [finding.to_json() for finding in found])
-    texts = texts_of([finding.to_json() for finding in found], costs)
+    texts = texts_of([finding.to_json() for finding in found], costs, decision)
     (REFERENCE / "FINDINGS.md").write_text(fill(TEMPLATE.read_text(), texts))
     readme = ROOT / "README.md"
     readme.write_text(between_marks(readme.read_text(), fill(README_TEMPLATE.read_text(), texts)))
 
 
-def texts_of(found: list[dict[str, Any]], costs: dict[str, Any]) -> dict[str, str]:
+def texts_of(found: list[dict[str, Any]], costs: dict[str, Any], decision: dict[str, Any]) -> dict[str, str]:
     """The words that go into the pages, by id."""
     told = {each["id"]: each["text"] for each in found}
     bare = {f"{each['id']}:bare": each["text"].replace(f" {each['unit']}", "", 1) for each in found}
-    return {**told, **bare, "table:regrets": regrets.page(costs)}
+    tables = {"table:regrets": regrets.page(costs), "table:interventions": arms_table(decision)}
+    return {**told, **bare, **tables}
 
 
 def _write(path: Path, value: Any) -> None:

@@ -37,6 +37,7 @@ def claims(reference: Path) -> list[Finding]:
         _methods,
         _grids,
         _others,
+        _interventions,
     )
     return [finding for part in parts for finding in part(reference)]
 
@@ -520,3 +521,25 @@ def _others(reference: Path) -> Iterator[Finding]:
         unit="count",
         form="d",
     )
+
+
+def _interventions(reference: Path) -> Iterator[Finding]:
+    decision = Source(reference, "interventions/decision.json")
+    seeds = decision.content["seeds"]
+    common: dict[str, Any] = {"trainings": 4 * len(seeds)}
+    how = "counted"
+    question = "Seeds of the 2 x 2"
+    yield derived(
+        "iv.seeds", question, len(seeds), how=how, source=decision.path, unit="count", form="d", **common
+    )
+    question = "Seeds that the rule wants"
+    yield decision.finding("iv.wanted", question, ["seeds_wanted"], unit="count", form="d", **common)
+    yield decision.finding(
+        "iv.cause", "Cause of the damage, rate or norm", ["cause"], unit="", form="", **common
+    )
+    for seed in seeds:
+        for column, arms in decision.content["by_seed"][seed].items():
+            for arm in arms:
+                key = ["by_seed", seed, column, arm]
+                question = f"{column} at the end, {arm} over constant, {seed}"
+                yield decision.finding(f"iv.{seed}.{column}.{arm}", question, key, trainings=2)

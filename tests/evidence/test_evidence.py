@@ -40,7 +40,8 @@ def costs() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def texts(kept, costs) -> dict[str, str]:
-    return texts_of(kept, costs)
+    decision = json.loads((REFERENCE / "interventions" / "decision.json").read_text())
+    return texts_of(kept, costs, decision)
 
 
 def test_the_findings_are_those_of_the_committed_reports(kept):

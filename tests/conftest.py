@@ -50,10 +50,10 @@ SESSION_CORES = 2
 
 LONGEST = (
     "jobs/test_submitted.py", "reproduce/test_rehearsal.py", "driver/test_local_ray.py", "jobs/test_nodes.py",
-    "jobs/test_fork.py", "probe/test_gpu_engine.py", "test_extending.py", "jobs/test_faults.py",
+    "jobs/test_fork.py", "probe/gpu/test_gpu_engine.py", "test_extending.py", "jobs/test_faults.py",
     "jobs/test_object_store.py", "monitor/test_trainer_callback.py", "test_reference.py", "probe/test_compiling.py",
-    "hub/test_fetching.py", "analysis/test_rates.py", "report/test_browser.py",
-    "jobs/test_benchmark.py", "train/test_forking.py", "jobs/test_scheduling.py", "probe/test_gpu_controls.py",
+    "suites/hub/test_fetching.py", "analysis/trajectory/test_rates.py", "report/test_browser.py",
+    "jobs/test_benchmark.py", "train/test_forking.py", "jobs/test_scheduling.py", "probe/gpu/test_gpu_controls.py",
 )  # fmt: skip
 """Files that take more than fifteen seconds (``--durations``), the longest first."""
 

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.explain import explain
 from pipeline.analysis.trajectory.stages import Phase
-from tests.analysis.mechanisms import TrueGrowth, simulated_run
+from tests.analysis.trajectory.mechanisms import TrueGrowth, simulated_run
 from tests.report import synthetic
 
 MOSTLY_SENSITIVITY = TrueGrowth(1.05, 2.2, 1.15)

@@ -12,7 +12,7 @@ from pipeline.analysis.forks.fork_words import sentences
 from pipeline.analysis.statistics.contrasts import Estimate
 from pipeline.report.fork import fork_figures, fork_page
 from pipeline.report.fork.charts import title_lines
-from tests.analysis.test_fork_reduce import experiment
+from tests.analysis.forks.test_fork_reduce import experiment
 
 EVIL = "<script>alert(1)</script>"
 

@@ -15,7 +15,7 @@ from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors, facto
 from pipeline.base.typed_json import from_json, to_json
 from pipeline.report import build_figures, build_report
 from pipeline.report.comparison_page import comparison_page
-from tests.analysis.mechanisms import TrueGrowth, simulated_run
+from tests.analysis.trajectory.mechanisms import TrueGrowth, simulated_run
 from tests.report.devtools import Browser
 from tests.report.mechanism_runs import explained
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import click
 import numpy as np
 
-from tests.hub.client import environment
-from tests.hub.server import serve
 from tests.reproduce.paper import SHAPE, SUITE
 from tests.reproduce.stand_in import pythia_hub
+from tests.suites.hub.client import environment
+from tests.suites.hub.server import serve
 
 TOKENS = 2_000_000
 """Training tokens: no run of the fork sees one twice."""

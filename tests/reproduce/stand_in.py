@@ -15,8 +15,8 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from safetensors.numpy import save
 
-from tests.hub.server import Hub
 from tests.reproduce.paper import SHAPE, STEPS
+from tests.suites.hub.server import Hub
 
 REPOSITORY = "EleutherAI/pythia-160m"
 SCALED = (64, 3, 4, 256, 512)

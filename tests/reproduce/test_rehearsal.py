@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.hub.client import ROOT, environment, python
-from tests.hub.server import Hub, serve
 from tests.reproduce.cost import expected_cost
 from tests.reproduce.paper import CLAIMS, FORK_STEPS, FORK_TOKENS, STEPS
 from tests.reproduce.paper_table import our_numbers
 from tests.reproduce.stand_in import SCALED, pythia_hub, revision_files
+from tests.suites.hub.client import ROOT, environment, python
+from tests.suites.hub.server import Hub, serve
 
 MEASURED = (0, 1, 512, 77_000, 110_000, 143_000)
 SHAPE = ("--shape", ",".join(map(str, SCALED)))

@@ -5,9 +5,9 @@ together (over seeds their correlation is 0.85 in the median at the end of the r
 compared seed by seed: one difference per seed, Student's t. If several arms are compared with one baseline, an arm
 may scatter little by luck: its variance is therefore its own, but at least half way to the mean variance of all
 arms, with 1.5 (n - 1) degrees of freedom. This was chosen among some eleven methods by simulation; on newly
-simulated experiments (``python -m tests.analysis.fork_rates``, with the table: 3 and 5 seeds, correlations of -0.3,
-0, 0.5 and 0.9 between arms) it covers the truth in 0.96 to 0.99 of cases on average over arms, and in 0.91 or more
-for every single one.
+simulated experiments (``python -m tests.analysis.statistics.fork_rates``, with the table: 3 and 5 seeds, correlations
+of -0.3, 0, 0.5 and 0.9 between arms) it covers the truth in 0.96 to 0.99 of cases on average over arms, and in 0.91 or
+more for every single one.
 
 Every interval and p value counts two sources of variance: the order of the training text, over seeds, and the
 evaluation text, by a jackknife over its batches. Their variances add (with Satterthwaite's degrees of freedom).

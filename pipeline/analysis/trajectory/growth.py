@@ -6,9 +6,9 @@ checkpoints (``statistics.window_noise``) and the choice of the evaluation text,
 batches, the same for every checkpoint and training. It does not say what another training of the same recipe would
 give: ``trainings`` uses trainings as units. Unlike an onset, a growth needs no model of the curve.
 
-Measured on 1,000 simulated trajectories a cell (``python -m tests.analysis.growth_rates``, where the table stands):
-intervals of a growth cover the truth in 0.945 to 0.984 of cases, those of a ratio in 0.959 to 0.984, for a memory of 0,
-0.5 and 0.9 between neighbouring checkpoints, on flat, kinked, exponential and early steep courses.
+Measured on 1,000 simulated trajectories a cell (``python -m tests.analysis.trajectory.growth_rates``, where the table
+stands): intervals of a growth cover the truth in 0.945 to 0.984 of cases, those of a ratio in 0.959 to 0.984, for a
+memory of 0, 0.5 and 0.9 between neighbouring checkpoints, on flat, kinked, exponential and early steep courses.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ losses per batch are known, fits are repeated on a paired block bootstrap over b
 and variants) and the posteriors pooled, which adds the spread between texts.
 
 docs/decision-rules.md repeats the five rules word for word (a test compares them) and has the measured error rates;
-`python -m tests.analysis.rates` measures those again. The rules are in `convergence`, `onset`, `hinges`, `nulls`,
-`rate_response`, `stages` and `schedule_events`.
+`python -m tests.analysis.trajectory.rates` measures those again. The rules are in `convergence`, `onset`, `hinges`,
+`nulls`, `rate_response`, `stages` and `schedule_events`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ by as much again as the text's error (0.003 to 0.005 nats), and the best so far 
    exp(lambda z_k - lambda^2 / 2); alarm when M_i >= 1 / alpha. With N planned checkpoints and z sub-Gaussian with
    mean <= 0 given the past, an alarm in a run that never worsens has probability at most alpha (Ville's inequality;
    Shin, Ramdas and Rinaldo's e-detectors). s and rho are estimated, so this is approximate, and
-   ``python -m tests.analysis.alarms`` is the evidence.
+   ``python -m tests.analysis.trajectory.alarms`` is the evidence.
    ``cusum``: S_i = max(0, S_{i-1} + z_i - 0.25), alarm at 6.
 
 An alarm says "worse than its best by more than the margin since about step j". It is not advice to stop: a fall of

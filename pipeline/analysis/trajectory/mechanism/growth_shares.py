@@ -19,8 +19,8 @@ factors, so that what they share cancels:
   window's checkpoints, widened where neighbouring checkpoints are alike (``statistics.noise.memory``).
 
 A bootstrap of few units spreads too little: each kind of weight is stretched about its mean so that with it alone the
-interval would be Student's t. ``python -m tests.analysis.mechanism_rates`` measures the coverage and how often a cause
-is named wrongly.
+interval would be Student's t. ``python -m tests.analysis.trajectory.mechanism_rates`` measures the coverage and how
+often a cause is named wrongly.
 """
 
 from __future__ import annotations

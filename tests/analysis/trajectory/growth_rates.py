@@ -1,4 +1,6 @@
-"""How often the intervals of `compare` cover the truth: ``python -m tests.analysis.growth_rates [TRAJECTORIES]``.
+"""How often the intervals of `compare` cover the truth.
+
+``python -m tests.analysis.trajectory.growth_rates [TRAJECTORIES]`` measures it.
 
 The gap scatters by 0.004 from checkpoint to checkpoint with a memory of 0, 0.5 or 0.9, and by 15 % over batches of text
 with a correlation of 0.3 between neighbours, about as the reference's suites do. Windows and spacing are those of the

@@ -1,7 +1,7 @@
 """The error rates of `detect_phases`: false alarms, detection, error, coverage, convergence and which event.
 
-`python -m tests.analysis.rates --n 40 [--only GROUP/NAME] [--write]` measures the kinds of curves of `cells`, prints
-them and, with `--write`, keeps them in rates.json and in the tables of docs/decision-rules.md.
+`python -m tests.analysis.trajectory.rates --n 40 [--only GROUP/NAME] [--write]` measures the kinds of curves of
+`cells`, prints them and, with `--write`, keeps them in rates.json and in the tables of docs/decision-rules.md.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.statistics.nulls import N_NULL
 from pipeline.analysis.trajectory.phase_detection import ALPHA, detect_phases
-from tests.analysis.cells import GROUPS, Cell
-from tests.analysis.shapes import settled_at
-from tests.analysis.simulate import simulate
+from tests.analysis.trajectory.cells import GROUPS, Cell
+from tests.analysis.trajectory.shapes import settled_at
+from tests.analysis.trajectory.simulate import simulate
 
 TABLE = Path(__file__).with_name("rates.json")
-DOCUMENT = Path(__file__).parents[2] / "docs" / "decision-rules.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "decision-rules.md"
 
 
 @dataclass(frozen=True)

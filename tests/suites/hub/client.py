@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.hub.server import Hub
+from tests.suites.hub.server import Hub
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 COMMAND = """
 import sys
 from jobs.cli import main

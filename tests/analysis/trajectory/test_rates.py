@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.analysis.cells import GROUPS
-from tests.analysis.rates import DOCUMENT, markdown, measure, read_table
-from tests.analysis.simulate import Truth, simulate
+from tests.analysis.trajectory.cells import GROUPS
+from tests.analysis.trajectory.rates import DOCUMENT, markdown, measure, read_table
+from tests.analysis.trajectory.simulate import Truth, simulate
 
 SEED = 90_000
 """Far from the seeds of the committed table."""

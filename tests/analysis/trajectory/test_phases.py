@@ -18,8 +18,8 @@ from pipeline.analysis.trajectory.summary import summarise
 from pipeline.analysis.trajectory.words import verdict
 from pipeline.base.errors import UsageError
 from pipeline.base.typed_json import to_json
-from tests.analysis.shapes import kinked
-from tests.analysis.simulate import Truth, even_steps, pythia_steps, simulate
+from tests.analysis.trajectory.shapes import kinked
+from tests.analysis.trajectory.simulate import Truth, even_steps, pythia_steps, simulate
 
 STEP = pythia_steps()
 X = STEP / STEP[-1]

@@ -12,7 +12,7 @@ from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.statistics.noise import ar1_noise
 from pipeline.analysis.trajectory.growth import Growth, Window, compare_growth, parse_window, ratio_power
 from pipeline.base.errors import UsageError
-from tests.analysis import growth_rates
+from tests.analysis.trajectory import growth_rates
 
 BEFORE, END = Window(200, 280), Window(360, 400)
 

@@ -7,14 +7,14 @@ import pytest
 
 from pipeline.analysis.trajectory.worsening import Worsening, scatter
 from pipeline.base.errors import UsageError
-from tests.analysis.alarms import HARMLESS, STEPS, TURN, WORSE, found, losses
+from tests.analysis.trajectory.alarms import HARMLESS, STEPS, TURN, WORSE, found, losses
 
 
 @pytest.mark.parametrize("name", [name for name in HARMLESS if "0.9" not in name])
 def test_a_run_that_never_worsens_raises_no_alarm(name: str) -> None:
     truth, noise = HARMLESS[name]
     alarms = [at for at in found(truth, 0.01, "e-detector", 12, **noise) if at is not None]
-    assert len(alarms) <= 1  # 0 to 2.5 % in `python -m tests.analysis.alarms`
+    assert len(alarms) <= 1  # 0 to 2.5 % in `python -m tests.analysis.trajectory.alarms`
 
 
 def test_an_explosion_is_told_within_sixteen_checkpoints_and_never_before_it() -> None:

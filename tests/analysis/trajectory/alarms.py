@@ -1,4 +1,7 @@
-"""False alarms, delay and cost of the rule for use during training: ``python -m tests.analysis.alarms [runs]``."""
+"""False alarms, delay and cost of the rule for use during training.
+
+``python -m tests.analysis.trajectory.alarms [runs]`` measures them.
+"""
 
 from __future__ import annotations
 

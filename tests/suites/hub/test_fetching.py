@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.hub.client import environment, python
-from tests.hub.server import Hub, serve
+from tests.suites.hub.client import environment, python
+from tests.suites.hub.server import Hub, serve
 from tests.waiting import wait_for
 
 SIZE = 300_000

@@ -17,7 +17,7 @@ from pipeline.quantize.controls import Control, ControlSettings
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.triton.packing import pack
 from pipeline.spec import ProbeSpec
-from tests.probe.test_gpu_engine import DEVICE, TOKENS, on_kernels, save, spec
+from tests.probe.gpu.test_gpu_engine import DEVICE, TOKENS, on_kernels, save, spec
 
 gpu = pytest.mark.gpu  # too slow for the interpreter
 GRID = IntegerGrid(4, 8, False)

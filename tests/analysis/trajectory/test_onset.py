@@ -9,8 +9,8 @@ from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.statistics.hinges import STARTS, HingeGrid, columns, transients
 from pipeline.analysis.statistics.noise import whiten
 from pipeline.analysis.trajectory.phase_detection import detect_phases
-from tests.analysis.shapes import kinked
-from tests.analysis.simulate import even_steps, pythia_steps
+from tests.analysis.trajectory.shapes import kinked
+from tests.analysis.trajectory.simulate import even_steps, pythia_steps
 
 STEP = pythia_steps()
 X = STEP / STEP[-1]

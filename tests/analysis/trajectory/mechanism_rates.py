@@ -1,7 +1,7 @@
 """How often the rule of the mechanism names the right cause, a wrong one, or none, and what its intervals cover.
 
-`python -m tests.analysis.mechanism_rates --n 200 [--write]` prints the table and, with `--write`, keeps it in
-docs/mechanism.md. Runs have 60 checkpoints, 8 seeds and 32 batches unless said.
+`python -m tests.analysis.trajectory.mechanism_rates --n 200 [--write]` prints the table and, with `--write`, keeps it
+in docs/mechanism.md. Runs have 60 checkpoints, 8 seeds and 32 batches unless said.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, GrowthShares, split_growth
-from tests.analysis.mechanisms import TrueGrowth, simulated_run
+from tests.analysis.trajectory.mechanisms import TrueGrowth, simulated_run
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "mechanism.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "mechanism.md"
 CELLS = {
     "no growth": (TrueGrowth(), Cause.NO_GROWTH),
     "sensitivity x1.5": (TrueGrowth(sensitivity=1.5), Cause.SENSITIVITY),

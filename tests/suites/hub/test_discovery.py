@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from tests.hub.client import command, python
-from tests.hub.server import Hub, serve
+from tests.suites.hub.client import command, python
+from tests.suites.hub.server import Hub, serve
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, *range(1000, 144_000, 1000)]
 OPEN = """

@@ -1,4 +1,6 @@
-"""How often intervals of a fork's differences cover the truth: ``python -m tests.analysis.fork_rates [EXPERIMENTS]``.
+"""How often intervals of a fork's differences cover the truth.
+
+``python -m tests.analysis.statistics.fork_rates [EXPERIMENTS]`` measures it.
 
 Five arms against a baseline, runs of one seed correlated over arms as given (-0.3: each arm with the baseline).
 ``equal``: all scatter alike; ``unequal``: standard deviations 1, 0.5, 0.7, 1, 1.4, 2; ``one wild``: one arm scatters

@@ -12,7 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.analysis.statistics.curves import Curve
-from tests.analysis.shapes import ONSETS, RATES, RESPONSES, STEADY, Array, Rng, fp32_loss, stagnating_loss
+from tests.analysis.trajectory.shapes import (
+    ONSETS,
+    RATES,
+    RESPONSES,
+    STEADY,
+    Array,
+    Rng,
+    fp32_loss,
+    stagnating_loss,
+)
 
 GAP_SD = 0.004
 BATCH_SD = 0.012

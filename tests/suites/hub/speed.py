@@ -1,4 +1,4 @@
-"""``python -m tests.hub.speed``: an audit of 154 revisions from a hub on this machine against one from a folder.
+"""``python -m tests.suites.hub.speed``: an audit of 154 revisions from a hub on this machine against one from a folder.
 
 A benchmark, not a test: it wants an idle machine. Both audits are commands of their own, in turn, each into a new
 folder; the hub's begins with an empty cache. Also timed: the listing of all revisions, with the requests it takes.
@@ -17,10 +17,10 @@ import click
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from tests.hub.client import command
-from tests.hub.server import Hub, serve
-from tests.hub.test_discovery import STEPS
 from tests.models import VOCAB, save_tiny_model
+from tests.suites.hub.client import command
+from tests.suites.hub.server import Hub, serve
+from tests.suites.hub.test_discovery import STEPS
 
 SIZE = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "max_position_embeddings": 128}
 """Of the built-in suite tiny."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.analysis.trajectory.schedule_events import Follows
-from tests.analysis.shapes import ONSETS, RESPONSES, STEADY, WSD_DECAY
-from tests.analysis.simulate import Truth
+from tests.analysis.trajectory.shapes import ONSETS, RESPONSES, STEADY, WSD_DECAY
+from tests.analysis.trajectory.simulate import Truth
 
 P77 = 77 / 143
 PAPER = Truth("explosion", at=P77, rate="pythia", stops=P77)

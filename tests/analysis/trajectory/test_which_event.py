@@ -11,8 +11,8 @@ from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.schedule_events import Event, Follows, compare, judge, learning_rate_events
 from pipeline.analysis.trajectory.words import verdict
 from pipeline.base.typed_json import to_json
-from tests.analysis.shapes import RATES, WSD_DECAY
-from tests.analysis.simulate import Truth, log_steps, pythia_steps, simulate
+from tests.analysis.trajectory.shapes import RATES, WSD_DECAY
+from tests.analysis.trajectory.simulate import Truth, log_steps, pythia_steps, simulate
 
 STEP = pythia_steps()
 X = STEP / STEP[-1]

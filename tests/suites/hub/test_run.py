@@ -18,9 +18,9 @@ from pipeline.base.files import read_checked
 from pipeline.probe import Prober
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256
-from tests.hub.client import command
-from tests.hub.server import Hub, serve
 from tests.models import VOCAB, save_tiny_model, tiny_model
+from tests.suites.hub.client import command
+from tests.suites.hub.server import Hub, serve
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000)
 BROKEN = ("step16", "step32", "step64", "step128", "step512")

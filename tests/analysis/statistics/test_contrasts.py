@@ -17,7 +17,7 @@ from pipeline.analysis.statistics.contrasts import (
     welch_estimate,
     wins,
 )
-from tests.analysis import fork_rates
+from tests.analysis.statistics import fork_rates
 
 
 @pytest.mark.parametrize("correlation", fork_rates.CORRELATIONS)

@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.hub.faults import Fault, Faults
+from tests.suites.hub.faults import Fault, Faults
 
 LFS_SUFFIXES = (".safetensors", ".bin")
 Files = Mapping[str, bytes]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.client import python
-from tests.hub.server import Hub, serve
-from tests.hub.test_discovery import OPEN, weights
+from tests.suites.hub.client import python
+from tests.suites.hub.server import Hub, serve
+from tests.suites.hub.test_discovery import OPEN, weights
 
 COMMITS = {"step0": "a" * 40, "step1": "b" * 40, "step2": "c" * 40}
 NAME = "model.safetensors"

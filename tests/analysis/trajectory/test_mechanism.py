@@ -25,8 +25,8 @@ from pipeline.analysis.trajectory.mechanism.growth_windows import PLATEAU, WARM,
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.base.typed_json import from_json, to_json
-from tests.analysis.mechanism_rates import CELLS, measure_causes
-from tests.analysis.mechanisms import TrueGrowth, simulated_run
+from tests.analysis.trajectory.mechanism_rates import CELLS, measure_causes
+from tests.analysis.trajectory.mechanisms import TrueGrowth, simulated_run
 
 SEED = 50_000
 FIRST, LAST = Window(100, 2400), Window(5500, 6000)

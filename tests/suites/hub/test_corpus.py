@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.hub.client import python
-from tests.hub.server import Hub, serve
+from tests.suites.hub.client import python
+from tests.suites.hub.server import Hub, serve
 
 READ = """
 import itertools, json

@@ -110,6 +110,15 @@ measurement_options = _stack(
     click.option("--seq-len", type=int, help="Tokens per sequence. Default: the suite's own, else 512."),
 )
 
+mechanism_options = _stack(
+    click.option(
+        "--flatness",
+        metavar="STEPS",
+        help="Steps whose Hessian is measured too: trace, top eigenvalue, rise along the gradient. Takes as long as "
+        "some hundred evaluations of 16 sequences.",
+    ),
+)
+
 resource_options = _stack(
     click.option(
         "--address",
@@ -145,7 +154,13 @@ stale_option = click.option(
     "--replace-stale", is_flag=True, help="Discard shards in DIR that belong to another measurement."
 )
 all_audit_options = _stack(
-    out_option, selection_options, measurement_options, resource_options, size_options, stale_option
+    out_option,
+    selection_options,
+    measurement_options,
+    mechanism_options,
+    resource_options,
+    size_options,
+    stale_option,
 )
 missing_option = click.option(
     "--allow-missing",
@@ -191,4 +206,10 @@ def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | 
 def audit_options(options: dict[str, Any]) -> AuditOptions:
     """Pick the options of an audit from ``options``."""
     own = {field.name: options[field.name] for field in fields(AuditOptions) if field.name in options}
-    return AuditOptions(**own | {"steps": parse_steps(options.get("steps"))})
+    return AuditOptions(
+        **own
+        | {
+            "steps": parse_steps(options.get("steps")),
+            "flatness": parse_steps(options.get("flatness"), "--flatness") or (),
+        }
+    )

@@ -7,6 +7,8 @@ Nothing here reads a file, touches a device or knows about Ray.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -35,6 +37,7 @@ __all__ = [
     "ARITHMETICS",
     "CALIBRATION",
     "DEFAULT_VARIANTS",
+    "FLATNESS",
     "MEASUREMENTS",
     "PROBE_VERSION",
     "Checkpoint",
@@ -43,6 +46,7 @@ __all__ = [
     "TokenShape",
     "Variant",
     "column_of",
+    "measured_at",
     "parse_variants",
     "variant_label",
 ]
@@ -52,6 +56,9 @@ PROBE_VERSION = 1
 
 MEASUREMENTS = ("loss", "divergence", "agreement", "moments", "grid_fit")
 """Names of the measurements that every probe makes (``pipeline.measurements``); others are optional."""
+
+FLATNESS = "flatness"
+"""The measurement of curvature, which takes so long that it is asked for at some steps only."""
 
 CALIBRATION = "calibration"
 """The measurement that every probe of a calibrated variant takes too: what calibrating each matrix gave."""
@@ -108,6 +115,8 @@ class ProbeSpec:
     """Whether the controls of each layer alone are among them."""
     controls: ControlSettings = DEFAULT_CONTROLS
     """Which controls there are."""
+    flatness: tuple[int, ...] = field(default=(), metadata=WANTED)
+    """Steps of the checkpoints that the measurement ``FLATNESS`` is taken of, beside those of all."""
     calibration_sha256: str | None = field(default=None, metadata=OPTIONAL)
     """Content hash of the calibration tokens; None where no variant is calibrated."""
 
@@ -137,6 +146,11 @@ class ProbeSpec:
         """Whether a variant needs calibration tokens."""
         return any(variant.needs for variant in (*self.variants, *self.mechanism))
 
+    def at(self, steps: Collection[int]) -> ProbeSpec:
+        """The spec for a checkpoint with the weights of ``steps``."""
+        measurements = measured_at(self.measurements, self.flatness, steps)
+        return dataclasses.replace(self, measurements=measurements, flatness=())
+
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""
         plain: dict[str, Any] = plain_json(self)
@@ -149,6 +163,14 @@ class ProbeSpec:
         comparable.
         """
         return fingerprint(pinned(ProbeSpec, self.config()))
+
+
+def measured_at(
+    measurements: Sequence[str], flatness: Collection[int], steps: Collection[int]
+) -> tuple[str, ...]:
+    """The measurements of a checkpoint with the weights of ``steps``: ``FLATNESS`` too where ``flatness`` has one."""
+    named = FLATNESS not in measurements and any(step in flatness for step in steps)
+    return (*measurements, *([FLATNESS] if named else []))
 
 
 @dataclass(frozen=True)

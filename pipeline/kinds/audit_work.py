@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline.measurements import of_fp32
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.folder import RunFolder
@@ -63,9 +64,11 @@ class AuditWork(KindOfWork):
         tasks = []
         for checkpoint in plan.checkpoints:
             if checkpoint.key in wanted:
-                task = _task(request, plan.suite, checkpoint, tuple(duplicates.get(checkpoint.key, ())))
+                probe = request.probe.at(plan.steps_of(checkpoint.key))
+                same = tuple(duplicates.get(checkpoint.key, ()))
+                task = _task(request, probe, plan.suite, checkpoint, same)
                 lacks = found.incomplete.get(checkpoint.key)
-                tasks.append(replace(task, adds=_added(request.probe, lacks)) if lacks else task)
+                tasks.append(replace(task, adds=_added(probe, lacks)) if lacks else task)
         return tasks
 
     def tracker(
@@ -113,7 +116,7 @@ def _ordered(tasks: Sequence[ProbeTask], layout: Layout) -> list[ProbeTask]:
     With W workers a task prefetches every W-th of the following ones: together the workers of a node fetch them
     all, and on several nodes each fetches mostly what it will measure.
     """
-    tasks = sorted(tasks, key=lambda task: "" if task.adds is None else str(task.adds.config()))
+    tasks = sorted(tasks, key=lambda task: (task.adds is not None, str(task.measuring.config())))
     return [
         replace(
             task,
@@ -195,20 +198,22 @@ class AuditProgress(ProgressTracker):
 def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:
     """The part of ``probe`` that a shard ``lacks``; fp32 is always measured again."""
     controls = tuple(each for each in probe.mechanism if str(each) in lacks.controls)
-    probe = replace(probe, mechanism=controls, by_layer=probe.by_layer and bool(controls))
-    if lacks.measurements:
+    of_one = of_fp32(probe.measurements)
+    names = tuple(each for each in probe.measurements if each not in of_one or each in lacks.measurements)
+    probe = replace(probe, mechanism=controls, by_layer=probe.by_layer and bool(controls), measurements=names)
+    if not of_one.issuperset(lacks.measurements):
         return probe
     wanted = {"fp32", *lacks.variants}
     return replace(probe, variants=tuple(each for each in probe.variants if str(each) in wanted))
 
 
 def _task(
-    request: AuditRequest, suite: str, checkpoint: Checkpoint, duplicates: tuple[str, ...]
+    request: AuditRequest, probe: ProbeSpec, suite: str, checkpoint: Checkpoint, duplicates: tuple[str, ...]
 ) -> ProbeTask:
     return ProbeTask(
         suite=suite,
         checkpoint=checkpoint,
-        probe=request.probe,
+        probe=probe,
         out=request.out.location,
         duplicates=duplicates,
         cache_gb=request.cache_gb,

@@ -55,6 +55,7 @@ from pipeline.measurements.registration import (
     further,
     installed,
     lookup,
+    of_fp32,
     parse_measurements,
     register,
     registered,
@@ -65,7 +66,7 @@ from pipeline.measurements.registration import (
 __all__ = [
     "AnyMeasurement", "CheckpointMeasurement", "Column", "HiddenMeasurement", "HiddenObserver", "Level",
     "OutcomeMeasurement", "QuantizedWeight", "TensorMeasurement", "TokenBlock", "TokenMeasurement",
-    "choices", "columns", "further", "installed", "is_per_variant", "lookup",
+    "choices", "columns", "further", "installed", "is_per_variant", "lookup", "of_fp32",
     "parse_measurements", "pool", "pool_values", "pooled_columns", "register", "registered", "score_columns",
     "selected", "squared_error", "tensor_columns", "trajectory_columns", "unregister", "unvaried_columns",
 ]  # fmt: skip

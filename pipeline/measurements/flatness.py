@@ -5,20 +5,23 @@ On the first sequences of the evaluation text, in float32. The trace is Hutchins
 vectors v of random signs; the top eigenvalue comes from 20 steps of Lanczos; the rise is that of
 sharpness-aware minimisation, L(w + rho g / |g|) - L(w) with rho = 0.05 (Foret et al. 2021, arXiv 2010.01412). The
 vectors are the same for every checkpoint. Normal noise of standard deviation s in every weight costs s^2 trace / 2 on
-average, as far as a parabola goes.
+average, as far as a parabola goes. The relative trace is the sum over matrices of their mean square times the trace
+over them alone: noise of a share a of each matrix' root mean square costs a^2 / 2 times it, the same wherever weights
+are rescaled and a norm undoes it.
 
-A Hessian-vector product is the gradient of g'v. The fused kernels of attention have no second derivative, so attention
-is computed by plain products. Own code, because curvlinops 3.0.1 brings five packages and hessian-eigenthings is a
-pre-release (1.0.0a5), for what is one call of autograd.
+A Hessian-vector product is the gradient of g'v. The fused kernels of attention have no second derivative: a model that
+uses them gets attention by plain products here, and a note says so. Own code, because curvlinops 3.0.1 brings five
+packages and hessian-eigenthings is a pre-release (1.0.0a5), for what is one call of autograd.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements.measurement import CheckpointMeasurement, Column, Values
 from pipeline.measurements.registration import register
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 SEQUENCES, AT_ONCE = 16, 4
 DRAWS, ITERATIONS, RHO = 16, 20, 0.05
+OWN, PLAIN = "the model's own", "plain products"
+"""Ways in which attention is computed."""
 
 Vector = tuple["Tensor", ...]
 
@@ -34,9 +39,8 @@ Vector = tuple["Tensor", ...]
 def of_model(model: Any, tokens_NT: Tensor) -> Values:
     """NaN where a loss or a derivative is not finite."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    weights = block_matrices(model)
+    names, weights = zip(*block_matrices(model).items(), strict=True)
     parts = tokens_NT[:SEQUENCES].split(AT_ONCE)
     generator = torch.Generator().manual_seed(0)
 
@@ -46,36 +50,96 @@ def of_model(model: Any, tokens_NT: Tensor) -> Values:
             for each in weights
         )
 
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), _differentiable(weights):
+    with torch.enable_grad(), _differentiable(weights):
+        attention = _attention(model, tokens_NT[:1], weights)
+    with torch.enable_grad(), _attending(attention), _differentiable(weights):
         loss, gradient = _gradient(model, parts, weights)
-        traces = []
+        draws = []
         for _ in range(DRAWS):
             v = draw()
-            traces.append(_dot(v, _product(model, parts, weights, v)))
+            draws.append(_by_matrix(v, _product(model, parts, weights, v)))
         top = _top_eigenvalue(lambda v: _product(model, parts, weights, v), draw())
         size = _dot(gradient, gradient) ** 0.5
         with torch.no_grad():
-            _add(weights, gradient, RHO / size)
+            _add(
+                weights, gradient, RHO / size if size else 0.0
+            )  # at a stationary point there is no such direction
             rise = sum(float(_loss(model, part, tokens_NT[:SEQUENCES])) for part in parts) - loss
-            _add(weights, gradient, -RHO / size)
-    found = torch.tensor(traces, dtype=torch.float64)
+    draws_DM, squares_M = torch.stack(draws), _by_matrix(weights, weights) / _sizes(weights)
+    whole_D, relative_D = draws_DM.sum(dim=1), draws_DM @ squares_M
     return {
-        "hessian_trace": found.mean(),
-        "hessian_trace_se": found.std() / DRAWS**0.5,
+        "hessian_trace": whole_D.mean(),
+        "hessian_trace_se": whole_D.std() / DRAWS**0.5,
+        "hessian_relative_trace": relative_D.mean(),
+        "hessian_relative_trace_se": relative_D.std() / DRAWS**0.5,
         "hessian_top": top,
         "sam_rise_nats": rise,
+        "hessian_sequences": len(tokens_NT[:SEQUENCES]),
+        "hessian_attention": attention,
+        "hessian_matrices": " ".join(names),
+        "hessian_draws": draws_DM.flatten().tolist(),
     }
 
 
-def block_matrices(model: nn.Module) -> list[Tensor]:
-    """The matrices of the largest list of modules: the weights that are quantized, for a model whose blocks hold others
-    is refused (``models.linear_layers``).
+def notes(values: Values) -> list[str]:
+    """A note where attention is not computed as the model does."""
+    if values["hessian_attention"] != PLAIN:
+        return []
+    return [
+        f"flatness: attention computed by {PLAIN}, because the model's own kernel has no second derivative"
+    ]
+
+
+def block_matrices(model: nn.Module) -> dict[str, Tensor]:
+    """The matrices of the largest list of modules by the dotted path of their module: the weights that are quantized,
+    for a model whose blocks hold others is refused (``models.linear_layers``).
     """
     from torch import nn
 
-    lists = [each for each in model.modules() if isinstance(each, nn.ModuleList)]
-    largest = max(lists, key=lambda each: sum(p.numel() for p in each.parameters()))
-    return [parameter for parameter in largest.parameters() if parameter.dim() > 1]
+    lists = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.ModuleList)]
+    path, largest = max(lists, key=lambda each: sum(p.numel() for p in each[1].parameters()))
+    named = largest.named_parameters(prefix=path)
+    return {name.removesuffix(".weight"): parameter for name, parameter in named if parameter.dim() > 1}
+
+
+def _attention(model: Any, few_NT: Tensor, weights: Sequence[Tensor]) -> str:
+    """The way to compute attention that has a second derivative, tried on ``few_NT``. Raises CheckpointError if no way
+    has one.
+    """
+    missing: RuntimeError | None = None
+    for way in (OWN, PLAIN):
+        try:
+            with _attending(way):
+                _differentiate_twice(model, few_NT, weights)
+        except RuntimeError as error:
+            if type(error).__name__ == "OutOfMemoryError":
+                raise
+            missing = error
+        else:
+            return way
+    raise CheckpointError(
+        f"measurement 'flatness' needs second derivatives, which this model does not give ({missing}): leave it out"
+    ) from missing
+
+
+def _differentiate_twice(model: Any, few_NT: Tensor, weights: Sequence[Tensor]) -> None:
+    """Raise RuntimeError if a part of the model has no second derivative. A product with the Hessian would silently
+    leave out what goes through a function that is marked as differentiable once; ``backward`` enters it.
+    """
+    import torch
+
+    first = torch.autograd.grad(_loss(model, few_NT, few_NT), list(weights), create_graph=True)
+    try:
+        torch.stack([g.square().sum() for g in first]).sum().backward()
+    finally:
+        for each in (*model.parameters(), *weights):
+            each.grad = None
+
+
+def _attending(way: str) -> AbstractContextManager[Any]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH) if way == PLAIN else nullcontext()
 
 
 @contextmanager
@@ -163,6 +227,24 @@ def _dot(a: Vector, b: Vector) -> float:
     return float(sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True)))
 
 
+def _by_matrix(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """float64 (M,): the product of ``a`` and ``b`` over each parameter, on the CPU; experts' matrices count apart."""
+    import torch
+
+    products = zip(a, b, strict=True)
+    return torch.cat(
+        [(x.double() * y.double()).sum(dim=(-2, -1)).flatten().detach().cpu() for x, y in products]
+    )
+
+
+def _sizes(weights: Sequence[Tensor]) -> Tensor:
+    """float64 (M,): numbers of weights, in the order of :func:`_by_matrix`."""
+    import torch
+
+    sizes = [each.new_full(each.shape[:-2], each.shape[-2] * each.shape[-1]).flatten() for each in weights]
+    return torch.cat(sizes).double().cpu()
+
+
 def _add(weights: Sequence[Tensor], step: Vector, factor: float) -> None:
     for each, change in zip(weights, step, strict=True):
         each.add_(change, alpha=factor)
@@ -177,6 +259,12 @@ register(CheckpointMeasurement(
         ),
         Column("hessian_trace_se", "nats", "Standard error of the trace", menu=False),
         Column(
+            "hessian_relative_trace", "nats", "Relative trace of the Hessian",
+            "Each matrix' trace times its mean square: noise of a share a of its size costs a^2 / 2 times it.",
+            format=",.4~g", axis="log",
+        ),
+        Column("hessian_relative_trace_se", "nats", "Standard error of the relative trace", menu=False),
+        Column(
             "hessian_top", "nats", "Top eigenvalue of the Hessian", "20 steps of Lanczos.",
             format=",.4~g", axis="log",
         ),
@@ -184,6 +272,11 @@ register(CheckpointMeasurement(
             "sam_rise_nats", "nats", "Rise of the loss along its gradient", "A step of length 0.05.",
             format=",.4~g", axis="log",
         ),
+        Column("hessian_sequences", "", "Sequences of the evaluation text", dtype="int64", tables=False),
+        Column("hessian_attention", "", "How attention was computed", dtype="string"),
+        Column("hessian_matrices", "", "Paths of the matrices, with spaces between them", dtype="string"),
+        Column("hessian_draws", "nats", "v'Hv over each matrix, draw by draw", dtype="list<float64>"),
     ),
     of_model=of_model,
+    notes=notes,
 ))  # fmt: skip

@@ -84,6 +84,15 @@ def checkpoint_values(
     return _columns(measurements, lambda each: each.of_model(model, tokens_NT))
 
 
+def checkpoint_notes(measurements: Sequence[CheckpointMeasurement], columns: Mapping[str, Any]) -> list[str]:
+    """What ``measurements`` say of their ``columns``."""
+    return [
+        note
+        for each in measurements
+        for note in each.notes({column.name: columns[column.name] for column in each.columns})
+    ]
+
+
 class HiddenStates:
     """The observers of one checkpoint's residual stream."""
 

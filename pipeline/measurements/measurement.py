@@ -7,7 +7,7 @@ K = vocabulary, O = out_features, I = in_features, T = tokens per sequence, R = 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -153,6 +153,8 @@ class CheckpointMeasurement:
     of_model: Callable[[torch.nn.Module, Tensor], Values]
     """Called with the model, float32 in eval mode, which it must not change, and the evaluation tokens, int64 (N,
     T) on its device; returns each of ``columns``, which are stored in the row of fp32."""
+    notes: Callable[[Values], Sequence[str]] = lambda _: ()
+    """Notes for readers of these values, which the shard and the report keep."""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,11 @@ def further(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name not in MEASUREMENTS)
 
 
+def of_fp32(names: Iterable[str]) -> set[str]:
+    """The ``names`` that are registered and have their columns in the row of fp32 only."""
+    return {name for name in installed(names) if lookup(name).level in ("checkpoint", "hidden")}
+
+
 def installed(names: Iterable[str]) -> list[str]:
     """The ``names`` that are registered; a shard may hold columns of others."""
     there = {each.name for each in registered()}

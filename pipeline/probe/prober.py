@@ -19,7 +19,7 @@ import torch
 
 from pipeline.base.errors import CheckpointError
 from pipeline.measurements import CheckpointMeasurement, selected
-from pipeline.measurements.hooks import checkpoint_values, refuse_whole_models
+from pipeline.measurements.hooks import checkpoint_notes, checkpoint_values, refuse_whole_models
 from pipeline.models.arithmetic import float32_products, has_triton, require_arithmetic
 from pipeline.models.loading import build_model, check_sha256, read_config, read_weights
 from pipeline.probe.backend import Backend, TorchBackend
@@ -116,6 +116,7 @@ class Prober:
         self._reset_peak()
         columns = self._columns_of(lambda: plain_copy(model)) if self._of_model else {}
         numbers = self._engine.run(ModelWeights(model, stored))
+        numbers.notes.extend(checkpoint_notes(self._of_model, columns))
         return measurement(
             self.spec, self.device, numbers, columns, weights_sha256="", load_s=0.0, loaded=loaded
         )
@@ -137,7 +138,7 @@ class Prober:
                 columns = self._columns_of(lambda: build_model(read_config(folder), read_weights(folder)))
                 numbers = self._engine.run(weights)
             sha256 = self._sha256(folder, expected_sha256)
-        numbers.notes.extend((*notes, *config_notes(folder)))
+        numbers.notes.extend((*notes, *checkpoint_notes(self._of_model, columns), *config_notes(folder)))
         return measurement(
             self.spec, self.device, numbers, columns, weights_sha256=sha256, load_s=load_s, loaded=loaded
         )

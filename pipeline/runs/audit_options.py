@@ -30,6 +30,8 @@ class AuditOptions:
     """Names of further measurements, beside those that every probe makes."""
     mechanism: tuple[str, ...] = ()
     """Variants whose controls are evaluated too, ``all`` of them, and ``layers`` for those of each layer alone."""
+    flatness: tuple[int, ...] = ()
+    """Steps of the checkpoints whose Hessian is measured (``pipeline.measurements.flatness``)."""
     batches: int | None = None
     batch_size: int | None = None
     seq_len: int | None = None

@@ -87,7 +87,7 @@ def folder_status(folder: RunFolder, plan: WorkPlan, keys: Sequence[str] | None 
             corrupt[key] = str(shard)
         elif differing := _differing_shard(folder, shard, plan, wanted.get(key)):
             stale[key] = differing
-        elif key in wanted and (lacks := shard.lacks(plan.probe)):
+        elif key in wanted and (lacks := shard.lacks(plan.wanted(key))):
             if folder.kind.adds:
                 incomplete[key] = lacks
             else:

@@ -104,7 +104,11 @@ def _check(fields: Fields, name: str, hint: Any) -> None:
         if fields.value.get(name) is None:
             return
     if typing.get_origin(hint) is tuple:
-        fields.need(name, list)
+        given = fields.need(name, list)
+        if typing.get_args(hint)[0] is int:
+            if wrong := [each for each in given if type(each) is not int or each < 0]:
+                raise fields.wrong(name, wrong[0], "whole numbers")
+            return
         values = texts(fields, name)
         if typing.get_args(hint)[0] is Variant:
             _check_variants(fields, name, values, first=() if name == "mechanism" else ("fp32",))

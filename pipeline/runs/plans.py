@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
 
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import comparable
 from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
-from pipeline.spec import Checkpoint, ProbeSpec
+from pipeline.spec import MEASUREMENTS, Checkpoint, ProbeSpec, measured_at
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
@@ -31,6 +33,10 @@ class WorkPlan(Protocol):
     @property
     def probe(self) -> dict[str, Any]:
         """The part of them that every shard must have: ``variants`` and ``measurements``, if any."""
+        ...
+
+    def wanted(self, key: str) -> Mapping[str, Any]:
+        """The same for the shard ``key``, which may want more."""
         ...
 
     def expected(self) -> dict[str, dict[str, Any]]:
@@ -87,6 +93,25 @@ class RunPlan:
     def probe(self) -> dict[str, Any]:
         """Settings of the probe: the wanted variants and measurements of every shard."""
         return self.config
+
+    def wanted(self, key: str) -> Mapping[str, Any]:
+        """The same for the shard ``key``, with what is wanted at some steps only."""
+        flatness = self.config.get("flatness", ())
+        if not flatness:
+            return self.config
+        names = measured_at(self.config.get("measurements", MEASUREMENTS), flatness, self.steps_of(key))
+        return {**self.config, "measurements": names}
+
+    def steps_of(self, key: str) -> frozenset[int]:
+        """The steps of all checkpoints with the weights of ``key``, whose shards have the same numbers."""
+        return self._steps_alike[key]
+
+    @cached_property
+    def _steps_alike(self) -> dict[str, frozenset[int]]:
+        alike: dict[str, list[Checkpoint]] = {}
+        for each in self.checkpoints:
+            alike.setdefault(each.duplicate_of or each.key, []).append(each)
+        return {each.key: frozenset(one.step for one in same) for same in alike.values() for each in same}
 
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> RunPlan:
         """The plan after another call, which took ``wall_s`` seconds."""
@@ -186,6 +211,11 @@ class ForkPlan:
         """Settings of the probe: the wanted variants and measurements of every shard."""
         probe: dict[str, Any] = self.config["probe"]
         return probe
+
+    def wanted(self, key: str) -> Mapping[str, Any]:
+        """The same for every run."""
+        del key
+        return self.probe
 
     def is_comparable(self, other: ForkPlan) -> bool:
         """Whether the runs of both plans can be compared."""

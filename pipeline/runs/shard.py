@@ -12,6 +12,7 @@ from pipeline.base.errors import OtherSchemaError, ShardError
 from pipeline.base.files import parse_json
 from pipeline.base.fingerprints import canonical_json, comparable
 from pipeline.base.json_fields import Fields
+from pipeline.measurements import of_fp32
 from pipeline.runs.control_column import lacking
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
 from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant
@@ -117,13 +118,16 @@ class Shard:
         variants = config.get("variants", ())
         there = {variant: self.measured[variant] for variant in variants if variant in self.measured}
         uncalibrated = {variant for variant in there if not Variant.parse(variant).needs}
+        of_all = set(wanted) - of_fp32(wanted)
         return Lacks(
             tuple(variant for variant in variants if variant not in self.measured),
             tuple(
                 name
                 for name in wanted
                 if not all(
-                    name in names or (name == CALIBRATION and variant in uncalibrated)
+                    name in names
+                    or (name == CALIBRATION and variant in uncalibrated)
+                    or (name not in of_all and variant != "fp32")
                     for variant, names in there.items()
                 )
             ),

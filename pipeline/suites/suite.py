@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,11 +48,7 @@ class Suite:
         """
         chosen = self.checkpoints
         if steps is not None:
-            for step in steps:
-                if not any(checkpoint.step == step for checkpoint in chosen):
-                    raise UsageError(
-                        f"suite {self.name} has no step {step}: the nearest are {self._nearest(step)}"
-                    )
+            self.require_steps(steps)
             chosen = tuple(checkpoint for checkpoint in chosen if checkpoint.step in set(steps))
         if limit is not None:
             if limit < 1:
@@ -65,6 +61,15 @@ class Suite:
             same = None if original == checkpoint.key else original
             relinked.append(dataclasses.replace(checkpoint, duplicate_of=same))
         return dataclasses.replace(self, checkpoints=tuple(relinked))
+
+    def require_steps(self, steps: Iterable[int], option: str = "") -> None:
+        """Raise UsageError, which names ``option`` and what is there, for a step that no checkpoint has."""
+        for step in steps:
+            if not any(checkpoint.step == step for checkpoint in self.checkpoints):
+                raise UsageError(
+                    f"{option and f'{option} {step}: '}suite {self.name} has no step {step}"
+                    f"{option and ' among those to measure'}: the nearest are {self._nearest(step)}"
+                )
 
     def _nearest(self, step: int) -> str:
         there = sorted(

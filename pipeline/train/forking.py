@@ -39,7 +39,9 @@ same weights, and a process measures them once."""
 
 WANTED_FIELDS = ("variants", "measurements", "mechanism", "by_layer")
 """Settings of a probe that decide which rows and columns there are."""
-LATER_FIELDS = ("measurements", "mechanism", "by_layer", "controls", "calibration_sha256")
+LATER_FIELDS = (
+    "measurements", "mechanism", "by_layer", "controls", "calibration_sha256", "flatness", "swap", "swapped",
+)  # fmt: skip
 """Settings of a probe that the first releases did not have."""
 
 

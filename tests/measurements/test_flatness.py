@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements.flatness import block_matrices, of_model
 from tests.models import VOCAB, tiny_model
 
@@ -44,9 +45,53 @@ def test_trace_and_top_eigenvalue_are_those_of_the_hessian() -> None:
         < 4 * float(found["hessian_trace_se"]) + 1e-9
     )
 
+    sizes = [w.numel() for w in weights]
+    traces = torch.stack([part.sum() for part in whole.diagonal().split(sizes)])
+    relative = sum(w.square().mean() * trace for w, trace in zip(weights, traces, strict=True)).item()
+    assert abs(found["hessian_relative_trace"] - relative) < 4 * found["hessian_relative_trace_se"] + 1e-9
+    assert found["hessian_relative_trace_se"] < abs(relative)
+    assert found["hessian_matrices"].split() == [
+        name.removesuffix(".weight")
+        for name, _ in wide.named_parameters()
+        if name.split(".")[-2:] in [[n, "weight"] for n in names]
+    ]
+    draws = np.reshape(found["hessian_draws"], (-1, 4))
+    apart = np.abs(draws.mean(axis=0) - traces.numpy())
+    assert (apart < 4 * draws.std(axis=0, ddof=1) / len(draws) ** 0.5 + 1e-9).all()
+
     size = gradient.detach().norm()
     with torch.no_grad():
         start = loss_of(wide)
-        for weight, g in zip(weights, gradient.detach().split([w.numel() for w in weights]), strict=True):
+        for weight, g in zip(weights, gradient.detach().split(sizes), strict=True):
             weight.add_(0.05 * g.view_as(weight) / size)
         assert found["sam_rise_nats"] == pytest.approx((loss_of(wide) - start).item(), rel=1e-3, abs=1e-6)
+
+
+class OnceOnly(torch.autograd.Function):
+    """The identity, whose gradient cannot be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_a_model_without_second_derivatives_is_refused_by_name() -> None:
+    model = tiny_model("gpt_neox", attn_implementation="eager", **SMALL)
+    model.gpt_neox.final_layer_norm.register_forward_hook(lambda module, args, out: OnceOnly.apply(out))
+    with pytest.raises(CheckpointError, match=r"flatness.*second derivatives.*leave it out"):
+        of_model(model, TOKENS)
+
+
+def test_a_flat_loss_has_no_curvature() -> None:
+    """All weights zero: the gradient has no direction, and nothing is divided by its length."""
+    model = tiny_model("gpt_neox", attn_implementation="eager", **SMALL)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = of_model(model, TOKENS)
+    assert float(found["hessian_trace"]) == found["hessian_top"] == found["sam_rise_nats"] == 0.0

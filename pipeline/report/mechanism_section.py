@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.analysis.trajectory.mechanism.growth_shares import GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, VariantMechanism
 from pipeline.analysis.trajectory.mechanism.mechanism_words import (
     FACTOR_MEANINGS,
     FACTOR_WORDS,
     even_sentence,
+    noise_words,
     parabola_sentence,
     share_of,
     times,
+    trace_sentence,
 )
+from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.report.html_text import esc
 from pipeline.report.mechanism_charts import waterfall
 from pipeline.report.render import png, svg
@@ -35,6 +40,7 @@ def mechanism_html(mechanism: Mechanism) -> str:
         + (_split_html(own.shares) if own.shares is not None else "")
         + (f'<ul class="items">{also}</ul>' if also else "")
         + _broken_html(own)
+        + _trace_html(mechanism.trace_checks)
         + "</section>"
     )
 
@@ -88,3 +94,21 @@ def _broken_html(own: VariantMechanism) -> str:
         ", ..." if len(own.not_finite) > 8 else ""
     )
     return f'<p class="note">Controls that are not finite: step {esc(named)}. They enter no window.</p>'
+
+
+def _trace_html(checks: Sequence[TraceCheck]) -> str:
+    if not checks:
+        return ""
+    heads = ("Step", "Noise", "Half of the trace predicts, nats", "It costs, nats", "Within the errors")
+    rows = "".join(
+        f'<tr><th scope="row">{check.step:,}</th><td>{esc(noise_words(check))}</td>'
+        f"<td>{check.predicted_nats:.3g} &plusmn; {check.predicted_se:.2g}</td>"
+        f"<td>{check.measured_nats:.3g} &plusmn; {check.measured_se:.2g}</td>"
+        f"<td>{'yes' if check.agrees else 'no'}</td></tr>"
+        for check in checks
+    )
+    return (
+        f"<h3>Curvature against noise</h3><p>{esc(trace_sentence(checks))}</p>"
+        '<div class="scroll"><table class="plain"><thead><tr>'
+        f"{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )

@@ -9,13 +9,15 @@ import torch
 
 from pipeline.analysis.forks.fork_table import fork_table
 from pipeline.analysis.statistics.mechanism_factors import ControlledLoss, factor_columns
+from pipeline.analysis.trajectory.mechanism.trace_check import trace_checks
 from pipeline.measurements import squared_error
 from pipeline.probe import Prober
 from pipeline.quantize.controls import ControlSettings
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.shard import Origin
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.tasks import run_fork, shard_rows
-from pipeline.spec import ProbeSpec, parse_variants
+from pipeline.spec import MEASUREMENTS, ProbeSpec, ProbeTask, parse_variants
 from pipeline.suites import fetch
 from pipeline.train import pretrain
 from tests.forks import RATES, fork_task
@@ -74,3 +76,31 @@ def test_signs_shuffles_and_gaussian_noise_of_one_size_cost_the_same(suite, tmp_
     for name in ("permuted_ratio", "gaussian_ratio"):
         assert 0 < columns[f"{name}_se"] < 0.5
         assert abs(columns[name] - 1) < 3.5 * columns[f"{name}_se"], name
+
+
+def test_the_trace_predicts_what_noise_costs(suite, tmp_path):
+    """Hutchinson's trace over each matrix, by autograd, against losses under noise: two ways that share no code."""
+    task = fork_task(suite, tmp_path / "out")
+    tokens = RunFolder(task.out, FORK).tokens.read()
+    fp32, int4 = parse_variants(("int4",))
+    many = ControlSettings(sign_seeds=32, permuted_seeds=2, gaussian_seeds=32, relative_seeds=64)
+    names = (*MEASUREMENTS, "flatness")
+    spec = ProbeSpec(
+        (fp32, int4), task.spec.probe.shape, "x", measurements=names, mechanism=(int4,), controls=many
+    )
+    torch.set_num_threads(1)
+    measured = Prober(spec, tokens).measure(fetch(task.checkpoint))
+    probe = ProbeTask("micro", task.checkpoint, spec, str(tmp_path / "audit"))
+    folder = RunFolder(probe.out)
+    folder.prepare()
+    folder.shards.write(probe, shard_rows("micro", task.checkpoint, measured), Origin({}))
+    found = trace_checks([folder.shards.read(probe.key)])
+    assert [(each.variant, each.noise, each.share) for each in found] == [
+        ("fp32", "relative", 0.02), ("fp32", "relative", 0.05), ("int4", "signs", 1.0), ("int4", "gaussian", 1.0),
+    ]  # fmt: skip
+    for each in found:
+        print(each)
+        assert each.agrees, each
+        assert 0 < each.predicted_se < 0.3 * each.predicted_nats, (
+            "an interval that holds everything shows nothing"
+        )

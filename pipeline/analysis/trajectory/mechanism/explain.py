@@ -13,6 +13,7 @@ from pipeline.analysis.statistics.nulls import N_NULL
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, explain_variant
 from pipeline.analysis.trajectory.mechanism.mechanism_words import cause_sentence
+from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.measurements import squared_error
 from pipeline.runs.control_column import CONTROLS
@@ -50,11 +51,12 @@ def explain(
     learning_rate: FloatArray | None = None,
     seed: int = 0,
     n_null: int = N_NULL,
+    checks: Sequence[TraceCheck] = (),
 ) -> Mechanism | None:
     """``mechanism`` of report.json; None where no variant has controls.
 
     ``headline``: the variant that the verdict speaks of, if it has controls. ``labels``: names for readers by variant.
-    ``phases``: those of the headline variant's gap, which bound the plateau of all.
+    ``phases``: those of the headline variant's gap, which bound the plateau of all. ``checks``: those of the trace.
     """
     if not every or np.any(np.diff(every[0].step) <= 0):
         return None
@@ -70,7 +72,8 @@ def explain(
         for each in every
     }
     first = headline if headline in found else next(iter(found))
-    return Mechanism(first, found, {name: cause_sentence(each) for name, each in found.items()})
+    sentences = {name: cause_sentence(each) for name, each in found.items()}
+    return Mechanism(first, found, sentences, tuple(checks))
 
 
 def _rows(table: pa.Table) -> dict[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.growth_shares import GrowthShares, NoShares, split_growth
 from pipeline.analysis.trajectory.mechanism.growth_windows import choose_windows
 from pipeline.analysis.trajectory.mechanism.quiet_gap import QuietGap, quiet_gap
+from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.analysis.trajectory.schedule_events import WARMUP_END, learning_rate_events
 from pipeline.analysis.trajectory.stages import Phase
 
@@ -47,6 +48,8 @@ class Mechanism:
     by_variant: dict[str, VariantMechanism]
     sentences: dict[str, str]
     """The cause in one sentence, by variant."""
+    trace_checks: tuple[TraceCheck, ...] = ()
+    """What the trace of the Hessian predicts of noise, where it was measured beside it (``--flatness``)."""
 
     @property
     def sentence(self) -> str:

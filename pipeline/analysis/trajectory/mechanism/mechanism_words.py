@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipeline.analysis.trajectory.growth import Bounded
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
 from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
+from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 
 FACTOR_WORDS = {
     "error_size": "error size",
@@ -84,6 +87,26 @@ def parabola_sentence(found: VariantMechanism) -> str:
         f"A parabola through half of the rounding error, ahead and back, says {100 * share:.0f} % of "
         f"{found.label} damage at the end."
     )
+
+
+def trace_sentence(checks: Sequence[TraceCheck]) -> str:
+    """Sentence on how well the trace of the Hessian predicts what noise costs; empty if it was not measured."""
+    if not checks:
+        return ""
+    agree = sum(check.agrees for check in checks)
+    steps = len({check.step for check in checks})
+    return (
+        f"The trace of the Hessian predicts what noise costs within the errors of both in {agree} of {len(checks)} "
+        f"comparisons at {steps} {'step' if steps == 1 else 'steps'}."
+    )
+
+
+def noise_words(check: TraceCheck) -> str:
+    """Such as ``noise of 2 % of the weights``."""
+    if check.noise == "relative":
+        return f"noise of {100 * check.share:g} % of the weights"
+    kind = "with random signs" if check.noise == "signs" else "as normal noise"
+    return f"error of {check.variant} {kind}"
 
 
 def factors_note(found: VariantMechanism) -> str:

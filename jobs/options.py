@@ -117,6 +117,12 @@ mechanism_options = _stack(
         help="Steps whose Hessian is measured too: trace, top eigenvalue, rise along the gradient. Takes as long as "
         "some hundred evaluations of 16 sequences.",
     ),
+    click.option(
+        "--swap",
+        metavar="STEP,STEP",
+        help="Put the rounding errors of each of two steps on the weights of the other, sizes matched: whether the "
+        "damage goes with the weights or with the errors.",
+    ),
 )
 
 resource_options = _stack(
@@ -211,5 +217,6 @@ def audit_options(options: dict[str, Any]) -> AuditOptions:
         | {
             "steps": parse_steps(options.get("steps")),
             "flatness": parse_steps(options.get("flatness"), "--flatness") or (),
+            "swap": parse_steps(options.get("swap"), "--swap") or (),
         }
     )

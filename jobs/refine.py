@@ -47,7 +47,7 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
 
         again = dataclasses.replace(
             options, out=f"{options.out.rstrip('/')}/refined-{new}", steps=tuple(steps), limit=None, batches=used + new,
-            variants=("fp32", variant), mechanism=(), flatness=(), measurements=(), calibration=None,
+            variants=("fp32", variant), mechanism=(), flatness=(), swap=(), measurements=(), calibration=None,
         )  # fmt: skip
         try:
             code = run_audit(

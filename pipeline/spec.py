@@ -8,7 +8,7 @@ Nothing here reads a file, touches a device or knows about Ray.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -47,6 +47,8 @@ __all__ = [
     "Variant",
     "column_of",
     "measured_at",
+    "swappable",
+    "swapped_with",
     "parse_variants",
     "variant_label",
 ]
@@ -117,6 +119,10 @@ class ProbeSpec:
     """Which controls there are."""
     flatness: tuple[int, ...] = field(default=(), metadata=WANTED)
     """Steps of the checkpoints that the measurement ``FLATNESS`` is taken of, beside those of all."""
+    swap: tuple[int, ...] = field(default=(), metadata=WANTED)
+    """The two steps between which rounding errors are swapped; of one checkpoint, the step whose errors it gets."""
+    swapped: tuple[Variant, ...] = field(default=(), metadata=WANTED)
+    """The variants whose errors this checkpoint gets (``quantize.swapped_error``)."""
     calibration_sha256: str | None = field(default=None, metadata=OPTIONAL)
     """Content hash of the calibration tokens; None where no variant is calibrated."""
 
@@ -149,12 +155,14 @@ class ProbeSpec:
     def at(self, steps: Collection[int]) -> ProbeSpec:
         """The spec for a checkpoint with the weights of ``steps``."""
         measurements = measured_at(self.measurements, self.flatness, steps)
-        return dataclasses.replace(self, measurements=measurements, flatness=())
+        swap = swapped_with(self.swap, steps)
+        variants = swappable(self.variants) if swap else ()
+        return dataclasses.replace(self, measurements=measurements, flatness=(), swap=swap, swapped=variants)
 
     def config(self) -> dict[str, Any]:
         """The resolved settings as plain JSON values."""
         plain: dict[str, Any] = plain_json(self)
-        for name in ("variants", "mechanism"):
+        for name in ("variants", "mechanism", "swapped"):
             plain[name] = [str(variant) for variant in getattr(self, name)]
         return plain
 
@@ -171,6 +179,16 @@ def measured_at(
     """The measurements of a checkpoint with the weights of ``steps``: ``FLATNESS`` too where ``flatness`` has one."""
     named = FLATNESS not in measurements and any(step in flatness for step in steps)
     return (*measurements, *([FLATNESS] if named else []))
+
+
+def swappable(variants: Iterable[Variant]) -> tuple[Variant, ...]:
+    """Those of ``variants`` whose errors can be swapped: that of a calibrated one needs a calibration of its own."""
+    return tuple(each for each in variants if not each.is_fp32 and not each.needs)
+
+
+def swapped_with(swap: Sequence[int], steps: Collection[int]) -> tuple[int, ...]:
+    """The step whose errors a checkpoint with the weights of ``steps`` gets, where ``swap`` has one of them."""
+    return next(((swap[1 - index],) for index, step in enumerate(swap) if step in steps), ())
 
 
 @dataclass(frozen=True)
@@ -225,6 +243,8 @@ class ProbeTask:
     """Disk for downloaded weights on a node, in 10^9 bytes; None = half of the free space."""
     stream: bool = False
     """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
+    beside: Checkpoint | None = None
+    """Checkpoint whose rounding errors the weights get too (``ProbeSpec.swapped``)."""
     adds: ProbeSpec | None = None
     """Spec of what to measure and add to the existing shard, fp32 included; None: everything, into a new shard."""
 

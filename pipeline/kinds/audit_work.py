@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.runs.requests import AuditRequest
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
+    from pipeline.suites import Suite
 
 AHEAD = 8
 """Checkpoints that a worker knows in advance; the disk budget limits how many of them are fetched."""
@@ -67,8 +68,9 @@ class AuditWork(KindOfWork):
                 probe = request.probe.at(plan.steps_of(checkpoint.key))
                 same = tuple(duplicates.get(checkpoint.key, ()))
                 task = _task(request, probe, plan.suite, checkpoint, same)
-                lacks = found.incomplete.get(checkpoint.key)
-                tasks.append(replace(task, adds=_added(probe, lacks)) if lacks else task)
+                if lacks := found.incomplete.get(checkpoint.key):
+                    task = replace(task, adds=_added(probe, lacks))
+                tasks.append(_with_other(task, request.suite))
         return tasks
 
     def tracker(
@@ -199,12 +201,26 @@ def _added(probe: ProbeSpec, lacks: Lacks) -> ProbeSpec:
     """The part of ``probe`` that a shard ``lacks``; fp32 is always measured again."""
     controls = tuple(each for each in probe.mechanism if str(each) in lacks.controls)
     of_one = of_fp32(probe.measurements)
-    names = tuple(each for each in probe.measurements if each not in of_one or each in lacks.measurements)
-    probe = replace(probe, mechanism=controls, by_layer=probe.by_layer and bool(controls), measurements=names)
+    probe = replace(
+        probe,
+        mechanism=controls,
+        by_layer=probe.by_layer and bool(controls),
+        measurements=tuple(
+            each for each in probe.measurements if each not in of_one or each in lacks.measurements
+        ),
+        swapped=tuple(each for each in probe.swapped if str(each) in lacks.swapped),
+    )
     if not of_one.issuperset(lacks.measurements):
         return probe
     wanted = {"fp32", *lacks.variants}
     return replace(probe, variants=tuple(each for each in probe.variants if str(each) in wanted))
+
+
+def _with_other(task: ProbeTask, suite: Suite) -> ProbeTask:
+    """``task`` with the checkpoint whose rounding errors its weights get, if they get any."""
+    if not task.measuring.swapped:
+        return task
+    return replace(task, beside=next(each for each in suite.checkpoints if each.step in task.measuring.swap))
 
 
 def _task(

@@ -6,9 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pipeline.base.errors import CheckpointError
+from pipeline.models.memory import control_groups
 from pipeline.models.template import ModelTemplate
+from pipeline.probe.weights import Weights
 from pipeline.quantize import Variant
 from pipeline.quantize.control_variant import ControlVariant
+from pipeline.quantize.swapped_error import SwappedVariant
 from pipeline.spec import ProbeSpec
 
 SHOWN = 3
@@ -27,6 +31,20 @@ def controls_of(spec: ProbeSpec, template: ModelTemplate) -> list[ControlVariant
                 controls = spec.controls.of_layer(layer)
                 found += [ControlVariant.made(variant, each, path) for each in controls]
     return found
+
+
+def swap_groups(spec: ProbeSpec, template: ModelTemplate, beside: Weights) -> tuple[tuple[Variant, ...], ...]:
+    """The variants that ``spec`` swaps, in groups, under the errors of the weights ``beside``, which ``template`` holds
+    for a moment. Raises CheckpointError if they are of another model.
+    """
+    if beside.signature != template.signature:
+        raise CheckpointError(
+            "--swap: the two checkpoints are of different models, so their errors do not fit"
+        )
+    beside.fill(template)
+    others = {linear.name: linear.stored_weight() for linear in template.linears.values()}
+    template.release()
+    return tuple(control_groups([SwappedVariant.with_errors(each, others) for each in spec.swapped]))
 
 
 def uncalibrated(variants: Sequence[Variant]) -> tuple[Variant, ...]:

@@ -40,7 +40,7 @@ from pipeline.models.variant_linear import Plan, ProbeLinear
 from pipeline.probe.backend import Backend
 from pipeline.probe.calibration import Calibrator
 from pipeline.probe.checks import ForwardCheck, forward_of
-from pipeline.probe.control_runs import broken_notes, controls_of, uncalibrated
+from pipeline.probe.control_runs import broken_notes, controls_of, swap_groups, uncalibrated
 from pipeline.probe.forward import Forward, LayeredForward, Pass, logits_apart
 from pipeline.probe.found import Numbers
 from pipeline.probe.fused_choice import FusedChoice
@@ -94,10 +94,14 @@ class Engine:
         self._check = ForwardCheck(sequences)
 
     @torch.inference_mode()
-    def run(self, weights: Weights) -> Numbers:
-        """Measure ``weights``: per-token values and tensor statistics."""
+    def run(self, weights: Weights, beside: Weights | None = None) -> Numbers:
+        """Measure ``weights``: per-token values and tensor statistics. ``beside``: weights whose rounding errors they
+        get too (``ProbeSpec.swapped``).
+        """
         with float32_products(self.device, tf32=self.spec.arithmetic == "tf32"):
-            return self._measure(weights.fill(self._prepare(weights)))
+            template = self._prepare(weights)
+            swaps = () if beside is None else swap_groups(self.spec, template, beside)
+            return self._measure(weights.fill(template), swaps)
 
     def _prepare(self, weights: Weights) -> ModelTemplate:
         """The template for weights like these; kept until weights of another kind come."""
@@ -118,7 +122,7 @@ class Engine:
             self._template = template
         return self._template
 
-    def _measure(self, filled: Filled) -> Numbers:
+    def _measure(self, filled: Filled, swaps: tuple[tuple[Variant, ...], ...]) -> Numbers:
         """Measure all variants of the loaded weights, then release the weights."""
         template = filled.template
         self._notes = list(template.notes)
@@ -137,7 +141,7 @@ class Engine:
                 if not self._plan.losses_only:
                     measured = self._backend.statistics(list(template.linears.values()))
                     statistics = with_outcomes(measured, self._plan) | statistics
-            controls = self._measure_controls(filled)
+            controls = self._measure_controls(filled, (*self._controls, *swaps))
         finally:
             template.release()
             self._plan.begin(())
@@ -145,10 +149,12 @@ class Engine:
         notes = list(dict.fromkeys([*self._notes, *filled.notes]))
         return Numbers(values, statistics, notes, controls, hidden)
 
-    def _measure_controls(self, filled: Filled) -> dict[ControlVariant, np.ndarray]:
-        """The losses of every control."""
+    def _measure_controls(
+        self, filled: Filled, groups: tuple[tuple[Variant, ...], ...]
+    ) -> dict[ControlVariant, np.ndarray]:
+        """The losses of every control in ``groups``."""
         losses: dict[ControlVariant, np.ndarray] = {}
-        for group in self._controls:
+        for group in groups:
             fused = self._may_fuse(filled, group)
             self._plan.begin(group)
             found, _ = self._evaluate(filled, fused=fused)

@@ -68,7 +68,7 @@ class Prober:
         self._engine = Engine(spec, self._sequences, self.device, backend, calibration)
         self.calibration_tokens = 0 if calibration is None else calibration.size
         self._of_model = selected(spec.measurements, CheckpointMeasurement)
-        reader = Reader(self.device)
+        self._reader = reader = Reader(self.device)
         self._ahead: Prefetcher[DeviceWeights] = Prefetcher(lambda folder, _: reader.read(folder))
         """Prefetcher of whole checkpoints."""
         # The hash of the current checkpoint is taken at its end, and takes about as long as measuring.
@@ -90,13 +90,18 @@ class Prober:
         self._ahead.forget(folder, expected_sha256)
         self.hashes.forget(folder, expected_sha256)
 
-    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
-        """Measure the checkpoint in ``folder``.
+    def measure(
+        self, folder: Path, expected_sha256: str | None = None, *, beside: Path | None = None
+    ) -> Measurement:
+        """Measure the checkpoint in ``folder``, and its weights under the rounding errors of that in ``beside``.
 
         Raises CheckpointError if it is unusable; the message does not repeat the checkpoint's name.
         """
         return self._measure(
-            folder, expected_sha256, lambda: WholeWeights(folder, self._ahead.take(folder, expected_sha256))
+            folder,
+            expected_sha256,
+            lambda: WholeWeights(folder, self._ahead.take(folder, expected_sha256)),
+            beside=beside,
         )
 
     def measure_layers(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
@@ -127,6 +132,7 @@ class Prober:
         expected_sha256: str | None,
         load: Callable[[], FileWeights],
         notes: tuple[str, ...] = (),
+        beside: Path | None = None,
     ) -> Measurement:
         self._reset_peak()
         self.hashes.start(folder, expected_sha256)
@@ -136,12 +142,14 @@ class Prober:
         with weights.files:  # hashing may start before or after this
             with self._damage_first(folder, expected_sha256):
                 columns = self._columns_of(lambda: build_model(read_config(folder), read_weights(folder)))
-                numbers = self._engine.run(weights)
+                other = None if beside is None else WholeWeights(beside, self._reader.read(beside))
+                numbers = self._engine.run(weights, other)
             sha256 = self._sha256(folder, expected_sha256)
         numbers.notes.extend((*notes, *checkpoint_notes(self._of_model, columns), *config_notes(folder)))
         return measurement(
-            self.spec, self.device, numbers, columns, weights_sha256=sha256, load_s=load_s, loaded=loaded
-        )
+            self.spec, self.device, numbers, columns, weights_sha256=sha256, load_s=load_s, loaded=loaded,
+            beside_sha256="" if beside is None else _hashed(beside, None).sha256,
+        )  # fmt: skip
 
     def _columns_of(self, make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
         """Checkpoint-level columns of the unquantized float32 model that ``make`` returns."""
@@ -186,12 +194,19 @@ class LayeredProber:
         """Discard what a failed :meth:`measure` has started."""
         self._prober.forget(folder, expected_sha256)
 
-    def measure(self, folder: Path, expected_sha256: str | None = None) -> Measurement:
+    def measure(
+        self, folder: Path, expected_sha256: str | None = None, *, beside: Path | None = None
+    ) -> Measurement:
         """Measure the checkpoint in ``folder``.
 
-        Raises CheckpointError if it is unusable or its architecture cannot be run layer by layer; the message does
-        not repeat the checkpoint's name.
+        Raises CheckpointError if it is unusable, its architecture cannot be run layer by layer, or the errors of
+        another checkpoint are wanted ``beside``; the message does not repeat the checkpoint's name.
         """
+        if beside is not None:
+            raise CheckpointError(
+                "--swap needs the weights of two checkpoints in memory, and these are measured layer by layer: leave "
+                "it out, or measure on a larger device"
+            )
         return self._prober.measure_layers(folder, expected_sha256)
 
 

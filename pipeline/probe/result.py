@@ -17,6 +17,7 @@ from pipeline.measurements.hooks import token_columns
 from pipeline.probe.found import Numbers
 from pipeline.probe.tensor_statistics import TensorStatistics
 from pipeline.quantize.controls import Control
+from pipeline.quantize.swapped_error import SwappedVariant
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 
 
@@ -67,6 +68,24 @@ class ControlResult:
 
 
 @dataclass(frozen=True)
+class SwapResult:
+    """Loss of a checkpoint under the errors of another one (``pipeline.quantize.swapped_error``)."""
+
+    variant: str
+    error_step: int
+    error_sha256: str
+    """``weights_sha256`` of the other checkpoint."""
+    batch_nll_nats: tuple[float, ...]
+    """Mean nll of each batch; all NaN if a logit was not finite."""
+
+    def entry(self) -> dict[str, Any]:
+        """Its entry in the shard's row of ``variant``."""
+        entry = {**vars(self), "batch_nll_nats": list(self.batch_nll_nats)}
+        del entry["variant"]
+        return entry
+
+
+@dataclass(frozen=True)
 class Measurement:
     """One checkpoint under all variants."""
 
@@ -83,6 +102,11 @@ class Measurement:
     measurements: tuple[str, ...] = MEASUREMENTS
     """Names of what was measured."""
     controls: tuple[ControlResult, ...] = ()
+    swaps: tuple[SwapResult, ...] = ()
+
+    def swap_entries(self) -> dict[str, list[dict[str, Any]]]:
+        """Variant -> entries of the swap in the shard's rows."""
+        return {each.variant: [each.entry()] for each in self.swaps}
 
     def control_entries(self) -> dict[str, list[dict[str, Any]]]:
         """Variant -> entries of the controls in the shard's rows."""
@@ -101,10 +125,12 @@ def measurement(
     weights_sha256: str,
     load_s: float,
     loaded: float,
+    beside_sha256: str = "",
 ) -> Measurement:
     """Make the result of one checkpoint, timed from ``loaded`` (perf_counter).
 
-    ``of_model``: checkpoint-level columns, stored in the row of fp32.
+    ``of_model``: checkpoint-level columns, stored in the row of fp32. ``beside_sha256``: hash of the weights whose
+    errors are swapped in.
     """
     token_level = selected(spec.measurements, TokenMeasurement)
     of_model = {**of_model, **numbers.of_hidden}
@@ -126,6 +152,12 @@ def measurement(
         controls=tuple(
             ControlResult(str(each.base), each.control, _batch_means(nll, spec.shape.batches))
             for each, nll in numbers.controls.items()
+            if not isinstance(each, SwappedVariant)
+        ),
+        swaps=tuple(
+            SwapResult(str(each.base), spec.swap[0], beside_sha256, _batch_means(nll, spec.shape.batches))
+            for each, nll in numbers.controls.items()
+            if isinstance(each, SwappedVariant)
         ),
     )
 

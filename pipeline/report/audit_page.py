@@ -28,6 +28,7 @@ from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.html_text import esc, json_for_script
 from pipeline.report.mechanism_section import mechanism_html
 from pipeline.report.panels import Panel, damage_note, make_panels, measures
+from pipeline.report.swap_section import swap_html
 from pipeline.report.table import table_html
 from pipeline.report.theme import (
     config,
@@ -79,7 +80,7 @@ def page_html(
         panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report.summary),
-        why="" if frame.mechanism is None else mechanism_html(frame.mechanism),
+        why=("" if frame.mechanism is None else mechanism_html(frame.mechanism)) + swap_html(report.swap),
         heat=places.heat_html(heat, frame),
         table=table_html(frame),
         problems=sections.problems_html(report),

@@ -32,6 +32,8 @@ class AuditOptions:
     """Variants whose controls are evaluated too, ``all`` of them, and ``layers`` for those of each layer alone."""
     flatness: tuple[int, ...] = ()
     """Steps of the checkpoints whose Hessian is measured (``pipeline.measurements.flatness``)."""
+    swap: tuple[int, ...] = ()
+    """Two steps whose rounding errors are swapped (``pipeline.quantize.swapped_error``)."""
     batches: int | None = None
     batch_size: int | None = None
     seq_len: int | None = None

@@ -24,6 +24,7 @@ from pipeline.runs.calibration_request import (
 from pipeline.runs.execution_mode import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
+from pipeline.runs.swap_option import require_swap
 from pipeline.spec import DEFAULT_VARIANTS, FLATNESS, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.train.on_demand import open_or_train
 
@@ -64,6 +65,7 @@ def build_request(
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
     whole, suite, failing = _suite(options, find_suite, variants)
     suite.require_steps(options.flatness, "--flatness")
+    require_swap(options.swap, suite, variants)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
     tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
@@ -71,10 +73,14 @@ def build_request(
     mechanism, by_layer = parse_mechanism(options.mechanism, variants)
     execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
     _require_measurable((*measurements, *([FLATNESS] if options.flatness else [])), stream=execution.stream)
+    if options.swap and execution.stream:
+        raise UsageError(
+            "--swap needs the weights of two checkpoints in memory, and these are measured layer by layer: leave it out"
+        )
     probe = ProbeSpec(
         variants, shape, tokens.sha256, vocab_rows, execution.arithmetic,
         measurements=measurements, mechanism=mechanism, by_layer=by_layer,
-        flatness=tuple(sorted(set(options.flatness))),
+        flatness=tuple(sorted(set(options.flatness))), swap=tuple(sorted(options.swap)),
     )  # fmt: skip
     if calibrated_on is None:
         calibration, told = _calibration(

@@ -27,6 +27,7 @@ ENTRY = pa.struct(
 not finite."""
 
 FIELDS = (pa.field(CONTROLS, pa.list_(ENTRY)), pa.field(ERROR_SIZE, pa.float64()))
+"""Columns of a shard that its rows may have beside those of its measurements."""
 
 Entry = dict[str, Any]
 Row = dict[str, Any]

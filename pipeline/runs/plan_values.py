@@ -111,7 +111,7 @@ def _check(fields: Fields, name: str, hint: Any) -> None:
             return
         values = texts(fields, name)
         if typing.get_args(hint)[0] is Variant:
-            _check_variants(fields, name, values, first=() if name == "mechanism" else ("fp32",))
+            _check_variants(fields, name, values, first=("fp32",) if name == "variants" else ())
         return
     fields.need(name, hint)
 

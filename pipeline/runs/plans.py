@@ -12,7 +12,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import comparable
 from pipeline.base.json_fields import Fields
 from pipeline.runs.plan_values import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
-from pipeline.spec import MEASUREMENTS, Checkpoint, ProbeSpec, measured_at
+from pipeline.spec import MEASUREMENTS, Checkpoint, ProbeSpec, Variant, measured_at, swappable, swapped_with
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
@@ -96,11 +96,15 @@ class RunPlan:
 
     def wanted(self, key: str) -> Mapping[str, Any]:
         """The same for the shard ``key``, with what is wanted at some steps only."""
-        flatness = self.config.get("flatness", ())
-        if not flatness:
+        flatness, swap = (self.config.get(name, ()) for name in ("flatness", "swap"))
+        if not flatness and not swap:
             return self.config
-        names = measured_at(self.config.get("measurements", MEASUREMENTS), flatness, self.steps_of(key))
-        return {**self.config, "measurements": names}
+        steps = self.steps_of(key)
+        names = measured_at(self.config.get("measurements", MEASUREMENTS), flatness, steps)
+        other = swapped_with(swap, steps)
+        variants = swappable(map(Variant.parse, self.config["variants"])) if other else ()
+        more = {"measurements": names, "swap": other, "swapped": tuple(map(str, variants))}
+        return {**self.config, **more}
 
     def steps_of(self, key: str) -> frozenset[int]:
         """The steps of all checkpoints with the weights of ``key``, whose shards have the same numbers."""

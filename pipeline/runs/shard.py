@@ -15,6 +15,7 @@ from pipeline.base.json_fields import Fields
 from pipeline.measurements import of_fp32
 from pipeline.runs.control_column import lacking
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
+from pipeline.runs.swap_column import lacking as lacking_swaps
 from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant
 
 if TYPE_CHECKING:
@@ -76,13 +77,16 @@ class Lacks:
     """Measurements that at least one of its wanted variants lacks."""
     controls: tuple[str, ...] = ()
     """Variants whose controls it lacks."""
+    swapped: tuple[str, ...] = ()
+    """Variants that lack the errors of the other step of a swap."""
 
     def __bool__(self) -> bool:
-        return bool(self.variants or self.measurements or self.controls)
+        return bool(self.variants or self.measurements or self.controls or self.swapped)
 
     def __str__(self) -> str:
         controls = (f"the controls of {name}" for name in self.controls)
-        return "lacks " + ", ".join((*self.variants, *self.measurements, *controls))
+        swaps = (f"the swap of {name}" for name in self.swapped)
+        return "lacks " + ", ".join((*self.variants, *self.measurements, *controls, *swaps))
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ class Shard:
                 )
             ),
             lacking(self.table, config),
+            lacking_swaps(self.table, config),
         )
 
     def is_of(self, spec: Settings) -> bool:

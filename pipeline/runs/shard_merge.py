@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.measurements import installed, score_columns, tensor_columns
 from pipeline.runs.control_column import CONTROLS, Entry, joined
 from pipeline.runs.shard import Shard
+from pipeline.runs.swap_column import SWAPS
+from pipeline.runs.swap_column import joined as joined_swaps
 
 AGREE_NATS = 1e-6
 """Largest difference of losses that are measured again, nats: the last bits of sums depend on the number of
@@ -54,11 +56,14 @@ def merged(
     rows: Sequence[Row],
     measurements: Iterable[str],
     identity: Mapping[str, Any],
+    *,
     controls: Mapping[str, Sequence[Entry]] = MappingProxyType({}),
+    swaps: Mapping[str, Sequence[Entry]] = MappingProxyType({}),
 ) -> tuple[list[Row], dict[str, tuple[str, ...]]]:
     """All rows, and the measurements of each variant; the values of ``there`` stay unchanged.
 
-    ``rows`` are new, have ``measurements`` and match ``there``; so are ``controls``, by variant. ``identity`` has the
+    ``rows`` are new, have ``measurements`` and match ``there``; so are ``controls``
+    and ``swaps``, by variant. ``identity`` has the
     columns that identify the checkpoint.
     """
     now = {row["variant"]: row for row in rows}
@@ -79,6 +84,8 @@ def merged(
             measured[variant] = (*there.measured[variant], *added)
         if variant in controls:
             row[CONTROLS] = joined(row.get(CONTROLS), controls[variant])
+        if variant in swaps:
+            row[SWAPS] = joined_swaps(row.get(SWAPS), swaps[variant])
         found.append(row)
     for variant, row in now.items():
         if variant not in there.measured:

@@ -14,6 +14,7 @@ from pipeline.measurements import Column, pooled_columns, score_columns, tensor_
 from pipeline.runs.control_column import FIELDS
 from pipeline.runs.plans import ForkPlan, RunPlan, WorkPlan
 from pipeline.runs.shard_validity import WhatIsWrong, nothing_is_wrong, wrong_audit, wrong_fork
+from pipeline.runs.swap_column import FIELD as SWAPS_FIELD
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.train.fork_spec import ForkSpec
 
@@ -115,7 +116,7 @@ class Kind:
         """The columns of a shard with ``measurements``: the core columns, then those of the measurements.
 
         ``there``: columns of the former shard, which stay, even those of measurements that are not installed here.
-        ``columns``: names that its rows have, of which those of controls are added.
+        ``columns``: names that its rows have, of which those of controls and swaps are added.
         """
         schema = self.core if there is None else there.remove_metadata()
         names = tuple(measurements)
@@ -123,7 +124,7 @@ class Kind:
         if "tensors" not in self.core.names:
             # Many probes of one run: columns that only the choice of a checkpoint needs are left out.
             found = [column for column in found if not column.late] + pooled_columns(names)
-        of_controls = [field for field in FIELDS if field.name in columns]
+        of_controls = [field for field in (*FIELDS, SWAPS_FIELD) if field.name in columns]
         for field in (*_fields(found, nullable=True), *of_controls):
             if field.name not in schema.names:
                 schema = schema.append(field)

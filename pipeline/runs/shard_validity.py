@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.runs.control_column import wrong_controls
+from pipeline.runs.swap_column import wrong_swaps
 
 RELATIVE, ABSOLUTE = 1e-9, 1e-12
 """Tolerances between numbers of a row that follow from each other: the last bits of float64 sums."""
@@ -42,6 +43,7 @@ def wrong_audit(table: pa.Table, key: str, config: Config, measured: Measured) -
         or _wrong_checkpoint(rows, key, measured)
         or _first(_wrong_row(row, config["shape"]) for row in rows)
         or wrong_controls(rows, config)
+        or wrong_swaps(rows, config["shape"].get("batches", 32))
         or _wrong_tensors(table["tensors"], table["variant"].to_pylist())
     )
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard import Origin
 from pipeline.runs.shard_merge import disagreement, merged
 from pipeline.runs.shard_schema import FORK
+from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
 from pipeline.suites import Fetcher, checkout
 from pipeline.train.fork_spec import ForkTask
@@ -100,13 +101,15 @@ def run_probe(
     asked = time.perf_counter()
     if fetcher is not None:
         fetcher.ahead(task.ahead, lambda checkpoint: task.adds is None and folder.shards.has(checkpoint.key))
-    with checkout(task.checkpoint, task.cache_gb) as weights:
+    with ExitStack() as stack:
+        weights = stack.enter_context(checkout(task.checkpoint, task.cache_gb))
+        other = None if task.beside is None else stack.enter_context(checkout(task.beside, task.cache_gb))
         suited = _suited(prober, task, weights)
         suited.prefetch(weights, task.checkpoint.weights_sha256)
         try:
             with (turn or DeviceLock()).take(asked) as idle_s:
                 begun = time.perf_counter()
-                measured = suited.measure(weights, task.checkpoint.weights_sha256)
+                measured = suited.measure(weights, task.checkpoint.weights_sha256, beside=other)
                 busy_s = time.perf_counter() - begun
         finally:
             suited.forget(
@@ -138,7 +141,12 @@ def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], now: Me
     if lacks := there.lacks(task.probe.config()):
         checkpoint = identity(task.suite, task.checkpoint)
         together, measured = merged(
-            there, rows, task.measuring.measurements, checkpoint, now.control_entries()
+            there,
+            rows,
+            task.measuring.measurements,
+            checkpoint,
+            controls=now.control_entries(),
+            swaps=now.swap_entries(),
         )
         added = [f"{variant} was added later" for variant in measured if variant not in there.measured]
         added += [f"the controls of {variant} were added later" for variant in lacks.controls]
@@ -262,8 +270,14 @@ def shard_rows(suite: str, checkpoint: Checkpoint, measured: Measurement) -> lis
         "device": measured.device,
     }
     controls = measured.control_entries()
-    asked = ({CONTROLS: controls.get(result.variant)} if controls else {} for result in measured.results)
-    return [common | result.row() | more for result, more in zip(measured.results, asked, strict=True)]
+    swaps = measured.swap_entries()
+    found = []
+    for result in measured.results:
+        row = common | result.row()
+        row |= {CONTROLS: controls.get(result.variant)} if controls else {}
+        row |= {SWAPS: swaps.get(result.variant)} if swaps else {}
+        found.append(row)
+    return found
 
 
 def identity(suite: str, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
+from pipeline.analysis.trajectory.mechanism.swapping import Swap
 from pipeline.analysis.trajectory.method_repair import MethodRepair
 from pipeline.analysis.trajectory.shipping import ShippingDecision
 from pipeline.analysis.trajectory.square_law import SquareLaw
@@ -36,6 +37,8 @@ class AuditReport:
     """None where only fp32 was measured."""
     mechanism: Mechanism | None = None
     """None where no variant has controls."""
+    swap: tuple[Swap, ...] = ()
+    """By variant; empty where nothing was swapped."""
     methods: tuple[MethodRepair, ...] = ()
     calibration_problems: tuple[CalibrationProblem, ...] = ()
     square_law: SquareLaw | None = None

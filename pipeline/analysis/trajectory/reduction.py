@@ -18,6 +18,8 @@ from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
+from pipeline.analysis.trajectory.mechanism.swapping import swaps_of
+from pipeline.analysis.trajectory.mechanism.trace_check import trace_checks
 from pipeline.analysis.trajectory.method_repair import with_repairs
 from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
 from pipeline.analysis.trajectory.square_law import square_law
@@ -72,7 +74,9 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         trajectory = trajectory.with_columns(law.columns([shard.key for shard in shards]))
     why = _mechanism(shards, trajectory, summary, list(duplicates), seed)
     trajectory, repairs = with_repairs(trajectory, shards[0].measured)
-    said = [*summary.verdict, *([] if why is None else [why.sentence]), *(each.sentence for each in repairs)]
+    swaps = swaps_of(shards, plan.config.get("swap", ()), seed=seed)
+    said = [*summary.verdict, *([] if why is None else [why.sentence])]
+    said += [each.sentence for each in (*swaps, *repairs)]
     tensors = tensor_table(shards)
     decisions = decisions_of(trajectory, seed=seed)
     report = replace(
@@ -80,6 +84,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         summary=replace(summary, verdict=tuple(said)),
         decision=shipping_decision(decisions, headline_variant(trajectory), seed),
         mechanism=why,
+        swap=swaps,
         methods=repairs,
         calibration_problems=calibration_problems(tensors),
         square_law=None if law is None else law.law,
@@ -207,6 +212,7 @@ def _mechanism(
         phases=summary.phases,
         learning_rate=_known(trajectory["learning_rate"]),
         seed=seed,
+        checks=trace_checks([shard for shard in shards if shard.key not in duplicates]),
     )
 
 

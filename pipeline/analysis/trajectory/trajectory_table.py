@@ -17,6 +17,7 @@ from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
 from pipeline.measurements import Level, pool_values, score_columns, trajectory_columns, unvaried_columns
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
+from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
 
 FP32 = "fp32"
@@ -140,7 +141,7 @@ def measured_variants(trajectory: pl.DataFrame) -> list[str]:
 
 def _nested(shard: Shard) -> list[str]:
     """Columns of the shard that tables are made of elsewhere."""
-    return [name for name in ("tensors", CONTROLS) if name in shard.table.column_names]
+    return [name for name in ("tensors", CONTROLS, SWAPS) if name in shard.table.column_names]
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:

@@ -1,0 +1,157 @@
+"""The swap: late rounding errors on early weights and the reverse, sizes matched (``--swap``).
+
+With D(w, e) the damage of the errors of checkpoint e on the weights of w, each group of them as large as w's own, A the
+early and Z the late checkpoint, D(A, A) and D(Z, Z) are the damages as measured, and
+
+    log D(Z, Z) - log D(A, A) = weights + pattern
+    weights = (log D(Z, A) - log D(A, A) + log D(Z, Z) - log D(A, Z)) / 2
+    pattern = (log D(A, Z) - log D(A, A) + log D(Z, Z) - log D(Z, A)) / 2
+
+exactly: each part is the mean of its effect before and after the other. The sizes of the errors belong to the weights.
+The growth comes with one of them if the 95 % interval of its share lies above one half, else the swap cannot tell.
+
+Intervals are percentiles of a bootstrap over batches of text, the same for all four damages.
+
+Legend of shapes: B = batches, R = replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.trajectory.growth import Bounded
+from pipeline.runs.shard import Shard
+from pipeline.runs.swap_column import SWAPS
+from pipeline.spec import column_of
+
+FP32 = "fp32"
+REPLICATES, LEVEL = 2000, 0.95
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A damage in nats per token, with its standard error over batches."""
+
+    nats: float
+    se: float
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The four damages of one variant, and what its growth comes with."""
+
+    variant: str
+    """Column prefix."""
+    early: int
+    late: int
+    early_damage: Damage
+    """Of the early checkpoint's own errors."""
+    late_damage: Damage
+    late_error_on_early: Damage
+    """Errors of the late checkpoint on the early weights, as large as theirs."""
+    early_error_on_late: Damage
+    growth: Bounded | None
+    """Late damage over early damage; None where a damage is not above 0."""
+    weights_share: Bounded | None
+    """Share of the growth's logarithm that comes with the weights; the rest is the errors' pattern. None where it did
+    not clearly grow."""
+    sentence: str
+
+
+def swaps_of(shards: Sequence[Shard], steps: Sequence[int], *, seed: int = 0) -> tuple[Swap, ...]:
+    """The swap between the two ``steps`` of every variant that has it. Errors of other weights than those of the shard
+    of their step are left out.
+    """
+    by_step = {shard.table["step"][0].as_py(): _rows(shard) for shard in shards}
+    if len(steps) != 2 or not all(by_step.get(step) for step in steps):
+        return ()
+    early, late = sorted(steps)
+    first, last = by_step[early], by_step[late]
+    found = []
+    for variant in first:
+        if variant == FP32 or variant not in last:
+            continue
+        late_on_early = _foreign(first[variant], late, last[FP32]["weights_sha256"])
+        early_on_late = _foreign(last[variant], early, first[FP32]["weights_sha256"])
+        if late_on_early is not None and early_on_late is not None:
+            base = [np.array(rows[FP32]["batch_nll_nats"]) for rows in (first, last)]
+            own = [np.array(rows[variant]["batch_nll_nats"]) for rows in (first, last)]
+            damages = [own[0] - base[0], late_on_early - base[0], early_on_late - base[1], own[1] - base[1]]
+            found.append(swap(column_of(variant), (early, late), np.stack(damages), seed=seed))
+    return tuple(found)
+
+
+def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: int = 0) -> Swap:
+    """``damage_4B``: D(A, A), D(A, Z), D(Z, A), D(Z, Z) of each batch, nats."""
+    count = damage_4B.shape[1]
+    drawn = np.random.default_rng(seed).integers(0, count, (REPLICATES, count))
+    logs_R4 = _logs(damage_4B[:, drawn].mean(axis=2).T)
+    growth_R, weights_R = logs_R4[:, 3] - logs_R4[:, 0], _weights(logs_R4)
+    logs = _logs(damage_4B.mean(axis=1))
+    growth = share = None
+    if np.isfinite(logs).all() and np.isfinite(logs_R4).all() and count > 1:
+        growth = _bounded(np.exp(logs[3] - logs[0]), np.exp(growth_R))
+        if growth.lower > 1:
+            share = _bounded(float(_weights(logs[None])[0] / (logs[3] - logs[0])), weights_R / growth_R)
+    own, late_on_early, early_on_late, last = (
+        Damage(float(each.mean()), float(each.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"))
+        for each in damage_4B
+    )
+    sentence = _sentence(variant, steps, growth, share)
+    return Swap(variant, *steps, own, last, late_on_early, early_on_late, growth, share, sentence)
+
+
+def _weights(logs_R4: FloatArray) -> FloatArray:
+    found: FloatArray = (logs_R4[:, 2] - logs_R4[:, 0] + logs_R4[:, 3] - logs_R4[:, 1]) / 2
+    return found
+
+
+def _logs(damages: FloatArray) -> FloatArray:
+    return np.log(np.where(damages > 0, damages, np.nan))
+
+
+def _bounded(estimate: float, replicates: FloatArray) -> Bounded:
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Bounded(float(estimate), float(low), float(high))
+
+
+def _sentence(variant: str, steps: tuple[int, int], growth: Bounded | None, share: Bounded | None) -> str:
+    name = variant.upper() if variant in ("int4", "int8") else variant
+    between = f"between steps {steps[0]:,} and {steps[1]:,}"
+    if growth is None:
+        return f"Swapping the rounding errors {between} says nothing of {name}: a damage is not above 0."
+    grown = f"{growth.estimate:.2f} times [{growth.lower:.2f}, {growth.upper:.2f}]"
+    if share is None:
+        return f"{name} damage did not clearly grow {between} ({grown}), so a swap has nothing to explain."
+    shown = "{:.0f} % [{:.0f}, {:.0f}]".format(
+        *(100 * each for each in (share.estimate, share.lower, share.upper))
+    )
+    cause = "the swap cannot tell whether with the weights or with the pattern of the errors"
+    if share.lower > 0.5:
+        cause = "with the weights, whichever checkpoint's errors they get"
+    elif share.upper < 0.5:
+        cause = "with the pattern of the errors, whichever checkpoint's weights they meet"
+    return f"{name} damage grew {grown} {between}: {cause} (share of the weights {shown})."
+
+
+def _foreign(row: Row, step: int, sha256: str) -> FloatArray | None:
+    """Losses (B,) of ``row`` under the errors of ``step``, whose weights are ``sha256``."""
+    for entry in row[SWAPS] or ():
+        if entry["error_step"] == step and entry["error_sha256"] == sha256:
+            return np.array(entry["batch_nll_nats"], dtype=np.float64)
+    return None
+
+
+def _rows(shard: Shard) -> dict[str, Row]:
+    """Rows by variant; none where nothing was swapped."""
+    if SWAPS not in shard.table.column_names:
+        return {}
+    wanted = ["variant", "weights_sha256", "batch_nll_nats", SWAPS]
+    return {row["variant"]: row for row in shard.table.select(wanted).to_pylist()}

@@ -80,7 +80,8 @@ def page_html(
         panels="".join(places.panel_html(panel) for panel in panels),
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report.summary),
-        why=("" if frame.mechanism is None else mechanism_html(frame.mechanism)) + swap_html(report.swap),
+        why=("" if frame.mechanism is None else mechanism_html(frame.mechanism))
+        + swap_html(report.swap or ()),
         heat=places.heat_html(heat, frame),
         table=table_html(frame),
         problems=sections.problems_html(report),

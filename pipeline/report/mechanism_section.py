@@ -40,7 +40,7 @@ def mechanism_html(mechanism: Mechanism) -> str:
         + (_split_html(own.shares) if own.shares is not None else "")
         + (f'<ul class="items">{also}</ul>' if also else "")
         + _broken_html(own)
-        + _trace_html(mechanism.trace_checks)
+        + _trace_html(mechanism.trace_checks or ())
         + "</section>"
     )
 

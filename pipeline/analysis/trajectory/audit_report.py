@@ -12,7 +12,7 @@ from pipeline.analysis.trajectory.method_repair import MethodRepair
 from pipeline.analysis.trajectory.shipping import ShippingDecision
 from pipeline.analysis.trajectory.square_law import SquareLaw
 from pipeline.analysis.trajectory.summary import Summary
-from pipeline.base.typed_json import INLINE
+from pipeline.base.typed_json import INLINE, UNLESS_NONE
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class AuditReport:
     """None where only fp32 was measured."""
     mechanism: Mechanism | None = None
     """None where no variant has controls."""
-    swap: tuple[Swap, ...] = ()
-    """By variant; empty where nothing was swapped."""
+    swap: tuple[Swap, ...] | None = field(default=None, metadata=UNLESS_NONE)
+    """By variant; None where nothing was swapped."""
     methods: tuple[MethodRepair, ...] = ()
     calibration_problems: tuple[CalibrationProblem, ...] = ()
     square_law: SquareLaw | None = None

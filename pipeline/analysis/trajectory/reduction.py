@@ -76,7 +76,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     trajectory, repairs = with_repairs(trajectory, shards[0].measured)
     swaps = swaps_of(shards, plan.config.get("swap", ()), seed=seed)
     said = [*summary.verdict, *([] if why is None else [why.sentence])]
-    said += [each.sentence for each in (*swaps, *repairs)]
+    said += [*(each.sentence for each in swaps), *(each.sentence for each in repairs)]
     tensors = tensor_table(shards)
     decisions = decisions_of(trajectory, seed=seed)
     report = replace(
@@ -84,7 +84,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
         summary=replace(summary, verdict=tuple(said)),
         decision=shipping_decision(decisions, headline_variant(trajectory), seed),
         mechanism=why,
-        swap=swaps,
+        swap=swaps or None,
         methods=repairs,
         calibration_problems=calibration_problems(tensors),
         square_law=None if law is None else law.law,

@@ -73,7 +73,7 @@ def explain(
     }
     first = headline if headline in found else next(iter(found))
     sentences = {name: cause_sentence(each) for name, each in found.items()}
-    return Mechanism(first, found, sentences, tuple(checks))
+    return Mechanism(first, found, sentences, tuple(checks) or None)
 
 
 def _rows(table: pa.Table) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pipeline.analysis.trajectory.mechanism.quiet_gap import QuietGap, quiet_gap
 from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.analysis.trajectory.schedule_events import WARMUP_END, learning_rate_events
 from pipeline.analysis.trajectory.stages import Phase
+from pipeline.base.typed_json import UNLESS_NONE
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Mechanism:
     by_variant: dict[str, VariantMechanism]
     sentences: dict[str, str]
     """The cause in one sentence, by variant."""
-    trace_checks: tuple[TraceCheck, ...] = ()
-    """What the trace of the Hessian predicts of noise, where it was measured beside it (``--flatness``)."""
+    trace_checks: tuple[TraceCheck, ...] | None = field(default=None, metadata=UNLESS_NONE)
+    """What the trace of the Hessian predicts of noise; None where it was not measured beside it (``--flatness``)."""
 
     @property
     def sentence(self) -> str:

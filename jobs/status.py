@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.console import console
 from jobs.watch import watch_run
-from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
+from pipeline.runs.kind_of_work import KindOfWork, Unfinished, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from pipeline.runs.folder import RunFolder
+    from pipeline.runs.folder_status import FolderStatus
+    from pipeline.runs.plans import WorkPlan
 
 
 @click.command()
@@ -37,54 +37,65 @@ def command(directory: str, as_json: bool, watch: bool, every: float) -> None:
         watch_run(run_folder(directory), every, as_json=as_json)
         return
     folder = run_folder(directory)
-    states = {each.name: _state(folder, each) for each in work_in(folder) or [kinds_of_work.find("audit")]}
+    states = [_state(folder, each) for each in work_in(folder) or [kinds_of_work.find("audit")]]
     if as_json:
-        first, *others = states.items()
-        fields = {name: state for name, (state, _) in others}
-        click.echo(json.dumps({**first[1][0], "kind": first[0], **fields}))
+        first, *others = states
+        further = {each.name: each.fields() for each in others}
+        click.echo(json.dumps({**first.fields(), "kind": first.name, **further}))
         return
-    for name, (state, lines) in states.items():
-        _show(state, lines, "" if name == "audit" else f" {name}")
+    for state in states:
+        _show(state)
 
 
-def _state(at: RunFolder, work: KindOfWork) -> tuple[dict[str, Any], Sequence[str]]:
-    """The status of one kind of work in a folder, and lines on its unfinished tasks."""
+@dataclass(frozen=True)
+class WorkState:
+    """What a folder holds of one kind of work."""
+
+    name: str
+    plan: WorkPlan
+    found: FolderStatus
+    unfinished: Unfinished
+
+    def fields(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "suite": self.plan.suite,
+            "expected": len(self.plan.expected()),
+            **asdict(self.found),
+            "duplicates": self.plan.duplicates(),
+            **self.unfinished.fields,
+        }
+
+
+def _state(at: RunFolder, work: KindOfWork) -> WorkState:
     from pipeline.runs.folder_status import folder_status
 
     folder = at.of(work.kind)
     plan = folder.read_plan()
     found = folder_status(folder, plan)
-    unfinished = work.unfinished(folder, plan, found)
-    state = {
-        "suite": plan.suite,
-        "expected": len(plan.expected()),
-        **dataclasses.asdict(found),
-        "duplicates": plan.duplicates(),
-        **unfinished.fields,
-    }
-    return state, unfinished.lines
+    return WorkState(work.name, plan, found, work.unfinished(folder, plan, found))
 
 
-def _show(state: dict[str, Any], lines: Sequence[str], label: str) -> None:
-    from pipeline.runs.shard import Lacks
-
-    incomplete = f"{len(state['incomplete'])} incomplete, " if state["incomplete"] else ""
+def _show(state: WorkState) -> None:
+    found, label = state.found, "" if state.name == "audit" else f" {state.name}"
+    incomplete = f"{len(found.incomplete)} incomplete, " if found.incomplete else ""
     console.print(
-        f"{state['suite']}{label}: {len(state['done'])} done, {len(state['failed'])} failed, "
-        f"{incomplete}{len(state['stale'])} stale, {len(state['missing'])} missing of {state['expected']}",
+        f"{state.plan.suite}{label}: {len(found.done)} done, {len(found.failed)} failed, {incomplete}"
+        f"{len(found.stale)} stale, {len(found.missing)} missing of {len(state.plan.expected())}",
         markup=False,
     )
+    same = {key: f"same content as {original}" for key, original in state.plan.duplicates().items()}
     for word, reasons in (
-        ("failed", state["failed"]),
-        ("corrupt", state["corrupt"]),
-        ("incomplete", {key: str(Lacks(**lacks)) for key, lacks in state["incomplete"].items()}),
-        ("stale", {key: "; ".join(fields) for key, fields in state["stale"].items()}),
-        ("duplicate", {key: f"same content as {original}" for key, original in state["duplicates"].items()}),
+        ("failed", found.failed),
+        ("corrupt", found.corrupt),
+        ("incomplete", {key: str(lacks) for key, lacks in found.incomplete.items()}),
+        ("stale", {key: "; ".join(fields) for key, fields in found.stale.items()}),
+        ("duplicate", same),
     ):
         for key, reason in reasons.items():
             console.print(f"  {word} {key}: {reason}", markup=False)
-    for line in lines:
+    for line in state.unfinished.lines:
         console.print(f"  {line}", markup=False)
-    if state["missing"]:
-        more = ", ..." if len(state["missing"]) > 8 else ""
-        console.print(f"  not measured yet: {', '.join(state['missing'][:8])}{more}", markup=False)
+    if found.missing:
+        more = ", ..." if len(found.missing) > 8 else ""
+        console.print(f"  not measured yet: {', '.join(found.missing[:8])}{more}", markup=False)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.analysis.trajectory.trajectory_table import measured_variants
 from pipeline.runs.kind_of_work import TextTable
+from pipeline.spec import ALIASES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,12 +24,12 @@ GAPS = 2
 
 def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
     """Step, learning rate, fp32 perplexity, the gaps of the first variants, kurtosis and phase."""
-    measured = [name for name in trajectory.columns if name.endswith("_gap")]
-    gaps = sorted(measured, key=lambda name: name not in ("int8_gap", "int4_gap"))[:GAPS]
+    measured = measured_variants(trajectory)
+    shown = sorted(measured, key=lambda name: name not in ALIASES)[:GAPS]
     title = f"{trajectory.height} checkpoints"
-    if len(measured) > len(gaps):
-        title += f"; {len(gaps)} of {len(measured)} variants, the others are in the tables"
-    heads = ("step", "learning rate", "fp32 perplexity", *(f"{gap.removesuffix('_gap')} gap" for gap in gaps))
+    if len(measured) > len(shown):
+        title += f"; {len(shown)} of {len(measured)} variants, the others are in the tables"
+    heads = ("step", "learning rate", "fp32 perplexity", *(f"{name} gap" for name in shown))
     chosen = np.unique(
         np.linspace(0, trajectory.height - 1, min(ROWS, trajectory.height)).round().astype(int)
     )
@@ -36,7 +38,7 @@ def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
             f"{row['step']:,}",
             _number(row["learning_rate"], ".3g"),
             _number(row["fp32_perplexity"], ",.2f"),
-            *(_number(row[gap], "+.2%") for gap in gaps),
+            *(_number(row[f"{name}_gap"], "+.2%") for name in shown),
             _number(row["kurtosis"], ".2f"),
             "-" if row["phase"] is None else str(row["phase"]),
         )

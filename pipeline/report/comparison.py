@@ -52,7 +52,7 @@ def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, in
     rows, members = [], dict.fromkeys(groups, 0)
     for curve in curves:
         group = Quoted(group_of(curve.name))
-        rows += _rows(curve, variant, group, Quoted(f"{group} {members[group]}"))
+        rows += _rows(curve, variant, group, members[group])
         members[group] += 1
     titles = {
         "gap": f"{named_series([variant])[0].label} gap: perplexity against FP32, minus 1",
@@ -113,7 +113,7 @@ def _shading(windows: Sequence[tuple[int, int]], x: Spec) -> Spec:
     }
 
 
-def _rows(curve: Curve, variant: str, group: str, audit: str) -> list[dict[str, Any]]:
+def _rows(curve: Curve, variant: str, group: str, member: int) -> list[dict[str, Any]]:
     gap = curve.gap(variant)
     rates = curve.learning_rate
     cut = curve.step[0] + EARLY * (curve.step[-1] - curve.step[0])
@@ -121,8 +121,8 @@ def _rows(curve: Curve, variant: str, group: str, audit: str) -> list[dict[str, 
         {
             "step": int(step),
             "group": group,
-            "audit": audit,
-            "member": int(audit.rsplit(" ", 1)[1]),
+            "audit": Quoted(f"{group} {member}"),
+            "member": member,
             "gap": _finite(gap[index]),
             "perplexity": None if step < cut else _finite(math.exp(min(curve.fp32_nll_nats[index], 700.0))),
             "learning_rate": None if rates is None else _finite(rates[index]),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.analysis.statistics.curves import NLL_SUFFIX
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.base.errors import UsageError
@@ -94,10 +95,15 @@ def make_frame(trajectory: pl.DataFrame, report: AuditReport) -> Frame:
     if gone:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
     rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
-    keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
+    keys = _keys(rows)
     series = named_series(sorted(keys, key=_rank), report.variants)
     repairs = tuple(each.sentence for each in report.methods)
     return Frame(_derive(rows, keys), series, gone, repairs, report.mechanism)
+
+
+def _keys(rows: pl.DataFrame) -> list[str]:
+    """Column prefixes of the variants that have losses."""
+    return [name.removesuffix(NLL_SUFFIX) for name in rows.columns if name.endswith(NLL_SUFFIX)]
 
 
 def _plain(rows: pl.DataFrame) -> pl.DataFrame:
@@ -106,7 +112,7 @@ def _plain(rows: pl.DataFrame) -> pl.DataFrame:
     Column names become Vega expressions, tokens, CSS variables and JavaScript keys, in which quotes, dots and
     brackets have a meaning. The reduction writes plain names only; an edited table may hold any.
     """
-    keys = [name.removesuffix("_nll_nats") for name in rows.columns if name.endswith("_nll_nats")]
+    keys = _keys(rows)
     odd = [key for key in keys if not _PLAIN.fullmatch(key)]
     taken = set(keys)
     for key in odd:

@@ -9,6 +9,7 @@ does as nearly as their settings allow: the same grid and calibration tokens, da
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 def gptqmodel(call: dict[str, Any], calibration: np.ndarray) -> Any:
     """Finds the scales of groups below 128 columns from weights that its block has not moved yet."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # its loader wants two, and half of two cores is one
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
     settings = QuantizeConfig(
@@ -47,6 +49,10 @@ def llmcompressor(call: dict[str, Any], calibration: np.ndarray) -> Any:
     from llmcompressor import oneshot
     from llmcompressor.modifiers.awq import AWQModifier
     from llmcompressor.modifiers.quantization import GPTQModifier
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if call["device"] == "cpu":  # AWQ pins memory for an accelerator, which fails where there is none
+        IntermediatesCache.pin_memory = lambda *_: None
 
     model = AutoModelForCausalLM.from_pretrained(call["folder"], dtype=torch.float32).to(call["device"])
     output = model.get_output_embeddings()

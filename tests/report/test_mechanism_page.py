@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ import pytest
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors, factors_of_runs
+from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.base.typed_json import from_json, to_json
 from pipeline.report import build_figures, build_report
 from pipeline.report.comparison_page import comparison_page
@@ -59,6 +61,19 @@ def test_damage_that_did_not_grow_is_said_and_shown(make_page: Callable[..., Pat
     assert "did not clearly grow" in html
     assert "waterfall.png" in build_figures(trajectory, NOTHING, report)
     assert 'id="why"' not in make_page().read_text()
+
+
+def test_the_trace_beside_noise_is_a_table() -> None:
+    trajectory, report = explained()
+    assert report.mechanism is not None
+    check = TraceCheck(100, "fp32", "relative", 0.02, 0.012, 0.001, 0.0125, 0.002, -0.005, 0.004)
+    apart = replace(check, variant="int4", noise="signs", share=1.0, difference_lower=0.001)
+    mechanism = replace(report.mechanism, trace_checks=(check, apart))
+    html = build_report(trajectory, NOTHING, replace(report, mechanism=mechanism))
+    assert "within the errors of both in 1 of 2 comparisons at 1 step." in html
+    assert "noise of 2 % of the weights" in html
+    assert "error of int4 with random signs" in html
+    assert "Curvature against noise" not in build_report(trajectory, NOTHING, report)
 
 
 def test_a_report_that_was_written_and_read_makes_the_same_page() -> None:

@@ -28,7 +28,7 @@ def json_record(kind: type[T], place: str, data: bytes, command: str) -> T:
     try:
         record: T = from_json(kind, value)
     except ValueError as error:
-        raise _damage(place, command)(str(error)) from error
+        raise _damage(place, command)(f"{error}, or it was made by an earlier version") from error
     return record
 
 

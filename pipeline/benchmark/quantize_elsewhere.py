@@ -128,6 +128,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         nll = evaluate(model.eval(), tokens, call["device"])
     Path(call["answer"]).write_text(json.dumps({"seconds": seconds, "nll_nats": nll}))
+    sys.stdout.flush()
+    os._exit(0)  # GPTQModel's threads keep the process for minutes after its work
 
 
 if __name__ == "__main__":

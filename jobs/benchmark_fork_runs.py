@@ -15,7 +15,8 @@ from jobs.console import progress
 from jobs.options import audit_options
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
-from pipeline.runs.fork_request import RUN_SHARE, ForkOptions, build_fork_request
+from pipeline.runs.fork_options import ForkOptions
+from pipeline.runs.fork_request import RUN_SHARE, build_fork_request
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules
 

@@ -19,7 +19,8 @@ from jobs.options import (
 )
 from jobs.reduce import show_reduction
 from jobs.report import show_page
-from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.fork_options import ForkOptions
+from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.kind_of_work import kinds_of_work
 from pipeline.runs.output import run_folder
 from pipeline.runs.result_files import REPORT

@@ -88,15 +88,15 @@ def compare(
         )
     )
     on_step("naive loop with SciPy's kurtosis", 0, 1)
-    start = time.perf_counter()
-    variants, tokens = request.probe.variants, request.tokens.array
-    naive_losses(folders[0][1], variants, tokens, layout.device, inspect=scipy_kurtosis)
-    add(
-        Timing(
-            "naive loop with SciPy's kurtosis", ours=False, seconds=Seconds.of([time.perf_counter() - start])
-        )
-    )
+    add(_time_scipy(request, folders[0][1], layout.device))
     return found
+
+
+def _time_scipy(request: AuditRequest, folder: Path, device: str) -> Timing:
+    start = time.perf_counter()
+    naive_losses(folder, request.probe.variants, request.tokens.array, device, inspect=scipy_kurtosis)
+    took = Seconds.of([time.perf_counter() - start])
+    return Timing("naive loop with SciPy's kurtosis", ours=False, seconds=took)
 
 
 Losses = dict[tuple[str, str], float]

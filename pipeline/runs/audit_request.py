@@ -72,11 +72,8 @@ def build_request(
     resources = dataclasses.replace(resources, device=resolve_device(resources))
     mechanism, by_layer = parse_mechanism(options.mechanism, variants)
     execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
-    _require_measurable((*measurements, *([FLATNESS] if options.flatness else [])), stream=execution.stream)
-    if options.swap and execution.stream:
-        raise UsageError(
-            "--swap needs the weights of two checkpoints in memory, and these are measured layer by layer: leave it out"
-        )
+    if execution.stream:
+        _require_layered((*measurements, *([FLATNESS] if options.flatness else [])), swap=bool(options.swap))
     probe = ProbeSpec(
         variants, shape, tokens.sha256, vocab_rows, execution.arithmetic,
         measurements=measurements, mechanism=mechanism, by_layer=by_layer,
@@ -123,9 +120,13 @@ def _suite(
     return whole, suite, tuple(told)
 
 
-def _require_measurable(measurements: tuple[str, ...], *, stream: bool) -> None:
-    """Raise UsageError for a measurement that is impossible layer by layer."""
-    if stream and (whole := selected(measurements, CheckpointMeasurement)):
+def _require_layered(measurements: tuple[str, ...], *, swap: bool) -> None:
+    """Raise UsageError for what is impossible layer by layer."""
+    if swap:
+        raise UsageError(
+            "--swap needs the weights of two checkpoints in memory, and these are measured layer by layer: leave it out"
+        )
+    if whole := selected(measurements, CheckpointMeasurement):
         raise UsageError(
             f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
             "leave it out"

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
-from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import FindSuite, build_request
 from pipeline.runs.calibration_request import OnSample
+from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
 from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import fetch, weight_files
-from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.on_demand import open_or_train
 from pipeline.train.start import MOMENTS_FILE
 
@@ -41,35 +40,6 @@ STATE_AFTER_S = 60.0
 saving ten times the weights (with moments and averages) at every probe."""
 RUN_SHARE = 10
 """Default length of a run as a share of the suite's training, and default spacing of probes as a share of the run."""
-
-
-@dataclass(frozen=True)
-class ForkOptions:
-    """The options of a fork beside those of an audit; None = the default in ``fork --help``."""
-
-    audit: AuditOptions
-    start: str = "auto"
-    audit_dir: str | None = None
-    schedules: str = ",".join(PAPER_SCHEDULES)
-    seeds: int = 3
-    n_steps: int | None = None
-    probe_every: int | None = None
-    tokens_per_step: int | None = None
-    train_corpus: str | None = None
-    data: str | None = None
-    sweep: str | None = None
-    optimizers: str = "adamw"
-    allow_epochs: bool = False
-    learning_rate: float | None = None
-    rewarm_steps: int | None = None
-    ema_decay: float | None = None
-    lawa_window: int = 5
-    precision: str = "auto"
-    compile: bool | None = None
-    state_every: int | None = None
-    monitor: bool = False
-    share_gpu: bool = False
-    """Whether the size of the model decides how many runs share a GPU."""
 
 
 def build_fork_request(

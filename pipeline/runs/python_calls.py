@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import unknown_name
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
-from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.fork_options import ForkOptions
+from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.output import run_folder
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import pipeline.runs.execute
 from jobs.fork import run_fork_experiment
 from pipeline.base.errors import UsageError
 from pipeline.runs.audit_options import AuditOptions
-from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.fork_options import ForkOptions
+from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.progress import RunSummary
 from pipeline.suites import open_suite
 from tests.models import VOCAB

@@ -21,7 +21,8 @@ from pipeline.driver import Layout, Task, TaskOutcome
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.execute import execute
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.fork_request import ForkOptions, build_fork_request
+from pipeline.runs.fork_options import ForkOptions
+from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.shard_schema import FORK
 from pipeline.store import LocalStore
 from pipeline.train import find_recipe, pretrain

@@ -53,8 +53,6 @@ class Frame:
     """fp32 first, then the default two, then the others by name."""
     missing_steps: tuple[int, ...] = ()
     """Steps whose shard is absent (from ``report.missing``)."""
-    repairs: tuple[str, ...] = ()
-    """A sentence for each method: what it repairs of round-to-nearest's gap."""
     mechanism: Mechanism | None = None
     """The mechanism of the damage, if measured; its columns are then among ``rows``."""
 
@@ -97,8 +95,7 @@ def make_frame(trajectory: pl.DataFrame, report: AuditReport) -> Frame:
     rows = _plain(rows.select(pl.exclude(pl.List)).sort("step", maintain_order=True))
     keys = _keys(rows)
     series = named_series(sorted(keys, key=_rank), report.variants)
-    repairs = tuple(each.sentence for each in report.methods)
-    return Frame(_derive(rows, keys), series, gone, repairs, report.mechanism)
+    return Frame(_derive(rows, keys), series, gone, report.mechanism)
 
 
 def _keys(rows: pl.DataFrame) -> list[str]:

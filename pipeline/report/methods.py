@@ -43,11 +43,6 @@ def repair_chart(frame: Frame) -> Spec:
     return chart([*layers, cursor_rule()], frame, 130)
 
 
-def repair_note(frame: Frame) -> str:
-    """Result and description of the chart."""
-    return " ".join([*frame.repairs, NOTE])
-
-
 def problems_table(report: AuditReport) -> str:
     """Table of the problems of calibrated methods; empty if none was measured."""
     if report.calibration is None:

@@ -82,7 +82,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
         )
     if methods.has_repairs(frame):
         chart = methods.repair_chart(frame)
-        panels.append(Panel("methods", "What the method repairs", methods.repair_note(frame), chart))
+        panels.append(Panel("methods", "What the method repairs", methods.NOTE, chart))
     panels += _of_mechanism(frame)
     if frame.finite("learning_rate"):
         panels.append(

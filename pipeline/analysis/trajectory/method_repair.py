@@ -83,9 +83,8 @@ def _sentence(method: str, rounded: str, known: Sequence[RemainingGap]) -> str:
     """``known``: the gaps that are left, in the order of training."""
     if not known:
         return f"What {method} repairs of {rounded} cannot be told: round-to-nearest costs nothing there."
-    first, last = known[0], known[-1]
-    said = f"{method} leaves {last} of the gap of round-to-nearest {rounded} at step {last.step:,}"
-    return f"{said}." if len(known) == 1 else f"{said}, and {first} at step {first.step:,}."
+    last = known[-1]
+    return f"{method} leaves {last} of the gap of round-to-nearest {rounded} at step {last.step:,}."
 
 
 def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:

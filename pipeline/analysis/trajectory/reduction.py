@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -64,7 +64,8 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     done = set(found.done)
     shards = shown(plan, folder.shards.require([c.key for c in plan.checkpoints if c.key in done]))
     trajectory = trajectory_table(shards, plan.checkpoints)
-    summary = _summary(trajectory, seed)
+    names = _names(shards)
+    summary = _summary(trajectory, names, seed)
     phases = phase_of(summary.phases, trajectory["step"].to_numpy())
     trajectory = trajectory.insert_column(4, pl.Series("phase", phases, dtype=pl.Int64))
     duplicates = {c.key: c.duplicate_of for c in plan.checkpoints if c.key in done and c.duplicate_of}
@@ -82,7 +83,7 @@ def reduce_run(folder: RunFolder, *, allow_missing: bool = False, seed: int = 0)
     report = replace(
         _measured(plan, found, shards),
         summary=replace(summary, verdict=tuple(said)),
-        decision=shipping_decision(decisions, headline_variant(trajectory), seed),
+        decision=shipping_decision(decisions, headline_variant(trajectory), seed, names),
         mechanism=why,
         swap=swaps or None,
         methods=repairs,
@@ -169,7 +170,8 @@ def redecide(
     if settings != decided.settings:
         trajectory = pl.read_parquet(table)
         found = decisions_of(trajectory, settings, seed=decided.seed)
-        decided = shipping_decision(found, headline_variant(trajectory), decided.seed) or decided
+        headline = headline_variant(trajectory)
+        decided = shipping_decision(found, headline, decided.seed, report.variants) or decided
         write_report(folder, replace(report, decision=decided))
     return [decided.headline.sentence]
 
@@ -179,7 +181,7 @@ def write_report(folder: RunFolder, report: AuditReport) -> None:
     folder.results.write(REPORT, json.dumps(to_json(report), indent=1, allow_nan=False))
 
 
-def _summary(trajectory: pl.DataFrame, seed: int) -> Summary:
+def _summary(trajectory: pl.DataFrame, names: Mapping[str, str], seed: int) -> Summary:
     """The analysis of the headline variant; where its gap cannot be analysed, the gaps alone and why."""
     variant = headline_variant(trajectory)
     steps = trajectory["step"].to_numpy()
@@ -195,7 +197,8 @@ def _summary(trajectory: pl.DataFrame, seed: int) -> Summary:
         fp32, *others = (trajectory[f"{name}_nll_nats"].to_numpy() for name in ("fp32", *variants))
         gaps = summarise_gaps(steps, fp32, dict(zip(variants, others, strict=True)))
         return Summary(gaps=gaps, verdict=(f"No phases: {reason}.",))
-    return summarise(curve_from_frame(trajectory, name="trajectory"), variant=variant, seed=seed)
+    curve = curve_from_frame(trajectory, name="trajectory")
+    return summarise(curve, variant=variant, seed=seed, names=names)
 
 
 def _mechanism(

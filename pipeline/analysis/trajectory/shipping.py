@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -108,18 +108,26 @@ def _lacks_rows(trajectory: pl.DataFrame, unit: str, variant: str) -> bool:
 
 
 def shipping_decision(
-    decisions: dict[str, Decision | Undecided], headline: str | None, seed: int = 0
+    decisions: dict[str, Decision | Undecided],
+    headline: str | None,
+    seed: int = 0,
+    names: Mapping[str, str] | None = None,
 ) -> ShippingDecision | None:
-    """``decisions``: by column prefix, made with ``seed``; None without a ``headline`` variant."""
+    """``decisions``: by column prefix, made with ``seed``; None without a ``headline`` variant.
+
+    ``names``: column prefix -> name of the variants for the sentences.
+    """
     if headline is None:
         return None
-    each = {name: VariantDecision(found, sentence(found)) for name, found in decisions.items()}
+    each = {
+        name: VariantDecision(found, sentence(found, variant_label(name, names)))
+        for name, found in decisions.items()
+    }
     return ShippingDecision(each[headline], seed, each)
 
 
-def sentence(found: Decision | Undecided) -> str:
-    """The decision in one sentence."""
-    name = variant_label(found.variant)
+def sentence(found: Decision | Undecided, name: str) -> str:
+    """The decision in one sentence; ``name``: label of the variant."""
     if isinstance(found, Undecided):
         return f"No checkpoint can be chosen for {name}: {found.reason}."
     others = len(found.maybe_best) - 1

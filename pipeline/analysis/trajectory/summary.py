@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,9 +93,18 @@ class Summary:
 
 
 def summarise(
-    curve: Curve, *, variant: str = "int4", seed: int = 0, level: float = 0.95, n_null: int = N_NULL
+    curve: Curve,
+    *,
+    variant: str = "int4",
+    seed: int = 0,
+    level: float = 0.95,
+    n_null: int = N_NULL,
+    names: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Run every analysis on one curve, with at most `n_null` simulated ones; UsageError for an unknown variant."""
+    """Run every analysis on one curve, with at most `n_null` simulated ones; UsageError for an unknown variant.
+
+    ``names``: column prefix -> name of the variants for the sentences.
+    """
     report = detect_phases(curve, variant=variant, seed=seed, level=level, n_null=n_null)
     third = np.array([p == 3 for p in report.phase_of(curve.step)]) & curve.first_of_its_content
     if report.onset.step is None:
@@ -103,10 +112,11 @@ def summarise(
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
         test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed, level=level)
-    return _summary(report, summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats), test)
+    gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
+    return _summary(report, gaps, test, verdict(report, names))
 
 
-def _summary(report: PhaseReport, gaps: GapSummary, test: KurtosisTest) -> Summary:
+def _summary(report: PhaseReport, gaps: GapSummary, test: KurtosisTest, said: Sequence[str]) -> Summary:
     found, onset = report.convergence, report.onset
     return Summary(
         variant=report.variant,
@@ -137,5 +147,5 @@ def _summary(report: PhaseReport, gaps: GapSummary, test: KurtosisTest) -> Summa
         n_duplicates=report.n_duplicates,
         gaps=gaps,
         kurtosis_test=test,
-        verdict=tuple(verdict(report)),
+        verdict=tuple(said),
     )

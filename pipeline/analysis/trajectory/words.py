@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.analysis.trajectory.findings import GrowthKind, PhaseReport, Resampled
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import EVENT_WORDS, Follows, Predictor
 from pipeline.spec import variant_label
 
 
-def verdict(report: PhaseReport) -> list[str]:
-    """Sentences in reading order: convergence, growth or onset, what it follows, what was left out."""
-    out = [_convergence(report), _growth(report)]
+def verdict(report: PhaseReport, names: Mapping[str, str] | None = None) -> list[str]:
+    """Sentences in reading order: convergence, growth or onset, what it follows, what was left out.
+
+    ``names``: column prefix -> name of the variants, where these are known.
+    """
+    out = [_convergence(report), _growth(report, variant_label(report.variant, names))]
     if report.onset.growth is GrowthKind.ONSET:
         out.append(_follows(report))
     elif report.predictors.follows in (Follows.CANNOT_TELL, Follows.DECAY_START):
@@ -53,8 +58,7 @@ def _how_sure(report: PhaseReport) -> str:
     return f" This is uncertain: {'; '.join(doubts)}." if doubts else ""
 
 
-def _growth(report: PhaseReport) -> str:
-    name = variant_label(report.variant)
+def _growth(report: PhaseReport, name: str) -> str:
     onset = report.onset
     if onset.growth is GrowthKind.LEARNING_RATE and onset.dose is not None:
         why = (onset.reason or "").removeprefix("no onset detected: ")

@@ -28,7 +28,7 @@ PAPER = Truth("explosion", at=P77, rate="pythia", stops=P77)
 """The paper's claim: 11 % to 517 % from the step at which full precision stands still, at Pythia's learning rate."""
 FEW = 59
 """Simulated curves without an onset: enough for p = 0.017."""
-REPORT_KEYS = {"n_checkpoints", "convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases"} | {
+REPORT_KEYS = {"convergence_step", "convergence_ci", "onset_step", "onset_ci", "phases"} | {
     *("predictors", "kurtosis_test", "best_checkpoint_for_int4", "int8_gap_max", "p_onset", "dose", "growth"),
     *("int4_gap_first", "int4_gap_last", "int4_gap_max", "p_beyond_learning_rate", "intervals"),
 }

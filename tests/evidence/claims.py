@@ -537,6 +537,21 @@ def _interventions(reference: Path) -> Iterator[Finding]:
     yield decision.finding(
         "iv.cause", "Cause of the damage, rate or norm", ["cause"], unit="", form="", **common
     )
+    for column in ("damage_nats", "gptq_damage_nats"):
+        if "times" not in decision.content["two_by_two"][column]:
+            continue
+        place = ["two_by_two", column]
+        question = f"Cause of {column} alone, rate or norm"
+        yield decision.finding(f"iv.{column}.cause", question, [*place, "cause"], unit="", form="", **common)
+        for name, said in (
+            ("times", "in all"),
+            ("times_rate", "the rate's part"),
+            ("times_norm", "the norm's part"),
+        ):
+            question = f"{column} at the end of a decay over a constant rate, {said}"
+            yield decision.finding(
+                f"iv.{column}.{name}", question, [*place, name], interval="trainings", **common
+            )
     for seed in seeds:
         for column, arms in decision.content["by_seed"][seed].items():
             for arm in arms:

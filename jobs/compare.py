@@ -96,15 +96,16 @@ def command(
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)
     kinds = TrainingGroups(_named(groups, "--group"), _named(strata, "--stratum"))
-    names = tuple(dict.fromkeys((*trainings, *kinds.names())))
+    names = (*trainings, *(name for name in dict.fromkeys(kinds.names()) if name not in trainings))
     if not names:
         raise UsageError("nothing to compare: wanted DIR... or --group NAME=DIR,DIR")
     curves = _read(names)
     if ALL in variants:
-        variants = tuple(next(iter(curves.values())).variants)
+        variants = tuple(curves[0].variants)
         if not variants:
             raise UsageError(f"{names[0]}: only fp32 was measured, there is no gap to compare")
-    found = compare_runs(curves, _controls(names), variants, windows, kinds, threshold=threshold, seed=seed)
+    named = list(zip(names, curves, strict=True))
+    found = compare_runs(named, _controls(names), variants, windows, kinds, threshold=threshold, seed=seed)
     if as_json:
         for each in (*found.found, *found.groups):
             click.echo(json.dumps(to_json(each)))
@@ -115,7 +116,7 @@ def command(
             _write_page(target, factors)
         numbers = {"before": before, "end": end, "threshold": threshold, **to_json(found)}
         shown = "int4" if "int4" in variants else variants[0]
-        _write(target, numbers, list(curves.values()), shown, windows)
+        _write(target, numbers, curves, shown, windows)
 
 
 def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
@@ -134,7 +135,7 @@ def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _read(names: Sequence[str]) -> dict[str, Curve]:
+def _read(names: Sequence[str]) -> list[Curve]:
     """Read the trainings. Raises UsageError if one was measured on other tokens than the first."""
     from pipeline.analysis.table_files import read_table
     from pipeline.analysis.trajectory.reduction import read_curve
@@ -148,7 +149,7 @@ def _read(names: Sequence[str]) -> dict[str, Curve]:
             raise UsageError(
                 f"{name} was measured on other tokens than {first}: audit both with the same --corpus and shape"
             )
-    return {name: read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names}
+    return [read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names]
 
 
 def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:

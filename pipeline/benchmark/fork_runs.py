@@ -72,7 +72,7 @@ def compare_fork_runs(
 
 
 def _naive_rows(request: ForkRequest, naive: NaiveRun, ours: Losses) -> tuple[Timing, Timing]:
-    """As many naive runs as ``request`` has, for the same rows, and without evaluating EMA and LAWA, which ours does.
+    """The time of as many naive runs as ``request`` has, for the same rows, without EMA and LAWA, which ours evaluates.
 
     Numbers are of the one run that was timed. At the start the two evaluate the same weights; at the end the live
     weights differ by the rounding of every update.

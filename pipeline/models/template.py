@@ -38,7 +38,7 @@ class Signature:
     """The configuration as canonical JSON."""
     tensors: tuple[tuple[str, tuple[int, ...], torch.dtype], ...]
     settings: Any = None
-    """Of a model in memory: its configuration and those of its modules, compared as they are. As text they would take
+    """The configuration of a model in memory and those of its modules, compared as they are. As text they would take
     most of the host's time of an observation."""
 
 

@@ -84,7 +84,7 @@ def test_status_and_reduce_name_what_a_shard_lacks(audit: Run, run_here: Run, tm
     assert "incomplete step000000010: lacks int3-g32-sym" in status.stdout
     state = json.loads(run_here("status", tmp_path / "out", "--json").stdout)
     assert state["incomplete"] == {
-        "step000000010": {"variants": ["int3-g32-sym"], "measurements": [], "controls": []},
+        "step000000010": {"variants": ["int3-g32-sym"], "measurements": [], "controls": [], "swapped": []},
     }
     refused = run_here("reduce", tmp_path / "out")
     assert refused.exit_code == 1

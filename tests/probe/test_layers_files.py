@@ -96,8 +96,8 @@ def test_a_file_that_is_replaced_after_it_was_read_and_before_it_is_hashed_fails
         warm.hashes.start(each, None)
     run = Engine.run
 
-    def replaced(self, weights):
-        found = run(self, weights)
+    def replaced(self, *weights):
+        found = run(self, *weights)
         if (other / file.name).exists():
             (other / file.name).rename(file)
         return found

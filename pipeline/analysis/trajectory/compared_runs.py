@@ -61,7 +61,7 @@ class RunComparison:
 
 
 def compare_runs(
-    curves: Mapping[str, Curve],
+    trainings: Sequence[tuple[str, Curve]],
     controls: Mapping[str, Sequence[ControlLosses]],
     variants: Iterable[str],
     windows: tuple[Window, Window],
@@ -70,7 +70,7 @@ def compare_runs(
     threshold: float = 1.0,
     seed: int = 0,
 ) -> RunComparison:
-    """Compare the trainings ``curves`` (by name), of which ``controls`` have some.
+    """Compare the ``trainings`` (name and curve; a name may stand twice), some of which have ``controls``, by name.
 
     ``threshold``: of the rule whose power is reported; ``seed``: of the factors' bootstrap. Raises UsageError where the
     trainings cannot be compared.
@@ -78,11 +78,11 @@ def compare_runs(
     found: list[TrainingGrowth] = []
     ratios: list[VariantRatio] = []
     for variant in variants:
-        grown = compare_growth(list(curves.values()), variant, *windows, threshold=threshold)
-        own = dict(zip(curves, grown, strict=True))
+        grown = compare_growth([curve for _, curve in trainings], variant, *windows, threshold=threshold)
+        own = [(name, growth) for (name, _), growth in zip(trainings, grown, strict=True)]
         split = {each.run: each for each in factors_of_runs(controls, [variant], *windows, seed=seed)}
-        found += [TrainingGrowth(name, variant, growth, split.get(name)) for name, growth in own.items()]
-        ratios += [VariantRatio(variant, each) for each in _ratios(groups, own, variant, threshold)]
+        found += [TrainingGrowth(name, variant, growth, split.get(name)) for name, growth in own]
+        ratios += [VariantRatio(variant, each) for each in _ratios(groups, dict(own), variant, threshold)]
     return RunComparison(tuple(found), tuple(ratios))
 
 

@@ -52,7 +52,7 @@ class Swap:
     early: int
     late: int
     early_damage: Damage
-    """Of the early checkpoint's own errors."""
+    """Damage by the early checkpoint's own errors."""
     late_damage: Damage
     late_error_on_early: Damage
     """Errors of the late checkpoint on the early weights, as large as theirs."""

@@ -43,7 +43,7 @@ class TraceCheck:
     noise: str
     """Kind of control: ``relative``, ``signs`` or ``gaussian``."""
     share: float
-    """Of each matrix' root mean square, for ``relative``; 1 for others."""
+    """Size as a share of each matrix' root mean square, for ``relative``; 1 for others."""
     predicted_nats: float
     predicted_se: float
     measured_nats: float

@@ -202,7 +202,8 @@ def _refuse_calibrated(variants: Sequence[str]) -> None:
 
 def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Benchmark:
     """Run the measurements, name each on stderr, and save each result to ``folder`` when it is known."""
-    from pipeline.benchmark import compare, with_arithmetics
+    from pipeline.benchmark.device import with_arithmetics
+    from pipeline.benchmark.side_by_side import compare
     from pipeline.suites import fetch
 
     save = saver(folder)

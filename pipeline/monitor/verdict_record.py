@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pipeline.base.files import parse_json
 from pipeline.monitor.judging import Judge
 from pipeline.monitor.verdicts import Observed, Verdict
+from pipeline.quantize.variant import variant_label
 
 VERDICT_BYTES = 2**30
 """Largest file of verdicts that is read, bytes."""
@@ -49,7 +50,7 @@ class VerdictRecord:
     @property
     def sentence(self) -> str:
         """The latest verdict in one sentence."""
-        name, verdict = shown(self.judge.variant), self.judge.verdict
+        name, verdict = variant_label(self.judge.variant), self.judge.verdict
         if verdict is None or verdict.ship is None:
             return f"Monitor: no loss of {name} was finite."
         ship = f"ship step {verdict.ship.step:,} ({verdict.ship.weights}, {verdict.ship.nll_nats:.3f} nats)"
@@ -61,11 +62,6 @@ class VerdictRecord:
             )
         since, reason = verdict.worse_since, verdict.stop_advice.reason
         return f"Monitor: alarm, {name} got worse at about step {since:,}: {reason}; {ship}."
-
-
-def shown(variant: str) -> str:
-    """A variant's column prefix as a word of a sentence."""
-    return variant.upper() if variant in ("int4", "int8") else variant
 
 
 def read_observed(data: bytes, columns: Iterable[str], tokens_sha256: str) -> list[Observed]:

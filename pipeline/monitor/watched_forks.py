@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.analysis.trajectory.worsening import MIN_PAST
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
-from pipeline.monitor.verdict_record import VerdictRecord, shown
+from pipeline.monitor.verdict_record import VerdictRecord
 from pipeline.monitor.verdicts import LIVE, Observed, finite_or_nan
-from pipeline.quantize.variant import ALIASES, Variant
+from pipeline.quantize.variant import ALIASES, Variant, variant_label
 from pipeline.train.arms import Arm, make_arm_schedule
 from pipeline.train.schedules import ForkRates
 
@@ -81,7 +81,7 @@ def experiment_sentence(records: Mapping[str, VerdictRecord]) -> str:
         if each.verdict is not None and each.verdict.ship is not None
     }
     first = next(iter(records.values())).judge
-    name, of = shown(first.variant), f"{len(records)} {'run' if len(records) == 1 else 'runs'}"
+    name, of = variant_label(first.variant), f"{len(records)} {'run' if len(records) == 1 else 'runs'}"
     if alarms:
         told = ", ".join(f"{key} since about update {_since(each):,}" for key, each in alarms.items())
         said = f"Monitor: {name} got worse in {len(alarms)} of {of} ({told})"

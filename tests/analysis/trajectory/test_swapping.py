@@ -44,7 +44,9 @@ def test_a_sharper_loss_makes_the_weights_the_cause() -> None:
 
 def test_larger_errors_count_as_the_weights() -> None:
     flat = torch.ones(16, 256)
-    found = swap("int4", (10, 90), damages((flat, flat), (0.1 * signs(1), 0.2 * signs(2))))
+    found = swap("int4-g32-asym", (10, 90), damages((flat, flat), (0.1 * signs(1), 0.2 * signs(2))))
+    assert found.variant == "int4_g32_asym"
+    assert found.sentence.startswith("int4-g32-asym damage grew"), "the name that --variant takes"
     assert found.growth is not None
     assert found.growth.estimate == pytest.approx(4.0)
     assert found.weights_share is not None

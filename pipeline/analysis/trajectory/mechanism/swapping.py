@@ -27,7 +27,7 @@ from pipeline.analysis.statistics.curves import FloatArray
 from pipeline.analysis.trajectory.growth import Bounded
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
-from pipeline.spec import column_of
+from pipeline.spec import column_of, variant_label
 
 FP32 = "fp32"
 REPLICATES, LEVEL = 2000, 0.95
@@ -84,12 +84,12 @@ def swaps_of(shards: Sequence[Shard], steps: Sequence[int], *, seed: int = 0) ->
             base = [np.array(rows[FP32]["batch_nll_nats"]) for rows in (first, last)]
             own = [np.array(rows[variant]["batch_nll_nats"]) for rows in (first, last)]
             damages = [own[0] - base[0], late_on_early - base[0], early_on_late - base[1], own[1] - base[1]]
-            found.append(swap(column_of(variant), (early, late), np.stack(damages), seed=seed))
+            found.append(swap(variant, (early, late), np.stack(damages), seed=seed))
     return tuple(found)
 
 
 def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: int = 0) -> Swap:
-    """``damage_4B``: D(A, A), D(A, Z), D(Z, A), D(Z, Z) of each batch, nats."""
+    """The swap of the variant of this name. ``damage_4B``: D(A, A), D(A, Z), D(Z, A), D(Z, Z) of each batch, nats."""
     count = damage_4B.shape[1]
     drawn = np.random.default_rng(seed).integers(0, count, (REPLICATES, count))
     logs_R4 = _logs(damage_4B[:, drawn].mean(axis=2).T)
@@ -105,7 +105,7 @@ def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: i
         for each in damage_4B
     )
     sentence = _sentence(variant, steps, growth, share)
-    return Swap(variant, *steps, own, last, late_on_early, early_on_late, growth, share, sentence)
+    return Swap(column_of(variant), *steps, own, last, late_on_early, early_on_late, growth, share, sentence)
 
 
 def _weights(logs_R4: FloatArray) -> FloatArray:
@@ -123,7 +123,7 @@ def _bounded(estimate: float, replicates: FloatArray) -> Bounded:
 
 
 def _sentence(variant: str, steps: tuple[int, int], growth: Bounded | None, share: Bounded | None) -> str:
-    name = variant.upper() if variant in ("int4", "int8") else variant
+    name = variant_label(variant)
     between = f"between steps {steps[0]:,} and {steps[1]:,}"
     if growth is None:
         return f"Swapping the rounding errors {between} says nothing of {name}: a damage is not above 0."

@@ -68,7 +68,7 @@ def _run(work: PerCheckpoint, options: AuditOptions, settings: tuple[str, ...]) 
     out.check()
     suite = resolve_suite(str(options.suite), options.revisions).select(options.steps, options.limit)
     for warning in suite.warnings:
-        errors.print(f"warning: {warning}", markup=False)
+        errors.print(f"warning: {warning}")
     request = CheckpointRequest(
         suite, work.parse_settings(words), out, resources_of(options), options.replace_stale, options.cache_gb
     )

@@ -34,17 +34,23 @@ def run_audit(
     ``change`` gives the request to carry out instead. ``calibrated_on``: see ``build_request``; ``meanwhile``: see
     ``carry_out``.
     """
-    from jobs.suite_argument import resolve_suite
-
-    with lazy_progress("calibration text") as on_sample:
-        request = change(build_request(options, resolve_suite, on_sample, calibrated_on=calibrated_on))
-    for warning in request.warnings:
-        errors.print(f"warning: {warning}", markup=False)
+    request = change(checked_request(options, calibrated_on))
     for note in request.notes:
-        errors.print(note, markup=False)
+        errors.print(note)
     names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
     for checkpoint in request.suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             original = names.get(checkpoint.duplicate_of, checkpoint.duplicate_of)
-            errors.print(f"duplicate: {checkpoint.revision} has the same content as {original}", markup=False)
+            errors.print(f"duplicate: {checkpoint.revision} has the same content as {original}")
     return carry_out(request, "audit", done="measured", names=names, meanwhile=meanwhile)
+
+
+def checked_request(options: AuditOptions, calibrated_on: CalibrationTokens | None = None) -> AuditRequest:
+    """Build the request of ``options`` (``build_request``), show progress and print its warnings."""
+    from jobs.suite_argument import resolve_suite
+
+    with lazy_progress("calibration text") as on_sample:
+        request = build_request(options, resolve_suite, on_sample, calibrated_on=calibrated_on)
+    for warning in request.warnings:
+        errors.print(f"warning: {warning}")
+    return request

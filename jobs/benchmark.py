@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.audit import checked_request
 from jobs.benchmark_fork import compare_forks
 from jobs.benchmark_fork_runs import compare_runs
 from jobs.benchmark_methods import time_methods
-from jobs.benchmark_random import random_suite
+from jobs.benchmark_options import BenchmarkOptions, benchmark_options, random_suite
 from jobs.benchmark_record import Stages, finish, saver
-from jobs.console import errors, progress
-from jobs.options import (
-    audit_options,
-    measurement_options,
-    resource_options,
-    selection_options,
-)
-from jobs.suite_argument import resolve_suite
+from jobs.console import progress
+from jobs.options import measurement_options, resource_options, selection_options
 from pipeline.base.errors import UsageError
-from pipeline.runs.audit_request import build_request
-from pipeline.runs.output import absolute_out
 from pipeline.spec import parse_variants
 
 if TYPE_CHECKING:
     from pipeline.benchmark import Benchmark
-    from pipeline.runs.requests import AuditRequest
 
-DEFAULT_SUITE = "tiny"
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
 """Weight files that the comparison of arithmetics uses in turn."""
@@ -119,15 +107,7 @@ OF_PROBES = ("variants", "measurements", "mechanism", "calibration", "batches", 
     "repeatable. Default: this one.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(
-    *,
-    as_json: bool,
-    out: str | None,
-    scaling: bool,
-    training: bool,
-    methods: bool,
-    **options: Any,
-) -> None:
+def command(*, training: bool, methods: bool, as_json: bool, **options: Any) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
@@ -138,34 +118,17 @@ def command(
     # Threads that spin while they wait make the naive loop faster on an idle machine. Allow them here, so that the
     # setting of the other commands does not slow it.
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
-    folder = None if out is None else absolute_out(out)
     _refuse_idle(click.get_current_context())
+    chosen = benchmark_options(options)
     if methods:
-        time_methods(options, folder, as_json=as_json)
-        return
-    _refuse_calibrated(options["variants"])
-    if options["runs"] is not None:
-        compare_runs(options, folder, as_json=as_json)
-        return
-    if training:
-        compare_forks(options, folder, as_json=as_json)
-        return
-    with ExitStack() as stack:
-        if options["shape"] is not None:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="int4-collapse-")))
-            options |= random_suite(scratch, options, options["limit"] or DEFAULT_LIMIT)
-        if options["steps"] is None and options["limit"] is None:
-            options["limit"] = DEFAULT_LIMIT
-        options["suite"] = options["suite"] or DEFAULT_SUITE
-        request = build_request(audit_options(options | {"out": "."}), resolve_suite)
-        if options["shape"] is not None:
-            from pipeline.benchmark.shapes import each_by_itself
-
-            request = dataclasses.replace(request, suite=each_by_itself(request.suite))
-        for warning in request.warnings:
-            errors.print(f"warning: {warning}", markup=False)
-        found = _measure(request, folder, scaling=scaling)
-    finish(found, folder, as_json=as_json)
+        found = time_methods(chosen)
+    else:
+        _refuse_calibrated(chosen.audit.variants)
+        if chosen.runs is not None:
+            found = compare_runs(chosen, chosen.runs)
+        else:
+            found = compare_forks(chosen) if training else _compare_audits(chosen)
+    finish(found, chosen.folder, as_json=as_json)
 
 
 def _refuse_idle(context: click.Context) -> None:
@@ -200,24 +163,31 @@ def _refuse_calibrated(variants: Sequence[str]) -> None:
             )
 
 
-def _measure(request: AuditRequest, folder: Path | None, *, scaling: bool) -> Benchmark:
-    """Run the measurements, name each on stderr, and save each result to ``folder`` when it is known."""
+def _compare_audits(options: BenchmarkOptions) -> Benchmark:
+    """Run the measurements, name each on stderr, and save each result when it is known."""
     from pipeline.benchmark.device import with_arithmetics
+    from pipeline.benchmark.shapes import each_by_itself
     from pipeline.benchmark.side_by_side import compare
     from pipeline.suites import fetch
 
-    save = saver(folder)
-    with progress("benchmark") as show:
-        stages = Stages(show)
-        found = compare(request, stages, save, scaling=scaling)
-        if request.resources.device == "cuda":
-            distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
-            found = with_arithmetics(
-                found,
-                [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
-                request.tokens.array,
-                request.probe.variants,
-                on_step=stages,
-                on_part=save,
-            )
+    save, asked = saver(options.folder), options.audit
+    if asked.steps is None and asked.limit is None:
+        options = dataclasses.replace(options, audit=dataclasses.replace(asked, limit=DEFAULT_LIMIT))
+    with random_suite(options, asked.limit or DEFAULT_LIMIT) as audit:
+        request = checked_request(audit)
+        if options.shape is not None:
+            request = dataclasses.replace(request, suite=each_by_itself(request.suite))
+        with progress("benchmark") as show:
+            stages = Stages(show)
+            found = compare(request, stages, save, scaling=options.scaling)
+            if request.resources.device == "cuda":
+                distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
+                found = with_arithmetics(
+                    found,
+                    [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
+                    request.tokens.array,
+                    request.probe.variants,
+                    on_step=stages,
+                    on_part=save,
+                )
     return found.plus(complete=True)

@@ -2,71 +2,67 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import click
 import numpy as np
 
-from jobs.benchmark_random import random_suite
-from jobs.benchmark_record import Stages, finish, saver
+from jobs.benchmark_options import BenchmarkOptions, random_suite
+from jobs.benchmark_record import Stages, saver
 from jobs.console import progress
-from jobs.options import audit_options
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
+from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.fork_request import RUN_SHARE, build_fork_request
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules
 
 if TYPE_CHECKING:
+    from pipeline.benchmark import Benchmark
     from pipeline.runs.requests import ForkRequest
 
 
-def compare_runs(options: dict[str, Any], folder: Path | None, *, as_json: bool) -> None:
-    """Time both sides and print; ``folder`` receives the numbers too."""
+def compare_runs(options: BenchmarkOptions, runs: int) -> Benchmark:
+    """Time both sides, ``runs`` runs each."""
     from pipeline.benchmark.fork_runs import compare_fork_runs
 
     with (
         tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch,
+        random_suite(options, checkpoints=1) as audit,
         progress("benchmark --fork --runs") as show,
     ):
-        request = _request(options, Path(scratch))
-        found = compare_fork_runs(request, Stages(show), saver(folder))
-    finish(found.plus(complete=True), folder, as_json=as_json)
+        request = _request(options, audit, runs, Path(scratch))
+        return compare_fork_runs(request, Stages(show), saver(options.folder)).plus(complete=True)
 
 
-def _request(options: dict[str, Any], scratch: Path) -> ForkRequest:
+def _request(options: BenchmarkOptions, audit: AuditOptions, runs: int, scratch: Path) -> ForkRequest:
     """The request for the experiment: it starts from the suite's last checkpoint and writes under ``scratch``."""
     from jobs.suite_argument import resolve_suite
     from pipeline.benchmark.training import RATE
     from pipeline.suites.model_config import model_config
 
-    if options["shape"] is not None:
-        options = options | random_suite(scratch, options, checkpoints=1)
-    options = options | {"suite": options["suite"] or "tiny", "out": str(scratch / "out")}
-    suite = resolve_suite(options["suite"], options["revisions"])
-    runs, updates = options["runs"], options["updates"]
-    probe_every = options["probe_every"] or max(1, updates // RUN_SHARE)
-    arms = paper_arms(runs, updates, probe_every)
+    suite = resolve_suite(str(audit.suite), audit.revisions)
+    probe_every = options.probe_every or max(1, options.updates // RUN_SHARE)
+    arms = paper_arms(runs, options.updates, probe_every)
     train = scratch / "train.npy"
-    tokens = updates * options["tokens_per_step"] + 1
+    tokens = options.updates * options.tokens_per_step + 1
     np.save(train, _random_tokens(model_config(suite).get("vocab_size"), tokens))
-    source = click.get_current_context().get_parameter_source("workers_per_gpu")
     return build_fork_request(
         ForkOptions(
-            audit_options(options | {"steps": None, "limit": None}),
+            dataclasses.replace(audit, out=str(scratch / "out")),
             start=str(suite.checkpoints[-1].step),
             schedules=",".join(arms),
             seeds=runs // len(arms),
-            n_steps=updates,
+            n_steps=options.updates,
             probe_every=probe_every,
-            tokens_per_step=options["tokens_per_step"],
+            tokens_per_step=options.tokens_per_step,
             train_corpus=f"tokens:{train}",
             learning_rate=RATE,
-            compile=_on_gpu(options["device"]) if options["compile"] is None else options["compile"],
-            share_gpu=source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None,
+            compile=_on_gpu(audit.device) if options.compile is None else options.compile,
+            share_gpu=options.share_gpu,
         ),
         resolve_suite,
     )

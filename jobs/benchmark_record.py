@@ -23,7 +23,7 @@ class Stages:
 
     def __call__(self, stage: str, done: int = 0, total: int = 1) -> None:
         if stage != self._last:
-            errors.print(f"{time.monotonic() - self._start:6.1f} s: {stage}", markup=False)
+            errors.print(f"{time.monotonic() - self._start:6.1f} s: {stage}")
             self._last = stage
         self._show(done, total, None, stage)
 
@@ -48,10 +48,10 @@ def saver(folder: Path | None) -> Callable[[Benchmark], None]:
 
 def finish(found: Benchmark, folder: Path | None, *, as_json: bool) -> None:
     """Print the result, write it and its chart into ``folder``; exit 1 if the two sides' numbers differ."""
-    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()), markup=False)
+    console.print(json.dumps(found.to_json()) if as_json else "\n".join(found.lines()))
     if folder is not None:
         saver(folder)(found)
-        errors.print(f"wrote {folder / numbers_file(found.kind)}", markup=False)
+        errors.print(f"wrote {folder / numbers_file(found.kind)}")
         write_figure(found, folder)
     if found.disagreement is not None:
         errors.print(found.disagreement)
@@ -63,10 +63,10 @@ def write_figure(found: Benchmark, folder: Path) -> None:
     path = (folder / numbers_file(found.kind)).with_suffix(".png")
     figure = _figure(found)
     if figure is None:
-        errors.print(f"no {path.name}: vl-convert-python is not installed here", markup=False)
+        errors.print(f"no {path.name}: vl-convert-python is not installed here")
     else:
         write_atomically(path, figure)
-        errors.print(f"wrote {path}", markup=False)
+        errors.print(f"wrote {path}")
 
 
 def _figure(found: Benchmark) -> bytes | None:

@@ -42,18 +42,17 @@ def carry_out(
             if state.last is None and later:
                 Thread(target=later.pop(), daemon=True).start()
             for each in () if state.last is None else state.last.notes:
-                errors.print(f"{note}: {each}", markup=False)
+                errors.print(f"{note}: {each}")
 
         summary = execute(request, _show_status, on_progress)
     for key, reason in summary.failures.items():
-        errors.print(f"failed: {names.get(key, key)}: {reason}", markup=False)
+        errors.print(f"failed: {names.get(key, key)}: {reason}")
     console.print(
         f"{name}: {len(summary.measured)} {done}, {summary.already_done} existed already, "
-        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}",
-        markup=False,
+        f"{len(summary.failures)} failed in {duration(summary.wall_s)}: {request.out}"
     )
     if summary.idle_share is not None:
-        console.print(f"workers were idle {summary.idle_share:.0%} of the time", markup=False)
+        console.print(f"workers were idle {summary.idle_share:.0%} of the time")
     return summary.exit_code
 
 
@@ -62,9 +61,9 @@ def _show_status(found: FolderStatus) -> None:
         console.print(f"{len(found.done)} shards exist already; {len(found.to_measure)} to measure")
     if found.incomplete:
         lacking = " or ".join(sorted({str(lacks) for lacks in found.incomplete.values()}))
-        console.print(f"{len(found.incomplete)} of these are incomplete: each {lacking}", markup=False)
+        console.print(f"{len(found.incomplete)} of these are incomplete: each {lacking}")
     for reason in found.corrupt.values():
-        errors.print(f"redone: {reason}", markup=False)
+        errors.print(f"redone: {reason}")
 
 
 def _under_way(state: Progress) -> str:

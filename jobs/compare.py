@@ -169,52 +169,46 @@ def _print(found: RunComparison, windows: tuple[Window, Window], *, several: boo
     for ratio in found.groups:
         _print_ratio(ratio.found, ratio.variant if several else "")
     for factors in found.factors():
-        console.print(f"{factors.run} {factors.variant}: {run_sentence(factors)}", markup=False)
+        console.print(f"{factors.run} {factors.variant}: {run_sentence(factors)}")
 
 
 def _print_growth(each: TrainingGrowth, windows: tuple[Window, Window], first: str, *, several: bool) -> None:
     growth = each.found
-    console.print(f"{each.folder}  {each.variant}" if several else each.folder, style="bold", markup=False)
+    console.print(f"{each.folder}  {each.variant}" if several else each.folder, style="bold")
     for window, gap in zip(windows, (growth.before, growth.end), strict=True):
-        console.print(
-            f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]", markup=False
-        )
+        console.print(f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]")
     if growth.growth is None:
-        console.print("  no growth: the early gap cannot be distinguished from 0", markup=False)
+        console.print("  no growth: the early gap cannot be distinguished from 0")
     else:
-        console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}", markup=False)
+        console.print(f"  growth  {_interval(growth.growth)}, over {growth.intervals}")
     if growth.against is not None:
         power = growth.against.power
-        console.print(f"  over the growth of {first}  {_interval(growth.against)}", markup=False)
+        console.print(f"  over the growth of {first}  {_interval(growth.against)}")
         console.print(
             f"  an interval above {power.threshold:g} would be seen four times in five at a ratio of "
-            f"{power.smallest_ratio:.2f}",
-            markup=False,
+            f"{power.smallest_ratio:.2f}"
         )
 
 
 def _print_ratio(ratio: GroupRatio, variant: str) -> None:
-    console.print(f"{ratio.group} over {ratio.against} {variant}".rstrip(), style="bold", markup=False)
+    console.print(f"{ratio.group} over {ratio.against} {variant}".rstrip(), style="bold")
     units = f"{ratio.trainings} against {ratio.trainings_against} trainings"
     if ratio.lower is None:
-        console.print(f"  ratio of growths  {ratio.ratio:.3f}, no interval: {units}", markup=False)
+        console.print(f"  ratio of growths  {ratio.ratio:.3f}, no interval: {units}")
     else:
         console.print(
             f"  ratio of growths  {ratio.ratio:.3f} [{ratio.lower:.3f}, {ratio.upper:.3f}], over {units} "
-            f"(Welch, p = {ratio.p_value:.2g})",
-            markup=False,
+            f"(Welch, p = {ratio.p_value:.2g})"
         )
     if ratio.permutation_p is not None and ratio.permutation_p_one_sided is not None:
         one_sided = round(ratio.permutation_p_one_sided * ratio.dealings)
         console.print(
-            f"  exact permutation  p = {ratio.permutation_p:.3g}, one-sided {one_sided}/{ratio.dealings}",
-            markup=False,
+            f"  exact permutation  p = {ratio.permutation_p:.3g}, one-sided {one_sided}/{ratio.dealings}"
         )
     if ratio.power is not None:
         console.print(
             f"  an interval above {ratio.power.threshold:g} would be seen four times in five at a ratio of "
-            f"{ratio.power.smallest_ratio:.2f}",
-            markup=False,
+            f"{ratio.power.smallest_ratio:.2f}"
         )
 
 
@@ -227,15 +221,11 @@ def _write_page(folder: Path, factors: Sequence[RunFactors]) -> None:
 
     make_folder(folder)
     write_atomically(folder / PAGE, comparison_page(factors).encode())
-    errors.print(f"wrote {folder / PAGE}", markup=False)
+    errors.print(f"wrote {folder / PAGE}")
 
 
 def _write(
-    folder: Path,
-    numbers: dict[str, Any],
-    curves: list[Curve],
-    variant: str,
-    windows: tuple[Window, Window],
+    folder: Path, numbers: dict[str, Any], curves: list[Curve], variant: str, windows: tuple[Window, Window]
 ) -> None:
     from pipeline.report.comparison import comparison_png
 
@@ -243,4 +233,4 @@ def _write(
     write_atomically(folder / NUMBERS, (json.dumps(numbers, indent=1) + "\n").encode())
     spans = [(window.first, window.last) for window in windows]
     write_atomically(folder / FIGURE, comparison_png(curves, variant, spans))
-    errors.print(f"wrote {folder / NUMBERS} and {folder / FIGURE}", markup=False)
+    errors.print(f"wrote {folder / NUMBERS} and {folder / FIGURE}")

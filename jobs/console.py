@@ -124,6 +124,6 @@ def progress(label: str) -> Iterator[Report]:
             return
         last = now
         left = "" if eta_s is None else f", {duration(eta_s)} left"
-        console.print(f"{label}: {done}/{total}{left}  {note}".rstrip(), markup=False)
+        console.print(f"{label}: {done}/{total}{left}  {note}".rstrip())
 
     yield line

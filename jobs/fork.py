@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
 import click
 
 from jobs.carry_out import carry_out
@@ -13,8 +10,10 @@ from jobs.options import (
     audit_options,
     measurement_options,
     out_option,
+    picked,
     resource_options,
     seed_option,
+    shares_gpu,
     stale_option,
 )
 from jobs.reduce import show_reduction
@@ -131,9 +130,10 @@ def command(seed: int, **options: object) -> None:
     Default: the paper's nine runs, three schedules times three seeds. Run it again to resume, or with more
     seeds or schedules to add to it.
     """
-    source = click.get_current_context().get_parameter_source("workers_per_gpu")
-    share = source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None
-    code = run_fork_experiment(_fork_options({**options, "share_gpu": share}))
+    asked = ForkOptions(
+        audit=audit_options(options), share_gpu=shares_gpu(options), **picked(ForkOptions, options)
+    )
+    code = run_fork_experiment(asked)
     out = str(options["out"])
     fork, audit = kinds_of_work.find("fork"), kinds_of_work.find("audit")
     show_reduction(fork, out, allow_missing=code != 0, seed=seed)
@@ -142,12 +142,6 @@ def command(seed: int, **options: object) -> None:
     if folder.has_plan() and folder.results.has(REPORT):
         show_page(audit, out)  # status has a section for the experiment
     raise SystemExit(code)
-
-
-def _fork_options(options: dict[str, Any]) -> ForkOptions:
-    """Pick the options of a fork and of the audit that it contains."""
-    own = {field.name: options[field.name] for field in fields(ForkOptions) if field.name in options}
-    return ForkOptions(audit=audit_options(options), **own)
 
 
 def run_fork_experiment(options: ForkOptions) -> int:
@@ -160,12 +154,11 @@ def run_fork_experiment(options: ForkOptions) -> int:
     console.print(
         f"fork of {request.suite} at {request.checkpoint.revision}: {request.start_rule}\n"
         f"{len(request.arms)} arms x {request.seeds} seeds, {request.spec.rates.steps:,} steps of "
-        f"{request.spec.tokens_per_step:,} tokens, a probe every {request.spec.probe_every}",
-        markup=False,
+        f"{request.spec.tokens_per_step:,} tokens, a probe every {request.spec.probe_every}"
     )
     for warning in request.warnings:
-        errors.print(f"warning: {warning}", markup=False)
+        errors.print(f"warning: {warning}")
     short = too_few_probes(len(request.spec.probe_steps)) if request.monitor else None
     for note in (*request.notes, *(() if short is None else (short,))):
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     return carry_out(request, "fork", done="runs done")

@@ -60,13 +60,11 @@ def command(
     alarm = found.alarm_step
     said = "no alarm" if alarm is None else f"alarm at step {alarm}"
     console.print(
-        f"{variant}: {said} in {len(found.verdicts)} checkpoints; the best was step {found.best_step}",
-        markup=False,
+        f"{variant}: {said} in {len(found.verdicts)} checkpoints; the best was step {found.best_step}"
     )
     for each in found.rules:
         stop = "trains to the end" if each.stopped_at is None else f"stops at step {each.stopped_at}"
         late = "" if each.delay_steps is None else f" ({each.delay_steps:+d} steps from the best)"
         console.print(
-            f"  {each.rule}: {stop}{late}, ships step {each.shipped_step}, regret {each.regret_nats:.4f} nats",
-            markup=False,
+            f"  {each.rule}: {stop}{late}, ships step {each.shipped_step}, regret {each.regret_nats:.4f} nats"
         )

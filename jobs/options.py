@@ -61,20 +61,8 @@ measurement_options = _stack(
         "hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]. "
         "Default: the suite's own, else docstrings.",
     ),
-    click.option(
-        "--variant",
-        "variants",
-        multiple=True,
-        metavar="VARIANT",
-        help=variant_help(),
-    ),
-    click.option(
-        "--measure",
-        "measurements",
-        multiple=True,
-        metavar="NAME",
-        help=measure_help(),
-    ),
+    click.option("--variant", "variants", multiple=True, metavar="VARIANT", help=variant_help()),
+    click.option("--measure", "measurements", multiple=True, metavar="NAME", help=measure_help()),
     click.option(
         "--calibration",
         metavar="CORPUS",
@@ -209,14 +197,22 @@ def parse_steps(text: str | None, option: str = "--steps") -> tuple[int, ...] | 
         ) from None
 
 
+def picked(kind: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of ``options`` that are fields of the dataclass ``kind``."""
+    return {field.name: options[field.name] for field in fields(kind) if field.name in options}
+
+
 def audit_options(options: dict[str, Any]) -> AuditOptions:
     """Pick the options of an audit from ``options``."""
-    own = {field.name: options[field.name] for field in fields(AuditOptions) if field.name in options}
-    return AuditOptions(
-        **own
-        | {
-            "steps": parse_steps(options.get("steps")),
-            "flatness": parse_steps(options.get("flatness"), "--flatness") or (),
-            "swap": parse_steps(options.get("swap"), "--swap") or (),
-        }
-    )
+    parsed = {
+        "steps": parse_steps(options.get("steps")),
+        "flatness": parse_steps(options.get("flatness"), "--flatness") or (),
+        "swap": parse_steps(options.get("swap"), "--swap") or (),
+    }
+    return AuditOptions(**picked(AuditOptions, options) | parsed)
+
+
+def shares_gpu(options: dict[str, Any]) -> bool:
+    """Whether the command may choose how many runs share a GPU: no option says it."""
+    source = click.get_current_context().get_parameter_source("workers_per_gpu")
+    return source == click.core.ParameterSource.DEFAULT and options["gpus_per_worker"] is None

@@ -51,6 +51,6 @@ def command(
             said = {"table": table, "n_checkpoints": len(curve.step)} | to_json(summary)
             click.echo(json.dumps(said | {"decision": to_json(decided)}, allow_nan=False))
             continue
-        console.print(table, style="bold", markup=False)
+        console.print(table, style="bold")
         for sentence in (*(() if decided is None else (decided.headline.sentence,)), *summary.verdict):
-            console.print(f"  {sentence}", markup=False)
+            console.print(f"  {sentence}")

@@ -92,12 +92,12 @@ def command(recipe: str, out: str, **options: Any) -> None:
             watch=watch,
         )
     if watch is not None:
-        console.print(watch.sentence, markup=False)
-    console.print(f"suite: {folder}", markup=False)
+        console.print(watch.sentence)
+    console.print(f"suite: {folder}")
 
 
 def _tell(alarm: str) -> None:
-    errors.print(alarm, markup=False)
+    errors.print(alarm)
 
 
 def _name(recipe: Recipe, changes: dict[str, Any]) -> str:

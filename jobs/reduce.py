@@ -46,4 +46,4 @@ def show_reduction(
     if found.table is not None:
         console.print(rich_table(found.table))
     for line in (*decided, *found.sentences, *found.places):
-        console.print(line, markup=False)
+        console.print(line)

@@ -26,11 +26,11 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
     folder = run_folder(options.out)
     report, plan = folder.results.read_as(AuditReport, REPORT), folder.read_plan()
     if report is None or report.decision is None:
-        errors.print("nothing to refine: no checkpoint was chosen", markup=False)
+        errors.print("nothing to refine: no checkpoint was chosen")
         return False
     decided, chosen = report.decision, report.decision.headline.found
     if isinstance(chosen, Undecided):
-        errors.print(f"nothing to refine: {chosen.reason}", markup=False)
+        errors.print(f"nothing to refine: {chosen.reason}")
         return False
     variant = report.variants[chosen.variant]
     # The same model is measured again, so its calibration text stays, whatever the options would give for more text.
@@ -71,5 +71,5 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
 
     found = refine(chosen.maybe_best, plan.config["shape"]["batches"], measure)
     write_report(folder, dataclasses.replace(report, decision=decided.refine(found)))
-    (console if found.rounds else errors).print(found.sentence, markup=False)
+    (console if found.rounds else errors).print(found.sentence)
     return bool(found.rounds) or len(chosen.maybe_best) == 1

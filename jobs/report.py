@@ -26,4 +26,4 @@ def command(directory: str, tolerance_nats: float | None, level: float | None) -
 
 def show_page(work: KindOfWork, directory: str) -> None:
     """Draw the page of one kind of work and print its path."""
-    console.print("\n".join(work.page(run_folder(directory, work.kind))), markup=False)
+    console.print("\n".join(work.page(run_folder(directory, work.kind))))

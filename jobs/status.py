@@ -81,8 +81,7 @@ def _show(state: WorkState) -> None:
     incomplete = f"{len(found.incomplete)} incomplete, " if found.incomplete else ""
     console.print(
         f"{state.plan.suite}{label}: {len(found.done)} done, {len(found.failed)} failed, {incomplete}"
-        f"{len(found.stale)} stale, {len(found.missing)} missing of {len(state.plan.expected())}",
-        markup=False,
+        f"{len(found.stale)} stale, {len(found.missing)} missing of {len(state.plan.expected())}"
     )
     same = {key: f"same content as {original}" for key, original in state.plan.duplicates().items()}
     for word, reasons in (
@@ -93,9 +92,9 @@ def _show(state: WorkState) -> None:
         ("duplicate", same),
     ):
         for key, reason in reasons.items():
-            console.print(f"  {word} {key}: {reason}", markup=False)
+            console.print(f"  {word} {key}: {reason}")
     for line in state.unfinished.lines:
-        console.print(f"  {line}", markup=False)
+        console.print(f"  {line}")
     if found.missing:
         more = ", ..." if len(found.missing) > 8 else ""
-        console.print(f"  not measured yet: {', '.join(found.missing[:8])}{more}", markup=False)
+        console.print(f"  not measured yet: {', '.join(found.missing[:8])}{more}")

@@ -16,6 +16,6 @@ def resolve_suite(name: str, revisions: str | None = None) -> Suite:
     folder = recipe_folder(name)
     if folder is None or is_trained(folder):
         return open_or_train(name, revisions)
-    console.print(f"training the suite {name} into {folder} (once)", markup=False)
+    console.print(f"training the suite {name} into {folder} (once)")
     with progress(f"pretrain {name}") as show:
         return open_or_train(name, revisions, show)

@@ -99,16 +99,16 @@ def _print_findings(suite: Suite, to: Console) -> None:
         if checkpoint.duplicate_of is not None:
             groups.setdefault(checkpoint.duplicate_of, []).append(checkpoint.revision)
     for original, copies in groups.items():
-        to.print(f"same content: {names.get(original, original)}, {', '.join(copies)}", markup=False)
+        to.print(f"same content: {names.get(original, original)}, {', '.join(copies)}")
     for checkpoint in suite.checkpoints:
         if not checkpoint.content_id:
-            to.print(f"no complete weights, or not listed: {checkpoint.revision}", markup=False)
+            to.print(f"no complete weights, or not listed: {checkpoint.revision}")
     for warning in suite.warnings:
-        to.print(f"warning: {warning}", markup=False)
+        to.print(f"warning: {warning}")
     for name in suite.skipped:
-        to.print(f"not a checkpoint by its name: {name}", markup=False)
+        to.print(f"not a checkpoint by its name: {name}")
     distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
-    to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct", markup=False)
+    to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct")
 
 
 def _columns(suite: Suite) -> tuple[str, ...]:

@@ -84,10 +84,10 @@ def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
     for events in _new_events(folder, every_s):
         for event in events:
             run.take(event)
-            console.print(json.dumps(event) if as_json else describe(event), markup=False)
+            console.print(json.dumps(event) if as_json else describe(event))
         if run.ended:
             if not as_json:
-                console.print(run.headline(), markup=False)
+                console.print(run.headline())
             return
 
 

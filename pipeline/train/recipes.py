@@ -186,6 +186,24 @@ PYTHON_SOURCE_3M = Recipe(
 )
 """3.2 M parameters beside the embeddings, 0.9 G tokens."""
 
+PYTHON_SOURCE_25M = Recipe(
+    name="python-source-25m",
+    vocab_size=8192,
+    layers=8,
+    width=512,
+    heads=8,
+    seq_len=512,
+    batch_sequences=128,
+    steps=7_150,
+    peak_lr=1e-3,
+    min_lr=1e-4,
+    warmup_steps=72,
+    checkpoint_every=50,
+    schedule="cosine",
+    corpus="python-source",
+)
+"""25.2 M parameters beside the embeddings, 0.5 G tokens: 19 for each of them."""
+
 PYTHON_SOURCE_100K = Recipe(
     name="python-source-100k",
     vocab_size=8192,
@@ -205,7 +223,8 @@ PYTHON_SOURCE_100K = Recipe(
 """0.1 M parameters beside the embeddings, 4.7 G tokens: 47,000 tokens for each of them, to see how far damage goes."""
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (TINY, MICRO, PYTHON_SOURCE_100K, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M)
+    recipe.name: recipe
+    for recipe in (TINY, MICRO, PYTHON_SOURCE_100K, PYTHON_SOURCE_1M, PYTHON_SOURCE_3M, PYTHON_SOURCE_25M)
 }
 
 

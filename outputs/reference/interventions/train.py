@@ -1,6 +1,7 @@
-"""Train the arms of the interventions, one seed a call: `outputs/reference/interventions/train.py SEED [square]`.
+"""Train the arms of the interventions, one seed a call: `outputs/reference/interventions/train.py SEED [--square]`.
 
-`square`: without SAM and Muon, which a later call without it adds.
+`--square`: without SAM and Muon, which a later call without it adds. `--jobs N`: arms that train at the same time, on
+one core each.
 
 Writes an ordinary suite, outputs/suites/interventions/seed<SEED>, whose stages are the arms. One trunk at a constant
 rate is continued by every arm over the same batches. A call that was killed goes on where a part was finished.
@@ -9,10 +10,13 @@ RULE.md says what the arms are for.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import multiprocessing
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +36,8 @@ from pipeline.train.settings import OptimizerSettings
 
 ARMS = ("trunk", "constant", "decay", "decay-held", "constant-shrunk", "average", "sam", "muon")
 """Stage 1, 2, ... of the suite."""
+HELD = {"decay-held": "constant", "constant-shrunk": "decay"}
+"""Arms whose matrices keep the norms of another arm, update by update."""
 TRUNK, BRANCH = 1600, 600
 """Updates before and after the fork."""
 WINDOW = range(50, -1, -10)
@@ -190,19 +196,35 @@ def ends(arm: str) -> int:
     return TRUNK if arm == "trunk" else RECIPE.steps
 
 
-def main(seed: int, *, square: bool) -> None:
+def train_arm(seed: int, arm: str) -> None:
+    """Train one arm, in a process of its own where several train at the same time."""
     torch.set_num_threads(1)
     suite = Suite(seed)
-    suite.trunk()
-    suite.branch("constant", constant_rate)
-    suite.branch("decay", decayed_rate)
-    suite.branch("decay-held", decayed_rate, held="constant")
-    suite.branch("constant-shrunk", constant_rate, held="decay")
-    if not square:
-        suite.branch("sam", constant_rate, "sam")
-        suite.branch("muon", constant_rate, "muon")
-    suite.finish()
+    if arm == "trunk":
+        suite.trunk()
+    elif arm in ("sam", "muon"):
+        suite.branch(arm, constant_rate, arm)
+    else:
+        suite.branch(arm, decayed_rate if arm.startswith("decay") else constant_rate, held=HELD.get(arm, ""))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the arms of one seed.")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--square", action="store_true", help="without SAM and Muon")
+    parser.add_argument("--jobs", type=int, default=1, help="arms that train at the same time")
+    chosen = parser.parse_args()
+    free = ["constant", "decay", *([] if chosen.square else ["sam", "muon"])]
+    with ProcessPoolExecutor(chosen.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(train_arm, chosen.seed, "trunk").result()
+        training = {arm: pool.submit(train_arm, chosen.seed, arm) for arm in free}
+        for arm, other in HELD.items():  # the norms of the other arm are needed first
+            training[other].result()
+            training[arm] = pool.submit(train_arm, chosen.seed, arm)
+        for each in training.values():
+            each.result()
+    Suite(chosen.seed).finish()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), square="square" in sys.argv[2:])
+    main()

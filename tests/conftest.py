@@ -99,6 +99,9 @@ def ray_cluster(way: Way) -> Iterator[None]:
     """
     import ray
 
-    ray.init(num_cpus=SESSION_CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    from pipeline.driver.local_ray import without_unused_processes
+
+    with without_unused_processes():
+        ray.init(num_cpus=SESSION_CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()

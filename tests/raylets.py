@@ -134,6 +134,8 @@ def main() -> None:
     """Serves :class:`Raylets`."""
     from ray.cluster_utils import Cluster
 
+    from pipeline.driver.local_ray import without_unused_processes
+
     def say(**answer: object) -> None:
         print(json.dumps(answer), flush=True)
 
@@ -141,12 +143,13 @@ def main() -> None:
         pids = {k: [each.process.pid for each in processes] for k, processes in node.all_processes.items()}
         say(node_id=node.node_id, pids=pids)
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    say(address=cluster.address)
-    describe(cluster.head_node)
-    for line in sys.stdin:
-        describe(cluster.add_node(num_cpus=int(line.split()[1])))
-    cluster.shutdown()
+    with without_unused_processes():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        say(address=cluster.address)
+        describe(cluster.head_node)
+        for line in sys.stdin:
+            describe(cluster.add_node(num_cpus=int(line.split()[1])))
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 
 from pipeline.base.errors import CollapseError
 from pipeline.driver import watchdog
@@ -30,6 +31,9 @@ STUCK_AFTER_S = 20.0
 """Seconds that the driver has to end once its Ray is dead; it may be in a Ray call that never returns."""
 _ESSENTIAL = {"raylet": "raylet", "gcs_server": "head"}
 """Processes that Ray cannot run without, with the names that users know."""
+_UNUSED = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's ``Node`` that start a server without a web page, an autoscaler without nodes to add, and a reader of
+logs that nobody is sent: half of the time that a Ray takes to start. No option of ``ray.init`` leaves them out."""
 _KEPT = ("RAY_AUTH_TOKEN", "RAY_AUTH_MODE")
 """Environment variables that the driver's own connection needs while it lasts."""
 _FOLDERS = {"HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "XDG_CACHE_HOME", "TRITON_CACHE_DIR"}
@@ -152,7 +156,7 @@ def _start(folder: str, options: dict[str, Any]) -> None:
     try:
         # Ray puts the working directory before everything else that its workers import from, so that a numpy.py there
         # would shadow numpy: give it an empty folder instead.
-        with _settings(), chdir(folder):
+        with _settings(), without_unused_processes(), chdir(folder):
             ray.init(
                 address="local",
                 include_dashboard=False,
@@ -164,6 +168,19 @@ def _start(folder: str, options: dict[str, Any]) -> None:
             )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def without_unused_processes() -> Iterator[None]:
+    """Context manager: ``ray.init`` starts only what a run uses."""
+    before = {name: getattr(Node, name) for name in _UNUSED if hasattr(Node, name)}
+    for name in before:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(Node, name, method)
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def test_it_listens_on_the_loopback_alone_asks_for_a_token_and_ends_with_a_kille
         "head, raylet, agents, driver"
     )
     assert set().union(*where.values()) <= LOOPBACK, where
+    unused = ("/dashboard.py", "/monitor.py", "/log_monitor.py")
+    assert not [title for title in where if any(name in title for name in unused)], "no run uses them"
     settings = (PROC / str(driver.pid("gcs_server")) / "environ").read_text()
     assert "RAY_AUTH_MODE=token" in settings
     assert re.search(r"RAY_AUTH_TOKEN=\w{32,}", settings)

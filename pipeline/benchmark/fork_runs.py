@@ -29,9 +29,8 @@ from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET
-from pipeline.train.forking import read_moments
 from pipeline.train.loop import choose_device
-from pipeline.train.optimizers import load_moments
+from pipeline.train.optimizers import load_moments, read_moments
 
 OnStep = Callable[[str, int, int], None]
 """Called with the side, units done and total units: runs of ours, updates of the naive run."""

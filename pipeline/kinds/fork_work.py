@@ -41,7 +41,35 @@ class ForkWork(KindOfWork):
     long_tasks = True
 
     def plan(self, request: ForkRequest) -> ForkPlan:
-        return _record_plan(request)
+        """The plan of this request, merged with earlier requests of the same experiment in the folder."""
+        plan = ForkPlan(
+            suite=request.suite,
+            checkpoint=request.checkpoint,
+            start_rule=request.start_rule,
+            runs=request.runs(),
+            config=request.spec.config(),
+            fingerprint=request.spec.fingerprint(),
+            corpus=request.corpus,
+            train_corpus=request.train_corpus,
+            calibration="" if request.calibration is None else request.calibration.source,
+            versions=versions(),
+            notes=request.notes,
+            monitor=request.monitor,
+        )
+        if not request.out.has_plan():
+            return plan
+        before: ForkPlan = request.out.read_plan()
+        if not before.is_comparable(plan) or before.suite != plan.suite:
+            return plan
+        asked = {run.key for run in plan.runs}
+        kept = tuple(run for run in before.runs if run.key not in asked)
+        arms = {run.arm.label for run in before.runs}
+        added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
+        seen = added and {run.key for run in before.runs} <= set(request.out.shards.list_keys())
+        monitor = plan.monitor or before.monitor
+        return replace(
+            plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen, monitor=monitor
+        )
 
     def write_inputs(self, request: ForkRequest) -> None:
         out = request.out
@@ -54,7 +82,22 @@ class ForkWork(KindOfWork):
             out.training_tokens.write(request.train, _note(request))
 
     def tasks(self, request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
-        return _tasks(request, plan, found)
+        missing = set(found.to_measure)
+        return [
+            ForkTask(
+                suite=plan.suite,
+                checkpoint=plan.checkpoint,
+                spec=request.spec,
+                arm=run.arm,
+                seed=run.seed,
+                out=request.out.location,
+                state_every=request.state_every,
+                state_after_s=request.state_after_s,
+                monitor=plan.monitor,
+            )
+            for run in plan.runs
+            if run.key in missing
+        ]
 
     def tracker(
         self,
@@ -64,7 +107,7 @@ class ForkWork(KindOfWork):
         on_progress: Callable[[Progress], None],
         events: EventLog,
     ) -> ForkProgress:
-        return ForkProgress(request, plan, found, on_progress, events)
+        return ForkProgress(request, plan, found, on_progress, events, tasks=self.tasks(request, plan, found))
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_fork
@@ -151,8 +194,9 @@ class ForkProgress(ProgressTracker):
         found: FolderStatus,
         on_progress: Callable[[Progress], None],
         events: EventLog,
+        *,
+        tasks: list[ForkTask],
     ) -> None:
-        tasks = _tasks(request, plan, found)
         super().__init__(
             request.out, found, len(plan.runs), on_progress, events, tasks=tasks, label=request.suite
         )
@@ -180,54 +224,3 @@ class ForkProgress(ProgressTracker):
 
     def _shares(self) -> dict[str, float]:
         return {key: made / self._steps for key, made in self._made.items()}
-
-
-def _record_plan(request: ForkRequest) -> ForkPlan:
-    """The plan of this request, merged with earlier requests of the same experiment in the folder."""
-    plan = ForkPlan(
-        suite=request.suite,
-        checkpoint=request.checkpoint,
-        start_rule=request.start_rule,
-        runs=request.runs(),
-        config=request.spec.config(),
-        fingerprint=request.spec.fingerprint(),
-        corpus=request.corpus,
-        train_corpus=request.train_corpus,
-        calibration="" if request.calibration is None else request.calibration.source,
-        versions=versions(),
-        notes=request.notes,
-        monitor=request.monitor,
-    )
-    if not request.out.has_plan():
-        return plan
-    before: ForkPlan = request.out.read_plan()
-    if not before.is_comparable(plan) or before.suite != plan.suite:
-        return plan
-    asked = {run.key for run in plan.runs}
-    kept = tuple(run for run in before.runs if run.key not in asked)
-    arms = {run.arm.label for run in before.runs}
-    added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
-    seen = added and {run.key for run in before.runs} <= set(request.out.shards.list_keys())
-    monitor = plan.monitor or before.monitor
-    return replace(
-        plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen, monitor=monitor
-    )
-
-
-def _tasks(request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
-    missing = set(found.to_measure)
-    return [
-        ForkTask(
-            suite=plan.suite,
-            checkpoint=plan.checkpoint,
-            spec=request.spec,
-            arm=run.arm,
-            seed=run.seed,
-            out=request.out.location,
-            state_every=request.state_every,
-            state_after_s=request.state_after_s,
-            monitor=plan.monitor,
-        )
-        for run in plan.runs
-        if run.key in missing
-    ]

@@ -16,7 +16,7 @@ from pipeline.measurements import of_fp32
 from pipeline.runs.control_column import lacking
 from pipeline.runs.plan_values import settings_of, text_by_name, texts
 from pipeline.runs.swap_column import lacking as lacking_swaps
-from pipeline.spec import CALIBRATION, MEASUREMENTS, Variant
+from pipeline.spec import CALIBRATION, MEASUREMENTS, ProbeSpec, Variant
 
 if TYPE_CHECKING:
     from pipeline.runs.shard_schema import Kind
@@ -87,6 +87,25 @@ class Lacks:
         controls = (f"the controls of {name}" for name in self.controls)
         swaps = (f"the swap of {name}" for name in self.swapped)
         return "lacks " + ", ".join((*self.variants, *self.measurements, *controls, *swaps))
+
+    def part_of(self, probe: ProbeSpec) -> ProbeSpec:
+        """The part of ``probe`` that is lacking; fp32 is always measured again."""
+        controls = tuple(each for each in probe.mechanism if str(each) in self.controls)
+        of_one = of_fp32(probe.measurements)
+        measurements = (
+            each for each in probe.measurements if each not in of_one or each in self.measurements
+        )
+        part = replace(
+            probe,
+            mechanism=controls,
+            by_layer=probe.by_layer and bool(controls),
+            measurements=tuple(measurements),
+            swapped=tuple(each for each in probe.swapped if str(each) in self.swapped),
+        )
+        if not of_one.issuperset(self.measurements):
+            return part
+        wanted = {"fp32", *self.variants}
+        return replace(part, variants=tuple(each for each in part.variants if str(each) in wanted))
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,8 @@ from pipeline.train.fork_spec import ForkTask
 
 if TYPE_CHECKING:
     from pipeline.probe import LayeredProber, Measurement, Prober
+    from pipeline.runs.fork_run import ForkRun, Starts
     from pipeline.runs.shard import Shard
-    from pipeline.train.forking import ForkRun, Starts
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def run_fork(
     CheckpointError for an unusable checkpoint and OutputError if the folder cannot be written; a run that diverges
     is written like any other.
     """
-    from pipeline.train.forking import ForkRun
+    from pipeline.runs.fork_run import ForkRun
 
     start = time.perf_counter()
     folder = RunFolder(task.out, FORK)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.base.retry import retry_while_away
 from pipeline.runs.tasks import DeviceLock, new_prober
+from pipeline.suites import Fetcher
 
 if TYPE_CHECKING:
     from pipeline.probe import Prober
@@ -31,6 +32,11 @@ class WarmState:
             if self._prober is None or self._prober.spec != spec:
                 self._prober = retry_while_away(lambda: new_prober(spec, folder, device))
             return self._prober
+
+    def fetcher(self, cache_gb: float | None) -> Fetcher:
+        """What fetches the next checkpoints meanwhile; one per worker."""
+        found: Fetcher = self.kept("fetcher", lambda: Fetcher(cache_gb))
+        return found
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """The object kept under ``name``; made at the first call."""

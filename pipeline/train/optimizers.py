@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import CheckpointError
+from pipeline.base.files import open_regular
 from pipeline.models.linear_layers import linear_sites
 from pipeline.train.settings import OptimizerSettings
+from pipeline.train.start import MOMENTS_FILE
 
 SAM_RADIUS = 0.05
 """Length of SAM's step uphill, in the 2-norm over all weights. Source: Foret et al. 2020 (arXiv 2010.01412)."""
@@ -97,6 +100,18 @@ def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
         names[id(parameter)]: {key: value.detach().cpu().clone() for key, value in state.items()}
         for parameter, state in optimizer.state.items()
     }
+
+
+def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Read Adam's state beside a checkpoint. Raises CheckpointError if it is missing or damaged."""
+    path = folder / MOMENTS_FILE
+    try:
+        with open_regular(path):  # opening a named pipe would block
+            pass
+        moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return moments
 
 
 def load_moments(

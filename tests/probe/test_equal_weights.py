@@ -13,9 +13,9 @@ import scipy.stats
 from pipeline.analysis.trajectory.trajectory_table import trajectory_table
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.fork_run import score_rows
 from pipeline.runs.tasks import run_probe
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
-from pipeline.train.forking import score_rows
 from tests.models import VOCAB, tiny_model
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (1, 2, 16))

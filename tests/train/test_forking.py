@@ -22,6 +22,7 @@ from pipeline.kinds.fork_work import ForkWork
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.fork_run import ForkRun
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.state_files import StateFiles
 from pipeline.runs.tasks import run_fork
@@ -29,7 +30,6 @@ from pipeline.runs.warm_state import WarmState
 from pipeline.suites import fetch
 from pipeline.train import forking, pretrain
 from pipeline.train.arms import parse_arms, resolve
-from pipeline.train.forking import ForkRun
 from pipeline.train.model import save_model
 from tests.forks import RATES, fork_task, rows
 
@@ -37,7 +37,7 @@ KILLED = (("SIGKILL", 8), ("SIGTERM", 7))
 CHILD = """
 import json, os, pickle, signal, sys
 from pipeline.runs.tasks import run_fork
-from pipeline.train.forking import ForkRun
+from pipeline.runs.fork_run import ForkRun
 import transformers.modeling_utils
 advance = ForkRun.advance
 def killed(task, name, at):

@@ -21,12 +21,12 @@ from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.monitor.watched_suite import SuiteWatch
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.fork_run import ForkRun
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.warm_state import WarmState
 from pipeline.spec import ProbeSpec, parse_variants
 from pipeline.suites import fetch, open_suite, weights_sha256
 from pipeline.train import Recipe, pretrain
-from pipeline.train.forking import ForkRun
 from tests.forks import fork_task, rows
 
 

@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.base.errors import CheckpointError
-from pipeline.base.files import open_regular
 from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
 from pipeline.measurements import pool, pooled_columns, score_columns, squared_error
 from pipeline.models.loading import build_model, read_config, read_weights
@@ -29,8 +27,7 @@ from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkSpec, ForkTask
 from pipeline.train.loop import Trainer, drops
-from pipeline.train.optimizers import load_moments
-from pipeline.train.start import MOMENTS_FILE
+from pipeline.train.optimizers import load_moments, read_moments
 
 Row = dict[str, Any]
 Starts = dict[tuple[str, str, ProbeSpec, str], Measurement]
@@ -208,24 +205,11 @@ class ForkRun:
         }
 
 
-def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Read Adam's state beside a checkpoint. Raises CheckpointError if it is missing or damaged."""
-    path = folder / MOMENTS_FILE
-    try:
-        with open_regular(path):  # opening a named pipe would block
-            pass
-        moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return moments
-
-
 def score_rows(measured: Measurement, common: Row) -> list[Row]:
     """One row per variant: its scores, its gap to fp32, and its tensors' statistics pooled."""
     baseline, controls = measured.results[0].nll_nats, measured.control_entries()
-    late = {
-        each.name for each in score_columns(measured.measurements) if each.late
-    }  # no shard of a run has them
+    # No shard of a run has the late columns.
+    late = {each.name for each in score_columns(measured.measurements) if each.late}
     rows = []
     for result in measured.results:
         scores = {name: value for name, value in result.row().items() if name not in late}

@@ -7,23 +7,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from rich.live import Live
 from rich.text import Text
 
 from jobs.console import console, duration
 from pipeline.base.errors import UsageError
+from pipeline.base.event_log import Event
 from pipeline.runs.folder import RunFolder
 
 LAST = 8
 """Events shown on a terminal."""
 
-Event = dict[str, Any]
-
 
 @dataclass
-class Run:
+class WatchedRun:
     """State of a run, computed from the events since the last ``started``."""
 
     expected: int = 0
@@ -34,22 +32,22 @@ class Run:
     ended: bool = False
 
     def take(self, event: Event) -> None:
-        """Update the state with one event."""
-        name = event["event"]
+        name = event.event
         if name == "started":
             self.counts.clear()
             self.workers.clear()
-            self.expected, self.counts["done"] = event["expected"], event["there"]
-        elif name in ("worker_joined", "worker_lost"):
-            self.workers[event["host"]] += 1 if name == "worker_joined" else -1
-        self.counts[name] += name != "started"
+            self.expected, self.counts["done"] = event.expected or 0, event.there or 0
+        else:
+            self.counts[name] += 1
+        if name in ("worker_joined", "worker_lost"):
+            self.workers[event.host or ""] += 1 if name == "worker_joined" else -1
         self.ended = name in ("finished", "stopped")
         self.last = [*self.last, describe(event)][-LAST:]
 
     def headline(self) -> str:
-        """The state in one line."""
         parts = [f"{self.counts['done']} done, {self.counts['failed']} failed of {self.expected}"]
-        parts += [f"{self.counts[name]} {name}" for name in ("retried",) if self.counts[name]]
+        if self.counts["retried"]:
+            parts.append(f"{self.counts['retried']} retried")
         if not self.ended:
             parts.append(f"{sum(self.workers.values())} workers on {len(+self.workers)} hosts")
         return "; ".join(parts)
@@ -57,11 +55,10 @@ class Run:
 
 def describe(event: Event) -> str:
     """One event as a line."""
-    known = ("time", "event", "key", "host", "seconds", "reason")
-    words = [event["time"], event["event"], event.get("key", ""), event.get("host", "")]
-    words.append(f"{event['seconds']:.2f} s" if "seconds" in event else "")
-    words.append(str(event.get("reason", "")))
-    words += [f"{name}={value}" for name, value in event.items() if name not in known and name != "node"]
+    took = "" if event.seconds is None else f"{event.seconds:.2f} s"
+    words = [event.time, event.event, event.key, event.host, took, event.reason]
+    said = ("time", "event", "key", "host", "seconds", "reason", "node")
+    words += [f"{name}={value}" for name, value in event.line.items() if name not in said]
     return " ".join(word for word in words if word)
 
 
@@ -71,7 +68,7 @@ def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
     """
     if folder.read_events() is None:
         raise UsageError(f"no run has started in {folder}: give a folder that a run writes to")
-    run, began = Run(), time.monotonic()
+    run, began = WatchedRun(), time.monotonic()
     if console.is_terminal and not as_json:
         with Live(console=console, auto_refresh=False) as live:
             for events in _new_events(folder, every_s):
@@ -84,7 +81,7 @@ def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
     for events in _new_events(folder, every_s):
         for event in events:
             run.take(event)
-            console.print(json.dumps(event) if as_json else describe(event))
+            console.print(json.dumps(event.line) if as_json else describe(event))
         if run.ended:
             if not as_json:
                 console.print(run.headline())

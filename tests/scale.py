@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.base.event_log import read_events
 from pipeline.base.files import with_checksum
 from pipeline.base.versions import versions
 from pipeline.runs.audit_options import AuditOptions
@@ -31,6 +30,7 @@ from pipeline.spec import ProbeTask
 from pipeline.suites.content_memory import SETTLED_NS
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_model
+from tests.run_files import events_in
 
 MISSING = 10
 BATCHES = 32
@@ -98,13 +98,11 @@ def row(task: ProbeTask, variant: str, names: list[str], draw: np.random.Generat
 
 def first_task_s(command: list[object], out: Path) -> float:
     """Seconds from the start of ``audit`` to the first task that a worker is given."""
-    before, began = len(read_events(out / "events.jsonl")), time.time()
+    before, began = len(events_in(out)), time.time()
     with start(*command) as process:
         _, said = process.communicate()
     assert process.returncode == 0, said
-    joined = [
-        event for event in read_events(out / "events.jsonl")[before:] if event["event"] == "worker_joined"
-    ]
+    joined = [event for event in events_in(out)[before:] if event["event"] == "worker_joined"]
     return datetime.fromisoformat(joined[0]["time"]).timestamp() - began
 
 

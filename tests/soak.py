@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.base.event_log import read_events
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_suite
 from tests.raylets import Raylets, RayNode, is_ray, raylets
+from tests.run_files import events_in
 
 MEASURE = ("--batches", "8", "--batch-size", "8", "--seq-len", "64")
 PATIENCE_S = 150
@@ -107,9 +107,7 @@ class Soak:
         self._nodes.append(self._cluster.add())
 
     def _signal_worker(self, out: Path, what: signal.Signals) -> None:
-        joined = [
-            event["pid"] for event in read_events(out / "events.jsonl") if event["event"] == "worker_joined"
-        ]
+        joined = [event["pid"] for event in events_in(out) if event["event"] == "worker_joined"]
         alive = [pid for pid in joined if is_ray(pid)]
         if alive:
             os.kill(self._draw.choice(alive), what)

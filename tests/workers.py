@@ -6,16 +6,31 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import OutputError
-from pipeline.driver import TaskOutcome
+from pipeline.base.event_log import OnEvent, ignore
+from pipeline.driver import Layout, RunningWorkers, TaskOutcome, WorkerPool
 from pipeline.runs.state_files import StateFiles
 from pipeline.runs.worker import TaskWorker
 from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
 from tests.raylets import MARKS
+
+
+def drive(
+    tasks: Sequence[ProbeTask],
+    layout: Layout,
+    on_outcome: Callable[[TaskOutcome], None],
+    worker_class: type,
+    on_event: OnEvent = ignore,
+    *,
+    label: str = "",
+) -> None:
+    """Run ``tasks`` on the cluster that this process is connected to."""
+    pool = WorkerPool(worker_class, layout, on_event)
+    RunningWorkers(layout, pool, on_event).drive(tasks, on_outcome, label=label)
 
 
 def simulated_tasks(n: int, out: str = "x", suite: str = "s") -> list[ProbeTask]:

@@ -9,7 +9,7 @@
     |   +-- OverlapError       calibration text repeats the evaluation text          (exit 2)
     |   +-- FolderLockedError  another driver is working in the folder               (exit 2)
     +-- CheckpointError        this checkpoint cannot be measured; the others can    (exit 1)
-    |   +-- NoRoomError        its weights do not fit the memory, however small the chunk   (exit 1)
+    |   +-- InsufficientMemoryError  its weights do not fit the memory, however small the chunk  (exit 1)
     +-- ShardError             a shard is truncated or altered                       (redone)
     |   +-- OtherSchemaError   a shard is whole, but of another version              (stale)
     +-- IncompleteRunError     an expected shard is missing at the reduction         (exit 1)

@@ -24,6 +24,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from typing import Any, Protocol, Self
 
 from pipeline.base.errors import OutputError
 from pipeline.base.files import open_regular, parse_json
+from pipeline.base.typed_json import from_json
 
 SYNC_EVERY_S = 1.0
 """Seconds of lines that a crash of the machine (not of the process) may lose."""
@@ -140,49 +142,31 @@ class EventLog:
         self._pending = self._file.add(self._pending, last=True)
 
 
-TEXTS = frozenset({"time", "event", "command", "host", "node", "reason", "key"})
-NUMBERS = frozenset(
-    {
-        "pid",
-        "expected",
-        "there",
-        "to_do",
-        "seconds",
-        "busy_s",
-        "idle_s",
-        "idle_share",
-        "deaths",
-        "updates",
-        "of",
-    }
-    | {"attempt", "done", "failed"}
-)
-"""Numeric fields by type; other fields are shown unchanged."""
+@dataclass(frozen=True)
+class Event:
+    """One line of a log that was read back; a field that it does not have is None."""
 
-NEEDED = {"started": {"expected", "there"}, "worker_joined": {"host"}, "worker_lost": {"host"}}
-"""Required fields by event name, beside ``time`` and ``event``."""
+    time: str
+    event: str
+    line: dict[str, Any]
+    """All its fields as written."""
+    key: str | None = None
+    host: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    expected: int | None = None
+    there: int | None = None
 
 
-def parse_events(data: bytes) -> list[dict[str, Any]]:
+def parse_events(data: bytes) -> list[Event]:
     """Every complete event of a log; other lines (cut off, or foreign) are skipped."""
     events = []
     for line in data.split(b"\n"):
         with suppress(ValueError):
-            event = parse_json(line)
-            if isinstance(event, dict) and _is_event(event):
+            value = parse_json(line)
+            event: Event = from_json(Event, {**value, "line": value} if isinstance(value, dict) else value)
+            counted = event.event != "started" or None not in (event.expected, event.there)
+            placed = event.event not in ("worker_joined", "worker_lost") or event.host is not None
+            if counted and placed:
                 events.append(event)
     return events
-
-
-def _is_event(event: dict[str, Any]) -> bool:
-    needed = {"time", "event"} | NEEDED.get(str(event.get("event")), set())
-    return (
-        needed <= event.keys()
-        and all(isinstance(event[name], str) for name in TEXTS & event.keys())
-        and all(type(event[name]) in (int, float) for name in NUMBERS & event.keys())
-    )
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """Every complete event in ``path``; none if there is no file."""
-    return parse_events(path.read_bytes()) if path.exists() else []

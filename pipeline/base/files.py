@@ -206,17 +206,8 @@ def with_checksum(table: pa.Table) -> bytes:
     return _ipc_bytes(table.replace_schema_metadata({**(table.schema.metadata or {}), _SEAL: digest}))
 
 
-def read_checked(path: Path) -> pa.Table:
-    """Read the table at ``path`` and check its checksum; raises ShardError with the fault."""
-    try:
-        data = read_regular(path, SHARD_BYTES)
-    except OSError as error:
-        raise ShardError(f"{path} cannot be read: {error.strerror or error}") from error
-    return parse_checked(data, str(path))
-
-
 def parse_checked(data: bytes, path: str) -> pa.Table:
-    """Like :func:`unseal`, for bytes that were read from ``path``."""
+    """The table in ``data``, which was read from ``path``; raises ShardError with the fault if a byte has changed."""
     try:
         table = pa.ipc.open_file(data).read_all()
         table.validate(full=True)

@@ -20,35 +20,13 @@ TICK_S = 1.0
 """Longest time between two checks for hung tasks, stragglers and new nodes, in seconds."""
 
 
-def drive(
-    tasks: Sequence[Task],
-    layout: Layout,
-    on_outcome: Callable[[TaskOutcome], None],
-    worker_class: type,
-    on_event: OnEvent = ignore,
-    *,
-    on_tick: Callable[[], None] = lambda: None,
-    label: str = "",
-) -> None:
-    """Run every task and report each outcome once, as it comes.
-
-    ``worker_class``: made as ``worker_class(threads=N)`` in each worker's process; its ``run(task)`` gives an Outcome,
-    from several threads at once where ``layout.queue`` says so. ``label``: tag of the run's metrics.
-    ``on_tick`` is called in every iteration, at least every ``TICK_S`` seconds; it must be quick.
-    Raises OutputError as soon as a worker cannot write; finished shards stay. An exception from ``on_outcome`` or
-    Ctrl-C stops the workers and passes through.
-    """
-    pool = WorkerPool(worker_class, layout, on_event)
-    Dispatch(tasks, layout, on_outcome, on_event, pool, on_tick=on_tick, label=label).run()
-
-
 @dataclass(frozen=True)
 class RunningWorkers:
     """A worker pool that is connected and starting."""
 
     layout: Layout
     pool: WorkerPool
-    on_event: OnEvent
+    on_event: OnEvent = ignore
 
     def drive(
         self,
@@ -58,8 +36,13 @@ class RunningWorkers:
         on_tick: Callable[[], None] = lambda: None,
         label: str = "",
     ) -> None:
-        """Run ``tasks`` (see :func:`drive`), then end the workers. Call it once."""
-        Dispatch(tasks, self.layout, on_outcome, self.on_event, self.pool, on_tick=on_tick, label=label).run()
+        """Run every task, report each outcome once, as it comes, and end the workers. Call it once.
+
+        ``on_tick`` is called in every iteration, at least every ``TICK_S`` seconds; it must be quick. ``label``: tag
+        of the run's metrics. Raises OutputError as soon as a worker cannot write; finished shards stay. An exception
+        from ``on_outcome`` or Ctrl-C stops the workers and passes through.
+        """
+        _Dispatch(self, tasks, on_outcome, on_tick, RayMetrics(label)).run()
 
 
 @contextmanager
@@ -73,7 +56,8 @@ def running_workers(
 ) -> Iterator[RunningWorkers]:
     """Context manager: connect to Ray and begin to start workers for up to ``tasks`` tasks; starting takes seconds.
 
-    ``long_tasks``: see ``Layout.long_tasks``; for the others see :func:`drive`.
+    ``worker_class``: made as ``worker_class(threads=N)`` in each worker's process; its ``run(task)`` gives an Outcome,
+    from several threads at once where ``layout.queue`` says so. ``long_tasks``: see ``Layout.long_tasks``.
     """
     with cluster(resources) as planned:
         layout = replace(planned, long_tasks=long_tasks)
@@ -85,24 +69,21 @@ def running_workers(
             pool.stop(interrupted=False)
 
 
-class Dispatch:
-    """One call of :func:`drive`."""
+class _Dispatch:
+    """One call of :meth:`RunningWorkers.drive`."""
 
     def __init__(
         self,
+        workers: RunningWorkers,
         tasks: Sequence[Task],
-        layout: Layout,
         on_outcome: Callable[[TaskOutcome], None],
-        on_event: OnEvent,
-        pool: WorkerPool,
-        *,
-        on_tick: Callable[[], None] = lambda: None,
-        label: str = "",
+        on_tick: Callable[[], None],
+        metrics: RayMetrics,
     ) -> None:
+        layout = workers.layout
         self._queue = TaskQueue(tasks, detects_hung=not layout.long_tasks, timeout_s=layout.task_timeout_s)
-        self._pool = pool
-        self._on_outcome, self._on_event, self._on_tick = on_outcome, on_event, on_tick
-        self._meters = RayMetrics(label)
+        self._pool, self._on_event = workers.pool, workers.on_event
+        self._on_outcome, self._on_tick, self._metrics = on_outcome, on_tick, metrics
         self._checked = time.monotonic()
 
     def run(self) -> None:
@@ -158,7 +139,7 @@ class Dispatch:
 
     def _report(self, outcome: TaskOutcome, host: str) -> None:
         outcome = replace(outcome, deaths=self._queue.deaths[outcome.key], host=host)
-        self._meters.record(outcome)
+        self._metrics.record(outcome)
         self._on_outcome(outcome)
 
     def _kill_overdue(self) -> None:

@@ -22,7 +22,7 @@ _SIGNS = ("out of memory", "can't allocate memory")
 
 @contextmanager
 def room_for(what: str, advice: str) -> Iterator[None]:
-    """Context manager: an out-of-memory error becomes NoRoomError for ``what``, with ``advice``."""
+    """Context manager: an out-of-memory error becomes InsufficientMemoryError for ``what``, with ``advice``."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

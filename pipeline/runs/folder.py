@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import UnreadableError, UsageError
-from pipeline.base.event_log import AppendedFile, EventLog, RewrittenFile, parse_events
+from pipeline.base.event_log import AppendedFile, Event, EventLog, RewrittenFile, parse_events
 from pipeline.base.files import JSON_BYTES
 from pipeline.runs.json_record import json_fields
 from pipeline.runs.plans import WorkPlan
@@ -107,7 +107,7 @@ class RunFolder:
             )
         )
 
-    def read_events(self) -> list[dict[str, Any]] | None:
+    def read_events(self) -> list[Event] | None:
         """Every event of the runs in this folder; None if none has started."""
         data = self._store.read(EVENTS, EVENTS_BYTES)
         return None if data is None else parse_events(data)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import comparable
@@ -17,52 +18,49 @@ from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
 
-class WorkPlan(Protocol):
-    """The plan of a kind of work: a frozen dataclass of plain values."""
+class WorkPlan(ABC):
+    """The plan of a kind of work. Subclasses are frozen dataclasses of plain values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    @property
-    def suite(self) -> str: ...
+    suite: str
+    config: dict[str, Any]
+    """Settings that all shards share."""
 
     @property
-    def config(self) -> dict[str, Any]:
-        """Settings that all shards share."""
-        ...
-
-    @property
+    @abstractmethod
     def probe(self) -> dict[str, Any]:
         """The part of them that every shard must have: ``variants`` and ``measurements``, if any."""
-        ...
 
     def wanted(self, key: str) -> Mapping[str, Any]:
         """The same for the shard ``key``, which may want more."""
-        ...
+        del key
+        return self.probe
 
+    @abstractmethod
     def expected(self) -> dict[str, dict[str, Any]]:
         """Key -> identity of its contents, for every shard of a complete run."""
-        ...
 
     def names(self) -> dict[str, str]:
         """Key of each shard of a complete run -> its name for readers."""
-        ...
+        return {key: key for key in self.expected()}
 
     def duplicates(self) -> dict[str, str]:
         """Key of each shard that repeats another -> key of that one."""
-        ...
+        return {}
 
+    @abstractmethod
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
         """The plan after another call, which took ``wall_s`` seconds."""
-        ...
 
     @classmethod
+    @abstractmethod
     def from_fields(cls, fields: Fields, settings: type) -> Self:
-        """Read the plan from JSON fields; ``settings``: the class of ``config``."""
-        ...
+        """Read the plan from JSON fields, an error names the field; ``settings``: the class of ``config``."""
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(WorkPlan):
     """The plan of an audit."""
 
     suite: str
@@ -91,11 +89,9 @@ class RunPlan:
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Settings of the probe: the wanted variants and measurements of every shard."""
         return self.config
 
     def wanted(self, key: str) -> Mapping[str, Any]:
-        """The same for the shard ``key``, with what is wanted at some steps only."""
         flatness, swap = (self.config.get(name, ()) for name in ("flatness", "swap"))
         if not flatness and not swap:
             return self.config
@@ -117,8 +113,7 @@ class RunPlan:
             alike.setdefault(each.duplicate_of or each.key, []).append(each)
         return {each.key: frozenset(one.step for one in same) for same in alike.values() for each in same}
 
-    def after(self, wall_s: float, busy_s: float, idle_s: float) -> RunPlan:
-        """The plan after another call, which took ``wall_s`` seconds."""
+    def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
         spent = {"wall_s": wall_s, "busy_s": busy_s, "idle_s": idle_s}
         return replace(self, **{name: getattr(self, name) + seconds for name, seconds in spent.items()})
 
@@ -128,23 +123,16 @@ class RunPlan:
         return share(self.idle_s, self.busy_s)
 
     def expected(self) -> dict[str, dict[str, Any]]:
-        """Key -> identity of its contents, for every shard of a complete run."""
         return {checkpoint.key: {"weights": checkpoint.content_id} for checkpoint in self.checkpoints}
 
     def names(self) -> dict[str, str]:
-        """Key -> revision."""
         return {checkpoint.key: checkpoint.revision for checkpoint in self.checkpoints}
 
     def duplicates(self) -> dict[str, str]:
-        """Key -> key of the earlier checkpoint with the same content."""
         return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
 
     @classmethod
-    def from_fields(cls, fields: Fields, settings: type = ProbeSpec) -> RunPlan:
-        """Read the plan from JSON fields; an error names the field.
-
-        settings: the class of ``config``.
-        """
+    def from_fields(cls, fields: Fields, settings: type = ProbeSpec) -> Self:
         checkpoints = tuple(map(checkpoint_from, fields.children("checkpoints")))
         keys = [each.key for each in checkpoints]
         if len(set(keys)) != len(keys):
@@ -184,7 +172,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class ForkPlan:
+class ForkPlan(WorkPlan):
     """The plan of a fork experiment."""
 
     suite: str
@@ -200,7 +188,7 @@ class ForkPlan:
     corpus: str
     train_corpus: str
     versions: dict[str, str]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """Notes for readers of the numbers (epochs, cold moments)."""
     wall_s: float = 0.0
     calibration: str = ""
@@ -212,21 +200,14 @@ class ForkPlan:
 
     @property
     def probe(self) -> dict[str, Any]:
-        """Settings of the probe: the wanted variants and measurements of every shard."""
         probe: dict[str, Any] = self.config["probe"]
         return probe
-
-    def wanted(self, key: str) -> Mapping[str, Any]:
-        """The same for every run."""
-        del key
-        return self.probe
 
     def is_comparable(self, other: ForkPlan) -> bool:
         """Whether the runs of both plans can be compared."""
         return comparable(ForkSpec, self.config, other.config)
 
-    def after(self, wall_s: float, busy_s: float, idle_s: float) -> ForkPlan:
-        """The plan after another call, which took ``wall_s`` seconds."""
+    def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
         del busy_s, idle_s
         return replace(self, wall_s=self.wall_s + wall_s)
 
@@ -236,20 +217,10 @@ class ForkPlan:
         return int(self.config["rates"]["steps"])
 
     def expected(self) -> dict[str, dict[str, Any]]:
-        """Key -> identity of its contents, for every shard of a complete experiment."""
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
 
-    def names(self) -> dict[str, str]:
-        """Key -> itself."""
-        return {run.key: run.key for run in self.runs}
-
-    def duplicates(self) -> dict[str, str]:
-        """Empty: no run repeats another."""
-        return {}
-
     @classmethod
-    def from_fields(cls, fields: Fields, settings: type = ForkSpec) -> ForkPlan:
-        """See ``RunPlan.from_fields``."""
+    def from_fields(cls, fields: Fields, settings: type = ForkSpec) -> Self:
         runs = tuple(map(_planned_run, fields.children("runs")))
         keys = [each.key for each in runs]
         if len(set(keys)) != len(keys):

@@ -78,13 +78,7 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
         )
     before = _schedule_of(recipe, source, made_by)
     kept = sorted(int(path.stem.removeprefix("step")) for path in (source / KEPT).glob("step*.pt"))
-    shared = [
-        step
-        for step in kept
-        if all(
-            math.isclose(before(each), recipe.learning_rate(each), rel_tol=SAME_RATE) for each in range(step)
-        )
-    ]
+    shared = [step for step in kept if agree(before, recipe.learning_rate, step)]
     if not shared:
         told = (
             f"those at {', '.join(map(str, kept))} come after the schedules differ"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.base.errors import OutputError
-from pipeline.base.event_log import AppendedFile, EventLog, read_events
+from pipeline.base.event_log import AppendedFile, EventLog, parse_events
 
 
 def test_each_event_is_one_line_with_its_time_in_utc(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_log_is_continued_after_a_torn_line(tmp_path: Path) -> None:
     path.write_text('{"time": "", "event": "one"}\n{"event": "tw')
     with EventLog(AppendedFile(path)) as log:
         log("three")
-    assert [event["event"] for event in read_events(path)] == ["one", "three"]
+    assert [event.event for event in parse_events(path.read_bytes())] == ["one", "three"]
 
 
 def test_what_cannot_be_written_is_kept_until_it_can(tmp_path: Path) -> None:
@@ -40,7 +40,11 @@ def test_what_cannot_be_written_is_kept_until_it_can(tmp_path: Path) -> None:
         log("two")
         gone.rename(out)
         log("three")
-    assert [event["event"] for event in read_events(out / "events.jsonl")] == ["one", "two", "three"]
+    assert [event.event for event in parse_events((out / "events.jsonl").read_bytes())] == [
+        "one",
+        "two",
+        "three",
+    ]
 
 
 def test_an_early_end_is_an_event(tmp_path: Path) -> None:
@@ -49,4 +53,4 @@ def test_an_early_end_is_an_event(tmp_path: Path) -> None:
         raise OutputError("full")
     with pytest.raises(KeyboardInterrupt), EventLog(AppendedFile(path)):
         raise KeyboardInterrupt
-    assert [event["reason"] for event in read_events(path)] == ["full", "KeyboardInterrupt"]
+    assert [event.reason for event in parse_events(path.read_bytes())] == ["full", "KeyboardInterrupt"]

@@ -16,13 +16,13 @@ from pipeline.base.errors import FolderLockedError, OutputError, ShardError
 from pipeline.base.files import (
     load_json,
     parse_json,
-    read_checked,
     read_regular,
     sweep_temporaries,
     with_checksum,
     write_atomically,
 )
 from pipeline.base.locks import exclusive
+from tests.run_files import read_checked
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ PROC = Path("/proc")
 DRIVER = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started by
-from pipeline.driver import Layout, Resources, cluster, drive
+from pipeline.driver import Layout, Resources, cluster
 from pipeline.base.errors import CollapseError
-from tests.workers import SleepingWorker, simulated_tasks
+from tests.workers import SleepingWorker, drive, simulated_tasks
 try:
     with cluster(Resources(device="cpu")):
         drive(simulated_tasks(3), Layout("cpu", 1, 1, 0), print, SleepingWorker)

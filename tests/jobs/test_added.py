@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from click.testing import Result
 
-from pipeline.base.files import read_checked, with_checksum
+from pipeline.base.files import with_checksum
 from pipeline.measurements import (
     CheckpointMeasurement,
     Column,
@@ -23,6 +23,7 @@ from pipeline.measurements import (
     unregister,
 )
 from tests.jobs.conftest import MEASURE, trajectory
+from tests.run_files import read_checked
 
 Run = Callable[..., Result]
 INT3 = ("--variant", "int4", "--variant", "int3-g32-sym")

@@ -14,9 +14,9 @@ import safetensors.torch
 import torch
 from click.testing import Result
 
-from pipeline.base.files import read_checked
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import VOCAB
+from tests.run_files import read_checked
 
 Run = Callable[..., Result]
 

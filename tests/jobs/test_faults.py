@@ -14,13 +14,13 @@ from click.testing import Result
 
 from pipeline.base import retry
 from pipeline.base.errors import OutputError
-from pipeline.base.event_log import read_events
-from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome, drive
+from pipeline.driver import MAX_ATTEMPTS, Layout, TaskOutcome
 from tests.jobs.conftest import command_here, start, trajectory
 from tests.jobs.disks import fill, small_disk
 from tests.models import save_tiny_suite
+from tests.run_files import events_in
 from tests.waiting import wait_for
-from tests.workers import DyingSkewedWorker, FullWorker, HeldWorker, PoisonWorker, simulated_tasks
+from tests.workers import DyingSkewedWorker, FullWorker, HeldWorker, PoisonWorker, drive, simulated_tasks
 
 Run = Callable[..., Result]
 SIZE = ("--batches", "4", "--batch-size", "8", "--seq-len", "64", "--workers", "1")
@@ -147,7 +147,7 @@ def test_an_output_folder_that_is_away_for_a_second_costs_nothing_but_time(
     assert result.exit_code == 0, result.output
     assert run_here("reduce", out).exit_code == 0
     assert trajectory(out).equals(trajectory(undisturbed))
-    kinds = [event["event"] for event in read_events(out / "events.jsonl")]
+    kinds = [event["event"] for event in events_in(out)]
     assert kinds.count("done") == N_CHECKPOINTS
     assert (kinds[0], kinds[-1]) == ("started", "finished")
 

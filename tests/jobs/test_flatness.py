@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from pipeline.base.files import read_checked
 from tests.jobs.conftest import MEASURE, trajectory
 from tests.models import save_tiny_suite
+from tests.run_files import read_checked
 
 Run = Callable[..., Result]
 

@@ -216,7 +216,7 @@ def test_unfinished_runs_say_how_far_they_are(
     text, state = said
     assert "  cosine-seed0: 20 of 40 updates" in text
     assert json.loads(state)["updates_made"] == {"cosine-seed0": 20}
-    advanced = [each for each in RunFolder(out).read_events() or [] if each["event"] == "advanced"]
+    advanced = [each.line for each in RunFolder(out).read_events() or [] if each.event == "advanced"]
     assert [(each["key"], each["updates"], each["of"]) for each in advanced] == [
         ("cosine-seed0", 10, 40),
         ("cosine-seed0", 20, 40),

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from pipeline.base.event_log import read_events
 from tests.jobs.conftest import start, trajectory
 from tests.jobs.test_faults import N_CHECKPOINTS, shards, suite, undisturbed
 from tests.raylets import Raylets, is_ray, raylets
+from tests.run_files import events_in
 from tests.waiting import wait_for
 from tests.workers import FirstOfNodeWorker, HeldWorker
 
@@ -30,7 +30,7 @@ def nodes() -> Iterator[Raylets]:
 
 
 def events(out: Path, name: str) -> list[dict[str, Any]]:
-    return [event for event in read_events(out / "events.jsonl") if event["event"] == name]
+    return [event for event in events_in(out) if event["event"] == name]
 
 
 def test_late_lost_and_hanging_nodes_change_nothing(

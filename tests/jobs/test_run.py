@@ -13,9 +13,9 @@ import polars as pl
 import pytest
 from click.testing import Result
 
-from pipeline.base.files import read_checked
 from tests.jobs.conftest import command, command_here, trajectory
 from tests.models import write_text_corpus
+from tests.run_files import read_checked
 
 Run = Callable[..., Result]
 

@@ -8,8 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from pipeline.driver import Layout, TaskOutcome, drive
-from tests.workers import CountedWorker, HangingWorker, simulated_tasks
+from pipeline.driver import Layout, TaskOutcome
+from tests.workers import CountedWorker, HangingWorker, drive, simulated_tasks
 
 TWO = Layout("cpu", 2, 1, 0)
 Event = dict[str, Any]

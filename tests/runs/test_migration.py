@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.analysis.trajectory.reduction import reduce_run
-from pipeline.base.files import read_checked, with_checksum
+from pipeline.base.files import with_checksum
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import FORK
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
+from tests.run_files import read_checked
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
 STEPS = ("step000000000", "step000000512")

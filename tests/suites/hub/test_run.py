@@ -14,11 +14,11 @@ import torch
 from click.testing import CliRunner
 
 from jobs.cli import main
-from pipeline.base.files import read_checked
 from pipeline.probe import Prober
 from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variants
 from pipeline.suites import weights_sha256
 from tests.models import VOCAB, save_tiny_model, tiny_model
+from tests.run_files import read_checked
 from tests.suites.hub.client import command
 from tests.suites.hub.server import Hub, serve
 

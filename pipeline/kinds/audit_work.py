@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,11 @@ from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.runs.plans import RunPlan
-from pipeline.runs.progress import Progress
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard_schema import AUDIT
 from pipeline.spec import ProbeTask
 
 if TYPE_CHECKING:
-    from pipeline.base.event_log import EventLog
     from pipeline.runs.audit_progress import AuditProgress
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import AuditRequest
@@ -76,19 +73,10 @@ class AuditWork(KindOfWork):
             tasks.append(task)
         return tasks
 
-    def tracker(
-        self,
-        request: AuditRequest,
-        plan: RunPlan,
-        found: FolderStatus,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-    ) -> AuditProgress:
+    def tracker(self) -> type[AuditProgress]:
         from pipeline.runs.audit_progress import AuditProgress  # imports Ray
 
-        asked = found.only(self.asked(request, plan))
-        tasks = self.tasks(request, plan, asked)
-        return AuditProgress(request, plan, found, on_progress, events, tasks=tasks)
+        return AuditProgress
 
     def run(self, task: ProbeTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_probe

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
-from pipeline.runs.progress import Progress, ProgressTracker
+from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
 from pipeline.spec import parse_variants
@@ -22,7 +21,6 @@ from pipeline.train.fork_spec import ForkTask, probe_steps
 
 if TYPE_CHECKING:
     from pipeline.analysis.forks.fork_reduce import ForkReduction
-    from pipeline.base.event_log import EventLog
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import ForkRequest
     from pipeline.runs.tasks import TaskDone
@@ -99,15 +97,8 @@ class ForkWork(KindOfWork):
             if run.key in missing
         ]
 
-    def tracker(
-        self,
-        request: ForkRequest,
-        plan: ForkPlan,
-        found: FolderStatus,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-    ) -> ForkProgress:
-        return ForkProgress(request, plan, found, on_progress, events, tasks=self.tasks(request, plan, found))
+    def tracker(self) -> type[ForkProgress]:
+        return ForkProgress
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
         from pipeline.runs.tasks import run_fork
@@ -187,23 +178,12 @@ def _note(request: ForkRequest) -> dict[str, Any]:
 class ForkProgress(ProgressTracker):
     """Reports the unfinished runs' progress from their saved states; costs one listing per check."""
 
-    def __init__(
-        self,
-        request: ForkRequest,
-        plan: ForkPlan,
-        found: FolderStatus,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-        *,
-        tasks: list[ForkTask],
-    ) -> None:
-        super().__init__(
-            request.out, found, len(plan.runs), on_progress, events, tasks=tasks, label=request.suite
-        )
-        self._folder, self._steps = request.out, request.spec.rates.steps
-        self._keys = {task.key for task in tasks}
+    def arranged(self, tasks: list[ForkTask], plan: ForkPlan, whole: FolderStatus) -> list[ForkTask]:
+        del whole
+        self._steps, self._keys = plan.updates, {task.key for task in tasks}
         self._looked, self._made = time.monotonic(), self._list()
         self.resume(self._shares())
+        return tasks
 
     def look(self) -> None:
         """Check the progress, unless just done, and return what has changed."""
@@ -220,7 +200,7 @@ class ForkProgress(ProgressTracker):
             self.advance(self._shares())
 
     def _list(self) -> dict[str, int]:
-        return {key: made for key, made in self._folder.states.updates_made().items() if key in self._keys}
+        return {key: made for key, made in self._out.states.updates_made().items() if key in self._keys}
 
     def _shares(self) -> dict[str, float]:
         return {key: made / self._steps for key, made in self._made.items()}

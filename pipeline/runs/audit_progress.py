@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.driver import TaskOutcome
-from pipeline.runs.progress import Progress, ProgressTracker
+from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.tasks import copy_probe
 from pipeline.spec import ProbeTask
 
 if TYPE_CHECKING:
-    from pipeline.base.event_log import EventLog
     from pipeline.driver import Layout
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.plans import RunPlan
-    from pipeline.runs.requests import AuditRequest
 
 AHEAD = 8
 """Checkpoints that a worker knows in advance; the disk budget limits how many of them are fetched."""
@@ -25,28 +22,16 @@ AHEAD = 8
 class AuditProgress(ProgressTracker):
     """Records outcomes and copies shards to their duplicates."""
 
-    def __init__(
-        self,
-        request: AuditRequest,
-        plan: RunPlan,
-        found: FolderStatus,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-        *,
-        tasks: Sequence[ProbeTask],
-    ) -> None:
-        """``found``: status of the whole plan, because a duplicate may repeat a checkpoint outside this call."""
-        asked = {checkpoint.key for checkpoint in request.suite.checkpoints}
-        super().__init__(
-            request.out, found.only(asked), len(asked), on_progress, events, label=request.suite.name
-        )
+    def arranged(self, tasks: list[ProbeTask], plan: RunPlan, whole: FolderStatus) -> list[ProbeTask]:
+        """One of the tasks for each content without a shard; a duplicate may repeat a checkpoint outside this call."""
         self._copies: list[tuple[ProbeTask, str]] = []
         """Duplicates of checkpoints that have a shard already, with the key of that shard."""
         self._followers: dict[str, list[ProbeTask]] = {}
-        done, there, leader = set(found.done), dict[str, str](), dict[str, str]()
+        done, there, leader = set(whole.done), dict[str, str](), dict[str, str]()
         for checkpoint in plan.checkpoints:
             if checkpoint.key in done:
                 there.setdefault(checkpoint.duplicate_of or checkpoint.key, checkpoint.key)
+        leaders = []
         for task in tasks:
             original = task.checkpoint.duplicate_of or task.key
             if original in there:
@@ -56,20 +41,21 @@ class AuditProgress(ProgressTracker):
             else:
                 leader[original] = task.key
                 self._followers[task.key] = []
-                self.tasks.append(task)
+                leaders.append(task)
+        return leaders
 
     def begin(self) -> None:
         """Copy the shards of duplicates whose originals were done before this call."""
         for task, source in self._copies:
             self._copy(task, source)
 
-    def placed(self, layout: Layout) -> list[ProbeTask]:
+    def placed(self, tasks: list[ProbeTask], layout: Layout) -> list[ProbeTask]:
         """The tasks for the layout's device, grouped by what they measure, each with the checkpoints to prefetch.
 
         With W workers a task prefetches every W-th of the following ones: together the workers of a node fetch them
         all, and on several nodes each fetches mostly what it will measure.
         """
-        tasks = sorted(self.tasks, key=lambda task: (task.adds is not None, str(task.measuring.config())))
+        tasks = sorted(tasks, key=lambda task: (task.adds is not None, str(task.measuring.config())))
         following = [range(i + layout.workers, len(tasks), layout.workers)[:AHEAD] for i in range(len(tasks))]
         return [
             replace(task, device=layout.device, ahead=tuple(tasks[j].checkpoint for j in places))

@@ -53,15 +53,16 @@ def execute(
         out.prepare()
         work.write_inputs(request)
         out.write_plan(plan)
-        tracker = work.tracker(request, plan, found, on_progress, events)
-        on_status(tracker.found)
+        mine = found.only(asked)
+        tracker = work.tracker()(out, mine, on_progress, events)
+        tasks = tracker.arranged(work.tasks(request, plan, mine), plan, found)
+        on_status(mine)
         tracker.begin()
-        if tracker.tasks:
-            workers = workers or workers_for(len(tracker.tasks))
+        if tasks:
+            workers = workers or workers_for(len(tasks))
             on_progress(tracker.progress(None))
-            workers.drive(
-                tracker.placed(workers.layout), tracker.record, on_tick=tracker.look, label=tracker.label
-            )
+            placed = tracker.placed(tasks, workers.layout)
+            workers.drive(placed, tracker.record, on_tick=tracker.look, label=plan.suite)
         tracker.check_complete(asked)
         summary = tracker.summary(time.monotonic() - start)
         ended = plan.after(summary.wall_s, summary.busy_s, summary.idle_s)

@@ -8,18 +8,17 @@ file puts them together, as a subclass of :class:`KindOfWork` with ``@register``
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pipeline.base.plugins import Registry
 
 if TYPE_CHECKING:
-    from pipeline.base.event_log import EventLog
     from pipeline.driver import Resources
     from pipeline.runs.folder import RunFolder
     from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.progress import Progress, ProgressTracker
+    from pipeline.runs.progress import ProgressTracker
     from pipeline.runs.shard_schema import Kind
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
@@ -98,23 +97,11 @@ class KindOfWork(ABC):
         del request
         return set(plan.expected())
 
-    def tracker(
-        self,
-        request: Any,
-        plan: Any,
-        found: FolderStatus,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-    ) -> ProgressTracker:
-        """The recorder of this call's outcomes; ``found``: status of the whole plan."""
+    def tracker(self) -> type[ProgressTracker]:
+        """The class that records this call's outcomes."""
         from pipeline.runs.progress import ProgressTracker
 
-        asked = self.asked(request, plan)
-        mine = found.only(asked)
-        tasks = self.tasks(request, plan, mine)
-        return ProgressTracker(
-            request.out, mine, len(asked), on_progress, events, tasks=tasks, label=plan.suite
-        )
+        return ProgressTracker
 
     @abstractmethod
     def run(self, task: Any, warm: WarmState) -> TaskDone:

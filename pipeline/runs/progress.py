@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -65,28 +65,15 @@ class ProgressTracker:
     """Record outcomes: failures, events, progress and the summary."""
 
     def __init__(
-        self,
-        out: RunFolder,
-        found: FolderStatus,
-        total: int,
-        on_progress: Callable[[Progress], None],
-        events: EventLog,
-        *,
-        tasks: Sequence[Any] = (),
-        label: str = "",
+        self, out: RunFolder, found: FolderStatus, on_progress: Callable[[Progress], None], events: EventLog
     ) -> None:
-        """``total``: shards of a complete run. Writes the start and each outcome to ``events``.
-
-        tasks: frozen dataclasses with a ``key`` and a ``device``. label: tag of the metrics.
-        """
-        self.found, self.label, self.events = found, label, events
-        self.tasks = list(tasks)
-        """Tasks to run."""
+        """``found``: status of the shards that this call requests. Writes the start and each outcome to ``events``."""
+        self.found, self.events = found, events
         self.measured: list[str] = []
         self.failures: dict[str, str] = {}
         self.done = set(found.done)
-        self._already_done = len(found.done)
-        self._out, self._total, self._on_progress = out, total, on_progress
+        self._out, self._on_progress = out, on_progress
+        self._total = len(found.done) + len(found.to_measure)
         self._started = time.monotonic()
         self._idle_s = self._busy_s = 0.0
         self._under_way: Mapping[str, float] = {}
@@ -96,17 +83,24 @@ class ProgressTracker:
             command=out.kind.name,
             host=socket.gethostname(),
             pid=os.getpid(),
-            expected=total,
+            expected=self._total,
             there=len(found.done),
             to_do=len(found.to_measure),
         )
 
+    def arranged(self, tasks: list[Any], plan: Any, whole: FolderStatus) -> list[Any]:
+        """Those of ``tasks`` (frozen dataclasses with a ``key`` and a ``device``) that workers run; ``whole``: status
+        of all shards of ``plan``.
+        """
+        del plan, whole
+        return tasks
+
     def begin(self) -> None:
         """Do what needs no worker, before the first task."""
 
-    def placed(self, layout: Layout) -> list[Any]:
-        """The tasks in the form that workers of ``layout`` get."""
-        return [replace(task, device=layout.device) for task in self.tasks]
+    def placed(self, tasks: list[Any], layout: Layout) -> list[Any]:
+        """``tasks`` in the form that workers of ``layout`` get."""
+        return [replace(task, device=layout.device) for task in tasks]
 
     def look(self) -> None:
         """Called at least every second while tasks run."""
@@ -127,33 +121,18 @@ class ProgressTracker:
         self._on_progress(self.progress(None))
 
     def record(self, outcome: TaskOutcome) -> None:
-        """Record an outcome."""
         self._idle_s += outcome.idle_s
         self._busy_s += outcome.busy_s
         if outcome.failure is None:
             self.done.add(outcome.key)
             self.measured.append(outcome.key)
-            self.events(
-                "done",
-                key=outcome.key,
-                seconds=outcome.seconds,
-                host=outcome.host or None,
-                busy_s=outcome.busy_s,
-                idle_s=outcome.idle_s,
-            )
+            took = {"seconds": outcome.seconds, "busy_s": outcome.busy_s, "idle_s": outcome.idle_s}
+            self.events("done", key=outcome.key, host=outcome.host or None, **took)
         else:
-            self.failures[outcome.key] = outcome.failure
-            reason = outcome.failure
-            retry_while_away(
-                lambda: self._out.failures.write(outcome.key, reason, outcome.deaths, outcome.trace)
-            )
-            self.events(
-                "failed",
-                key=outcome.key,
-                reason=outcome.failure,
-                host=outcome.host or None,
-                deaths=outcome.deaths,
-            )
+            key, reason, deaths = outcome.key, outcome.failure, outcome.deaths
+            self.failures[key] = reason
+            retry_while_away(lambda: self._out.failures.write(key, reason, deaths, outcome.trace))
+            self.events("failed", key=key, reason=reason, host=outcome.host or None, deaths=deaths)
         self._on_progress(self.progress(outcome))
 
     def progress(self, last: TaskOutcome | None) -> Progress:
@@ -169,13 +148,8 @@ class ProgressTracker:
     def summary(self, wall_s: float) -> RunSummary:
         """End the run: write its last event and return its summary."""
         summary = RunSummary(
-            tuple(self.measured), self._already_done, self.failures, wall_s, self._busy_s, self._idle_s
+            tuple(self.measured), len(self.found.done), self.failures, wall_s, self._busy_s, self._idle_s
         )
-        self.events(
-            "finished",
-            done=len(self.measured),
-            failed=len(self.failures),
-            seconds=wall_s,
-            idle_share=summary.idle_share,
-        )
+        ended = {"done": len(self.measured), "failed": len(self.failures)}
+        self.events("finished", **ended, seconds=wall_s, idle_share=summary.idle_share)
         return summary

@@ -35,7 +35,7 @@ def ledger_of(folder: Path, to_do: tuple[str, ...], told: list[Progress]) -> Pro
     log = EventLog(AppendedFile(folder / "events.jsonl"))
     out = RunFolder(folder, FORK)
     out.prepare()
-    return ProgressTracker(out, found, len(to_do), told.append, log)
+    return ProgressTracker(out, found, told.append, log)
 
 
 def test_time_left_counts_what_unfinished_runs_have_done(tmp_path: Path, clock: Clock) -> None:

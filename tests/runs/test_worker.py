@@ -37,7 +37,7 @@ def test_a_failure_record_keeps_the_traceback(tmp_path: Path) -> None:
     outcome = TaskWorker(threads=1).run(task)
     folder_status = FolderStatus((), {}, {}, (task.key,), {}, (task.key,))
     log = EventLog(AppendedFile(tmp_path / "events.jsonl"))
-    ProgressTracker(RunFolder(tmp_path / "out"), folder_status, 1, lambda _: None, log).record(outcome)
+    ProgressTracker(RunFolder(tmp_path / "out"), folder_status, lambda _: None, log).record(outcome)
     record = record_of(tmp_path / "out", task.key)
     assert record["reason"] == outcome.failure
     assert "\n" not in str(outcome.failure)

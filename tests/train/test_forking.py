@@ -21,6 +21,7 @@ from pipeline.base.errors import CheckpointError, OutputError, UsageError
 from pipeline.kinds.fork_work import ForkWork
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Prober
+from pipeline.runs import fork_run
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.fork_run import ForkRun
 from pipeline.runs.shard_schema import FORK
@@ -28,7 +29,7 @@ from pipeline.runs.state_files import StateFiles
 from pipeline.runs.tasks import run_fork
 from pipeline.runs.warm_state import WarmState
 from pipeline.suites import fetch
-from pipeline.train import forking, pretrain
+from pipeline.train import pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.model import save_model
 from tests.forks import RATES, fork_task, rows
@@ -304,7 +305,7 @@ def test_a_start_that_is_replaced_while_it_is_read_fails_by_name(suite, tmp_path
         (tmp_path / "new").rename(folder / "model.safetensors")
         return stored
 
-    monkeypatch.setattr(forking, "read_weights", read_and_replaced)
+    monkeypatch.setattr(fork_run, "read_weights", read_and_replaced)
     with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
         run_fork(dataclasses.replace(task, checkpoint=moved))
 

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.base.files import load_json
+from pipeline.base.typed_json import NAMES, shown
 
 _T = TypeVar("_T")
-_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    int: "an integer",
-    float: "a number",
-    bool: "true or false",
-}
 
 
 class Fields:
@@ -39,7 +32,7 @@ class Fields:
             return None
         accepted = (int, float) if kind is float else (kind,)
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise self.wrong(name, value, _NAMES[kind])
+            raise self.wrong(name, value, NAMES[kind])
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise self.wrong(name, value, "a number of at most 64 bits")
         if isinstance(value, float) and not math.isfinite(value):
@@ -50,7 +43,7 @@ class Fields:
         """The required field ``name``; see :meth:`get`."""
         value = self.get(name, kind)
         if value is None:
-            raise self._broken(f"{self._prefix}{name} is missing, wanted {_NAMES[kind]}")
+            raise self._broken(f"{self._prefix}{name} is missing, wanted {NAMES[kind]}")
         return value
 
     def child(self, name: str) -> Fields:
@@ -64,15 +57,10 @@ class Fields:
             for index, each in enumerate(self.get(name, list) or [])
         ]
 
-    def elements(self, name: str) -> Fields:
-        """The list ``name`` as an object whose keys are the indices."""
-        values = {str(index): value for index, value in enumerate(self.get(name, list) or [])}
-        return Fields(values, self._broken, f"{self._prefix}{name}.")
-
     def wrong(self, name: str, value: Any, wanted: str) -> Exception:
         """Make the error for a wrong ``value`` of the field ``name`` (empty: of the object itself)."""
         where = f"{self._prefix}{name}".rstrip(".") or "the whole"
-        return self._broken(f"{where} is {_short(value)}, wanted {wanted}")
+        return self._broken(f"{where} is {shown(value)}, wanted {wanted}")
 
 
 def read_object(path: Path, broken: Callable[[str], Exception], *, finite: bool = True) -> Fields:
@@ -87,8 +75,3 @@ def read_object(path: Path, broken: Callable[[str], Exception], *, finite: bool 
     except ValueError as error:
         raise broken(f"not readable JSON ({error})") from error
     return Fields(value, broken)
-
-
-def _short(value: Any) -> str:
-    text = ascii(value) if not isinstance(value, int) or value.bit_length() < 256 else "a larger number"
-    return text if len(text) <= 80 else f"{text[:77]}..."

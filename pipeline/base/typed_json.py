@@ -14,8 +14,15 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.base.errors import CollapseError
+
 INLINE: Mapping[str, bool] = {"inline": True}
 UNLESS_NONE: Mapping[str, bool] = {"unless none": True}
+NAMES: dict[Any, str] = {
+    dict: "an object", list: "a list", tuple: "a list", str: "a text", int: "an integer", float: "a number",
+    bool: "true or false",
+}  # fmt: skip
+"""Kinds of JSON values, in words."""
 MOST = 2**63
 """Integers from this on, and under its negative, are refused: nothing that is measured or counted reaches them."""
 
@@ -48,7 +55,8 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
     """``value`` as ``kind``: a dataclass, a union of dataclasses, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y]``,
     ``dict[str, X]``, an enumeration of texts, a plain type or ``Any``. Fields that a dataclass lacks are left out.
 
-    Null where a float is wanted is NaN. Raises ``ValueError`` that says ``where`` in the file.
+    Null where a float is wanted is NaN; elsewhere a field that is null counts as absent. Raises ``ValueError`` that
+    says ``where`` in the file.
     """
     origin, inner = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -63,7 +71,7 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
         return value
     if origin is None and (found := _plain(kind, value)) is not None:
         return found
-    raise ValueError(f"{where or 'the whole'} is {ascii(value)[:80]}, wanted {_name(kind)}")
+    raise _wrong(where, value, NAMES.get(origin or kind) or str(getattr(kind, "__name__", kind)))
 
 
 def _plain(kind: Any, value: Any) -> Any:
@@ -110,22 +118,35 @@ def _tuple(kinds: tuple[Any, ...], values: list[Any], where: str) -> tuple[Any, 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ValueError(f"{where or 'the whole'} is {ascii(value)[:80]}, wanted an object")
+        raise _wrong(where, value, "an object")
     hints, necessary = typing.get_type_hints(kind), _necessary(kind)
     found = {}
     for field in dataclasses.fields(kind):
         if "inline" in field.metadata:
             found[field.name] = from_json(hints[field.name], value, where)
-        elif field.name in value:
+        elif value.get(field.name) is not None or (field.name in value and _may_be_null(hints[field.name])):
             found[field.name] = from_json(hints[field.name], value[field.name], _inside(where, field.name))
         elif field.name in necessary:
             raise ValueError(f"{_inside(where, field.name)} is missing")
-    return kind(**found)
+    try:
+        return kind(**found)
+    except CollapseError as error:  # the values do not go together
+        raise ValueError(f"{where or 'the whole'}: {error}") from error
+
+
+def _may_be_null(kind: Any) -> bool:
+    return kind in (float, Any) or types.NoneType in typing.get_args(kind)
 
 
 def _inside(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _name(kind: Any) -> str:
-    return "true or false" if kind is bool else str(getattr(kind, "__name__", kind))
+def _wrong(where: str, value: Any, wanted: str) -> ValueError:
+    return ValueError(f"{where or 'the whole'} is {shown(value)}, wanted {wanted}")
+
+
+def shown(value: Any) -> str:
+    """``value`` for a message: ASCII, at most 80 characters."""
+    text = ascii(value) if not isinstance(value, int) or value.bit_length() < 256 else "a larger number"
+    return text if len(text) <= 80 else f"{text[:77]}..."

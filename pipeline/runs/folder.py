@@ -27,13 +27,16 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.event_log import AppendedFile, Event, EventLog, RewrittenFile, parse_events
 from pipeline.base.files import JSON_BYTES
-from pipeline.runs.json_record import json_fields
+from pipeline.base.json_fields import Fields
+from pipeline.runs.json_record import damaged, json_record
+from pipeline.runs.plan_values import settings_of
 from pipeline.runs.plans import WorkPlan
 from pipeline.runs.result_files import ResultFiles
 from pipeline.runs.shard_files import FailureRecords, ShardFiles
@@ -130,6 +133,9 @@ class RunFolder:
                 f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
                 f"({self.kind.plan_file} in it)"
             )
-        return self.kind.plan_type.from_fields(
-            json_fields(self.place(self.kind.plan_file), data, self.kind.name), self.kind.spec_type
-        )
+        place, command = self.place(self.kind.plan_file), self.kind.name
+        plan = json_record(self.kind.plan_type, place, data, command)
+        settings_of(self.kind.spec_type, Fields(plan.config, partial(damaged, place, command), "config."))
+        if fault := plan.fault():
+            raise damaged(place, command, fault)
+        return plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from pipeline.base.errors import UsageError
@@ -15,11 +15,10 @@ T = TypeVar("T")
 
 def json_fields(place: str, data: bytes, command: str) -> Fields:
     """The JSON object ``data`` of the file at ``place``; a UsageError names the ``command`` that rewrites it."""
-    broken = _damage(place, command)
     try:
-        return Fields(parse_json(data), broken)
+        return Fields(parse_json(data), partial(damaged, place, command))
     except ValueError as error:
-        raise broken(f"not readable JSON ({error})") from error
+        raise damaged(place, command, f"not readable JSON ({error})") from error
 
 
 def json_record(kind: type[T], place: str, data: bytes, command: str) -> T:
@@ -28,12 +27,10 @@ def json_record(kind: type[T], place: str, data: bytes, command: str) -> T:
     try:
         record: T = from_json(kind, value)
     except ValueError as error:
-        raise _damage(place, command)(f"{error}, or it was made by an earlier version") from error
+        raise damaged(place, command, f"{error}, or it was made by an earlier version") from error
     return record
 
 
-def _damage(place: str, command: str) -> Callable[[str], UsageError]:
-    def broken(what: str) -> UsageError:
-        return UsageError(f"{place} is damaged: {what}; run `int4-collapse {command}` again to rewrite it")
-
-    return broken
+def damaged(place: str, command: str, what: str) -> UsageError:
+    """Make the error for the file at ``place``, of which ``what`` is wrong."""
+    return UsageError(f"{place} is damaged: {what}; run `int4-collapse {command}` again to rewrite it")

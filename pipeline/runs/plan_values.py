@@ -1,4 +1,4 @@
-"""Typed reads of an output folder's plans, field by field, because someone may have edited them.
+"""Checks of the settings and names that an output folder holds, because someone may have edited them.
 
 An error names the field; ``Fields`` adds the file.
 """
@@ -14,47 +14,15 @@ from typing import Any
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import field_types
 from pipeline.base.json_fields import Fields
-from pipeline.spec import Checkpoint, Variant
+from pipeline.spec import Variant
 
-_KEY = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
-"""Characters of a file name, which a shard's key must be."""
-
-
-def checkpoint_from(fields: Fields) -> Checkpoint:
-    """Read a checkpoint from its JSON fields."""
-    return Checkpoint(
-        step=_at_least_0(fields, "step"),
-        revision=fields.need("revision", str),
-        location=fields.need("location", str),
-        content_id=fields.get("content_id", str) or "",
-        stage=_name_part(fields, "stage"),
-        tokens_seen=fields.get("tokens_seen", int),
-        learning_rate=fields.get("learning_rate", float),
-        weights_sha256=fields.get("weights_sha256", str),
-        duplicate_of=fields.get("duplicate_of", str),
-        commit=fields.get("commit", str),
-    )
+_PART = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
+"""What can be part of a file's name, as a shard's key must be."""
 
 
-def _at_least_0(fields: Fields, name: str) -> int:
-    value = fields.need(name, int)
-    if value < 0:
-        raise fields.wrong(name, value, "at least 0")
-    return value
-
-
-def _name_part(fields: Fields, name: str) -> str:
-    value = fields.get(name, str) or ""
-    if value and (not _KEY.fullmatch(value) or value.startswith(".")):
-        raise fields.wrong(name, value, "what can be part of a file's name")
-    return value
-
-
-def label_from(fields: Fields, name: str) -> str:
-    """Read a string that can be a file name."""
-    if value := _name_part(fields, name):
-        return value
-    raise fields.wrong(name, fields.value.get(name), "a name")
+def is_name_part(text: str) -> bool:
+    """Whether ``text`` can be part of a file's name."""
+    return _PART.fullmatch(text) is not None
 
 
 def texts(fields: Fields, name: str) -> tuple[str, ...]:
@@ -70,14 +38,6 @@ def text_by_name(fields: Fields, name: str) -> dict[str, str]:
     """The object ``name`` with string values; empty if absent."""
     values = fields.child(name)
     return {key: values.need(key, str) for key in values.value}
-
-
-def seconds(fields: Fields, name: str) -> float:
-    """The number of seconds ``name``; 0 if absent."""
-    value = fields.get(name, float) or 0.0
-    if value < 0:
-        raise fields.wrong(name, value, "at least 0")
-    return float(value)
 
 
 def settings_of(kind: type, fields: Fields) -> dict[str, Any]:

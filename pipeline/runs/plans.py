@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
-from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import comparable
-from pipeline.base.json_fields import Fields
-from pipeline.runs.plan_values import checkpoint_from, label_from, seconds, settings_of, text_by_name, texts
-from pipeline.spec import MEASUREMENTS, Checkpoint, ProbeSpec, Variant, measured_at, swappable, swapped_with
+from pipeline.runs.plan_values import is_name_part
+from pipeline.spec import MEASUREMENTS, Checkpoint, Variant, measured_at, swappable, swapped_with
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
 
@@ -53,10 +50,9 @@ class WorkPlan(ABC):
     def after(self, wall_s: float, busy_s: float, idle_s: float) -> Self:
         """The plan after another call, which took ``wall_s`` seconds."""
 
-    @classmethod
     @abstractmethod
-    def from_fields(cls, fields: Fields, settings: type) -> Self:
-        """Read the plan from JSON fields, an error names the field; ``settings``: the class of ``config``."""
+    def fault(self) -> str:
+        """What is wrong with a plan that was read back, beside the types of its fields; empty if nothing is."""
 
 
 @dataclass(frozen=True)
@@ -131,31 +127,16 @@ class RunPlan(WorkPlan):
     def duplicates(self) -> dict[str, str]:
         return {each.key: each.duplicate_of for each in self.checkpoints if each.duplicate_of is not None}
 
-    @classmethod
-    def from_fields(cls, fields: Fields, settings: type = ProbeSpec) -> Self:
-        checkpoints = tuple(map(checkpoint_from, fields.children("checkpoints")))
-        keys = [each.key for each in checkpoints]
+    def fault(self) -> str:
+        keys = [each.key for each in self.checkpoints]
         if len(set(keys)) != len(keys):
-            raise fields.wrong("checkpoints", keys[:3], "different checkpoints")
-        for each in checkpoints:
+            return f"checkpoints is {keys[:3]}, wanted different checkpoints"
+        for index, each in enumerate(self.checkpoints):
+            if wrong := _wrong_checkpoint(each):
+                return f"checkpoints[{index}].{wrong}"
             if each.duplicate_of is not None and each.duplicate_of not in keys:
-                raise fields.wrong("checkpoints", each.duplicate_of, "a duplicate_of among these checkpoints")
-        fields.need("config", dict)
-        return cls(
-            suite=fields.need("suite", str),
-            checkpoints=checkpoints,
-            config=settings_of(settings, fields.child("config")),
-            fingerprint=fields.need("fingerprint", str),
-            corpus=fields.need("corpus", str),
-            versions=text_by_name(fields, "versions"),
-            recipe=fields.get("recipe", dict) or {},
-            skipped=texts(fields, "skipped"),
-            wall_s=seconds(fields, "wall_s"),
-            busy_s=seconds(fields, "busy_s"),
-            idle_s=seconds(fields, "idle_s"),
-            location=fields.get("location", str) or "",
-            calibration=fields.get("calibration", str) or "",
-        )
+                return f"checkpoints is {each.duplicate_of!a}, wanted a duplicate_of among these checkpoints"
+        return _negative(wall_s=self.wall_s, busy_s=self.busy_s, idle_s=self.idle_s)
 
 
 @dataclass(frozen=True)
@@ -219,30 +200,15 @@ class ForkPlan(WorkPlan):
     def expected(self) -> dict[str, dict[str, Any]]:
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}
 
-    @classmethod
-    def from_fields(cls, fields: Fields, settings: type = ForkSpec) -> Self:
-        runs = tuple(map(_planned_run, fields.children("runs")))
-        keys = [each.key for each in runs]
+    def fault(self) -> str:
+        keys = [each.key for each in self.runs]
         if len(set(keys)) != len(keys):
-            raise fields.wrong("runs", keys[:3], "different runs")
-        fields.need("checkpoint", dict)
-        fields.need("config", dict)
-        return cls(
-            suite=fields.need("suite", str),
-            checkpoint=checkpoint_from(fields.child("checkpoint")),
-            start_rule=fields.need("start_rule", str),
-            runs=runs,
-            config=settings_of(settings, fields.child("config")),
-            fingerprint=fields.need("fingerprint", str),
-            corpus=fields.need("corpus", str),
-            train_corpus=fields.need("train_corpus", str),
-            versions=text_by_name(fields, "versions"),
-            notes=texts(fields, "notes"),
-            wall_s=seconds(fields, "wall_s"),
-            calibration=fields.get("calibration", str) or "",
-            looks=fields.get("looks", int) or 1,
-            monitor=fields.get("monitor", bool) or False,
-        )
+            return f"runs is {keys[:3]}, wanted different runs"
+        for index, run in enumerate(self.runs):
+            if not is_name_part(run.arm.label):
+                return f"runs[{index}].arm.label is {run.arm.label!a}, wanted a name"
+        wrong = _wrong_checkpoint(self.checkpoint)
+        return f"checkpoint.{wrong}" if wrong else _negative(wall_s=self.wall_s)
 
 
 def share(part: float, rest: float) -> float | None:
@@ -250,19 +216,13 @@ def share(part: float, rest: float) -> float | None:
     return part / (part + rest) if part + rest > 0 else None
 
 
-def _planned_run(fields: Fields) -> PlannedRun:
-    fields.need("arm", dict)
-    arm = fields.child("arm")
-    parameters = []
-    for index, pair in enumerate(arm.get("parameters", list) or []):
-        name, value = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-        if not isinstance(name, str) or not isinstance(value, int | float) or isinstance(value, bool):
-            raise arm.wrong(f"parameters[{index}]", pair, "a name and a number")
-        parameters.append((name, float(value)))
-    schedule, optimizer = arm.need("schedule", str), arm.need("optimizer", str)
-    label = label_from(arm, "label")
-    try:
-        made = Arm(schedule, tuple(parameters), optimizer)
-    except UsageError as error:
-        raise arm.wrong("schedule", schedule, f"a known one ({error})") from error
-    return PlannedRun(dataclasses.replace(made, label=label), fields.need("seed", int))
+def _wrong_checkpoint(checkpoint: Checkpoint) -> str:
+    if checkpoint.step < 0:
+        return f"step is {checkpoint.step}, wanted at least 0"
+    if checkpoint.stage and not is_name_part(checkpoint.stage):
+        return f"stage is {checkpoint.stage!a}, wanted what can be part of a file's name"
+    return ""
+
+
+def _negative(**seconds: float) -> str:
+    return next((f"{name} is {value}, wanted at least 0" for name, value in seconds.items() if value < 0), "")

@@ -65,12 +65,12 @@ def test_an_older_file_has_the_defaults_of_what_it_lacks_and_nothing_of_what_is_
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"name": 3}, "name is 3, wanted str"),
-        ({"name": None}, "name is None"),
-        ({"best": True}, "best is True, wanted int"),
+        ({"name": 3}, "name is 3, wanted a text"),
+        ({"name": None}, "name is missing"),
+        ({"best": True}, "best is True, wanted an integer"),
         ({"best": 1.5}, r"best is 1\.5"),
         ({"best": 2**63}, "best is 9223372036854775808"),
-        ({"loss": 10**400}, "loss is 1000"),
+        ({"loss": 10**400}, "loss is a larger number"),
         ({"among": [1, "2"]}, r"among\[1\] is '2'"),
         ({"colour": "blue"}, "colour is 'blue', wanted Colour"),
         ({"span": [1]}, "span has 1 elements, wanted 2"),

@@ -88,7 +88,11 @@ def setter(*path: Any, to: Any) -> Change:
         ("run.json", setter("wall_s", to=10**400), "wall_s is a larger number"),
         ("fork.json", setter("runs", 0, "seed", to=True), r"runs\[0\].seed is True"),
         ("fork.json", setter("runs", 0, "arm", "label", to="/etc/x"), r"runs\[0\].arm.label"),
-        ("fork.json", setter("runs", 0, "arm", "schedule", to="other"), r"runs\[0\].arm.schedule is 'other'"),
+        (
+            "fork.json",
+            setter("runs", 0, "arm", "schedule", to="other"),
+            r"runs\[0\].arm: unknown schedule 'other'",
+        ),
         ("fork.json", setter("runs", 0, "arm", "parameters", to=[["a"]]), r"runs\[0\].arm.parameters\[0\]"),
         ("fork.json", setter("config", "rates", "steps", to=1.5), "config.rates.steps is 1.5"),
         ("fork.json", setter("config", "probe", to=3), "config.probe is 3"),

@@ -72,23 +72,13 @@ class Nodes:
         self._nodes.append(node)
         return node
 
-    def ray(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs ``ray`` as a user does from elsewhere: with the address of the dashboard."""
-        environment = {**self._environment, "RAY_ADDRESS": f"http://127.0.0.1:{self._dashboard}"}
-        return subprocess.run(
-            [RAY, *arguments],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=280,
-        )
-
-    def submit(self, job: str, *command: object, wait: bool = True) -> subprocess.CompletedProcess[str]:
-        """`ray job submit --working-dir . -- python -m jobs ...` in the repository."""
-        options = ["--submission-id", job, "--working-dir", ".", *([] if wait else ["--no-wait"])]
-        return self.ray("job", "submit", *options, "--", "python", "-m", "jobs", *map(str, command))
+    def submit(self, job: str, *command: object) -> None:
+        """`ray job submit --no-wait --working-dir . -- COMMAND` in the repository, as from another machine."""
+        options = ("--submission-id", job, "--working-dir", ".", "--no-wait")
+        subprocess.run(
+            [RAY, "job", "submit", *options, "--", *map(str, command)], cwd=ROOT, check=True, timeout=280,
+            env={**self._environment, "RAY_ADDRESS": f"http://127.0.0.1:{self._dashboard}"},
+        )  # fmt: skip
 
     def status(self, job: str) -> str:
         """RUNNING, STOPPED, SUCCEEDED, FAILED, ...: what ``ray job status`` asks, without seconds of its imports."""

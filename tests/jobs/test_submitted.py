@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,10 @@ def nodes(way: Way) -> Iterator[Nodes]:
     nodes.close()
 
 
+def shell(words: Sequence[object]) -> str:
+    return shlex.join(map(str, words))
+
+
 def wait_for_held(way: Way, held: int, nodes: Nodes, job: str) -> None:
     """Waits for so many workers to be in the middle of a checkpoint, held by the store."""
 
@@ -56,67 +61,47 @@ def wait_for_held(way: Way, held: int, nodes: Nodes, job: str) -> None:
     wait_for(are_held)
 
 
-def assert_same_tables(out: str, local: Path) -> None:
-    for name in ("tables/trajectory.parquet", "tables/tensors.parquet"):
-        assert RunFolder(out).results.read(name) == (local / name).read_bytes(), name
-
-
-def test_a_raylet_is_killed_and_the_job_succeeds_with_the_tables_of_a_local_run(
+def test_a_stopped_job_is_resumed_by_a_second_one_that_outlives_a_raylet(
     nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
 ) -> None:
     out = f"{bucket}/run"
-    node = nodes.add(1)
-    wait_for(lambda: nodes.alive() == 2 and raylet(node) is not None)
-    way.faults.add(Fault("hold", "PUT", ".arrow", passed=1))
-    submitted = nodes.submit("killed", "run", suite, "--corpus", tokens_file, "--out", out, *SIZE, wait=False)
-    assert submitted.returncode == 0, submitted.stderr
-    lost = raylet(node) or 0
-    busy: list[int] = []
-    wait_for_held(way, 2, nodes, "killed")
-    wait_for(lambda: bool(busy.extend(busy_workers(lost)) or busy))
-    for victim in (lost, *busy):
-        os.kill(victim, signal.SIGKILL)
-    way.faults.clear()
-    wait_for(lambda: nodes.status("killed") not in ("PENDING", "RUNNING"))
-    log = nodes.logs("killed")
-    assert nodes.status("killed") == "SUCCEEDED", log
-    assert f"{N} measured, 0 existed already, 0 failed" in log
-    assert re.search(rf"^audit: \d+/{N}", log, re.MULTILINE), "progress in plain lines"
-    assert "\x1b" not in log
-    assert_same_tables(out, local)
-
-
-def test_a_job_is_stopped_and_its_successor_resumes(
-    nodes: Nodes, suite: Path, tokens_file: str, local: Path, bucket: str, way: Way
-) -> None:
-    out = f"{bucket}/run"
-    command = ("run", suite, "--corpus", tokens_file, "--out", out, *SIZE, "--workers", 1)
-    way.faults.add(Fault("hold", "PUT", ".arrow", passed=1))
-    nodes.submit("first", *command, wait=False)
+    run = ("python", "-m", "jobs", "run", suite, "--corpus", tokens_file, *SIZE)
+    hold = Fault("hold", "PUT", ".arrow", passed=1)
+    way.faults.add(hold)
+    relative, one_worker = (*run, "--out", "outputs/x"), (*run, "--out", out, "--workers", 1)
+    script = f"ls -A; {shell(relative)}; echo REFUSED $?; exec {shell(one_worker)}"
+    nodes.submit("first", "sh", "-c", script)
     wait_for_held(way, 1, nodes, "first")
     nodes.stop("first")
     wait_for(lambda: nodes.status("first") != "RUNNING")
     assert nodes.status("first") == "STOPPED"
     assert len(RunFolder(out).shards.list_keys()) == 1
-    way.faults.clear()
-    second = nodes.submit("second", *command)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert nodes.status("second") == "SUCCEEDED"
-    assert "1 shards exist already" in second.stdout
-    assert "is locked by a driver" not in second.stdout, "one that is stopped gives its lock back"
-    assert_same_tables(out, local)
-
-
-def test_only_the_code_is_uploaded_and_wrong_usage_fails_with_its_reason(
-    nodes: Nodes, suite: Path, tokens_file: str
-) -> None:
-    words = f"ls -A && echo LISTED && python -m jobs run {suite} --corpus {tokens_file} --out outputs/x"
-    refused = nodes.ray(
-        "job", "submit", "--submission-id", "relative", "--working-dir", ".", "--", "sh", "-c", words
-    )
-    assert refused.returncode == 1
-    assert nodes.status("relative") == "FAILED"
-    assert "working directory is a temporary copy" in refused.stdout
-    uploaded = set(refused.stdout.partition("\nLISTED\n")[0].split())
+    listed, _, said = nodes.logs("first").partition("REFUSED 2")
+    assert said, "wrong usage has its exit code"
+    assert "working directory is a temporary copy" in listed
+    uploaded = set(listed.split())
     assert {"jobs", "pipeline", "requirements.lock"} <= uploaded
     assert not {".git", ".venv", "outputs", "tests", ".mypy_cache"} & uploaded
+
+    way.faults.clear()
+    way.faults.add(hold)
+    node = nodes.add(1)
+    wait_for(lambda: nodes.alive() == 2 and raylet(node) is not None)
+    nodes.submit("second", *run, "--out", out)
+    lost = raylet(node) or 0
+    busy: list[int] = []
+    wait_for_held(way, 2, nodes, "second")
+    wait_for(lambda: bool(busy.extend(busy_workers(lost)) or busy))
+    for victim in (lost, *busy):
+        os.kill(victim, signal.SIGKILL)
+    way.faults.clear()
+    wait_for(lambda: nodes.status("second") not in ("PENDING", "RUNNING"))
+    log = nodes.logs("second")
+    assert nodes.status("second") == "SUCCEEDED", log
+    assert "1 shards exist already" in log
+    assert "is locked by a driver" not in log, "one that is stopped gives its lock back"
+    assert f"{N - 1} measured, 1 existed already, 0 failed" in log
+    assert re.search(rf"^audit: \d+/{N}", log, re.MULTILINE), "progress in plain lines"
+    assert "\x1b" not in log
+    for name in ("tables/trajectory.parquet", "tables/tensors.parquet"):
+        assert RunFolder(out).results.read(name) == (local / name).read_bytes(), name

@@ -12,7 +12,7 @@ import polars as pl
 from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.base.errors import UsageError
-from pipeline.report.audit_page import Extra, page_html
+from pipeline.report.audit_page import page_html
 from pipeline.report.figures import draw_figures
 from pipeline.report.fork import fork_section, fork_style
 from pipeline.report.frame import Frame, make_frame
@@ -36,8 +36,10 @@ def build_report(
     Raises ``UsageError`` for a trajectory without rows or without a ``step`` column.
     """
     frame = _frame(trajectory, report)
-    extra = Extra(fork_section(*fork), fork_style()) if fork else Extra()
-    return page_html(frame, make_heatmap(tensors, frame), report, extra)
+    heat = make_heatmap(tensors, frame)
+    if fork is None:
+        return page_html(frame, heat, report)
+    return page_html(frame, heat, report, fork=fork_section(*fork), fork_style=fork_style())
 
 
 def build_figures(trajectory: pl.DataFrame, tensors: pl.DataFrame, report: AuditReport) -> dict[str, bytes]:

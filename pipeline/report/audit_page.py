@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from dataclasses import dataclass
 from string import Template
 
 import vl_convert
@@ -32,8 +31,8 @@ from pipeline.report.swap_section import swap_html
 from pipeline.report.table import table_html
 from pipeline.report.theme import (
     config,
-    css_name,
     css_tokens,
+    css_values,
     paint,
     signal_params,
     signal_tokens,
@@ -45,21 +44,10 @@ from pipeline.report.verdict import make_verdict
 SCRIPTS = ("state.js", "draw.js", "readout.js", "zoom.js", "heat.js", "table.js", "start.js")
 
 
-@dataclass(frozen=True)
-class Extra:
-    """A section of another experiment, with its style."""
-
-    html: str = ""
-    style: str = ""
-
-
 def page_html(
-    frame: Frame,
-    heat: HeatMap | None,
-    report: AuditReport,
-    extra: Extra = Extra(),
+    frame: Frame, heat: HeatMap | None, report: AuditReport, *, fork: str = "", fork_style: str = ""
 ) -> str:
-    """The whole report."""
+    """The whole report; ``fork``: the section of a fork experiment, and its style."""
     shared = {**shared_data(report), "events": timeline_data(report)}
     panels = make_panels(frame, len(shared["events"]))
     verdict = make_verdict(report)
@@ -69,8 +57,8 @@ def page_html(
         policy=_policy(library, script),
         suite=esc(report.suite),
         description=esc(verdict.headline),
-        style=_style(frame) + asset("report.css") + extra.style,
-        fork=extra.html,
+        style=_style(frame) + asset("report.css") + fork_style,
+        fork=fork,
         warning=f'<p class="warning" role="alert">{esc(verdict.warning)}</p>' if verdict.warning else "",
         verdict=sections.verdict_html(verdict),
         tiles=sections.tiles_html(report, frame),
@@ -162,9 +150,7 @@ def _style(frame: Frame) -> str:
     """The palette as CSS variables; the system's colour scheme, unless the reader chooses one."""
 
     def block(dark: bool) -> str:
-        values = tokens(frame.series, dark=dark)
-        named = (f"{css_name(token)}:{value}" for token, value in values.items())
-        return f"color-scheme:{'dark' if dark else 'light'};" + ";".join(named)
+        return f"color-scheme:{'dark' if dark else 'light'};{css_values(tokens(frame.series, dark=dark))}"
 
     return (
         f":root{{{block(False)}}}\n:root[data-theme=dark]{{{block(True)}}}\n"

@@ -162,6 +162,29 @@ def cursor_rule() -> Spec:
     }
 
 
+def level_rule(y: Spec, value: float) -> Spec:
+    """A faint horizontal line at ``value`` of the axis ``y``."""
+    return {
+        "data": {"values": [{}]},
+        "mark": {"type": "rule", "color": "$faint", "strokeWidth": 1},
+        "encoding": {"y": {**y, "datum": value}},
+    }
+
+
+def band(y: Spec, low: str, high: str, ink: str, opacity: float = 0.2) -> Spec:
+    """The area between the columns ``low`` and ``high`` on the axis ``y``."""
+    return {
+        "mark": {"type": "area", "color": ink, "opacity": opacity, "clip": True},
+        "encoding": {"x": X, "y": {**y, "field": low}, "y2": {"field": high}},
+    }
+
+
+def cursor_dot(encoding: Spec, ink: str) -> Spec:
+    """The value at the step under the pointer."""
+    mark = {"type": "point", "filled": True, "size": 45, "color": ink, "opacity": 1, "clip": True}
+    return {"transform": [{"filter": "datum.step === at"}], "mark": mark, "encoding": encoding}
+
+
 def chart(layers: list[Spec], frame: Frame, height: int, *, params: list[Spec] | None = None) -> Spec:
     """A responsive single-view chart over the data set ``rows``."""
     return {

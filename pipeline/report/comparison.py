@@ -12,8 +12,8 @@ from pipeline.report.axes import SCHEMA, Spec
 from pipeline.report.curve_charts import EARLY
 from pipeline.report.figures import WIDTH
 from pipeline.report.frame import named_series
-from pipeline.report.render import png
-from pipeline.report.theme import Quoted, config, distinct_colours, paint, tokens
+from pipeline.report.render import figure_png
+from pipeline.report.theme import Quoted, distinct_colours, tokens
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
@@ -30,10 +30,7 @@ def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tupl
     Curves whose names differ only in a final number share a colour and differ in dash. ``windows`` are shaded. The
     steep first hundredths of a run may run off the perplexity axis.
     """
-    values = tokens((), dark=False)
-    style = {**config(values), "background": values["$paper"], "padding": 14}
-    spec = {"config": style, **paint(_spec(curves, variant, windows), values)}
-    return png(spec)
+    return figure_png(_spec(curves, variant, windows), tokens((), dark=False))
 
 
 def group_of(name: str) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.analysis.trajectory.mechanism.mechanism_words import FACTOR_WORDS, run_sentence, share_of, times
 from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
-from pipeline.report.assets import asset
+from pipeline.report.assets import plain_page
 from pipeline.report.html_text import esc
 from pipeline.report.mechanism_section import RULE, waterfall_svg
-from pipeline.report.theme import DARK, LIGHT, css_name
+from pipeline.report.theme import tokens
 from pipeline.spec import variant_label
 
 STYLE = """
@@ -24,22 +22,13 @@ main{max-width:1040px}
 
 def comparison_page(found: Sequence[RunFactors]) -> str:
     """A table with a column per run, and the waterfall of each."""
-    style = _style() + asset("report.css") + STYLE
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    title = "Why the damage grew, run by run"
     sections = "".join(
         _variant(variant, [each for each in found if each.variant == variant])
         for variant in dict.fromkeys(each.variant for each in found)
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}' "
-        "'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>Why the damage grew, run by run</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<main><h1>Why the damage grew, run by run</h1><p class="note">{esc(RULE)}</p>{sections}</main>\n'
-        "</body>\n</html>\n"
-    )
+    body = f'<main><h1>{title}</h1><p class="note">{esc(RULE)}</p>{sections}</main>'
+    return plain_page(title, body, tokens((), dark=False), tokens((), dark=True), style=STYLE)
 
 
 def _variant(variant: str, runs: Sequence[RunFactors]) -> str:
@@ -69,14 +58,3 @@ def _cell(each: RunFactors, name: str) -> str:
         return ""
     (factor,) = (one for one in each.shares.factors if one.name == name)
     return f"{times(factor.times)}<br><small>{esc(share_of(factor))}</small>"
-
-
-def _style() -> str:
-    light, dark = (
-        ";".join(f"{css_name(f'${name}')}:{value}" for name, value in palette.items())
-        for palette in (LIGHT, DARK)
-    )
-    return (
-        f":root{{color-scheme:light;{light}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"
-    )

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from pipeline.measurements import Column, choices
-from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule, phase_names
+from pipeline.report.axes import (
+    Spec,
+    X,
+    backdrop,
+    band,
+    chart,
+    cursor_dot,
+    cursor_rule,
+    level_rule,
+    phase_names,
+)
 from pipeline.report.frame import Frame, Series
 from pipeline.report.theme import dash
 
@@ -11,8 +21,6 @@ EARLY = 0.03
 """Initial share of the run that may run off the top of the perplexity chart."""
 GAP_LINEAR = 0.001
 """The gap axis is linear within +-0.1 % and logarithmic outside: a gap can be zero or negative."""
-
-
 GAP = Column(
     "gap", "share", "Perplexity gap", "Perplexity against FP32, minus 1.", format="~%", better="lower"
 )
@@ -92,13 +100,7 @@ def damage(frame: Frame, measure: Column) -> Spec:
     y = {"type": "quantitative", "scale": "$damagescale", "axis": "$damageaxis"}
     layers = backdrop()
     if measure is GAP:
-        layers.append(
-            {
-                "data": {"values": [{}]},
-                "mark": {"type": "rule", "color": "$faint", "strokeWidth": 1},
-                "encoding": {"y": {**y, "datum": 0}},
-            }
-        )
+        layers.append(level_rule(y, 0))
     shown = [one for one in frame.quantized if frame.has(f"{one.key}_{measure.name}")]
     for series in _back_to_front(tuple(shown)):
         layers += variant_lines(series, frame, measure.name, y)
@@ -106,15 +108,9 @@ def damage(frame: Frame, measure: Column) -> Spec:
 
 
 def single(
-    frame: Frame,
-    column: str,
-    number_format: str,
-    *,
-    zero: bool,
-    height: int = 96,
-    band: tuple[str, str] | None = None,
+    frame: Frame, column: str, number_format: str, *, zero: bool, edges: tuple[str, str] | None = None
 ) -> Spec:
-    """One quantity of the run (learning rate, kurtosis). band: columns of its lower and upper end."""
+    """One quantity of the run (learning rate, kurtosis). edges: columns of the ends of its band."""
     y = {
         "field": column,
         "type": "quantitative",
@@ -125,26 +121,11 @@ def single(
             "labelExpr": f"datum.value ? format(datum.value, '{number_format}') : '0'",
         },
     }
-    line = {"mark": {"type": "line", "color": "$measure", "clip": True}, "encoding": {"x": X, "y": y}}
-    dot = {
-        "transform": [{"filter": "datum.step === at"}],
-        "mark": {
-            "type": "point",
-            "filled": True,
-            "size": 45,
-            "color": "$measure",
-            "opacity": 1,
-            "clip": True,
-        },
-        "encoding": {"x": X, "y": y},
-    }
-    shade = []
-    if band is not None and frame.has(band[0]):
-        edges = {"x": X, "y": {**y, "field": band[0]}, "y2": {"field": band[1]}}
-        shade = [
-            {"mark": {"type": "area", "color": "$measure", "opacity": 0.2, "clip": True}, "encoding": edges}
-        ]
-    return chart([*backdrop(), *shade, line, dot, cursor_rule()], frame, height)
+    encoding = {"x": X, "y": y}
+    line = {"mark": {"type": "line", "color": "$measure", "clip": True}, "encoding": encoding}
+    shade = [] if edges is None or not frame.has(edges[0]) else [band(y, *edges, "$measure")]
+    dot = cursor_dot(encoding, "$measure")
+    return chart([*backdrop(), *shade, line, dot, cursor_rule()], frame, 96)
 
 
 def _back_to_front(series: tuple[Series, ...]) -> list[Series]:
@@ -163,10 +144,7 @@ def variant_lines(series: Series, frame: Frame, column: str, y: Spec) -> list[Sp
     encoding = {"x": X, "y": {**y, "field": field}}
     layers: list[Spec] = []
     if frame.has(f"{field}_lo"):
-        edges = {"x": X, "y": {**y, "field": f"{field}_lo"}, "y2": {"field": f"{field}_hi"}}
-        layers.append(
-            {"mark": {"type": "area", "color": ink, "opacity": 0.2, "clip": True}, "encoding": edges}
-        )
+        layers.append(band(y, f"{field}_lo", f"{field}_hi", ink))
     layers.append(
         {
             "mark": {"type": "line", "clip": True, "strokeDash": dash(series.key, frame.series)},

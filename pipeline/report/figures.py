@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
@@ -14,8 +13,8 @@ from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.mechanism_section import waterfall_png
 from pipeline.report.panels import Panel, make_panels
-from pipeline.report.render import png
-from pipeline.report.theme import Quoted, config, paint, tokens
+from pipeline.report.render import figure_png
+from pipeline.report.theme import Quoted, paint, tokens
 from pipeline.report.timeline import timeline_data
 
 WIDTH = 760
@@ -27,11 +26,8 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: AuditReport) -> dic
     """File name -> PNG: ``trajectory.png`` (all curves on one axis), each chart alone, the heat map."""
     values = figure_tokens(frame)
     shared = {**shared_data(report), "events": timeline_data(report)}
-    data = {
-        "rows": chart_rows(chart_columns(frame)),
-        "diverged": diverged_points(frame),
-        **paint(shared, values),
-    }
+    data = {"rows": chart_rows(chart_columns(frame)), "diverged": diverged_points(frame)}
+    data |= paint(shared, values)
     panels = make_panels(frame, len(shared["events"]))
     suite = report.suite
     specs: dict[str, Spec] = {}
@@ -47,7 +43,7 @@ def draw_figures(frame: Frame, heat: HeatMap | None, report: AuditReport) -> dic
         data |= {"cells": heat.cells(variant), **side_data(heat)}
         specs["heatmap"] = _alone(heat_spec(heat, frame), f"Relative weight error of {variant}")
     first = {} if waterfall is None else {"waterfall.png": waterfall}
-    return first | {f"{name}.png": _png(spec, values, data) for name, spec in specs.items()}
+    return first | {f"{name}.png": figure_png(spec, values, data) for name, spec in specs.items()}
 
 
 def figure_tokens(frame: Frame) -> dict[str, Any]:
@@ -107,11 +103,3 @@ def _bare(spec: Any) -> Any:
     if isinstance(spec, dict):
         return {key: "$xaxis_bare" if value == "$xaxis" else _bare(value) for key, value in spec.items()}
     return [_bare(value) for value in spec] if isinstance(spec, list) else spec
-
-
-def _png(spec: Spec, values: Mapping[str, Any], data: Mapping[str, Any]) -> bytes:
-    whole = {
-        **paint(spec, values),
-        "config": {**config(values), "background": values["$paper"], "padding": 14},
-    }
-    return png({**whole, "datasets": dict(data)})

@@ -6,6 +6,7 @@ import html
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 MINUS = "\u2212"
@@ -122,16 +123,6 @@ def big(value: float | None) -> str:
     return f"{value:,.0f}"
 
 
-def interval(pair: Any) -> tuple[float, float] | None:
-    """``[lo, hi]`` as two finite numbers, or None."""
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        return None
-    lo, hi = pair
-    if not all(isinstance(end, int | float) and math.isfinite(end) for end in (lo, hi)):
-        return None
-    return float(lo), float(hi)
-
-
 def signed(value: float) -> str:
     """A (possibly negative) number of steps with a true minus sign."""
     return f"{value:,.0f}".replace("-", MINUS)
@@ -140,3 +131,13 @@ def signed(value: float) -> str:
 def decimals(value: float) -> str:
     """Two decimals with a true minus sign, for correlations."""
     return f"{value:.2f}".replace("-", MINUS)
+
+
+def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of HTML cells, the first of a row its heading; it scrolls sideways where it is too wide."""
+    head = "".join(f"<th scope=col>{each}</th>" for each in heads)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+        for first, *cells in rows
+    )
+    return f'<div class="scroll"><table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

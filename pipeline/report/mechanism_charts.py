@@ -15,7 +15,7 @@ from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.analysis.trajectory.mechanism.growth_shares import GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.mechanism.mechanism_words import FACTOR_WORDS, share_of
-from pipeline.report.axes import SCHEMA, Spec, X, backdrop, chart, cursor_rule
+from pipeline.report.axes import SCHEMA, Spec, X, backdrop, band, chart, cursor_dot, cursor_rule
 from pipeline.report.frame import BAND_SE, Frame
 
 DAMAGE = "damage"
@@ -83,22 +83,12 @@ def factors_chart(frame: Frame) -> Spec:
     for name in shown_lines(frame):
         field = f"factor_{name}"
         if frame.has(f"{field}_lo"):
-            edges = {"x": X, "y": {**y, "field": f"{field}_lo"}, "y2": {"field": f"{field}_hi"}}
-            band = {"type": "area", "color": COLOURS[name], "opacity": 0.15, "clip": True}
-            layers.append({"mark": band, "encoding": edges})
+            layers.append(band(y, f"{field}_lo", f"{field}_hi", COLOURS[name], 0.15))
         mark = {"type": "line", "clip": True, "color": COLOURS[name], "strokeDash": DASHES[name]}
-        dot = {
-            "type": "point",
-            "filled": True,
-            "size": 45,
-            "color": COLOURS[name],
-            "opacity": 1,
-            "clip": True,
-        }
         encoding = {"x": X, "y": {**y, "field": field}}
         layers += [
             {"mark": {**mark, "strokeWidth": WIDTHS[name]}, "encoding": encoding},
-            {"transform": [{"filter": "datum.step === at"}], "mark": dot, "encoding": encoding},
+            cursor_dot(encoding, COLOURS[name]),
         ]
     return chart([*layers, cursor_rule()], frame, 190)
 
@@ -157,6 +147,7 @@ def waterfall(split: GrowthShares) -> Spec:
     ]
     return {
         "$schema": SCHEMA,
+        "config": {"axisY": {}},
         "width": WIDTH,
         "height": ROW * len(rows),
         "data": {"values": rows},

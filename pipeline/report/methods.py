@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem
-from pipeline.report import html_text
-from pipeline.report.axes import Spec, backdrop, chart, cursor_rule
+from pipeline.report.axes import Spec, backdrop, chart, cursor_rule, level_rule
 from pipeline.report.curve_charts import variant_lines
 from pipeline.report.frame import REMAINING, Frame
-from pipeline.report.html_text import esc
+from pipeline.report.html_text import esc, plain_table, redact, step
 
 TALLEST = 3.0
 """The axis ends here at the latest: early gaps that are hardly there have ratios of any size."""
@@ -32,12 +31,7 @@ def repair_chart(frame: Frame) -> Spec:
         "scale": {"domain": [bottom, top], "nice": False},
         "axis": {"title": None, "tickCount": 4, "labelExpr": "format(datum.value, '~%')"},
     }
-    nothing = {
-        "data": {"values": [{}]},
-        "mark": {"type": "rule", "color": "$faint", "strokeWidth": 1},
-        "encoding": {"y": {**y, "datum": 1}},
-    }
-    layers = [*backdrop(), nothing]
+    layers = [*backdrop(), level_rule(y, 1)]
     for series in frame.quantized:
         layers += variant_lines(series, frame, REMAINING, y)
     return chart([*layers, cursor_rule()], frame, 130)
@@ -48,32 +42,25 @@ def problems_table(report: AuditReport) -> str:
     if report.calibration is None:
         return ""
     heading = '<h3 id="h-uncalibrated">What calibrated methods could not do</h3>'
-    rows = "".join(map(_row, report.calibration_problems))
-    if not rows:
+    if not report.calibration_problems:
         return f'{heading}<p class="note">Nothing: every matrix was calibrated at every checkpoint.</p>'
-    heads = "".join(
-        f"<th scope=col>{head}</th>"
-        for head in ("Variant", "Why", "Matrices", "Cases", "Rounded to nearest", "Steps", "Such as")
-    )
+    heads = ("Variant", "Why", "Matrices", "Cases", "Rounded to nearest", "Steps", "Such as")
     note = (
         "A case is one matrix at one checkpoint. A matrix that a method cannot work on is rounded to nearest and "
         "counted here; tables/tensors.parquet names each."
     )
-    return (
-        f'{heading}<p class="note">{note}</p><div class="scroll"><table class="plain"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    return f'{heading}<p class="note">{note}</p>{plain_table(heads, map(_row, report.calibration_problems))}'
 
 
-def _row(found: CalibrationProblem) -> str:
-    first, last = html_text.step(found.first_step), html_text.step(found.last_step)
-    cells = [
+def _row(found: CalibrationProblem) -> list[str]:
+    first, last = step(found.first_step), step(found.last_step)
+    cells = (
+        found.variant,
         found.problem,
         f"{found.matrices:,}",
         f"{found.cases:,}",
         f"{found.rounded:,}",
         first if first == last else f"{first} to {last}",
         ", ".join(found.examples),
-    ]
-    written = "".join(f"<td>{esc(html_text.redact(cell))}</td>" for cell in cells)
-    return f'<tr><th scope="row">{esc(html_text.redact(found.variant))}</th>{written}</tr>'
+    )
+    return [esc(redact(cell)) for cell in cells]

@@ -101,7 +101,7 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
                 "kappa",
                 "Sensitivity of the loss to rounding",
                 "kappa: nats per squared relative weight error, fitted over all variants. Band: 95 % over the text.",
-                curves.single(frame, "kappa", ",.3~g", zero=True, band=("kappa_lower", "kappa_upper")),
+                curves.single(frame, "kappa", ",.3~g", zero=True, edges=("kappa_lower", "kappa_upper")),
             )
         )
     return tuple(panels)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import vl_convert
 
 from pipeline.report.axes import VL_VERSION, Spec
+from pipeline.report.theme import config, paint
 
 SCALE = 2.0
 """Pixels of a PNG per CSS pixel."""
@@ -20,10 +22,21 @@ def png(spec: Spec) -> bytes:
     return image
 
 
-def svg(spec: Spec) -> str:
-    """A chart as SVG."""
-    image: str = vl_convert.vegalite_to_svg(shown(spec), vl_version=VL_VERSION)
+def figure_png(spec: Spec, values: Mapping[str, Any], datasets: Spec | None = None) -> bytes:
+    """A chart with tokens as PNG, on paper of its own. ``datasets``: by name, without tokens."""
+    styled = _styled(spec, values, {"background": values["$paper"], "padding": 14})
+    return png({**styled, "datasets": datasets or {}})
+
+
+def figure_svg(spec: Spec, values: Mapping[str, Any], *, padding: int) -> str:
+    """A chart with tokens as SVG, on that of the page that it is put into."""
+    styled = shown(_styled(spec, values, {"padding": padding}))
+    image: str = vl_convert.vegalite_to_svg(styled, vl_version=VL_VERSION)
     return image
+
+
+def _styled(spec: Spec, values: Mapping[str, Any], paper: Spec) -> Spec:
+    return {**paint(spec, values), "config": {**config(values), **spec.get("config", {}), **paper}}
 
 
 def shown(spec: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.monitor.replay import Replay
 from pipeline.report.axes import SCHEMA, Spec
 from pipeline.report.figures import WIDTH
-from pipeline.report.render import png
-from pipeline.report.theme import config, distinct_colours, paint, tokens
+from pipeline.report.render import figure_png
+from pipeline.report.theme import distinct_colours, tokens
 from pipeline.spec import variant_label
 
 HEIGHTS = {"loss": 240, "evidence": 110, "regret": 130}
@@ -19,9 +19,7 @@ LEAST_EVIDENCE = 1e-3
 
 def replay_png(replay: Replay) -> bytes:
     """Draw a replay as PNG."""
-    values = tokens((), dark=False)
-    style = {**config(values), "background": values["$paper"], "padding": 14}
-    return png({"config": style, **paint(replay_spec(replay), values)})
+    return figure_png(replay_spec(replay), tokens((), dark=False))
 
 
 def replay_spec(replay: Replay) -> Spec:

@@ -10,13 +10,14 @@ from pipeline.analysis.decision import Decision
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.findings import GrowthKind
 from pipeline.analysis.trajectory.refinement import Refinement
+from pipeline.analysis.trajectory.schedule_events import Predictor
 from pipeline.analysis.trajectory.summary import Summary
 from pipeline.base.typed_json import to_json
 from pipeline.report import html_text as text
 from pipeline.report import methods
-from pipeline.report.event_marks import DatedEvent, read_events, subject
+from pipeline.report.event_marks import candidates, label_of, subject
 from pipeline.report.frame import Frame
-from pipeline.report.html_text import esc
+from pipeline.report.html_text import esc, plain_table
 from pipeline.report.verdict import WrittenVerdict
 
 NONE = "\u2013"
@@ -87,7 +88,7 @@ def _span(frame: Frame) -> str:
 
 def events_html(summary: Summary) -> str:
     """Table of the candidate events, compared with the onset if there is one; empty without events."""
-    events = read_events(summary)
+    events = candidates(summary)
     if not events:
         return ""
     onset = summary.onset_step is not None
@@ -99,25 +100,20 @@ def events_html(summary: Summary) -> str:
         else "Without an onset there is nothing to compare them with."
     )
     heads = ["Event", "Step", *(["Onset minus event", "Coincides"] if onset else [])]
-    rows = "".join(_event_row(event, onset=onset) for event in events)
     return (
         f'<section aria-labelledby="h-events"><h2 id="h-events">{title}</h2><p class="note">{note}</p>'
-        '<div class="scroll"><table class="plain"><thead><tr>'
-        f"{''.join(f'<th scope=col>{head}</th>' for head in heads)}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"{plain_table(heads, [_event_row(event, onset=onset) for event in events])}</section>"
     )
 
 
-def _event_row(event: DatedEvent, *, onset: bool) -> str:
-    when = esc(event.reason) if event.step is None else text.step(event.step) + _range(event.ci)
-    cells = [when or NONE]
+def _event_row(event: Predictor, *, onset: bool) -> list[str]:
+    when = esc(event.reason or NONE) if event.step is None else text.step(event.step) + _range(event.step_ci)
+    cells = [esc(label_of(event.event)), when]
     if onset:
-        lag = NONE if event.lag is None else text.signed(event.lag) + _range(event.lag_ci)
-        coincides = (
-            NONE if event.lag_ci is None else "yes" if event.lag_ci[0] <= 0 <= event.lag_ci[1] else "no"
-        )
-        cells += [lag, coincides]
-    return f'<tr><th scope="row">{esc(event.label)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        lag, ci = event.onset_minus_event, event.onset_minus_event_ci
+        cells.append(NONE if lag is None else text.signed(lag) + _range(ci))
+        cells.append(NONE if ci is None else "yes" if ci[0] <= 0 <= ci[1] else "no")
+    return cells
 
 
 def _range(pair: tuple[int, int] | None) -> str:

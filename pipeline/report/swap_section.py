@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.analysis.trajectory.mechanism.swapping import Damage, Swap
-from pipeline.report.html_text import esc
+from pipeline.report.html_text import esc, plain_table
 
 HEADS = ("Variant", "Weights", "Errors of the early step, nats", "Errors of the late step, nats")
 
@@ -17,25 +17,18 @@ def swap_html(every: Sequence[Swap]) -> str:
     words = "".join(f"<p>{esc(each.sentence)}</p>" for each in every)
     return (
         '<section id="swap" aria-labelledby="h-swap"><h2 id="h-swap">Errors and weights, swapped</h2>'
-        f"{words}"
-        '<p class="note">Each group of errors is as large as that of the weights it is put on.</p>'
-        '<div class="scroll"><table class="plain"><thead><tr>'
-        f"{''.join(f'<th scope=col>{head}</th>' for head in HEADS)}</tr></thead>"
-        f"<tbody>{''.join(map(_rows, every))}</tbody></table></div></section>"
+        f'{words}<p class="note">Each group of errors is as large as that of the weights it is put on.</p>'
+        f"{plain_table(HEADS, [row for each in every for row in _rows(each)])}</section>"
     )
 
 
-def _rows(found: Swap) -> str:
+def _rows(found: Swap) -> list[tuple[str, ...]]:
     lines = (
         (found.early, found.early_damage, found.late_error_on_early),
         (found.late, found.early_error_on_late, found.late_damage),
     )
-    return "".join(
-        f'<tr><th scope="row">{esc(found.variant)}</th><td>step {step:,}</td>'
-        f"<td>{_number(early)}</td><td>{_number(late)}</td></tr>"
-        for step, early, late in lines
-    )
+    return [(esc(found.variant), f"step {step:,}", _nats(early), _nats(late)) for step, early, late in lines]
 
 
-def _number(damage: Damage) -> str:
+def _nats(damage: Damage) -> str:
     return f"{damage.nats:.4g} &plusmn; {damage.se:.2g}"

@@ -56,6 +56,11 @@ def css_name(token: str) -> str:
     return "--" + token[1:].replace("v_", "v-", 1)
 
 
+def css_values(values: Mapping[str, str]) -> str:
+    """CSS variables with the colours of ``values``, by token."""
+    return ";".join(f"{css_name(token)}:{value}" for token, value in values.items())
+
+
 def signal_tokens() -> dict[str, Any]:
     """Token -> expression of the signal with its name, for canvas."""
     return {f"${name}": {"expr": f"c_{name}"} for name in LIGHT}

@@ -8,28 +8,29 @@ from __future__ import annotations
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.report.axes import Spec, X, backdrop, chart, cursor_rule
-from pipeline.report.event_marks import milestones, read_events
+from pipeline.report.event_marks import DatedEvent, candidates, label_of, milestones
 from pipeline.report.frame import Frame
 
 ROW = 26
 """Pixels per event: its name above, its mark below."""
+INKS = {"onset": "$onset", "convergence": "$converged", "fp32_plateau": "$converged"}
 
 
 def timeline_data(report: AuditReport) -> list[Spec]:
     """Data set ``events``: one entry per row of the strip, in step order, the onset last."""
-    dated = [(event.step, event) for event in read_events(report.summary) if event.step is not None]
-    known = {step for step, _ in dated}
-    stones = [(event.step, event) for event in milestones(report) if event.step is not None]
-    dated += [(step, event) for step, event in stones if event.name == "convergence" and step not in known]
-    rows = sorted(dated, key=lambda pair: pair[0]) + [pair for pair in stones if pair[1].name == "onset"]
+    dated = [
+        DatedEvent(each.event, label_of(each.event), each.step, each.step_ci)
+        for each in candidates(report.summary)
+        if each.step is not None
+    ]
+    known, stones = {event.step for event in dated}, milestones(report)
+    dated += [each for each in stones if each.name == "convergence" and each.step not in known]
+    rows = sorted(dated, key=lambda event: event.step) + [each for each in stones if each.name == "onset"]
     data = []
-    for place, (step, event) in enumerate(rows):
-        lo, hi = event.ci or (step, step)
-        ink = {"onset": "$onset", "convergence": "$converged", "fp32_plateau": "$converged"}.get(
-            event.name, "$ink"
-        )
-        y = ROW * place + ROW / 2
-        data.append({"label": event.label, "step": step, "lo": lo, "hi": hi, "ink": ink, "y": y})
+    for place, event in enumerate(rows):
+        lo, hi = event.ci or (event.step, event.step)
+        ink, y = INKS.get(event.name, "$ink"), ROW * place + ROW / 2
+        data.append({"label": event.label, "step": event.step, "lo": lo, "hi": hi, "ink": ink, "y": y})
     return data
 
 

@@ -26,9 +26,9 @@ LETTER, DRAWN_LETTER = 6.8, 5.0
 """Width of a letter in CSS pixels: in the widest fonts, for which space is reserved because readers' fonts differ,
 and in the font of the layout.
 """
-ARM_COLOURS = ("soft", "fork_a", "fork_b", "converged", "onset", "accent", "warn", "measure")
+ARM_COLOURS = ("soft", "fork-a", "fork-b", "converged", "onset", "accent", "warn", "measure")
 SIDES = {"wins": "$phase1", "loses": "$phase3", "even": "$wash"}
-WEIGHT_COLOURS = {"live": "$fork_a", "ema": "$fork_b", "lawa": "$converged"}
+WEIGHT_COLOURS = {"live": "$fork-a", "ema": "$fork-b", "lawa": "$converged"}
 
 
 def runs_spec(table: pl.DataFrame, report: ForkReport) -> Spec:

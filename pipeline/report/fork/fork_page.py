@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Iterable
-from importlib import resources
-
 import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.report.assets import asset, plain_page
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
 from pipeline.report.html_text import esc
-from pipeline.report.render import png, svg
-from pipeline.report.theme import DARK, LIGHT, config, paint
+from pipeline.report.render import figure_png, figure_svg
+from pipeline.report.theme import css_name, css_values, tokens
 from pipeline.train.schedules import schedules
 
-_OWN = {"fork_a": ("#d55e00", "#ff9043"), "fork_b": ("#0072b2", "#56b4e9")}
+_OWN = {"fork-a": ("#d55e00", "#ff9043"), "fork-b": ("#0072b2", "#56b4e9")}
 """Colours of these charts only, light and dark; the others are the report's."""
 
 CAPTIONS = {
@@ -43,14 +39,7 @@ CAPTIONS = {
 def fork_figures(table: pl.DataFrame, report: ForkReport) -> dict[str, bytes]:
     """File name -> PNG (light, 2x): ``fork_runs.png`` and, if arms are compared, ``fork_forest`` and ``fork_wins``."""
     values = _tokens(dark=False)
-    found = {}
-    for name, spec in _specs(table, report).items():
-        whole = {
-            **paint(spec, values),
-            "config": {**config(values), "background": values["$paper"], "padding": 14},
-        }
-        found[f"{name}.png"] = png(whole)
-    return found
+    return {f"{name}.png": figure_png(spec, values) for name, spec in _specs(table, report).items()}
 
 
 def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
@@ -74,27 +63,20 @@ def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
 
 def fork_page(table: pl.DataFrame, report: ForkReport) -> str:
     """The experiment as one self-contained page without script."""
-    style = _style() + _asset("report.css") + _asset("fork.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     suite = esc(report.suite)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'sha256-{digest}'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{suite}: schedules after the fork</title>\n<style>{style}</style>\n</head>\n<body>\n"
-        f'<header><p class="eyebrow"><span>Schedules after the fork</span> <b>{suite}</b></p></header>\n'
-        f"<main>{fork_section(table, report)}</main>\n</body>\n</html>\n"
-    )
+    header = f'<header><p class="eyebrow"><span>Schedules after the fork</span> <b>{suite}</b></p></header>'
+    body = f"{header}\n<main>{fork_section(table, report)}</main>"
+    light, dark = _tokens(dark=False), _tokens(dark=True)
+    return plain_page(f"{suite}: schedules after the fork", body, light, dark, style=asset("fork.css"))
 
 
 def fork_style() -> str:
     """The style that the report's page needs for :func:`fork_section`."""
-    light, dark = (_block(dark=dark, names=[f"${name}" for name in _OWN]) for dark in (False, True))
+    light, dark = (css_values(_own(dark=dark)) for dark in (False, True))
     return (
         f":root{{{light}}}\n:root[data-theme=dark]{{{dark}}}\n"
         f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}\n"
-        + _asset("fork.css")
+        + asset("fork.css")
     )
 
 
@@ -119,10 +101,9 @@ def _compared(report: ForkReport) -> str:
 
 def _figure(name: str, spec: Spec, compared: str) -> str:
     """A chart as SVG whose colours are the page's CSS variables."""
-    css = {token: f"var({_css_name(token)})" for token in _tokens(dark=False)}
-    whole = {**paint(spec, css), "config": {**config(css), "padding": 8}}  # fonts differ between machines
+    css = {token: f"var({css_name(token)})" for token in _tokens(dark=False)}
+    drawn = figure_svg(spec, css, padding=8)  # fonts differ between machines
     title, note = CAPTIONS[name][0], CAPTIONS[name][1].format(compared=compared)
-    drawn = svg(whole)
     return (
         f'<figure class="fork-chart" id="{name}"><figcaption><h3>{esc(title)}</h3><span class="note">{esc(note)}</span>'
         f'</figcaption><div class="scroll" tabindex="0" role="img" aria-label="{esc(title)}">{drawn}</div></figure>'
@@ -130,26 +111,8 @@ def _figure(name: str, spec: Spec, compared: str) -> str:
 
 
 def _tokens(*, dark: bool) -> dict[str, str]:
-    shared = {f"${name}": value for name, value in (DARK if dark else LIGHT).items()}
-    return {**shared, **{f"${name}": pair[dark] for name, pair in _OWN.items()}}
+    return tokens((), dark=dark) | _own(dark=dark)
 
 
-def _css_name(token: str) -> str:
-    return "--" + token[1:].replace("_", "-")
-
-
-def _block(*, dark: bool, names: Iterable[str]) -> str:
-    values = _tokens(dark=dark)
-    return ";".join(f"{_css_name(name)}:{values[name]}" for name in names)
-
-
-def _style() -> str:
-    light, dark = (_block(dark=dark, names=_tokens(dark=dark)) for dark in (False, True))
-    return (
-        f":root{{color-scheme:light;{light}}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"
-    )
-
-
-def _asset(name: str) -> str:
-    return (resources.files("pipeline.report") / "static" / name).read_text(encoding="utf-8")
+def _own(*, dark: bool) -> dict[str, str]:
+    return {f"${name}": pair[dark] for name, pair in _OWN.items()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.analysis.trajectory.trajectory_table import measured_variants
 from pipeline.runs.kind_of_work import TextTable
-from pipeline.spec import ALIASES
+from pipeline.spec import ALIASES, variant_label
 
 if TYPE_CHECKING:
     import polars as pl
@@ -22,14 +23,18 @@ GAPS = 2
 """Largest number of variants that fit a terminal; int8 and int4 come first."""
 
 
-def trajectory_text(trajectory: pl.DataFrame) -> TextTable:
-    """Step, learning rate, fp32 perplexity, the gaps of the first variants, kurtosis and phase."""
+def trajectory_text(trajectory: pl.DataFrame, names: Mapping[str, str]) -> TextTable:
+    """Step, learning rate, FP32 perplexity, the gaps of the first variants, kurtosis and phase.
+
+    ``names``: column prefix -> name of the variants.
+    """
     measured = measured_variants(trajectory)
     shown = sorted(measured, key=lambda name: name not in ALIASES)[:GAPS]
     title = f"{trajectory.height} checkpoints"
     if len(measured) > len(shown):
         title += f"; {len(shown)} of {len(measured)} variants, the others are in the tables"
-    heads = ("step", "learning rate", "fp32 perplexity", *(f"{name} gap" for name in shown))
+    gaps = (f"{variant_label(name, names)} gap" for name in shown)
+    heads = ("step", "learning rate", "FP32 perplexity", *gaps)
     chosen = np.unique(
         np.linspace(0, trajectory.height - 1, min(ROWS, trajectory.height)).round().astype(int)
     )

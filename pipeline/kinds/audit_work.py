@@ -91,7 +91,8 @@ class AuditWork(KindOfWork):
         reduction = reduce_run(folder, allow_missing=allow_missing, seed=seed)
         write_reduction(folder, reduction)
         places = (f"tables: {folder.place(TABLES)}", f"numbers: {folder.place(REPORT)}")
-        return Reduced(reduction.report.summary.verdict, places, trajectory_text(reduction.trajectory))
+        report = reduction.report
+        return Reduced(report.summary.verdict, places, trajectory_text(reduction.trajectory, report.variants))
 
     def decide(self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None) -> list[str]:
         from pipeline.analysis.trajectory.reduction import redecide

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.analysis.trajectory.worsening import Alarm, Rule, Worsening
 from pipeline.base.errors import UsageError
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import LIVE, Choice, Observed, StopAdvice, Verdict
+from pipeline.spec import column_of, variant_label
 
 SPACING = 5
 """Number of latest intervals between observations whose median predicts how many are still to come."""
@@ -49,10 +48,6 @@ class WatchSettings:
         planned = self.observations or self.plan_steps
         return Worsening(planned, margin_nats=self.margin_nats, alpha=self.alpha, rule=self.rule)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values by field."""
-        return dataclasses.asdict(self)
-
 
 class Judge:
     """The state of a run's verdicts. Equal observations give equal verdicts, however often the state is restored."""
@@ -60,8 +55,10 @@ class Judge:
     def __init__(
         self, settings: WatchSettings, outlook: RateOutlook, variant: str, seen: Iterable[Observed] = ()
     ) -> None:
-        """``variant``: column prefix of the variant that decides. ``seen``: earlier observations."""
-        self.settings, self.outlook, self.variant = settings, outlook, variant
+        """``variant``: the variant that decides, by name or column prefix. ``seen``: earlier observations."""
+        self.settings, self.outlook, self._name = settings, outlook, variant
+        self.variant, self.label = column_of(variant), variant_label(variant)
+        """Its column prefix, and its label for readers."""
         self.seen: list[Observed] = []
         self._rule = settings.fresh_rule()
         self._best: Choice | None = None
@@ -82,11 +79,8 @@ class Judge:
         self.seen.append(observed)
         loss = observed.nll_nats[self.variant]
         self._best = _lower(self._best, Choice(observed.step, LIVE, loss))
-        for candidate in (
-            Choice(observed.step, LIVE, loss),
-            *(Choice(observed.step, name, value) for name, value in observed.averages.items()),
-        ):
-            self._ship = _lower(self._ship, candidate)
+        for name, value in {LIVE: loss, **observed.averages}.items():
+            self._ship = _lower(self._ship, Choice(observed.step, name, value))
         alarm = self._rule.observe(observed.step, loss, planned=self._planned())
         self.verdict = Verdict(
             best_step=None if self._best is None else self._best.step,
@@ -111,9 +105,8 @@ class Judge:
 
     def before(self, step: int) -> Judge:
         """A judge with the observations before ``step``."""
-        return Judge(
-            self.settings, self.outlook, self.variant, [each for each in self.seen if each.step < step]
-        )
+        earlier = [each for each in self.seen if each.step < step]
+        return Judge(self.settings, self.outlook, self._name, earlier)
 
     def _planned(self) -> int:
         """Observations of the whole run: given, or predicted from the spacing of the latest ones."""
@@ -129,40 +122,29 @@ class Judge:
 
     def _advice(self, alarm: Alarm | None) -> StopAdvice:
         if alarm is None:
-            return StopAdvice(False, f"{self.variant} has not been shown to be worse than its best")
+            return StopAdvice(False, f"{self.label} has not been shown to be worse than its best")
         assert self._best is not None
         if self._best.step >= alarm.worse_since:
             return StopAdvice(
-                False, f"{self.variant} was worse from step {alarm.worse_since} on, but has a new best since"
+                False, f"{self.label} was worse from step {alarm.worse_since} on, but has a new best since"
             )
         reason = self.outlook.may_fall(self.seen[-1].step, [each.learning_rate for each in self.seen])
         if reason is not None:
             return StopAdvice(False, reason)
         return StopAdvice(
             True,
-            f"{self.variant} has been worse than at step {self._best.step} since about step {alarm.worse_since}, and "
+            f"{self.label} has been worse than at step {self._best.step} since about step {alarm.worse_since}, and "
             "the learning rate will not fall any more",
         )
 
     def _numbers(self, observed: Observed) -> dict[str, float]:
-        losses = dict(observed.nll_nats)
-        numbers = {f"{name}_nll_nats": loss for name, loss in losses.items()}
-        numbers |= {
-            f"{name}_gap": gap_of(loss, losses["fp32"]) for name, loss in losses.items() if name != "fp32"
-        }
+        numbers = {f"{name}_nll_nats": loss for name, loss in observed.nll_nats.items()}
+        numbers |= {f"{name}_gap": gap for name, gap in observed.gaps().items()}
         numbers |= {f"{name}_{self.variant}_nll_nats": loss for name, loss in observed.averages.items()}
         best = math.nan if self._best is None else self._best.nll_nats
-        numbers["above_best_nats"] = losses[self.variant] - best
+        numbers["above_best_nats"] = observed.nll_nats[self.variant] - best
         numbers["evidence"], numbers["evidence_limit"] = self._rule.evidence, self._rule.limit
         return numbers
-
-
-def gap_of(loss: float, fp32_loss: float) -> float:
-    """Relative increase of perplexity (0.11 = 11 %) from two losses in nats; infinite where it overflows."""
-    try:
-        return math.expm1(loss - fp32_loss)
-    except OverflowError:
-        return math.inf
 
 
 def _lower(best: Choice | None, candidate: Choice) -> Choice | None:
@@ -173,10 +155,7 @@ def _lower(best: Choice | None, candidate: Choice) -> Choice | None:
 
 
 def _notes(observed: Observed) -> tuple[str, ...]:
-    wild = [name for name, loss in observed.nll_nats.items() if not math.isfinite(loss)]
-    wild += [name for name, loss in observed.averages.items() if not math.isfinite(loss)]
-    if not wild:
-        return ()
-    return (
-        f"step {observed.step}: the loss of {', '.join(wild)} is not finite; it raises no alarm by itself",
-    )
+    losses = (*observed.nll_nats.items(), *observed.averages.items())
+    wild = ", ".join(name for name, loss in losses if not math.isfinite(loss))
+    said = f"step {observed.step}: the loss of {wild} is not finite; it raises no alarm by itself"
+    return (said,) if wild else ()

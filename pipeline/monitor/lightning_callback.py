@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from pipeline.monitor.judging import gap_of
 from pipeline.monitor.observing import Monitor
 from pipeline.monitor.ranks import on_rank_0
-from pipeline.monitor.verdicts import Observed, Verdict
+from pipeline.monitor.verdicts import Verdict
 
 LOG = logging.getLogger(__name__)
 
@@ -63,13 +62,13 @@ class Int4LightningCallback(Callback):
             return
         monitor, step = self._monitor, trainer.global_step
         if monitor.judge.seen and monitor.judge.seen[-1].step == step:
-            self._log(pl_module, monitor.judge.seen[-1])
+            pl_module.log_dict(monitor.judge.seen[-1].metrics("val"))
             return
         rate = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None
         observed = on_rank_0(lambda: monitor.measured(step, self._model(pl_module), rate))
         told = self.verdict is not None and self.verdict.alarm
         self.verdict = monitor.judge.observe(observed)
-        self._log(pl_module, observed)
+        pl_module.log_dict(observed.metrics("val"))
         if self.verdict.alarm and not told and trainer.is_global_zero:
             LOG.warning("the quantized loss is worse than its best: %s", self.verdict.stop_advice.reason)
             if self._on_alarm is not None:
@@ -84,13 +83,3 @@ class Int4LightningCallback(Callback):
         if state_dict:
             self._monitor = self._restore(state_dict)
             self.verdict = self._monitor.judge.verdict
-
-    def _log(self, pl_module: LightningModule, observed: Observed) -> None:
-        fp32 = observed.nll_nats["fp32"]
-        numbers = {f"val_{name}_loss": loss for name, loss in observed.nll_nats.items()}
-        numbers |= {
-            f"val_{name}_gap": gap_of(loss, fp32)
-            for name, loss in observed.nll_nats.items()
-            if name != "fp32"
-        }
-        pl_module.log_dict(numbers, rank_zero_only=False, sync_dist=False)

@@ -9,7 +9,6 @@ A plain loop needs three lines::
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from pipeline.base.errors import UsageError
+from pipeline.base.typed_json import from_json, to_json
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.live_model import left_as_found, unwrapped
 from pipeline.monitor.live_probe import LiveProbe
@@ -56,20 +56,13 @@ class Monitor:
         """
         self.variants = _quantized([variants] if isinstance(variants, str) else list(variants))
         self.tokens = checked_tokens(tokens)
+        content = repr(self.tokens.shape).encode() + self.tokens.tobytes()
+        self.tokens_sha256 = hashlib.sha256(content).hexdigest()
         self._probe = LiveProbe(self.tokens, self.tokens_sha256)
         settings = WatchSettings(plan_steps, observations, margin_nats, alpha, rule)  # type: ignore[arg-type]
         outlook = RateOutlook(plan_steps, min_learning_rate, planned_rate)
-        self._judge = Judge(settings, outlook, self.variants[0].column)
-
-    @functools.cached_property
-    def tokens_sha256(self) -> str:
-        """Content hash of the evaluation text."""
-        return hashlib.sha256(repr(self.tokens.shape).encode() + self.tokens.tobytes()).hexdigest()
-
-    @property
-    def judge(self) -> Judge:
+        self.judge = Judge(settings, outlook, str(self.variants[0]))
         """The observations so far and their verdict."""
-        return self._judge
 
     def observe(
         self,
@@ -86,8 +79,8 @@ class Monitor:
         for a step not after the last and for a model that cannot be measured (:func:`live_model.unwrapped`), and
         CheckpointError like ``measure``; nothing is recorded then.
         """
-        self._judge.require_later(step)
-        return self._judge.observe(self.measured(step, model, learning_rate, averages=averages))
+        self.judge.require_later(step)
+        return self.judge.observe(self.measured(step, model, learning_rate, averages=averages))
 
     def measured(
         self,
@@ -106,19 +99,19 @@ class Monitor:
 
     def rewind(self, step: int) -> None:
         """Discard every observation at ``step`` or later, for a run that continues from an earlier checkpoint."""
-        self._judge = self._judge.before(step)
+        self.judge = self.judge.before(step)
 
     def to_state(self) -> dict[str, Any]:
         """All observations and settings as JSON values; :meth:`from_state` reads them."""
-        outlook = self._judge.outlook
+        outlook = self.judge.outlook
         return {
             "version": STATE_VERSION,
             "variants": [str(each) for each in self.variants],
             "tokens_sha256": self.tokens_sha256,
-            "settings": self._judge.settings.to_json(),
+            "settings": to_json(self.judge.settings),
             "min_learning_rate": outlook.min_learning_rate,
             "has_planned_rate": outlook.planned_rate is not None,
-            "observed": [each.to_json() for each in self._judge.seen],
+            "observed": to_json(self.judge.seen),
         }
 
     @classmethod
@@ -147,7 +140,7 @@ class Monitor:
                 "wanted the same tokens"
             )
         for each in state["observed"]:
-            monitor.judge.observe(Observed.from_json(each))
+            monitor.judge.observe(from_json(Observed, each))
         return monitor
 
     def _average(self, model: nn.Module, given: Weights, name: str) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError, unknown_name
+from pipeline.base.typed_json import to_json
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.stopping_rules import RuleOutcome, outcomes
@@ -39,8 +40,8 @@ class Replay:
             "n_checkpoints": len(self.verdicts),
             "best_step": self.best_step,
             "alarm_step": self.alarm_step,
-            "rules": [asdict(each) for each in self.rules],
-            "verdicts": [{"step": step, **verdict.to_json()} for step, verdict in self.verdicts],
+            "rules": to_json(self.rules),
+            "verdicts": [{"step": step, **to_json(verdict)} for step, verdict in self.verdicts],
         }
 
 

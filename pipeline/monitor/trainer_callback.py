@@ -20,7 +20,6 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from pipeline.base.errors import UsageError
-from pipeline.monitor.judging import gap_of
 from pipeline.monitor.observing import Monitor, Weights
 from pipeline.monitor.ranks import on_rank_0
 from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
@@ -88,7 +87,7 @@ class Int4Callback(TrainerCallback):
         if self._training:
             told = self.verdict is not None and self.verdict.alarm
             self.verdict = monitor.judge.observe(observed)
-            numbers[f"eval_{monitor.variants[0].column}_alarm"] = float(self.verdict.alarm)
+            numbers[f"eval_{monitor.judge.variant}_alarm"] = float(self.verdict.alarm)
             self._tell(state, self.verdict, told=told)
             if self._stop_when_advised and self.verdict.stop_advice:
                 control.should_training_stop = True
@@ -101,14 +100,9 @@ class Int4Callback(TrainerCallback):
         return self._monitor.measured(step, model, rate, averages=averages)
 
     def _numbers(self, observed: Observed) -> dict[str, float]:
-        decides = self._monitor.variants[0].column
-        numbers = {f"eval_{name}_loss": loss for name, loss in observed.nll_nats.items()}
-        numbers |= {
-            f"eval_{name}_gap": gap_of(loss, observed.nll_nats["fp32"])
-            for name, loss in observed.nll_nats.items()
-            if name != "fp32"
-        }
-        return numbers | {f"eval_{name}_{decides}_loss": loss for name, loss in observed.averages.items()}
+        decides = self._monitor.judge.variant
+        averages = {f"eval_{name}_{decides}_loss": loss for name, loss in observed.averages.items()}
+        return observed.metrics("eval") | averages
 
     def _tell(self, state: Any, verdict: Verdict, *, told: bool) -> None:
         if not state.is_world_process_zero:
@@ -118,7 +112,7 @@ class Int4Callback(TrainerCallback):
         if verdict.alarm and not told:
             LOG.warning(
                 "%s has been worse than at step %s since about step %s; %s",
-                self._monitor.variants[0].column,
+                self._monitor.judge.label,
                 verdict.best_step,
                 verdict.worse_since,
                 verdict.stop_advice.reason,
@@ -152,7 +146,7 @@ def planned_rate(scheduler: Any) -> Callable[[int], float] | None:
 
 def _from_history(history: list[dict[str, Any]], monitor: Monitor) -> list[Observed]:
     """The entries of :meth:`Int4Callback._log`, in order."""
-    decides, columns = monitor.variants[0].column, [each.column for each in monitor.variants]
+    decides, columns = monitor.judge.variant, [each.column for each in monitor.variants]
     average = re.compile(rf"eval_(.+)_{re.escape(decides)}_loss")
     found = []
     for entry in history:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 
 from pipeline.base.files import parse_json
+from pipeline.base.typed_json import from_json, to_json
 from pipeline.monitor.judging import Judge
 from pipeline.monitor.verdicts import Observed, Verdict
-from pipeline.quantize.variant import variant_label
 
 VERDICT_BYTES = 2**30
 """Largest file of verdicts that is read, bytes."""
@@ -39,7 +39,7 @@ class VerdictRecord:
     def add(self, observed: Observed) -> Verdict:
         """Judge an observation and add its line; raises UsageError for a step that is not after the last."""
         verdict = self.judge.observe(observed)
-        plain = {**observed.to_json(), **verdict.to_json(), "tokens_sha256": self._tokens_sha256}
+        plain = {**to_json(observed), **to_json(verdict), "tokens_sha256": self._tokens_sha256}
         self._lines.append(json.dumps(plain, allow_nan=False))
         return verdict
 
@@ -50,7 +50,7 @@ class VerdictRecord:
     @property
     def sentence(self) -> str:
         """The latest verdict in one sentence."""
-        name, verdict = variant_label(self.judge.variant), self.judge.verdict
+        name, verdict = self.judge.label, self.judge.verdict
         if verdict is None or verdict.ship is None:
             return f"Monitor: no loss of {name} was finite."
         ship = f"ship step {verdict.ship.step:,} ({verdict.ship.weights}, {verdict.ship.nll_nats:.3f} nats)"
@@ -72,7 +72,7 @@ def read_observed(data: bytes, columns: Iterable[str], tokens_sha256: str) -> li
     for line in data.split(b"\n"):
         try:
             plain = parse_json(line)
-            observed = Observed.from_json(plain)
+            observed = from_json(Observed, plain)
         except (ValueError, KeyError, TypeError, AttributeError):
             break
         if plain.get("tokens_sha256") != tokens_sha256 or not set(columns) <= set(observed.nll_nats):

@@ -15,7 +15,7 @@ from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdict_record import VerdictRecord
 from pipeline.monitor.verdicts import LIVE, Observed, finite_or_nan
-from pipeline.quantize.variant import ALIASES, Variant, variant_label
+from pipeline.spec import ALIASES, Variant
 from pipeline.train.arms import Arm, make_arm_schedule
 from pipeline.train.schedules import ForkRates
 
@@ -47,10 +47,11 @@ class RunWatch:
         """
         schedule = make_arm_schedule(arm, rates)
         outlook = RateOutlook(rates.steps, planned_rate=lambda step: schedule(max(step - 1, 0)))
-        decides = deciding_variant(variants).column
-        settings = WatchSettings(rates.steps, observations=probes)
+        judge = Judge(
+            WatchSettings(rates.steps, observations=probes), outlook, str(deciding_variant(variants))
+        )
         self._columns = {str(each): each.column for each in variants}
-        self.record = VerdictRecord(Judge(settings, outlook, decides), tokens_sha256)
+        self.record = VerdictRecord(judge, tokens_sha256)
 
     def __call__(self, rows: Iterable[Mapping[str, Any]]) -> bool:
         """Judge the probes in ``rows`` (of a run, in order) after the last judged one; whether there are any."""
@@ -74,16 +75,13 @@ class RunWatch:
 
 def experiment_sentence(records: Mapping[str, VerdictRecord]) -> str:
     """The last verdicts of an experiment's runs, by run, in one sentence."""
-    alarms = {key: each for key, each in records.items() if each.verdict is not None and each.verdict.alarm}
-    ships = {
-        key: each.verdict.ship
-        for key, each in records.items()
-        if each.verdict is not None and each.verdict.ship is not None
-    }
+    verdicts = {key: each.verdict for key, each in records.items() if each.verdict is not None}
+    alarms = {key: each.worse_since for key, each in verdicts.items() if each.worse_since is not None}
+    ships = {key: each.ship for key, each in verdicts.items() if each.ship is not None}
     first = next(iter(records.values())).judge
-    name, of = variant_label(first.variant), f"{len(records)} {'run' if len(records) == 1 else 'runs'}"
+    name, of = first.label, f"{len(records)} {'run' if len(records) == 1 else 'runs'}"
     if alarms:
-        told = ", ".join(f"{key} since about update {_since(each):,}" for key, each in alarms.items())
+        told = ", ".join(f"{key} since about update {since:,}" for key, since in alarms.items())
         said = f"Monitor: {name} got worse in {len(alarms)} of {of} ({told})"
     else:
         margin = first.settings.margin_nats
@@ -100,9 +98,3 @@ def experiment_sentence(records: Mapping[str, VerdictRecord]) -> str:
         f"{said}; its lowest loss is {best.nll_nats:.3f} nats, after {best.step:,} updates of {key} "
         f"({best.weights} weights)."
     )
-
-
-def _since(record: VerdictRecord) -> int:
-    assert record.verdict is not None
-    assert record.verdict.worse_since is not None
-    return record.verdict.worse_since

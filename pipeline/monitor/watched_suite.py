@@ -17,10 +17,8 @@ from torch import nn
 from pipeline.base.errors import CheckpointError
 from pipeline.base.files import read_regular, write_atomically
 from pipeline.models.loading import build_model, read_config, read_weights
-from pipeline.monitor.judging import Judge
 from pipeline.monitor.observing import Monitor
 from pipeline.monitor.verdict_record import VERDICT_BYTES, VerdictRecord, read_observed
-from pipeline.monitor.verdicts import Verdict
 from pipeline.train.averages import checkpoint_model
 from pipeline.train.loop import choose_device
 from pipeline.train.model import STORED
@@ -55,13 +53,8 @@ class SuiteWatch:
         self._record: VerdictRecord | None = None
 
     @property
-    def verdict(self) -> Verdict | None:
-        """The latest one."""
-        return None if self._record is None else self._record.verdict
-
-    @property
     def sentence(self) -> str | None:
-        """It in one sentence."""
+        """The latest verdict in one sentence; None without one."""
         return None if self._record is None else self._record.sentence
 
     def __call__(self, step: int, held_out: NDArray[np.int64], model: nn.Module | None = None) -> None:
@@ -81,15 +74,13 @@ class SuiteWatch:
         """Continue from the verdicts in the folder that are of the same text and variants."""
         ids = np.array(held_out[: int(np.prod(self._shape))], dtype=np.int64).reshape(self._shape)
         self._monitor = self._new_monitor(ids)
-        judge = self._monitor.judge
         path = self._out / VERDICTS
         data = read_regular(path, VERDICT_BYTES) if path.exists() else b""
         columns = ["fp32", *(each.column for each in self._monitor.variants)]
         due = iter(self._recipe.checkpoint_steps)
         before = read_observed(data, columns, self._monitor.tokens_sha256)
         seen = [each for each in before if each.step == next(due, None)]
-        fresh = Judge(judge.settings, judge.outlook, judge.variant)
-        self._record = VerdictRecord(fresh, self._monitor.tokens_sha256, seen)
+        self._record = VerdictRecord(self._monitor.judge, self._monitor.tokens_sha256, seen)
         return self._record
 
     def _observe(self, record: VerdictRecord, step: int, weights: nn.Module) -> None:

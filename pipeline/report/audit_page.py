@@ -69,7 +69,7 @@ def page_html(
         nodamage="" if measures(frame) else " hidden",
         events=sections.events_html(report.summary),
         why=("" if frame.mechanism is None else mechanism_html(frame.mechanism))
-        + swap_html(report.swap or ()),
+        + swap_html(report.swap or (), report.variants),
         heat=places.heat_html(heat, frame),
         table=table_html(frame),
         problems=sections.problems_html(report),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.base.errors import UsageError
+from pipeline.base.typed_json import from_json, to_json
 from pipeline.monitor.judging import Judge, WatchSettings
 from pipeline.monitor.rate_outlook import RateOutlook
 from pipeline.monitor.verdicts import Observed, Verdict
@@ -132,8 +133,15 @@ def test_observations_survive_json_and_give_equal_verdicts() -> None:
     for at, (step, value) in enumerate(zip(STEPS, values, strict=True)):
         found = judge.observe(Observed(step, {"fp32": value - 0.05, "int4": value}))
         assert repr(found) == repr(whole[at])  # repr: NaN equals NaN
-        plain = json.loads(json.dumps([each.to_json() for each in judge.seen], allow_nan=False))
-        judge = Judge(judge.settings, judge.outlook, "int4", map(Observed.from_json, plain))
+        plain = json.loads(json.dumps([to_json(each) for each in judge.seen], allow_nan=False))
+        judge = Judge(judge.settings, judge.outlook, "int4", [from_json(Observed, each) for each in plain])
+
+
+def test_sentences_speak_of_the_label_and_numbers_of_the_column() -> None:
+    judge = Judge(WatchSettings(10), RateOutlook(10), "int4-g64-asym")
+    found = judge.before(1).observe(Observed(1, {"fp32": 1.0, "int4_g64_asym": 1.1}))
+    assert found.stop_advice.reason.startswith("int4-g64-asym ")
+    assert found.numbers["int4_g64_asym_nll_nats"] == 1.1
 
 
 def test_steps_that_go_back_are_refused_until_the_run_is_rewound() -> None:

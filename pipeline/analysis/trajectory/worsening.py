@@ -5,7 +5,8 @@ text, and never the gap, which may grow while y still falls. A paired test over 
 by as much again as the text's error (0.003 to 0.005 nats), and the best so far is a selected minimum.
 
 1. The reference r is the lowest mean of ``WINDOW`` consecutive past checkpoints. s and rho are the level and the memory
-   of the scatter in the last ``RECENT`` checkpoints; f = sqrt((1 + rho) / (1 - rho)) widens s for the memory.
+   of the scatter in the last ``RECENT`` checkpoints; f = sqrt((1 + rho) / (1 - rho)) widens s for the memory. While a
+   worsening is suspected they stay as they were before it: the rise itself would look like memory, and delay the alarm.
 2. z_i = (y_i - r - margin - SELECTION s f / sqrt(WINDOW)) / (s f sqrt(1 + 1 / WINDOW)), at most ``CAP``: no single
    checkpoint can raise an alarm. The third term pays for the reference being a selected minimum.
 3. ``e-detector``: M_i = (1 / N) sum over starts j <= i, mean over lambda, of the product over k = j..i of
@@ -71,6 +72,9 @@ class Worsening:
         self._sums = np.zeros(len(LAMBDAS))
         self._cusum = 0.0
         self._log_ratio, self._since = 0.0, 0
+        """Evidence of a worsening that is under way (not above 0: there is none), and its first step."""
+        self._scatter = (math.nan, math.nan)
+        """Standard deviation and memory of the checkpoints before it."""
         self.alarm: Alarm | None = None
         """The first alarm; it stays."""
         self.evidence = 0.0
@@ -98,7 +102,9 @@ class Worsening:
         return self.alarm
 
     def _judge(self, step: int, loss_nats: float) -> None:
-        sd, rho = scatter(np.array(self._recent))
+        if self._log_ratio <= 0:
+            self._scatter = scatter(np.array(self._recent))
+        sd, rho = self._scatter
         wide = sd * math.sqrt((1 + rho) / (1 - rho))
         excess = loss_nats - self._lowest_mean - self._margin - SELECTION * wide / math.sqrt(WINDOW)
         z = min(excess / (wide * math.sqrt(1 + 1 / WINDOW)), CAP)

@@ -17,14 +17,14 @@ def test_a_run_that_never_worsens_raises_no_alarm(name: str) -> None:
     assert len(alarms) <= 1  # 0 to 2.5 % in `python -m tests.analysis.trajectory.alarms`
 
 
-def test_an_explosion_is_told_within_sixteen_checkpoints_and_never_before_it() -> None:
+def test_an_explosion_is_told_within_ten_checkpoints_and_never_before_it() -> None:
     turn = int(np.searchsorted(STEPS, TURN))
     for at in found(WORSE["explosion at 77k"], 0.01, "e-detector", 8):
         assert at is not None
-        assert turn < at <= turn + 18
+        assert turn < at <= turn + 10
     for at in found(WORSE["explosion at 77k"], 0.01, "cusum", 8):
         assert at is not None
-        assert turn < at <= turn + 13
+        assert turn < at <= turn + 9
 
 
 def watched(values: np.ndarray, **options: object) -> Worsening:

@@ -37,11 +37,23 @@ Vector = tuple["Tensor", ...]
 
 
 def of_model(model: Any, tokens_NT: Tensor) -> Values:
-    """NaN where a loss or a derivative is not finite."""
+    """NaN where a loss or a derivative is not finite. Fewer sequences go at a time where a GPU's memory is short."""
+    import torch
+
+    for at_once in (AT_ONCE, AT_ONCE // 2):
+        try:
+            return _of_parts(model, tokens_NT, at_once)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return _of_parts(model, tokens_NT, 1)
+
+
+def _of_parts(model: Any, tokens_NT: Tensor, at_once: int) -> Values:
+    """The columns, from ``at_once`` sequences at a time."""
     import torch
 
     names, weights = zip(*block_matrices(model).items(), strict=True)
-    parts = tokens_NT[:SEQUENCES].split(AT_ONCE)
+    parts = tokens_NT[:SEQUENCES].split(at_once)
     generator = torch.Generator().manual_seed(0)
 
     def draw() -> Vector:

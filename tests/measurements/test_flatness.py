@@ -87,6 +87,22 @@ def test_a_model_without_second_derivatives_is_refused_by_name() -> None:
         of_model(model, TOKENS)
 
 
+def test_fewer_sequences_go_at_a_time_where_memory_is_short() -> None:
+    model = tiny_model("gpt_neox", initializer_range=0.5, attn_implementation="eager", **SMALL)
+    wanted, sizes = of_model(model, TOKENS), []
+
+    def full(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.register_forward_pre_hook(full, with_kwargs=True)
+    found = of_model(model, TOKENS)
+    assert sizes[-1] == 2
+    for name in ("hessian_trace", "hessian_top", "sam_rise_nats"):
+        assert found[name] == pytest.approx(float(wanted[name]), rel=1e-4)
+
+
 def test_a_flat_loss_has_no_curvature() -> None:
     """All weights zero: the gradient has no direction, and nothing is divided by its length."""
     model = tiny_model("gpt_neox", attn_implementation="eager", **SMALL)

@@ -30,8 +30,8 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device, calibration_
     """Whether the whole checkpoint in ``folder`` fits the free memory of ``device``.
 
     On a CPU it takes the float32 weights times (1 + variants), the logits of a chunk and ``SPARE_BYTES``, on a GPU
-    ``memory.whole_bytes``; calibrated variants take ``memory.calibration_bytes`` beside it.
-    The numbers do not depend on it. Raises CheckpointError if its weight files cannot be read.
+    ``memory.whole_bytes``; calibrated variants take ``memory.calibration_bytes`` beside it, a swap the other
+    checkpoint. The numbers do not depend on it. Raises CheckpointError if its weight files cannot be read.
     """
     needed, free = _needed(folder, spec, device, calibration_tokens), free_bytes(device)
     # The driver compared the bound with a share of a GPU's memory; here it is compared with the free memory.
@@ -40,13 +40,15 @@ def fits_whole(folder: Path, spec: ProbeSpec, device: torch.device, calibration_
 
 def _needed(folder: Path, spec: ProbeSpec, device: torch.device, calibration_tokens: int) -> int:
     variants = widest(spec.variants, spec.mechanism)
-    size = ModelSize.of(text_config(read_config(folder)).to_dict(), _stored_bytes(folder))
+    stored = _stored_bytes(folder)
+    size = ModelSize.of(text_config(read_config(folder)).to_dict(), stored)
     calibrating = 0 if size is None else calibration_bytes(size, spec.variants, calibration_tokens)
+    beside = calibrating + (stored if spec.swap else 0)
     if size is not None and device.type == "cuda" and has_triton():
-        return calibrating + whole_bytes(size, variants, spec.shape, spec.arithmetic)
+        return beside + whole_bytes(size, variants, spec.shape, spec.arithmetic)
     logits = cpu_logit_bytes(vocabulary(read_config(folder)), len(variants), spec.shape)
     weights = cpu_weight_bytes(WeightIndex.of(folder).elements, len(variants))
-    return calibrating + weights + logits + SPARE_BYTES
+    return beside + weights + logits + SPARE_BYTES
 
 
 def _stored_bytes(folder: Path) -> int:

@@ -67,7 +67,8 @@ def choose_execution(
     if size is None:
         return Execution(arithmetic)
     calibrating = calibration_bytes(size, variants, calibration)
-    whole = calibrating + whole_bytes(size, variants, shape, arithmetic)
+    swapped = size.stored_bytes if options.swap else 0
+    whole = calibrating + swapped + whole_bytes(size, variants, shape, arithmetic)
     if whole <= usable:
         return Execution(arithmetic)
     note = (

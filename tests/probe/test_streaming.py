@@ -172,6 +172,22 @@ def test_what_calibrating_takes_counts_too(tmp_path, monkeypatch, device):
         assert fit.fits_whole(folder, spec, torch.device(device), tokens) is fits
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_other_checkpoint_of_a_swap_counts_too(tmp_path, monkeypatch, device):
+    folder = save_tiny_model("llama", tmp_path)
+    swapping = dataclasses.replace(SPEC, swap=(1, 2))
+
+    def least(spec):
+        def fits(free):
+            monkeypatch.setattr(fit, "free_bytes", lambda _: free)
+            return fit.fits_whole(folder, spec, torch.device(device))
+
+        return bisect.bisect_left(range(2**34), True, key=fits)
+
+    stored = (folder / "model.safetensors").stat().st_size
+    assert least(swapping) - least(SPEC) == pytest.approx(stored / (0.9 if device == "cpu" else 1), abs=2)
+
+
 @pytest.mark.parametrize("arithmetic", ["split", "ieee"])
 def test_what_finds_too_little_of_a_gpu_free_is_streamed_too(tmp_path, monkeypatch, arithmetic):
     folder, spec = save_tiny_model("llama", tmp_path), dataclasses.replace(SPEC, arithmetic=arithmetic)

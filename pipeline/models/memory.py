@@ -7,7 +7,7 @@ bounds on what the code holds at its peak. Legend: S = stored bytes, L = layers,
 * as a whole: this checkpoint and the next one as stored, 2 S; the embedding in float32, 4 K D
 * layer by layer: two layers as stored, 2 S / L; embedding and head as stored and the embedding in float32, 12 K D. The
   depth does not count, but for biases and norms
-* ``RUNTIME_BYTES``, and then either way
+* ``RUNTIME_BYTES``, ``DRAW_BYTES`` if there are controls, and then either way
 * GPT-NeoX in split (``probe/gpu/neox.py``): three float32 residual streams of all tokens, 12 M D; and the larger of
   one layer packed for all variants, 6 V (4 D^2 + 3 D F), with a chunk of operands and products, (30 D + 10 F) bytes
   a row up to ``CHUNK_BYTES``; and the packed head, 6 K D for each of its weights, with the logits of ``HEAD_ROWS``
@@ -47,6 +47,8 @@ CPU_COMPARED_ROWS = 256
 """Predictions of each variant compared at a time on a CPU."""
 CPU_PROCESS_BYTES = 600 * 2**20
 """Bytes of a worker's process before it reads a checkpoint: Python, torch and transformers."""
+DRAW_BYTES = 5 * 2**29
+"""Bytes of controls' random numbers that a GPU keeps from checkpoint to checkpoint: all of Pythia-160m's."""
 USABLE_SHARE = 0.9
 """Usable share of a GPU's memory; the rest is lost to fragmentation or used by other programs."""
 
@@ -82,7 +84,7 @@ class ModelSize:
 def whole_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
     """Upper bound on the GPU memory of a probe of the whole model, bytes."""
     stored = 2 * size.stored_bytes + 4 * size.vocabulary * size.hidden
-    return stored + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+    return stored + _kept_bytes(variants) + _work_bytes(size, variants, shape, arithmetic)
 
 
 def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShape, arithmetic: str) -> int:
@@ -90,7 +92,7 @@ def layered_bytes(size: ModelSize, variants: Sequence[Variant], shape: TokenShap
     stored = 2 * size.stored_bytes // size.layers + 12 * size.vocabulary * size.hidden
     at_once = len(variant_groups(variants)[0])
     states = 0 if _walks(size, arithmetic) else 4 * at_once * shape.n_tokens * size.hidden
-    return stored + states + RUNTIME_BYTES + _work_bytes(size, variants, shape, arithmetic)
+    return stored + states + _kept_bytes(variants) + _work_bytes(size, variants, shape, arithmetic)
 
 
 def calibration_bytes(size: ModelSize, variants: Sequence[Variant], n_tokens: int) -> int:
@@ -156,8 +158,10 @@ def widest(variants: Sequence[Variant], mechanism: Sequence[Variant]) -> tuple[V
     """The variants for bounds on memory: ``variants``, or as many controls as are measured at a time, if those of
     ``mechanism`` are more.
     """
-    if not mechanism or len(variants) >= VARIANTS_AT_ONCE:
+    if not mechanism:
         return tuple(variants)
+    if len(variants) >= VARIANTS_AT_ONCE:
+        return (*variants, ControlVariant())
     return (ControlVariant(head=any(each.head for each in (*variants, *mechanism))),) * VARIANTS_AT_ONCE
 
 
@@ -175,6 +179,11 @@ def control_groups(controls: Sequence[ControlVariant]) -> list[tuple[Variant, ..
         size = math.ceil(len(own) / count)
         groups += [(*first, *own[start : start + size]) for start in range(0, len(own), size)]
     return groups
+
+
+def _kept_bytes(variants: Sequence[Variant]) -> int:
+    """Bytes that stay from checkpoint to checkpoint."""
+    return RUNTIME_BYTES + DRAW_BYTES * any(isinstance(each, ControlVariant) for each in variants)
 
 
 def _walks(size: ModelSize, arithmetic: str) -> bool:

@@ -7,6 +7,9 @@ integer operations that every device has. The start is a hash of the seed, the m
 Normal numbers are made of them in float64 and rounded to float32, where devices' logarithms and cosines no longer
 differ but for a tie in a thousand million.
 
+All checkpoints of a run get the same draws, so :class:`Draws` can keep them: on a GPU they take a tenth of the time of
+the controls.
+
 Legend: N = numbers, W = words of 64 bits, R = rows of a matrix of blocks, S = block size.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +85,51 @@ class Stream:
         keys = _shifted(self.words(rows * size), _PLACE_BITS + 1).view(rows, size)
         keys = (keys << _PLACE_BITS) | torch.arange(size, dtype=torch.int64, device=self.device)
         return keys.argsort(dim=1)
+
+
+class Draws:
+    """The draws for matrices, kept for the next checkpoint while there is room.
+
+    Arguments: the seed, the use and the matrix' name, on which the numbers depend, and a tensor like which they are.
+    """
+
+    def __init__(self, room_bytes: int = 0) -> None:
+        self._room_bytes = room_bytes
+        self._kept: dict[tuple[object, ...], Tensor] = {}
+
+    def coins(self, seed: int, use: str, matrix: str, like: Tensor) -> Tensor:
+        """Fair coins, bool, of the shape of ``like``. Not to be changed in place."""
+        return self._drawn(
+            seed, use, matrix, like, lambda stream: stream.coins(like.numel()).view(like.shape)
+        )
+
+    def normals(self, seed: int, use: str, matrix: str, like: Tensor) -> Tensor:
+        """Standard normal numbers, float32, of the shape of ``like``. Not to be changed in place."""
+        return self._drawn(
+            seed, use, matrix, like, lambda stream: stream.normals(like.numel()).view(like.shape)
+        )
+
+    def permutations(self, seed: int, use: str, matrix: str, like_RS: Tensor) -> Tensor:
+        """int64 (R, S): a permutation of 0 to S - 1 for each row of ``like_RS``."""
+        import torch
+
+        narrow = torch.uint8 if like_RS.shape[1] <= 256 else torch.int32
+        drawn = self._drawn(
+            seed, use, matrix, like_RS, lambda stream: stream.permutations(*like_RS.shape).to(narrow)
+        )
+        return drawn.long()
+
+    def _drawn(
+        self, seed: int, use: str, matrix: str, like: Tensor, draw: Callable[[Stream], Tensor]
+    ) -> Tensor:
+        place = (seed, use, matrix, like.device, like.shape)
+        if place in self._kept:
+            return self._kept[place]
+        drawn = draw(Stream.of(seed, use, matrix, like.device))
+        if drawn.nbytes <= self._room_bytes:
+            self._room_bytes -= drawn.nbytes
+            self._kept[place] = drawn
+        return drawn
 
 
 def _signed(word: int) -> int:

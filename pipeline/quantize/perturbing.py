@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.quantize.controls import Control
-from pipeline.quantize.draws import Stream
+from pipeline.quantize.draws import Draws
 from pipeline.quantize.quantizer import Calibration, Encoded, Quantizer, decoded
 
 if TYPE_CHECKING:
@@ -25,10 +25,13 @@ class RoundingErrors:
         quantizers: Sequence[Quantizer | None] = (),
         calibrated: Mapping[int, Encoded] | None = None,
         calibration: Calibration | None = None,
+        draws: Draws | None = None,
     ) -> None:
         """``weight``: float32 (O, I). ``calibrated``: by place among ``quantizers``, what those that need a layer's
-        inputs have made of it; ``calibration``: those inputs, where nothing has been made of them yet.
+        inputs have made of it; ``calibration``: those inputs, where nothing has been made of them yet. ``draws``:
+        where random numbers are kept; None: nowhere.
         """
+        self.draws = draws or Draws()
         self.weight, self._calibration = weight, calibration
         self._encoded = {quantizers[place]: encoded for place, encoded in (calibrated or {}).items()}
         self._errors: dict[Quantizer, Tensor] = {}
@@ -57,29 +60,28 @@ def perturbation(
     """
     import torch
 
-    weight = errors.weight
-    stream = Stream.of(control.seed, control.kind, matrix, weight.device)
+    weight, draws, place = errors.weight, errors.draws, (control.seed, control.kind, matrix)
     if control.kind == "relative":
         size = weight.double().square().mean().sqrt().mul(control.amount).float()
-        return stream.normals(weight.numel()).view(weight.shape).mul_(size)
+        return draws.normals(*place, weight) * size
     assert quantizer is not None, f"{control}: a perturbation by no quantizer's error"
     error = errors.of(quantizer)
     if control.kind == "line":
         return error * control.amount
     if control.kind == "signs":
-        return torch.where(stream.coins(error.numel()).view(error.shape), error, -error)
+        return torch.where(draws.coins(*place, error), error, -error)
     width = min(quantizer.group_width(error.shape[1]), error.shape[1])
     whole = error.shape[1] // width * width
     if control.kind == "permuted":
         parts = [error[:, :whole].reshape(-1, width), error[:, whole:]]
-        streams = [stream, Stream.of(control.seed, "permuted rest", matrix, weight.device)]
+        uses = ["permuted", "permuted rest"]
         shuffled = [
-            part.gather(1, each.permutations(*part.shape)).reshape(error.shape[0], -1)
-            for part, each in zip(parts, streams, strict=True)
+            part.gather(1, draws.permutations(control.seed, use, matrix, part)).reshape(error.shape[0], -1)
+            for part, use in zip(parts, uses, strict=True)
             if part.numel()
         ]
         return torch.cat(shuffled, dim=1) if len(shuffled) > 1 else shuffled[0]
-    noise = stream.normals(error.numel()).view(error.shape)
+    noise = draws.normals(*place, error).clone()
     for part, drawn in ((error[:, :whole], noise[:, :whole]), (error[:, whole:], noise[:, whole:])):
         if part.numel():
             grouped_OGS = part.unflatten(1, (-1, width)) if part.shape[1] >= width else part[:, None]

@@ -11,6 +11,7 @@ import pytest
 import pipeline.driver
 from pipeline.base.errors import UsageError
 from pipeline.models.memory import (
+    DRAW_BYTES,
     VARIANTS_AT_ONCE,
     ModelSize,
     calibration_bytes,
@@ -18,6 +19,7 @@ from pipeline.models.memory import (
     usable_bytes,
     variant_groups,
     whole_bytes,
+    widest,
 )
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
@@ -171,6 +173,18 @@ def test_the_bound_grows_with_the_variants_that_are_measured_at_a_time_alone(ari
         assert full == many
     assert [len(group) for group in variant_groups(variants(18))] == [16, 3]
     assert variant_groups(variants(1)) == [variants(1)]
+
+
+def test_kept_random_numbers_count_for_controls_alone() -> None:
+    size = ModelSize(2**28, 12, 768, 3072, 50304, neox=True)
+    few, many = VARIANTS, parse_variants(tuple(f"int4-g{each}-asym" for each in range(1, 18)))
+    for variants in (few, many):
+        plain, controlled = widest(variants, ()), widest(variants, variants[1:])
+        assert plain == variants
+        apart = whole_bytes(size, controlled, TokenShape(), "split") - whole_bytes(
+            size, plain, TokenShape(), "split"
+        )
+        assert apart >= DRAW_BYTES
 
 
 def test_sizes_come_from_the_usual_names_of_a_config() -> None:

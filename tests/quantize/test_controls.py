@@ -11,9 +11,10 @@ from torch import Tensor
 from pipeline.base.errors import UsageError
 from pipeline.quantize import Variant, parse_variants, round_trip
 from pipeline.quantize.control_variant import ControlVariant, Perturbed
-from pipeline.quantize.controls import Control, ControlSettings
-from pipeline.quantize.draws import Stream
+from pipeline.quantize.controls import Control, ControlKind, ControlSettings
+from pipeline.quantize.draws import Draws, Stream
 from pipeline.quantize.integer import IntegerGrid
+from pipeline.quantize.perturbing import RoundingErrors, perturbed
 
 CPU = torch.device("cpu")
 GRID = IntegerGrid(4, 16, False)
@@ -65,6 +66,36 @@ def test_streams_of_other_seeds_uses_and_names_are_independent() -> None:
     ):
         same = (start == other.coins(40_000)).double().mean().item()
         assert abs(same - 0.5) < 4 * 0.5 / 40_000**0.5
+
+
+def test_kept_draws_are_those_that_were_drawn() -> None:
+    like, blocks = torch.empty(30, 64), torch.empty(60, 32)
+    keeping, fresh, bytes_of_coins = Draws(1 << 20), Draws(), like.numel()
+    for _ in range(2):
+        for kept, drawn in ((keeping, fresh), (Draws(bytes_of_coins), fresh)):
+            assert torch.equal(kept.coins(1, "signs", "a", like), drawn.coins(1, "signs", "a", like))
+            assert torch.equal(
+                kept.normals(1, "gaussian", "a", like), drawn.normals(1, "gaussian", "a", like)
+            )
+            assert torch.equal(
+                kept.permutations(1, "p", "a", blocks), drawn.permutations(1, "p", "a", blocks)
+            )
+    stream = Stream.of(1, "signs", "a", CPU)
+    assert torch.equal(keeping.coins(1, "signs", "a", like).flatten(), stream.coins(like.numel()))
+    assert torch.equal(
+        keeping.permutations(1, "p", "a", blocks).sort(dim=1).values, torch.arange(32).expand(60, 32)
+    )
+    for other in (keeping.coins(2, "signs", "a", like), keeping.coins(1, "signs", "b", like)):
+        assert not torch.equal(other, keeping.coins(1, "signs", "a", like))
+    assert keeping.coins(1, "signs", "a", torch.empty(5, 7)).shape == (5, 7), "another model"
+
+
+@pytest.mark.parametrize("kind", ["signs", "permuted", "gaussian", "relative"])
+def test_a_control_is_the_same_with_kept_draws(kind: ControlKind) -> None:
+    weight, keeping = weight_of(), Draws(1 << 24)
+    for _ in range(2):  # the first call draws, the second must find the draw unchanged
+        found = perturbed(RoundingErrors(weight, draws=keeping), Control(kind, 0.5, 3), GRID, "a")
+        assert torch.equal(found, perturbed(RoundingErrors(weight), Control(kind, 0.5, 3), GRID, "a"))
 
 
 def test_part_of_a_stream_does_not_depend_on_its_length() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.measurements import TensorMeasurement, TokenMeasurement, further, selected
 from pipeline.models.loading import vocabulary
-from pipeline.models.memory import module_chunk, variant_groups, walk_chunk
+from pipeline.models.memory import DRAW_BYTES, module_chunk, variant_groups, walk_chunk
 from pipeline.models.variant_linear import ProbeLinear
 from pipeline.probe.backend import Scores, compare, float_products
 from pipeline.probe.gpu import neox, ops
@@ -25,6 +25,7 @@ from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.split_moments import sum_of_squares
 from pipeline.probe.tensor_statistics import TensorStatistics, is_listed, refuse_values, weight_columns
 from pipeline.quantize import Calibration, Encoded, Quantizer, Variant, decoded
+from pipeline.quantize.draws import Draws
 from pipeline.quantize.triton.fast_encode import encode_together
 from pipeline.quantize.triton.launch import compiling
 from pipeline.quantize.triton.packing import PackedWeight, pack, summarise
@@ -50,6 +51,7 @@ class TritonBackend:
         self._token_level = selected(names, TokenMeasurement)
         self._tensor_level = selected(names, TensorMeasurement)
         self._is_compiling = False
+        self._draws = Draws(DRAW_BYTES)
 
     def groups(self, variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
         """Groups of the size that the loss kernel has registers for."""
@@ -94,7 +96,9 @@ class TritonBackend:
     def pack(self, linear: ProbeLinear) -> PackedWeight:
         """Pack in one launch; quantizers without a kernel are packed one by one."""
         plan, quantizers = linear.plan, linear.packing.quantizers
-        packed = pack(linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name))
+        packed = pack(
+            linear.stored_weight(), quantizers, not self._split, plan.calibrated.get(linear.name), self._draws
+        )
         if linear.name not in plan.measured and not plan.losses_only:
             more = self._measure_further(linear) if self._tensor_level and not self._is_compiling else {}
             plan.measured[linear.name] = summarise(packed, linear.counted_rows), more

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pipeline.base.errors import CheckpointError
 from pipeline.quantize.control_variant import Perturbed
+from pipeline.quantize.draws import Draws
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.perturbing import RoundingErrors, perturbed
 from pipeline.quantize.quantizer import Encoded, Quantizer, decoded
@@ -61,11 +62,13 @@ def pack(
     quantizers: Sequence[Quantizer | None],
     full: bool = False,
     calibrated: Mapping[int, Encoded] | None = None,
+    draws: Draws | None = None,
 ) -> PackedWeight:
     """Pack ``weight`` (O, I), any floating dtype and strides, under all ``quantizers``.
 
     ``full``: float32 values instead of operands of split products. ``calibrated``: of
-    quantizers that need a layer's inputs, by index, the weight as they have encoded it.
+    quantizers that need a layer's inputs, by index, the weight as they have encoded it. ``draws``: the random numbers
+    of controls.
     """
     width = weight.shape[1]
     if width > WIDEST:
@@ -81,7 +84,8 @@ def pack(
             moments_are_there = True
             continue
         if way is Perturbed:
-            _pack_perturbed(weight, packed, indices, quantizers, calibrated)
+            errors = RoundingErrors(weight.float().contiguous(), quantizers, calibrated, draws=draws)
+            _pack_perturbed(errors, packed, indices, quantizers)
             continue
         for index in indices:
             quantizer = quantizers[index]
@@ -164,16 +168,14 @@ def _options(
 
 
 def _pack_perturbed(
-    weight: Tensor,
+    errors: RoundingErrors,
     packed: PackedWeight,
     indices: Sequence[int],
     quantizers: Sequence[Quantizer | None],
-    calibrated: Mapping[int, Encoded] | None,
 ) -> None:
     """Fills the slots ``indices`` with the weights of controls; of their sums those of squares alone, for
     ``row_squares``, mean anything.
     """
-    errors = RoundingErrors(weight.float().contiguous(), quantizers, calibrated)
     scratch = dataclasses.replace(packed, moments=torch.empty_like(packed.moments))
     for index in indices:
         wanted = quantizers[index]

@@ -1,4 +1,4 @@
-"""What the trained interventions decide, by outputs/reference/interventions/RULE.md.
+"""What the trained interventions decide, by outputs/reference/interventions/RULE.md and by the rule of its confirmation.
 
 The unit is a training. c, d, h, s are the log damages at the end of ``constant``, ``decay``, ``decay-held`` and
 ``constant-shrunk``.
@@ -16,6 +16,8 @@ from scipy import stats
 
 from pipeline.analysis.trajectory.mechanism.explain import read_controls
 from pipeline.runs.folder import RunFolder
+from tests.evidence.losses import GPTQ, INT4
+from tests.evidence.seeds import LEVEL, NOT_JUDGED, t_interval, times
 
 ARMS = ("trunk", "constant", "decay", "decay-held", "constant-shrunk", "average", "sam", "muon")
 """Stage 1, 2, ... of a suite."""
@@ -23,13 +25,11 @@ TRUNK = "stage1"
 """Not in any comparison: every arm has the same one."""
 SQUARE = ARMS[1:5]
 FLATTENING = ("average", "sam", "muon")
-INT4, GPTQ = "int4-g128-asym", "int4-g128-asym@gptq"
 COLUMNS = ("damage_nats", "gptq_damage_nats", "error_size", "kappa_nats", "sensitivity_nats", "alignment")
-LEVEL = 0.95
-MIN_SEEDS = 3
+MIN_SEEDS, MIN_CONFIRMING = 3, 8
+"""Fewest seeds that are judged, in the first experiment and in its confirmation."""
 TRIED = 0.05
 """Smallest fall of the norm that counts as one."""
-NOT_JUDGED = "not judged"
 
 Arms = Mapping[str, Mapping[str, float]]
 """Numbers of a window by name, by arm."""
@@ -80,26 +80,26 @@ def _window(rows: Sequence[Mapping[str, Any]], noise: float) -> dict[str, float]
     return found
 
 
-def decide(seeds: Mapping[str, Arms]) -> dict[str, Any]:
+def decide(seeds: Mapping[str, Arms], wanted: int = MIN_SEEDS) -> dict[str, Any]:
     """The verdicts and every contrast that they rest on; ``seeds``: :func:`windows` by seed.
 
-    Fewer seeds than the rule wants are told one by one and not judged.
+    Fewer seeds than ``wanted`` are told one by one and not judged.
     """
     whole = {name: arms for name, arms in seeds.items() if set(SQUARE) <= arms.keys()}
     by_seed = {name: _ratios(arms) for name, arms in whole.items()}
-    parts = {column: _two_by_two(list(whole.values()), column) for column in COLUMNS}
+    parts = {column: _two_by_two(list(whole.values()), column, wanted) for column in COLUMNS}
     norms = [math.log(arms["decay"]["norm"] / arms["constant"]["norm"]) for arms in whole.values()]
     cause = parts["damage_nats"]["cause"]
     if cause != NOT_JUDGED and math.exp(float(np.mean(norms))) > 1 - TRIED:
         cause = "not tested"
     return {
         "seeds": list(whole),
-        "seeds_wanted": MIN_SEEDS,
+        "seeds_wanted": wanted,
         "level": LEVEL,
         "cause": cause,
         "by_seed": by_seed,
         "two_by_two": parts,
-        "flattening": _flattening(list(seeds.values())),
+        "flattening": _flattening(list(seeds.values()), wanted),
         "windows": {name: dict(arms) for name, arms in seeds.items()},
     }
 
@@ -116,10 +116,10 @@ def _ratios(arms: Arms) -> dict[str, dict[str, float]]:
     }
 
 
-def _two_by_two(seeds: Sequence[Arms], column: str) -> dict[str, Any]:
+def _two_by_two(seeds: Sequence[Arms], column: str, wanted: int) -> dict[str, Any]:
     """Parts of the rate and of the norm in one quantity; they add up to the total, in logarithms."""
     there = [arms for arms in seeds if all(column in arms[arm] for arm in SQUARE)]
-    if len(there) < MIN_SEEDS:
+    if len(there) < wanted:
         return {"cause": NOT_JUDGED}
     constant, decay, held, shrunk = (np.log([arms[arm][column] for arms in there]) for arm in SQUARE)
     rate = ((held - constant) + (decay - shrunk)) / 2
@@ -132,17 +132,17 @@ def _two_by_two(seeds: Sequence[Arms], column: str) -> dict[str, Any]:
         cause = "norm"
     return {
         "cause": cause,
-        "times": _times(total),
-        "times_rate": _times(t_interval(rate)),
-        "times_norm": _times(t_interval(norm)),
+        "times": times(total),
+        "times_rate": times(t_interval(rate)),
+        "times_norm": times(t_interval(norm)),
         "contrast_log": contrast,
     }
 
 
-def _flattening(seeds: Sequence[Arms]) -> dict[str, Any]:
+def _flattening(seeds: Sequence[Arms], wanted: int) -> dict[str, Any]:
     """SAM, Muon and the moving average against ``constant``; Holm's correction over the three sensitivities."""
     logs = {arm: _against_constant(seeds, arm) for arm in FLATTENING}
-    judged = {arm: values for arm, values in logs.items() if len(values) >= MIN_SEEDS}
+    judged = {arm: values for arm, values in logs.items() if len(values) >= wanted}
     p_values = {arm: float(stats.ttest_1samp(values, 0).pvalue) for arm, values in judged.items()}
     found: dict[str, Any] = {
         arm: {"verdict": NOT_JUDGED, "seeds": len(values)} for arm, values in logs.items()
@@ -153,7 +153,7 @@ def _flattening(seeds: Sequence[Arms]) -> dict[str, Any]:
         estimate = t_interval(judged[arm])
         direction = "lowers" if estimate["estimate"] < 0 else "raises"
         verdict = direction if largest <= 1 - LEVEL else "cannot tell"
-        found[arm] |= {"verdict": verdict, "p_holm": largest, "times_sensitivity": _times(estimate)}
+        found[arm] |= {"verdict": verdict, "p_holm": largest, "times_sensitivity": times(estimate)}
     return found
 
 
@@ -164,23 +164,10 @@ def _against_constant(seeds: Sequence[Arms], arm: str) -> list[float]:
     return [math.log(one[name] / other[name]) for one, other in pairs if name in one and name in other]
 
 
-def _times(estimate: dict[str, float]) -> dict[str, float]:
-    return {key: math.exp(value) for key, value in estimate.items()}
-
-
-def t_interval(values: Any) -> dict[str, float]:
-    """Mean and interval over seeds, Student's t; values: (seeds,)."""
-    mean = float(np.mean(values))
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return {"estimate": mean, "lower": mean - half, "upper": mean + half}
-
-
-def interventions(folder: Path) -> dict[str, Any]:
+def interventions(folder: Path, wanted: int = MIN_SEEDS) -> dict[str, Any]:
     """The decision on the seeds that ``folder`` holds."""
-    return decide(
-        {path.parent.name: windows(RunFolder(path.parent)) for path in sorted(folder.glob("seed*/run.json"))}
-    )
+    runs = sorted(folder.glob("seed*/run.json"))
+    return decide({path.parent.name: windows(RunFolder(path.parent)) for path in runs}, wanted)
 
 
 def page(decision: Mapping[str, Any]) -> str:

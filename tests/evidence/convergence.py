@@ -1,7 +1,7 @@
 """What the runs to convergence and on decide, by outputs/reference/convergence/RULE.md.
 
-The unit is a training. g = log growth of the damage after convergence at a constant rate, e = log damage at the end of the
-decay over that at the end of the constant run.
+The unit is a training. g = log growth of the damage after convergence at a constant rate, e = log damage at the end of
+the decay over that at the end of the constant run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis import detect_phases
 from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from tests.evidence.losses import FP32, GPTQ, INT4, Losses, read_losses
 from tests.evidence.seeds import t_interval, times
 

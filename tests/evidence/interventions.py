@@ -1,4 +1,4 @@
-"""What the trained interventions decide, by outputs/reference/interventions/RULE.md and by the rule of its confirmation.
+"""What the trained interventions decide, by the rules of outputs/reference/interventions and of its confirmation.
 
 The unit is a training. c, d, h, s are the log damages at the end of ``constant``, ``decay``, ``decay-held`` and
 ``constant-shrunk``.

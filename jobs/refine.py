@@ -10,7 +10,6 @@ from jobs.console import console, errors
 from pipeline.base.errors import CollapseError, OverlapError, TooFewTokensError
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_tokens import CalibrationTokens, read_calibration
-from pipeline.runs.new_tokens import without_first
 from pipeline.runs.output import run_folder
 from pipeline.runs.result_files import REPORT
 from pipeline.spec import Variant
@@ -51,7 +50,7 @@ def show_refinement(options: AuditOptions, *, seed: int) -> bool:
         )  # fmt: skip
         try:
             code = run_audit(
-                again, change=lambda request: without_first(request, used), calibrated_on=calibrated_on
+                again, change=lambda request: request.without_first(used), calibrated_on=calibrated_on
             )
         except TooFewTokensError as error:
             return f"{new:,} new batches are not there ({error})"

@@ -140,7 +140,7 @@ def naive_run(
     if spec.moments == "suite":
         load_moments(model, training.optimizer, read_moments(folder))
     batches = Batches(
-        torch.from_numpy(request.train.astype(np.int64)).to(device),
+        torch.from_numpy(request.train.tokens.astype(np.int64)).to(device),
         seq_len=spec.seq_len,
         sequences=spec.sequences,
         seed=DATA_SEED_OFFSET + run.seed,

@@ -48,7 +48,7 @@ class ForkWork(KindOfWork):
             config=request.spec.config(),
             fingerprint=request.spec.fingerprint(),
             corpus=request.corpus,
-            train_corpus=request.train_corpus,
+            train_corpus=request.train.corpus,
             calibration="" if request.calibration is None else request.calibration.source,
             versions=versions(),
             notes=request.notes,
@@ -74,10 +74,10 @@ class ForkWork(KindOfWork):
         out.tokens.write(request.tokens.array)
         if request.calibration is not None:
             write_calibration(out, request.calibration)
-        if out.training_tokens.holds(request.spec.train_sha256, checked=request.train_kept):
+        if out.training_tokens.holds(request.spec.train_sha256, checked=request.train.kept):
             out.training_tokens.write_note(_note(request))
         else:
-            out.training_tokens.write(request.train, _note(request))
+            out.training_tokens.write(request.train.tokens, _note(request))
 
     def tasks(self, request: ForkRequest, plan: ForkPlan, found: FolderStatus) -> list[ForkTask]:
         missing = set(found.to_measure)
@@ -172,7 +172,7 @@ def _with_verdicts(folder: RunFolder, plan: ForkPlan, reduction: ForkReduction) 
 
 def _note(request: ForkRequest) -> dict[str, Any]:
     """The note beside the training tokens."""
-    return {**(request.train_made_of or {}), "tokens_sha256": request.spec.train_sha256}
+    return {**(request.train.made_of or {}), "tokens_sha256": request.spec.train_sha256}
 
 
 class ForkProgress(ProgressTracker):

@@ -11,8 +11,6 @@ folder, and never changed: other tokens have another name.
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,7 +23,7 @@ from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.files import JSON_BYTES, parse_json
 from pipeline.base.fingerprints import tokens_sha256
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.token_files import TOKENS_BYTES
+from pipeline.runs.token_files import TOKENS_BYTES, read_array, write_array
 from pipeline.store import open_store
 
 FOLDER = "calibration"
@@ -55,9 +53,7 @@ def write_calibration(folder: RunFolder, tokens: CalibrationTokens) -> None:
     try:
         read_calibration(folder, tokens.sha256)
     except UsageError:
-        buffer = io.BytesIO()
-        np.save(buffer, tokens.array)
-        store.write(_name(tokens.sha256, "npy"), buffer.getvalue())
+        write_array(store, _name(tokens.sha256, "npy"), tokens.array)
     note = {"source": tokens.source, "sha256": tokens.sha256, "made_of": tokens.made_of}
     if tokens.made_of and note not in list(_notes(folder)):
         store.write(_name(tokens.sha256, "json"), json.dumps(note, indent=1).encode())
@@ -65,19 +61,13 @@ def write_calibration(folder: RunFolder, tokens: CalibrationTokens) -> None:
 
 def read_calibration(folder: RunFolder, sha256: str) -> NDArray[np.int64]:
     """The tokens in ``folder`` that hash to ``sha256``. Raises UsageError if they are missing or damaged."""
-    store, name = open_store(folder.location), _name(sha256, "npy")
-    try:
-        data = store.read(name, TOKENS_BYTES)
-        if data is None:
-            raise FileNotFoundError(errno.ENOENT, "not there")
-        array: NDArray[np.int64] = np.load(io.BytesIO(data), allow_pickle=False)
+
+    def check(array: np.ndarray) -> None:
         if array.ndim != 2 or array.dtype != np.int64 or tokens_sha256(array) != sha256:
             raise ValueError("not what was written")
-    except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
-        raise UsageError(
-            f"{store.place(name)} cannot be read ({error}): run the {folder.kind.name} again to rewrite it"
-        ) from (error.__cause__ or error)  # the system's own error, whose number says if waiting helps
-    return array
+
+    store, name = open_store(folder.location), _name(sha256, "npy")
+    return read_array(store, name, TOKENS_BYTES, folder.kind.name, check)
 
 
 def kept_calibrations(folder: RunFolder) -> Iterator[CalibrationTokens]:

@@ -48,18 +48,6 @@ class FolderStatus:
             incomplete={key: lacks for key, lacks in self.incomplete.items() if key in keys},
         )
 
-    def why(self) -> dict[str, str]:
-        """Key -> reason for every expected task that is not done, in the order of the plan."""
-        return {
-            key: str(
-                self.incomplete.get(key)
-                or self.corrupt.get(key)
-                or self.failed.get(key)
-                or "not measured yet"
-            )
-            for key in self.to_measure
-        }
-
     def refuse_stale(self, folder: RunFolder) -> None:
         """Raise StaleShardsError if any shard is stale; it names the differing fields and the ways out."""
         if not self.stale:
@@ -138,40 +126,27 @@ def _differing_shard(
     folder: RunFolder, shard: Shard, plan: WorkPlan, identity: dict[str, Any] | None
 ) -> tuple[str, ...]:
     """Differences between ``shard`` and the plan; ``identity``: the wanted one, if the plan has the key."""
-    if differing := differing_settings(folder.kind.spec_type, shard.config, plan.config):
+    compare = compared(folder.kind.spec_type, shard.config, plan.config)
+    if differing := _differing(*compare, told=(shard.config, plan.config)):
         return differing
-    if identity is None:
-        return ()
-    return _of_others(shard.identity, identity)
+    # An empty value (weights that cannot be read now) equals any other.
+    known = {name for name, value in (identity or {}).items() if "" not in (value, shard.identity.get(name))}
+    there, wanted = ({name: each.get(name) for name in known} for each in (shard.identity, identity or {}))
+    return _differing(there, wanted, told=(there, wanted))
 
 
-def differing_settings(kind: type, there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """The settings in which two specs of class ``kind`` differ and which make their numbers incomparable."""
-    names = _differing(*map(_flat, compared(kind, there, wanted)))
+def _differing(
+    there: dict[str, Any], wanted: dict[str, Any], *, told: tuple[dict[str, Any], dict[str, Any]]
+) -> tuple[str, ...]:
+    """The names in which ``there`` and ``wanted`` differ, nested ones dotted, each with its values in ``told``."""
     flat_there, flat_wanted = _flat(there), _flat(wanted)
+    names = sorted(flat_there.keys() | flat_wanted.keys())
+    before, now = map(_flat, told)
     return tuple(
-        f"{name}: {flat_there.get(name, 'its default')} -> {flat_wanted.get(name, 'its default')}"
+        f"{name}: {before.get(name, 'its default')} -> {now.get(name, 'its default')}"
         for name in names
+        if flat_there.get(name) != flat_wanted.get(name)
     )
-
-
-def _of_others(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """Like :func:`differing_fields`, but an empty value (weights that cannot be read now) equals any other."""
-    known = {name for name in wanted if wanted[name] != "" and there.get(name) != ""}
-    return differing_fields({name: there.get(name) for name in known}, {name: wanted[name] for name in known})
-
-
-def differing_fields(there: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, ...]:
-    """The settings in which two measurements differ; nested ones have dotted names."""
-    flat_there, flat_wanted = _flat(there), _flat(wanted)
-    return tuple(
-        f"{name}: {flat_there.get(name)} -> {flat_wanted.get(name)}"
-        for name in _differing(flat_there, flat_wanted)
-    )
-
-
-def _differing(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    return [name for name in sorted(there.keys() | wanted.keys()) if there.get(name) != wanted.get(name)]
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -86,16 +86,13 @@ def build_fork_request(
         arms=resolved,
         seeds=options.seeds,
         tokens=audit.tokens,
-        train=train.tokens,
+        train=train,
         calibration=audit.calibration,
         corpus=audit.corpus,
-        train_corpus=train.corpus,
         out=out,
         resources=_resources(options, audit, start),
         state_every=options.state_every or spec.probe_every,
         state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
-        train_made_of=train.made_of,
-        train_kept=train.kept,
         notes=(*epochs, *_cold_note(start, spec)),
         warnings=audit.warnings,
         replace_stale=options.audit.replace_stale,
@@ -117,6 +114,8 @@ def _spec(
     from pipeline.train.fork_spec import ForkSpec
 
     every, (tokens, seq_len) = _lengths(options, audit.suite)[1], step_tokens
+    precision = _precision(options)
+    pays_off = precision == "bf16" and rates.steps >= COMPILE_FROM_STEPS
     return ForkSpec(
         content_id=start.checkpoint.content_id,
         rates=rates,
@@ -127,8 +126,8 @@ def _spec(
         train_sha256=train_sha256,
         optimizer=_optimizer(audit.suite),
         moments=moments,
-        precision=_precision(options),
-        compiled=_compiled(options, rates.steps),
+        precision=precision,
+        compiled=pays_off if options.compile is None else options.compile,
         # a memory of two probe intervals
         ema_decay=1 - 1 / (2 * every) if options.ema_decay is None else options.ema_decay,
         lawa_window=options.lawa_window,
@@ -145,13 +144,16 @@ def _rates(options: ForkOptions, suite: Suite, start: Start, moments: str) -> Fo
     elif moments == "cold":
         rewarm = options.rewarm_steps or 0
     base_lr = _base_rate(options, start)
-    return ForkRates(base_lr=base_lr, peak_lr=_peak_rate(suite, base_lr), steps=steps, rewarm_steps=rewarm)
+    known = [each.learning_rate for each in suite.checkpoints if each.learning_rate is not None]
+    peak_lr = max([suite.training.peak_lr or 0.0, base_lr, *known])
+    return ForkRates(base_lr=base_lr, peak_lr=peak_lr, steps=steps, rewarm_steps=rewarm)
 
 
 def _step_tokens(options: ForkOptions, audit: AuditRequest) -> tuple[int, int]:
     """Tokens of an update, and of each of its sequences."""
     seq_len = audit.suite.recipe.get("seq_len") or audit.probe.shape.seq_len
-    tokens = options.tokens_per_step or _default_tokens_per_step(audit.suite)
+    most = audit.suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP
+    tokens = options.tokens_per_step or min(DEFAULT_TOKENS_PER_STEP, most)
     if tokens % seq_len:
         raise UsageError(
             f"--tokens-per-step {tokens}: wanted a multiple of the {seq_len} tokens of a sequence"
@@ -177,16 +179,12 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
     folder = run_folder(options.audit_dir or options.audit.out)
     audit = folder.results.read_as(AuditedPhases, REPORT)
     if audit is None:
+        typed = options.audit.suite if isinstance(options.audit.suite, str) else suite.location
         raise UsageError(
             f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
-            f"{_typed(options, suite)} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
+            f"{typed} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
     return automatic_start(suite, audit)
-
-
-def _typed(options: ForkOptions, suite: Suite) -> str:
-    """The suite's name as typed on the command line."""
-    return options.audit.suite if isinstance(options.audit.suite, str) else suite.location
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:
@@ -236,16 +234,6 @@ def _base_rate(options: ForkOptions, start: Start) -> float:
     return rate
 
 
-def _peak_rate(suite: Suite, base_lr: float) -> float:
-    known = [c.learning_rate for c in suite.checkpoints if c.learning_rate is not None]
-    return max([suite.training.peak_lr or 0.0, base_lr, *known])
-
-
-def _default_tokens_per_step(suite: Suite) -> int:
-    """The paper's number, but at most that of the suite's own training."""
-    return min(DEFAULT_TOKENS_PER_STEP, suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP)
-
-
 def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
     """A note if the runs see a token more than once; raises UsageError unless that is allowed."""
     epochs = steps * tokens_per_step / max(available, 1)
@@ -273,12 +261,6 @@ def _check_compared(arms: tuple[Arm, ...], spec: ForkSpec) -> None:
                 f"{arm.label}: no probe falls into a {compared.adjective} phase, the only one that is compared "
                 f"({settings}; a probe every {spec.probe_every} steps): choose --probe-every so that it divides a cycle"
             )
-
-
-def _compiled(options: ForkOptions, steps: int) -> bool:
-    if options.compile is not None:
-        return options.compile
-    return _precision(options) == "bf16" and steps >= COMPILE_FROM_STEPS
 
 
 def _precision(options: ForkOptions) -> str:

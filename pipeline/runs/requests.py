@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from pipeline.base.fingerprints import tokens_sha256
+from pipeline.corpus import EvaluationTokens
 from pipeline.runs.plans import PlannedRun
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from pipeline.corpus import EvaluationTokens
     from pipeline.driver import Resources
     from pipeline.runs.calibration_tokens import CalibrationTokens
     from pipeline.runs.folder import RunFolder
+    from pipeline.runs.training_tokens import TrainingText
     from pipeline.spec import Checkpoint, ProbeSpec
     from pipeline.suites import Suite
     from pipeline.train.arms import Arm
@@ -43,6 +43,15 @@ class AuditRequest:
     warnings: tuple[str, ...] = ()
     """Known and possible defects of the suite."""
 
+    def without_first(self, batches: int) -> AuditRequest:
+        """The request on the tokens after the first ``batches``; a corpus is cut in order, so no token is shared."""
+        array = self.tokens.array[batches:]
+        tokens = EvaluationTokens(array, tokens_sha256(array))
+        shape = replace(self.probe.shape, batches=len(array))
+        return replace(
+            self, tokens=tokens, probe=replace(self.probe, shape=shape, tokens_sha256=tokens.sha256)
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class ForkRequest:
@@ -58,22 +67,16 @@ class ForkRequest:
     seeds: int
     """Runs per arm: seeds 0 to ``seeds - 1``, each with the same data order in every arm."""
     tokens: EvaluationTokens
-    train: np.ndarray
-    """1-D training tokens."""
+    train: TrainingText
     corpus: str
-    train_corpus: str
     out: RunFolder
     """Output folder, of kind ``FORK``."""
     resources: Resources
     state_every: int
     state_after_s: float = 0.0
     """Shortest time between two saved states of a run, seconds."""
-    train_made_of: dict[str, Any] | None = None
-    """Text and tokenizer of ``train`` (``pipeline.train.kept_tokens``); None = the tokens are not reused."""
     calibration: CalibrationTokens | None = None
     """None where no variant is calibrated."""
-    train_kept: bool = False
-    """Whether ``train`` was read from ``out``, where an earlier call saved it."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """Known defects of some of the suite's checkpoints."""

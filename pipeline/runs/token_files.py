@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,22 @@ def write_array(store: Store, name: str, array: np.ndarray) -> None:
     store.write(name, buffer.getvalue())
 
 
-def read_array(store: Store, name: str, most_bytes: int, command: str) -> np.ndarray:
-    """The array of the npy file ``name``; a UsageError names the ``command`` that rewrites it."""
+def read_array(
+    store: Store,
+    name: str,
+    most_bytes: int,
+    command: str,
+    check: Callable[[np.ndarray], None] = lambda _: None,
+) -> np.ndarray:
+    """The array of the npy file ``name``; a UsageError names the ``command`` that rewrites it. ``check`` raises
+    ValueError for another array than was written.
+    """
     try:
         data = store.read(name, most_bytes)
         if data is None:
             raise FileNotFoundError(errno.ENOENT, "not there")
         array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+        check(array)
     except (UnreadableError, FileNotFoundError, ValueError, EOFError) as error:
         # The cause is the system's own error, whose number shows whether a retry helps.
         raise UsageError(

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import UsageError
+from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
 from pipeline.runs.output import absolute_out
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pipeline.runs.folder import RunFolder
     from pipeline.suites import Suite
 
@@ -20,18 +23,15 @@ class TrainingText:
 
     corpus: str
     """Corpus as named by the user."""
-    tokens: Any
+    tokens: np.ndarray
     """1-D."""
     made_of: dict[str, Any] | None = None
-    """Text and tokenizer of the tokens, if known."""
+    """Text and tokenizer of the tokens (``pipeline.train.kept_tokens``); None = the tokens are not reused."""
     kept: bool = False
-    """Whether the tokens were read from the output folder."""
+    """Whether the tokens were read from the output folder, where an earlier call saved them."""
 
     @property
     def sha256(self) -> str:
-        """sha256 of the tokens."""
-        from pipeline.base.fingerprints import tokens_sha256
-
         return tokens_sha256(self.tokens)
 
 

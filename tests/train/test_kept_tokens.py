@@ -96,7 +96,7 @@ def keep(options: ForkOptions) -> np.ndarray:
         patch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
         execute(request)
     assert tokens_sha256(request.out.training_tokens.read()) == request.spec.train_sha256
-    return np.array(request.train)
+    return np.array(request.train.tokens)
 
 
 def change_text(folder: Path) -> None:
@@ -206,7 +206,7 @@ def test_tokens_of_pretrain_are_used(options, encoded, tmp_path):
     made = build_fork_request(options)
     assert len(encoded) == 1
     assert request.spec == made.spec
-    assert np.array_equal(request.train, made.train)
+    assert np.array_equal(request.train.tokens, made.train)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def run_audit(
     request = change(checked_request(options, calibrated_on))
     for note in request.notes:
         errors.print(note)
-    names = {checkpoint.key: checkpoint.revision for checkpoint in request.suite.checkpoints}
+    names = request.suite.names
     for checkpoint in request.suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             original = names.get(checkpoint.duplicate_of, checkpoint.duplicate_of)

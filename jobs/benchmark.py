@@ -181,10 +181,9 @@ def _compare_audits(options: BenchmarkOptions) -> Benchmark:
             stages = Stages(show)
             found = compare(request, stages, save, scaling=options.scaling)
             if request.resources.device == "cuda":
-                distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
                 found = with_arithmetics(
                     found,
-                    [fetch(checkpoint) for checkpoint in distinct[:ARITHMETIC_FILES]],
+                    [fetch(checkpoint) for checkpoint in request.suite.distinct[:ARITHMETIC_FILES]],
                     request.tokens.array,
                     request.probe.variants,
                     on_step=stages,

@@ -27,8 +27,7 @@ def time_methods(options: BenchmarkOptions) -> Benchmark:
     asked = options.audit
     with random_suite(options, asked.limit or LAST) as audit:
         request = checked_request(dataclasses.replace(audit, variants=audit.variants or METHODS))
-        distinct = [each for each in request.suite.checkpoints if each.duplicate_of is None]
-        some_named = asked.steps is not None or asked.limit is not None
+        some_named, distinct = (asked.steps, asked.limit) != (None, None), request.suite.distinct
         with progress("methods") as show:
             return compare_methods(
                 request.suite.name,

@@ -48,31 +48,29 @@ def command(suite: str | None, revisions: str | None, verify: bool) -> None:
         console.print(_table(found))
         _print_findings(found, console)
     else:
-        for row in (_columns(found), *_rows(found)):
-            click.echo(tab_separated(row))
+        click.echo(tab_separated(_columns(found)))
+        for each in found.checkpoints:
+            click.echo(tab_separated(_row(found, each, for_people=False)))
         _print_findings(found, errors)
 
 
-def _rows(suite: Suite) -> list[tuple[str, ...]]:
-    """Rows for programs: the cells of COLUMNS for each checkpoint, plain numbers, empty if not known."""
-    names = _names(suite)
-    return [
-        (
-            str(each.step),
-            each.revision,
-            "" if each.tokens_seen is None else str(each.tokens_seen),
-            "" if each.learning_rate is None else str(each.learning_rate),
-            _content(each),
-            "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
-            *([each.commit] if each.commit else []),
-        )
-        for each in suite.checkpoints
-    ]
+def _row(suite: Suite, each: Checkpoint, *, for_people: bool) -> tuple[str, ...]:
+    """The cells of COLUMNS for a checkpoint; for programs plain numbers, whole hashes, empty if not known."""
+    unknown, count, rate = ("-", ",", ".4g") if for_people else ("", "", "")
+    digits = 12 if for_people else None
+    return (
+        f"{each.step:{count}}",
+        each.revision,
+        unknown if each.tokens_seen is None else f"{each.tokens_seen:{count}}",
+        unknown if each.learning_rate is None else f"{each.learning_rate:{rate}}",
+        _content(each)[:digits] or unknown,
+        "" if each.duplicate_of is None else suite.names.get(each.duplicate_of, each.duplicate_of),
+        *([each.commit[:digits]] if each.commit else []),
+    )
 
 
 def _table(suite: Suite) -> Table:
     """The table for people. On a narrow terminal cells wrap; nothing is cut."""
-    names = _names(suite)
     title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
     table = Table(title=title, title_justify="left")
     for name in _columns(suite):
@@ -80,26 +78,17 @@ def _table(suite: Suite) -> Table:
             name.replace("_", " "), justify="right" if name in _RIGHT else "left", overflow="fold"
         )
     for each in suite.checkpoints:
-        table.add_row(
-            f"{each.step:,}",
-            each.revision,
-            "-" if each.tokens_seen is None else f"{each.tokens_seen:,}",
-            "-" if each.learning_rate is None else f"{each.learning_rate:.4g}",
-            _content(each)[:12] or "-",
-            "" if each.duplicate_of is None else names.get(each.duplicate_of, each.duplicate_of),
-            *([each.commit[:12]] if each.commit else []),
-        )
+        table.add_row(*_row(suite, each, for_people=True))
     return table
 
 
 def _print_findings(suite: Suite, to: Console) -> None:
-    names = _names(suite)
     groups: dict[str, list[str]] = {}
     for checkpoint in suite.checkpoints:
         if checkpoint.duplicate_of is not None:
             groups.setdefault(checkpoint.duplicate_of, []).append(checkpoint.revision)
     for original, copies in groups.items():
-        to.print(f"same content: {names.get(original, original)}, {', '.join(copies)}")
+        to.print(f"same content: {suite.names.get(original, original)}, {', '.join(copies)}")
     for checkpoint in suite.checkpoints:
         if not checkpoint.content_id:
             to.print(f"no complete weights, or not listed: {checkpoint.revision}")
@@ -107,7 +96,7 @@ def _print_findings(suite: Suite, to: Console) -> None:
         to.print(f"warning: {warning}")
     for name in suite.skipped:
         to.print(f"not a checkpoint by its name: {name}")
-    distinct = sum(bool(each.content_id) and each.duplicate_of is None for each in suite.checkpoints)
+    distinct = sum(bool(each.content_id) for each in suite.distinct)
     to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct")
 
 
@@ -127,7 +116,3 @@ def _place(name: str) -> str:
     if not isinstance(entry, HubSuite):
         return "trained here at first use"
     return f"{entry.repository}: {entry.note}" if entry.note else entry.repository
-
-
-def _names(suite: Suite) -> dict[str, str]:
-    return {checkpoint.key: checkpoint.revision for checkpoint in suite.checkpoints}

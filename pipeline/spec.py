@@ -33,25 +33,10 @@ from pipeline.quantize.variant import (
 )
 
 __all__ = [
-    "ALIASES",
-    "ARITHMETICS",
-    "CALIBRATION",
-    "DEFAULT_VARIANTS",
-    "FLATNESS",
-    "MEASUREMENTS",
-    "PROBE_VERSION",
-    "Checkpoint",
-    "ProbeSpec",
-    "ProbeTask",
-    "TokenShape",
-    "Variant",
-    "column_of",
-    "measured_at",
-    "swappable",
-    "swapped_with",
-    "parse_variants",
-    "variant_label",
-]
+    "ALIASES", "ARITHMETICS", "CALIBRATION", "DEFAULT_VARIANTS", "FLATNESS", "MEASUREMENTS", "PROBE_VERSION",
+    "Checkpoint", "ProbeSpec", "ProbeTask", "TokenShape", "Variant", "column_of", "measured_at", "swappable",
+    "swapped_with", "parse_variants", "variant_label",
+]  # fmt: skip
 
 PROBE_VERSION = 1
 """Increased by hand whenever the probe's arithmetic or definitions change, so that old shards become stale."""

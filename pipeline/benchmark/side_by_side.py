@@ -23,7 +23,6 @@ from pipeline.runs.execute import execute
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.progress import Progress
 from pipeline.runs.requests import AuditRequest
-from pipeline.spec import Checkpoint
 from pipeline.suites import fetch
 
 NAIVE_ON_GPU = 4
@@ -48,9 +47,8 @@ def compare(
     ``scaling`` times the pipeline with one worker as well. ``on_step`` is called with the sides ``one worker``,
     ``pipeline``, ``naive loop`` and ``naive loop with SciPy's kurtosis``.
     """
-    request = dataclasses.replace(
-        request, suite=dataclasses.replace(request.suite, checkpoints=_distinct(request))
-    )
+    suite = dataclasses.replace(request.suite, checkpoints=request.suite.distinct)
+    request = dataclasses.replace(request, suite=suite)
     found = Benchmark("audit", request.suite.name, unit="checkpoint", base="pipeline").plus(
         checkpoints=len(request.suite.checkpoints),
         n_tokens=request.probe.shape.n_tokens,
@@ -128,10 +126,6 @@ def _largest_differences(ours: Losses, naive: Losses) -> dict[str, float]:
     for (key, variant), loss in naive.items():
         found.setdefault(variant, []).append(abs(loss - ours[key, variant]))
     return {variant: float(np.max(values)) for variant, values in found.items()}
-
-
-def _distinct(request: AuditRequest) -> tuple[Checkpoint, ...]:
-    return tuple(each for each in request.suite.checkpoints if each.duplicate_of is None)
 
 
 def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> None:

@@ -23,20 +23,7 @@ from pipeline.corpus.tokens import (
 )
 
 __all__ = [
-    "GRAMMAR",
-    "Corpus",
-    "Docstrings",
-    "EvaluationTokens",
-    "Files",
-    "HubDataset",
-    "PythonSource",
-    "TokenFile",
-    "Tokenizer",
-    "corpus_sha256",
-    "documents",
-    "evaluation_tokens",
-    "held_out",
-    "open_token_file",
-    "parse_corpus",
+    "GRAMMAR", "Corpus", "Docstrings", "EvaluationTokens", "Files", "HubDataset", "PythonSource", "TokenFile",
+    "Tokenizer", "corpus_sha256", "documents", "evaluation_tokens", "held_out", "open_token_file", "parse_corpus",
     "training_and_held_out",
-]
+]  # fmt: skip

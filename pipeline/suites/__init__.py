@@ -12,26 +12,7 @@ from pipeline.suites.training_settings import TrainingSettings, clipped_cosine
 from pipeline.suites.unchanged import Unchanged
 
 __all__ = [
-    "Entry",
-    "Fetcher",
-    "HubSuite",
-    "Manifest",
-    "RecipeSuite",
-    "Suite",
-    "TrainingSettings",
-    "Unchanged",
-    "checkout",
-    "clipped_cosine",
-    "content_id",
-    "fetch",
-    "find_duplicates",
-    "known_suites",
-    "load_tokenizer",
-    "open_suite",
-    "read_manifest",
-    "registered_suite",
-    "repository_suite",
-    "weight_files",
-    "weights_sha256",
-    "write_manifest",
-]
+    "Entry", "Fetcher", "HubSuite", "Manifest", "RecipeSuite", "Suite", "TrainingSettings", "Unchanged", "checkout",
+    "clipped_cosine", "content_id", "fetch", "find_duplicates", "known_suites", "load_tokenizer", "open_suite",
+    "read_manifest", "registered_suite", "repository_suite", "weight_files", "weights_sha256", "write_manifest",
+]  # fmt: skip

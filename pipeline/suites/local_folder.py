@@ -12,7 +12,7 @@ from pipeline.suites.content import confirm_local, find_duplicates
 from pipeline.suites.content_memory import identities
 from pipeline.suites.manifest import MANIFEST, Entry, Manifest, read_manifest
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
-from pipeline.suites.suite import Suite, keyed_stages
+from pipeline.suites.suite import Suite, chosen_stages
 from pipeline.suites.trainer_state import read_trainer_state, trainer_warnings
 from pipeline.suites.training_settings import TrainingSettings
 
@@ -57,13 +57,10 @@ def _checkpoints(
     folder: Path, name: str, revisions: list[Revision], entries: dict[str, Entry], choice: RevisionChoice
 ) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
     """The checkpoints, and warnings about some of them."""
-    stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
-    wanted = [revision for revision in revisions if choice.wants(revision.name)]
-    if not wanted:
-        raise choice.nothing(name, [revision.name for revision in revisions])
-    folders = [folder / revision.name for revision in wanted]
+    stages = chosen_stages(name, revisions, choice)
+    folders = [folder / revision.name for revision in stages]
     found, states, same = [], {}, {}
-    for revision, path, identity in zip(wanted, folders, identities(folder, folders), strict=True):
+    for revision, path, identity in zip(stages, folders, identities(folder, folders), strict=True):
         entry = entries.get(revision.name) or Entry(revision.step, revision.name)
         state = read_trainer_state(path, revision.step)
         if entry.learning_rate is None:

@@ -10,7 +10,7 @@ from pipeline.base.errors import CheckpointError
 from pipeline.base.files import load_json
 from pipeline.spec import Checkpoint
 from pipeline.suites.checkpoint_files import weight_files
-from pipeline.suites.hub.small_files import config_file, listed_weight_bytes
+from pipeline.suites.hub.remote import config_file, listed_weight_bytes
 from pipeline.suites.suite import HUB, Suite
 
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")

@@ -14,6 +14,8 @@ from pipeline.base.files import open_regular
 from pipeline.base.paths import user_path
 from pipeline.suites.checkpoint_files import TOKENIZER_FILES
 from pipeline.suites.entries import HubSuite, RecipeSuite
+from pipeline.suites.hub.hub_suite import open_hub
+from pipeline.suites.hub.remote import tokenizer_folder
 from pipeline.suites.local_folder import open_folder
 from pipeline.suites.registry import known_suites, registered_suite, repository_suite
 from pipeline.suites.revisions import RevisionChoice
@@ -43,7 +45,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     choice = RevisionChoice(revisions)
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
-        return _open_hub(registered, choice)
+        return open_hub(registered, choice)
     if isinstance(registered, RecipeSuite):
         raise UsageError(
             f"suite {name!r} is trained first: run `int4-collapse pretrain {registered.recipe} --out DIR` "
@@ -55,7 +57,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     if path.exists():
         raise UsageError(f"suite {name!r} is a file: wanted a folder with one sub-folder per checkpoint")
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
-        return _open_hub(repository_suite(name), choice)
+        return open_hub(repository_suite(name), choice)
     if "/" in name or name.startswith((".", "~")):
         if "://" in name:
             raise UsageError(
@@ -72,8 +74,6 @@ def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
     if suite.tokenizer is None:
         raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
     if suite.tokenizer.startswith(HUB):
-        from pipeline.suites.hub.small_files import tokenizer_folder
-
         folder = str(tokenizer_folder(suite.tokenizer.removeprefix(HUB)))
     else:
         folder = suite.tokenizer
@@ -97,12 +97,6 @@ def _check_files(folder: Path) -> None:
             with open_regular(folder / name) as file:
                 if os.fstat(file.fileno()).st_size > MOST_TOKENIZER_BYTES:
                     raise OSError(errno.EFBIG, f"{name} has more than {MOST_TOKENIZER_BYTES:,} bytes")
-
-
-def _open_hub(suite: HubSuite, choice: RevisionChoice) -> Suite:
-    from pipeline.suites.hub.hub_suite import open_hub
-
-    return open_hub(suite, choice)
 
 
 def _nearest(path: Path) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.spec import Checkpoint, TokenShape
-from pipeline.suites.revisions import Revision
+from pipeline.suites.revisions import Revision, RevisionChoice
 from pipeline.suites.training_settings import TrainingSettings
 
 HUB = "hf://"
@@ -39,6 +40,16 @@ class Suite:
     """Sub-folders or branches whose names match no checkpoint pattern."""
     warnings: tuple[str, ...] = ()
     """One sentence per known or found defect of some checkpoints."""
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Key -> revision."""
+        return {checkpoint.key: checkpoint.revision for checkpoint in self.checkpoints}
+
+    @property
+    def distinct(self) -> tuple[Checkpoint, ...]:
+        """The checkpoints without those that repeat an earlier one."""
+        return tuple(each for each in self.checkpoints if each.duplicate_of is None)
 
     def select(self, steps: Sequence[int] | None = None, limit: int | None = None) -> Suite:
         """The suite reduced to the given steps, and to the first ``limit`` of those.
@@ -78,10 +89,10 @@ class Suite:
         return ", ".join(map(str, sorted(there[:3])))
 
 
-def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
-    """The stage of each revision's key: empty unless some step number repeats within the suite.
+def chosen_stages(suite: str, revisions: Sequence[Revision], choice: RevisionChoice) -> dict[Revision, str]:
+    """The revisions that ``choice`` selects, each with the stage of its key: empty unless some step number repeats.
 
-    Raises UsageError if two revisions would still have the same key.
+    Raises UsageError if two revisions would still have the same key, or if none is selected.
     """
     steps = [revision.step for revision in revisions]
     repeats = len(set(steps)) < len(steps)
@@ -94,4 +105,11 @@ def keyed_stages(suite: str, revisions: Sequence[Revision]) -> list[str]:
                 f"suite {suite}: {other} and {revision.name} are both step {revision.step}; move one away, "
                 "or choose between them with --revisions"
             )
-    return stages
+    chosen = {
+        revision: stage
+        for revision, stage in zip(revisions, stages, strict=True)
+        if choice.wants(revision.name)
+    }
+    if not chosen:
+        raise choice.nothing(suite, [revision.name for revision in revisions])
+    return chosen

@@ -7,17 +7,23 @@ belong to the checkpoint; a rate logged earlier may be many times too large in a
 
 from __future__ import annotations
 
+import io
+import math
+import pickle
+import zipfile
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from pipeline.base.files import read_regular
 from pipeline.base.json_fields import Fields, read_object
-from pipeline.suites.scheduler_state import next_learning_rate
 
 STATE = "trainer_state.json"
 SCHEDULER = "scheduler.pt"
+MOST_SCHEDULER_BYTES = 2**20
+"""Largest state of a scheduler that is read, bytes; one has about a thousand."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +103,32 @@ def _rate(value: Any) -> TypeGuard[float]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """An unpickler of numbers, strings, lists and dicts only."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which no scheduler's state needs")
+
+
+def next_learning_rate(path: Path) -> float:
+    """The learning rate of the next update, of the first parameter group, in the scheduler saved at ``path``.
+
+    ``torch.save`` writes a zip whose member ``.../data.pkl`` is a pickle. A scheduler saves plain numbers and lists, so
+    no class and no function is accepted. Raises OSError like ``read_regular``, ValueError if the state holds no rate.
+    """
+    data = read_regular(path, MOST_SCHEDULER_BYTES)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            (member,) = (each for each in archive.infolist() if each.filename.endswith("/data.pkl"))
+            if member.file_size > MOST_SCHEDULER_BYTES:
+                raise ValueError(f"its state has {member.file_size:,} bytes")
+            state = _PlainUnpickler(io.BytesIO(archive.read(member))).load()
+    except Exception as error:  # a damaged zip or pickle raises exceptions of many types
+        raise ValueError(f"not the state of a scheduler ({error})") from error
+    rates = state.get("_last_lr") if isinstance(state, dict) else None
+    rate = rates[0] if isinstance(rates, list) and rates else None
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < math.inf:
+        raise ValueError("it holds no learning rate")
+    return float(rate)

@@ -17,8 +17,7 @@ from pipeline.base.files import load_json, open_regular
 from pipeline.spec import Checkpoint
 from pipeline.suites.checkpoint_files import weight_files
 from pipeline.suites.foreign import names_below, what_it_is
-from pipeline.suites.hub.remote import list_commit
-from pipeline.suites.hub.small_files import config_file
+from pipeline.suites.hub.remote import config_file, list_commit
 from pipeline.suites.suite import HUB, Suite
 
 PREFIXES = {

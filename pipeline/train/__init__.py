@@ -11,13 +11,8 @@ if TYPE_CHECKING:
     from pipeline.train.pretraining import pretrain
 
 __all__ = [
-    "RECIPES",
-    "Recipe",
-    "Schedule",
-    "find_recipe",
-    "make_schedule",
-    "pretrain",
-]
+    "RECIPES", "Recipe", "Schedule", "find_recipe", "make_schedule", "pretrain",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ from pipeline.base.errors import UsageError
 from pipeline.base.retry import RetryPolicy
 from pipeline.spec import Checkpoint
 from pipeline.suites.hub import hub_suite as hub
-from pipeline.suites.hub import remote, small_files
+from pipeline.suites.hub import remote
 from pipeline.suites.hub.hub_requests import LONGEST_ASKED_S, ask_hub, passing, reason, retry_after_s
 from pipeline.suites.hub.listing import HubFile, Listing
 from pipeline.suites.model_config import stored_bytes
@@ -82,7 +82,7 @@ def test_the_size_of_the_weights_is_known_from_the_listing(monkeypatch, tmp_path
         HubFile(name, size, "b") for name, size in (("config.json", 7), ("model.safetensors", 1000))
     )
     listings = {"c1": Listing(files[:1]), "c2": Listing(files)}
-    monkeypatch.setattr(small_files, "list_commit", lambda repository, commit: listings[commit])
+    monkeypatch.setattr(remote, "list_commit", lambda repository, commit: listings[commit])
     remote_suite = Suite(
         "s", "hf://o/r", tuple(Checkpoint(n, f"step{n}", "hf://o/r", commit=f"c{n}") for n in (1, 2))
     )

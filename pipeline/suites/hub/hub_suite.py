@@ -24,10 +24,9 @@ from pipeline.suites.entries import HubSuite
 from pipeline.suites.hub.fetching import fetch
 from pipeline.suites.hub.hub_requests import reason
 from pipeline.suites.hub.listing import Listing, shared_files
-from pipeline.suites.hub.remote import list_commit, list_refs
-from pipeline.suites.hub.small_files import config_file
+from pipeline.suites.hub.remote import config_file, list_commit, list_refs
 from pipeline.suites.revisions import ALL, FORMS, Revision, RevisionChoice, sort_revisions
-from pipeline.suites.suite import HUB, Suite, keyed_stages
+from pipeline.suites.suite import HUB, Suite, chosen_stages
 
 LISTINGS_AT_ONCE = 16
 
@@ -43,21 +42,19 @@ def open_hub(suite: HubSuite, choice: RevisionChoice = ALL) -> Suite:
         commits = list_refs(repository)
     except Exception as error:
         raise UsageError(f"hub repository {repository} cannot be listed: {reason(error)}") from error
-    revisions, skipped = sort_revisions(commits, choice.pattern() or _pattern(suite))
+    own = None if suite.pattern is None else re.compile(suite.pattern)
+    revisions, skipped = sort_revisions(commits, choice.pattern() or own)
     if not revisions:
         found = ", ".join(skipped[:8]) or "none"
         wanted = choice.regex if choice.pattern() else suite.pattern or FORMS
         raise UsageError(
             f"no checkpoints in hub repository {repository}: wanted branches named {wanted}; found {found}"
         )
-    stages = dict(zip(revisions, keyed_stages(name, revisions), strict=True))
-    wanted_ones = [revision for revision in revisions if choice.wants(revision.name)]
-    if not wanted_ones:
-        raise choice.nothing(name, [revision.name for revision in revisions])
-    listings, problems = _list_all(repository, {each.name: commits[each.name] for each in wanted_ones})
+    stages = chosen_stages(name, revisions, choice)
+    listings, problems = _list_all(repository, {each.name: commits[each.name] for each in stages})
     checkpoints = [
-        _checkpoint(suite, revision, stages[revision], commits[revision.name], listings.get(revision.name))
-        for revision in wanted_ones
+        _checkpoint(suite, revision, stage, commits[revision.name], listings.get(revision.name))
+        for revision, stage in stages.items()
     ]
     same = _same_ids(checkpoints, listings)
     return Suite(
@@ -72,15 +69,11 @@ def open_hub(suite: HubSuite, choice: RevisionChoice = ALL) -> Suite:
         training=suite.training,
         skipped=tuple(skipped),
         warnings=(
-            *suite.warnings([revision.name for revision in wanted_ones]),
+            *suite.warnings([revision.name for revision in stages]),
             *problems,
             *shared_files(listings, same),
         ),
     )
-
-
-def _pattern(suite: HubSuite) -> re.Pattern[str] | None:
-    return None if suite.pattern is None else re.compile(suite.pattern)
 
 
 def _checkpoint(

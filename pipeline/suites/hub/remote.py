@@ -1,4 +1,4 @@
-"""The two listings of a hub: the commits behind branches and tags, and the files of a commit.
+"""The two listings of a hub, the commits behind branches and tags and the files of a commit, and small files.
 
 A commit never changes, so its listing is requested once and kept on disk. The branches are requested at every
 discovery, and their last known state is used only in offline mode.
@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.base.errors import CheckpointError, OutputError
+from pipeline.base.errors import CheckpointError, OutputError, UsageError
 from pipeline.base.files import load_json, make_folder, write_atomically
 from pipeline.base.locks import FileLock
+from pipeline.spec import Checkpoint
 from pipeline.suites.checkpoint_files import indexed_tensors
 from pipeline.suites.hub.download import download_file
 from pipeline.suites.hub.hub_cache import cached_folder, cached_listing, cached_refs
-from pipeline.suites.hub.hub_requests import ask_hub
+from pipeline.suites.hub.hub_requests import ask_hub, reason
 from pipeline.suites.hub.listing import HubFile, Listing
+from pipeline.suites.suite import HUB
 
 
 def cache_folder() -> Path:
@@ -89,6 +91,41 @@ def fetch_small(repository: str, commit: str, files: Sequence[HubFile]) -> Path:
             # hf_hub_download asks twice for each, and checks no hash of a file outside LFS
             download_file(repository, commit, file, folder)
     return folder
+
+
+def tokenizer_folder(place: str) -> Path:
+    """A folder with the tokenizer of ``org/name@commit``. Raises UsageError if it cannot be fetched."""
+    repository, _, commit = place.partition("@")
+    try:
+        return fetch_small(repository, commit, _listing(repository, commit).tokenizer)
+    except CheckpointError as error:
+        raise UsageError(f"the tokenizer of {repository} cannot be fetched: {error}") from error
+
+
+def config_file(checkpoint: Checkpoint) -> Path:
+    """The config.json of a checkpoint on a hub. Raises CheckpointError if it cannot be fetched."""
+    repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
+    config = [file for file in _listing(repository, commit).files if file.name == "config.json"]
+    return fetch_small(repository, commit, config) / "config.json"
+
+
+def listed_weight_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the weights of a checkpoint on a hub. Raises CheckpointError if it has none or cannot be listed."""
+    repository, commit = checkpoint.location.removeprefix(HUB), checkpoint.commit or ""
+    weights = _listing(repository, commit).weights
+    if not weights:
+        raise CheckpointError(f"{repository} at commit {commit[:8]} holds no weights")
+    return sum(file.size for file in weights)
+
+
+def _listing(repository: str, commit: str) -> Listing:
+    """Like :func:`list_commit`; raises CheckpointError if it cannot be listed."""
+    try:
+        return list_commit(repository, commit)
+    except Exception as error:
+        raise CheckpointError(
+            f"{repository} at commit {commit[:8]} cannot be listed: {reason(error)}"
+        ) from error
 
 
 def _list_files(repository: str, commit: str) -> Listing:

@@ -118,7 +118,7 @@ def test_offline_the_tokenizer_and_configuration_are_read_from_the_cache(tmp_pat
 import json
 from pipeline.suites import open_suite
 from pipeline.suites.model_config import model_config
-from pipeline.suites.hub.small_files import tokenizer_folder
+from pipeline.suites.hub.remote import tokenizer_folder
 suite = open_suite("org/run")
 print(json.dumps([model_config(suite), str(tokenizer_folder(suite.tokenizer.removeprefix("hf://")))]))
 """

@@ -43,9 +43,7 @@ def compare_forks(options: BenchmarkOptions) -> Benchmark:
 
 
 def _model(options: BenchmarkOptions) -> Callable[[], nn.Module]:
-    """Return a function that makes the model to train: one with the shape of ``--random``, or the suite's last
-    checkpoint.
-    """
+    """A function that makes the model to train: of the shape of ``--random``, or the suite's last checkpoint."""
     from pipeline.benchmark.shapes import random_model, shape_config
     from pipeline.benchmark.training import checkpoint
     from pipeline.suites import fetch, open_suite

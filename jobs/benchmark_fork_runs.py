@@ -69,9 +69,7 @@ def _request(options: BenchmarkOptions, audit: AuditOptions, runs: int, scratch:
 
 
 def paper_arms(runs: int, updates: int, probe_every: int) -> tuple[str, ...]:
-    """The paper's schedules, if ``runs`` divides evenly among them and each has a compared probe in a run; else the
-    baseline alone.
-    """
+    """The paper's schedules if they share ``runs`` evenly and each has a compared probe; else the baseline alone."""
     rates = ForkRates(base_lr=1.0, peak_lr=1.0, steps=updates)
     arms = tuple(arm_word(name, schedules.find(name).settings_for(probe_every)) for name in PAPER_SCHEDULES)
     try:

@@ -63,9 +63,7 @@ def describe(event: Event) -> str:
 
 
 def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
-    """Show the run in ``folder`` until it ends: live on a terminal, else one line per event (``as_json``: the raw
-    event).
-    """
+    """Show the run in ``folder`` until it ends: live on a terminal, else one line (``as_json``: raw) per event."""
     if folder.read_events() is None:
         raise UsageError(f"no run has started in {folder}: give a folder that a run writes to")
     run, began = WatchedRun(), time.monotonic()

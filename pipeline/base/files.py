@@ -112,9 +112,7 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
 
 def load_json(path: Path, most_bytes: int = JSON_BYTES, *, finite: bool = True) -> Any:
-    """The value in the JSON file ``path``: OSError as from :func:`read_regular`, ValueError as from
-    :func:`parse_json`.
-    """
+    """The value in the JSON file ``path``; raises what :func:`read_regular` and :func:`parse_json` do."""
     return parse_json(read_regular(path, most_bytes), finite=finite)
 
 

@@ -100,10 +100,7 @@ class Peer:
         }
 
 
-PEERS = (
-    Peer("GPTQModel", "gptqmodel", ("gptq",)),
-    Peer("llm-compressor", "llmcompressor", ("gptq", "awq")),
-)
+PEERS = (Peer("GPTQModel", "gptqmodel", ("gptq",)), Peer("llm-compressor", "llmcompressor", ("gptq", "awq")))
 
 
 def _run(command: list[str], folder: Path, limit_s: float) -> tuple[int, str]:

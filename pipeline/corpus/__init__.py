@@ -16,11 +16,7 @@ from pipeline.corpus.grammar import (
     TokenFile,
     parse_corpus,
 )
-from pipeline.corpus.tokens import (
-    EvaluationTokens,
-    evaluation_tokens,
-    open_token_file,
-)
+from pipeline.corpus.tokens import EvaluationTokens, evaluation_tokens, open_token_file
 
 __all__ = [
     "GRAMMAR", "Corpus", "Docstrings", "EvaluationTokens", "Files", "HubDataset", "PythonSource", "TokenFile",

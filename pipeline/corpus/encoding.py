@@ -42,9 +42,7 @@ class Encoder:
         self._backend = plain_backend(tokenizer)
 
     def batch(self, texts: list[str]) -> list[list[int]]:
-        """The ids of each text. A fast tokenizer is called directly: masks and offsets would cost more than the
-        ids.
-        """
+        """The ids of each text. A fast tokenizer is called directly: masks and offsets cost more than the ids."""
         if self._backend is None:
             ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         else:

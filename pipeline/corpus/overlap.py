@@ -50,9 +50,7 @@ def run_length(sequence_length: int) -> int:
 
 
 def run_hashes(tokens: Ids, length: int) -> NDArray[np.uint64]:
-    """A hash of every run of ``length`` tokens along the last axis: uint64 (..., T - length + 1), or of no run where
-    there are fewer tokens.
-    """
+    """A hash of every run of ``length`` tokens along the last axis: uint64 (..., max(0, T - length + 1))."""
     count = max(0, tokens.shape[-1] - length + 1)
     hashes = np.zeros((*tokens.shape[:-1], count), np.uint64)
     wide = tokens.astype(np.uint64)

@@ -94,9 +94,7 @@ class Layout:
         )
 
     def wanted(self, nodes: Nodes, tasks: int) -> int:
-        """Number of workers for ``tasks`` unfinished tasks; with ``grows`` the requested number even if they do not
-        fit.
-        """
+        """Number of workers for ``tasks`` unfinished tasks; with ``grows`` even those that do not fit yet."""
         there = self.slots(nodes)
         if self.limit is None:
             return min(tasks, there)

@@ -76,9 +76,7 @@ class Worker:
         return reference
 
     def take(self, reference: Any, now: float) -> tuple[Attempt, TaskOutcome]:
-        """Remove ``reference`` from the worker's tasks and return its outcome; raises WorkerLostError if the worker
-        died.
-        """
+        """Remove ``reference`` from the tasks; return its outcome. Raises WorkerLostError if the worker died."""
         outcome: TaskOutcome = _get(reference)
         attempt = self.held.pop(reference)
         for following in list(self.held.values())[:1]:
@@ -95,9 +93,7 @@ class Worker:
 
 
 def _get(reference: Any) -> Any:
-    """The value of ``reference``. Raises WorkerLostError if its worker is gone, CollapseError for any other
-    failure.
-    """
+    """The value of ``reference``. Raises WorkerLostError if its worker is gone, else CollapseError if it fails."""
     try:
         return ray.get(reference)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:

@@ -60,8 +60,7 @@ class ModelSize:
     stored_bytes: int
     """Bytes of its weight files."""
     layers: int
-    """Number of layers; 1 if its config.json does not say, which makes the layer-by-layer bound that of one huge
-    layer."""
+    """Number of layers; 1 if not stated, which makes the layer-by-layer bound that of one huge layer."""
     hidden: int
     inner: int
     vocabulary: int
@@ -146,18 +145,14 @@ def cpu_worker_bytes(
 
 
 def variant_groups(variants: Sequence[Variant]) -> list[tuple[Variant, ...]]:
-    """Split ``variants`` into the groups that are measured at a time, none larger than the first. The baseline
-    comes first in every group.
-    """
+    """The groups that are measured at a time, each with the baseline first, none larger than the first."""
     baseline, *others = variants
     most = VARIANTS_AT_ONCE - 1
     return [(baseline, *others[start : start + most]) for start in range(0, max(1, len(others)), most)]
 
 
 def widest(variants: Sequence[Variant], mechanism: Sequence[Variant]) -> tuple[Variant, ...]:
-    """The variants for bounds on memory: ``variants``, or as many controls as are measured at a time, if those of
-    ``mechanism`` are more.
-    """
+    """The variants for bounds on memory: ``variants``, or a group of controls where ``mechanism`` has more."""
     if not mechanism:
         return tuple(variants)
     if len(variants) >= VARIANTS_AT_ONCE:

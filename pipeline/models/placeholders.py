@@ -77,9 +77,7 @@ class PlaceholderModel:
 
     @classmethod
     def of(cls, folder: Path, index: WeightIndex) -> PlaceholderModel:
-        """Make the model of the checkpoint in ``folder``. Raises CheckpointError if a parameter is not an unchanged
-        stored tensor.
-        """
+        """Make the model of ``folder``. Raises CheckpointError if a parameter is not an unchanged stored tensor."""
         numbers = {name: number for number, name in enumerate(index.outlines)}
         placeholders = {
             name: _placeholder(numbers[name], outline) for name, outline in index.outlines.items()

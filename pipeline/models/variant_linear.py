@@ -30,8 +30,7 @@ class Packing:
     quantizers: tuple[Quantizer | None, ...]
     """Quantizer of each packed weight; None = the stored values."""
     slots: tuple[int, ...]
-    """Which packed weight each variant uses. Variants with the same quantizer share one, unless it is calibrated: their
-    inputs differ."""
+    """Which packed weight each variant uses. An equal quantizer is shared, unless it is calibrated: inputs differ."""
 
     @classmethod
     def of(cls, by_variant: list[Quantizer | None]) -> Packing:
@@ -169,9 +168,7 @@ class ProbeLinear(nn.Module):
 def require_rules(
     variants: Sequence[Variant], sites: Sequence[LinearSite], config: Mapping[str, Any]
 ) -> None:
-    """Raise CheckpointError if a rule of ``variants`` matches none of ``sites``, or does not fit the model of
-    ``config``.
-    """
+    """Raise CheckpointError if a rule of ``variants`` matches no site, or does not fit the model of ``config``."""
     layers = [site.name for site in sites if not site.is_head]
     head = next((site.name for site in sites if site.is_head), None)
     if head is None and any(variant.head for variant in variants):

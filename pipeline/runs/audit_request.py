@@ -15,12 +15,7 @@ from pipeline.models.memory import widest
 from pipeline.quantize.mechanism_option import parse_mechanism
 from pipeline.quantize.variant import require_models
 from pipeline.runs.audit_options import AuditOptions
-from pipeline.runs.calibration_request import (
-    CalibrationNeed,
-    OnSample,
-    calibration_tokens,
-    parse_calibration,
-)
+from pipeline.runs.calibration_request import CalibrationNeed, OnSample, calibration_tokens, parse_calibration
 from pipeline.runs.execution_mode import choose_execution
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
@@ -199,9 +194,7 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
 def _tokens(
     suite: Suite, corpus: Corpus, shape: TokenShape
 ) -> tuple[EvaluationTokens, int | None, tuple[str, ...]]:
-    """The evaluation tokens, the number of rows of the head that stand for tokens (if the tokenizer states it), and
-    notes.
-    """
+    """The evaluation tokens, how many rows of the head stand for tokens (None: all, or not known), and notes."""
     from pipeline.suites.model_config import context_length, model_config
 
     config = model_config(suite)

@@ -44,15 +44,9 @@ class Execution:
 
 
 def choose_execution(
-    options: AuditOptions,
-    suite: Suite,
-    variants: Sequence[Variant],
-    shape: TokenShape,
-    resources: Resources,
+    options: AuditOptions, suite: Suite, variants: Sequence[Variant], shape: TokenShape, resources: Resources
 ) -> Execution:
-    """Choose the execution of ``options`` on ``resources``, whose device is known; raises UsageError if it is
-    impossible.
-    """
+    """Choose the execution of ``options`` on ``resources`` with a known device; UsageError if it is impossible."""
     asked, calibration = options.arithmetic, options.calibration_sequences * shape.seq_len
     if resources.device != "cuda":
         if asked not in ("auto", "ieee"):

@@ -48,9 +48,7 @@ class ForkRun:
     def __init__(
         self, task: ForkTask, folder: Path, tokens: np.ndarray, prober: Prober, starts: Starts | None = None
     ) -> None:
-        """``folder``: the checkpoint's. ``tokens``: 1-D training tokens. ``starts``: measurements to reuse; this
-        run adds its own.
-        """
+        """``folder``: the checkpoint's. ``tokens``: 1-D, for training. ``starts``: reused; this run adds its own."""
         spec, device = task.spec, torch.device(task.device)
         files = Unchanged(folder)
         stored = read_weights(folder, task.checkpoint.weights_sha256)
@@ -124,9 +122,7 @@ class ForkRun:
         return buffer.getvalue()
 
     def resume(self, data: bytes) -> bool:
-        """Continue from a saved :meth:`state`; return False, without a change, if it belongs to another run or is
-        unreadable.
-        """
+        """Continue from a saved :meth:`state`; False, without a change, if it is unreadable or of another run."""
         try:
             value = torch.load(io.BytesIO(data), map_location=self._trainer.device, weights_only=True)
         except Exception:  # noqa: BLE001 - a damaged file raises anything; the run then starts over
@@ -243,11 +239,7 @@ def _of_controls(controls: dict[str, list[Row]], variant: str, tensors: list[Row
 def _nan_rows(before: list[Row], common: Row, measurements: tuple[str, ...]) -> list[Row]:
     """Rows of a run whose loss is not finite: the scores of the last probe, replaced by NaN."""
     scores = {each.name for each in score_columns(measurements) if each.dtype != "int64"} | {"gap"}
-    nothing: Row = {
-        **{each.name: None for each in pooled_columns(measurements)},
-        **common,
-        "probe_s": 0.0,
-    }
+    nothing: Row = {**{each.name: None for each in pooled_columns(measurements)}, **common, "probe_s": 0.0}
     step = before[-1]["step"]
     template = [row for row in before if row["step"] == step]
     return [

@@ -114,9 +114,7 @@ class KindOfWork(ABC):
 
     @abstractmethod
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
-        """Make tables from the shards. Raises IncompleteRunError if some are missing and ``allow_missing`` is
-        False.
-        """
+        """Make tables from the shards. Raises IncompleteRunError if some are missing, unless ``allow_missing``."""
 
     def decide(
         self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None

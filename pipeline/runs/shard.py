@@ -163,12 +163,7 @@ class Shard:
         return comparable(type(spec), self.config, spec.config())
 
 
-def shard_table(
-    schema: pa.Schema,
-    task: ShardTask,
-    rows: list[dict[str, Any]],
-    origin: Origin,
-) -> pa.Table:
+def shard_table(schema: pa.Schema, task: ShardTask, rows: list[dict[str, Any]], origin: Origin) -> pa.Table:
     """Make the table of a shard: ``rows`` of ``task`` with ``schema`` and the metadata that :func:`shard_from` reads.
 
     Arrow silently drops unknown columns and fills missing ones with null; here an unknown column, or a missing one

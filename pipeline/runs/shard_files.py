@@ -72,11 +72,7 @@ class ShardFiles:
         return f"{self.folder}/{key}.arrow"
 
     def write(
-        self,
-        task: ShardTask,
-        rows: list[dict[str, Any]],
-        origin: Origin,
-        there: Shard | None = None,
+        self, task: ShardTask, rows: list[dict[str, Any]], origin: Origin, there: Shard | None = None
     ) -> None:
         """Write the shard of ``task`` and remove its failure record.
 

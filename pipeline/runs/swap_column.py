@@ -20,8 +20,7 @@ ENTRY = pa.struct(
         pa.field("batch_nll_nats", pa.list_(pa.float64()), nullable=False),
     ]
 )
-"""Step and ``weights_sha256`` of the checkpoint whose errors they are, and the mean loss of each batch, all NaN where a
-logit was not finite."""
+"""The checkpoint whose errors they are, and the mean loss of each batch, all NaN where a logit was not finite."""
 
 FIELD = pa.field(SWAPS, pa.list_(ENTRY))
 

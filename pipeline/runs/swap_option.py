@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 def require_swap(steps: Sequence[int], suite: Suite, variants: Sequence[Variant]) -> None:
-    """Raise UsageError for ``steps`` that are not two different ones of ``suite``, or if none of ``variants`` has
-    errors to swap.
-    """
+    """Raise UsageError unless ``steps`` are two of ``suite`` and one of ``variants`` has errors to swap."""
     if not steps:
         return
     shown = ",".join(map(str, steps))

@@ -58,9 +58,7 @@ class DeviceLock:
 
     @contextmanager
     def take(self, asked: float) -> Iterator[float]:
-        """Context manager: wait for the lock; gives the idle seconds before it. ``asked``: time of the request
-        (perf_counter).
-        """
+        """Context manager: wait for the lock; gives the idle seconds before it. ``asked``: when (perf_counter)."""
         place = object()
         with self._changed:
             self._line.append(place)
@@ -127,9 +125,7 @@ def run_probe(
 
 
 def _add(folder: RunFolder, task: ProbeTask, rows: list[dict[str, Any]], now: Measurement) -> str:
-    """Add ``rows`` and the controls in ``now`` to the shard of ``task``. If they do not match it, change nothing and
-    return why.
-    """
+    """Add ``rows`` and the controls in ``now`` to the shard of ``task``; where they do not match, only return why."""
     try:
         there = folder.shards.read(task.key)
     except ShardError as error:

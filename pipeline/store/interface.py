@@ -50,6 +50,4 @@ class Store(Protocol):
         """Remove temporary files of killed writers. Call it only while holding the lock."""
 
     def lock(self) -> AbstractContextManager[None]:
-        """Context manager: the lock of the one driver. Raises FolderLockedError, which names the holder; a dead
-        driver loses it.
-        """
+        """Context manager: the one driver's lock, which a dead one loses. FolderLockedError names another holder."""

@@ -6,13 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.base.errors import UnreadableError
-from pipeline.base.files import (
-    make_folder,
-    read_regular,
-    remove_file,
-    sweep_temporaries,
-    write_atomically,
-)
+from pipeline.base.files import make_folder, read_regular, remove_file, sweep_temporaries, write_atomically
 from pipeline.base.locks import exclusive
 
 

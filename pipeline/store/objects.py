@@ -53,9 +53,7 @@ class ObjectStore:
         return f"{self._address}/{name}" if name else str(self._address)
 
     def check(self) -> None:
-        """Raise UsageError if the bucket does not exist, OutputError, without long retries, if it cannot be
-        reached.
-        """
+        """UsageError if the bucket does not exist, OutputError, without long retries, if it cannot be reached."""
         self._require_bucket(patience_s=0.0)
 
     def _require_bucket(self, patience_s: float | None = None) -> None:

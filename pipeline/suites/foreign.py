@@ -75,9 +75,7 @@ def names_below(folder: Path) -> list[str]:
 
 
 def what_it_is(names: Iterable[str]) -> str | None:
-    """What a folder with files of these ``names`` is and what to do, as "is an adapter ...: merge it ..."; None if
-    unknown.
-    """
+    """What a folder with these files is and what to do, as "is an adapter ...: merge it ..."; None if unknown."""
     names = sorted(names)
     places = {str(Path(name).parent) for name in names if _WEIGHTS.fullmatch(Path(name).name) and "/" in name}
     cached = next((place for place in sorted(places) if _HUB_CACHE.fullmatch(place)), None)

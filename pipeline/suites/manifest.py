@@ -44,8 +44,7 @@ class Manifest:
     corpus_sha256: str | None = None
     """Hash of the training documents or tokens."""
     evaluation_corpus: str | None = None
-    """Default evaluation corpus; a relative ``tokens:`` or ``file:`` path is relative to the suite's folder.
-    """
+    """Default evaluation corpus; a relative ``tokens:`` or ``file:`` path is relative to the suite's folder."""
     evaluation_shape: TokenShape | None = None
 
 
@@ -64,9 +63,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Read ``folder/suite.json``; None if there is none. Raises UsageError, which names file and field, if it is
-    broken.
-    """
+    """Read ``folder/suite.json``; None if there is none. A broken one raises UsageError with file and field."""
     path = folder / MANIFEST
     if not path.exists():
         return None

@@ -68,9 +68,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
 
 
 def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:
-    """Load the suite's tokenizer. Raises UsageError if it has none or it cannot be read. Imports transformers
-    (seconds).
-    """
+    """Load the suite's tokenizer. Raises UsageError if none can be read. Imports transformers (seconds)."""
     if suite.tokenizer is None:
         raise UsageError(f"suite {suite.name} has no tokenizer: give its evaluation text as tokens:FILE.npy")
     if suite.tokenizer.startswith(HUB):

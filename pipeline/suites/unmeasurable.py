@@ -31,9 +31,7 @@ MOST_HEADER_BYTES = 100 * 10**6
 
 
 def refuse_quantized(config_file: Path) -> None:
-    """Raise CheckpointError if a config.json states that its weights are quantized already, or is no small regular
-    file.
-    """
+    """Raise CheckpointError if a config.json says that its weights are quantized, or is no small regular file."""
     try:
         config = load_json(config_file)
     except OSError as error:

@@ -1,6 +1,4 @@
-"""Training: recipes, schedules, the loop, and pretraining a suite. Recipes are listed without importing
-torch.
-"""
+"""Training: recipes, schedules, the loop, and pretraining a suite. Recipes are listed without importing torch."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3
-"""Steps before recording, one kernel at a time: memory is allocated, kernels are compiled, the optimizer makes its
-state."""
+"""Steps before recording, kernel by kernel: memory is allocated, kernels are compiled, Adam's state is made."""
 
 
 class CapturedStep:

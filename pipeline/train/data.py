@@ -183,9 +183,7 @@ def _make(recipe: Recipe, folder: Path) -> None:
 
 
 def read_note(folder: Path, advice: str) -> Fields:
-    """Read the corpus and vocabulary of ``folder``; raises UsageError with ``advice`` unless :func:`prepare_data`
-    made it.
-    """
+    """The corpus and vocabulary of ``folder``; UsageError with ``advice`` unless :func:`prepare_data` made it."""
     return read_object(
         folder / CORPUS_NOTE,
         lambda what: UsageError(

@@ -124,10 +124,7 @@ class ForkTask:
 
     def marks(self) -> dict[str, str]:
         """Further metadata of the shard."""
-        return {
-            "corpus_sha256": self.spec.probe.tokens_sha256,
-            "identity": canonical_json(self.identity()),
-        }
+        return {"corpus_sha256": self.spec.probe.tokens_sha256, "identity": canonical_json(self.identity())}
 
     def identity(self) -> dict[str, Any]:
         """Identity of this run in the experiment; a shard with another one is stale."""

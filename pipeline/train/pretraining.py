@@ -49,8 +49,7 @@ COMPILE_FROM_STEPS = 300
 
 
 Report = Callable[[int, int, float | None, str], None]
-"""Called at every checkpoint with updates made, total updates, seconds left (None: not known yet) and the loss.
-"""
+"""Called at every checkpoint with updates made, total updates, seconds left (None: not known yet) and the loss."""
 
 
 class Watch(Protocol):

@@ -206,7 +206,7 @@ def test_tokens_of_pretrain_are_used(options, encoded, tmp_path):
     made = build_fork_request(options)
     assert len(encoded) == 1
     assert request.spec == made.spec
-    assert np.array_equal(request.train.tokens, made.train)
+    assert np.array_equal(request.train.tokens, made.train.tokens)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from pipeline.base.errors import CollapseError
 INLINE: Mapping[str, bool] = {"inline": True}
 UNLESS_NONE: Mapping[str, bool] = {"unless none": True}
 NAMES: dict[Any, str] = {
-    dict: "an object", list: "a list", tuple: "a list", str: "a text", int: "an integer", float: "a number",
-    bool: "true or false",
+    dict: "an object", list: "a list", tuple: "a list", str: "a text", bool: "true or false",
+    int: "an integer of at most 64 bits", float: "a number",
 }  # fmt: skip
 """Kinds of JSON values, in words."""
 MOST = 2**63
@@ -53,7 +53,8 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 def from_json(kind: Any, value: Any, where: str = "") -> Any:
     """``value`` as ``kind``: a dataclass, a union of dataclasses, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y]``,
-    ``dict[str, X]``, an enumeration of texts, a plain type or ``Any``. Fields that a dataclass lacks are left out.
+    ``dict[str, X]``, an enumeration of texts, a plain type, ``Any``, or a dataclass that can ``parse`` a text. Fields
+    that a dataclass lacks are left out.
 
     Null where a float is wanted is NaN; elsewhere a field that is null counts as absent. Raises ``ValueError`` that
     says ``where`` in the file.
@@ -72,6 +73,13 @@ def from_json(kind: Any, value: Any, where: str = "") -> Any:
     if origin is None and (found := _plain(kind, value)) is not None:
         return found
     raise _wrong(where, value, NAMES.get(origin or kind) or str(getattr(kind, "__name__", kind)))
+
+
+def _parsed(kind: Any, text: str, where: str) -> Any:
+    try:
+        return kind.parse(text)
+    except CollapseError as error:
+        raise ValueError(f"{where or 'the whole'} is {shown(text)}: {error}") from error
 
 
 def _plain(kind: Any, value: Any) -> Any:
@@ -117,6 +125,8 @@ def _tuple(kinds: tuple[Any, ...], values: list[Any], where: str) -> tuple[Any, 
 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    if isinstance(value, str) and hasattr(kind, "parse"):
+        return _parsed(kind, value, where)
     if not isinstance(value, dict):
         raise _wrong(where, value, "an object")
     hints, necessary = typing.get_type_hints(kind), _necessary(kind)

@@ -34,9 +34,8 @@ from typing import Any
 from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.event_log import AppendedFile, Event, EventLog, RewrittenFile, parse_events
 from pipeline.base.files import JSON_BYTES
-from pipeline.base.json_fields import Fields
+from pipeline.base.json_files import checked
 from pipeline.runs.json_record import damaged, json_record
-from pipeline.runs.plan_values import settings_of
 from pipeline.runs.plans import WorkPlan
 from pipeline.runs.result_files import ResultFiles
 from pipeline.runs.shard_files import FailureRecords, ShardFiles
@@ -135,7 +134,7 @@ class RunFolder:
             )
         place, command = self.place(self.kind.plan_file), self.kind.name
         plan = json_record(self.kind.plan_type, place, data, command)
-        settings_of(self.kind.spec_type, Fields(plan.config, partial(damaged, place, command), "config."))
+        checked(self.kind.spec_type, plan.config, partial(damaged, place, command), "config")
         if fault := plan.fault():
             raise damaged(place, command, fault)
         return plan

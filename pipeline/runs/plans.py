@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from pipeline.base.fingerprints import comparable
-from pipeline.runs.plan_values import is_name_part
 from pipeline.spec import MEASUREMENTS, Checkpoint, Variant, measured_at, swappable, swapped_with
 from pipeline.train.arms import Arm
 from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
@@ -205,10 +205,14 @@ class ForkPlan(WorkPlan):
         if len(set(keys)) != len(keys):
             return f"runs is {keys[:3]}, wanted different runs"
         for index, run in enumerate(self.runs):
-            if not is_name_part(run.arm.label):
+            if not _PART.fullmatch(run.arm.label):
                 return f"runs[{index}].arm.label is {run.arm.label!a}, wanted a name"
         wrong = _wrong_checkpoint(self.checkpoint)
         return f"checkpoint.{wrong}" if wrong else _negative(wall_s=self.wall_s)
+
+
+_PART = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
+"""What can be part of a file's name, as a shard's key must be."""
 
 
 def share(part: float, rest: float) -> float | None:
@@ -219,7 +223,7 @@ def share(part: float, rest: float) -> float | None:
 def _wrong_checkpoint(checkpoint: Checkpoint) -> str:
     if checkpoint.step < 0:
         return f"step is {checkpoint.step}, wanted at least 0"
-    if checkpoint.stage and not is_name_part(checkpoint.stage):
+    if checkpoint.stage and not _PART.fullmatch(checkpoint.stage):
         return f"stage is {checkpoint.stage!a}, wanted what can be part of a file's name"
     return ""
 

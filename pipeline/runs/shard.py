@@ -11,10 +11,9 @@ import pyarrow as pa
 from pipeline.base.errors import OtherSchemaError, ShardError
 from pipeline.base.files import parse_json
 from pipeline.base.fingerprints import canonical_json, comparable
-from pipeline.base.json_fields import Fields
+from pipeline.base.json_files import checked
 from pipeline.measurements import of_fp32
 from pipeline.runs.control_column import lacking
-from pipeline.runs.plan_values import settings_of, text_by_name, texts
 from pipeline.runs.swap_column import lacking as lacking_swaps
 from pipeline.spec import CALIBRATION, MEASUREMENTS, ProbeSpec, Variant
 
@@ -201,21 +200,41 @@ def shard_from(table: pa.Table, kind: Kind, key: str, place: str) -> Shard:
     def broken(what: str) -> ShardError:
         return ShardError(f"{place} is not what was written: {what}")
 
-    metadata = Fields({name: _value(name, text, broken) for name, text in _texts(table).items()}, broken)
-    metadata.need("config", dict)
+    found = checked(
+        _Metadata, {name: _value(name, text, broken) for name, text in _texts(table).items()}, broken
+    )
+    checked(kind.spec_type, found.config, broken, "config")
+    if found.identity is None and found.content_id is None:
+        raise broken("content_id is missing")
+    variants = table["variant"].to_pylist() if "variant" in table.column_names else ()
     shard = Shard(
         key=key,
         table=table,
-        fingerprint=metadata.need("fingerprint", str),
-        config=settings_of(kind.spec_type, metadata.child("config")),
-        identity=_identity(metadata),
-        notes=texts(metadata, "notes"),
-        versions=text_by_name(metadata, "versions"),
-        measured=_measured(metadata, table),
+        fingerprint=found.fingerprint,
+        config=found.config,
+        identity={"weights": found.content_id} if found.identity is None else found.identity,
+        notes=found.notes,
+        versions=found.versions,
+        measured=dict.fromkeys(variants, MEASUREMENTS) if found.measured is None else found.measured,
     )
     if wrong := kind.what_is_wrong(table, key, shard.config, shard.measured):
         raise broken(wrong)
     return shard
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """Metadata of a shard's table."""
+
+    fingerprint: str
+    config: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    measured: dict[str, tuple[str, ...]] | None = None
+    """None: earlier releases wrote the core measurements and did not list them."""
+    identity: dict[str, Any] | None = None
+    """None: an audit's shard stores the id of its weights only."""
+    content_id: str | None = None
 
 
 _JSON = ("config", "versions", "notes", "measured", "identity", "duplicates")
@@ -256,20 +275,3 @@ def _holds(there: pa.DataType, wanted: pa.DataType) -> bool:
             for each in (wanted.field(i) for i in range(wanted.num_fields))
         )
     return bool(there.equals(wanted))
-
-
-def _measured(metadata: Fields, table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """Variant -> measurements; earlier releases wrote the core measurements and did not list them."""
-    if "measured" in metadata.value:
-        measured = metadata.child("measured")
-        return {variant: texts(measured, variant) for variant in measured.value}
-    return dict.fromkeys(
-        table["variant"].to_pylist() if "variant" in table.column_names else (), MEASUREMENTS
-    )
-
-
-def _identity(metadata: Fields) -> dict[str, Any]:
-    """Read the identity; an audit's shard stores the id of its weights only."""
-    if "identity" in metadata.value:
-        return metadata.need("identity", dict)
-    return {"weights": metadata.need("content_id", str)}

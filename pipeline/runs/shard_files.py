@@ -5,19 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
 from pipeline.base.errors import ShardError, UnreadableError, UsageError
 from pipeline.base.files import JSON_BYTES, SHARD_BYTES, parse_checked, with_checksum
 from pipeline.measurements import installed
-from pipeline.runs.json_record import json_fields
+from pipeline.runs.json_record import json_record
 from pipeline.runs.shard import Origin, Shard, ShardTask, shard_from, shard_table
 from pipeline.runs.shard_schema import Kind
 from pipeline.store import Store
 
 READ_AHEAD = 8
 """Batches of shards, each as many as the store reads at once, that are read ahead."""
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """Why a task has no shard."""
+
+    reason: str
+    """In a sentence."""
+    key: str = ""
+    worker_deaths: int = 0
+    traceback: str = ""
 
 
 class FailureRecords:
@@ -29,8 +41,8 @@ class FailureRecords:
 
     def write(self, key: str, reason: str, worker_deaths: int, trace: str = "") -> None:
         """Record why ``key`` has no shard: ``reason`` in a sentence, ``trace`` as Python's traceback."""
-        record = {"key": key, "reason": reason, "worker_deaths": worker_deaths, "traceback": trace}
-        self._store.write(self._failure(key), json.dumps(record, indent=1).encode())
+        record = FailureRecord(reason, key, worker_deaths, trace)
+        self._store.write(self._failure(key), json.dumps(asdict(record), indent=1).encode())
 
     def read(self) -> dict[str, str]:
         """Key -> reason of every recorded failure; for a damaged record the reason says so."""
@@ -39,9 +51,8 @@ class FailureRecords:
             key = name.removesuffix(".json")
             try:
                 data = self._store.read(self._failure(key), JSON_BYTES) or b""
-                reasons[key] = json_fields(self._store.place(self._failure(key)), data, self._kind.name).need(
-                    "reason", str
-                )
+                place = self._store.place(self._failure(key))
+                reasons[key] = json_record(FailureRecord, place, data, self._kind.name).reason
             except (UsageError, UnreadableError) as error:
                 reasons[key] = f"unknown: {error}"
         return reasons

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import write_atomically
-from pipeline.base.json_fields import Fields, read_object
+from pipeline.base.json_files import checked, read_json
 from pipeline.spec import TokenShape
 
 MANIFEST = "suite.json"
@@ -68,38 +68,45 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     broken = functools.partial(_broken, path)
-    top = read_object(path, broken)
-    corpus, evaluation = top.child("corpus"), top.child("evaluation")
+    found = read_json(_File, path, broken)
+    numbers = {name: value for name, value in vars(found.evaluation).items() if name != "corpus"}
+    stated = any(value is not None for value in numbers.values())
+    if stated and (lacking := [name for name, value in numbers.items() if value is None]):
+        raise broken(f"evaluation.{lacking[0]} is missing")
     return Manifest(
-        name=top.get("name", str) or folder.name,
-        checkpoints=tuple(map(_entry, top.children("checkpoints"))),
-        recipe=top.get("recipe", dict) or {},
-        corpus=corpus.get("spec", str),
-        corpus_sha256=corpus.get("sha256", str),
-        evaluation_corpus=evaluation.get("corpus", str),
-        evaluation_shape=_shape(evaluation, broken),
+        name=found.name or folder.name,
+        checkpoints=found.checkpoints,
+        recipe=found.recipe,
+        corpus=found.corpus.spec,
+        corpus_sha256=found.corpus.sha256,
+        evaluation_corpus=found.evaluation.corpus,
+        evaluation_shape=checked(TokenShape, numbers, broken, "evaluation") if stated else None,
     )
 
 
-def _entry(fields: Fields) -> Entry:
-    return Entry(
-        step=fields.need("step", int),
-        revision=fields.need("revision", str),
-        tokens_seen=fields.get("tokens_seen", int),
-        learning_rate=fields.get("learning_rate", float),
-        sha256=fields.get("sha256", str),
-    )
+@dataclass(frozen=True)
+class _TrainingText:
+    spec: str | None = None
+    sha256: str | None = None
 
 
-def _shape(fields: Fields, broken: Callable[[str], UsageError]) -> TokenShape | None:
-    names = ("batches", "batch_size", "seq_len")
-    if not any(name in fields.value for name in names):
-        return None
-    numbers = [fields.need(name, int) for name in names]
-    try:
-        return TokenShape(*numbers)
-    except UsageError as error:
-        raise broken(str(error)) from error
+@dataclass(frozen=True)
+class _Evaluation:
+    corpus: str | None = None
+    batches: int | None = None
+    batch_size: int | None = None
+    seq_len: int | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """A suite.json as it is written."""
+
+    name: str | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    corpus: _TrainingText = _TrainingText()
+    evaluation: _Evaluation = _Evaluation()
+    checkpoints: tuple[Entry, ...] = ()
 
 
 def _broken(path: Path, what: str) -> UsageError:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from pipeline.base.files import read_regular
-from pipeline.base.json_fields import Fields, read_object
+from pipeline.base.json_files import read_json
 
 STATE = "trainer_state.json"
 SCHEDULER = "scheduler.pt"
@@ -54,7 +54,7 @@ def read_trainer_state(folder: Path, step: int) -> TrainerState:
     logged, tokens, problem = None, None, None
     try:
         if path.exists():
-            logged, tokens = _told(read_object(path, _UnusableError, finite=False), step)
+            logged, tokens = _told(read_json(_Logged, path, _UnusableError, finite=False), step)
         if logged is not None or not scheduler.exists():
             return TrainerState(logged, tokens_seen=tokens)
     except (_UnusableError, OSError) as error:
@@ -84,16 +84,26 @@ def trainer_warnings(states: Iterable[tuple[str, TrainerState]]) -> list[str]:
     ]
 
 
-def _told(state: Fields, step: int) -> tuple[float | None, int | None]:
+@dataclass(frozen=True)
+class _Logged:
+    """The part of a trainer_state.json that is used."""
+
+    global_step: int | None = None
+    log_history: tuple[Any, ...] = ()
+    num_input_tokens_seen: float | None = None
+
+
+def _told(state: _Logged, step: int) -> tuple[float | None, int | None]:
     """Learning rate and tokens in a trainer_state.json, for its own update."""
-    own = state.get("global_step", int)
-    own = step if own is None else own
+    own = step if state.global_step is None else state.global_step
     logged = [
         entry["learning_rate"]
-        for entry in state.get("log_history", list) or []
+        for entry in state.log_history
         if isinstance(entry, dict) and entry.get("step") == own and _rate(entry.get("learning_rate"))
     ]
-    counted = state.get("num_input_tokens_seen", float) or 0
+    counted = state.num_input_tokens_seen or 0
+    if not math.isfinite(counted):
+        raise _UnusableError(f"num_input_tokens_seen is {counted}, wanted a finite number")
     return (float(logged[-1]) if logged else None), (int(counted) if counted > 0 else None)
 
 

@@ -12,12 +12,13 @@ import math
 import os
 import shutil
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
-from pipeline.base.json_fields import Fields
+from pipeline.base.json_files import checked
 from pipeline.base.paths import new_folder
 from pipeline.train.recipes import Recipe
 from pipeline.train.schedules import Schedule
@@ -28,8 +29,17 @@ KEPT = ".kept"
 SAME_RATE = 1e-12
 """Relative difference of learning rates that counts as rounding: two formulas of a rate differ in the last bit."""
 
-FREE = {"name", "schedule", "min_lr"}
-"""Settings in which the two recipes may differ, if their learning rates agree up to the branch."""
+
+@dataclass(frozen=True)
+class _Free:
+    """Settings in which the two recipes may differ, if their learning rates agree up to the branch."""
+
+    name: str
+    schedule: str
+    min_lr: float
+
+
+FREE = {field.name for field in dataclasses.fields(_Free)}
 
 
 def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
@@ -98,9 +108,8 @@ def branch(recipe: Recipe, out: Path, state: Path, source: Path, made_by: dict[s
 
 def _schedule_of(recipe: Recipe, source: Path, made_by: dict[str, Any]) -> Schedule:
     """The schedule of ``source``, which equals ``recipe`` in everything but ``FREE``."""
-    said = Fields(made_by, lambda what: UsageError(f"{source} says of its recipe: {what}"), "recipe.")
-    kinds = {"name": str, "schedule": str, "min_lr": float}
-    return dataclasses.replace(recipe, **{name: said.need(name, kinds[name]) for name in FREE}).learning_rate
+    said = checked(_Free, made_by, lambda what: UsageError(f"{source} says of its recipe: {what}"), "recipe")
+    return dataclasses.replace(recipe, **vars(said)).learning_rate
 
 
 def _link(source: Path, target: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, open_regular
 from pipeline.base.fingerprints import tokens_sha256
-from pipeline.base.json_fields import Fields, read_object
+from pipeline.base.json_files import read_json
 from pipeline.base.locks import FileLock
 from pipeline.base.paths import new_folder
 from pipeline.corpus import (
@@ -58,6 +58,15 @@ class TrainingData:
     """Folder with the tokenizer's files; None for a ``tokens:`` corpus."""
 
 
+@dataclass(frozen=True)
+class CorpusNote:
+    """The corpus, vocabulary and hash of the tokens in a folder."""
+
+    spec: str
+    vocab_size: int
+    sha256: str
+
+
 def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
     """The recipe's data; made atomically in ``folder`` unless it exists.
 
@@ -71,17 +80,16 @@ def prepare_data(recipe: Recipe, folder: Path) -> TrainingData:
             with new_folder(folder) as fresh:
                 _make(recipe, fresh)
     made_of = read_note(folder, "name a new folder")
-    spec, vocab_size = made_of.need("spec", str), made_of.need("vocab_size", int)
-    if (spec, vocab_size) != (recipe.corpus, recipe.vocab_size):
+    if (made_of.spec, made_of.vocab_size) != (recipe.corpus, recipe.vocab_size):
         raise UsageError(
-            f"{folder} holds the tokens of {spec} with a vocabulary of {vocab_size}, "
+            f"{folder} holds the tokens of {made_of.spec} with a vocabulary of {made_of.vocab_size}, "
             f"wanted {recipe.corpus} with {recipe.vocab_size}: name another folder"
         )
     tokenizer = folder / TOKENIZER_FOLDER
     return TrainingData(
         train=kept_array(folder / TRAIN_TOKENS),
         held_out=kept_array(folder / HELD_OUT_TOKENS),
-        corpus_sha256=made_of.need("sha256", str),
+        corpus_sha256=made_of.sha256,
         tokenizer=tokenizer if tokenizer.is_dir() else None,
     )
 
@@ -178,13 +186,14 @@ def _make(recipe: Recipe, folder: Path) -> None:
         )
     np.save(folder / TRAIN_TOKENS, train)
     np.save(folder / HELD_OUT_TOKENS, held_out)
-    made_of = {"spec": recipe.corpus, "vocab_size": recipe.vocab_size, "sha256": digest}
-    (folder / CORPUS_NOTE).write_text(json.dumps(made_of) + "\n")
+    note = CorpusNote(recipe.corpus, recipe.vocab_size, digest)
+    (folder / CORPUS_NOTE).write_text(json.dumps(vars(note)) + "\n")
 
 
-def read_note(folder: Path, advice: str) -> Fields:
+def read_note(folder: Path, advice: str) -> CorpusNote:
     """The corpus and vocabulary of ``folder``; UsageError with ``advice`` unless :func:`prepare_data` made it."""
-    return read_object(
+    return read_json(
+        CorpusNote,
         folder / CORPUS_NOTE,
         lambda what: UsageError(
             f"{folder} holds no tokens that pretrain made ({CORPUS_NOTE}: {what}): {advice}"

@@ -54,10 +54,10 @@ def tokens_in(folder: Path, text_sha256: str, tokenizer: Tokenizer) -> NDArray[A
     """
     note = read_note(folder, "name a folder that `pretrain --data` made, or leave --data out")
     way_out = "name another folder, or leave --data out to tokenize"
-    if note.get("sha256", str) != text_sha256:
+    if note.sha256 != text_sha256:
         raise UsageError(
             f"{folder} holds the tokens of another text than the training corpus, or of what it was before it "
-            f"changed ({note.get('spec', str)}): {way_out}"
+            f"changed ({note.spec}): {way_out}"
         )
     from transformers import AutoTokenizer
 

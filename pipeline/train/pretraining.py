@@ -25,7 +25,7 @@ from torch import nn
 
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.base.files import make_folder, write_atomically
-from pipeline.base.json_fields import read_object
+from pipeline.base.json_files import read_json
 from pipeline.base.locks import exclusive
 from pipeline.base.paths import new_folder
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
@@ -205,7 +205,7 @@ def _recipe_of(out: Path) -> dict[str, Any]:
     if not note.exists():
         return {}
     advice = f"delete {out / STATE} to train from the start"
-    return read_object(note, lambda what: UsageError(f"{note} is broken: {what}; {advice}")).value
+    return read_json(dict, note, lambda what: UsageError(f"{note} is broken: {what}; {advice}"))
 
 
 def _finished(out: Path) -> bool:

@@ -49,7 +49,7 @@ def configure(suite: Path, **settings: object) -> None:
 def test_training_on_token_ids_needs_no_tokenizer(options: ForkOptions, llama_suite: Path) -> None:
     (llama_suite / "tokenizer.json").write_text("{")
     assert open_suite(str(llama_suite)).tokenizer is not None
-    assert len(build_fork_request(options).train) > 0
+    assert len(build_fork_request(options).train.tokens) > 0
     with pytest.raises(UsageError, match="tokenizer of suite llama"):
         build_fork_request(dataclasses.replace(options, train_corpus="docstrings"))
 

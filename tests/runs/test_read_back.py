@@ -78,7 +78,7 @@ def setter(*path: Any, to: Any) -> Change:
         ("run.json", setter("checkpoints", 0, "duplicate_of", to="x"), "checkpoints is 'x'"),
         ("run.json", setter("config", to=None), "config is missing"),
         ("run.json", setter("config", "variants", to="fp32"), "config.variants"),
-        ("run.json", setter("config", "variants", to=["int4-g128-asym"]), "config.variants"),
+        ("run.json", setter("config", "variants", to=["int4-g128-asym"]), "config: a probe needs fp32"),
         ("run.json", setter("config", "variants", to=["fp32", "int9"]), r"config.variants\[1\] is 'int9'"),
         ("run.json", setter("config", "shape", "batches", to="many"), "config.shape.batches is 'many'"),
         ("run.json", setter("config", "measurements", to=[1]), r"config.measurements\[0\] is 1"),

@@ -152,7 +152,7 @@ def test_the_manifest_is_read_back_and_its_corpus_found_beside_it(suite):
         ('{"checkpoints": [{"step": 9, "revision": "step9", "learning_rate": NaN}]}', "holds NaN"),
         (
             '{"checkpoints": [{"step": 9, "revision": "step9", "tokens_seen": 1' + "0" * 20 + "}]}",
-            "tokens_seen is .*, wanted a number of at most 64 bits",
+            "tokens_seen is .*, wanted an integer of at most 64 bits",
         ),
         ('{"recipe": {"x": -Infinity}}', "holds -Infinity: wanted finite numbers"),
         ('{"recipe": {"x": 1e999}}', "holds 1e999"),

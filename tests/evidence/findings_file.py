@@ -11,6 +11,8 @@ from typing import Any
 TEXT = "text and checkpoints"
 TRAININGS = "trainings"
 ORDER = "data order and text"
+SCHEDULES = ("constant", "wsd", "cosine")
+ROOT = "outputs/reference"
 
 
 @dataclass(frozen=True)

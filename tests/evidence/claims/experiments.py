@@ -1,0 +1,129 @@
+"""Trained experiments, by the decision that their rule makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.evidence.findings_file import TEXT, TRAININGS, Finding, Source, derived
+
+PARTS = {"times": "in all", "times_rate": "the rate's part", "times_norm": "the norm's part"}
+COLUMNS = ("damage_nats", "gptq_damage_nats", "sensitivity_nats")
+
+
+def interventions(reference: Path) -> Iterator[Finding]:
+    """The 2 x 2 of three seeds."""
+    decision = Source(reference, "interventions/decision.json")
+    yield from _square(decision, "iv")
+    for seed, ratios in decision.content["by_seed"].items():
+        for column, arms in ratios.items():
+            for arm in arms:
+                key = ["by_seed", seed, column, arm]
+                question = f"{column} at the end, {arm} over constant, {seed}"
+                yield decision.finding(f"iv.{seed}.{column}.{arm}", question, key, trainings=2)
+
+
+def confirmation(reference: Path) -> Iterator[Finding]:
+    """The 2 x 2 of more seeds, and the arms that should flatten the loss."""
+    decision = Source(reference, "interventions/confirmation/decision.json")
+    yield from _square(decision, "iv2")
+    for arm, found in decision.content["flattening"].items():
+        place = ["flattening", arm]
+        yield decision.finding(
+            f"iv2.{arm}", f"What {arm} does to sensitivity", [*place, "verdict"], unit="", form=""
+        )
+        if "times_sensitivity" in found:
+            question = f"Sensitivity at the end, {arm} over constant"
+            key = [*place, "times_sensitivity"]
+            yield decision.finding(f"iv2.{arm}.times", question, key, interval=TRAININGS)
+        if "times_damage" in found:
+            question = f"INT4 damage at the end, {arm} over constant"
+            key = [*place, "times_damage"]
+            yield decision.finding(f"iv2.{arm}.damage", question, key, interval=TRAININGS)
+
+
+def _square(decision: Source, name: str) -> Iterator[Finding]:
+    seeds = decision.content["seeds"]
+    common: dict[str, Any] = {"trainings": 4 * len(seeds)}
+    question = "Seeds of the 2 x 2"
+    count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
+    yield derived(f"{name}.seeds", question, len(seeds), **count, **common)
+    question = "Seeds that the rule wants"
+    yield decision.finding(f"{name}.wanted", question, ["seeds_wanted"], unit="count", form="d", **common)
+    question = "Cause of the damage, rate or norm"
+    yield decision.finding(f"{name}.cause", question, ["cause"], unit="", form="", **common)
+    for column in COLUMNS:
+        if "times" not in decision.content["two_by_two"][column]:
+            continue
+        place = ["two_by_two", column]
+        question = f"Cause of {column} alone, rate or norm"
+        yield decision.finding(
+            f"{name}.{column}.cause", question, [*place, "cause"], unit="", form="", **common
+        )
+        for part, said in PARTS.items():
+            question = f"{column} at the end of a decay over a constant rate, {said}"
+            key = [*place, part]
+            yield decision.finding(f"{name}.{column}.{part}", question, key, interval=TRAININGS, **common)
+
+
+def convergence(reference: Path) -> Iterator[Finding]:
+    """Training until full precision stands still, then both ways."""
+    decision = Source(reference, "convergence/decision.json")
+    content = decision.content
+    common: dict[str, Any] = {"trainings": 2 * len(content["seeds"])}
+    yield decision.finding("cv", "Convergence or decay", ["verdict"], unit="", form="", **common)
+    count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
+    for key in ("seeds", "converged"):
+        yield derived(f"cv.{key}", f"Seeds of the experiment: {key}", len(content[key]), **count, **common)
+    for reading, found in content["readings"].items():
+        for key in ("growth_at_constant_rate", "decay_over_constant"):
+            if key in found:
+                place = ["readings", reading, key]
+                question = f"Damage of {reading}: {key.replace('_', ' ')}"
+                yield decision.finding(f"cv.{reading}.{key}", question, place, interval=TRAININGS, **common)
+
+
+def sizes(reference: Path) -> Iterator[Finding]:
+    """Four sizes under a constant and a falling rate."""
+    decision = Source(reference, "sizes/decision.json")
+    trainings: dict[str, Any] = {"trainings": 2 * len(decision.content["trainings"])}
+    question = "Does the effect of the decay change with size"
+    yield decision.finding("size", question, ["verdict"], unit="", form="", **trainings)
+    for reading, found in decision.content["trend"].items():
+        if "times_per_decade" in found:
+            question = f"Factor of the decay's effect per tenfold size, {reading}"
+            key = ["trend", reading, "times_per_decade"]
+            yield decision.finding(f"size.{reading}", question, key, interval=TRAININGS, **trainings)
+    for size, found in decision.content["by_size"].items():
+        key = ["by_size", size]
+        question = f"What the decay does to the damage at {size}"
+        yield decision.finding(f"size.{size}", question, [*key, "verdict"], unit="", form="")
+        for index in range(found["trainings"]):
+            question = f"Damage at the end of wsd over constant, {size}, training {index}"
+            place = [*key, "times", index]
+            yield decision.finding(f"size.{size}.{index}", question, place, interval=TEXT, trainings=2)
+
+
+def repetition(reference: Path) -> Iterator[Finding]:
+    """Text that is seen once and six times."""
+    decision = Source(reference, "repetition/decision.json")
+    content = decision.content
+    common: dict[str, Any] = {"trainings": 4 * len(content["seeds"])}
+    count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
+    yield derived("rp.seeds", "Seeds of the experiment", len(content["seeds"]), **count, **common)
+    for key in content["verdicts"]:
+        question = f"Repetition of the text: {key}"
+        yield decision.finding(f"rp.{key}", question, ["verdicts", key], unit="", form="", **common)
+    for reading, found in content["readings"].items():
+        if "level" not in found:
+            continue
+        for name, place in (
+            ("level.times", ["level"]),
+            ("once", ["decay_over_constant", "once"]),
+            ("repeated", ["decay_over_constant", "repeated"]),
+            ("difference.times", ["difference"]),
+        ):
+            question = f"Damage of {reading}, {name}"
+            key = ["readings", reading, *place]
+            yield decision.finding(f"rp.{reading}.{name}", question, key, interval=TRAININGS, **common)

@@ -6,9 +6,13 @@ import subprocess
 import time
 from collections.abc import Callable
 
+from tests.forked import Forked
+
 
 def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 120
+    condition: Callable[[], bool],
+    process: subprocess.Popen[str] | Forked | None = None,
+    seconds: float = 120,
 ) -> None:
     """Returns once ``condition`` holds; fails after ``seconds``, or where ``process`` ends, with what that said.
 

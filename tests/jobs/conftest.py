@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.cli import main
+from tests.forked import Forked
 from tests.jobs.here import worker_here
 from tests.models import VOCAB, save_tiny_suite
 
@@ -68,6 +70,19 @@ def start(*arguments: object, worker: type | None = None) -> subprocess.Popen[st
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
+
+
+def start_here(*arguments: object, held_after: int | None = None) -> Forked:
+    """As ``start``, of a process that is its own worker and without a cluster.
+
+    It stops for ever after so many tasks, where a number is given.
+    """
+    return Forked(_command_held, [str(argument) for argument in arguments], held_after)
+
+
+def _command_held(arguments: list[str], held_after: int | None) -> None:
+    with worker_here(lambda done: time.sleep(1000) if done == held_after else None):
+        main(arguments)
 
 
 def address() -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from click.testing import Result
 
-from tests.jobs.conftest import address, start, trajectory
+from tests.jobs.conftest import start_here, trajectory
 from tests.models import save_tiny_suite
 from tests.waiting import wait_for
-from tests.workers import HeldWorker
 
 Run = Callable[..., Result]
 SIZE = (
@@ -21,18 +19,14 @@ VARIANTS = ("int4-g8-asym", "int4-g8-asym@gptq", "int8-g16-sym@gptq:damping=0.05
 N_CHECKPOINTS = 4
 
 
-@pytest.mark.slow
-def test_killed_and_resumed_equals_undisturbed(
-    run_here: Run, tokens_file: str, tmp_path: Path, ray_cluster: None
-) -> None:
+def test_killed_and_resumed_equals_undisturbed(run_here: Run, tokens_file: str, tmp_path: Path) -> None:
     suite = save_tiny_suite("gpt_neox", tmp_path / "suite", [f"step{n}" for n in range(N_CHECKPOINTS)])
     out, whole = tmp_path / "out", tmp_path / "whole"
     shared = (suite, "--corpus", tokens_file, *SIZE, *(f"--variant={name}" for name in VARIANTS))
     shards = out / "shards" / "audit"
-    with start("audit", *shared, "--out", out, "--address", address(), worker=HeldWorker) as first:
+    with start_here("audit", *shared, "--out", out, held_after=2) as first:
         wait_for(lambda: len(list(shards.glob("*.arrow"))) == 2, first)
         first.kill()
-        first.wait()
     kept = {path.name: path.read_bytes() for path in shards.glob("*.arrow")}
     assert len(kept) == 2
     (text,) = (out / "calibration").glob("*.npy")

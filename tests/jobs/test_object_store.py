@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from click.testing import Result
 from pipeline.runs.folder import RunFolder
 from pipeline.store import lease
 from tests.conftest import SECRET
-from tests.jobs.conftest import MEASURE, address, command_here, start
+from tests.jobs.conftest import MEASURE, command_here, start_here
 from tests.models import save_tiny_suite
 from tests.store.faults import Fault
 from tests.store.server import Way
@@ -91,17 +90,16 @@ def test_faults_on_the_way_change_no_number(
     assert_same_tables(out, local)
 
 
-@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed_equals_undisturbed(
     run_here: Run, suite: Path, tokens_file: str, local: Path, bucket: str, monkeypatch: pytest.MonkeyPatch,
-    ray_cluster: None, way: Way,
+    way: Way,
 ) -> None:  # fmt: skip
     out = f"{bucket}/run"
     command = ("run", suite, "--corpus", tokens_file, "--out", out, *MEASURE)
     way.faults.add(Fault("hold", "PUT", ".arrow", passed=2))
-    with start(*command, "--address", address()) as first:
+    with start_here(*command) as first:
         wait_for(lambda: way.faults.held > 0, first)
-        os.killpg(first.pid, signal.SIGKILL)
+        first.kill()
     assert len(RunFolder(out).shards.list_keys()) == 2
     way.faults.clear()
     monkeypatch.setattr(lease, "EXPIRY_S", 2.0)

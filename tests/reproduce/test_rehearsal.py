@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from tests.forked import ROOT
+from tests.reproduce.__main__ import main
 from tests.reproduce.cost import expected_cost
 from tests.reproduce.paper import CLAIMS, FORK_STEPS, FORK_TOKENS, STEPS
 from tests.reproduce.paper_table import our_numbers
 from tests.reproduce.stand_in import SCALED, pythia_hub, revision_files
-from tests.suites.hub.client import ROOT, environment, python
+from tests.suites.hub.client import ended, environment
 from tests.suites.hub.server import Hub, serve
 
 MEASURED = (0, 1, 512, 77_000, 110_000, 143_000)
@@ -41,10 +43,13 @@ def tokens(tmp_path_factory):
 
 
 def reproduce(hub: Hub, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tests.reproduce", "pythia-160m", *map(str, arguments)],
-        env=environment(hub, home), cwd=ROOT, capture_output=True, text=True, check=False, timeout=280,
-    )  # fmt: skip
+    with chdir(ROOT):  # the program's own package is found there by the commands that it runs
+        words = ["pythia-160m", *map(str, arguments)]
+        return ended(_reproduce, words, env=environment(hub, home))
+
+
+def _reproduce(words: list[str]) -> None:
+    main(words)
 
 
 @pytest.mark.slow
@@ -131,17 +136,10 @@ def test_an_audit_that_cannot_begin_leaves_an_empty_table_and_its_exit_code(hub,
 
 
 def test_a_wrong_option_is_named(hub, tmp_path):
-    wrong = [("--steps", "1,x"), ("--steps", "5"), ("--shape", "1,2")]
-    code = f"""
-import json
-from click.testing import CliRunner
-from tests.reproduce.__main__ import main
-ran = [CliRunner().invoke(main, ["pythia-160m", "--out", {str(tmp_path / "out")!r}, *each]) for each in {wrong!r}]
-print(json.dumps([[each.exit_code, each.stderr] for each in ran]))
-"""
-    for (_, value), (exit_code, said) in zip(wrong, python(hub, tmp_path / "home", code), strict=True):
-        assert exit_code == 2
-        assert value in said
+    for option, value in [("--steps", "1,x"), ("--steps", "5"), ("--shape", "1,2")]:
+        ran = reproduce(hub, tmp_path / "home", "--out", tmp_path / "out", option, value)
+        assert ran.returncode == 2
+        assert value in ran.stderr
 
 
 def test_the_expected_cost_is_the_measured_one_for_what_was_measured():

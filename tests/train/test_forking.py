@@ -6,11 +6,8 @@ import itertools
 import json
 import math
 import os
-import pickle
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,31 +29,23 @@ from pipeline.suites import fetch
 from pipeline.train import pretrain
 from pipeline.train.arms import parse_arms, resolve
 from pipeline.train.model import save_model
+from tests.forked import Forked
 from tests.forks import RATES, fork_task, rows
 
 KILLED = (("SIGKILL", 8), ("SIGTERM", 7))
-CHILD = """
-import json, os, pickle, signal, sys
-from pipeline.runs.tasks import run_fork
-from pipeline.runs.fork_run import ForkRun
-import transformers.modeling_utils
-advance = ForkRun.advance
-def killed(task, name, at):
+
+
+def train_until_killed(task, name, at):
+    """Carries out ``task``; ends by the signal ``name`` after the update ``at``."""
+    advance = ForkRun.advance
+
     def stopped(run):
         advance(run)
         if run.step == at:
             os.kill(os.getpid(), getattr(signal, name))
+
     ForkRun.advance = stopped
-    run_fork(pickle.load(open(task, "rb")))
-ends = {}
-for task, name, at in json.loads(sys.argv[1]):
-    child = os.fork()  # with what takes seconds to import
-    if not child:
-        killed(task, name, at)
-        os._exit(0)
-    ends[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(ends))
-"""
+    run_fork(task)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -212,17 +201,12 @@ def test_other_optimizers_train_too_and_otherwise(whole, suite, tmp_path, optimi
 @pytest.fixture(scope="module")
 def killed(whole, suite, tmp_path_factory):
     """Runs that a signal ended after an update, by its name; each was to be the one that nothing happened to."""
-    tasks, words = {}, []
+    tasks = {}
     for name, at in KILLED:
-        folder = tmp_path_factory.mktemp(name)
-        tasks[name] = fork_task(suite, folder / "out", made_arm=whole.arm, state_every=5)
-        (folder / "task").write_bytes(pickle.dumps(tasks[name]))
-        words.append([str(folder / "task"), name, at])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(words)], env=environment, check=True, capture_output=True, text=True
-    )  # fmt: skip
-    assert json.loads(ended.stdout.splitlines()[-1]) == {name: -getattr(signal, name) for name, _ in KILLED}
+        out = tmp_path_factory.mktemp(name) / "out"
+        tasks[name] = fork_task(suite, out, made_arm=whole.arm, state_every=5)
+        with Forked(train_until_killed, tasks[name], name, at) as child:
+            assert child.wait() == -getattr(signal, name), child.said("err")
     return tasks
 
 

@@ -2,8 +2,7 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
+import signal
 
 import numpy as np
 import pytest
@@ -23,17 +22,15 @@ from pipeline.suites import (
 )
 from pipeline.train import RECIPES, find_recipe, pretrain
 from pipeline.train.branching import agree
+from tests.forked import Forked
 
-CHILD = """
-import sys
-from pathlib import Path
-from pipeline.train import Recipe, pretrain
-import json
-import os
-recipe = Recipe(**json.loads(sys.argv[1]))
-pretrain(recipe, Path(sys.argv[2]), device="cpu", state_every=7,
-         on_progress=lambda done, total, eta, note: print(done, flush=True))
-"""
+
+def train_until_killed(recipe, folder, kill_at):
+    def killed(done, *_):
+        if done == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pretrain(recipe, folder, device="cpu", state_every=7, on_progress=killed)
 
 
 def weights(folder):
@@ -98,13 +95,9 @@ def test_the_tokenizer_reads_back_what_it_wrote(trained):
 
 
 def test_a_killed_run_continues_bit_for_bit(micro, trained, tmp_path):
-    arguments = [json.dumps(dataclasses.asdict(micro)), str(tmp_path / "micro")]
-    for kill_at in ("5", "20"):  # before the first saved state, and some steps after one
-        with subprocess.Popen(
-            [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert any(line.strip() == kill_at for line in child.stdout)
-            child.kill()
+    for kill_at in (5, 20):  # before the first saved state, and some steps after one
+        with Forked(train_until_killed, micro, tmp_path / "micro", kill_at) as child:
+            assert child.wait() == -signal.SIGKILL
         assert not (tmp_path / "micro" / "suite.json").exists()
     (tmp_path / "micro" / ".step25.tmp").mkdir(exist_ok=True)
     (tmp_path / "micro" / ".step25.tmp" / "model.safetensors").write_bytes(b"half")

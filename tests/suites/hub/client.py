@@ -1,7 +1,7 @@
 """Commands and snippets run as processes of their own against a hub of the tests.
 
-The hub client reads HF_ENDPOINT when it is imported, so this process, which may have imported it long ago, cannot
-be the one that talks to the server.
+The hub client reads HF_ENDPOINT once, so this process, which may have done so long ago, cannot be the one that talks to
+the server.
 """
 
 from __future__ import annotations
@@ -9,20 +9,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.forked import ROOT, Forked
 from tests.suites.hub.server import Hub
-
-ROOT = Path(__file__).parents[3]
-COMMAND = """
-import sys
-from jobs.cli import main
-from tests.jobs.here import worker_here
-with worker_here():
-    main()
-"""
 
 
 def environment(hub: Hub, home: Path, **settings: str) -> dict[str, str]:
@@ -42,25 +34,32 @@ def environment(hub: Hub, home: Path, **settings: str) -> dict[str, str]:
 
 def command(hub: Hub, home: Path, *arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
     """Runs ``int4-collapse`` with ``arguments`` in a process that is its own worker."""
-    return subprocess.run(
-        [sys.executable, "-c", COMMAND, *map(str, arguments)],
-        env=environment(hub, home, **settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    return ended(_command, [str(each) for each in arguments], env=environment(hub, home, **settings))
 
 
 def python(hub: Hub, home: Path, code: str, **settings: str) -> Any:
     """Runs ``code``, which prints one JSON value as its last line, and returns the value."""
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(hub, home, **settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    ran = ended(run_code, code, env=environment(hub, home, **settings))
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
+
+
+def ended(
+    function: Callable[..., object], *arguments: object, env: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """What became of a process that called ``function``."""
+    with Forked(function, *arguments, env=env) as process:
+        said, error = process.communicate()
+        return subprocess.CompletedProcess(function.__name__, process.wait(), said, error)
+
+
+def _command(arguments: list[str]) -> None:
+    from jobs.cli import main
+    from tests.jobs.here import worker_here
+
+    with worker_here():
+        main(arguments)
+
+
+def run_code(code: str) -> None:
+    exec(code, {"__name__": "__main__"})

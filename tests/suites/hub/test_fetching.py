@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
+import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.suites.hub.client import environment, python
+from tests.forked import Forked
+from tests.suites.hub.client import environment, python, run_code
 from tests.suites.hub.server import Hub, serve
 from tests.waiting import wait_for
 
@@ -100,14 +101,11 @@ def test_what_stays_broken_is_named_with_its_reason(hub, tmp_path):
 def test_a_killed_download_is_continued_where_it_stopped(hub, tmp_path):
     hub.fault("stuck", "step0", times=1)
     code = f"{FETCH}\nattempt('step0')"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(hub, tmp_path), stderr=subprocess.PIPE, text=True
-    )
     folder = tmp_path / "int4-collapse" / "org--run" / "checkpoints" / hub.branches["step0"]
     part = folder / "model.safetensors.part"
-    wait_for(lambda: part.is_file() and part.stat().st_size > SIZE // 3, child)
-    child.kill()
-    child.communicate()
+    with Forked(run_code, code, env=environment(hub, tmp_path)) as child:
+        wait_for(lambda: part.is_file() and part.stat().st_size > SIZE // 3, child)
+        child.kill()
     there = part.stat().st_size
     assert SIZE // 3 < there < SIZE
     code = "print(json.dumps(attempt('step0')))"
@@ -120,13 +118,10 @@ def test_a_killed_download_is_continued_where_it_stopped(hub, tmp_path):
 def test_workers_of_a_node_share_one_download(hub, tmp_path):
     hub.fault("slow", "step0")
     code = f"{FETCH}\nprint(json.dumps(attempt('step0')))"
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env=environment(hub, tmp_path), stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    assert [child.communicate()[0].strip() for child in children] == [str(NAMES).replace("'", '"')] * 3
+    with ExitStack() as stack:
+        env = environment(hub, tmp_path)
+        children = [stack.enter_context(Forked(run_code, code, env=env)) for _ in range(3)]
+        assert [json.loads(child.communicate()[0]) for child in children] == [NAMES] * 3
     assert len([kind for kind, *_ in hub.log if kind == "lfs"]) == 1
 
 

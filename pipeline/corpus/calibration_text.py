@@ -18,7 +18,7 @@ from pipeline.corpus.documents import documents, held_out
 from pipeline.corpus.encoding import Encoder, Tokenizer
 from pipeline.corpus.grammar import BUILT_IN, Corpus, TokenFile
 from pipeline.corpus.overlap import KnownRuns
-from pipeline.corpus.tokens import open_token_file
+from pipeline.corpus.tokens import open_token_file, require_ids
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def corpus_tokens(
         available = len(stream)
     if available < shape.n_tokens:
         raise UsageError(_too_few(source, shape, available, left_out))
-    require_ids(str(source), stream, vocab_size)
+    require_ids(f"calibration text {source}", stream, vocab_size)
     array = stream.reshape(shape.sequences, shape.seq_len)
     require_disjoint(str(source), array, known)
     return CorpusTokens(array, left_out)
@@ -110,17 +110,6 @@ def require_disjoint(source: str, array: NDArray[np.int64], known: KnownRuns) ->
             f"calibration text {source} overlaps the evaluation text: {len(overlapping)} of {len(array)} sequences, "
             f"first sequence {overlapping[0]}, share a run of {known.length} tokens with it; calibrate on other text, "
             "such as --calibration self"
-        )
-
-
-def require_ids(source: str, tokens: NDArray[np.int64], vocab_size: int | None) -> None:
-    """Raise UsageError for an id below 0 or not below ``vocab_size`` (None: not known)."""
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or (vocab_size is not None and high >= vocab_size):
-        limit = f"0 to {vocab_size - 1} (the model has {vocab_size} ids)" if vocab_size else "ids from 0 on"
-        raise UsageError(
-            f"calibration text {source} holds token id {low if low < 0 else high}: wanted {limit}; was it made with "
-            "another tokenizer?"
         )
 
 
@@ -157,7 +146,6 @@ def _of_documents(
 
 def _encoded(texts: Iterable[str], tokenizer: Tokenizer, most: int) -> Iterator[NDArray[np.int64]]:
     """The ids of each document, at most ``most``, with the end-of-sequence token where the tokenizer has one."""
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoder = Encoder(tokenizer)
     for text in texts:
         ids: list[int] = []
@@ -165,7 +153,7 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer, most: int) -> Iterator[
             ids += piece
             if len(ids) >= most:
                 break
-        yield np.array([*ids, *end][:most], dtype=np.int64)
+        yield np.array([*ids, *encoder.end][:most], dtype=np.int64)
 
 
 def _too_few(source: Calibrating, shape: CalibrationShape, available: int, left_out: int) -> str:

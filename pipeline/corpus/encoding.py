@@ -40,6 +40,8 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._backend = plain_backend(tokenizer)
+        self.end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        """The end-of-sequence token, if there is one."""
 
     def batch(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text. A fast tokenizer is called directly: masks and offsets cost more than the ids."""

@@ -57,7 +57,7 @@ def evaluation_tokens(
         available = len(stream)
     if available < wanted:
         raise TooFewTokensError(_too_few(corpus, shape, available))
-    _check_ids(corpus, stream, vocab_size)
+    require_ids(f"corpus {corpus}", stream, vocab_size)
     array = stream.reshape(shape.batches, shape.batch_size, shape.seq_len)
     return EvaluationTokens(array, tokens_sha256(array))
 
@@ -95,15 +95,16 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[NDArray
 
     A long document comes in several parts.
     """
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     encoder = Encoder(tokenizer)
     for chunk in _chunks(texts):
         if len(chunk) == 1:
             for ids in encoder.pieces(chunk[0]):
                 yield np.array(ids, dtype=np.int64)
-            yield np.array(end, dtype=np.int64)
+            yield np.array(encoder.end, dtype=np.int64)
         else:
-            yield np.concatenate([np.array([*row, *end], dtype=np.int64) for row in encoder.batch(chunk)])
+            yield np.concatenate(
+                [np.array([*row, *encoder.end], dtype=np.int64) for row in encoder.batch(chunk)]
+            )
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -138,11 +139,11 @@ def _too_few(corpus: Corpus, shape: TokenShape, available: int) -> str:
     )
 
 
-def _check_ids(corpus: Corpus, stream: NDArray[np.int64], vocab_size: int | None) -> None:
-    low, high = int(stream.min()), int(stream.max())
+def require_ids(text: str, ids: NDArray[np.int64], vocab_size: int | None) -> None:
+    """Raise UsageError for an id of ``text`` below 0 or not below ``vocab_size`` (None: not known)."""
+    low, high = int(ids.min()), int(ids.max())
     if low < 0 or (vocab_size is not None and high >= vocab_size):
-        worst = low if low < 0 else high
         limit = f"0 to {vocab_size - 1} (the model has {vocab_size} ids)" if vocab_size else "ids from 0 on"
         raise UsageError(
-            f"corpus {corpus} holds token id {worst}: wanted {limit}; was it made with another tokenizer?"
+            f"{text} holds token id {low if low < 0 else high}: wanted {limit}; was it made with another tokenizer?"
         )

@@ -58,12 +58,14 @@ def build_request(
     out.check()
     resources = resources_of(options)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
-    whole, suite, failing = _suite(options, find_suite, variants)
+    whole = find_suite(options.suite, options.revisions) if isinstance(options.suite, str) else options.suite
+    suite = whole.select(options.steps, options.limit)
+    warnings = [*suite.warnings, *_unmeasurable(suite, variants)]
     suite.require_steps(options.flatness, "--flatness")
     require_swap(options.swap, suite, variants)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
-    tokens, vocab_rows, remarks = _tokens(suite, corpus or parse_corpus(corpus_text), shape)
+    tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape, warnings)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
     mechanism, by_layer = parse_mechanism(options.mechanism, variants)
     execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
@@ -74,12 +76,14 @@ def build_request(
         measurements=measurements, mechanism=mechanism, by_layer=by_layer,
         flatness=tuple(sorted(set(options.flatness))), swap=tuple(sorted(options.swap)),
     )  # fmt: skip
-    if calibrated_on is None:
+    calibration = calibrated_on
+    if calibration is None:
         calibration, told = _calibration(
             options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample
         )
+        warnings += told
     else:
-        calibration, told = _disjoint(calibrated_on, tokens, shape), ()
+        require_disjoint(calibration.source, calibration.array, KnownRuns(tokens.array, shape.seq_len))
     if calibration is not None:
         probe = dataclasses.replace(probe, calibration_sha256=calibration.sha256)
     return AuditRequest(
@@ -94,25 +98,19 @@ def build_request(
         cache_gb=options.cache_gb,
         stream=execution.stream,
         notes=execution.notes,
-        warnings=(*suite.warnings, *remarks, *told, *failing),
+        warnings=tuple(warnings),
     )
 
 
-def _suite(
-    options: AuditOptions, find_suite: FindSuite, variants: Sequence[Variant]
-) -> tuple[Suite, Suite, tuple[str, ...]]:
-    """The whole suite, the checkpoints that are asked for, and which of these cannot be measured."""
+def _unmeasurable(suite: Suite, variants: Sequence[Variant]) -> list[str]:
+    """Which checkpoints cannot be measured, and why; raises UsageError if none can be, or for a misfit of variants."""
     from pipeline.suites.model_config import model_config
     from pipeline.suites.unmeasurable import refuse_unmeasurable
 
-    named = options.suite
-    whole = find_suite(named, options.revisions) if isinstance(named, str) else named
-    suite = whole.select(options.steps, options.limit)
     failing = refuse_unmeasurable(suite)
     if config := model_config(suite):  # where none can be read, every checkpoint fails by name
         require_models(variants, config)
-    told = (f"{revision} cannot be measured: {reason}" for revision, reason in failing.items())
-    return whole, suite, tuple(told)
+    return [f"{revision} cannot be measured: {reason}" for revision, reason in failing.items()]
 
 
 def _require_layered(measurements: tuple[str, ...], *, swap: bool) -> None:
@@ -126,14 +124,6 @@ def _require_layered(measurements: tuple[str, ...], *, swap: bool) -> None:
             f"measurement {whole[0].name!r} needs the whole model, and these are measured layer by layer: "
             "leave it out"
         )
-
-
-def _disjoint(
-    calibration: CalibrationTokens, evaluation: EvaluationTokens, shape: TokenShape
-) -> CalibrationTokens:
-    """``calibration``; raises OverlapError if it holds text of the evaluation."""
-    require_disjoint(calibration.source, calibration.array, KnownRuns(evaluation.array, shape.seq_len))
-    return calibration
 
 
 def _calibration(
@@ -192,9 +182,9 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
 
 
 def _tokens(
-    suite: Suite, corpus: Corpus, shape: TokenShape
-) -> tuple[EvaluationTokens, int | None, tuple[str, ...]]:
-    """The evaluation tokens, how many rows of the head stand for tokens (None: all, or not known), and notes."""
+    suite: Suite, corpus: Corpus, shape: TokenShape, warnings: list[str]
+) -> tuple[EvaluationTokens, int | None]:
+    """The evaluation tokens, and how many rows of the head stand for tokens (None: all, or not known)."""
     from pipeline.suites.model_config import context_length, model_config
 
     config = model_config(suite)
@@ -203,12 +193,12 @@ def _tokens(
         raise UsageError(
             f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"
         )
-    tokenizer, remarks = _tokenizer(suite, corpus)
+    tokenizer = _tokenizer(suite, corpus, warnings)
     vocab_size = _count(config, "vocab_size")
     tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)
     rows = None if tokenizer is None else len(tokenizer)
     padded = rows is not None and vocab_size is not None and rows < vocab_size
-    return tokens, rows if padded else None, remarks
+    return tokens, rows if padded else None
 
 
 def _count(config: dict[str, Any], name: str) -> int | None:
@@ -217,23 +207,23 @@ def _count(config: dict[str, Any], name: str) -> int | None:
     return value if type(value) is int and value > 0 else None
 
 
-def _tokenizer(suite: Suite, corpus: Corpus) -> tuple[Any, tuple[str, ...]]:
+def _tokenizer(suite: Suite, corpus: Corpus, warnings: list[str]) -> Any:
     """The suite's tokenizer; None if it is missing or damaged and ``corpus`` does not need it."""
     from pipeline.suites import load_tokenizer
 
     if suite.tokenizer is None:
         if isinstance(corpus, TokenFile):
-            return None, ()
+            return None
         raise UsageError(
             f"suite {suite.name} has no tokenizer, so it cannot read text: give --corpus tokens:FILE.npy"
         )
     try:
-        return load_tokenizer(suite), ()
+        return load_tokenizer(suite)
     except UsageError as error:
         if not isinstance(corpus, TokenFile):
             raise
-        remark = (
+        warnings.append(
             f"{error}; continuing without it, because {corpus} needs none: rows that pad the vocabulary are not known "
             "and count as weights"
         )
-        return None, (remark,)
+        return None

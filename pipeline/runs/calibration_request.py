@@ -24,9 +24,9 @@ from pipeline.corpus.calibration_text import (
     CalibrationShape,
     corpus_tokens,
     require_disjoint,
-    require_ids,
 )
 from pipeline.corpus.overlap import KnownRuns, run_length
+from pipeline.corpus.tokens import require_ids
 from pipeline.runs.calibration_tokens import CalibrationTokens, kept_calibrations
 
 if TYPE_CHECKING:
@@ -92,21 +92,17 @@ def calibration_tokens(
         if named is not None:
             raise
         raise UsageError(f"no --calibration was given, and so: {error}") from error
-    notes = (
-        (
-            f"calibration text {source}: {found.left_out} documents were left out, which share a run of "
-            f"{run_length(need.shape.seq_len)} tokens with the evaluation text",
-        )
-        if found.left_out
-        else ()
+    note = (
+        f"calibration text {source}: {found.left_out} documents were left out, which share a run of "
+        f"{run_length(need.shape.seq_len)} tokens with the evaluation text"
     )
-    return CalibrationTokens(found.array, tokens_sha256(found.array), str(source)), notes
+    made = CalibrationTokens(found.array, tokens_sha256(found.array), str(source))
+    return made, (note,) if found.left_out else ()
 
 
 def _of_self(need: CalibrationNeed, out: RunFolder, on_sample: OnSample) -> CalibrationTokens:
     made_of = _made_of(need)
-    kept = _kept(need, out, made_of)
-    if kept is not None:
+    if kept := _kept(need, out, made_of):
         return kept
     last = need.suite.checkpoints[-1]
     try:
@@ -116,13 +112,8 @@ def _of_self(need: CalibrationNeed, out: RunFolder, on_sample: OnSample) -> Cali
             f"calibration text {SELF}: {last.revision} of {need.suite.name} cannot write it: {error}; name other text "
             "with --calibration CORPUS"
         ) from error
-    source = f"{SELF}, written by {last.revision}"
-    return CalibrationTokens(
-        array,
-        tokens_sha256(array),
-        source,
-        {**made_of, "weights": last.content_id} if last.content_id else {},
-    )
+    found_by = {**made_of, "weights": last.content_id} if last.content_id else {}
+    return CalibrationTokens(array, tokens_sha256(array), f"{SELF}, written by {last.revision}", found_by)
 
 
 def _made_of(need: CalibrationNeed) -> dict[str, Any]:
@@ -162,11 +153,16 @@ def _written(
 
     known, wanted = KnownRuns(need.evaluation, need.shape.seq_len), need.shape.sequences
     parts: list[NDArray[np.int64]] = []
-    show = _Shown(need.shape, last, on_sample)
+    began = time.monotonic()
+
+    def show(tokens: int) -> None:
+        done, total = sum(map(len, parts)) * need.shape.seq_len + tokens, need.shape.n_tokens
+        left_s = (time.monotonic() - began) * (total - done) / done
+        on_sample(done, total, left_s, f"tokens written by {last.revision}")
+
     with _model_of(last, need) as model:
         for round_ in range(ROUNDS):
-            show.before = sum(map(len, parts))
-            missing = wanted - show.before
+            missing = wanted - sum(map(len, parts))
             if not missing:
                 break
             rows = sampled_tokens(
@@ -182,24 +178,9 @@ def _written(
     array = np.concatenate(parts)
     if len(array) < wanted:
         raise CheckpointError(f"{wanted - len(array)} of {wanted} sequences repeat the evaluation text")
-    require_ids(SELF, array, made_of["vocabulary"])
+    require_ids(f"calibration text {SELF}", array, made_of["vocabulary"])
     require_disjoint(SELF, array, known)
     return array
-
-
-class _Shown:
-    """Says how far the text is."""
-
-    def __init__(self, shape: CalibrationShape, writer: Checkpoint, on_sample: OnSample) -> None:
-        self.before = 0
-        """Sequences that are done."""
-        self._shape, self._writer, self._on_sample = shape, writer, on_sample
-        self._began = time.monotonic()
-
-    def __call__(self, tokens: int) -> None:
-        done, total = self.before * self._shape.seq_len + tokens, self._shape.n_tokens
-        left_s = (time.monotonic() - self._began) * (total - done) / done
-        self._on_sample(done, total, left_s, f"tokens written by {self._writer.revision}")
 
 
 @contextmanager

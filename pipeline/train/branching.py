@@ -11,7 +11,7 @@ import dataclasses
 import math
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,13 @@ def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
     return set(steps)
 
 
-def refuse_lost(folder: Path, steps: Collection[int]) -> None:
-    """Raise UsageError if the suite in ``folder`` has passed one of ``steps`` without saving its state."""
-    lost = [step for step in sorted(steps) if not kept_state(folder, step).is_file()]
+def refuse_lost(out: Path, steps: Collection[int], file: Callable[[int], Path], what: str) -> None:
+    """Raise UsageError if the suite in ``out`` has passed one of ``steps`` without saving the ``file`` of its ``what``."""
+    lost = [step for step in sorted(steps) if not file(step).is_file()]
     if lost:
         raise UsageError(
-            f"{folder} passed step {lost[0]} without saving its state, which cannot be had afterwards: train "
-            "into a new folder"
+            f"{out} passed step {lost[0]} without saving its {what}, which cannot be had afterwards: train into a new "
+            "folder"
         )
 
 

@@ -15,6 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -118,8 +119,8 @@ def pretrain(
                 if not any(out.glob("step*")):
                     shutil.rmtree(out / STATE, ignore_errors=True)
                 raise
-        _refuse_lost_moments(out, keep)
-        refuse_lost(out, states)
+        refuse_lost(out, keep, lambda step: out / f"step{step}" / MOMENTS_FILE, "optimizer state")
+        refuse_lost(out, states, partial(kept_state, out), "state")
         if watch is not None:  # nothing is left to observe where all were while they were trained
             watch(recipe.steps, kept_array(out / EVAL_TOKENS))
         shutil.rmtree(out / STATE, ignore_errors=True)
@@ -232,15 +233,6 @@ def _keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
                 f"are {', '.join(map(str, near))}"
             )
     return set(steps)
-
-
-def _refuse_lost_moments(out: Path, keep: set[int]) -> None:
-    lost = sorted(step for step in keep if not (out / f"step{step}" / MOMENTS_FILE).is_file())
-    if lost:
-        raise UsageError(
-            f"{out} passed step {lost[0]} without saving its optimizer state, which cannot be had afterwards: "
-            "train into a new folder"
-        )
 
 
 def _save_state(trainer: Trainer, path: Path) -> None:

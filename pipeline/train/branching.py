@@ -53,7 +53,7 @@ def keepable(recipe: Recipe, steps: Collection[int]) -> set[int]:
 
 
 def refuse_lost(out: Path, steps: Collection[int], file: Callable[[int], Path], what: str) -> None:
-    """Raise UsageError if the suite in ``out`` has passed one of ``steps`` without saving the ``file`` of its ``what``."""
+    """Raise UsageError if the suite in ``out`` passed one of ``steps`` without the ``file`` with its ``what``."""
     lost = [step for step in sorted(steps) if not file(step).is_file()]
     if lost:
         raise UsageError(

@@ -7,9 +7,9 @@ import click
 from jobs.carry_out import carry_out
 from jobs.console import errors
 from jobs.options import (
-    audit_options,
     missing_option,
     out_option,
+    picked,
     resource_options,
     seed_option,
     selection_options,
@@ -47,7 +47,7 @@ def command_of(work: PerCheckpoint) -> click.Command:
     @missing_option
     @seed_option
     def command(settings: tuple[str, ...], allow_missing: bool, seed: int, **options: object) -> None:
-        chosen = audit_options(options)
+        chosen = AuditOptions(**picked(AuditOptions, options))
         code = _run(work, chosen, settings)
         show_reduction(work, chosen.out, allow_missing=allow_missing or code != 0, seed=seed)
         show_page(work, chosen.out)

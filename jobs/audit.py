@@ -8,7 +8,7 @@ import click
 
 from jobs.carry_out import carry_out
 from jobs.console import errors, lazy_progress
-from jobs.options import all_audit_options, audit_options
+from jobs.options import all_audit_options, picked
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.calibration_tokens import CalibrationTokens
@@ -20,7 +20,7 @@ from pipeline.runs.requests import AuditRequest
 @all_audit_options
 def command(**options: object) -> None:
     """Probe every checkpoint of SUITE into DIR/shards/audit/. Run it again to resume."""
-    raise SystemExit(run_audit(audit_options(options)))
+    raise SystemExit(run_audit(AuditOptions(**picked(AuditOptions, options))))
 
 
 def run_audit(

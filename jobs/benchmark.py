@@ -16,7 +16,7 @@ from jobs.benchmark_methods import time_methods
 from jobs.benchmark_options import BenchmarkOptions, benchmark_options, random_suite
 from jobs.benchmark_record import Stages, finish, saver
 from jobs.console import progress
-from jobs.options import measurement_options, resource_options, selection_options
+from jobs.options import measurement_options, options_of, resource_options, selection_options
 from pipeline.base.errors import UsageError
 from pipeline.spec import parse_variants
 
@@ -52,62 +52,9 @@ OF_PROBES = ("variants", "measurements", "mechanism", "calibration", "batches", 
     help="Also write the numbers and a chart: DIR/benchmark.json and benchmark.png, with -fork, -fork-runs or -methods "
     "after their name.",
 )
-@click.option("--scaling", is_flag=True, help="Time the pipeline with one worker too, and print the ratio.")
-@click.option(
-    "--random",
-    "shape",
-    metavar="SHAPE",
-    help="Use random weights of this shape instead of SUITE, such as pythia-160m.",
-)
-@click.option(
-    "--files",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="Distinct weight files that --random writes; the checkpoints use them in turn.",
-)
-@click.option(
-    "--fork", "training", is_flag=True, help="Time training, as `fork` does it, instead of probing."
-)
-@click.option(
-    "--tokens-per-step", type=int, default=8192, show_default=True, help="With --fork: tokens per update."
-)
-@click.option(
-    "--updates",
-    type=click.IntRange(1),
-    default=40,
-    show_default=True,
-    help="With --fork: number of updates to time.",
-)
-@click.option(
-    "--compile/--no-compile", default=None, help="With --fork: compile the training. Default: on a GPU."
-)
-@click.option(
-    "--runs",
-    type=click.IntRange(1),
-    metavar="N",
-    help="With --fork: time a whole experiment of N runs, probes included, against N naive runs.",
-)
-@click.option(
-    "--probe-every",
-    type=click.IntRange(1),
-    help="With --runs: updates between probes. Default: a tenth of --updates, as for `fork`.",
-)
-@click.option(
-    "--methods",
-    is_flag=True,
-    help="Time quantization methods instead, on the last checkpoints, beside GPTQModel and llm-compressor.",
-)
-@click.option(
-    "--peer-python",
-    "pythons",
-    multiple=True,
-    metavar="PYTHON",
-    help="With --methods: the interpreter of an environment in which GPTQModel or llm-compressor is installed; "
-    "repeatable. Default: this one.",
-)
+@options_of(BenchmarkOptions)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(*, training: bool, methods: bool, as_json: bool, **options: Any) -> None:
+def command(*, as_json: bool, **options: Any) -> None:
     """Time the naive Hugging Face loop and this pipeline on the same checkpoints, tokens and device.
 
     SUITE is tiny unless given. Without --steps or --limit, its first 24 checkpoints are used. On a GPU also: a table of
@@ -120,14 +67,14 @@ def command(*, training: bool, methods: bool, as_json: bool, **options: Any) -> 
     os.environ["OMP_WAIT_POLICY"] = "ACTIVE"
     _refuse_idle(click.get_current_context())
     chosen = benchmark_options(options)
-    if methods:
+    if chosen.methods:
         found = time_methods(chosen)
     else:
         _refuse_calibrated(chosen.audit.variants)
         if chosen.runs is not None:
             found = compare_runs(chosen, chosen.runs)
         else:
-            found = compare_forks(chosen) if training else _compare_audits(chosen)
+            found = compare_forks(chosen) if chosen.training else _compare_audits(chosen)
     finish(found, chosen.folder, as_json=as_json)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jobs.console import errors
-from jobs.options import audit_options, picked, shares_gpu
+from jobs.options import picked, shares_gpu
 from pipeline.base.errors import UsageError
+from pipeline.base.options import option
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.output import absolute_out
 from pipeline.spec import TokenShape
@@ -27,16 +28,38 @@ class BenchmarkOptions:
     """Those that an audit has too; its ``out`` is not used."""
     folder: Path | None
     """Where the numbers and the chart go."""
-    shape: str | None
-    files: int
-    scaling: bool
-    tokens_per_step: int
-    updates: int
-    compile: bool | None
-    runs: int | None
-    probe_every: int | None
-    pythons: tuple[str, ...]
-    share_gpu: bool
+    scaling: bool = option(False, help="Time the pipeline with one worker too, and print the ratio.")
+    shape: str | None = option(
+        None, name="--random", metavar="SHAPE",
+        help="Use random weights of this shape instead of SUITE, such as pythia-160m.",
+    )  # fmt: skip
+    files: int = option(
+        8, least=1, help="Distinct weight files that --random writes; the checkpoints use them in turn."
+    )
+    training: bool = option(
+        False, name="--fork", help="Time training, as `fork` does it, instead of probing."
+    )
+    tokens_per_step: int = option(8192, help="With --fork: tokens per update.")
+    updates: int = option(40, least=1, help="With --fork: number of updates to time.")
+    compile: bool | None = option(None, help="With --fork: compile the training. Default: on a GPU.")
+    runs: int | None = option(
+        None, metavar="N", least=1,
+        help="With --fork: time a whole experiment of N runs, probes included, against N naive runs.",
+    )  # fmt: skip
+    probe_every: int | None = option(
+        None, least=1,
+        help="With --runs: updates between probes. Default: a tenth of --updates, as for `fork`.",
+    )  # fmt: skip
+    methods: bool = option(
+        False,
+        help="Time quantization methods instead, on the last checkpoints, beside GPTQModel and llm-compressor.",
+    )
+    pythons: tuple[str, ...] = option(
+        (), name="--peer-python", metavar="PYTHON",
+        help="With --methods: the interpreter of an environment in which GPTQModel or llm-compressor is installed; "
+        "repeatable. Default: this one.",
+    )  # fmt: skip
+    share_gpu: bool = False
     """Whether the size of the model decides how many runs share a GPU."""
 
 
@@ -46,7 +69,7 @@ def benchmark_options(options: dict[str, Any]) -> BenchmarkOptions:
     if shape is not None and suite is not None:
         raise UsageError(f"--random {shape} replaces the suite {suite}: give one of them")
     return BenchmarkOptions(
-        audit=audit_options(options | {"suite": suite or DEFAULT_SUITE, "out": "."}),
+        audit=AuditOptions(**picked(AuditOptions, options) | {"suite": suite or DEFAULT_SUITE, "out": "."}),
         folder=None if out is None else absolute_out(out),
         share_gpu=shares_gpu(options),
         **picked(BenchmarkOptions, options),

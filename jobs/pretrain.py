@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from jobs.console import console, errors, progress
-from jobs.options import out_option, parse_steps
+from jobs.options import Steps, out_option
 from pipeline.base.errors import UsageError
 from pipeline.runs.output import absolute_out
 from pipeline.train.recipes import Recipe
@@ -32,11 +32,15 @@ from pipeline.train.recipes import Recipe
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--keep-optimizer-at",
+    type=Steps(),
     metavar="STEP,...",
     help="Checkpoints that keep Adam's moments, for `fork` to start from.",
 )
 @click.option(
-    "--keep-state-at", metavar="STEP,...", help="Steps whose whole state is kept, for --branch-from."
+    "--keep-state-at",
+    type=Steps(),
+    metavar="STEP,...",
+    help="Steps whose whole state is kept, for --branch-from.",
 )
 @click.option(
     "--branch-from",
@@ -85,9 +89,9 @@ def command(recipe: str, out: str, **options: Any) -> None:
             folder,
             device=options["device"],
             on_progress=show,
-            keep_optimizer_at=parse_steps(options["keep_optimizer_at"], option="--keep-optimizer-at") or (),
+            keep_optimizer_at=options["keep_optimizer_at"] or (),
             data=_folder(options["data"]),
-            keep_state_at=parse_steps(options["keep_state_at"], option="--keep-state-at") or (),
+            keep_state_at=options["keep_state_at"] or (),
             branch_from=_folder(options["branch_from"]),
             watch=watch,
         )

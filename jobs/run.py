@@ -8,10 +8,11 @@ from contextlib import suppress
 import click
 
 from jobs.audit import run_audit
-from jobs.options import all_audit_options, audit_options, decision_options, missing_option, seed_option
+from jobs.options import all_audit_options, decision_options, missing_option, picked, seed_option
 from jobs.reduce import show_reduction
 from jobs.refine import show_refinement
 from jobs.report import show_page
+from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.kind_of_work import kinds_of_work
 
 
@@ -37,7 +38,7 @@ def command(
     **options: object,
 ) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
-    audit = audit_options(options)
+    audit = AuditOptions(**picked(AuditOptions, options))
     code = run_audit(audit, meanwhile=prepare)
     work = kinds_of_work.find("audit")
     show_reduction(

@@ -65,8 +65,8 @@ def main(suite: str, out: Path, *, check_only: bool, skip_fork: bool, **options:
     out.mkdir(parents=True, exist_ok=True)
     try:
         opened = open_suite(suite)
-        chosen = opened.select(parse_steps(options["steps"]))
-        shape = parse_steps(options["shape"], "--shape") or ()
+        chosen = opened.select(options["steps"] and parse_steps(options["steps"]))
+        shape = parse_steps(options["shape"], "--shape")
         if len(shape) != len(paper.SHAPE):
             raise UsageError(f"--shape {options['shape']}: wanted {len(paper.SHAPE)} whole numbers")
     except UsageError as error:

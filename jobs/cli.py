@@ -57,7 +57,7 @@ class Group(click.Group):
         try:
             load_plugins()
         except UsageError as error:
-            raise _Misuse(str(error)) from error
+            raise _Ended(str(error), 2) from error
         return super().make_context(info_name, args, parent, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -77,21 +77,27 @@ class Group(click.Group):
             raise click.UsageError(printable(str(unknown_name("command", args[0], known))))
         for given in args:
             if any("\ud800" <= letter <= "\udfff" for letter in given):
-                raise _Misuse(f"{given!r} is not UTF-8 text: rename the file or folder")
+                raise _Ended(f"{given!r} is not UTF-8 text: rename the file or folder", 2)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            raise _Misuse(str(error)) from error
+            raise _Ended(str(error), 2) from error
         except CollapseError as error:
-            raise _Failure(str(error)) from error
+            raise _Ended(str(error), 1) from error
         except KeyboardInterrupt:
-            raise _Interrupted("interrupted; the same command resumes where this one stopped") from None
+            raise _Ended("interrupted; the same command resumes where this one stopped", 130) from None
 
 
-class _ShownError(click.ClickException):
+class _Ended(click.ClickException):
+    """An error whose message is shown, without what a terminal would act on."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc] - declared as one for the class
+
     def format_message(self) -> str:
         return printable(self.message)
 
@@ -103,18 +109,6 @@ def _added() -> dict[str, click.Command]:
     from jobs.added_commands import added_kinds, command_of
 
     return {name: command_of(work) for name, work in added_kinds().items() if name not in COMMANDS}
-
-
-class _Failure(_ShownError):  # noqa: N818 - a way to exit
-    exit_code = 1
-
-
-class _Misuse(_ShownError):  # noqa: N818 - a way to exit
-    exit_code = 2
-
-
-class _Interrupted(_ShownError):  # noqa: N818 - a way to exit
-    exit_code = 130
 
 
 def _use_utf8() -> None:

@@ -53,9 +53,8 @@ class _Stop(nn.Module):
 
     def __init__(self, layer: nn.Module, reached: Callable[..., Any]) -> None:
         super().__init__()
-        object.__setattr__(
-            self, "_layer", layer
-        )  # not a child module, because its weights are not this module's
+        # Not a child module, because its weights are not this module's.
+        object.__setattr__(self, "_layer", layer)
         self._reached = reached
 
     def __getattr__(self, name: str) -> Any:

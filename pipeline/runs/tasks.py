@@ -110,9 +110,8 @@ def run_probe(
                 measured = suited.measure(weights, task.checkpoint.weights_sha256, beside=other)
                 busy_s = time.perf_counter() - begun
         finally:
-            suited.forget(
-                weights, task.checkpoint.weights_sha256
-            )  # an error may have come before the lock was taken
+            # An error may have come before the lock was taken.
+            suited.forget(weights, task.checkpoint.weights_sha256)
     rows = shard_rows(task.suite, task.checkpoint, measured)
     if task.adds is not None:
         differing = retry_while_away(lambda: _add(folder, task, rows, measured))
@@ -185,11 +184,8 @@ def run_fork(
     state = folder.states.read(task.key)
     notes = []
     if state is not None:
-        notes = [
-            "continued from its saved state"
-            if run.resume(state)
-            else "its saved state is unusable: started over"
-        ]
+        resumed = run.resume(state)
+        notes = ["continued from its saved state" if resumed else "its saved state is unusable: started over"]
     saved = time.monotonic()
     with termination() as asked_to_stop:
         run.start()
@@ -235,11 +231,8 @@ def copy_probe(task: ProbeTask, source_key: str) -> TaskDone:
     checkpoint = task.checkpoint
     folder = RunFolder(task.out)
     source = folder.shards.read(source_key)
-    if (
-        not source.is_of(task.probe)
-        or source.identity != task.identity()
-        or source.lacks(task.probe.config())
-    ):
+    alike = source.is_of(task.probe) and source.identity == task.identity()
+    if not alike or source.lacks(task.probe.config()):
         raise CheckpointError(
             f"{checkpoint.key} cannot repeat {source.key}: that shard belongs to other weights"
         )

@@ -25,9 +25,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import CollapseError, FolderLockedError
+
+if TYPE_CHECKING:
+    from pipeline.store.objects import ObjectStore
 
 PULSE_S = 5.0
 """Seconds between two renewals; a second driver is refused after about that time."""
@@ -39,26 +42,16 @@ EXPIRY_S = 30.0
 """Age in seconds at which a lease counts as dead, and longest wait of a new driver."""
 
 
-class LeaseStore(Protocol):
-    """The part of a store that a lease needs."""
-
-    def place(self, name: str) -> str: ...
-    def read(self, name: str, most_bytes: int) -> bytes | None: ...
-    def write(self, name: str, data: bytes) -> None: ...
-    def remove(self, name: str) -> None: ...
-    def stamps(self, folder: str) -> dict[str, float]: ...
-
-
 @contextmanager
-def hold(shelf: LeaseStore, folder: str) -> Iterator[None]:
+def hold(store: ObjectStore, folder: str) -> Iterator[None]:
     """Context manager: hold the lease in ``folder``; raises FolderLockedError, which names the other holder.
 
     If it is lost within the block, the main thread is interrupted and FolderLockedError raised.
     """
     name = f"{folder}/{secrets.token_hex(8)}"
-    _acquire(shelf, folder, name)
+    _acquire(store, folder, name)
     with _interrupt() as interrupt:
-        yield from _held(shelf, folder, name, interrupt)
+        yield from _held(store, folder, name, interrupt)
 
 
 @contextmanager
@@ -78,21 +71,19 @@ def _interrupt() -> Iterator[int]:
         signal.signal(signal.SIGUSR2, before)
 
 
-def _held(shelf: LeaseStore, folder: str, name: str, interrupt: int) -> Iterator[None]:
+def _held(store: ObjectStore, folder: str, name: str, interrupt: int) -> Iterator[None]:
     done, lost = threading.Event(), threading.Event()
     interrupts = threading.current_thread() is threading.main_thread()
 
     def renew() -> None:
         while not done.wait(PULSE_S):
-            with suppress(
-                CollapseError
-            ):  # the store is unreachable, for others too, or they find the lease expired
-                if name.rpartition("/")[2] not in shelf.stamps(folder):
+            with suppress(CollapseError):  # the store is unreachable, for others too, or they find it expired
+                if name.rpartition("/")[2] not in store.stamps(folder):
                     lost.set()
                     if interrupts and not done.is_set():
                         signal.pthread_kill(threading.main_thread().ident or 0, interrupt)
                     return
-                shelf.write(name, _signature())
+                store.write(name, _signature())
 
     pulse = threading.Thread(target=renew, name="lease", daemon=True)
     pulse.start()
@@ -101,43 +92,41 @@ def _held(shelf: LeaseStore, folder: str, name: str, interrupt: int) -> Iterator
     except KeyboardInterrupt:
         if not lost.is_set():
             raise
-        raise _taken_over(shelf) from None
+        raise _taken_over(store) from None
     finally:
         done.set()
         pulse.join()
         with suppress(CollapseError):  # the lease expires by itself
-            shelf.remove(name)
+            store.remove(name)
     if lost.is_set():
-        raise _taken_over(shelf)
+        raise _taken_over(store)
 
 
-def _acquire(shelf: LeaseStore, folder: str, name: str) -> None:
+def _acquire(store: ObjectStore, folder: str, name: str) -> None:
     seen: dict[str, float] = {}
     told = False
     while True:
-        shelf.write(name, _signature())
-        stamps = shelf.stamps(folder)
+        store.write(name, _signature())
+        stamps = store.stamps(folder)
         now = stamps.pop(name.rpartition("/")[2], max(stamps.values(), default=0.0))
         alive = {other: stamp for other, stamp in stamps.items() if now - stamp <= EXPIRY_S}
         for other in stamps.keys() - alive.keys():
-            shelf.remove(f"{folder}/{other}")
+            store.remove(f"{folder}/{other}")
         if not alive:
             return
-        shelf.remove(name)
+        store.remove(name)
         for other, stamp in alive.items():
             if stamp > seen.setdefault(other, stamp):
-                holder = (shelf.read(f"{folder}/{other}", SIGNATURE_BYTES) or b"another process").decode(
-                    errors="replace"
-                )
+                signed = store.read(f"{folder}/{other}", SIGNATURE_BYTES) or b"another process"
+                holder = signed.decode(errors="replace")[:200]
                 raise FolderLockedError(
-                    f"{shelf.place('')} is in use by {holder[:200]}: wait for it to finish, stop it, or choose "
-                    "another --out"
+                    f"{store.place('')} is in use by {holder}: wait for it to finish, stop it, or choose another --out"
                 )
         if not told:
             told = True
             logging.getLogger(__name__).warning(
                 "%s is locked by a driver that may be dead: waiting up to %g s to find out",
-                shelf.place(""), EXPIRY_S + PULSE_S,
+                store.place(""), EXPIRY_S + PULSE_S,
             )  # fmt: skip
         time.sleep(PULSE_S / 2 * random.uniform(0.5, 1.0))
 
@@ -146,8 +135,8 @@ def _signature() -> bytes:
     return f"process {os.getpid()} on {socket.gethostname()}".encode()
 
 
-def _taken_over(shelf: LeaseStore) -> FolderLockedError:
+def _taken_over(store: ObjectStore) -> FolderLockedError:
     return FolderLockedError(
-        f"{shelf.place('')}: this driver did not renew its lock in time and another took over; run the same command "
+        f"{store.place('')}: this driver did not renew its lock in time and another took over; run the same command "
         "again once that has ended"
     )

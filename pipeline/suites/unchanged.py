@@ -52,9 +52,7 @@ class Unchanged:
         if error is None:
             self.check()
         elif isinstance(error, Exception):  # an interrupt passes through
-            with suppress(
-                OSError
-            ):  # an unavailable file system is reported by the error that is being raised
+            with suppress(OSError):  # an unavailable file system is in the error that is being raised
                 self.check()
 
 

@@ -52,9 +52,8 @@ def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     gradient with respect to the logits, in their dtype and their memory.
     """  # fmt: skip
     gradient = logits.detach()
-    torch.autograd.graph.increment_version(
-        [gradient]
-    )  # marks the logits as changed, so that autograd reports a backward pass that needs them
+    # Marks the logits as changed, so that autograd reports a backward pass that needs them.
+    torch.autograd.graph.increment_version([gradient])
     if not gradient.is_contiguous():
         raise ValueError(f"logits of strides {logits.stride()}: wanted contiguous ones")
     vocabulary, tokens = logits.shape[-1], targets.numel()

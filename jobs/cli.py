@@ -96,7 +96,7 @@ class _Ended(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc] - declared as one for the class
+        self.exit_code = exit_code  # type: ignore[misc]
 
     def format_message(self) -> str:
         return printable(self.message)

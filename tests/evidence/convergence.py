@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.trajectory.phase_detection import detect_phases
 from tests.evidence.losses import FP32, GPTQ, INT4, Losses, read_losses
 from tests.evidence.seeds import t_interval, times
@@ -31,15 +30,7 @@ MATTERS = math.log(1.25)
 
 def convergence_of(losses: Losses, last: int) -> Any:
     """Convergence by the rule of `reduce`, from the checkpoints up to ``last`` alone."""
-    until = losses.step <= last
-    curve = Curve(
-        step=losses.step[until],
-        fp32_nll_nats=losses.mean(FP32)[until],
-        variant_nll_nats={"int4": losses.mean(INT4)[until]},
-        fp32_batch_nll_nats=losses.batches[FP32][until],
-        variant_batch_nll_nats={"int4": losses.batches[INT4][until]},
-    )
-    return detect_phases(curve, n_null=1).convergence
+    return detect_phases(losses.curve(last), n_null=1).convergence
 
 
 def numbers_of(constant: Losses, wsd: Losses) -> dict[str, Any]:

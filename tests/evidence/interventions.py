@@ -28,6 +28,8 @@ FLATTENING = ("average", "sam", "muon")
 COLUMNS = ("damage_nats", "gptq_damage_nats", "error_size", "kappa_nats", "sensitivity_nats", "alignment")
 MIN_SEEDS, MIN_CONFIRMING = 3, 8
 """Fewest seeds that are judged, in the first experiment and in its confirmation."""
+WHOLE = 6
+"""Checkpoints in the window of an arm."""
 TRIED = 0.05
 """Smallest fall of the norm that counts as one."""
 
@@ -50,7 +52,7 @@ def windows(folder: RunFolder) -> dict[str, dict[str, float]]:
     found = {}
     for number, arm in enumerate(ARMS, start=1):
         there = np.flatnonzero(stage == number)
-        if len(there):
+        if len(there) == WHOLE:
             found[arm] = _window([rows[index] for index in there], float(noise[there].mean()))
     return found
 
@@ -154,13 +156,14 @@ def _flattening(seeds: Sequence[Arms], wanted: int) -> dict[str, Any]:
         direction = "lowers" if estimate["estimate"] < 0 else "raises"
         verdict = direction if largest <= 1 - LEVEL else "cannot tell"
         found[arm] |= {"verdict": verdict, "p_holm": largest, "times_sensitivity": times(estimate)}
+        damage = _against_constant(seeds, arm, "damage_nats")
+        found[arm]["times_damage"] = times(t_interval(damage))
     return found
 
 
-def _against_constant(seeds: Sequence[Arms], arm: str) -> list[float]:
-    """Log sensitivity of the arm minus ``constant``'s in every seed that has both."""
+def _against_constant(seeds: Sequence[Arms], arm: str, name: str = "sensitivity_nats") -> list[float]:
+    """Log of the arm's number minus that of ``constant``'s in every seed that has both."""
     pairs = [(each[arm], each["constant"]) for each in seeds if {arm, "constant"} <= each.keys()]
-    name = "sensitivity_nats"
     return [math.log(one[name] / other[name]) for one, other in pairs if name in one and name in other]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.analysis.statistics.curves import Curve
 from pipeline.runs.folder import RunFolder
 
 FloatArray = NDArray[np.float64]
@@ -37,6 +38,25 @@ class Losses:
     def damage(self, variant: str, first: int, last: int) -> float:
         """Mean loss over that of fp32 in the window of steps, nats."""
         return float(self.damage_batches(variant, first, last).mean())
+
+    def after(self, earlier: Losses) -> Losses:
+        """This suite with the checkpoints that it shares with ``earlier`` before its first."""
+        before = earlier.step < self.step[0]
+        batches = {
+            name: np.concatenate([earlier.batches[name][before], own]) for name, own in self.batches.items()
+        }
+        return Losses(np.concatenate([earlier.step[before], self.step]), batches)
+
+    def curve(self, last: int | None = None) -> Curve:
+        """The curve of fp32 and INT4 up to the step ``last``."""
+        until = self.step <= (self.step[-1] if last is None else last)
+        return Curve(
+            step=self.step[until],
+            fp32_nll_nats=self.mean(FP32)[until],
+            variant_nll_nats={"int4": self.mean(INT4)[until]},
+            fp32_batch_nll_nats=self.batches[FP32][until],
+            variant_batch_nll_nats={"int4": self.batches[INT4][until]},
+        )
 
 
 def read_losses(folder: Path) -> Losses:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
     from pipeline.analysis.trajectory.compared_runs import RunComparison, TrainingGrowth
     from pipeline.analysis.trajectory.growth import Bounded, Ratio, Window
-    from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
     from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
     from pipeline.analysis.trajectory.trainings import GroupRatio
+    from pipeline.runs.folder import RunFolder
 
 ALL = "all"
 NUMBERS, FIGURE, PAGE = "comparison.json", "comparison.png", "comparison.html"
@@ -89,8 +89,10 @@ def command(
     Audits with --mechanism are compared factor by factor too: error size, sensitivity and alignment, side by side, and
     with --out on a page.
     """
+    from pipeline.analysis.table_files import read_table
     from pipeline.analysis.trajectory.compared_runs import TrainingGroups, compare_runs
     from pipeline.analysis.trajectory.growth import parse_window
+    from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism
     from pipeline.base.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
@@ -99,13 +101,15 @@ def command(
     names = (*trainings, *(name for name in dict.fromkeys(kinds.names()) if name not in trainings))
     if not names:
         raise UsageError("nothing to compare: wanted DIR... or --group NAME=DIR,DIR")
-    curves = _read(names)
+    folders = _folders(names)
+    curves = [read_curve(folders[name], name=name) if name in folders else read_table(name) for name in names]
+    controls = {name: read_mechanism(folder) for name, folder in folders.items()}
     if ALL in variants:
         variants = tuple(curves[0].variants)
         if not variants:
             raise UsageError(f"{names[0]}: only fp32 was measured, there is no gap to compare")
     named = list(zip(names, curves, strict=True))
-    found = compare_runs(named, _controls(names), variants, windows, kinds, threshold=threshold, seed=seed)
+    found = compare_runs(named, controls, variants, windows, kinds, threshold=threshold, seed=seed)
     if as_json:
         for each in (*found.found, *found.groups):
             click.echo(json.dumps(to_json(each)))
@@ -135,30 +139,19 @@ def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _read(names: Sequence[str]) -> list[Curve]:
-    """Read the trainings. Raises UsageError if one was measured on other tokens than the first."""
-    from pipeline.analysis.table_files import read_table
-    from pipeline.analysis.trajectory.reduction import read_curve
+def _folders(names: Sequence[str]) -> dict[str, RunFolder]:
+    """The trainings that are folders of audits. Raises UsageError if they were measured on different tokens."""
     from pipeline.report.comparison import TABLE_ENDINGS
 
-    runs = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}
-    tokens = {name: run.read_plan().config["tokens_sha256"] for name, run in runs.items()}
+    folders = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}
+    tokens = {name: folder.read_plan().config["tokens_sha256"] for name, folder in folders.items()}
     for name, own in tokens.items():
         first, wanted = next(iter(tokens.items()))
         if own != wanted:
             raise UsageError(
                 f"{name} was measured on other tokens than {first}: audit both with the same --corpus and shape"
             )
-    return [read_curve(runs[name], name=name) if name in runs else read_table(name) for name in names]
-
-
-def _controls(names: Sequence[str]) -> dict[str, list[ControlLosses]]:
-    """Losses under controls, for the trainings that are folders of audits."""
-    from pipeline.analysis.trajectory.reduction import read_mechanism
-    from pipeline.report.comparison import TABLE_ENDINGS
-
-    folders = [name for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS]
-    return {name: read_mechanism(run_folder(name)) for name in folders}
+    return folders
 
 
 def _print(found: RunComparison, windows: tuple[Window, Window], *, several: bool) -> None:

@@ -18,7 +18,7 @@ import torch
 from pipeline.base.errors import CollapseError
 from pipeline.benchmark.naive import losses_of, naive_model
 from pipeline.benchmark.naive_training import NaiveTraining
-from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, Seconds, Timing
+from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, OnPart, OnStep, Seconds, Timing
 from pipeline.models.loading import read_weights
 from pipeline.runs.execute import execute
 from pipeline.runs.plans import PlannedRun
@@ -32,10 +32,6 @@ from pipeline.train.fork_spec import DATA_SEED_OFFSET
 from pipeline.train.loop import choose_device
 from pipeline.train.optimizers import load_moments, read_moments
 
-OnStep = Callable[[str, int, int], None]
-"""Called with the side, units done and total units: runs of ours, updates of the naive run."""
-OnPart = Callable[[Benchmark], None]
-"""Called with the results so far."""
 Losses = dict[tuple[int, str, str], float]
 """Mean nll in nats by step, weights (live, ema, lawa) and variant."""
 

@@ -17,13 +17,10 @@ import numpy as np
 import torch
 
 from pipeline.benchmark.method_peers import PEERS
-from pipeline.benchmark.outcome import Benchmark, Seconds, Timing
+from pipeline.benchmark.outcome import Benchmark, OnPart, OnStep, Seconds, Timing
 from pipeline.probe import Prober
 from pipeline.probe.result import device_name
 from pipeline.spec import ProbeSpec, TokenShape
-
-OnStep = Callable[[str, int, int], None]
-"""Called with what is measured, checkpoints done and checkpoints in all."""
 
 
 def compare_methods(
@@ -36,7 +33,7 @@ def compare_methods(
     device: str,
     pythons: Sequence[str] = (),
     on_step: OnStep = lambda *_: None,
-    on_part: Callable[[Benchmark], None] = lambda _: None,
+    on_part: OnPart = lambda _: None,
 ) -> Benchmark:
     """Time every variant of ``spec`` on the checkpoints in ``folders``; losses are of the last one.
 

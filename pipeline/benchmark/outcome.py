@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -208,6 +208,12 @@ class Benchmark:
                 },
             ],
         }
+
+
+OnStep = Callable[[str, int, int], None]
+"""Called with what is timed, units of it that are done, and units in all."""
+OnPart = Callable[[Benchmark], None]
+"""Called with the results so far, after each new one."""
 
 
 def read_benchmark(path: Path) -> Benchmark:

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.base.errors import CollapseError, UsageError
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
-from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, Seconds, Timing
+from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, OnPart, OnStep, Seconds, Timing
 from pipeline.driver import Layout, cluster
 from pipeline.runs.execute import execute
 from pipeline.runs.folder import RunFolder
@@ -27,11 +27,6 @@ from pipeline.suites import fetch
 
 NAIVE_ON_GPU = 4
 """Checkpoints that the naive loop is timed on on a GPU; on the CPU all of them."""
-
-OnStep = Callable[[str, int, int], None]
-"""Called with the side, checkpoints done and total checkpoints."""
-OnPart = Callable[[Benchmark], None]
-"""Called with the results so far, after each new one."""
 
 
 def compare(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.benchmark.naive_training import NaiveTraining
-from pipeline.benchmark.outcome import Benchmark, Seconds, Timing
+from pipeline.benchmark.outcome import Benchmark, OnStep, Seconds, Timing
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.train.loop import Trainer
 from pipeline.train.schedules.constant import Constant
@@ -37,7 +37,7 @@ def compare_training(
     seq_len: int,
     device: torch.device,
     compiled: bool,
-    on_step: Callable[[str, int, int], None] = lambda *_: None,
+    on_step: OnStep = lambda *_: None,
 ) -> Benchmark:
     """Train the model that ``make`` returns with both loops on the same random tokens: ``updates`` after a warm-up."""
     model = make()
@@ -78,7 +78,7 @@ def _ours(
     device: torch.device,
     *,
     compiled: bool,
-    on_step: Callable[[str, int, int], None],
+    on_step: OnStep,
 ) -> tuple[list[float], float, float]:
     trainer = Trainer(
         model,
@@ -101,9 +101,7 @@ def _ours(
     return [loss.item() for loss in losses], end - start, start - began
 
 
-def _naive(
-    model: Any, tokens: Tensor, *, bf16: bool, on_step: Callable[[str, int, int], None]
-) -> tuple[list[float], float]:
+def _naive(model: Any, tokens: Tensor, *, bf16: bool, on_step: OnStep) -> tuple[list[float], float]:
     training = NaiveTraining(model, OptimizerSettings(), lambda _: RATE, bf16=bf16)
     losses = []
     start = time.perf_counter()

@@ -42,49 +42,39 @@ _SCORES = [
     *_fields((column for column in score_columns(MEASUREMENTS) if not column.late), nullable=False),
 ]
 
+
+def _always(**types: str) -> list[pa.Field]:
+    return [pa.field(name, _TYPES[dtype], nullable=False) for name, dtype in types.items()]
+
+
+def _if_known(**types: str) -> list[pa.Field]:
+    return [pa.field(name, _TYPES[dtype]) for name, dtype in types.items()]
+
+
 AUDIT_SCHEMA = pa.schema(
     [
-        pa.field("suite", pa.string(), nullable=False),
-        pa.field("revision", pa.string(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("tokens_seen", pa.int64()),
-        pa.field("learning_rate", pa.float64()),
-        pa.field("weights_sha256", pa.string(), nullable=False),
-        pa.field("duplicate_of", pa.string()),
+        *_always(suite="string", revision="string", step="int64"),
+        *_if_known(tokens_seen="int64", learning_rate="float64"),
+        *_always(weights_sha256="string"),
+        *_if_known(duplicate_of="string"),
         *_SCORES,
         _tensors(MEASUREMENTS),
-        pa.field("load_s", pa.float64(), nullable=False),
-        pa.field("probe_s", pa.float64(), nullable=False),
-        pa.field("peak_bytes", pa.int64(), nullable=False),
-        pa.field("device", pa.string(), nullable=False),
+        *_always(load_s="float64", probe_s="float64", peak_bytes="int64", device="string"),
     ]
 )
 """Columns that every shard of an audit has; further measurements add theirs (``Kind.schema``)."""
 
 FORK_SCHEMA = pa.schema(
     [
-        pa.field("suite", pa.string(), nullable=False),
-        pa.field("revision", pa.string(), nullable=False),
-        pa.field("run_id", pa.string(), nullable=False),
-        pa.field("arm", pa.string(), nullable=False),
-        pa.field("schedule", pa.string(), nullable=False),
-        pa.field("parameters", pa.string(), nullable=False),
-        pa.field("optimizer", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("tokens", pa.int64(), nullable=False),
-        pa.field("learning_rate", pa.float64(), nullable=False),
-        pa.field("phase_label", pa.string(), nullable=False),
-        pa.field("train_loss_nats", pa.float64()),
-        pa.field("weights", pa.string(), nullable=False),
+        *_always(suite="string", revision="string", run_id="string", arm="string", schedule="string"),
+        *_always(parameters="string", optimizer="string", seed="int64", status="string"),
+        *_always(step="int64", tokens="int64", learning_rate="float64", phase_label="string"),
+        *_if_known(train_loss_nats="float64"),
+        *_always(weights="string"),
         *_SCORES,
-        pa.field("gap", pa.float64(), nullable=False),
-        pa.field("kurtosis", pa.float64()),
-        pa.field("relative_error", pa.float64()),
-        pa.field("wall_s", pa.float64(), nullable=False),
-        pa.field("probe_s", pa.float64(), nullable=False),
-        pa.field("device", pa.string(), nullable=False),
+        *_always(gap="float64"),
+        *_if_known(kurtosis="float64", relative_error="float64"),
+        *_always(wall_s="float64", probe_s="float64", device="string"),
     ]
 )
 """``step`` and ``tokens`` count from the fork; ``learning_rate`` and ``phase_label`` belong to the update before
@@ -154,11 +144,9 @@ def checkpoint_kind(
         raise UsageError(f"kind of work {name!r}: wanted small letters and _, a letter first")
     core = pa.schema(
         [
-            pa.field("suite", pa.string(), nullable=False),
-            pa.field("revision", pa.string(), nullable=False),
-            pa.field("step", pa.int64(), nullable=False),
+            *_always(suite="string", revision="string", step="int64"),
             *(pa.field(column, pa.type_for_alias(dtype)) for column, dtype in columns.items()),
-            pa.field("probe_s", pa.float64(), nullable=False),
+            *_always(probe_s="float64"),
         ]
     )
     return Kind(name, core, RunPlan, settings, f"{name}.json", f"{name}_tokens.npy", adds=False)

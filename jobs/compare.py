@@ -17,8 +17,9 @@ from pipeline.runs.output import absolute_out, run_folder
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
+    from pipeline.analysis.statistics.intervals import Bounded
     from pipeline.analysis.trajectory.compared_runs import RunComparison, TrainingGrowth
-    from pipeline.analysis.trajectory.growth import Bounded, Ratio, Window
+    from pipeline.analysis.trajectory.growth import Ratio, Window
     from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
     from pipeline.analysis.trajectory.trainings import GroupRatio
     from pipeline.runs.folder import RunFolder

@@ -32,8 +32,8 @@ from pipeline.analysis.forks.fork_table import (
     started,
     values_at,
 )
+from pipeline.analysis.statistics.bootstrap import jackknife_se
 from pipeline.analysis.statistics.contrasts import (
-    LEVEL,
     Estimate,
     TextError,
     distinct_runs,
@@ -46,8 +46,8 @@ from pipeline.analysis.statistics.contrasts import (
     wins,
 )
 from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.intervals import LEVEL, smallest_found
 from pipeline.analysis.statistics.permutation import rank_sum_p
-from pipeline.analysis.statistics.power import smallest_found
 
 POINTS = 100.0
 """Gaps are fractions in the tables and percentage points in comparisons."""
@@ -190,14 +190,7 @@ def _tests(runs: ArmRuns, reference: ArmRuns, steps: Steps, claim: Estimate, *, 
     ours, theirs = distinct_runs(treated), distinct_runs(baseline)
     a, b = (each.mean(axis=1)[np.isfinite(each.mean(axis=1))] for each in (ours, theirs))
     detectable = None
-    if (
-        claim.df is not None
-        and claim.runs_se
-        and len(a) > 1
-        and len(b) > 1
-        and np.ptp(a) > 0
-        and np.ptp(b) > 0
-    ):
+    if claim.df is not None and claim.runs_se and all(len(x) > 1 and np.ptp(x) > 0 for x in (a, b)):
         detectable = smallest_found(math.hypot(claim.runs_se, claim.text_se or 0.0), claim.df, alpha=alpha)
     return RunTests(
         welch=welch_estimate(_unrepeated(treated, ours), _unrepeated(baseline, theirs)),
@@ -234,11 +227,10 @@ def _text_errors(ours: ArmRuns, theirs: ArmRuns, steps: Steps) -> list[TextError
         _mean_of_finite(_run_means(own, steps)) - _mean_of_finite(_run_means(other, steps))
         for own, other in zip(leave_out_text(ours), leave_out_text(theirs), strict=True)
     ]
-    n = len(without)
-    if n == 0:
+    if not without:
         return [None] * N_QUANTITIES
-    errors = np.sqrt((n - 1) * np.var(without, axis=0)).tolist()
-    return [TextError(error, n - 1) if math.isfinite(error) else None for error in errors]
+    errors, df = jackknife_se(np.stack(without).T).tolist(), len(without) - 1
+    return [TextError(error, df) if math.isfinite(error) else None for error in errors]
 
 
 def _mean_of_finite(values: FloatArray) -> FloatArray:

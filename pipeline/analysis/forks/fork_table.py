@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, paired_gap_se
+from pipeline.analysis.statistics.bootstrap import paired_gap_se, text_blocks
 from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
 from pipeline.analysis.statistics.mechanism_factors import (
     Columns,
@@ -51,7 +51,6 @@ class ArmRuns:
     """(runs, steps, batches): the same equally long batches for all"""
     variant_batch_nll_nats: FloatArray
     """(runs, steps, batches)"""
-    diverged: tuple[bool, ...]
 
 
 def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
@@ -104,7 +103,6 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
     batch_nll, fp32_batch_nll = np.full((2, len(seeds), len(steps), n_batches), np.nan)
     place = {step: index for index, step in enumerate(steps)}
     phases = dict.fromkeys(steps, "")
-    diverged = dict.fromkeys(seeds, False)
     for row in rows.iter_rows(named=True):
         run, column = seeds.index(row["seed"]), place[row["step"]]
         if row["variant"] == variant:
@@ -113,7 +111,6 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         if row["variant"] == "fp32":
             fp32_nll[run, column], fp32_batch_nll[run, column] = row["nll_nats"], row["batch_nll_nats"]
         phases[row["step"]] = row["phase_label"]
-        diverged[row["seed"]] = row["status"] == "diverged"
     return ArmRuns(
         label=arm,
         compared=schedules.find(rows["schedule"][0]).compared,
@@ -125,7 +122,6 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         variant_nll_nats=nll,
         fp32_batch_nll_nats=fp32_batch_nll,
         variant_batch_nll_nats=batch_nll,
-        diverged=tuple(diverged[seed] for seed in seeds),
     )
 
 
@@ -145,15 +141,12 @@ def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
-    """``runs`` without one block of evaluation batches, for every block; empty for one batch.
-
-    Blocks have :data:`BATCH_BLOCK` neighbours, or fewer if there are not two such blocks.
-    """
+    """``runs`` without one block of evaluation batches, for every block; empty for one batch."""
     n_batches = runs.fp32_batch_nll_nats.shape[-1]
     if n_batches < 2:
         return []
     found = []
-    for block in np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK)):
+    for block in text_blocks(n_batches):
         fp32_nll, nll = (
             np.delete(batches, block, axis=-1).mean(axis=-1)
             for batches in (runs.fp32_batch_nll_nats, runs.variant_batch_nll_nats)

@@ -1,4 +1,4 @@
-"""Resampling: evaluation batches in paired blocks, trajectories in moving blocks."""
+"""Resampling: evaluation batches in paired blocks, trajectories in moving blocks; the jackknife over blocks of text."""
 
 from __future__ import annotations
 
@@ -51,3 +51,22 @@ def paired_gap_se(fp32_batches: FloatArray, variant_batches: FloatArray) -> Floa
         return np.full(len(difference), np.nan)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.exp(difference.mean(axis=1)) * difference.std(axis=1, ddof=1) / np.sqrt(n_batches)
+
+
+def text_blocks(n_batches: int) -> list[NDArray[np.int64]]:
+    """Batches that a jackknife leaves out together: :data:`BATCH_BLOCK`, or fewer where there are not two such
+    blocks.
+    """
+    return np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK))
+
+
+def without_each_block(batches: FloatArray) -> FloatArray:
+    """Means over all batches (..., batches) but those of one block, (..., blocks)."""
+    blocks = text_blocks(batches.shape[-1])
+    return np.stack([np.delete(batches, block, axis=-1).mean(axis=-1) for block in blocks], axis=-1)
+
+
+def jackknife_se(without: FloatArray) -> FloatArray:
+    """Standard error over blocks, which are the last axis (Quenouille and Tukey's delete-one jackknife)."""
+    n = without.shape[-1]
+    return np.asarray(np.sqrt((n - 1) * without.var(axis=-1)))

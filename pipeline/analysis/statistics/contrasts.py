@@ -28,8 +28,8 @@ import numpy as np
 from scipy import stats
 
 from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.intervals import student_half_width
 
-LEVEL = 0.95
 POOLED_DF = 1.5
 """Factor on n - 1 degrees of freedom if the variance of other arms is a lower bound."""
 
@@ -178,14 +178,14 @@ def _estimate(mean: float, variance: float, df: float, text: TextError | None) -
     # SciPy gives the distribution and not the test: its tests know neither a pooled variance nor the text's error, and
     # warn of equal runs, which are valid here
     runs_se = math.sqrt(variance)
-    by_run = float(stats.t.ppf((1 + LEVEL) / 2, df)) * runs_se
+    by_run = student_half_width(runs_se, df)
     known = text if text is not None and math.isfinite(text.se) else None
     text_variance = 0.0 if known is None else known.se**2
     total = variance + text_variance
     se = math.sqrt(total)
     if known is not None and total > 0:
         df = total**2 / (variance**2 / df + text_variance**2 / known.df)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
+    half = student_half_width(se, df)
     p_value = float(2 * stats.t.sf(abs(mean) / se, df)) if se > 0 else float(mean == 0)
     return Estimate(
         estimate=mean,

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipeline.analysis.statistics.bootstrap import batch_weights, paired_replicates
 from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray
+from pipeline.analysis.statistics.intervals import percentiles
 from pipeline.analysis.trajectory.rate_response import relative_rate
 
 INITIAL_SHARE = 0.01
@@ -57,7 +58,7 @@ class AuditedWindow:
 
     def outward(self, draws: FloatArray, point: int, level: float) -> tuple[int, int]:
         """Equal-tailed interval of positions rounded outward to checkpoints, always holding the point."""
-        low, high = np.quantile(self.steps_at(draws), [(1 - level) / 2, (1 + level) / 2])
+        low, high = percentiles(self.steps_at(draws), level)
         first = max(int(np.searchsorted(self.step, low, side="right")) - 1, 0)
         end = min(int(np.searchsorted(self.step, high, side="left")), len(self.step) - 1)
         return min(int(self.step[first]), point), max(int(self.step[end]), point)

@@ -18,26 +18,15 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
+from pipeline.analysis.statistics.bootstrap import without_each_block
 from pipeline.analysis.statistics.curves import BoolArray, Curve, FloatArray, gap_from_nll
-from pipeline.analysis.statistics.power import power_of, smallest_found
+from pipeline.analysis.statistics.intervals import Bounded, power_of, smallest_found, student_half_width
 from pipeline.analysis.statistics.window_noise import window_noise
 from pipeline.base.errors import UsageError
 
-LEVEL = 0.95
 START_UP = 0.1
 """Initial share of a run that is too steep to show the scatter of later checkpoints."""
-
-
-@dataclass(frozen=True)
-class Bounded:
-    """A number with its 95 % interval."""
-
-    estimate: float
-    lower: float
-    upper: float
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ def compare_growth(
         Growth(
             before=each.gap(0),
             end=each.gap(1),
-            growth=_exp(_bounded(*_log_growth(each))) if has else None,
+            growth=_bounded(*_log_growth(each)).exp() if has else None,
             against=_ratio(each, measured[0], threshold) if has and grown[0] and index > 0 else None,
             memory=each.memory,
             intervals="checkpoints" if each.without is None else "checkpoints and text",
@@ -189,19 +178,8 @@ def _without_text(curve: Curve, variant: str, rows: list[BoolArray]) -> FloatArr
     fp32, own = curve.fp32_batch_nll_nats, curve.variant_batch_nll_nats.get(variant)
     if fp32 is None or own is None or fp32.shape[1] < 2:
         return None
-    n = fp32.shape[1]
-    blocks = np.array_split(np.arange(n), max(2, n // BATCH_BLOCK))
-    return np.array(
-        [
-            [
-                gap_from_nll(
-                    *(np.delete(each[window], block, axis=1).mean(axis=1) for each in (own, fp32))
-                ).mean()
-                for block in blocks
-            ]
-            for window in rows
-        ]
-    )
+    gaps = (gap_from_nll(*(without_each_block(each[window]) for each in (own, fp32))) for window in rows)
+    return np.array([[block.mean() for block in each.T] for each in gaps])
 
 
 def _log_growth(each: _Windows) -> tuple[float, float, float, FloatArray | None]:
@@ -218,7 +196,7 @@ def _ratio(own: _Windows, first: _Windows, threshold: float) -> Ratio:
     variance = our_variance + their_variance
     df = variance**2 / (our_variance**2 / own.df + their_variance**2 / first.df)
     se, df = _total(variance, df, text)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
+    half = student_half_width(se, df)
     low, middle, high = (math.exp(ours - theirs + side * half) for side in (-1, 0, 1))
     return Ratio(middle, low, high, ratio_power(ours - theirs, se, df, threshold))
 
@@ -237,9 +215,5 @@ def _total(variance: float, df: float, without: FloatArray | None) -> tuple[floa
 
 def _bounded(estimate: float, variance: float, df: float, without: FloatArray | None) -> Bounded:
     se, df = _total(variance, df, without)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, df)) * se
+    half = student_half_width(se, df)
     return Bounded(float(estimate), float(estimate) - half, float(estimate) + half)
-
-
-def _exp(log: Bounded) -> Bounded:
-    return Bounded(math.exp(log.estimate), math.exp(log.lower), math.exp(log.upper))

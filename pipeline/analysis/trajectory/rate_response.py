@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.analysis.statistics.bootstrap import block_indices
 from pipeline.analysis.statistics.curves import FloatArray, IntArray
+from pipeline.analysis.statistics.intervals import percentiles
 from pipeline.analysis.statistics.noise import memory, noise_shape, smoother, tame_outliers, whiten
 from pipeline.analysis.statistics.scales import LeastSquares
 
@@ -120,5 +121,5 @@ def fit_dose(
     if replicates is not None:
         text = by @ whiten(tame_outliers(x, gap, replicates) / sd[:, None], phi)
         draws = draws + np.resize(text[np.isfinite(text)] - estimate, N_DRAWS)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Dose(100 * estimate, 100 * float(low), 100 * float(high))
+    low, high = percentiles(draws, level)
+    return Dose(100 * estimate, 100 * low, 100 * high)

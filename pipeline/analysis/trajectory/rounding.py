@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK
+from pipeline.analysis.statistics.bootstrap import jackknife_se, without_each_block
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
+from pipeline.analysis.statistics.intervals import student_half_width
 from pipeline.measurements import squared_error
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
 TYPICAL_SCATTER = 0.17
 """Standard deviation of log(damage / predicted) over grids that the law allows for at least."""
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +62,7 @@ def read_damages(shards: Sequence[Shard]) -> RoundedCheckpoints:
                 batches[index, column] = np.subtract(
                     found[name]["batch_nll_nats"], found["fp32"]["batch_nll_nats"]
                 )
-    blocks = np.array_split(np.arange(n_batches), max(2, n_batches // BATCH_BLOCK)) if n_batches > 1 else []
-    without = (
-        np.stack([np.delete(batches, each, axis=-1).mean(axis=-1) for each in blocks], axis=-1)
-        if blocks
-        else batches
-    )
+    without = without_each_block(batches) if n_batches > 1 else batches
     names = tuple(column_of(name) for name in variants)
     return RoundedCheckpoints(names, errors, batches.mean(axis=-1), without)
 
@@ -96,19 +89,4 @@ def half_width(without: FloatArray) -> float | None:
     n = len(without)
     if n < 2 or not np.isfinite(without).all():
         return None
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * jackknife_se(without))
-
-
-def checkpoint_half_width(differences: FloatArray) -> float:
-    """Half width for the mean over checkpoints, from their scatter; 0 for one checkpoint, whose scatter is unknown."""
-    n = len(differences)
-    return (
-        0.0 if n < 2 else float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * differences.std(ddof=1) / math.sqrt(n))
-    )
-
-
-def jackknife_se(without: FloatArray) -> FloatArray:
-    """Standard error over blocks, which are the last axis (Quenouille and Tukey's delete-one jackknife)."""
-    n = without.shape[-1]
-    spread: FloatArray = np.sqrt((n - 1) * without.var(axis=-1))
-    return spread
+    return student_half_width(float(jackknife_se(without)), n - 1)

@@ -24,15 +24,14 @@ import numpy as np
 import polars as pl
 from scipy import stats
 
+from pipeline.analysis.statistics.bootstrap import jackknife_se
 from pipeline.analysis.statistics.curves import FloatArray, IntArray
+from pipeline.analysis.statistics.intervals import LEVEL, mean_half_width
 from pipeline.analysis.trajectory.rounding import (
-    LEVEL,
     TYPICAL_SCATTER,
     RoundedCheckpoints,
-    checkpoint_half_width,
     fit_square_law,
     half_width,
-    jackknife_se,
     read_damages,
 )
 from pipeline.runs.shard import Shard
@@ -197,7 +196,7 @@ def _int8(every: RoundedCheckpoints, fitted: RoundedCheckpoints, last: IntArray)
     law = max(own_scatter, TYPICAL_SCATTER) * abs(predicted.mean())  # a few variants may agree by luck
     allowed = math.hypot(
         half_width(without_last - (without[last] * errors[:, None]).mean(axis=0)) or 0.0,
-        checkpoint_half_width(damage - predicted),
+        mean_half_width(damage - predicted),
         float(stats.norm.ppf((1 + LEVEL) / 2)) * law,
     )
     return SmallDamage(

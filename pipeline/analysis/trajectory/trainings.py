@@ -16,7 +16,8 @@ import numpy as np
 from scipy import stats
 
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
-from pipeline.analysis.trajectory.growth import LEVEL, Power, ratio_power
+from pipeline.analysis.statistics.intervals import LEVEL
+from pipeline.analysis.trajectory.growth import Power, ratio_power
 from pipeline.base.errors import UsageError
 
 MOST_WAYS = 1_000_000

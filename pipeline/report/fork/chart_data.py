@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from scipy import stats
 
 from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.statistics.intervals import mean_half_width
 from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
 
 Rows = list[dict[str, Any]]
@@ -62,10 +62,7 @@ def gap_rows(table: pl.DataFrame, report: ForkReport, arm: str) -> tuple[Rows, R
         gaps = gaps[np.isfinite(gaps)]
         if len(gaps) == 0:
             continue
-        half = 0.0
-        if len(gaps) > 1:
-            half = float(stats.t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / math.sqrt(len(gaps)))
-        mean = float(gaps.mean())
+        mean, half = float(gaps.mean()), mean_half_width(gaps)
         means.append({"step": step, "mean": mean, "low": mean - half, "high": mean + half})
     return runs, means
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from pipeline.analysis.statistics.contrasts import paired_estimate
-from pipeline.analysis.statistics.power import POWER, power_of, smallest_found
+from pipeline.analysis.statistics.intervals import POWER, power_of, smallest_found
 
 
 @pytest.mark.parametrize(("seeds", "claims"), [(5, 5), (3, 4), (9, 2), (3, 1)])

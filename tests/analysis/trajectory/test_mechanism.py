@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.trajectory.growth import Bounded, Window
+from pipeline.analysis.statistics.intervals import Bounded
+from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.growth_shares import (

@@ -34,8 +34,9 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, batch_weights
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
+from pipeline.analysis.statistics.intervals import LEVEL, Bounded, percentiles
 from pipeline.analysis.statistics.noise import memory, smoother
-from pipeline.analysis.trajectory.growth import LEVEL, Bounded, Window
+from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS, ControlLosses
 
 N_REPLICATES = 2_000
@@ -133,9 +134,9 @@ def split_growth(
     factors = tuple(
         FactorGrowth(
             name,
-            _exp(_bounded(logs[0, k], level)),
-            _exp(_bounded(logs[1, k], level)),
-            _exp(_bounded(grown[k], level)),
+            _bounded(logs[0, k], level).exp(),
+            _bounded(logs[1, k], level).exp(),
+            _bounded(grown[k], level).exp(),
             shares[k],
         )
         for k, name in enumerate(FACTORS)
@@ -148,9 +149,9 @@ def split_growth(
         n_last=counts[1],
         n_batches=losses.damage_TB.shape[1],
         n_draws=losses.signs_TSB.shape[1],
-        damage_before=_exp(_bounded(damage[0], level)),
-        damage_end=_exp(_bounded(damage[1], level)),
-        times=_exp(whole),
+        damage_before=_bounded(damage[0], level).exp(),
+        damage_end=_bounded(damage[1], level).exp(),
+        times=whole.exp(),
         factors=factors,
         cause=cause,
         reason=reason,
@@ -230,10 +231,4 @@ def _stretched(weights: FloatArray, n: int, level: float) -> FloatArray:
 
 def _bounded(values: FloatArray, level: float) -> Bounded:
     """The first of ``values``, with percentiles of the others; one that is not a number lies at the far ends."""
-    redrawn = values[1:][np.isfinite(values[1:])]
-    low, high = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2])
-    return Bounded(float(values[0]), float(low), float(high))
-
-
-def _exp(log: Bounded) -> Bounded:
-    return Bounded(math.exp(log.estimate), math.exp(log.lower), math.exp(log.upper))
+    return Bounded(float(values[0]), *percentiles(values[1:][np.isfinite(values[1:])], level))

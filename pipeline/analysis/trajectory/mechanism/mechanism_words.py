@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.analysis.trajectory.growth import Bounded
+from pipeline.analysis.statistics.intervals import Bounded
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
 from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors

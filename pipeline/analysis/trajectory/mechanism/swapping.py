@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.statistics.curves import FloatArray
-from pipeline.analysis.trajectory.growth import Bounded
+from pipeline.analysis.statistics.intervals import Bounded, percentiles
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import column_of, variant_label
 
 FP32 = "fp32"
-REPLICATES, LEVEL = 2000, 0.95
+REPLICATES = 2000
 
 Row = Mapping[str, Any]
 
@@ -97,9 +97,10 @@ def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: i
     logs = _logs(damage_4B.mean(axis=1))
     growth = share = None
     if np.isfinite(logs).all() and np.isfinite(logs_R4).all() and count > 1:
-        growth = _bounded(np.exp(logs[3] - logs[0]), np.exp(growth_R))
+        growth = Bounded(float(np.exp(logs[3] - logs[0])), *percentiles(np.exp(growth_R)))
         if growth.lower > 1:
-            share = _bounded(float(_weights(logs[None])[0] / (logs[3] - logs[0])), weights_R / growth_R)
+            own_share = float(_weights(logs[None])[0] / (logs[3] - logs[0]))
+            share = Bounded(own_share, *percentiles(weights_R / growth_R))
     own, late_on_early, early_on_late, last = (
         Damage(float(each.mean()), float(each.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"))
         for each in damage_4B
@@ -115,11 +116,6 @@ def _weights(logs_R4: FloatArray) -> FloatArray:
 
 def _logs(damages: FloatArray) -> FloatArray:
     return np.log(np.where(damages > 0, damages, np.nan))
-
-
-def _bounded(estimate: float, replicates: FloatArray) -> Bounded:
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Bounded(float(estimate), float(low), float(high))
 
 
 def _sentence(variant: str, steps: tuple[int, int], growth: Bounded | None, share: Bounded | None) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.analysis.statistics.curves import IntArray
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import Predictors
-from pipeline.analysis.trajectory.stages import Phase, phase_of
+from pipeline.analysis.trajectory.stages import Phase
 
 
 class GrowthKind(StrEnum):
@@ -30,25 +29,26 @@ class Resampled(StrEnum):
     CHECKPOINTS_AND_TEXT = "checkpoints and text"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Convergence:
     """When full precision stops getting better (`convergence`)."""
 
-    step: int | None
-    ci: tuple[int, int] | None
-    reason: str | None
+    convergence_step: int | None = None
+    """First step of the FP32 plateau."""
+    convergence_ci: tuple[int, int] | None = None
+    convergence_reason: str | None = None
     """Why there is no step."""
-    share: float | None
+    convergence_share: float | None = None
     """Share of the resampled curves that converge, whether or not convergence is claimed."""
-    at_limit: bool | None
+    convergence_at_limit: bool | None = None
     """Whether the step is at the limit of what the rule detects; None without a step."""
-    at_or_before: bool
+    convergence_at_or_before: bool = False
     """The plateau holds from the first used checkpoint on: the window is too short to see it begin."""
-    best_step: int | None
+    fp32_best_step: int | None = None
     """Lowest smooth FP32 loss."""
-    late_rise_nats: float | None
+    fp32_late_rise_nats: float | None = None
     """Smooth FP32 loss at the end minus its minimum."""
-    gets_worse: bool
+    fp32_gets_worse: bool = False
     """Whether that is more than noise and large enough to report."""
 
 
@@ -71,36 +71,36 @@ class OnsetEvidence:
     """Lag-1 autocorrelation of that noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OnsetFinding:
     """Whether and when the gap takes off."""
 
-    growth: GrowthKind
-    step: int | None
-    """None unless `growth` is an onset."""
-    ci: tuple[int, int] | None
-    at_or_after: bool
+    growth: GrowthKind = GrowthKind.NONE
+    onset_step: int | None = None
+    """Step at which the gap takes off, by more than a response to the learning rate; None unless `growth` is an
+    onset."""
+    onset_ci: tuple[int, int] | None = None
+    onset_at_or_after: bool = False
     """The onset may as well lie after the last place where one is looked for: its interval is open at the end."""
-    reason: str | None
+    onset_reason: str | None = None
     """Why there is no onset."""
-    p_onset: float | None
+    p_onset: float | None = None
     """Share of curves of time alone without an onset that look as strong; None where no onset can be looked for."""
-    p_beyond_learning_rate: float | None
+    p_beyond_learning_rate: float | None = None
     """The same among curves that may answer to the learning rate; None where no rate is known."""
-    dose: Dose | None
-    evidence: OnsetEvidence | None
+    dose: Dose | None = None
+    """Percentage points of gap per halving of the learning rate."""
+    onset_evidence: OnsetEvidence | None = None
 
 
-@dataclass(frozen=True)
-class PhaseReport:
-    """The phases of one trajectory, with their evidence."""
+@dataclass(frozen=True, kw_only=True)
+class PhaseReport(Convergence, OnsetFinding):
+    """The phases of one trajectory, with their evidence: convergence, onset, and what they come to."""
 
     variant: str
     level: float
     """Coverage that every interval is made for."""
     intervals: Resampled
-    convergence: Convergence
-    onset: OnsetFinding
     phases: tuple[Phase, ...]
     no_second_phase: str | None
     """Why there is no phase 2; None where there is one."""
@@ -111,42 +111,3 @@ class PhaseReport:
     """Checkpoints left out because a loss is NaN or infinite."""
     n_duplicates: int
     """Checkpoints left out because they hold the weights of an earlier one."""
-
-    @property
-    def convergence_step(self) -> int | None:
-        """First step of the FP32 plateau."""
-        return self.convergence.step
-
-    @property
-    def convergence_ci(self) -> tuple[int, int] | None:
-        """Its interval."""
-        return self.convergence.ci
-
-    @property
-    def onset_step(self) -> int | None:
-        """Step at which the gap takes off, by more than a response to the learning rate."""
-        return self.onset.step
-
-    @property
-    def onset_ci(self) -> tuple[int, int] | None:
-        """Its interval."""
-        return self.onset.ci
-
-    @property
-    def p_onset(self) -> float | None:
-        """See `OnsetFinding`."""
-        return self.onset.p_onset
-
-    @property
-    def p_beyond_learning_rate(self) -> float | None:
-        """See `OnsetFinding`."""
-        return self.onset.p_beyond_learning_rate
-
-    @property
-    def dose(self) -> Dose | None:
-        """Percentage points of gap per halving of the learning rate."""
-        return self.onset.dose
-
-    def phase_of(self, step: IntArray) -> list[int | None]:
-        """Phase of each step (None outside the finite part of the run); step: (n,)."""
-        return phase_of(self.phases, step)

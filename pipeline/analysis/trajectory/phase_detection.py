@@ -95,7 +95,9 @@ def detect_phases(
     window = audited_window(curve, variant, rng)
     resampled = Resampled.CHECKPOINTS if window.gap_b is None else Resampled.CHECKPOINTS_AND_TEXT
     n = len(window.step)
-    convergence, onset, predictors, second = _nothing(n)
+    convergence = Convergence(convergence_reason=f"not converged: {_too_few(n, MIN_CHECKPOINTS)}")
+    onset = OnsetFinding(onset_reason=f"no onset detected: {_too_few(n, MIN_POINTS)}")
+    predictors, second = events.judge(None, []), None
     if n >= MIN_CHECKPOINTS:
         fp32 = fit_convergence(window.x, window.fp32, rng, replicates=window.fp32_b)
         gap = fit_onset(window.x, window.gap, rng, rate=window.rate, replicates=window.gap_b, n_null=n_null)
@@ -103,17 +105,17 @@ def detect_phases(
         convergence = _convergence(fp32, window, level)
         onset = _onset(gap, dose, window, level)
         predictors = _predictors(curve, window, (fp32, convergence), (gap, onset), level)
-        at = None if onset.step is None else (onset.step - window.start) / window.span
+        at = None if onset.onset_step is None else (onset.onset_step - window.start) / window.span
         begins = stagnation_start(window.x, fp32.smooth, at)
         second = None if begins is None else window.nearest(begins)
-    phases = label_phases(window.every_step, second, onset.step)
-    missing = None if any(p.phase == 2 for p in phases) else _why_no_second(n, onset.step)
+    phases = label_phases(window.every_step, second, onset.onset_step)
+    missing = None if any(p.phase == 2 for p in phases) else _why_no_second(n, onset.onset_step)
     return PhaseReport(
+        **vars(convergence),
+        **vars(onset),
         variant=variant,
         level=level,
         intervals=resampled,
-        convergence=convergence,
-        onset=onset,
         phases=phases,
         no_second_phase=missing,
         predictors=predictors,
@@ -121,34 +123,6 @@ def detect_phases(
         n_not_finite=window.n_not_finite,
         n_duplicates=window.n_duplicates,
     )
-
-
-def _nothing(n: int) -> tuple[Convergence, OnsetFinding, events.Predictors, int | None]:
-    """The report for too few checkpoints."""
-    reason = f"not converged: {_too_few(n, MIN_CHECKPOINTS)}"
-    convergence = Convergence(
-        None,
-        None,
-        reason,
-        None,
-        None,
-        at_or_before=False,
-        best_step=None,
-        late_rise_nats=None,
-        gets_worse=False,
-    )
-    onset = OnsetFinding(
-        growth=GrowthKind.NONE,
-        step=None,
-        ci=None,
-        at_or_after=False,
-        reason=f"no onset detected: {_too_few(n, MIN_POINTS)}",
-        p_onset=None,
-        p_beyond_learning_rate=None,
-        dose=None,
-        evidence=None,
-    )
-    return convergence, onset, events.judge(None, []), None
 
 
 def _convergence(fit: ConvergenceFit, window: AuditedWindow, level: float) -> Convergence:
@@ -161,48 +135,45 @@ def _convergence(fit: ConvergenceFit, window: AuditedWindow, level: float) -> Co
         step = window.nearest(fit.plateau)
         ci = window.outward(np.where(np.isfinite(fit.plateau_draws), fit.plateau_draws, 1.0), step, level)
     return Convergence(
-        step=step,
-        ci=ci,
-        reason=reason,
-        share=fit.share,
-        at_limit=None if step is None else fit.at_limit,
-        at_or_before=bool(step == window.step[0]),
-        best_step=window.nearest(fit.best),
-        late_rise_nats=fit.late_rise_nats,
-        gets_worse=fit.gets_worse,
+        convergence_step=step,
+        convergence_ci=ci,
+        convergence_reason=reason,
+        convergence_share=fit.share,
+        convergence_at_limit=None if step is None else fit.at_limit,
+        convergence_at_or_before=bool(step == window.step[0]),
+        fp32_best_step=window.nearest(fit.best),
+        fp32_late_rise_nats=fit.late_rise_nats,
+        fp32_gets_worse=fit.gets_worse,
     )
 
 
 def _onset(fit: OnsetFit | None, dose: Dose | None, window: AuditedWindow, level: float) -> OnsetFinding:
     broken = _why_no_onset(fit, len(window.step))
-    evidence, step, ci = None, None, None
-    if fit is not None:
-        step = window.nearest(fit.step)
-        ci = window.outward(fit.draws, step, level)
-        if fit.or_later:
-            ci = ci[0], int(window.step[-1])
-        ratio = fit.rate_after / fit.rate_before if fit.rate_before > 0 else None
-        evidence = OnsetEvidence(
+    reason = None if broken is None else f"no onset detected: {broken}"
+    if fit is None:
+        return OnsetFinding(growth=_growth_without_onset(None, dose), onset_reason=reason, dose=dose)
+    step = window.nearest(fit.step)
+    first, last = window.outward(fit.draws, step, level)
+    ci = first, int(window.step[-1]) if fit.or_later else last
+    claimed = broken is None
+    return OnsetFinding(
+        growth=GrowthKind.ONSET if claimed else _growth_without_onset(fit, dose),
+        onset_step=step if claimed else None,
+        onset_ci=ci if claimed else None,
+        onset_at_or_after=claimed and fit.or_later,
+        onset_reason=reason,
+        p_onset=fit.p_onset,
+        p_beyond_learning_rate=fit.p_beyond_rate,
+        dose=dose,
+        onset_evidence=OnsetEvidence(
             candidate_step=step,
             candidate_ci=ci,
-            growth_ratio=ratio,
+            growth_ratio=fit.rate_after / fit.rate_before if fit.rate_before > 0 else None,
             growth_scale=fit.scale,
             rise=fit.rise,
             noise_sd=fit.noise_sd,
             noise_memory=fit.noise_memory,
-        )
-    claimed = broken is None
-    growth = GrowthKind.ONSET if claimed else _growth_without_onset(fit, dose)
-    return OnsetFinding(
-        growth=growth,
-        step=step if claimed else None,
-        ci=ci if claimed else None,
-        at_or_after=claimed and fit is not None and fit.or_later,
-        reason=None if claimed else f"no onset detected: {broken}",
-        p_onset=None if fit is None else fit.p_onset,
-        p_beyond_learning_rate=None if fit is None else fit.p_beyond_rate,
-        dose=dose,
-        evidence=evidence,
+        ),
     )
 
 
@@ -250,24 +221,23 @@ def _predictors(
     candidates = [
         events.Event(
             events.FP32_PLATEAU,
-            found.step,
+            found.convergence_step,
             _standstill(convergence, window),
-            found.reason,
+            found.convergence_reason,
         ),
         _best(convergence, found, window),
         *events.learning_rate_events(curve.step, curve.learning_rate),
     ]
     spacing = float(np.median(np.diff(window.step)))
     draws = np.empty(0) if fit is None else window.steps_at(fit.draws)
-    compared = [events.compare(onset.step, draws, event, level, spacing) for event in candidates]
+    compared = [events.compare(onset.onset_step, draws, event, level, spacing) for event in candidates]
     if onset.growth is not GrowthKind.LEARNING_RATE:
-        return events.judge(onset.step, compared)
+        return events.judge(onset.onset_step, compared)
     candidate = None
-    if fit is not None and onset.evidence is not None and fit.p_onset <= ALPHA:
-        at = onset.evidence.candidate_step
-        candidate = events.judge(
-            at, [events.compare(at, draws, event, level, spacing) for event in candidates]
-        )
+    if fit is not None and onset.onset_evidence is not None and fit.p_onset <= ALPHA:
+        at = onset.onset_evidence.candidate_step
+        compared_with_it = [events.compare(at, draws, event, level, spacing) for event in candidates]
+        candidate = events.judge(at, compared_with_it)
     return events.judge_response(candidate, compared)
 
 
@@ -293,7 +263,7 @@ def _best(fit: ConvergenceFit, found: Convergence, window: AuditedWindow) -> eve
         why = "the FP32 loss is lowest at the end of the run"
     elif not fit.gets_worse:
         why = "the FP32 loss does not clearly rise after its lowest point"
-    elif found.ci is not None and found.ci[0] <= step <= found.ci[1]:
+    elif (ci := found.convergence_ci) is not None and ci[0] <= step <= ci[1]:
         why = "it lies within the interval of the FP32 plateau"
     else:
         return events.Event(events.FP32_BEST, step, window.steps_at(fit.best_draws))

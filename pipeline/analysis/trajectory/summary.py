@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray, gap_from_nll
 from pipeline.analysis.statistics.nulls import N_NULL
-from pipeline.analysis.trajectory.findings import GrowthKind, OnsetEvidence, PhaseReport, Resampled
+from pipeline.analysis.trajectory.findings import GrowthKind, OnsetEvidence, Resampled
 from pipeline.analysis.trajectory.kurtosis import KurtosisTest, kurtosis_test
 from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.analysis.trajectory.rate_response import Dose
 from pipeline.analysis.trajectory.schedule_events import Predictors
-from pipeline.analysis.trajectory.stages import Phase
+from pipeline.analysis.trajectory.stages import Phase, phase_of
 from pipeline.analysis.trajectory.words import verdict
 from pipeline.base.typed_json import INLINE
 
@@ -54,7 +54,7 @@ def _finite(values: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The analysis of one trajectory's curves, field by field as report.json has it.
+    """The :class:`PhaseReport` of one trajectory, its gaps and sentences, field by field as report.json has it.
 
     None: it does not exist (``..._reason`` says why), there are no curves to analyse, or an earlier release wrote the
     report. What the fields mean is documented in ``findings``.
@@ -106,46 +106,12 @@ def summarise(
     ``names``: column prefix -> name of the variants for the sentences.
     """
     report = detect_phases(curve, variant=variant, seed=seed, level=level, n_null=n_null)
-    third = np.array([p == 3 for p in report.phase_of(curve.step)]) & curve.first_of_its_content
-    if report.onset.step is None:
+    third = np.array([p == 3 for p in phase_of(report.phases, curve.step)]) & curve.first_of_its_content
+    if report.onset_step is None:
         test = KurtosisTest(0, reason="no onset, hence no phase 3")
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
         test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed, level=level)
+    known = {each.name: getattr(report, each.name) for each in fields(Summary) if hasattr(report, each.name)}
     gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
-    return _summary(report, gaps, test, verdict(report, names))
-
-
-def _summary(report: PhaseReport, gaps: GapSummary, test: KurtosisTest, said: Sequence[str]) -> Summary:
-    found, onset = report.convergence, report.onset
-    return Summary(
-        variant=report.variant,
-        level=report.level,
-        intervals=report.intervals,
-        convergence_step=found.step,
-        convergence_ci=found.ci,
-        convergence_reason=found.reason,
-        convergence_share=found.share,
-        convergence_at_limit=found.at_limit,
-        convergence_at_or_before=found.at_or_before,
-        growth=onset.growth,
-        onset_step=onset.step,
-        onset_ci=onset.ci,
-        onset_at_or_after=onset.at_or_after,
-        onset_reason=onset.reason,
-        p_onset=onset.p_onset,
-        p_beyond_learning_rate=onset.p_beyond_learning_rate,
-        dose=onset.dose,
-        phases=report.phases,
-        no_second_phase=report.no_second_phase,
-        predictors=report.predictors,
-        fp32_best_step=found.best_step,
-        fp32_late_rise_nats=found.late_rise_nats,
-        onset_evidence=onset.evidence,
-        n_used=report.n_used,
-        n_not_finite=report.n_not_finite,
-        n_duplicates=report.n_duplicates,
-        gaps=gaps,
-        kurtosis_test=test,
-        verdict=tuple(said),
-    )
+    return Summary(**known, gaps=gaps, kurtosis_test=test, verdict=tuple(verdict(report, names)))

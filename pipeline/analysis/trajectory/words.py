@@ -16,14 +16,14 @@ def verdict(report: PhaseReport, names: Mapping[str, str] | None = None) -> list
     ``names``: column prefix -> name of the variants, where these are known.
     """
     out = [_convergence(report), _growth(report, variant_label(report.variant, names))]
-    if report.onset.growth is GrowthKind.ONSET:
+    if report.growth is GrowthKind.ONSET:
         out.append(_follows(report))
     elif report.predictors.follows in (Follows.CANNOT_TELL, Follows.DECAY_START):
         out.append(_response(report))
-    if report.onset.growth is GrowthKind.ONSET and report.no_second_phase is not None:
+    if report.growth is GrowthKind.ONSET and report.no_second_phase is not None:
         out.append(f"There is no second phase, a plateau before the onset: {report.no_second_phase}.")
     out += _left_out(report)
-    if report.onset.growth is not GrowthKind.NONE or report.convergence.step is not None:
+    if report.growth is not GrowthKind.NONE or report.convergence_step is not None:
         out.append(_counted(report))
     return out
 
@@ -33,70 +33,70 @@ def _range(ci: tuple[int, int] | None, level: float) -> str:
 
 
 def _convergence(report: PhaseReport) -> str:
-    found = report.convergence
-    if found.step is None:
-        return f"Full precision: {found.reason}."
+    step = report.convergence_step
+    if step is None:
+        return f"Full precision: {report.convergence_reason}."
     after = ""
-    if found.gets_worse and found.best_step is not None:
-        rise = f"{found.late_rise_nats or 0.0:.2f} nats"
-        after = f"; after its best at step {found.best_step:,} its loss rises again by {rise}"
-    if found.at_or_before:
+    if report.fp32_gets_worse and report.fp32_best_step is not None:
+        rise = f"{report.fp32_late_rise_nats or 0.0:.2f} nats"
+        after = f"; after its best at step {report.fp32_best_step:,} its loss rises again by {rise}"
+    if report.convergence_at_or_before:
         return (
-            f"Full precision converges at or before step {found.step:,}, the first that is used{after}: "
+            f"Full precision converges at or before step {step:,}, the first that is used{after}: "
             f"the window is too short to see it converge.{_how_sure(report)}"
         )
-    return f"Full precision converges at step {found.step:,}{_range(found.ci, report.level)}{after}.{_how_sure(report)}"
+    interval = _range(report.convergence_ci, report.level)
+    return f"Full precision converges at step {step:,}{interval}{after}.{_how_sure(report)}"
 
 
 def _how_sure(report: PhaseReport) -> str:
     """The doubts about the convergence, as a sentence; empty if there are none."""
-    doubts, found = [], report.convergence
-    if found.share is not None and found.share < report.level:
-        doubts.append(f"only {found.share:.0%} of the resampled curves converge")
-    if found.at_limit:
+    doubts, share = [], report.convergence_share
+    if share is not None and share < report.level:
+        doubts.append(f"only {share:.0%} of the resampled curves converge")
+    if report.convergence_at_limit:
         doubts.append("the step lies at the limit of what the rule sees, so that it may as well come later")
     return f" This is uncertain: {'; '.join(doubts)}." if doubts else ""
 
 
 def _growth(report: PhaseReport, name: str) -> str:
-    onset = report.onset
-    if onset.growth is GrowthKind.LEARNING_RATE and onset.dose is not None:
-        why = (onset.reason or "").removeprefix("no onset detected: ")
+    dose, seen = report.dose, report.onset_evidence
+    if report.growth is GrowthKind.LEARNING_RATE and dose is not None:
+        why = (report.onset_reason or "").removeprefix("no onset detected: ")
         return (
-            f"{name} damage grows as the learning rate falls, by {_dose(onset.dose, report.level)}; "
+            f"{name} damage grows as the learning rate falls, by {_dose(dose, report.level)}; "
             f"nothing is detected beyond that: {why}."
         )
-    if onset.step is None or onset.evidence is None:
+    if report.onset_step is None or seen is None:
         beside = ""
-        if onset.dose is not None and onset.dose.lower > 0:
+        if dose is not None and dose.lower > 0:
             beside = (
-                f" It grows as the learning rate falls, by {_dose(onset.dose, report.level)}, "
+                f" It grows as the learning rate falls, by {_dose(dose, report.level)}, "
                 "but growth that accelerates steadily in time fits as well."
             )
-        return f"{name} damage: {onset.reason}.{beside}"
-    seen = onset.evidence
+        return f"{name} damage: {report.onset_reason}.{beside}"
     if seen.growth_ratio is None:
         pace = "from no growth before"
     elif seen.growth_ratio > 100:
         pace = "more than 100 times as fast as before"
     else:
         pace = f"{seen.growth_ratio:.1f} times as fast as before"
-    when = "at or after" if onset.at_or_after else "at"
+    when = "at or after" if report.onset_at_or_after else "at"
     return (
-        f"{name} damage takes off {when} step {onset.step:,}{_onset_range(report)}: "
-        f"the gap then grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {onset.p_onset or 0.0:.3f})"
+        f"{name} damage takes off {when} step {report.onset_step:,}{_onset_range(report)}: "
+        f"the gap then grows by {100 * seen.rise:.1f} points to the end, {pace} (p = {report.p_onset or 0.0:.3f})"
         f"{_beyond(report)}."
     )
 
 
 def _onset_range(report: PhaseReport) -> str:
-    if report.onset.at_or_after and report.onset.ci is not None:
-        return f" ({report.level:.0%} interval {report.onset.ci[0]:,} or later)"
-    return _range(report.onset.ci, report.level)
+    if report.onset_at_or_after and report.onset_ci is not None:
+        return f" ({report.level:.0%} interval {report.onset_ci[0]:,} or later)"
+    return _range(report.onset_ci, report.level)
 
 
 def _beyond(report: PhaseReport) -> str:
-    p = report.onset.p_beyond_learning_rate
+    p = report.p_beyond_learning_rate
     if p is None:
         return ", but without a learning rate in the table a response to it cannot be told from an onset"
     return f", more than a response to the learning rate explains (p = {p:.3f})"

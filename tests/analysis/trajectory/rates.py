@@ -94,7 +94,7 @@ def measure(cell: Cell, n: int, *, seed: int = 0, n_null: int = N_NULL) -> Rates
         error_90=_median(onset_errors, 0.9),
         covered=_mean(onset_covered),
         width=_median(onset_widths),
-        at_or_after=_mean([r.onset.at_or_after for r in reports if r.onset_step is not None]),
+        at_or_after=_mean([r.onset_at_or_after for r in reports if r.onset_step is not None]),
         converged=_mean([r.convergence_step is not None for r in reports]) or 0.0,
         convergence_bias=_median(biases),
         convergence_covered=_mean(covered),

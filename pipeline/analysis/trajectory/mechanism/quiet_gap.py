@@ -79,10 +79,10 @@ def quiet_gap(
     )
     chosen = decided if isinstance(decided, Decision) else None
     return QuietGap(
-        growth=str(found.onset.growth),
+        growth=str(found.growth),
         onset_step=found.onset_step,
         onset_ci=found.onset_ci,
-        reason=found.onset.reason,
+        reason=found.onset_reason,
         best_step=None if chosen is None else chosen.best_step,
         n_maybe_best=None if chosen is None else len(chosen.maybe_best),
         variance_ratio=_variance_ratio(losses, curve),

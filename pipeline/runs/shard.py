@@ -125,6 +125,11 @@ class Shard:
     measured: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Variant -> names of its measurements."""
 
+    def rows(self, *names: str) -> dict[str, dict[str, Any]]:
+        """The rows by variant, with those of the columns ``names`` that are there."""
+        there = [name for name in ("variant", *names) if name in self.table.column_names]
+        return {row["variant"]: row for row in self.table.select(there).to_pylist()}
+
     def only(self, variants: Sequence[str]) -> Shard:
         """The shard reduced to the rows of ``variants``, in their order."""
         there = self.table["variant"].to_pylist()

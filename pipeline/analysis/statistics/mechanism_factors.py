@@ -54,7 +54,7 @@ class ControlledLoss:
 
         None where there are no controls.
         """
-        entries = [entry for entry in row["controls"] or () if entry["layer"] == layer]
+        entries = [entry for entry in row.get("controls") or () if entry["layer"] == layer]
         if not entries:
             return None
         base_B = np.array(fp32["batch_nll_nats"], dtype=np.float64)

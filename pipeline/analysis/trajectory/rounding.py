@@ -44,13 +44,7 @@ class RoundedCheckpoints:
 
 
 def read_damages(shards: Sequence[Shard]) -> RoundedCheckpoints:
-    rows = [
-        {
-            row["variant"]: row
-            for row in shard.table.select(["variant", "batch_nll_nats", "tensors"]).to_pylist()
-        }
-        for shard in shards
-    ]
+    rows = [shard.rows("batch_nll_nats", "tensors") for shard in shards]
     variants = list(dict.fromkeys(name for found in rows for name in found if name != "fp32"))
     n_batches = len(rows[0]["fp32"]["batch_nll_nats"])
     errors = np.full((len(variants), len(rows)), np.nan)

@@ -13,14 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.analysis.statistics.bootstrap import paired_gap_se
-from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
+from pipeline.analysis.statistics.curves import FP32, FloatArray, gap_from_nll
 from pipeline.measurements import Level, pool_values, score_columns, trajectory_columns, unvaried_columns
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
-
-FP32 = "fp32"
 
 CORE_SCORES = frozenset(column.name for column in score_columns(MEASUREMENTS))
 """Core measurements. For fp32 the table has only the loss, because the others compare it with itself."""

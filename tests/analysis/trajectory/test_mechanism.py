@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +24,7 @@ from pipeline.analysis.trajectory.mechanism.growth_windows import PLATEAU, WARM,
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.base.typed_json import from_json, to_json
+from pipeline.runs.shard import Shard
 from tests.analysis.trajectory.mechanism_rates import CELLS, measure_causes
 from tests.analysis.trajectory.mechanisms import TrueGrowth, simulated_run
 
@@ -152,7 +151,7 @@ def test_windows_are_the_plateau_or_the_first_tenth_after_warm_up() -> None:
     assert choose_windows(step[:9]) is None
 
 
-def shard_of(run: ControlLosses, index: int, *, controls: bool = True) -> Any:
+def shard_of(run: ControlLosses, index: int, *, controls: bool = True) -> Shard:
     """A shard with the losses of one checkpoint of ``run``."""
     fp32 = run.fp32_TB[index]
     entries = [
@@ -164,12 +163,12 @@ def shard_of(run: ControlLosses, index: int, *, controls: bool = True) -> Any:
     ]  # fmt: skip
     tensor = {"n": 4, "mean": 0.0, "std": 1.0, "relative_error": float(np.sqrt(run.error_size[index]))}
     rows = [
-        {"variant": "fp32", "batch_nll_nats": list(fp32), "tensors": [], "controls": None},
-        {"variant": "int4-g128-asym", "batch_nll_nats": list(fp32 + run.damage_TB[index]), "tensors": [tensor],
-         "controls": entries},
+        {"variant": "fp32", "nll_nats": fp32.mean(), "batch_nll_nats": list(fp32), "tensors": [], "controls": None},
+        {"variant": "int4-g128-asym", "nll_nats": (fp32 + run.damage_TB[index]).mean(),
+         "batch_nll_nats": list(fp32 + run.damage_TB[index]), "tensors": [tensor], "controls": entries},
     ]  # fmt: skip
     kept = rows if controls else [{k: v for k, v in row.items() if k != "controls"} for row in rows]
-    return SimpleNamespace(key=f"step{index}", table=pa.Table.from_pylist(kept))
+    return Shard(f"step{index}", pa.Table.from_pylist(kept), "", {}, {}, (), {})
 
 
 def test_losses_are_read_from_shards_and_one_without_controls_is_nan() -> None:

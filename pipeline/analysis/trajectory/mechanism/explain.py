@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
+from pipeline.analysis.statistics.curves import FP32, BoolArray, FloatArray, IntArray
+from pipeline.analysis.statistics.mechanism_factors import ControlledLoss
 from pipeline.analysis.statistics.nulls import N_NULL
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism, explain_variant
@@ -20,7 +20,7 @@ from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of, variant_label
 
-FP32 = "fp32"
+Row = dict[str, Any]
 
 
 def read_controls(
@@ -31,15 +31,11 @@ def read_controls(
     ``step``: of each shard, (T,). ``duplicates``: keys of shards with the weights of an earlier one. A shard without a
     variant's controls gives NaN.
     """
-    rows = [_rows(shard.table) for shard in shards]
+    rows = [shard.rows("nll_nats", "batch_nll_nats", "tensors", CONTROLS) for shard in shards]
     distinct = ~np.isin([shard.key for shard in shards], list(duplicates))
     variants = dict.fromkeys(name for found in rows for name, row in found.items() if row.get(CONTROLS))
     fp32_TB = np.array([found[FP32]["batch_nll_nats"] for found in rows], dtype=np.float64)
-    return [
-        _losses(name, [found.get(name) for found in rows], step, fp32_TB, distinct)
-        for name in variants
-        if name != FP32
-    ]
+    return [_losses(name, rows, step, fp32_TB, distinct) for name in variants if name != FP32]
 
 
 def explain(
@@ -76,49 +72,28 @@ def explain(
     return Mechanism(first, found, sentences, tuple(checks) or None)
 
 
-def _rows(table: pa.Table) -> dict[str, dict[str, Any]]:
-    """The rows of a shard by variant."""
-    names = ["variant", "batch_nll_nats", "tensors", CONTROLS]
-    there = table.select([name for name in names if name in table.column_names])
-    return {row["variant"]: row for row in there.to_pylist()}
-
-
 def _losses(
-    variant: str,
-    rows: Sequence[dict[str, Any] | None],
-    step: IntArray,
-    fp32_TB: FloatArray,
-    distinct: BoolArray,
+    variant: str, rows: Sequence[dict[str, Row]], step: IntArray, fp32_TB: FloatArray, distinct: BoolArray
 ) -> ControlLosses:
-    """Losses of one variant; ``rows``: its row of each shard, (T,)."""
-    whole = [_by_control(row) for row in rows]
-    names = dict.fromkeys(name for found in whole for name in found)
-    nothing = np.full(fp32_TB.shape[1], np.nan)
-
-    def damage(kind: str, number: float) -> FloatArray:
-        return np.array([found.get((kind, number), nothing) for found in whole]) - fp32_TB
-
-    own_TB = np.array([nothing if row is None else row["batch_nll_nats"] for row in rows]) - fp32_TB
-    seeds = sorted(number for kind, number in names if kind == "signs")
+    """Losses of one variant; ``rows``: those of each shard by variant, (T,)."""
+    own = [found.get(variant) for found in rows]
+    measured = [
+        None if row is None else ControlledLoss.of(row, found[FP32])
+        for row, found in zip(own, rows, strict=True)
+    ]
+    nothing_B = np.full(fp32_TB.shape[1], np.nan)
+    nothing_SB = np.full_like(next(each for each in measured if each is not None).signs(), np.nan)
+    amounts = dict.fromkeys(amount for each in measured if each is not None for amount in each.line)
     return ControlLosses(
         variant=column_of(variant),
         step=step,
-        error_size=np.array([np.nan if row is None else squared_error(row["tensors"]) for row in rows]),
+        error_size=np.array([np.nan if row is None else squared_error(row["tensors"]) for row in own]),
         fp32_TB=fp32_TB,
-        damage_TB=own_TB,
-        signs_TSB=np.stack([damage("signs", seed) for seed in seeds], axis=1),
-        line_TB={number: damage("line", number) for kind, number in names if kind == "line"},
+        damage_TB=np.array([nothing_B if each is None else each.damage_B for each in measured]),
+        signs_TSB=np.stack([nothing_SB if each is None else each.signs() for each in measured]),
+        line_TB={
+            amount: np.array([nothing_B if each is None else each.line[amount] for each in measured])
+            for amount in amounts
+        },
         distinct=distinct,
     )
-
-
-def _by_control(row: dict[str, Any] | None) -> dict[tuple[str, float], FloatArray]:
-    """Losses per batch by kind and by what tells controls of a kind apart; those of single layers are left out."""
-    entries = [] if row is None else row.get(CONTROLS) or []
-    return {
-        (entry["kind"], entry["amount"] if entry["kind"] == "line" else float(entry["seed"])): np.array(
-            entry["batch_nll_nats"], dtype=np.float64
-        )
-        for entry in entries
-        if entry["layer"] is None
-    }

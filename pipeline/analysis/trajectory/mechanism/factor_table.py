@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.statistics.curves import FP32
 from pipeline.analysis.statistics.mechanism_factors import (
     Columns,
     ControlledLoss,
@@ -21,7 +22,6 @@ from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import column_of
 
-FP32 = "fp32"
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
 """The number of a matrix' layer is the first in its dotted path."""
 
@@ -83,10 +83,8 @@ def _layers(row: Row, fp32: Row) -> list[dict[str, Any]]:
 
 def _rows(shard: Shard) -> dict[str, Row]:
     """Those of the shard by variant; none where it has no controls."""
-    if CONTROLS not in shard.table.column_names:
-        return {}
-    wanted = ["variant", "nll_nats", "batch_nll_nats", "tensors", CONTROLS]
-    return {row["variant"]: row for row in shard.table.select(wanted).to_pylist()}
+    rows = shard.rows("nll_nats", "batch_nll_nats", "tensors", CONTROLS)
+    return rows if CONTROLS in shard.table.column_names else {}
 
 
 def _with_controls(rows: Mapping[str, Row]) -> list[tuple[str, Row, Row]]:

@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.curves import FP32, FloatArray
 from pipeline.analysis.statistics.intervals import Bounded, percentiles
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import column_of, variant_label
 
-FP32 = "fp32"
 REPLICATES = 2000
 
 Row = Mapping[str, Any]
@@ -69,7 +68,11 @@ def swaps_of(shards: Sequence[Shard], steps: Sequence[int], *, seed: int = 0) ->
     """The swap between the two ``steps`` of every variant that has it. Errors of other weights than those of the shard
     of their step are left out.
     """
-    by_step = {shard.table["step"][0].as_py(): _rows(shard) for shard in shards}
+    by_step = {
+        shard.table["step"][0].as_py(): shard.rows("weights_sha256", "batch_nll_nats", SWAPS)
+        for shard in shards
+        if SWAPS in shard.table.column_names
+    }
     if len(steps) != 2 or not all(by_step.get(step) for step in steps):
         return ()
     early, late = sorted(steps)
@@ -143,11 +146,3 @@ def _foreign(row: Row, step: int, sha256: str) -> FloatArray | None:
         if entry["error_step"] == step and entry["error_sha256"] == sha256:
             return np.array(entry["batch_nll_nats"], dtype=np.float64)
     return None
-
-
-def _rows(shard: Shard) -> dict[str, Row]:
-    """Rows by variant; none where nothing was swapped."""
-    if SWAPS not in shard.table.column_names:
-        return {}
-    wanted = ["variant", "weights_sha256", "batch_nll_nats", SWAPS]
-    return {row["variant"]: row for row in shard.table.select(wanted).to_pylist()}

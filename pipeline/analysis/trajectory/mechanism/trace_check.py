@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.statistics.contrasts import welch_estimate
-from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.curves import FP32, FloatArray
 from pipeline.analysis.statistics.mechanism_factors import ControlledLoss
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
 from pipeline.spec import TokenShape, column_of
 
-FP32 = "fp32"
 RELATIVE, SIGNS, GAUSSIAN = "relative", "signs", "gaussian"
 
 Row = Mapping[str, Any]
@@ -66,10 +65,9 @@ def trace_checks(shards: Sequence[Shard]) -> tuple[TraceCheck, ...]:
 
 
 def _of_shard(shard: Shard) -> Iterator[TraceCheck]:
-    names = {"step", "variant", "nll_nats", "batch_nll_nats", "tensors", CONTROLS, *_HESSIAN}
-    if not names <= set(shard.table.column_names):
+    if not {CONTROLS, *_HESSIAN} <= set(shard.table.column_names):
         return
-    rows = {row["variant"]: row for row in shard.table.select(sorted(names)).to_pylist()}
+    rows = shard.rows("step", "nll_nats", "batch_nll_nats", "tensors", CONTROLS, *_HESSIAN)
     fp32 = rows[FP32]
     batch_size = shard.config["shape"].get("batch_size", TokenShape.batch_size)
     if not fp32["hessian_draws"] or fp32["hessian_sequences"] % batch_size:

@@ -137,10 +137,11 @@ class FirstOfNodeWorker(TaskWorker):
     def __init__(self, threads: int) -> None:
         import ray
 
-        super().__init__(threads)
         marks = Path(os.environ[MARKS])
         self.mark = marks / f"hangs-{ray.get_runtime_context().get_node_id()}"
         self.is_first = not self.mark.exists()
+        if not self.is_first:
+            super().__init__(threads)
         while not self.is_first and not (marks / "go").exists():
             time.sleep(0.05)
 

@@ -66,10 +66,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_interpreter() -> None:
-    if "triton" in sys.modules:  # by a test of kernels that was collected
-        from tests.interpreted import patch_language_once
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET"):  # a test of kernels was collected
+        from tests.interpreted import quicken_once
 
-        patch_language_once()
+        quicken_once()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pipeline import __version__
+from pipeline.base.versions import __version__
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve

@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from jobs.console import printable
-from pipeline import __version__
 from pipeline.base.errors import CollapseError, UsageError, unknown_name
 from pipeline.base.plugins import load_plugins, plugins_named
+from pipeline.base.versions import __version__
 
 # Threads of a parallel region that wait for the slowest must sleep, not spin: on a machine that does anything
 # else, spinning makes training several times slower. OpenMP reads this when torch is imported.

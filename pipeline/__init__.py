@@ -1,3 +1,1 @@
 """When training ruins a language model for 4-bit deployment, and what keeps it deployable."""
-
-__version__ = "0.2.0"

@@ -1,7 +1,7 @@
 """The specification of a measurement: frozen values with checks and a fingerprint.
 
 ``Variant`` names a way of quantizing a model (``pipeline.quantize``), ``ProbeSpec`` names everything that can change a
-measured number, ``Checkpoint`` names one set of weights of a trajectory and ``ProbeTask`` is the unit of work.
+measured number, and ``Checkpoint`` names one set of weights of a trajectory.
 Nothing here reads a file, touches a device or knows about Ray.
 """
 
@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import (
     ALWAYS,
     OPTIONAL,
     WANTED,
-    canonical_json,
     fingerprint,
     pinned,
     plain_json,
@@ -34,7 +33,7 @@ from pipeline.quantize.variant import (
 
 __all__ = [
     "ALIASES", "ARITHMETICS", "CALIBRATION", "DEFAULT_VARIANTS", "FLATNESS", "MEASUREMENTS", "PROBE_VERSION",
-    "Checkpoint", "ProbeSpec", "ProbeTask", "TokenShape", "Variant", "column_of", "measured_at", "swappable",
+    "Checkpoint", "ProbeSpec", "TokenShape", "Variant", "column_of", "measured_at", "swappable",
     "swapped_with", "parse_variants", "variant_label",
 ]  # fmt: skip
 
@@ -205,61 +204,3 @@ class Checkpoint:
     def key(self) -> str:
         """Name of this checkpoint's shard: ``step000001000``, prefixed by its stage if it has one."""
         return f"{self.stage}-step{self.step:09d}" if self.stage else f"step{self.step:09d}"
-
-
-@dataclass(frozen=True)
-class ProbeTask:
-    """One checkpoint to measure into one shard."""
-
-    kind: ClassVar[str] = "audit"
-
-    suite: str
-    checkpoint: Checkpoint
-    probe: ProbeSpec
-    out: str
-    """Output folder (or URL) that holds the tokens and receives the shard."""
-    device: str = "cpu"
-    """torch device; on a Ray GPU worker always ``cuda``."""
-    duplicates: tuple[str, ...] = ()
-    """Keys of later checkpoints with the same content; they are written from this one's shard."""
-    ahead: tuple[Checkpoint, ...] = ()
-    """Checkpoints that the same node measures next, in order; they are fetched while this one computes."""
-    cache_gb: float | None = None
-    """Disk for downloaded weights on a node, in 10^9 bytes; None = half of the free space."""
-    stream: bool = False
-    """Whether to measure layer by layer even where the whole model fits; the numbers are the same."""
-    beside: Checkpoint | None = None
-    """Checkpoint whose rounding errors the weights get too (``ProbeSpec.swapped``)."""
-    adds: ProbeSpec | None = None
-    """Spec of what to measure and add to the existing shard, fp32 included; None: everything, into a new shard."""
-
-    @property
-    def key(self) -> str:
-        return self.checkpoint.key
-
-    @property
-    def measuring(self) -> ProbeSpec:
-        """The spec that this task measures."""
-        return self.probe if self.adds is None else self.adds
-
-    @property
-    def settings(self) -> ProbeSpec:
-        """Everything that can change a number of the shard."""
-        return self.probe
-
-    @property
-    def measurements(self) -> tuple[str, ...]:
-        """Names of the measurements that the shard has columns for."""
-        return self.probe.measurements
-
-    def identity(self) -> dict[str, Any]:
-        """Identity of the shard's contents; a shard with another one is stale."""
-        return {"weights": self.checkpoint.content_id}
-
-    def marks(self) -> dict[str, str]:
-        """Further metadata of the shard."""
-        return {
-            "corpus_sha256": self.probe.tokens_sha256,
-            "content_id": self.checkpoint.content_id,
-            "duplicates": canonical_json(self.duplicates),
-        }

@@ -12,11 +12,12 @@ from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import evaluation_tokens, parse_corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
+from pipeline.runs.task_values import ForkTask
 from pipeline.spec import ProbeSpec, parse_variants
 from pipeline.suites import load_tokenizer, open_suite
 from pipeline.train.arms import Arm, parse_arms, resolve
 from pipeline.train.data import training_tokens
-from pipeline.train.fork_spec import ForkSpec, ForkTask
+from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
 

@@ -26,7 +26,7 @@ from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.requests import AuditRequest
 from pipeline.runs.shard import Origin
-from pipeline.spec import ProbeTask
+from pipeline.runs.task_values import ProbeTask
 from pipeline.suites.content_memory import SETTLED_NS
 from tests.jobs.conftest import start
 from tests.models import VOCAB, save_tiny_model

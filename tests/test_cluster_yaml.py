@@ -15,7 +15,7 @@ import ray
 import yaml
 
 from jobs.cli import main
-from pipeline import __version__
+from pipeline.base.versions import __version__
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()

@@ -14,8 +14,9 @@ from pipeline.base.errors import OutputError
 from pipeline.base.event_log import OnEvent, ignore
 from pipeline.driver import Layout, RunningWorkers, TaskOutcome, WorkerPool
 from pipeline.runs.state_files import StateFiles
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.worker import TaskWorker
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, parse_variants
 from tests.raylets import MARKS
 
 

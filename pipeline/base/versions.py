@@ -6,6 +6,9 @@ import platform
 from functools import cache
 from importlib import metadata
 
+__version__ = "0.2.0"
+"""This package's own."""
+
 _PACKAGES = (
     "int4-collapse",
     "torch",

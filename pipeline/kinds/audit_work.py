@@ -12,7 +12,7 @@ from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard_schema import AUDIT
-from pipeline.spec import ProbeTask
+from pipeline.runs.task_values import ProbeTask
 
 if TYPE_CHECKING:
     from pipeline.runs.audit_progress import AuditProgress

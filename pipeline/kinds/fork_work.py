@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.base.errors import OutputError
-from pipeline.base.versions import versions
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
-from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
-from pipeline.spec import parse_variants
-from pipeline.train.fork_spec import ForkTask, probe_steps
+from pipeline.runs.task_values import ForkTask
 
 if TYPE_CHECKING:
     from pipeline.analysis.forks.fork_reduce import ForkReduction
     from pipeline.runs.folder_status import FolderStatus
+    from pipeline.runs.fork_progress import ForkProgress
     from pipeline.runs.requests import ForkRequest
     from pipeline.runs.tasks import TaskDone
     from pipeline.runs.warm_state import WarmState
-
-LOOK_EVERY_S = 10.0
-"""Shortest time between two checks of the unfinished runs' progress, seconds."""
 
 
 @register
@@ -39,35 +31,7 @@ class ForkWork(KindOfWork):
     long_tasks = True
 
     def plan(self, request: ForkRequest) -> ForkPlan:
-        """The plan of this request, merged with earlier requests of the same experiment in the folder."""
-        plan = ForkPlan(
-            suite=request.suite,
-            checkpoint=request.checkpoint,
-            start_rule=request.start_rule,
-            runs=request.runs(),
-            config=request.spec.config(),
-            fingerprint=request.spec.fingerprint(),
-            corpus=request.corpus,
-            train_corpus=request.train.corpus,
-            calibration="" if request.calibration is None else request.calibration.source,
-            versions=versions(),
-            notes=request.notes,
-            monitor=request.monitor,
-        )
-        if not request.out.has_plan():
-            return plan
-        before: ForkPlan = request.out.read_plan()
-        if not before.is_comparable(plan) or before.suite != plan.suite:
-            return plan
-        asked = {run.key for run in plan.runs}
-        kept = tuple(run for run in before.runs if run.key not in asked)
-        arms = {run.arm.label for run in before.runs}
-        added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
-        seen = added and {run.key for run in before.runs} <= set(request.out.shards.list_keys())
-        monitor = plan.monitor or before.monitor
-        return replace(
-            plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen, monitor=monitor
-        )
+        return request.plan()
 
     def write_inputs(self, request: ForkRequest) -> None:
         out = request.out
@@ -98,6 +62,8 @@ class ForkWork(KindOfWork):
         ]
 
     def tracker(self) -> type[ForkProgress]:
+        from pipeline.runs.fork_progress import ForkProgress
+
         return ForkProgress
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
@@ -124,8 +90,8 @@ class ForkWork(KindOfWork):
     def unfinished(self, folder: RunFolder, plan: ForkPlan, found: FolderStatus) -> Unfinished:
         made = folder.states.updates_made()
         here = {key: made[key] for key in found.to_measure if key in made}
-        lines = [f"{key}: {updates:,} of {plan.updates:,} updates" for key, updates in here.items()]
-        return Unfinished({"updates_of_a_run": plan.updates, "updates_made": here}, lines)
+        lines = [f"{key}: {updates:,} of {plan.rates.steps:,} updates" for key, updates in here.items()]
+        return Unfinished({"updates_of_a_run": plan.rates.steps, "updates_made": here}, lines)
 
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
         from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
@@ -151,16 +117,15 @@ def _with_verdicts(folder: RunFolder, plan: ForkPlan, reduction: ForkReduction) 
     import polars as pl
 
     from pipeline.monitor.watched_forks import RunWatch, experiment_sentence
-    from pipeline.train.schedules import ForkRates
 
-    rates, variants = ForkRates(**plan.config["rates"]), parse_variants(plan.probe["variants"])
-    probes = len(probe_steps(rates.steps, plan.config["probe_every"]))
     records = {}
     for run in plan.runs:
         rows = reduction.table.filter(pl.col("run_id") == run.key)
         if rows.is_empty():
             continue
-        watch = RunWatch(run.arm, rates, variants, probes, tokens_sha256=plan.probe["tokens_sha256"])
+        watch = RunWatch(
+            run.arm, plan.rates, plan.variants, plan.n_probes, tokens_sha256=plan.probe["tokens_sha256"]
+        )
         watch(rows.iter_rows(named=True))
         records[run.key] = watch.record
         if folder.verdicts.read(run.key) != watch.record.to_bytes():
@@ -173,34 +138,3 @@ def _with_verdicts(folder: RunFolder, plan: ForkPlan, reduction: ForkReduction) 
 def _note(request: ForkRequest) -> dict[str, Any]:
     """The note beside the training tokens."""
     return {**(request.train.made_of or {}), "tokens_sha256": request.spec.train_sha256}
-
-
-class ForkProgress(ProgressTracker):
-    """Reports the unfinished runs' progress from their saved states; costs one listing per check."""
-
-    def arranged(self, tasks: list[ForkTask], plan: ForkPlan, whole: FolderStatus) -> list[ForkTask]:
-        del whole
-        self._steps, self._keys = plan.updates, {task.key for task in tasks}
-        self._looked, self._made = time.monotonic(), self._list()
-        self.resume(self._shares())
-        return tasks
-
-    def look(self) -> None:
-        """Check the progress, unless just done, and return what has changed."""
-        if time.monotonic() - self._looked < LOOK_EVERY_S:
-            return
-        before = self._made
-        with suppress(OutputError):  # a fault of the folder is reported where the folder is needed
-            self._made = self._list()
-        self._looked = time.monotonic()
-        changed = {key: made for key, made in self._made.items() if made != before.get(key)}
-        for key, made in changed.items():
-            self.events("advanced", key=key, updates=made, of=self._steps)
-        if changed:
-            self.advance(self._shares())
-
-    def _list(self) -> dict[str, int]:
-        return {key: made for key, made in self._out.states.updates_made().items() if key in self._keys}
-
-    def _shares(self) -> dict[str, float]:
-        return {key: made / self._steps for key, made in self._made.items()}

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.driver import TaskOutcome
 from pipeline.runs.progress import ProgressTracker
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.tasks import copy_probe
-from pipeline.spec import ProbeTask
 
 if TYPE_CHECKING:
     from pipeline.driver import Layout

@@ -20,12 +20,13 @@ from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
 from pipeline.measurements import pool, pooled_columns, score_columns, squared_error
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Measurement, Prober
+from pipeline.runs.task_values import ForkTask
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.suites import Unchanged
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
-from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkSpec, ForkTask
+from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkSpec
 from pipeline.train.loop import Trainer, drops
 from pipeline.train.optimizers import load_moments, read_moments
 

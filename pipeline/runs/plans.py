@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 from pipeline.base.fingerprints import comparable
 from pipeline.spec import MEASUREMENTS, Checkpoint, Variant, measured_at, swappable, swapped_with
 from pipeline.train.arms import Arm
-from pipeline.train.fork_spec import ForkSpec, arm_identity, run_id
+from pipeline.train.fork_spec import ForkSpec, arm_identity, probe_steps, run_id
+from pipeline.train.schedules import ForkRates
 
 
 class WorkPlan(ABC):
@@ -193,9 +194,17 @@ class ForkPlan(WorkPlan):
         return replace(self, wall_s=self.wall_s + wall_s)
 
     @property
-    def updates(self) -> int:
-        """Updates per run."""
-        return int(self.config["rates"]["steps"])
+    def rates(self) -> ForkRates:
+        return ForkRates(**self.config["rates"])
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return tuple(map(Variant.parse, self.probe["variants"]))
+
+    @property
+    def n_probes(self) -> int:
+        """Probes of a run."""
+        return len(probe_steps(self.rates.steps, self.config["probe_every"]))
 
     def expected(self) -> dict[str, dict[str, Any]]:
         return {run.key: arm_identity(run.arm, run.seed) for run in self.runs}

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.base.fingerprints import tokens_sha256
+from pipeline.base.versions import versions
 from pipeline.corpus import EvaluationTokens
-from pipeline.runs.plans import PlannedRun
+from pipeline.runs.plans import ForkPlan, PlannedRun
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
@@ -87,3 +88,34 @@ class ForkRequest:
     def runs(self) -> tuple[PlannedRun, ...]:
         """Every run; the first seeds of all arms come before the second, so that an early look sees all arms."""
         return tuple(PlannedRun(arm, seed) for seed in range(self.seeds) for arm in self.arms)
+
+    def plan(self) -> ForkPlan:
+        """The plan, merged with earlier requests of the same experiment in the folder."""
+        plan = ForkPlan(
+            suite=self.suite,
+            checkpoint=self.checkpoint,
+            start_rule=self.start_rule,
+            runs=self.runs(),
+            config=self.spec.config(),
+            fingerprint=self.spec.fingerprint(),
+            corpus=self.corpus,
+            train_corpus=self.train.corpus,
+            calibration="" if self.calibration is None else self.calibration.source,
+            versions=versions(),
+            notes=self.notes,
+            monitor=self.monitor,
+        )
+        if not self.out.has_plan():
+            return plan
+        before: ForkPlan = self.out.read_plan()
+        if not before.is_comparable(plan) or before.suite != plan.suite:
+            return plan
+        asked = {run.key for run in plan.runs}
+        kept = tuple(run for run in before.runs if run.key not in asked)
+        arms = {run.arm.label for run in before.runs}
+        added = any(run.arm.label in arms and run not in before.runs for run in plan.runs)
+        seen = added and {run.key for run in before.runs} <= set(self.out.shards.list_keys())
+        monitor = plan.monitor or before.monitor
+        return replace(
+            plan, runs=plan.runs + kept, wall_s=before.wall_s, looks=before.looks + seen, monitor=monitor
+        )

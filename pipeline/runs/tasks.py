@@ -25,9 +25,9 @@ from pipeline.runs.shard import Origin
 from pipeline.runs.shard_merge import disagreement, merged
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.swap_column import SWAPS
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask
+from pipeline.runs.task_values import ForkTask, ProbeTask
+from pipeline.spec import Checkpoint, ProbeSpec
 from pipeline.suites import Fetcher, checkout
-from pipeline.train.fork_spec import ForkTask
 
 if TYPE_CHECKING:
     from pipeline.probe import LayeredProber, Measurement, Prober

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.models.linear_layers import blocks
+
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Function from logits and targets to the loss and its gradient."""
 
@@ -68,12 +70,7 @@ def drop_mask(model: nn.Module) -> bool:
 
 def _compilable(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks, and what normalises before and after them (vectors are its only parameters)."""
-    parents = [
-        (parent, child)
-        for parent in model.modules()
-        for child in parent.children()
-        if isinstance(child, nn.ModuleList)
-    ]
-    parent, blocks = max(parents, key=lambda pair: sum(each.numel() for each in pair[1].parameters()))
+    path, layers = blocks(model)
+    parent = model.get_submodule(path.rpartition(".")[0])
     dimensions = {child: {each.dim() for each in child.parameters()} for child in parent.children()}
-    return [*blocks, *(child for child, found in dimensions.items() if found == {1})]
+    return [*layers, *(child for child, found in dimensions.items() if found == {1})]

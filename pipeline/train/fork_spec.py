@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from pipeline.base.errors import UsageError
-from pipeline.base.fingerprints import ALWAYS, canonical_json, fingerprint, pinned
-from pipeline.spec import Checkpoint, ProbeSpec
+from pipeline.base.fingerprints import ALWAYS, fingerprint, pinned
+from pipeline.spec import ProbeSpec
 from pipeline.train.arms import Arm
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
@@ -81,54 +81,6 @@ class ForkSpec:
     def fingerprint(self) -> str:
         """sha256 (hex) of what can change a number and is not at its default."""
         return fingerprint(pinned(ForkSpec, self.config()))
-
-
-@dataclass(frozen=True)
-class ForkTask:
-    """The task of one run: an arm and a seed, which write one shard."""
-
-    kind: ClassVar[str] = "fork"
-
-    suite: str
-    checkpoint: Checkpoint
-    """Checkpoint that it starts from."""
-    spec: ForkSpec
-    arm: Arm
-    """Resolved (:func:`pipeline.train.arms.resolve`)."""
-    seed: int
-    """Seed of the data order, and of dropout if the model has it."""
-    out: str
-    """Output folder that holds the tokens and receives the shard."""
-    device: str = "cpu"
-    state_every: int = 200
-    """Updates between two saves of the state from which a killed run resumes."""
-    state_after_s: float = 0.0
-    """Shortest time between two saves, seconds: a state is many times the size of the weights."""
-    monitor: bool = False
-    """Whether to keep the monitor's verdicts on the run."""
-
-    @property
-    def key(self) -> str:
-        """The run's id, which names its shard."""
-        return run_id(self.arm, self.seed)
-
-    @property
-    def settings(self) -> ForkSpec:
-        """Everything that can change a number of the shard."""
-        return self.spec
-
-    @property
-    def measurements(self) -> tuple[str, ...]:
-        """Names of the measurements that the shard has columns for."""
-        return self.spec.probe.measurements
-
-    def marks(self) -> dict[str, str]:
-        """Further metadata of the shard."""
-        return {"corpus_sha256": self.spec.probe.tokens_sha256, "identity": canonical_json(self.identity())}
-
-    def identity(self) -> dict[str, Any]:
-        """Identity of this run in the experiment; a shard with another one is stale."""
-        return arm_identity(self.arm, self.seed)
 
 
 def probe_steps(steps: int, probe_every: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from pipeline.driver.task_queue import (
     Attempt,
     TaskQueue,
 )
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.runs.task_values import ProbeTask
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, parse_variants
 
 
 def queue_of(n: int, **options: object) -> TaskQueue:

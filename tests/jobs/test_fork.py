@@ -24,9 +24,9 @@ from pipeline.base.errors import UsageError
 from pipeline.driver import Layout
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
+from pipeline.runs.task_values import ForkTask
 from pipeline.suites import open_suite
 from pipeline.train import find_recipe, pretrain
-from pipeline.train.fork_spec import ForkTask
 from pipeline.train.start import AuditedPhases, automatic_start
 from tests.jobs.conftest import address, command_here, start
 from tests.jobs.disks import fill, small_disk

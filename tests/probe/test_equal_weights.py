@@ -14,8 +14,9 @@ from pipeline.analysis.trajectory.trajectory_table import trajectory_table
 from pipeline.probe import Prober
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.fork_run import score_rows
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.tasks import run_probe
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, parse_variants
 from tests.models import VOCAB, tiny_model
 
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (1, 2, 16))

@@ -17,8 +17,9 @@ from pipeline.probe.backend import TorchBackend
 from pipeline.probe.prober import NOTE
 from pipeline.probe.reading import Reader
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.tasks import run_probe
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, parse_variants
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, parse_variants
 from tests.models import ARCHITECTURES, VOCAB, save_tiny_model, tiny_model
 
 SHAPE = TokenShape(3, 2, 24)

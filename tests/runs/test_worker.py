@@ -14,8 +14,9 @@ from pipeline.base.event_log import AppendedFile, EventLog
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.progress import ProgressTracker
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.worker import TaskWorker, traced
-from pipeline.spec import Checkpoint, ProbeSpec, ProbeTask, TokenShape, Variant
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, Variant
 
 
 def task_in(out: Path, checkpoint: Path) -> ProbeTask:

@@ -16,8 +16,9 @@ from pipeline.quantize.controls import ControlSettings
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard import Origin
 from pipeline.runs.shard_schema import FORK
+from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.tasks import run_fork, shard_rows
-from pipeline.spec import MEASUREMENTS, ProbeSpec, ProbeTask, parse_variants
+from pipeline.spec import MEASUREMENTS, ProbeSpec, parse_variants
 from pipeline.suites import fetch
 from pipeline.train import pretrain
 from tests.forks import RATES, fork_task

@@ -42,7 +42,7 @@ from pipeline.runs.plans import ForkPlan
 from pipeline.runs.result_files import SCHEDULES
 from pipeline.spec import ALIASES
 from pipeline.train.arms import BASELINE, make_arm_schedule
-from pipeline.train.schedules import ForkRates, mean_rate
+from pipeline.train.schedules import mean_rate
 
 WEIGHTS = ("live", "ema", "lawa")
 
@@ -158,6 +158,6 @@ def _arm_facts(table: pl.DataFrame, arm: str, variant: str | None) -> ArmFacts:
 
 def _mean_rates(plan: ForkPlan, labels: Collection[str]) -> dict[str, float]:
     """Arm -> mean learning rate over the updates of a run, including the ramp for cold moments."""
-    rates = ForkRates(**plan.config["rates"])
+    rates = plan.rates
     arms = {run.arm.label: run.arm for run in plan.runs if run.arm.label in labels}
     return {label: mean_rate(make_arm_schedule(arm, rates), rates.steps) for label, arm in arms.items()}

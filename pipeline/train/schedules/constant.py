@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.train.schedules.schedule import ForkRates, register
+from pipeline.train.schedules.schedule import register
 from pipeline.train.schedules.warmed import WarmedSchedule
 
 
@@ -29,8 +28,3 @@ class Constant(WarmedSchedule):
 
     def warm_phase(self, step: int) -> str:  # noqa: ARG002 - one phase
         return "stable"
-
-    @classmethod
-    def from_fork(cls, rates: ForkRates, values: Mapping[str, float]) -> Constant:
-        del values
-        return cls(rates.steps, rates.base_lr, rates.base_lr, 0)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.train.schedules.schedule import FINAL, ForkRates, register
+from pipeline.train.schedules.schedule import FINAL, register
 from pipeline.train.schedules.warmed import WarmedSchedule
 
 
@@ -32,7 +31,3 @@ class Cosine(WarmedSchedule):
 
     def warm_phase(self, step: int) -> str:  # noqa: ARG002 - one phase
         return "decay"
-
-    @classmethod
-    def from_fork(cls, rates: ForkRates, values: Mapping[str, float]) -> Cosine:
-        return cls(rates.steps, rates.base_lr, rates.base_lr * values["final"], 0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.suites.training_settings import clipped_cosine
-from pipeline.train.schedules.schedule import FINAL, ForkRates, register
+from pipeline.train.schedules.schedule import FINAL, register
 from pipeline.train.schedules.warmed import WarmedSchedule
 
 
@@ -25,7 +24,3 @@ class Pythia(WarmedSchedule):
 
     def warm_phase(self, step: int) -> str:
         return "decay" if self(step) > self.min_lr else "minimum"
-
-    @classmethod
-    def from_fork(cls, rates: ForkRates, values: Mapping[str, float]) -> Pythia:
-        return cls(rates.steps, rates.base_lr, rates.base_lr * values["final"], 0)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 from pipeline.base.errors import UsageError, unknown_name
-from pipeline.train.schedules.schedule import Schedule, schedules
+from pipeline.train.schedules.schedule import ForkRates, Schedule, schedules
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class WarmedSchedule(Schedule):
 
     def phase(self, step: int) -> str:
         return "warmup" if step < self.warmup_steps else self.warm_phase(step)
+
+    @classmethod
+    def from_fork(cls, rates: ForkRates, values: Mapping[str, float]) -> Self:
+        return cls(rates.steps, rates.base_lr, rates.base_lr * values.get("final", 1.0), 0)
 
     @abstractmethod
     def warm_rate(self, step: int) -> float:

@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
-import pipeline.kinds.fork_work
 import pipeline.runs.execute
+import pipeline.runs.fork_progress
 from jobs.cli import main
 from pipeline.base.errors import UsageError
 from pipeline.driver import Layout
@@ -208,7 +208,7 @@ def test_unfinished_runs_say_how_far_they_are(
         said.extend(CliRunner().invoke(main, ["status", str(out), *json]).output for json in ([], ["--json"]))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.kinds.fork_work, "LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(pipeline.runs.fork_progress, "LOOK_EVERY_S", 0.0)
     crew = SimpleNamespace(layout=Layout("cpu", 1, 1, 0), drive=drive)
     monkeypatch.setattr(pipeline.runs.execute, "running_workers", lambda *_, **__: nullcontext(crew))
     command = ["fork", str(suite), "--from", "20", "--out", str(out), *ARMS, *SIZE]

@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import runpy
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,6 +88,27 @@ class Forked:
         self.wait()
         self._process.close()
         shutil.rmtree(self._said, ignore_errors=True)
+
+
+def ended(
+    function: Callable[..., object], *arguments: object, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """What became of a process that called ``function``."""
+    with Forked(function, *arguments, env=env) as process:
+        said, error = process.communicate()
+        return subprocess.CompletedProcess(function.__name__, process.wait(), said, error)
+
+
+def run_code(code: str, *words: str) -> None:
+    """What ``python -c CODE WORDS`` does."""
+    sys.argv = ["-c", *words]
+    exec(code, {"__name__": "__main__"})
+
+
+def run_script(path: Path, *words: str) -> None:
+    """What ``python PATH WORDS`` does."""
+    sys.argv = [str(path), *words]
+    runpy.run_path(str(path), run_name="__main__")
 
 
 def _call(

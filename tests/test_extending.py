@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +12,13 @@ import pytest
 
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
+from tests.forked import ROOT, ended
+from tests.jobs.conftest import command, command_here
 from tests.models import VOCAB, save_tiny_suite
 
-ROOT = Path(__file__).parents[1]
 PLUGINS = ROOT / "tests" / "plugins"
 NAMES = ("ternary", "top5", "sawtooth", "zeros")
 
-COMMANDS = """
-import json, sys
-from tests.jobs.conftest import command, command_here
-for words, code, own_worker in json.loads(sys.argv[1]):
-    result = (command if own_worker else command_here)(*words)
-    print(result.exit_code, result.output)
-    assert result.exit_code == code, result.output
-"""
 SIZE = ("--batches", "2", "--batch-size", "2", "--seq-len", "32", "--workers", "1", "--device", "cpu")
 
 
@@ -38,15 +29,19 @@ def run(commands: list[tuple[list[str], int, bool]], plugins: list[Path], *, clu
     """
     import ray
 
-    environment = {"INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins)), "PYTHONPATH": str(ROOT)}
+    environment = {"INT4_COLLAPSE_PLUGINS": ",".join(map(str, plugins))}
     if cluster:
         environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    ended = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
-        capture_output=True, text=True, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    ran = ended(carry_out, commands, env={**os.environ, **environment})
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def carry_out(commands: list[tuple[list[str], int, bool]]) -> None:
+    for words, code, own_worker in commands:
+        result = (command if own_worker else command_here)(*words)
+        print(result.exit_code, result.output)
+        assert result.exit_code == code, result.output
 
 
 @pytest.fixture(scope="module")

@@ -55,27 +55,25 @@ def test_the_lines_of_its_docstring_run(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_public_name_is_there_and_importing_loads_neither_torch_nor_ray() -> None:
-    script = (
-        "import sys, int4_collapse as api\n"
-        "print({'torch', 'transformers', 'ray', 'polars'} & set(sys.modules))\n"
-        "assert [getattr(api, name) for name in api.__all__]"
-    )
+    script = "import sys, int4_collapse\nprint({'torch', 'transformers', 'ray', 'polars'} & set(sys.modules))"
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert ended.stdout.strip() == "set()"
+    assert [getattr(int4_collapse, name) for name in int4_collapse.__all__]
 
 
 def test_a_calibrated_variant_is_audited_with_the_calibration_text_that_is_named(
-    folder: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(folder)
     text = np.random.default_rng(5).integers(0, 300, 4096)
     np.save(tmp_path / "calibration.npy", text)
-    done = int4_collapse.audit(
-        "tiny", tmp_path / "out", limit=1, variants=("int4-g16-asym", "int4-g16-asym@gptq"), calibration_sequences=4,
-        calibration=f"tokens:{tmp_path / 'calibration.npy'}", device="cpu", workers=1,
-    )  # fmt: skip
+    with worker_here():
+        done = int4_collapse.audit(
+            "tiny", tmp_path / "out", limit=1, variants=("int4-g16-asym", "int4-g16-asym@gptq"),
+            calibration=f"tokens:{tmp_path / 'calibration.npy'}", calibration_sequences=4, device="cpu", workers=1,
+        )  # fmt: skip
     assert (len(done.measured), done.failures) == (1, {})
     kept = np.load(next((tmp_path / "out" / "calibration").glob("*.npy")))
     assert kept.size == 4 * kept.shape[-1]

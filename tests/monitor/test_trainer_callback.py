@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 from int4_collapse import Int4Callback, UsageError, measure
+from tests.forked import ROOT, ended, run_code, run_script
 from tests.models import VOCAB, tiny_model
 
-ROOT = Path(__file__).parents[2]
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, (4, 2, 24))
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*")
@@ -195,7 +193,7 @@ from datetime import timedelta
 from pathlib import Path
 from tests.monitor.test_trainer_callback import TOKENS, curve, trainer
 from int4_collapse import Int4Callback
-child = os.fork()  # as torchrun starts them, with what takes seconds to import
+child = os.fork()  # as torchrun starts them
 rank = 1 if child else 0
 os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
 # They meet at a file: a port that was free might be another's before they listen at it.
@@ -215,11 +213,8 @@ assert not child or os.waitpid(child, 0)[1] == 0
 @pytest.mark.slow
 def test_in_several_processes_rank_0_measures_and_all_know(tmp_path: Path) -> None:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2"}
-    ended = subprocess.run(
-        [sys.executable, "-c", RANKS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False,
-        timeout=280, env={**os.environ, **place, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    ran = ended(run_code, RANKS, str(tmp_path), env={**os.environ, **place})
+    assert ran.returncode == 0, ran.stderr[-2000:]
     said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert said[0] == said[1]
     assert len(said[0]["curve"]) == 2
@@ -227,12 +222,9 @@ def test_in_several_processes_rank_0_measures_and_all_know(tmp_path: Path) -> No
 
 def test_the_example_keeps_the_best_checkpoint(tmp_path: Path) -> None:
     script = ROOT / "docs" / "examples" / "monitor_trainer.py"
-    ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "out"), "--steps", "60"], capture_output=True, text=True,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    loaded = re.search(r"loaded: step (\d+), INT4 loss ([\d.]+) nats", ended.stdout)
+    ran = ended(run_script, script, str(tmp_path / "out"), "--steps", "60")
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    loaded = re.search(r"loaded: step (\d+), INT4 loss ([\d.]+) nats", ran.stdout)
     assert loaded is not None
     assert float(loaded[2]) < math.log(128) - 2  # it learned: a uniform guess has ln 128 = 4.85 nats
     assert (tmp_path / "out" / f"checkpoint-{loaded[1]}").is_dir()

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.forked import ROOT
+from tests.forked import ROOT, ended
 from tests.reproduce.__main__ import main
 from tests.reproduce.cost import expected_cost
 from tests.reproduce.paper import CLAIMS, FORK_STEPS, FORK_TOKENS, STEPS
 from tests.reproduce.paper_table import our_numbers
 from tests.reproduce.stand_in import SCALED, pythia_hub, revision_files
-from tests.suites.hub.client import ended, environment
+from tests.suites.hub.client import environment
 from tests.suites.hub.server import Hub, serve
 
 MEASURED = (0, 1, 512, 77_000, 110_000, 143_000)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.forked import ROOT, Forked
+from tests.forked import ROOT, ended, run_code
 from tests.suites.hub.server import Hub
 
 
@@ -44,22 +43,9 @@ def python(hub: Hub, home: Path, code: str, **settings: str) -> Any:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def ended(
-    function: Callable[..., object], *arguments: object, env: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """What became of a process that called ``function``."""
-    with Forked(function, *arguments, env=env) as process:
-        said, error = process.communicate()
-        return subprocess.CompletedProcess(function.__name__, process.wait(), said, error)
-
-
 def _command(arguments: list[str]) -> None:
     from jobs.cli import main
     from tests.jobs.here import worker_here
 
     with worker_here():
         main(arguments)
-
-
-def run_code(code: str) -> None:
-    exec(code, {"__name__": "__main__"})

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.forked import Forked
-from tests.suites.hub.client import environment, python, run_code
+from tests.forked import Forked, run_code
+from tests.suites.hub.client import environment, python
 from tests.suites.hub.server import Hub, serve
 from tests.waiting import wait_for
 

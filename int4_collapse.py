@@ -22,10 +22,10 @@ from pipeline.base.versions import __version__
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
-    from pipeline.analysis.trajectory.audited import curve_of as read_curve
-    from pipeline.analysis.trajectory.audited import trajectory_of as read_trajectory
     from pipeline.analysis.trajectory.findings import PhaseReport
     from pipeline.analysis.trajectory.phase_detection import detect_phases
+    from pipeline.analysis.trajectory.reduction import curve_of as read_curve
+    from pipeline.analysis.trajectory.reduction import trajectory_of as read_trajectory
     from pipeline.base.errors import CheckpointError, CollapseError, UsageError
     from pipeline.monitor.observing import Monitor
     from pipeline.monitor.trainer_callback import Int4Callback
@@ -53,9 +53,9 @@ _PLACES = {
     "fork": "pipeline.runs.python_calls:fork_suite",
     "measure": "pipeline.probe.in_memory:measure",
     "open_suite": "pipeline.train.on_demand:open_or_train",
-    "read_curve": "pipeline.analysis.trajectory.audited:curve_of",
+    "read_curve": "pipeline.analysis.trajectory.reduction:curve_of",
     "read_tokens": "pipeline.runs.python_calls:tokens_of",
-    "read_trajectory": "pipeline.analysis.trajectory.audited:trajectory_of",
+    "read_trajectory": "pipeline.analysis.trajectory.reduction:trajectory_of",
 }
 
 __all__ = [

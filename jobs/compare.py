@@ -18,9 +18,8 @@ from pipeline.runs.output import absolute_out, run_folder
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
     from pipeline.analysis.statistics.intervals import Bounded
-    from pipeline.analysis.trajectory.compared_runs import RunComparison, TrainingGrowth
+    from pipeline.analysis.trajectory.compared_runs import RunComparison, RunFactors, TrainingGrowth
     from pipeline.analysis.trajectory.growth import Ratio, Window
-    from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
     from pipeline.analysis.trajectory.trainings import GroupRatio
     from pipeline.runs.folder import RunFolder
 
@@ -90,10 +89,9 @@ def command(
     Audits with --mechanism are compared factor by factor too: error size, sensitivity and alignment, side by side, and
     with --out on a page.
     """
-    from pipeline.analysis.table_files import read_table
     from pipeline.analysis.trajectory.compared_runs import TrainingGroups, compare_runs
     from pipeline.analysis.trajectory.growth import parse_window
-    from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism
+    from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, read_table
     from pipeline.base.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
@@ -142,9 +140,9 @@ def _named(texts: Iterable[str], option: str) -> dict[str, tuple[str, ...]]:
 
 def _folders(names: Sequence[str]) -> dict[str, RunFolder]:
     """The trainings that are folders of audits. Raises UsageError if they were measured on different tokens."""
-    from pipeline.report.comparison import TABLE_ENDINGS
+    from pipeline.runs.table_files import READERS
 
-    folders = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in TABLE_ENDINGS}
+    folders = {name: run_folder(name) for name in names if PurePosixPath(name).suffix not in READERS}
     tokens = {name: folder.read_plan().config["tokens_sha256"] for name, folder in folders.items()}
     for name, own in tokens.items():
         first, wanted = next(iter(tokens.items()))

@@ -41,11 +41,12 @@ def command(
 
     Regret is the quantized loss of what a rule ships minus the run's lowest; delay counts from that lowest checkpoint.
     """
-    from pipeline.analysis.table_files import READERS, read_table
+    from pipeline.analysis.trajectory.reduction import read_table
     from pipeline.base.files import write_atomically
     from pipeline.monitor.replay import replay
     from pipeline.report.replay_figure import replay_png
     from pipeline.runs.output import absolute_out, run_folder
+    from pipeline.runs.table_files import READERS
 
     table = folder if folder.endswith(tuple(READERS)) else f"{folder.rstrip('/')}/tables/trajectory.parquet"
     found = replay(read_table(table), variant, margin_nats=margin, rule=rule)

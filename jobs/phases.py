@@ -35,10 +35,10 @@ def command(
     """
     from pipeline.analysis.decision import DEFAULTS
     from pipeline.analysis.statistics.curve_tables import curve_from_frame
-    from pipeline.analysis.table_files import read_frame
     from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
     from pipeline.analysis.trajectory.summary import summarise
     from pipeline.base.typed_json import to_json
+    from pipeline.runs.table_files import read_frame
 
     settings = DEFAULTS.changed(tolerance_nats, level)
     frames = [(table, read_frame(table)) for table in tables]

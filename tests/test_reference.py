@@ -16,8 +16,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.analysis.forks.fork_reduce import reduce_fork, write_fork_reduction
+from pipeline.analysis.trajectory.compared_runs import factors_of_runs
 from pipeline.analysis.trajectory.growth import compare_growth, parse_window
-from pipeline.analysis.trajectory.mechanism.run_factors import factors_of_runs
 from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, reduce_run, write_reduction
 from pipeline.base.typed_json import to_json
 from pipeline.runs.folder import RunFolder

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from pipeline.monitor.live_model import on_rank_0
 from pipeline.monitor.observing import Monitor
-from pipeline.monitor.ranks import on_rank_0
 from pipeline.monitor.verdicts import Verdict
 
 LOG = logging.getLogger(__name__)

@@ -1,10 +1,10 @@
-"""Find the model inside a training run's wrappers, and measure it without a trace."""
+"""Find the model inside a training run's wrappers, measure it without a trace, and tell every process the result."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from pipeline.base.errors import UsageError
+from pipeline.base.errors import CollapseError, UsageError
+from pipeline.monitor.verdicts import Observed
 
 WRAPPERS: Mapping[str, str] = {"OptimizedModule": "_orig_mod", "DeepSpeedEngine": "module"}
 """Wrapper classes, by name to avoid imports -> their attribute with the model."""
@@ -111,3 +112,25 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not gradient:
                 parameter.grad = gradient
+
+
+def on_rank_0(measured: Callable[[], Observed]) -> Observed:
+    """Return the result of ``measured`` on rank 0 to every rank; its error too, so that no process waits forever."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return measured()
+    said: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            said = [measured()]
+        except CollapseError as error:
+            said = [error]
+        except Exception as error:
+            torch.distributed.broadcast_object_list(
+                [CollapseError(f"{type(error).__name__}: {error}")], src=0
+            )
+            raise
+    torch.distributed.broadcast_object_list(said, src=0)
+    if isinstance(said[0], CollapseError):
+        raise said[0]
+    observed: Observed = said[0]
+    return observed

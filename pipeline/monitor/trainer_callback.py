@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import CallbackHandler
 
 from pipeline.base.errors import UsageError
+from pipeline.monitor.live_model import on_rank_0
 from pipeline.monitor.observing import Monitor, Weights
-from pipeline.monitor.ranks import on_rank_0
 from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
 
 LOG = logging.getLogger(__name__)

@@ -25,9 +25,8 @@ from pipeline.report.curve_charts import damage_scale, variant_scale
 from pipeline.report.frame import Frame
 from pipeline.report.heatmap import HeatMap, heat_spec, side_data
 from pipeline.report.html_text import esc, json_for_script
-from pipeline.report.mechanism_section import mechanism_html
+from pipeline.report.mechanism_section import mechanism_html, swap_html
 from pipeline.report.panels import Panel, damage_note, make_panels, measures
-from pipeline.report.swap_section import swap_html
 from pipeline.report.table import table_html
 from pipeline.report.theme import (
     config,

@@ -14,12 +14,12 @@ from pipeline.report.figures import WIDTH
 from pipeline.report.frame import named_series
 from pipeline.report.render import figure_png
 from pipeline.report.theme import Quoted, distinct_colours, tokens
+from pipeline.runs.table_files import READERS
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
 
 HEIGHTS = {"gap": 230, "perplexity": 130, "learning_rate": 90}
-TABLE_ENDINGS = (".csv", ".parquet", ".arrow", ".feather")
 DASHES = ([1, 0], [5, 3], [2, 2], [8, 3, 2, 3])
 """Dash patterns of the audits that share a colour, in turn."""
 
@@ -40,7 +40,7 @@ def group_of(name: str) -> str:
     ('wsd', 'cosine', '7', 'wsd')
     """
     path = PurePosixPath(name.rstrip("/"))
-    last = (path.stem if path.suffix in TABLE_ENDINGS else path.name) or name
+    last = (path.stem if path.suffix in READERS else path.name) or name
     return re.sub(r"[-_ ]?(seed|run)?[-_ ]?\d+$", "", last) or last
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipeline.analysis.trajectory.compared_runs import RunFactors
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS
 from pipeline.analysis.trajectory.mechanism.mechanism_words import FACTOR_WORDS, run_sentence, share_of, times
-from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
 from pipeline.report.assets import plain_page
 from pipeline.report.html_text import esc
 from pipeline.report.mechanism_section import RULE, waterfall_svg

@@ -1,8 +1,8 @@
-"""Why the damage grew, as a part of the report's page: the cause in words, the waterfall, the factors in a table."""
+"""The mechanism as a part of the report's page: why the damage grew, the factors, and the swap of rounding errors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.trajectory.mechanism.growth_shares import GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
@@ -16,11 +16,13 @@ from pipeline.analysis.trajectory.mechanism.mechanism_words import (
     times,
     trace_sentence,
 )
+from pipeline.analysis.trajectory.mechanism.swapping import Damage, Swap
 from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.report.html_text import esc, plain_table
 from pipeline.report.mechanism_charts import waterfall
 from pipeline.report.render import figure_png, figure_svg
 from pipeline.report.theme import css_tokens, tokens
+from pipeline.spec import variant_label
 
 RULE = (
     "A factor is the cause if the 95 % interval of its share of the growth's logarithm lies above one half and those "
@@ -100,3 +102,31 @@ def _trace_html(checks: Sequence[TraceCheck]) -> str:
     ]
     heads = ("Step", "Noise", "Half of the trace predicts, nats", "It costs, nats", "Within the errors")
     return f"<h3>Curvature against noise</h3><p>{esc(trace_sentence(checks))}</p>{plain_table(heads, rows)}"
+
+
+HEADS = ("Variant", "Weights", "Errors of the early step, nats", "Errors of the late step, nats")
+
+
+def swap_html(every: Sequence[Swap], names: Mapping[str, str]) -> str:
+    """The section; empty where nothing was swapped. ``names``: column prefix -> name of the variants."""
+    if not every:
+        return ""
+    rows = [row for each in every for row in _rows(each, variant_label(each.variant, names))]
+    words = "".join(f"<p>{esc(each.sentence)}</p>" for each in every)
+    return (
+        '<section id="swap" aria-labelledby="h-swap"><h2 id="h-swap">Errors and weights, swapped</h2>'
+        f'{words}<p class="note">Each group of errors is as large as that of the weights it is put on.</p>'
+        f"{plain_table(HEADS, rows)}</section>"
+    )
+
+
+def _rows(found: Swap, label: str) -> list[tuple[str, ...]]:
+    lines = (
+        (found.early, found.early_damage, found.late_error_on_early),
+        (found.late, found.early_error_on_late, found.late_damage),
+    )
+    return [(esc(label), f"step {step:,}", _nats(early), _nats(late)) for step, early, late in lines]
+
+
+def _nats(damage: Damage) -> str:
+    return f"{damage.nats:.4g} &plusmn; {damage.se:.2g}"

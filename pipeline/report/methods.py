@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
-from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem
+from pipeline.analysis.trajectory.method_repair import CalibrationProblem
 from pipeline.report.axes import Spec, backdrop, chart, cursor_rule, level_rule
 from pipeline.report.curve_charts import variant_lines
 from pipeline.report.frame import REMAINING, Frame

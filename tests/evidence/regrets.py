@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.statistics.curves import Curve
-from pipeline.analysis.table_files import read_table
+from pipeline.analysis.trajectory.reduction import read_table
 from pipeline.monitor.replay import replay
 
 SUITES = (

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs.cli import main
 from pipeline.analysis.statistics.curves import Curve
-from pipeline.analysis.table_files import read_table
+from pipeline.analysis.trajectory.reduction import read_table
 from pipeline.base.errors import UsageError
 from pipeline.monitor.replay import replay
 from pipeline.report.replay_figure import replay_spec

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
+from pipeline.analysis.trajectory.compared_runs import RunFactors, factors_of_runs
 from pipeline.analysis.trajectory.growth import Window
-from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors, factors_of_runs
 from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.base.typed_json import from_json, to_json
 from pipeline.report import build_figures, build_report

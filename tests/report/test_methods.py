@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem, calibration_problems
+from pipeline.analysis.trajectory.method_repair import CalibrationProblem, calibration_problems
 from pipeline.base.typed_json import to_json
 from pipeline.report import build_figures, build_report
 from pipeline.report.frame import make_frame, named_series

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.analysis.statistics.contrasts import Estimate, NaiveTest
 from pipeline.base.typed_json import INLINE, from_json
+from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
 from pipeline.train.schedules import ForkRates
 
 
@@ -181,3 +182,9 @@ class ForkReport:
         """What the page tells of ``config``."""
         found: ForkSettings = from_json(ForkSettings, self.config, "config")
         return found
+
+    def schedule(self, arm: str) -> ArmSchedule:
+        """Learning rates and phases of ``arm`` over the updates of a run."""
+        facts = self.findings.arms[arm]
+        parameters = tuple(sorted(facts.parameters.items()))
+        return make_arm_schedule(Arm(facts.schedule, parameters, facts.optimizer), self.settings.rates)

@@ -46,6 +46,14 @@ def sentences(findings: ForkFindings) -> tuple[str, ...]:
     return tuple(out)
 
 
+def compared_phases(findings: ForkFindings) -> str:
+    """A clause on the probes of each schedule that are compared, where these are not all after the start."""
+    used = [schedules.find(name) for name in sorted({facts.schedule for facts in findings.arms.values()})]
+    return "".join(
+        f", of {each.title or each.name} the {each.compared.adjective} ones" for each in used if each.compared
+    )
+
+
 def _meaning(findings: ForkFindings) -> str:
     looks = (
         ""

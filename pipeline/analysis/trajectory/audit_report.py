@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.analysis.trajectory.calibration_problems import CalibrationProblem
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.mechanism.swapping import Swap
-from pipeline.analysis.trajectory.method_repair import MethodRepair
+from pipeline.analysis.trajectory.method_repair import CalibrationProblem, MethodRepair
 from pipeline.analysis.trajectory.shipping import ShippingDecision
 from pipeline.analysis.trajectory.square_law import SquareLaw
 from pipeline.analysis.trajectory.summary import Summary

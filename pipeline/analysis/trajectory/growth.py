@@ -2,7 +2,7 @@
 
 The gap of a window is the mean over its checkpoints of perplexity_variant / perplexity_fp32 - 1, its growth the ratio
 of a late window's to an early one's. An interval here holds for this training. It counts the scatter of single
-checkpoints (``statistics.window_noise``) and the choice of the evaluation text, by a jackknife over blocks of
+checkpoints (``statistics.noise``) and the choice of the evaluation text, by a jackknife over blocks of
 batches, the same for every checkpoint and training. It does not say what another training of the same recipe would
 give: ``trainings`` uses trainings as units. Unlike an onset, a growth needs no model of the curve.
 
@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.analysis.statistics.bootstrap import without_each_block
 from pipeline.analysis.statistics.curves import BoolArray, Curve, FloatArray, gap_from_nll
 from pipeline.analysis.statistics.intervals import Bounded, power_of, smallest_found, student_half_width
-from pipeline.analysis.statistics.window_noise import window_noise
+from pipeline.analysis.statistics.noise import window_noise
 from pipeline.base.errors import UsageError
 
 START_UP = 0.1

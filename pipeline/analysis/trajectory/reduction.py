@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,14 +14,13 @@ import polars as pl
 from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
 from pipeline.analysis.trajectory.audit_report import AuditReport, CalibrationText
-from pipeline.analysis.trajectory.calibration_problems import calibration_problems
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
 from pipeline.analysis.trajectory.mechanism.factor_table import layer_table, mechanism_columns
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.mechanism.swapping import swaps_of
 from pipeline.analysis.trajectory.mechanism.trace_check import trace_checks
-from pipeline.analysis.trajectory.method_repair import with_repairs
+from pipeline.analysis.trajectory.method_repair import calibration_problems, with_repairs
 from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
 from pipeline.analysis.trajectory.square_law import square_law
 from pipeline.analysis.trajectory.stages import phase_of
@@ -36,9 +36,11 @@ from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, finished
+from pipeline.runs.output import run_folder
 from pipeline.runs.plans import RunPlan
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard import Shard
+from pipeline.runs.table_files import read_frame
 from pipeline.spec import column_of
 
 
@@ -113,6 +115,11 @@ def _measured(plan: RunPlan, found: FolderStatus, shards: Sequence[Shard]) -> Au
         versions=measured_versions(shards),
         reduced_with=versions(),
     )
+
+
+def read_table(table: str) -> Curve:
+    """The curve of a file, at a local path or a URL; raises as ``read_frame`` and ``curve_from_frame``."""
+    return curve_from_frame(read_frame(table), name=table)
 
 
 def read_curve(folder: RunFolder, *, name: str) -> Curve:
@@ -242,3 +249,16 @@ def measured_versions(shards: Sequence[Shard]) -> dict[str, str]:
             if version not in found.setdefault(package, []):
                 found[package].append(version)
     return {package: ", ".join(each) for package, each in found.items()}
+
+
+def trajectory_of(out: str | Path, *, allow_missing: bool = False, seed: int = 0) -> pl.DataFrame:
+    """The table of the audit in ``out`` (a folder or URL): one row per checkpoint, columns as in trajectory.parquet.
+
+    Made from the shards; writes nothing. Raises as ``finished``.
+    """
+    return reduce_run(run_folder(out), allow_missing=allow_missing, seed=seed).trajectory
+
+
+def curve_of(out: str | Path) -> Curve:
+    """The losses of the audit in ``out``, per evaluation batch too: what :func:`detect_phases` reads."""
+    return read_curve(run_folder(out), name=str(out))

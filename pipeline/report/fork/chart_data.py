@@ -11,7 +11,6 @@ import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.statistics.intervals import mean_half_width
-from pipeline.train.arms import Arm, ArmSchedule, make_arm_schedule
 
 Rows = list[dict[str, Any]]
 
@@ -21,14 +20,14 @@ RATE_POINTS = 400
 
 def rate_rows(report: ForkReport, arm: str) -> Rows:
     """Learning rate of ``arm`` over the updates."""
-    schedule, steps = _schedule(report, arm)
+    schedule, steps = report.schedule(arm), report.settings.rates.steps
     every = max(1, steps // RATE_POINTS)
     return [{"step": step, "rate": schedule(step)} for step in range(0, steps, every)]
 
 
 def shade_rows(report: ForkReport, arm: str) -> Rows:
     """Stretches of updates in a shaded phase: ``from``, ``to``, ``phase``."""
-    schedule, steps = _schedule(report, arm)
+    schedule, steps = report.schedule(arm), report.settings.rates.steps
     found: Rows = []
     for phase, group in itertools.groupby(range(steps), key=schedule.phase):
         stretch = list(group)
@@ -100,10 +99,3 @@ def forest_rows(report: ForkReport) -> Rows:
             }
         )
     return rows
-
-
-def _schedule(report: ForkReport, arm: str) -> tuple[ArmSchedule, int]:
-    facts = report.findings.arms[arm]
-    rates = report.settings.rates
-    parameters = tuple(sorted(facts.parameters.items()))
-    return make_arm_schedule(Arm(facts.schedule, parameters, facts.optimizer), rates), rates.steps

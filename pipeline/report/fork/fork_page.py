@@ -5,13 +5,13 @@ from __future__ import annotations
 import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
+from pipeline.analysis.forks.fork_words import compared_phases
 from pipeline.report.assets import asset, plain_page
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
 from pipeline.report.html_text import esc
 from pipeline.report.render import figure_png, figure_svg
 from pipeline.report.theme import css_name, css_values, tokens
-from pipeline.train.schedules import schedules
 
 _OWN = {"fork-a": ("#d55e00", "#ff9043"), "fork-b": ("#0072b2", "#56b4e9")}
 """Colours of these charts only, light and dark; the others are the report's."""
@@ -44,7 +44,7 @@ def fork_figures(table: pl.DataFrame, report: ForkReport) -> dict[str, bytes]:
 
 def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
     """The experiment as an HTML section in the classes of the report's style sheet."""
-    compared = _compared(report)
+    compared = compared_phases(report.findings)
     figures = "".join(_figure(name, spec, compared) for name, spec in _specs(table, report).items())
     words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report.sentences)
     rule = f"{report.findings.n_runs} runs from step {report.from_step:,}: {report.start_rule}."
@@ -87,16 +87,6 @@ def _specs(table: pl.DataFrame, report: ForkReport) -> dict[str, Spec]:
     if report.findings.comparisons:
         specs |= {"fork_forest": forest_spec(report), "fork_wins": wins_spec(report)}
     return specs
-
-
-def _compared(report: ForkReport) -> str:
-    """The compared phases by schedule, if not every probe after the start."""
-    used = (
-        schedules.find(name) for name in sorted({facts.schedule for facts in report.findings.arms.values()})
-    )
-    return "".join(
-        f", of {each.title or each.name} the {each.compared.adjective} ones" for each in used if each.compared
-    )
 
 
 def _figure(name: str, spec: Spec, compared: str) -> str:

@@ -20,8 +20,7 @@ from pipeline.analysis.trajectory.mechanism.growth_shares import (
     judge_cause,
     split_growth,
 )
-from pipeline.analysis.trajectory.mechanism.growth_windows import PLATEAU, WARM, choose_windows
-from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
+from pipeline.analysis.trajectory.mechanism.mechanism_report import PLATEAU, WARM, Mechanism, choose_windows
 from pipeline.analysis.trajectory.stages import Phase
 from pipeline.base.typed_json import from_json, to_json
 from pipeline.runs.shard import Shard

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.analysis.statistics.intervals import Bounded
+from pipeline.analysis.trajectory.compared_runs import RunFactors
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
-from pipeline.analysis.trajectory.mechanism.run_factors import RunFactors
 from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 
 FACTOR_WORDS = {

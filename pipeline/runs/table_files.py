@@ -1,4 +1,4 @@
-"""Read users' tables of losses: csv, parquet and arrow files as curves."""
+"""Read users' tables of losses: csv, parquet and arrow files."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.analysis.statistics.curve_tables import curve_from_frame
-from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 from pipeline.store import open_store
 
@@ -48,11 +46,6 @@ READERS: dict[str, tuple[Callable[[bytes], list[str]], Callable[[bytes], pl.Data
     ".feather": (_ipc_header, pl.read_ipc),
 }
 """Ending of a file name -> how its column names and its contents are read."""
-
-
-def read_table(table: str) -> Curve:
-    """The curve of one file, as :func:`read_frame`; raises also what `curve_from_frame` refuses."""
-    return curve_from_frame(read_frame(table), name=table)
 
 
 def read_frame(table: str) -> pl.DataFrame:

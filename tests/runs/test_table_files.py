@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.analysis.table_files import read_table
+from pipeline.analysis.trajectory.reduction import read_table
 from pipeline.base.errors import UsageError
 
 N = 154

@@ -240,7 +240,7 @@ def test_a_report_is_the_same_after_it_was_written_and_read():
     del broken["comparisons"][1]["at_end"]["gap_points"]
     with pytest.raises(ValueError, match=r"comparisons\[1\].at_end.gap_points is missing"):
         from_json(ForkReport, broken)
-    with pytest.raises(ValueError, match="from_step is 'five', wanted int"):
+    with pytest.raises(ValueError, match="from_step is 'five', wanted an integer"):
         from_json(ForkReport, {**json.loads(written), "from_step": "five"})
 
 

@@ -24,10 +24,10 @@ demo: install
 reference: install
 	BIN=$(BIN) bash outputs/reference/rebuild.sh
 
-# Two at a time, file by file: most of the time of a test with real processes is waiting for them to start.
+# Three at a time on two cores, file by file: a test with real processes waits for them for a third of its time.
 # The order is tests/conftest.py's.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff format --check .

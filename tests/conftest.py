@@ -49,13 +49,17 @@ SESSION_CORES = 2
 
 
 LONGEST = (
-    "jobs/test_submitted.py", "reproduce/test_rehearsal.py", "driver/test_local_ray.py", "jobs/test_nodes.py",
-    "jobs/test_fork.py", "probe/gpu/test_gpu_engine.py", "test_extending.py", "jobs/test_faults.py",
-    "jobs/test_object_store.py", "monitor/test_trainer_callback.py", "test_reference.py", "probe/test_compiling.py",
-    "suites/hub/test_fetching.py", "analysis/trajectory/test_rates.py", "report/test_browser.py",
-    "jobs/test_benchmark.py", "train/test_forking.py", "jobs/test_scheduling.py", "probe/gpu/test_gpu_controls.py",
+    "jobs/test_submitted.py", "reproduce/test_rehearsal.py", "analysis/trajectory/test_rates.py",
+    "jobs/test_nodes.py", "jobs/test_faults.py", "train/test_forking.py", "driver/test_local_ray.py",
+    "test_extending.py", "report/test_browser.py", "jobs/test_fork.py", "probe/gpu/test_gpu_engine.py",
+    "suites/hub/test_run.py", "test_reference.py", "probe/test_compiling.py", "jobs/test_object_store.py",
+    "monitor/test_trainer_callback.py", "train/test_pretrain.py", "suites/hub/test_fetching.py",
+    "jobs/test_scheduling.py", "jobs/test_benchmark.py", "analysis/statistics/test_contrasts.py",
+    "corpus/test_docstrings.py",
+    "report/test_names.py", "probe/gpu/test_gpu_controls.py", "analysis/trajectory/test_phases.py",
+    "analysis/trajectory/test_growth.py",
 )  # fmt: skip
-"""Files that take more than fifteen seconds (``--durations``), the longest first."""
+"""Files that take more than eight seconds, the longest first; between them some that wait for no other process."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

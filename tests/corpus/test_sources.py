@@ -1,8 +1,4 @@
-import json
 import os
-import subprocess
-import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +12,8 @@ from pipeline.corpus import (
     TokenFile,
     documents,
     evaluation_tokens,
-    held_out,
     parse_corpus,
-    training_and_held_out,
 )
-from pipeline.corpus.docstrings import docstrings
-from pipeline.corpus.hub_dataset import _readings
 from pipeline.corpus.python_source import python_source
 from pipeline.corpus.tokens import token_stream
 from pipeline.spec import TokenShape
@@ -155,10 +147,6 @@ def test_paths_that_cannot_be_looked_up_are_refused(kind, path, complaint):
         evaluation_tokens(parse_corpus(f"{kind}:{path}"), SHAPE, Letters())
 
 
-def test_a_data_set_name_may_be_too_long_for_a_path():
-    assert _readings("a" * 300 + "/b") == [("a" * 300 + "/b",), ("a" * 300, "b")]
-
-
 def test_files_that_are_no_arrays_are_refused(tmp_path):
     path = tmp_path / "ids.npy"
     with pytest.raises(UsageError, match="no such file"):
@@ -194,104 +182,6 @@ def test_unusable_text_is_refused(tmp_path):
         evaluation_tokens(parse_corpus(f"file:{tmp_path}/a.txt"), SHAPE)
     with pytest.raises(UsageError, match="holds token ids, not text"):
         documents(TokenFile("x.npy"))
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    for split in ("train", "test"):
-        rows = [{"id": i, "title": f"t{i}", "body": f"{split} row {i}"} for i in range(5)] + [
-            {"id": 5, "title": "t", "body": ""}
-        ]
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return tmp_path
-
-
-def test_a_data_set_is_read_by_split_and_column(dataset):
-    assert list(documents(HubDataset(str(dataset), "train", "body"))) == [f"train row {i}" for i in range(5)]
-    assert next(documents(HubDataset(str(dataset), None, "title"))) == "t0"
-    assert next(documents(HubDataset(str(dataset), None, "body"))) == "test row 0"
-    with pytest.raises(UsageError, match=r"wanted a split out of .*train"):
-        documents(HubDataset(str(dataset), "dev", "body"))
-    with pytest.raises(UsageError, match=r"wanted a column of strings .*title, body"):
-        documents(HubDataset(str(dataset), "train"))
-    with pytest.raises(UsageError, match=r"out of title, body"):
-        documents(HubDataset(str(dataset), "train", "id"))
-
-
-def test_an_unreachable_data_set_is_named(monkeypatch):
-    import datasets
-
-    def unreachable(*_, **__):
-        raise ConnectionError("Couldn't reach it")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(UsageError, match=r"corpus hf:no/such: the data set cannot be reached"):
-        documents(HubDataset("no/such"))
-
-
-def test_one_part_of_a_name_may_be_the_configuration(monkeypatch):
-    import datasets
-
-    asked = []
-
-    def load(*arguments, **_):
-        asked.append(arguments)
-        if len(arguments) == 1:
-            raise ValueError("no such data set")
-        return {"test": [{"text": "hello"}]}
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    assert list(documents(parse_corpus("hf:wikitext/raw"))) == ["hello"]
-    assert list(documents(parse_corpus("hf:org/set/raw:test"))) == ["hello"]
-    assert asked == [("wikitext/raw",), ("wikitext", "raw"), ("org/set", "raw")]
-
-
-def test_docstrings_evaluate_on_text_that_training_never_sees():
-    train, kept = training_and_held_out(documents(Docstrings()))
-    assert not set(train) & set(kept)
-    assert len(set(train)) == len(train)
-    share = sum(map(len, kept)) / sum(map(len, [*train, *kept]))
-    assert 0.07 < share < 0.13
-    assert sum(map(len, train)) > 5_000_000
-    ids = evaluation_tokens(Docstrings(), TokenShape(4, 4, 512), Letters()).array.flatten()
-    first = bytes(ids[: list(ids).index(256)].astype(np.uint8)).decode()
-    assert first == kept[0]
-    assert held_out(first)
-
-
-def test_docstrings_are_the_same_in_another_process():
-    code = (
-        "import hashlib, sys; from pipeline.corpus import corpus_sha256, documents, Docstrings;"
-        "sys.stdout.write(corpus_sha256(documents(Docstrings())));"
-        "assert not {'torch', 'scipy', 'polars'} & set(sys.modules)"
-    )
-    other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    from pipeline.corpus import corpus_sha256
-
-    assert other == corpus_sha256(docstrings())
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    from pipeline.corpus import docstrings as module
-
-    monkeypatch.setattr(module.importlib, "util", SimpleNamespace(find_spec=lambda name: None))
-    with pytest.raises(UsageError, match="needs numpy, which is not installed"):
-        module.docstrings.__wrapped__()
-
-
-def test_python_source_is_every_file_once_in_an_order_that_no_path_decides(tmp_path):
-    for place, names in (("one", "abc"), ("two", "xyz")):
-        for name, text in zip(names, ("a = 1\n", "b = 2\n", "b = 2\n"), strict=True):
-            path = tmp_path / place / name / f"{name}.py"
-            path.parent.mkdir(parents=True)
-            path.write_text(text)
-        (tmp_path / place / "empty.py").write_text("\n")
-        (tmp_path / place / "table.py").write_text("x" * 100_001)
-    one, two = (list(python_source(tmp_path / place)) for place in ("one", "two"))
-    assert one == two
-    assert sorted(one) == ["a = 1\n", "b = 2\n"]
-    with pytest.raises(UsageError, match="no Python file"):
-        python_source(tmp_path / "three")
 
 
 def test_a_fast_tokenizer_is_read_directly_to_the_same_ids():

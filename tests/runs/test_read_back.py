@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.forks.fork_findings import ForkReport
-from pipeline.analysis.trajectory.audit_report import AuditReport
-from pipeline.base.errors import OutputError, ShardError, UsageError
-from pipeline.base.event_log import AppendedFile, EventLog
+from pipeline.base.errors import ShardError, UsageError
 from pipeline.base.files import with_checksum
-from pipeline.base.locks import exclusive
-from pipeline.base.typed_json import to_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
-from pipeline.runs.result_files import REPORT, SCHEDULES
 from pipeline.runs.shard_schema import AUDIT, FORK
 from pipeline.spec import MEASUREMENTS
 from tests.run_files import read_checked
@@ -235,67 +228,6 @@ def test_metadata_with_another_value_never_passes_for_more(folder: Path, name: s
         assert name in found.corrupt[KEY] or "lacks" in found.corrupt[KEY] or "variants" in found.corrupt[KEY]
 
 
-def as_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def as_device(path: Path) -> None:
-    path.symlink_to("/dev/zero")
-
-
-def as_huge(path: Path) -> None:
-    with path.open("wb") as file:
-        file.truncate(2**37)
-
-
-def as_folder(path: Path) -> None:
-    path.mkdir()
-
-
-NO_FILES = [as_pipe, as_device, as_huge, as_folder]
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("put", NO_FILES)
-def test_what_is_no_file_in_place_of_one_is_refused_at_once(
-    folder: Path, put: Callable[[Path], None]
-) -> None:
-    out = RunFolder(folder)
-    plan = out.read_plan()
-    (folder / "failures/audit").mkdir(parents=True)
-    for name in ("run.json", f"shards/audit/{KEY}.arrow"):
-        (folder / name).unlink()
-    for name in (
-        "run.json", f"shards/audit/{KEY}.arrow", "tokens.npy", "events.jsonl", "report.json",
-        f"failures/audit/{KEY}.json",
-    ):  # fmt: skip
-        put(folder / name)
-    with pytest.raises(UsageError, match=r"run\.json"):
-        out.read_plan()
-    found = folder_status(out, plan)
-    assert KEY in found.corrupt
-    assert "failures" in found.failed[KEY]
-    with pytest.raises(UsageError, match=r"tokens\.npy"):
-        out.tokens.read()
-    with pytest.raises(OutputError, match=r"events\.jsonl"):
-        out.read_events()
-    with pytest.raises(OutputError, match=r"report\.json"):
-        out.results.read("report.json")
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("put", NO_FILES[:2])
-def test_a_log_and_a_lock_in_place_of_which_is_no_file_never_wait(
-    tmp_path: Path, put: Callable[[Path], None]
-) -> None:
-    put(tmp_path / "events.jsonl")
-    with EventLog(AppendedFile(tmp_path / "events.jsonl")) as log:
-        log("done", key="a")
-    put(tmp_path / ".lock")
-    with pytest.raises(OutputError, match="lock"), exclusive(tmp_path / ".lock"):
-        pass
-
-
 def test_lines_of_a_log_that_are_no_events_are_left_out(folder: Path) -> None:
     good = {"time": "t", "event": "started", "expected": 3, "there": 0}
     bad: list[Any] = [
@@ -319,69 +251,3 @@ def test_a_failure_record_that_is_damaged_says_so(folder: Path, text: bytes) -> 
     reason = RunFolder(folder).failures.read()[KEY]
     assert "damaged" in reason
     assert f"failures/audit/{KEY}.json" in reason
-
-
-REPORTS = sorted(path.parent for path in REFERENCE.rglob("report.json"))
-EXPERIMENTS = sorted(path.parents[1] for path in REFERENCE.rglob("schedules.json"))
-
-
-@pytest.mark.parametrize("place", REPORTS, ids=lambda path: path.name)
-def test_reports_that_reductions_wrote_are_read(place: Path) -> None:
-    found = RunFolder(place).results.read_as(AuditReport, REPORT)
-    assert json.dumps(to_json(found), indent=1) == (place / REPORT).read_text()
-
-
-@pytest.mark.parametrize("place", EXPERIMENTS, ids=lambda path: path.name)
-def test_comparisons_that_reductions_wrote_are_read(place: Path) -> None:
-    found = RunFolder(place, FORK).results.read_as(ForkReport, SCHEDULES)
-    assert json.dumps(to_json(found), indent=1) == (place / SCHEDULES).read_text()
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "field"),
-    [
-        ("report.json", setter("suite", to=...), "suite is missing"),
-        ("report.json", setter("onset_step", to="late"), "onset_step is 'late'"),
-        ("report.json", setter("onset_ci", to=["a", 2]), r"onset_ci\[0\] is 'a'"),
-        ("report.json", setter("phases", 0, to=7), r"phases\[0\] is 7"),
-        (
-            "report.json",
-            setter("predictors", "events", 0, "step_ci", to=3),
-            r"predictors.events\[0\].step_ci",
-        ),
-        ("report.json", setter("kurtosis_test", "pearson_r", to=True), "kurtosis_test.pearson_r is True"),
-        ("report.json", setter("verdict", to="all is well"), "verdict is 'all is well'"),
-        ("report.json", setter("missing", to=[1]), r"missing\[0\] is 1"),
-        ("report.json", setter("versions", to=[]), "versions is"),
-        ("tables/schedules.json", setter("arms", to=[]), "arms is"),
-        ("tables/schedules.json", setter("arms", "cosine", "runs", to="3"), "arms.cosine.runs is '3'"),
-        (
-            "tables/schedules.json",
-            setter("comparisons", 0, "over_run", to=1),
-            r"comparisons\[0\].over_run",
-        ),
-        (
-            "tables/schedules.json",
-            setter("config", "rates", "steps", to=...),
-            "config.rates.steps is missing",
-        ),
-        ("tables/schedules.json", setter("sentences", to=[{}]), r"sentences\[0\] is"),
-    ],
-)
-def test_a_result_with_another_value_names_file_and_field(
-    tmp_path: Path, file: str, change: Change, field: str
-) -> None:
-    source = REFERENCE / ("schedules/cosine-seed0" if file == "report.json" else "sweeps/amplitude")
-    value = json.loads((source / file).read_text())
-    change(value)
-    (tmp_path / "tables").mkdir()
-    (tmp_path / file).write_text(json.dumps(value))
-    with pytest.raises(UsageError, match=f"{file} is damaged: {field}.*int4-collapse reduce"):
-        RunFolder(tmp_path).results.read_as(AuditReport if file == REPORT else ForkReport, file)
-
-
-@pytest.mark.parametrize("text", BAD_TEXTS)
-def test_a_result_that_is_no_json_object_is_named(tmp_path: Path, text: bytes) -> None:
-    (tmp_path / "report.json").write_bytes(text)
-    with pytest.raises(UsageError, match=r"report\.json is damaged"):
-        RunFolder(tmp_path).results.read_as(AuditReport, REPORT)

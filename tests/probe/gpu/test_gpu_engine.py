@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ import torch
 
 pytest.importorskip("triton")
 
-from pipeline.base.errors import CheckpointError
 from pipeline.measurements import (
     Column,
     QuantizedWeight,
@@ -27,7 +24,6 @@ from pipeline.measurements import (
 )
 from pipeline.models import memory as sizing
 from pipeline.models.loading import build_model, read_config, read_weights
-from pipeline.models.template import signature
 from pipeline.probe import Prober, fused_choice
 from pipeline.probe.backend import TorchBackend
 from pipeline.probe.engine import Engine
@@ -36,13 +32,12 @@ from pipeline.probe.gpu.product import multiply
 from pipeline.probe.gpu.triton_backend import TritonBackend
 from pipeline.probe.memory_weights import ModelWeights
 from pipeline.probe.prober import NOTE
-from pipeline.probe.reading import Reader
 from pipeline.probe.result import Measurement
 from pipeline.quantize import Rule, Variant
 from pipeline.quantize.integer import IntegerGrid
 from pipeline.quantize.triton.packing import pack
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
-from tests.models import save_tiny_model, tiny_model
+from tests.models import tiny_model
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 VOCAB, LENGTH = 16 if DEVICE.type == "cpu" else 48, 5
@@ -248,18 +243,6 @@ def test_a_walk_that_disagrees_is_not_taken_and_says_so(
     assert_same(found, Prober(spec("ieee"), TOKENS).measure(folder))
 
 
-@gpu
-def test_a_skeleton_serves_the_checkpoints_of_its_shape_and_no_other(tmp_path: Path) -> None:
-    probe = spec("split")
-    prober = on_kernels(probe)
-    folders = [save(tmp_path / "a", seed=1), save(tmp_path / "b", seed=2)]
-    folders.append(save(tmp_path / "c", seed=3, intermediate_size=64))
-    for folder in folders:
-        prober.prefetch(folder)
-        exact = Prober(spec("ieee"), TOKENS).measure(folder).results[0]
-        assert prober.measure(folder).results[0].nll_nats == pytest.approx(exact.nll_nats, abs=2e-6)
-
-
 def test_losses_alone_are_those_of_the_cpu(tmp_path: Path) -> None:
     model = build_model(read_config(save(tmp_path / "a")), read_weights(tmp_path / "a"))
     split, exact = spec("split", "int4"), spec("ieee", "int4")
@@ -290,69 +273,3 @@ def test_what_truncation_took_from_a_product_is_given_back() -> None:
     grown = weights.grown(operand, raws, torch.ones(3, 5, device=DEVICE)).double() - 1.0
     expected = torch.tensor([2e-6, 1e-5 * 6 / 7, 0.0], device=DEVICE, dtype=torch.float64)
     assert (grown - expected[:, None]).abs().max() < 2e-7
-
-
-def test_another_spelling_of_the_same_configuration_is_the_same_skeleton(tmp_path: Path) -> None:
-    folder = save(tmp_path / "a")
-    tensors = read_weights(folder).tensors
-    before = signature(folder, tensors)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({**config, "transformers_version": "4.24.0", "dtype": "bfloat16"}) + "\n\n")
-    assert signature(folder, tensors) == before
-    path.write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
-    assert signature(folder, tensors) != before
-
-
-def test_the_reader_returns_what_is_stored(tmp_path: Path) -> None:
-    folder = save_tiny_model("llama", tmp_path / "a")
-    found, exact = Reader(DEVICE).read(folder), read_weights(folder)
-    assert found.tensors.keys() == exact.tensors.keys()
-    assert all(torch.equal(found.tensors[name].cpu(), tensor) for name, tensor in exact.tensors.items())
-
-
-def test_the_reader_refuses_what_read_weights_refuses(tmp_path: Path) -> None:
-    folder = save_tiny_model("llama", tmp_path / "a")
-    model = tiny_model("llama")
-    model.model.norm.weight.data[3] = torch.nan
-    model.save_pretrained(tmp_path / "b")
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds 1 NaN"):
-        Reader(DEVICE).read(tmp_path / "b")
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="truncated"):
-        Reader(DEVICE).read(folder)
-
-
-def test_the_reader_returns_what_a_pickle_holds(tmp_path: Path) -> None:
-    model = tiny_model("llama")
-    model.config.save_pretrained(tmp_path)
-    tensors = {name: tensor.half() for name, tensor in model.state_dict().items()}
-    tensors["model.norm.weight"] = torch.ones(32, 2).half()[:, 1]  # strided
-    torch.save(tensors, tmp_path / "pytorch_model.bin")
-    found = Reader(DEVICE).read(tmp_path).tensors
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[name].cpu(), tensor) for name, tensor in tensors.items())
-    tensors["model.norm.weight"][5] = torch.inf
-    torch.save(tensors, tmp_path / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds 0 NaN and 1 Inf"):
-        Reader(DEVICE).read(tmp_path)
-
-
-def test_the_reader_refuses_a_file_that_is_replaced_between_its_header_and_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, other = (save_tiny_model("llama", tmp_path / name, seed) for seed, name in enumerate("ab"))
-
-    read, opened = Path.open, []
-
-    def replaced(file: Path, *mode: Any, **settings: Any) -> Any:
-        if file == folder / "model.safetensors":
-            opened.append(file)
-            if len(opened) == 2:  # the first is its header's
-                (other / file.name).rename(file)
-        return read(file, *mode, **settings)
-
-    monkeypatch.setattr(Path, "open", replaced)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors changed while it was being read"):
-        Reader(DEVICE).read(folder)

@@ -25,10 +25,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from pipeline.analysis.statistics.curves import FloatArray
-from pipeline.analysis.statistics.intervals import student_half_width
+from pipeline.analysis.statistics.intervals import student_half_width, student_p_value
 
 POOLED_DF = 1.5
 """Factor on n - 1 degrees of freedom if the variance of other arms is a lower bound."""
@@ -135,7 +134,7 @@ def naive_t(treated: FloatArray, baseline: FloatArray) -> NaiveTest:
     if n < 2 or np.ptp(differences) == 0:
         return NaiveTest(None, n, None)
     t = float(differences.mean() / (differences.std(ddof=1) / math.sqrt(n)))
-    return NaiveTest(t, n, float(2 * stats.t.sf(abs(t), n - 1)))
+    return NaiveTest(t, n, student_p_value(t, n - 1))
 
 
 def hedges_g(a: FloatArray, b: FloatArray) -> float | None:
@@ -186,7 +185,7 @@ def _estimate(mean: float, variance: float, df: float, text: TextError | None) -
     if known is not None and total > 0:
         df = total**2 / (variance**2 / df + text_variance**2 / known.df)
     half = student_half_width(se, df)
-    p_value = float(2 * stats.t.sf(abs(mean) / se, df)) if se > 0 else float(mean == 0)
+    p_value = student_p_value(mean / se, df) if se > 0 else float(mean == 0)
     return Estimate(
         estimate=mean,
         lower=mean - half,

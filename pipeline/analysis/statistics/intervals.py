@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from pipeline.analysis.statistics.curves import FloatArray
 
@@ -30,7 +30,13 @@ class Bounded:
 
 def student_half_width(se: float, df: float, level: float = LEVEL) -> float:
     """Half width of the interval of an estimate with standard error ``se`` on ``df`` degrees of freedom."""
-    return float(stats.t.ppf((1 + level) / 2, df)) * se
+    # what stats.t.ppf calls; that takes fifty times as long, and a simulation calls it a hundred thousand times
+    return float(special.stdtrit(df, (1 + level) / 2)) * se
+
+
+def student_p_value(t: float, df: float) -> float:
+    """Two-sided p value of ``t`` on ``df`` degrees of freedom."""
+    return float(2 * special.stdtr(df, -abs(t)))
 
 
 def mean_half_width(values: FloatArray) -> float:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from pipeline.analysis.trajectory.method_repair import REMAINING
 from pipeline.measurements import choices, unvaried_columns
 from pipeline.report import mechanism_charts
-from pipeline.report.frame import REMAINING, Frame
+from pipeline.report.frame import Frame
 
 RUN_COLUMNS = ("tokens_seen", "learning_rate", "phase", "kappa", "kappa_lower", "kappa_upper")
 

@@ -17,12 +17,10 @@ import polars as pl
 from pipeline.analysis.statistics.curves import NLL_SUFFIX
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
-from pipeline.base.errors import UsageError
-from pipeline.spec import ALIASES, Variant
+from pipeline.analysis.trajectory.method_repair import REMAINING, grid_and_method
+from pipeline.spec import ALIASES
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-REMAINING = "gap_over_rtn"
-"""Column of a variant: its gap over that of round-to-nearest on the same grid."""
 BAND_SE = 1.96
 """Half width of an error band in standard errors: a 95 % interval of a normal mean."""
 
@@ -155,7 +153,7 @@ def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> 
     ``variants``: column prefix -> name of the variant; a prefix without one is its own name.
     """
     specs = {key: variants.get(key, ALIASES.get(key, key)) for key in keys}
-    parts = {key: _grid_and_method(spec) for key, spec in specs.items()}
+    parts = {key: grid_and_method(spec) for key, spec in specs.items()}
     kinds = Counter(grid.split("-")[0] for grid in {grid for grid, _ in parts.values()})
     named = []
     for key, spec in specs.items():
@@ -166,15 +164,6 @@ def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> 
         words = [first.upper(), *([] if plain else rest), *([method] if method else [])]
         named.append(Series(key, spec, " ".join(words), grid, method))
     return tuple(named)
-
-
-def _grid_and_method(spec: str) -> tuple[str, str]:
-    """The name of the variant without its methods, and of its methods; of a plug-in that is not here, as it is."""
-    try:
-        variant = Variant.parse(spec)
-    except UsageError:
-        return spec, ""
-    return str(variant.rounded), variant.method
 
 
 def _missing_steps(missing: Iterable[str]) -> list[int]:

@@ -32,8 +32,6 @@ class Row:
 
     name: str
     """Tensor name as in the model."""
-    module: str
-    """Name without its layer number."""
     layer: int | None
     """First number in the name."""
     y: float
@@ -144,7 +142,7 @@ def _layout(names: list[str]) -> tuple[tuple[Row, ...], tuple[tuple[str, float],
         headings.append((module, y + _HEADING - 6))
         y += _HEADING
         for layer, name in sorted(members):
-            rows.append(Row(name, module, layer if layer >= 0 else None, y, y + thick))
+            rows.append(Row(name, layer if layer >= 0 else None, y, y + thick))
             y += thick
         y += 6
     return tuple(rows), tuple(headings), math.ceil(y)

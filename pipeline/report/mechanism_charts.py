@@ -6,8 +6,8 @@ axis, and a line twice as high means twice the damage.
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import dataclass, replace
 
 import polars as pl
 
@@ -19,14 +19,28 @@ from pipeline.report.axes import SCHEMA, Spec, X, backdrop, band, chart, cursor_
 from pipeline.report.frame import BAND_SE, Frame
 
 DAMAGE = "damage"
-LINES = (*FACTORS, DAMAGE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart that is not of a variant."""
+
+    label: str
+    colour: str
+    """Token."""
+    dash: tuple[int, int]
+    width: float
+    stroke: str
+    """How it looks without colours, in words."""
+
+
+LINES = {
+    "error_size": Line(FACTOR_WORDS["error_size"], "$factor1", (6, 3), 1.8, "dashed"),
+    "sensitivity": Line(FACTOR_WORDS["sensitivity"], "$factor2", (1, 0), 1.8, "solid"),
+    "alignment": Line(FACTOR_WORDS["alignment"], "$factor3", (2, 2), 1.8, "dotted"),
+    DAMAGE: Line("damage, their product", "$soft", (1, 0), 0.9, "thin"),
+}
 """Contents of the chart of the factors."""
-WORDS = {**FACTOR_WORDS, DAMAGE: "damage, their product"}
-COLOURS = dict(zip(LINES, ("$factor1", "$factor2", "$factor3", "$soft"), strict=True))
-DASHES = dict(zip(LINES, ([6, 3], [1, 0], [2, 2], [1, 0]), strict=True))
-WIDTHS = dict(zip(LINES, (1.8, 1.8, 1.8, 0.9), strict=True))
-STROKES = dict(zip(LINES, ("dashed", "solid", "dotted", "thin"), strict=True))
-"""The lines without colours, in words."""
 COLUMNS = (
     *(f"factor_{name}" for name in LINES),
     *(f"factor_{name}_{end}" for name in FACTORS for end in ("lo", "hi")),
@@ -59,7 +73,7 @@ def with_factors(frame: Frame, mechanism: Mechanism) -> Frame:
     if {f"{key}_slope", f"{key}_curvature"} <= set(rows.columns):
         parabola = (pl.col(f"{key}_slope") + pl.col(f"{key}_curvature") / 2) / damage
         rows = rows.with_columns(parabola.alias(PARABOLA))
-    return dataclasses.replace(frame, rows=rows)
+    return replace(frame, rows=rows)
 
 
 def _on_a_log_axis(value: pl.Expr) -> pl.Expr:
@@ -80,22 +94,22 @@ def factors_chart(frame: Frame) -> Spec:
         },
     }
     layers = backdrop()
-    for name in shown_lines(frame):
+    for name, line in shown_lines(frame).items():
         field = f"factor_{name}"
         if frame.has(f"{field}_lo"):
-            layers.append(band(y, f"{field}_lo", f"{field}_hi", COLOURS[name], 0.15))
-        mark = {"type": "line", "clip": True, "color": COLOURS[name], "strokeDash": DASHES[name]}
+            layers.append(band(y, f"{field}_lo", f"{field}_hi", line.colour, 0.15))
+        mark = {"type": "line", "clip": True, "color": line.colour, "strokeDash": list(line.dash)}
         encoding = {"x": X, "y": {**y, "field": field}}
         layers += [
-            {"mark": {**mark, "strokeWidth": WIDTHS[name]}, "encoding": encoding},
-            cursor_dot(encoding, COLOURS[name]),
+            {"mark": {**mark, "strokeWidth": line.width}, "encoding": encoding},
+            cursor_dot(encoding, line.colour),
         ]
     return chart([*layers, cursor_rule()], frame, 190)
 
 
-def shown_lines(frame: Frame) -> list[str]:
+def shown_lines(frame: Frame) -> dict[str, Line]:
     """The ``LINES`` with a value to draw."""
-    return [name for name in LINES if frame.finite(f"factor_{name}")]
+    return {name: line for name, line in LINES.items() if frame.finite(f"factor_{name}")}
 
 
 def waterfall(split: GrowthShares) -> Spec:
@@ -106,7 +120,7 @@ def waterfall(split: GrowthShares) -> Spec:
     for each, at in zip(split.factors, [before, *_stairs(split)], strict=False):
         text = f"x {each.times.estimate:.2f}" + ("" if each.share is None else f",  {share_of(each)}")
         low, middle, high = (at * end for end in (each.times.lower, each.times.estimate, each.times.upper))
-        bar = _bar(FACTOR_WORDS[each.name], at, middle, COLOURS[each.name], text)
+        bar = _bar(FACTOR_WORDS[each.name], at, middle, LINES[each.name].colour, text)
         rows.append({**bar, "low": low, "high": high, "edge": max(at, high)})
     rows.append(_bar("end", bottom, end, "$soft", _nats(end)))
     top = max(before, end, *(row["edge"] for row in rows))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
-from pipeline.analysis.trajectory.method_repair import CalibrationProblem
+from pipeline.analysis.trajectory.method_repair import REMAINING, CalibrationProblem
 from pipeline.report.axes import Spec, backdrop, chart, cursor_rule, level_rule
 from pipeline.report.curve_charts import variant_lines
-from pipeline.report.frame import REMAINING, Frame
+from pipeline.report.frame import Frame
 from pipeline.report.html_text import esc, plain_table, redact, step
 
 TALLEST = 3.0

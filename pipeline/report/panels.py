@@ -14,18 +14,6 @@ from pipeline.report.timeline import timeline
 
 
 @dataclass(frozen=True)
-class LineKey:
-    """One line of a chart, with its label."""
-
-    label: str
-    colour: str
-    """Token."""
-    dash: tuple[int, ...]
-    stroke: str
-    """The line style in words, for black-and-white figures."""
-
-
-@dataclass(frozen=True)
 class Panel:
     """One chart with its heading and note."""
 
@@ -39,7 +27,7 @@ class Panel:
     """Vega-Lite with tokens."""
     choices: dict[str, Spec] = field(default_factory=dict)
     """Alternative measures: name -> specification."""
-    keys: tuple[LineKey, ...] = ()
+    keys: tuple[mechanism_charts.Line, ...] = ()
     """Labels of its lines, if they are not variants."""
 
     @property
@@ -51,59 +39,32 @@ def make_panels(frame: Frame, n_events: int = 0) -> tuple[Panel, ...]:
     """Events, perplexity, damage, learning rate, measurements of the weights and kappa, as far as they are known."""
     panels = []
     if n_events:
-        panels.append(
-            Panel(
-                "events",
-                "Events of the run",
-                "Dots with 95 % intervals. Shading: the phases.",
-                timeline(frame, n_events),
-            )
-        )
+        note = "Dots with 95 % intervals. Shading: the phases."
+        panels.append(Panel("events", "Events of the run", note, timeline(frame, n_events)))
     if frame.series:
-        panels.append(
-            Panel(
-                "perplexity",
-                "Perplexity",
-                "Lower is better. Logarithmic axis."
-                + (" The initial fall runs off the top." if _cut(frame) else ""),
-                curves.perplexity(frame),
-            )
-        )
-    measured = measures(frame)
-    if measured:
-        panels.append(
-            Panel(
-                "damage",
-                "Damage by quantization",
-                damage_note(frame, measured[0]),
-                curves.damage(frame, measured[0]),
-                {measure.name: curves.damage(frame, measure) for measure in measured},
-            )
-        )
+        cut = " The initial fall runs off the top." if _cut(frame) else ""
+        note = f"Lower is better. Logarithmic axis.{cut}"
+        panels.append(Panel("perplexity", "Perplexity", note, curves.perplexity(frame)))
+    if measured := measures(frame):
+        charts = {measure.name: curves.damage(frame, measure) for measure in measured}
+        note, first = damage_note(frame, measured[0]), charts[measured[0].name]
+        panels.append(Panel("damage", "Damage by quantization", note, first, charts))
     if methods.has_repairs(frame):
         chart = methods.repair_chart(frame)
         panels.append(Panel("methods", "What the method repairs", methods.NOTE, chart))
     panels += _of_mechanism(frame)
     if frame.finite("learning_rate"):
-        panels.append(
-            Panel(
-                "learning_rate", "Learning rate", "", curves.single(frame, "learning_rate", ".1~e", zero=True)
-            )
-        )
+        chart = curves.single(frame, "learning_rate", ".1~e", zero=True)
+        panels.append(Panel("learning_rate", "Learning rate", "", chart))
     panels += [
         Panel(each.name, each.label, each.note, curves.single(frame, each.name, each.format, zero=False))
         for each in unvaried_columns()
         if frame.finite(each.name)
     ]
     if frame.finite("kappa"):
-        panels.append(
-            Panel(
-                "kappa",
-                "Sensitivity of the loss to rounding",
-                "kappa: nats per squared relative weight error, fitted over all variants. Band: 95 % over the text.",
-                curves.single(frame, "kappa", ",.3~g", zero=True, edges=("kappa_lower", "kappa_upper")),
-            )
-        )
+        note = "kappa: nats per squared relative weight error, fitted over all variants. Band: 95 % over the text."
+        chart = curves.single(frame, "kappa", ",.3~g", zero=True, edges=("kappa_lower", "kappa_upper"))
+        panels.append(Panel("kappa", "Sensitivity of the loss to rounding", note, chart))
     return tuple(panels)
 
 
@@ -112,17 +73,8 @@ def _of_mechanism(frame: Frame) -> list[Panel]:
         return []
     panels = []
     own = frame.mechanism.by_variant[frame.mechanism.headline]
-    if mechanism_charts.shown_lines(frame):
-        chart = mechanism_charts.factors_chart(frame)
-        keys = tuple(
-            LineKey(
-                mechanism_charts.WORDS[name],
-                mechanism_charts.COLOURS[name],
-                tuple(mechanism_charts.DASHES[name]),
-                mechanism_charts.STROKES[name],
-            )
-            for name in mechanism_charts.shown_lines(frame)
-        )
+    if lines := mechanism_charts.shown_lines(frame):
+        chart, keys = mechanism_charts.factors_chart(frame), tuple(lines.values())
         panels.append(Panel("factors", "Why the damage grows", factors_note(own), chart, keys=keys))
     if frame.finite(mechanism_charts.PARABOLA):
         note = (

@@ -117,11 +117,11 @@ class _Windows:
         text = None if self.without is None else self.without[index]
         return _bounded(self.gaps[index], self.covariance[index, index], self.df, text)
 
-    def log_growth(self) -> tuple[float, float, FloatArray | None]:
-        """log(end / before), its variance over checkpoints, and itself without each block of batches."""
+    def log_growth(self) -> tuple[float, float, float, FloatArray | None]:
+        """log(end / before), its variance over checkpoints with their df, and itself without each block of batches."""
         slope = np.array([-1, 1]) / self.gaps
         without = None if self.without is None else np.log(self.without[1] / self.without[0])
-        return math.log(self.gaps[1] / self.gaps[0]), float(slope @ self.covariance @ slope), without
+        return math.log(self.gaps[1] / self.gaps[0]), float(slope @ self.covariance @ slope), self.df, without
 
 
 def compare_growth(
@@ -141,7 +141,7 @@ def compare_growth(
         Growth(
             before=each.gap(0),
             end=each.gap(1),
-            growth=_bounded(*_log_growth(each)).exp() if has else None,
+            growth=_bounded(*each.log_growth()).exp() if has else None,
             against=_ratio(each, measured[0], threshold) if has and grown[0] and index > 0 else None,
             memory=each.memory,
             intervals="checkpoints" if each.without is None else "checkpoints and text",
@@ -182,19 +182,12 @@ def _without_text(curve: Curve, variant: str, rows: list[BoolArray]) -> FloatArr
     return np.array([[block.mean() for block in each.T] for each in gaps])
 
 
-def _log_growth(each: _Windows) -> tuple[float, float, float, FloatArray | None]:
-    estimate, variance, without = each.log_growth()
-    return estimate, variance, each.df, without
-
-
 def _ratio(own: _Windows, first: _Windows, threshold: float) -> Ratio:
-    (ours, our_variance, our_text), (theirs, their_variance, their_text) = (
-        own.log_growth(),
-        first.log_growth(),
-    )
+    ours, our_variance, our_df, our_text = own.log_growth()
+    theirs, their_variance, their_df, their_text = first.log_growth()
     text = None if our_text is None or their_text is None else our_text - their_text
     variance = our_variance + their_variance
-    df = variance**2 / (our_variance**2 / own.df + their_variance**2 / first.df)
+    df = variance**2 / (our_variance**2 / our_df + their_variance**2 / their_df)
     se, df = _total(variance, df, text)
     half = student_half_width(se, df)
     low, middle, high = (math.exp(ours - theirs + side * half) for side in (-1, 0, 1))

@@ -18,7 +18,7 @@ from pipeline.analysis.statistics.ratio_interval import gap_ratios
 from pipeline.base.errors import UsageError
 from pipeline.spec import Variant, column_of
 
-COLUMN = "gap_over_rtn"
+REMAINING = "gap_over_rtn"
 """Column of the table, after the variant's prefix; its bounds end in ``_lower`` and ``_upper``."""
 
 
@@ -66,7 +66,7 @@ def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFram
     repairs = []
     for name, rounded, method in _methods(losses):
         ratios = gap_ratios(losses["fp32"], losses[name], losses[rounded])
-        prefix = f"{column_of(name)}_{COLUMN}"
+        prefix = f"{column_of(name)}_{REMAINING}"
         columns = dict(zip((prefix, f"{prefix}_lower", f"{prefix}_upper"), ratios, strict=True))
         table = table.with_columns(pl.Series(key, values).fill_nan(None) for key, values in columns.items())
         known = [
@@ -92,16 +92,17 @@ def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:
     """(variant, variant of the grid alone, method), for every variant whose grid was also measured without its
     method.
     """
-    found = []
-    for name in losses:
-        try:
-            variant = Variant.parse(name)
-        except UsageError:  # of a plug-in that is not here
-            continue
-        rounded = str(variant.rounded)
-        if rounded != name and rounded in losses and "fp32" in losses:
-            found.append((name, rounded, variant.method))
-    return found
+    parts = [(name, *grid_and_method(name)) for name in losses]
+    return [part for part in parts if part[1] != part[0] and {part[1], "fp32"} <= losses.keys()]
+
+
+def grid_and_method(name: str) -> tuple[str, str]:
+    """The name of a variant without its methods, and of its methods; of a plug-in that is not here, as it is."""
+    try:
+        variant = Variant.parse(name)
+    except UsageError:
+        return name, ""
+    return str(variant.rounded), variant.method
 
 
 def _batches(table: pl.DataFrame, prefix: str) -> FloatArray:

@@ -218,13 +218,9 @@ def _predictors(
 ) -> events.Predictors:
     convergence, found = fp32
     fit, onset = gap
+    standstill = _standstill(convergence, window)
     candidates = [
-        events.Event(
-            events.FP32_PLATEAU,
-            found.convergence_step,
-            _standstill(convergence, window),
-            found.convergence_reason,
-        ),
+        events.Event(events.FP32_PLATEAU, found.convergence_step, standstill, found.convergence_reason),
         _best(convergence, found, window),
         *events.learning_rate_events(curve.step, curve.learning_rate),
     ]
@@ -267,7 +263,7 @@ def _best(fit: ConvergenceFit, found: Convergence, window: AuditedWindow) -> eve
         why = "it lies within the interval of the FP32 plateau"
     else:
         return events.Event(events.FP32_BEST, step, window.steps_at(fit.best_draws))
-    return events.Event(events.FP32_BEST, None, np.empty(0), why)
+    return events.absent(events.FP32_BEST, why)
 
 
 def _why_no_second(n_used: int, onset: int | None) -> str:

@@ -30,7 +30,6 @@ from pipeline.analysis.trajectory.trajectory_table import (
     measured_variants,
     tensor_table,
     trajectory_table,
-    without_lists,
 )
 from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
@@ -158,7 +157,9 @@ def write_reduction(folder: RunFolder, reduction: Reduction) -> None:
         buffer = io.BytesIO()
         frame.write_parquet(buffer)
         folder.results.write_table(f"{name}.parquet", buffer.getvalue())
-    folder.results.write_table("trajectory.csv", without_lists(reduction.trajectory).write_csv().encode())
+    folder.results.write_table(
+        "trajectory.csv", reduction.trajectory.select(pl.exclude(pl.List)).write_csv().encode()
+    )
     write_report(folder, reduction.report)
 
 

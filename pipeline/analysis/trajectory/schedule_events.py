@@ -60,6 +60,11 @@ class Predictor:
     reason: str | None = None
 
 
+def absent(name: str, reason: str) -> Event:
+    """An event that did not happen."""
+    return Event(name, None, np.empty(0), reason)
+
+
 def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> list[Event]:
     """End of warm-up, start of the decay, half of the peak and the minimum, from the rates at the checkpoints (n,).
 
@@ -68,7 +73,7 @@ def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> li
     """
     names = (WARMUP_END, DECAY_START, HALF_PEAK_LR, MIN_LR)
     if learning_rate is None or not np.any(np.isfinite(learning_rate)):
-        return [Event(n, None, np.empty(0), "no learning rate in the table") for n in names]
+        return [absent(name, "no learning rate in the table") for name in names]
     known = np.isfinite(learning_rate)
     s, lr = step[known], learning_rate[known]
     peak = float(lr.max())
@@ -77,8 +82,7 @@ def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> li
     lowest = float(lr[top:].min())
     warm_up = _warm_up_end(s, lr, top)
     if np.all(at_peak[top:]):
-        flat = "the learning rate never decays"
-        return [warm_up] + [Event(n, None, np.empty(0), flat) for n in names[1:]]
+        return [warm_up, *(absent(name, "the learning rate never decays") for name in names[1:])]
     half = np.flatnonzero(lr[top:] <= 0.5 * peak) + top
     low = int(np.flatnonzero(lr[top:] <= lowest * (1 + 1e-3) + 1e-9 * peak)[0]) + top
     return [
@@ -86,15 +90,14 @@ def learning_rate_events(step: IntArray, learning_rate: FloatArray | None) -> li
         _decay_start(s, lr, at_peak),
         _between(HALF_PEAK_LR, s, half[0] - 1, _meets(s, lr, half[0] - 1, half[0], 0.5 * peak))
         if len(half)
-        else Event(HALF_PEAK_LR, None, np.empty(0), "the learning rate stays above half of its peak"),
+        else absent(HALF_PEAK_LR, "the learning rate stays above half of its peak"),
         _between(MIN_LR, s, low - 1, _meets(s, lr, max(low - 2, top), low - 1, lowest)),
     ]
 
 
 def _warm_up_end(step: IntArray, rate: FloatArray, top: int) -> Event:
     if top == 0:
-        reason = "the learning rate is at its peak at the first checkpoint"
-        return Event(WARMUP_END, None, np.empty(0), reason)
+        return absent(WARMUP_END, "the learning rate is at its peak at the first checkpoint")
     return _between(WARMUP_END, step, top - 1, _meets(step, rate, max(top - 2, 0), top - 1, float(rate[top])))
 
 
@@ -104,9 +107,9 @@ def _decay_start(step: IntArray, rate: FloatArray, at_peak: BoolArray) -> Event:
     below = np.flatnonzero(~at_peak[:last])
     first = int(below[-1]) + 1 if len(below) else 0
     if last == len(step) - 1:
-        return Event(DECAY_START, None, np.empty(0), "the learning rate is back at its peak at the end")
+        return absent(DECAY_START, "the learning rate is back at its peak at the end")
     if step[last] - step[first] < STABLE_SHARE * (step[-1] - step[0]):
-        return Event(DECAY_START, None, np.empty(0), "the learning rate has no stable peak to decay from")
+        return absent(DECAY_START, "the learning rate has no stable peak to decay from")
     beyond = min(last + 2, len(step) - 1)
     return _between(DECAY_START, step, last, _meets(step, rate, last + 1, beyond, float(rate[last])))
 
@@ -114,11 +117,9 @@ def _decay_start(step: IntArray, rate: FloatArray, at_peak: BoolArray) -> Event:
 def _meets(step: IntArray, rate: FloatArray, one: int, other: int, level: float) -> float:
     """Step at which the line through two checkpoints meets a level; NaN where it never does."""
     rise = float(rate[other] - rate[one])
-    return (
-        float("nan")
-        if rise == 0
-        else float(step[one]) + (level - float(rate[one])) / rise * float(step[other] - step[one])
-    )
+    if rise == 0:
+        return float("nan")
+    return float(step[one]) + (level - float(rate[one])) / rise * float(step[other] - step[one])
 
 
 def _between(name: str, step: IntArray, index: int, at: float) -> Event:
@@ -136,17 +137,15 @@ def compare(
     onset: step or None; onset_draws: (m,) steps; spacing: typical steps between checkpoints.
     """
     if event.step is None:
-        return Predictor(event.name, None, None, None, None, None, event.reason)
+        return Predictor(event.name, reason=event.reason)
     step_ci = interval(event.draws, level)
     if onset is None:
-        return Predictor(event.name, round(event.step), step_ci, None, None, None, "no onset")
+        return Predictor(event.name, round(event.step), step_ci, reason="no onset")
     m = min(len(onset_draws), 2000)
     theirs = np.resize(event.draws, m) if len(event.draws) >= 2 else np.full(m, event.step)
     difference = interval(onset_draws[:m] - theirs, level, -spacing, spacing)
     coincides = None if difference is None else difference[0] <= 0 <= difference[1]
-    return Predictor(
-        event.name, round(event.step), step_ci, round(onset - event.step), difference, coincides, None
-    )
+    return Predictor(event.name, round(event.step), step_ci, round(onset - event.step), difference, coincides)
 
 
 def interval(

@@ -107,11 +107,13 @@ def count_dealings(strata: Sequence[str], n_first: int) -> int:
     """Number of permutations of trainings with these ``strata``, of which the first ``n_first`` are the first
     group.
     """
-    ways = 1
-    for stratum in dict.fromkeys(strata):
-        own = [index for index, each in enumerate(strata) if each == stratum]
-        ways *= math.comb(len(own), sum(index < n_first for index in own))
-    return ways
+    return math.prod(math.comb(len(own), n_own) for own, n_own in _by_stratum(strata, n_first))
+
+
+def _by_stratum(strata: Sequence[str], n_first: int) -> list[tuple[list[int], int]]:
+    """Indices of the trainings of each stratum, and how many of them are in the first group."""
+    own = [[i for i, each in enumerate(strata) if each == stratum] for stratum in dict.fromkeys(strata)]
+    return [(each, sum(index < n_first for index in each)) for each in own]
 
 
 def _beyond(values: FloatArray, strata: Sequence[str], n_first: int) -> tuple[float, float]:
@@ -127,10 +129,7 @@ def _beyond(values: FloatArray, strata: Sequence[str], n_first: int) -> tuple[fl
 
 def _dealings(strata: Sequence[str], n_first: int) -> Iterator[tuple[int, ...]]:
     """Indices of the first group in every permutation."""
-    parts = []
-    for stratum in dict.fromkeys(strata):
-        own = [index for index, each in enumerate(strata) if each == stratum]
-        parts.append(list(itertools.combinations(own, sum(index < n_first for index in own))))
+    parts = [itertools.combinations(own, n_own) for own, n_own in _by_stratum(strata, n_first)]
     for chosen in itertools.product(*parts):
         yield tuple(itertools.chain.from_iterable(chosen))
 

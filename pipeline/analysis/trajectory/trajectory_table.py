@@ -23,6 +23,9 @@ from pipeline.spec import MEASUREMENTS, Checkpoint, column_of
 CORE_SCORES = frozenset(column.name for column in score_columns(MEASUREMENTS))
 """Core measurements. For fp32 the table has only the loss, because the others compare it with itself."""
 
+NESTED = ("tensors", CONTROLS, SWAPS)
+"""Columns of shards that tables are made of elsewhere."""
+
 IDENTITY = {
     "key": pl.String, "step": pl.Int64, "revision": pl.String, "tokens_seen": pl.Int64, "learning_rate": pl.Float64,
     "duplicate_of": pl.String,
@@ -57,12 +60,13 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
     rows = _rows(shards)
     table = _checkpoints(rows, checkpoints)
     fp32_batches = _matrix(table["fp32_batch_nll_nats"])
+    columns = [*_measured(rows, "token"), *_measured(rows, "tensor"), *_lists(rows)]
     for variant in rows["variant"].unique(maintain_order=True):
         if variant == FP32:
             continue
         prefix = column_of(variant)
         part = rows.filter(pl.col("variant") == variant).select(
-            "key", *(pl.col(name).alias(f"{prefix}_{name}") for name in _of_variant(rows))
+            "key", *(pl.col(name).alias(f"{prefix}_{name}") for name in columns)
         )
         table = _join(table, part)
         batches = _matrix(table[f"{prefix}_batch_nll_nats"])
@@ -78,7 +82,7 @@ def trajectory_table(shards: Sequence[Shard], checkpoints: Sequence[Checkpoint])
 def _rows(shards: Sequence[Shard]) -> pl.DataFrame:
     """One row per shard and variant, with the shard's key and the pooled statistics of its matrices."""
     flat = (
-        shard.table.drop_columns(_nested(shard)).append_column(
+        shard.table.drop_columns([name for name in NESTED if name in shard.table.column_names]).append_column(
             "key", pa.array([shard.key] * len(shard.table))
         )
         for shard in shards
@@ -108,10 +112,6 @@ def _checkpoints(rows: pl.DataFrame, checkpoints: Sequence[Checkpoint]) -> pl.Da
     return _join(table, base.select("key", *alone, *(pl.col(name).alias(f"fp32_{name}") for name in own)))
 
 
-def _of_variant(rows: pl.DataFrame) -> list[str]:
-    return [*_measured(rows, "token"), *_measured(rows, "tensor"), *_lists(rows)]
-
-
 def _measured(rows: pl.DataFrame, level: Level) -> list[str]:
     return [column.name for column in trajectory_columns(level) if column.name in rows.columns]
 
@@ -119,11 +119,6 @@ def _measured(rows: pl.DataFrame, level: Level) -> list[str]:
 def _lists(rows: pl.DataFrame) -> list[str]:
     """Losses per piece of text; shards of earlier releases have none per sequence."""
     return [name for name in ("batch_nll_nats", "sequence_nll_nats") if name in rows.columns]
-
-
-def without_lists(table: pl.DataFrame) -> pl.DataFrame:
-    """The columns that a csv file can hold."""
-    return table.select(pl.exclude(pl.List))
 
 
 def headline_variant(trajectory: pl.DataFrame) -> str | None:
@@ -135,11 +130,6 @@ def headline_variant(trajectory: pl.DataFrame) -> str | None:
 def measured_variants(trajectory: pl.DataFrame) -> list[str]:
     """Column prefixes of the quantized variants."""
     return [name.removesuffix("_gap") for name in trajectory.columns if name.endswith("_gap")]
-
-
-def _nested(shard: Shard) -> list[str]:
-    """Columns of the shard that tables are made of elsewhere."""
-    return [name for name in ("tensors", CONTROLS, SWAPS) if name in shard.table.column_names]
 
 
 def _tensor_means(shards: Sequence[Shard]) -> list[pl.Series]:

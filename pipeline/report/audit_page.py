@@ -28,15 +28,7 @@ from pipeline.report.html_text import esc, json_for_script
 from pipeline.report.mechanism_section import mechanism_html, swap_html
 from pipeline.report.panels import Panel, damage_note, make_panels, measures
 from pipeline.report.table import table_html
-from pipeline.report.theme import (
-    config,
-    css_tokens,
-    css_values,
-    paint,
-    signal_params,
-    signal_tokens,
-    tokens,
-)
+from pipeline.report.theme import config, css_tokens, css_values, paint, signal_params, signal_tokens, tokens
 from pipeline.report.timeline import timeline_data
 from pipeline.report.verdict import make_verdict
 

@@ -16,10 +16,7 @@ from pipeline.spec import variant_label
 from pipeline.train.schedules import ComparedPhase, schedules
 
 ALPHA = 0.05
-AVERAGES = {
-    "ema": "The moving average of the weights",
-    "lawa": "The mean of the last probes' weights (LAWA)",
-}
+AVERAGES = {"ema": "The moving average of the weights", "lawa": "The mean of the last probes' weights (LAWA)"}
 
 
 def sentences(findings: ForkFindings) -> tuple[str, ...]:

@@ -210,11 +210,7 @@ def _summary(trajectory: pl.DataFrame, names: Mapping[str, str], seed: int) -> S
 
 
 def _mechanism(
-    shards: Sequence[Shard],
-    trajectory: pl.DataFrame,
-    summary: Summary,
-    duplicates: Sequence[str],
-    seed: int,
+    shards: Sequence[Shard], trajectory: pl.DataFrame, summary: Summary, duplicates: Sequence[str], seed: int
 ) -> Mechanism | None:
     return explain(
         read_controls(shards, trajectory["step"].to_numpy(), duplicates=duplicates),

@@ -15,8 +15,7 @@ from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray
 from pipeline.analysis.trajectory.convergence import fit_convergence
 from pipeline.base.errors import UsageError, unknown_name
 from pipeline.base.typed_json import to_json
-from pipeline.monitor.judging import Judge, WatchSettings
-from pipeline.monitor.rate_outlook import RateOutlook
+from pipeline.monitor.judging import Judge, RateOutlook, WatchSettings
 from pipeline.monitor.verdicts import Observed, Verdict, finite_or_nan
 
 PATIENCE = 3

@@ -11,8 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.analysis.trajectory.worsening import MIN_PAST
-from pipeline.monitor.judging import Judge, WatchSettings
-from pipeline.monitor.rate_outlook import RateOutlook
+from pipeline.monitor.judging import Judge, RateOutlook, WatchSettings
 from pipeline.monitor.verdict_record import VerdictRecord
 from pipeline.monitor.verdicts import LIVE, Observed, finite_or_nan
 from pipeline.spec import ALIASES, Variant

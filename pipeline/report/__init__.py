@@ -14,7 +14,7 @@ from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.base.errors import UsageError
 from pipeline.report.audit_page import page_html
 from pipeline.report.figures import draw_figures
-from pipeline.report.fork import fork_section, fork_style
+from pipeline.report.fork.fork_page import fork_section, fork_style
 from pipeline.report.frame import Frame, make_frame
 from pipeline.report.heatmap import make_heatmap
 from pipeline.report.mechanism_charts import with_factors

@@ -10,7 +10,7 @@ from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.base.errors import UsageError
 from pipeline.report import build_figures, build_report
-from pipeline.report.fork import fork_figures, fork_page
+from pipeline.report.fork.fork_page import fork_figures, fork_page
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.result_files import FIGURES, REPORT, SCHEDULES, TABLES
 

@@ -11,8 +11,7 @@ import pytest
 
 from pipeline.base.errors import UsageError
 from pipeline.base.typed_json import from_json, to_json
-from pipeline.monitor.judging import Judge, WatchSettings
-from pipeline.monitor.rate_outlook import RateOutlook
+from pipeline.monitor.judging import Judge, RateOutlook, WatchSettings
 from pipeline.monitor.verdicts import Observed, Verdict
 
 STEPS = range(0, 60_000, 1_000)

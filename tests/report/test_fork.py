@@ -10,8 +10,8 @@ from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.forks.fork_reduce import compare_arms
 from pipeline.analysis.forks.fork_words import sentences
 from pipeline.analysis.statistics.contrasts import Estimate
-from pipeline.report.fork import fork_figures, fork_page
 from pipeline.report.fork.charts import title_lines
+from pipeline.report.fork.fork_page import fork_figures, fork_page
 from tests.analysis.forks.test_fork_reduce import experiment
 
 EVIL = "<script>alert(1)</script>"

@@ -2,7 +2,7 @@
 
 The gap of each is compared with that of round-to-nearest on the same grid: 1 = the method repairs nothing, 0 = all of
 the damage; above 1 it does harm. Both gaps are measured on the same tokens, so the ratio and its interval are paired
-over the text (``ratio_interval``).
+over the text (``statistics.intervals``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.statistics.curves import FloatArray
-from pipeline.analysis.statistics.ratio_interval import gap_ratios
+from pipeline.analysis.statistics.intervals import gap_ratios
 from pipeline.base.errors import UsageError
 from pipeline.spec import Variant, column_of
 

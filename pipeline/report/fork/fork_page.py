@@ -1,4 +1,7 @@
-"""The charts as PNG and SVG, with the text and tables around them."""
+"""The charts as PNG and SVG, with the text and tables around them, as a page or as a section of one.
+
+No browser and no script draws them: the SVG takes its colours from the page's palette.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import ttest_1samp
 
-from pipeline.analysis.statistics.ratio_interval import gap_ratios
+from pipeline.analysis.statistics.intervals import gap_ratios
 from pipeline.analysis.trajectory.method_repair import with_repairs
 
 RTN, GPTQ = "int4-g128-asym", "int4-g128-asym@hqq"

@@ -150,7 +150,7 @@ def test_a_wrapper_is_taken_off_where_it_computes_nothing_and_nowhere_else():
     exact = prober.measure_model(model).results
     for wrapped in (nn.DataParallel(model), torch.compile(model)):
         assert prober.measure_model(wrapped).results == exact
-    ids = torch.from_numpy(TOKENS.reshape(-1, 16))
+    ids = torch.from_numpy(TOKENS.reshape(-1, 16)).to(next(model.parameters()).device)
     log_p = (3.0 * model(ids)[0][:, :-1].double()).log_softmax(dim=-1)
     expected = -log_p.gather(-1, ids[:, 1:, None]).mean().item()
     assert prober.measure_model(Sharpened(model)).results[0].nll_nats == pytest.approx(expected, abs=2e-6)

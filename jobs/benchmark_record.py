@@ -73,11 +73,9 @@ def _figure(found: Benchmark) -> bytes | None:
     """The chart as PNG; None without vl-convert."""
     try:
         from pipeline.report.axes import SCHEMA
-        from pipeline.report.render import png
-        from pipeline.report.theme import config, paint, tokens
+        from pipeline.report.render import figure_png
+        from pipeline.report.theme import tokens
     except ModuleNotFoundError:
         return None
-    values = tokens((), dark=False)
-    style = {**config(values), "background": values["$paper"], "padding": 14}
-    style["axisY"] = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
-    return png({"config": style, **paint(found.chart(SCHEMA), values)})
+    axis = {"minExtent": 0, "maxExtent": 240, "ticks": False, "labelLimit": 240}
+    return figure_png({**found.chart(SCHEMA), "config": {"axisY": axis}}, tokens((), dark=False))

@@ -12,6 +12,7 @@ import click
 from pipeline.base.errors import UsageError
 from pipeline.base.options import Option
 from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.decision_options import DecisionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -69,6 +70,7 @@ def _type(shown: Option, kind: Any) -> Any:
     if shown.least is None:
         return kind
     limits: dict[str, Any] = {"min": shown.least, "min_open": shown.open}
+    limits |= {} if shown.below is None else {"max": shown.below, "max_open": True}
     return click.IntRange(**limits) if kind is int else click.FloatRange(**limits)
 
 
@@ -91,21 +93,7 @@ missing_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of every resampling."
 )
-decision_options = stack(
-    click.option(
-        "--tolerance",
-        "tolerance_nats",
-        type=click.FloatRange(min=0),
-        metavar="NATS",
-        help="Loss that a checkpoint may cost and still be good enough to ship. Default: 0.01, 1 % of perplexity.",
-    ),
-    click.option(
-        "--level",
-        type=click.FloatRange(0.5, 1, max_open=True),
-        metavar="SHARE",
-        help="Confidence of the decision's sets and bounds. Default: 0.95.",
-    ),
-)
+decision_options = options_of(DecisionOptions)
 
 
 def parse_steps(text: str, option: str = "--steps") -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -18,15 +19,7 @@ from jobs.options import decision_options, seed_option
 )
 @seed_option
 @decision_options
-def command(
-    tables: tuple[str, ...],
-    *,
-    variant: str,
-    as_json: bool,
-    seed: int,
-    tolerance_nats: float | None,
-    level: float | None,
-) -> None:
+def command(tables: tuple[str, ...], *, variant: str, as_json: bool, seed: int, **decision: Any) -> None:
     """Find convergence, onset and the checkpoint to ship in csv, parquet or arrow tables.
 
     A table has the columns step, fp32_nll_nats, <variant>_nll_nats and, optionally, learning_rate, duplicate_of (not
@@ -40,7 +33,7 @@ def command(
     from pipeline.base.typed_json import to_json
     from pipeline.runs.table_files import read_frame
 
-    settings = DEFAULTS.changed(tolerance_nats, level)
+    settings = DEFAULTS.changed(**decision)
     frames = [(table, read_frame(table)) for table in tables]
     curves = [curve_from_frame(frame, name=table) for table, frame in frames]
     for (table, frame), curve in zip(frames, curves, strict=True):

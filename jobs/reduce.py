@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from jobs.console import console, rich_table
 from jobs.options import decision_options, missing_option, seed_option
+from pipeline.runs.decision_options import DecisionOptions
 from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 
@@ -15,34 +18,25 @@ from pipeline.runs.output import run_folder
 @missing_option
 @seed_option
 @decision_options
-def command(
-    directory: str, allow_missing: bool, seed: int, tolerance_nats: float | None, level: float | None
-) -> None:
+def command(directory: str, allow_missing: bool, seed: int, **decision: Any) -> None:
     """Join the shards in DIR into DIR/tables/ and DIR/report.json (for a fork: DIR/tables/schedules.json)."""
+    chosen = DecisionOptions(**decision)
     for work in work_in(run_folder(directory)) or [kinds_of_work.find("audit")]:
-        show_reduction(
-            work,
-            directory,
-            allow_missing=allow_missing,
-            seed=seed,
-            tolerance_nats=tolerance_nats,
-            level=level,
-        )
+        show_reduction(work, directory, chosen, allow_missing=allow_missing, seed=seed)
 
 
 def show_reduction(
     work: KindOfWork,
     directory: str,
+    chosen: DecisionOptions = DecisionOptions(),  # noqa: B008 - frozen
     *,
     allow_missing: bool,
     seed: int,
-    tolerance_nats: float | None = None,
-    level: float | None = None,
 ) -> None:
     """Reduce one kind of work and print the result."""
     folder = run_folder(directory, work.kind)
     found = work.reduce(folder, allow_missing=allow_missing, seed=seed)
-    decided = work.decide(folder, tolerance_nats=tolerance_nats, level=level)
+    decided = work.decide(folder, chosen)
     if found.table is not None:
         console.print(rich_table(found.table))
     for line in (*decided, *found.sentences, *found.places):

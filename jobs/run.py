@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
+from typing import Any
 
 import click
 
@@ -13,6 +14,7 @@ from jobs.reduce import show_reduction
 from jobs.refine import show_refinement
 from jobs.report import show_page
 from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.decision_options import DecisionOptions
 from pipeline.runs.kind_of_work import kinds_of_work
 
 
@@ -28,22 +30,13 @@ from pipeline.runs.kind_of_work import kinds_of_work
     help="Measure the checkpoints that may be the best again on 16 times as many new tokens, until one is left or the "
     "set no longer shrinks.",
 )
-def command(
-    *,
-    allow_missing: bool,
-    seed: int,
-    tolerance_nats: float | None,
-    level: float | None,
-    refine: bool,
-    **options: object,
-) -> None:
+def command(*, allow_missing: bool, seed: int, refine: bool, **options: Any) -> None:
     """Audit SUITE, reduce the shards and draw the report. Run it again to resume."""
     audit = AuditOptions(**picked(AuditOptions, options))
     code = run_audit(audit, meanwhile=prepare)
     work = kinds_of_work.find("audit")
-    show_reduction(
-        work, audit.out, allow_missing=allow_missing, seed=seed, tolerance_nats=tolerance_nats, level=level
-    )
+    chosen = DecisionOptions(**picked(DecisionOptions, options))
+    show_reduction(work, audit.out, chosen, allow_missing=allow_missing, seed=seed)
     if refine and not show_refinement(audit, seed=seed):
         code = code or 1
     show_page(work, audit.out)

@@ -21,6 +21,7 @@ class Option:
     least: float | None = None
     open: bool = False
     """Whether a value must be above ``least``."""
+    below: float | None = None
     bare: str | None = None
     """What the option stands for where it is given without a value."""
 

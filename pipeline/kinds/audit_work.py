@@ -16,6 +16,7 @@ from pipeline.runs.task_values import ProbeTask
 
 if TYPE_CHECKING:
     from pipeline.runs.audit_progress import AuditProgress
+    from pipeline.runs.decision_options import DecisionOptions
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.requests import AuditRequest
     from pipeline.runs.tasks import TaskDone
@@ -94,10 +95,10 @@ class AuditWork(KindOfWork):
         report = reduction.report
         return Reduced(report.summary.verdict, places, trajectory_text(reduction.trajectory, report.variants))
 
-    def decide(self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None) -> list[str]:
+    def decide(self, folder: RunFolder, chosen: DecisionOptions) -> list[str]:
         from pipeline.analysis.trajectory.reduction import redecide
 
-        return redecide(folder, tolerance_nats=tolerance_nats, level=level)
+        return redecide(folder, tolerance_nats=chosen.tolerance_nats, level=chosen.level)
 
     def page(self, folder: RunFolder) -> list[str]:
         from pipeline.report.run_pages import report_audit

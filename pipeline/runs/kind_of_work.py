@@ -16,6 +16,7 @@ from pipeline.base.plugins import Registry
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
+    from pipeline.runs.decision_options import DecisionOptions
     from pipeline.runs.folder import RunFolder
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.progress import ProgressTracker
@@ -116,13 +117,11 @@ class KindOfWork(ABC):
     def reduce(self, folder: RunFolder, *, allow_missing: bool, seed: int) -> Reduced:
         """Make tables from the shards. Raises IncompleteRunError if some are missing, unless ``allow_missing``."""
 
-    def decide(
-        self, folder: RunFolder, *, tolerance_nats: float | None, level: float | None
-    ) -> Sequence[str]:
+    def decide(self, folder: RunFolder, chosen: DecisionOptions) -> Sequence[str]:
         """What to ship by the tables that :meth:`reduce` left, in sentences; with another tolerance or level than they
         were made with, decided anew and kept. Empty where there is nothing to choose.
         """
-        del folder, tolerance_nats, level
+        del folder, chosen
         return ()
 
     @abstractmethod

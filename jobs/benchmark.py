@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -18,10 +18,8 @@ from jobs.benchmark_record import Stages, finish, saver
 from jobs.console import progress
 from jobs.options import measurement_options, options_of, resource_options, selection_options
 from pipeline.base.errors import UsageError
+from pipeline.benchmark import Benchmark
 from pipeline.spec import parse_variants
-
-if TYPE_CHECKING:
-    from pipeline.benchmark import Benchmark
 
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from jobs.benchmark_options import BenchmarkOptions
 from jobs.console import progress
 from pipeline.base.errors import UsageError
+from pipeline.benchmark import Benchmark
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from pipeline.benchmark import Benchmark
 
 DEFAULT_SEQ_LEN = 512
 

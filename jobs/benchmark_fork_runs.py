@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,15 +13,13 @@ from jobs.benchmark_record import Stages, saver
 from jobs.console import progress
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
+from pipeline.benchmark import Benchmark
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.fork_request import RUN_SHARE, build_fork_request
+from pipeline.runs.requests import ForkRequest
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules
-
-if TYPE_CHECKING:
-    from pipeline.benchmark import Benchmark
-    from pipeline.runs.requests import ForkRequest
 
 
 def compare_runs(options: BenchmarkOptions, runs: int) -> Benchmark:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from jobs.audit import checked_request
 from jobs.benchmark_options import BenchmarkOptions, random_suite
 from jobs.benchmark_record import Stages, saver
 from jobs.console import progress
-
-if TYPE_CHECKING:
-    from pipeline.benchmark import Benchmark
+from pipeline.benchmark import Benchmark
 
 METHODS = ("int4", "int4@hqq", "int4@gptq", "int4@awq", "nf4-b64", "mxfp4", "nvfp4", "q4_0")
 """Variants that are timed unless others are named."""

@@ -6,13 +6,10 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobs.console import Report, console, errors
 from pipeline.base.files import make_folder, write_atomically
-
-if TYPE_CHECKING:
-    from pipeline.benchmark import Benchmark
+from pipeline.benchmark import Benchmark
 
 
 class Stages:

@@ -11,17 +11,17 @@ import click
 
 from jobs.console import console, errors
 from jobs.options import seed_option
+from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out, run_folder
 
 if TYPE_CHECKING:
-    from pipeline.analysis.statistics.curves import Curve
     from pipeline.analysis.statistics.intervals import Bounded
     from pipeline.analysis.trajectory.compared_runs import RunComparison, RunFactors, TrainingGrowth
     from pipeline.analysis.trajectory.growth import Ratio, Window
     from pipeline.analysis.trajectory.trainings import GroupRatio
-    from pipeline.runs.folder import RunFolder
 
 ALL = "all"
 NUMBERS, FIGURE, PAGE = "comparison.json", "comparison.png", "comparison.html"

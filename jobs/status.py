@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from jobs.console import console
 from jobs.watch import watch_run
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.kind_of_work import KindOfWork, Unfinished, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
-
-if TYPE_CHECKING:
-    from pipeline.runs.folder import RunFolder
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.plans import WorkPlan
+from pipeline.runs.plans import WorkPlan
 
 
 @click.command()

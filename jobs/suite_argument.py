@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from jobs.console import console, progress
+from pipeline.suites import Suite
 from pipeline.train.on_demand import is_trained, open_or_train, recipe_folder
-
-if TYPE_CHECKING:
-    from pipeline.suites import Suite
 
 
 def resolve_suite(name: str, revisions: str | None = None) -> Suite:

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console import console, errors, tab_separated
+from pipeline.spec import Checkpoint
 
 if TYPE_CHECKING:
-    from pipeline.spec import Checkpoint
     from pipeline.suites import Suite
 
 COLUMNS = ("step", "revision", "tokens", "learning_rate", "content", "same_as")

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.checkpoint_plan import checkpoint_plan
+from pipeline.runs.decision_options import DecisionOptions
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register
 from pipeline.runs.plans import RunPlan
+from pipeline.runs.requests import AuditRequest
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard_schema import AUDIT
 from pipeline.runs.task_values import ProbeTask
+from pipeline.runs.tasks import TaskDone
+from pipeline.runs.warm_state import WarmState
 
 if TYPE_CHECKING:
     from pipeline.runs.audit_progress import AuditProgress
-    from pipeline.runs.decision_options import DecisionOptions
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.requests import AuditRequest
-    from pipeline.runs.tasks import TaskDone
-    from pipeline.runs.warm_state import WarmState
 
 
 @register

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.fork_progress import ForkProgress
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, Unfinished, register
 from pipeline.runs.plans import ForkPlan
+from pipeline.runs.requests import ForkRequest
 from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.task_values import ForkTask
+from pipeline.runs.tasks import TaskDone
+from pipeline.runs.warm_state import WarmState
 
 if TYPE_CHECKING:
     from pipeline.analysis.forks.fork_reduce import ForkReduction
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.fork_progress import ForkProgress
-    from pipeline.runs.requests import ForkRequest
-    from pipeline.runs.tasks import TaskDone
-    from pipeline.runs.warm_state import WarmState
 
 
 @register

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from pipeline.driver import TaskOutcome
+from pipeline.driver import Layout, TaskOutcome
+from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.plans import RunPlan
 from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.task_values import ProbeTask
 from pipeline.runs.tasks import copy_probe
-
-if TYPE_CHECKING:
-    from pipeline.driver import Layout
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.plans import RunPlan
 
 AHEAD = 8
 """Checkpoints that a worker knows in advance; the disk budget limits how many of them are fetched."""

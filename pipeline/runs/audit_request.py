@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.base.errors import UsageError
 from pipeline.corpus import EvaluationTokens, TokenFile, evaluation_tokens, parse_corpus
 from pipeline.corpus.calibration_text import CalibrationShape, require_disjoint
+from pipeline.corpus.grammar import Corpus
 from pipeline.corpus.overlap import KnownRuns
 from pipeline.measurements import CheckpointMeasurement, parse_measurements, selected
 from pipeline.models.memory import widest
@@ -16,19 +17,18 @@ from pipeline.quantize.mechanism_option import parse_mechanism
 from pipeline.quantize.variant import require_models
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.calibration_request import CalibrationNeed, OnSample, calibration_tokens, parse_calibration
+from pipeline.runs.calibration_tokens import CalibrationTokens
 from pipeline.runs.execution_mode import choose_execution
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
 from pipeline.runs.swap_option import require_swap
 from pipeline.spec import DEFAULT_VARIANTS, FLATNESS, ProbeSpec, TokenShape, Variant, parse_variants
+from pipeline.suites import Suite
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
-    from pipeline.corpus.grammar import Corpus
     from pipeline.driver import Resources
-    from pipeline.runs.calibration_tokens import CalibrationTokens
-    from pipeline.runs.folder import RunFolder
-    from pipeline.suites import Suite
 
 DEFAULT_CORPUS = "docstrings"
 

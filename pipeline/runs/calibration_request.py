@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,9 @@ from pipeline.corpus.calibration_text import (
 from pipeline.corpus.overlap import KnownRuns, run_length
 from pipeline.corpus.tokens import require_ids
 from pipeline.runs.calibration_tokens import CalibrationTokens, kept_calibrations
-
-if TYPE_CHECKING:
-    from pipeline.runs.folder import RunFolder
-    from pipeline.spec import Checkpoint
-    from pipeline.suites import Suite
+from pipeline.runs.folder import RunFolder
+from pipeline.spec import Checkpoint
+from pipeline.suites import Suite
 
 SELF = "self"
 SEED = 0

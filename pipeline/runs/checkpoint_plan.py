@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from pipeline.base.errors import StaleShardsError, UsageError
 from pipeline.base.fingerprints import comparable
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.kind_of_work import Request
 from pipeline.runs.plans import RunPlan
+from pipeline.runs.shard import Settings
 from pipeline.spec import Checkpoint
-
-if TYPE_CHECKING:
-    from pipeline.runs.kind_of_work import Request
-    from pipeline.runs.shard import Settings
-    from pipeline.suites import Suite
+from pipeline.suites import Suite
 
 
 def checkpoint_plan(

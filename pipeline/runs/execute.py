@@ -6,17 +6,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.base.retry import retry_while_away
 from pipeline.driver import running_workers
-from pipeline.runs.folder_status import folder_status
+from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.kind_of_work import kinds_of_work
+from pipeline.runs.progress import Progress, RunSummary
 from pipeline.runs.worker import TaskWorker
-
-if TYPE_CHECKING:
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.progress import Progress, RunSummary
 
 
 def execute(

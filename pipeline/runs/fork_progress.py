@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from pipeline.base.errors import OutputError
+from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.plans import ForkPlan
 from pipeline.runs.progress import ProgressTracker
 from pipeline.runs.task_values import ForkTask
-
-if TYPE_CHECKING:
-    from pipeline.runs.folder_status import FolderStatus
 
 LOOK_EVERY_S = 10.0
 """Shortest time between two checks of the unfinished runs' progress, seconds."""

@@ -16,18 +16,16 @@ from pipeline.runs.requests import AuditRequest, ForkRequest
 from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
-from pipeline.suites import fetch, weight_files
+from pipeline.suites import Suite, fetch, weight_files
+from pipeline.train.arms import Arm
+from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train
-from pipeline.train.start import MOMENTS_FILE
+from pipeline.train.schedules import ForkRates
+from pipeline.train.settings import OptimizerSettings
+from pipeline.train.start import MOMENTS_FILE, Start
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
-    from pipeline.suites import Suite
-    from pipeline.train.arms import Arm
-    from pipeline.train.fork_spec import ForkSpec
-    from pipeline.train.schedules import ForkRates
-    from pipeline.train.settings import OptimizerSettings
-    from pipeline.train.start import Start
 
 DEFAULT_TOKENS_PER_STEP = 8192
 """Tokens per update of the paper's forks."""

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pipeline.base.plugins import Registry
+from pipeline.runs.decision_options import DecisionOptions
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
-    from pipeline.runs.decision_options import DecisionOptions
     from pipeline.runs.folder import RunFolder
     from pipeline.runs.folder_status import FolderStatus
     from pipeline.runs.progress import ProgressTracker

@@ -15,21 +15,20 @@ from pipeline.base.fingerprints import canonical_json, fingerprint, pinned
 from pipeline.base.retry import retry_while_away
 from pipeline.base.versions import versions
 from pipeline.runs.checkpoint_plan import checkpoint_plan
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.kind_of_work import KindOfWork
+from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard_schema import checkpoint_kind
+from pipeline.runs.tasks import TaskDone
+from pipeline.runs.warm_state import WarmState
 from pipeline.spec import Checkpoint
-from pipeline.suites import checkout
+from pipeline.suites import Suite, checkout
 
 if TYPE_CHECKING:
     import polars as pl
 
     from pipeline.driver import Resources
-    from pipeline.runs.folder import RunFolder
-    from pipeline.runs.folder_status import FolderStatus
-    from pipeline.runs.plans import RunPlan
-    from pipeline.runs.tasks import TaskDone
-    from pipeline.runs.warm_state import WarmState
-    from pipeline.suites import Suite
 
 __all__ = ["CheckpointRequest", "CheckpointSettings", "CheckpointTask", "PerCheckpoint", "checkpoint_kind"]
 

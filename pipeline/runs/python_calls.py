@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from pipeline.base.errors import unknown_name
 from pipeline.runs.audit_options import AuditOptions
@@ -14,12 +16,8 @@ from pipeline.runs.audit_request import build_request
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.output import run_folder
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pipeline.runs.progress import Progress, RunSummary
-    from pipeline.suites import Suite
+from pipeline.runs.progress import Progress, RunSummary
+from pipeline.suites import Suite
 
 OnProgress = Callable[["Progress"], None]
 

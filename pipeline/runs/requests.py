@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from pipeline.base.fingerprints import tokens_sha256
 from pipeline.base.versions import versions
 from pipeline.corpus import EvaluationTokens
+from pipeline.runs.calibration_tokens import CalibrationTokens
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.plans import ForkPlan, PlannedRun
+from pipeline.runs.training_tokens import TrainingText
+from pipeline.spec import Checkpoint, ProbeSpec
+from pipeline.suites import Suite
+from pipeline.train.arms import Arm
+from pipeline.train.fork_spec import ForkSpec
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
-    from pipeline.runs.calibration_tokens import CalibrationTokens
-    from pipeline.runs.folder import RunFolder
-    from pipeline.runs.training_tokens import TrainingText
-    from pipeline.spec import Checkpoint, ProbeSpec
-    from pipeline.suites import Suite
-    from pipeline.train.arms import Arm
-    from pipeline.train.fork_spec import ForkSpec
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -14,11 +14,9 @@ from pipeline.base.fingerprints import canonical_json, comparable
 from pipeline.base.json_files import checked
 from pipeline.measurements import of_fp32
 from pipeline.runs.control_column import lacking
+from pipeline.runs.shard_schema import Kind
 from pipeline.runs.swap_column import lacking as lacking_swaps
 from pipeline.spec import CALIBRATION, MEASUREMENTS, ProbeSpec, Variant
-
-if TYPE_CHECKING:
-    from pipeline.runs.shard_schema import Kind
 
 
 class Settings(Protocol):

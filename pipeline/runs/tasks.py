@@ -21,7 +21,7 @@ from pipeline.base.signals import termination
 from pipeline.base.versions import versions
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.shard import Origin
+from pipeline.runs.shard import Origin, Shard
 from pipeline.runs.shard_merge import disagreement, merged
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.swap_column import SWAPS
@@ -32,7 +32,6 @@ from pipeline.suites import Fetcher, checkout
 if TYPE_CHECKING:
     from pipeline.probe import LayeredProber, Measurement, Prober
     from pipeline.runs.fork_run import ForkRun, Starts
-    from pipeline.runs.shard import Shard
 
 
 @dataclass(frozen=True)

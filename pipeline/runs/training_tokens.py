@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pipeline.runs.folder import RunFolder
-    from pipeline.suites import Suite
+from pipeline.suites import Suite
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.retry import retry_while_away
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.tasks import DeviceLock, new_prober
+from pipeline.spec import ProbeSpec
 from pipeline.suites import Fetcher
 
 if TYPE_CHECKING:
     from pipeline.probe import Prober
-    from pipeline.runs.folder import RunFolder
-    from pipeline.spec import ProbeSpec
 
 
 class WarmState:

@@ -9,6 +9,7 @@ import click
 from jobs.carry_out import carry_out
 from jobs.console import errors, lazy_progress
 from jobs.options import all_audit_options, picked
+from jobs.suite_argument import resolve_suite
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
 from pipeline.runs.calibration_tokens import CalibrationTokens
@@ -47,8 +48,6 @@ def run_audit(
 
 def checked_request(options: AuditOptions, calibrated_on: CalibrationTokens | None = None) -> AuditRequest:
     """Build the request of ``options`` (``build_request``), show progress and print its warnings."""
-    from jobs.suite_argument import resolve_suite
-
     with lazy_progress("calibration text") as on_sample:
         request = build_request(options, resolve_suite, on_sample, calibrated_on=calibrated_on)
     for warning in request.warnings:

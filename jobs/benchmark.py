@@ -20,6 +20,7 @@ from jobs.options import measurement_options, options_of, resource_options, sele
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
 from pipeline.spec import parse_variants
+from pipeline.suites import fetch
 
 DEFAULT_LIMIT = 24
 ARITHMETIC_FILES = 4
@@ -113,7 +114,6 @@ def _compare_audits(options: BenchmarkOptions) -> Benchmark:
     from pipeline.benchmark.device import with_arithmetics
     from pipeline.benchmark.shapes import each_by_itself
     from pipeline.benchmark.side_by_side import compare
-    from pipeline.suites import fetch
 
     save, asked = saver(options.folder), options.audit
     if asked.steps is None and asked.limit is None:

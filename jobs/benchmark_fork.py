@@ -9,6 +9,7 @@ from jobs.benchmark_options import BenchmarkOptions
 from jobs.console import progress
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
+from pipeline.suites import fetch, open_suite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,6 @@ def _model(options: BenchmarkOptions) -> Callable[[], nn.Module]:
     """A function that makes the model to train: of the shape of ``--random``, or the suite's last checkpoint."""
     from pipeline.benchmark.shapes import random_model, shape_config
     from pipeline.benchmark.training import checkpoint
-    from pipeline.suites import fetch, open_suite
 
     if shape := options.shape:
         shape_config(shape)

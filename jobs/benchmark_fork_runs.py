@@ -11,6 +11,7 @@ import numpy as np
 from jobs.benchmark_options import BenchmarkOptions, random_suite
 from jobs.benchmark_record import Stages, saver
 from jobs.console import progress
+from jobs.suite_argument import resolve_suite
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
@@ -18,6 +19,7 @@ from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.fork_request import RUN_SHARE, build_fork_request
 from pipeline.runs.requests import ForkRequest
+from pipeline.suites.model_config import model_config
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve
 from pipeline.train.schedules import ForkRates, schedules
 
@@ -37,9 +39,7 @@ def compare_runs(options: BenchmarkOptions, runs: int) -> Benchmark:
 
 def _request(options: BenchmarkOptions, audit: AuditOptions, runs: int, scratch: Path) -> ForkRequest:
     """The request for the experiment: it starts from the suite's last checkpoint and writes under ``scratch``."""
-    from jobs.suite_argument import resolve_suite
     from pipeline.benchmark.training import RATE
-    from pipeline.suites.model_config import model_config
 
     suite = resolve_suite(str(audit.suite), audit.revisions)
     probe_every = options.probe_every or max(1, options.updates // RUN_SHARE)

@@ -9,6 +9,7 @@ from jobs.benchmark_options import BenchmarkOptions, random_suite
 from jobs.benchmark_record import Stages, saver
 from jobs.console import progress
 from pipeline.benchmark import Benchmark
+from pipeline.suites import fetch
 
 METHODS = ("int4", "int4@hqq", "int4@gptq", "int4@awq", "nf4-b64", "mxfp4", "nvfp4", "q4_0")
 """Variants that are timed unless others are named."""
@@ -19,7 +20,6 @@ LAST = 3
 def time_methods(options: BenchmarkOptions) -> Benchmark:
     """Time every method."""
     from pipeline.benchmark.method_timings import compare_methods
-    from pipeline.suites import fetch
 
     asked = options.audit
     with random_suite(options, asked.limit or LAST) as audit:

@@ -14,6 +14,7 @@ from jobs.options import seed_option
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
+from pipeline.base.typed_json import to_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out, run_folder
 
@@ -92,7 +93,6 @@ def command(
     from pipeline.analysis.trajectory.compared_runs import TrainingGroups, compare_runs
     from pipeline.analysis.trajectory.growth import parse_window
     from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, read_table
-    from pipeline.base.typed_json import to_json
 
     windows = parse_window(before), parse_window(end)
     target = None if out is None else absolute_out(out)

@@ -18,6 +18,8 @@ from jobs.options import (
 )
 from jobs.reduce import show_reduction
 from jobs.report import show_page
+from jobs.suite_argument import resolve_suite
+from pipeline.monitor.watched_forks import too_few_probes
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.fork_request import build_fork_request
@@ -71,9 +73,6 @@ def command(seed: int, **options: object) -> None:
 
 def run_fork_experiment(options: ForkOptions) -> int:
     """Train the missing runs, show progress and name every failure on stderr; return the exit code."""
-    from jobs.suite_argument import resolve_suite
-    from pipeline.monitor.watched_forks import too_few_probes
-
     with lazy_progress("calibration text") as on_sample:
         request = build_fork_request(options, resolve_suite, on_sample)
     console.print(

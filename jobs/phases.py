@@ -9,6 +9,7 @@ import click
 
 from jobs.console import console
 from jobs.options import decision_options, seed_option
+from pipeline.base.typed_json import to_json
 
 
 @click.command()
@@ -30,7 +31,6 @@ def command(tables: tuple[str, ...], *, variant: str, as_json: bool, seed: int, 
     from pipeline.analysis.statistics.curve_tables import curve_from_frame
     from pipeline.analysis.trajectory.shipping import decisions_of, shipping_decision
     from pipeline.analysis.trajectory.summary import summarise
-    from pipeline.base.typed_json import to_json
     from pipeline.runs.table_files import read_frame
 
     settings = DEFAULTS.changed(**decision)

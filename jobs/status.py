@@ -11,7 +11,7 @@ import click
 from jobs.console import console
 from jobs.watch import watch_run
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.folder_status import FolderStatus, folder_status
 from pipeline.runs.kind_of_work import KindOfWork, Unfinished, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 from pipeline.runs.plans import WorkPlan
@@ -66,8 +66,6 @@ class WorkState:
 
 
 def _state(at: RunFolder, work: KindOfWork) -> WorkState:
-    from pipeline.runs.folder_status import folder_status
-
     folder = at.of(work.kind)
     plan = folder.read_plan()
     found = folder_status(folder, plan)

@@ -16,7 +16,7 @@ from pipeline.runs.requests import AuditRequest
 from pipeline.runs.result_files import REPORT, TABLES
 from pipeline.runs.shard_schema import AUDIT
 from pipeline.runs.task_values import ProbeTask
-from pipeline.runs.tasks import TaskDone
+from pipeline.runs.tasks import TaskDone, run_probe
 from pipeline.runs.warm_state import WarmState
 
 if TYPE_CHECKING:
@@ -80,8 +80,6 @@ class AuditWork(KindOfWork):
         return AuditProgress
 
     def run(self, task: ProbeTask, warm: WarmState) -> TaskDone:
-        from pipeline.runs.tasks import run_probe
-
         prober = warm.prober(task.measuring, RunFolder(task.out), task.device)
         return run_probe(task, prober, warm.fetcher(task.cache_gb), warm.turn)
 

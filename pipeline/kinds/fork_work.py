@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.monitor.watched_forks import RunWatch, experiment_sentence
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus
@@ -15,7 +16,7 @@ from pipeline.runs.requests import ForkRequest
 from pipeline.runs.result_files import TABLES
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.task_values import ForkTask
-from pipeline.runs.tasks import TaskDone
+from pipeline.runs.tasks import TaskDone, run_fork
 from pipeline.runs.warm_state import WarmState
 
 if TYPE_CHECKING:
@@ -62,19 +63,14 @@ class ForkWork(KindOfWork):
         ]
 
     def tracker(self) -> type[ForkProgress]:
-        from pipeline.runs.fork_progress import ForkProgress
-
         return ForkProgress
 
     def run(self, task: ForkTask, warm: WarmState) -> TaskDone:
-        from pipeline.runs.tasks import run_fork
 
         folder = RunFolder(task.out, FORK)
         prober, starts = warm.prober(task.spec.probe, folder, task.device), warm.kept("fork starts", dict)
         if not task.monitor:
             return run_fork(task, prober, starts)
-        from pipeline.monitor.watched_forks import RunWatch
-
         spec, text = task.spec, task.spec.probe.tokens_sha256
         watch = RunWatch(task.arm, spec.rates, spec.probe.variants, len(spec.probe_steps), tokens_sha256=text)
 
@@ -115,8 +111,6 @@ def _with_verdicts(folder: RunFolder, plan: ForkPlan, reduction: ForkReduction) 
     trained before they were asked for.
     """
     import polars as pl
-
-    from pipeline.monitor.watched_forks import RunWatch, experiment_sentence
 
     records = {}
     for run in plan.runs:

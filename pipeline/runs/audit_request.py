@@ -24,7 +24,9 @@ from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest
 from pipeline.runs.swap_option import require_swap
 from pipeline.spec import DEFAULT_VARIANTS, FLATNESS, ProbeSpec, TokenShape, Variant, parse_variants
-from pipeline.suites import Suite
+from pipeline.suites import Suite, load_tokenizer
+from pipeline.suites.model_config import context_length, model_config
+from pipeline.suites.unmeasurable import refuse_unmeasurable
 from pipeline.train.on_demand import open_or_train
 
 if TYPE_CHECKING:
@@ -104,9 +106,6 @@ def build_request(
 
 def _unmeasurable(suite: Suite, variants: Sequence[Variant]) -> list[str]:
     """Which checkpoints cannot be measured, and why; raises UsageError if none can be, or for a misfit of variants."""
-    from pipeline.suites.model_config import model_config
-    from pipeline.suites.unmeasurable import refuse_unmeasurable
-
     failing = refuse_unmeasurable(suite)
     if config := model_config(suite):  # where none can be read, every checkpoint fails by name
         require_models(variants, config)
@@ -139,8 +138,6 @@ def _calibration(
 
     ``suite``: all of it. What is wrong with the options is found where no variant needs them too.
     """
-    from pipeline.suites.model_config import model_config
-
     shape = CalibrationShape(options.calibration_sequences, probe.shape.seq_len)
     if options.calibration is not None:
         parse_calibration(options.calibration, suite)
@@ -185,8 +182,6 @@ def _tokens(
     suite: Suite, corpus: Corpus, shape: TokenShape, warnings: list[str]
 ) -> tuple[EvaluationTokens, int | None]:
     """The evaluation tokens, and how many rows of the head stand for tokens (None: all, or not known)."""
-    from pipeline.suites.model_config import context_length, model_config
-
     config = model_config(suite)
     context = context_length(config)
     if context is not None and shape.seq_len > context:
@@ -209,8 +204,6 @@ def _count(config: dict[str, Any], name: str) -> int | None:
 
 def _tokenizer(suite: Suite, corpus: Corpus, warnings: list[str]) -> Any:
     """The suite's tokenizer; None if it is missing or damaged and ``corpus`` does not need it."""
-    from pipeline.suites import load_tokenizer
-
     if suite.tokenizer is None:
         if isinstance(corpus, TokenFile):
             return None

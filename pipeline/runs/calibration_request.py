@@ -29,8 +29,9 @@ from pipeline.corpus.overlap import KnownRuns, run_length
 from pipeline.corpus.tokens import require_ids
 from pipeline.runs.calibration_tokens import CalibrationTokens, kept_calibrations
 from pipeline.runs.folder import RunFolder
-from pipeline.spec import Checkpoint
-from pipeline.suites import Suite
+from pipeline.spec import Checkpoint, ProbeSpec, TokenShape, Variant
+from pipeline.suites import Suite, checkout, load_tokenizer
+from pipeline.suites.model_config import model_config
 
 SELF = "self"
 SEED = 0
@@ -188,8 +189,6 @@ def _model_of(checkpoint: Checkpoint, need: CalibrationNeed) -> Iterator[Any]:
 
     from pipeline.models.loading import build_model, read_config, read_weights
     from pipeline.probe.fit import fits_whole
-    from pipeline.spec import ProbeSpec, TokenShape, Variant
-    from pipeline.suites import checkout
 
     with checkout(checkpoint, need.cache_gb) as folder:
         alone = ProbeSpec((Variant(),), TokenShape(1, 1, need.shape.seq_len), "")
@@ -200,8 +199,6 @@ def _model_of(checkpoint: Checkpoint, need: CalibrationNeed) -> Iterator[Any]:
 
 def _first(suite: Suite, vocabulary: int) -> int | None:
     """The token that a text begins with, or ends with where no other is known; None = there is neither."""
-    from pipeline.suites.model_config import model_config
-
     config = model_config(suite)
     candidates = [config.get("bos_token_id"), config.get("eos_token_id")]
     if suite.tokenizer is not None:
@@ -214,6 +211,4 @@ def _first(suite: Suite, vocabulary: int) -> int | None:
 
 
 def _tokenizer(suite: Suite) -> Any:
-    from pipeline.suites import load_tokenizer
-
     return None if suite.tokenizer is None else load_tokenizer(suite)

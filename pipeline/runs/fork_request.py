@@ -17,12 +17,12 @@ from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import Suite, fetch, weight_files
-from pipeline.train.arms import Arm
+from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
-from pipeline.train.start import MOMENTS_FILE, Start
+from pipeline.train.start import MOMENTS_FILE, AuditedPhases, Start, automatic_start, named_start
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
@@ -47,8 +47,6 @@ def build_fork_request(
 
     ``on_sample``: as in ``build_request``.
     """
-    from pipeline.train.arms import parse_arms, refuse_twins, resolve
-
     if options.seeds < 1:
         raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
@@ -109,8 +107,6 @@ def _spec(
     train_sha256: str,
 ) -> ForkSpec:
     """The settings that the runs share."""
-    from pipeline.train.fork_spec import ForkSpec
-
     every, (tokens, seq_len) = _lengths(options, audit.suite)[1], step_tokens
     precision = _precision(options)
     pays_off = precision == "bf16" and rates.steps >= COMPILE_FROM_STEPS
@@ -134,8 +130,6 @@ def _spec(
 
 def _rates(options: ForkOptions, suite: Suite, start: Start, moments: str) -> ForkRates:
     """Rates and lengths of the runs; where moments are cold, with a ramp as long as the second moment's memory."""
-    from pipeline.train.schedules import ForkRates
-
     steps, rewarm = _lengths(options, suite)[0], 0
     if moments == "cold" and options.rewarm_steps is None:
         rewarm = min(round(1 / (1 - _optimizer(suite).beta2)), steps // 10)
@@ -168,8 +162,6 @@ def _cold_note(start: Start, spec: ForkSpec) -> tuple[str, ...]:
 
 
 def _start(options: ForkOptions, suite: Suite) -> Start:
-    from pipeline.train.start import AuditedPhases, automatic_start, named_start
-
     if options.start != "auto":
         if not options.start.isdecimal():
             raise UsageError(f"--from {options.start}: wanted a step number, or auto")
@@ -213,8 +205,6 @@ def _kept(start: Start) -> bool:
 
 
 def _optimizer(suite: Suite) -> OptimizerSettings:
-    from pipeline.train.settings import OptimizerSettings
-
     names = [field.name for field in fields(OptimizerSettings)]
     return OptimizerSettings(**{name: suite.recipe[name] for name in names if name in suite.recipe})
 
@@ -247,8 +237,6 @@ def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: i
 
 def _check_compared(arms: tuple[Arm, ...], spec: ForkSpec) -> None:
     """Raise UsageError if no probe of an arm falls into its compared phase."""
-    from pipeline.train.arms import make_arm_schedule
-
     for arm in arms:
         schedule = make_arm_schedule(arm, spec.rates)
         labels = {schedule.phase(step - 1) for step in spec.probe_steps if step}

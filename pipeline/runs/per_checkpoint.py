@@ -16,9 +16,10 @@ from pipeline.base.retry import retry_while_away
 from pipeline.base.versions import versions
 from pipeline.runs.checkpoint_plan import checkpoint_plan
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.folder_status import FolderStatus
+from pipeline.runs.folder_status import FolderStatus, finished
 from pipeline.runs.kind_of_work import KindOfWork
 from pipeline.runs.plans import RunPlan
+from pipeline.runs.shard import Origin
 from pipeline.runs.shard_schema import checkpoint_kind
 from pipeline.runs.tasks import TaskDone
 from pipeline.runs.warm_state import WarmState
@@ -120,10 +121,6 @@ class PerCheckpoint(KindOfWork):
         ]
 
     def run(self, task: CheckpointTask, warm: WarmState) -> TaskDone:
-        from pipeline.runs.folder import RunFolder
-        from pipeline.runs.shard import Origin
-        from pipeline.runs.tasks import TaskDone
-
         start = time.perf_counter()
         with checkout(task.checkpoint, task.cache_gb) as weights:
             found = self.measure(task, weights, warm)
@@ -150,8 +147,6 @@ class PerCheckpoint(KindOfWork):
         Raises IncompleteRunError if there is no shard, or if shards are missing and ``allow_missing`` is False.
         """
         import polars as pl
-
-        from pipeline.runs.folder_status import finished
 
         plan, found = finished(folder, allow_missing=allow_missing)
         done = set(found.done)

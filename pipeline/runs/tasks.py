@@ -19,6 +19,7 @@ from pipeline.base.fingerprints import canonical_json
 from pipeline.base.retry import retry_while_away
 from pipeline.base.signals import termination
 from pipeline.base.versions import versions
+from pipeline.runs.calibration_tokens import read_calibration
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard import Origin, Shard
@@ -74,7 +75,6 @@ class DeviceLock:
 def new_prober(spec: ProbeSpec, folder: RunFolder, device: str) -> Prober:
     """Make the state that all tasks of a probe share: tokens, device, model template."""
     from pipeline.probe import Prober
-    from pipeline.runs.calibration_tokens import read_calibration
 
     wanted = spec.calibration_sha256 if spec.is_calibrated else None
     calibration = None if wanted is None else read_calibration(folder, wanted)

@@ -12,7 +12,10 @@ from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out
-from pipeline.suites import Suite
+from pipeline.suites import Suite, load_tokenizer
+from pipeline.suites.model_config import model_config
+from pipeline.train.data import encode, training_texts, training_tokens
+from pipeline.train.kept_tokens import made_of, tokens_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,6 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
     """The tokens of the corpus ``named``, else of the suite's own: from ``data`` (``--data``), from an earlier call
     in ``out``, or made now. Only text needs the suite's tokenizer. Raises UsageError if they cannot be made.
     """
-    from pipeline.suites import load_tokenizer
-    from pipeline.train.data import encode, training_texts, training_tokens
-    from pipeline.train.kept_tokens import made_of, tokens_in
-
     text = named or suite.train_corpus
     if text is None:
         raise UsageError(f"suite {suite.name} does not state its training text: give --train-corpus")
@@ -62,8 +61,6 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
 
 def _vocab_size(suite: Suite) -> int:
     """Vocabulary size of the suite's models; raises UsageError if no config.json states it."""
-    from pipeline.suites.model_config import model_config
-
     size = model_config(suite).get("vocab_size")
     if type(size) is not int or size < 1:
         raise UsageError(

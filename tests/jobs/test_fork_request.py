@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import jobs.suite_argument
+import jobs.fork
 import pipeline.runs.execute
 from jobs.fork import run_fork_experiment
 from pipeline.base.errors import UsageError
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_the_suite_is_said(
     def defective(name: str, revisions: str | None) -> object:
         return dataclasses.replace(open_suite(name, revisions), warnings=("known defect of llama",))
 
-    monkeypatch.setattr(jobs.suite_argument, "resolve_suite", defective)
+    monkeypatch.setattr(jobs.fork, "resolve_suite", defective)
     monkeypatch.setattr(pipeline.runs.execute, "execute", lambda *_: RunSummary((), 0, {}, 0.0))
     assert run_fork_experiment(options) == 0
     assert "warning: known defect of llama" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import pipeline.runs.execute
+import pipeline.runs.training_tokens
 import pipeline.train.data
 from jobs.cli import main
 from pipeline.base.errors import UsageError
@@ -65,7 +66,8 @@ def encoded(monkeypatch) -> list[int]:
         counts.append(len(texts))
         return encode(texts, tokenizer, vocab_size)
 
-    monkeypatch.setattr(pipeline.train.data, "encode", counted)
+    for module in (pipeline.train.data, pipeline.runs.training_tokens):
+        monkeypatch.setattr(module, "encode", counted)
     return counts
 
 

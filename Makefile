@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 
 # The tests start Ray clusters of their own on this machine and need no tokens for them.
 test: export RAY_AUTH_MODE = disabled
+# Their processes import the library a hundred times, compiled once whatever the shell says of that.
+test: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: install demo reference test check docs format clean
 

@@ -25,12 +25,13 @@ from pipeline.runs.plans import PlannedRun
 from pipeline.runs.progress import Progress
 from pipeline.runs.requests import ForkRequest
 from pipeline.suites import fetch
+from pipeline.suites.moments import read_moments
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET
 from pipeline.train.loop import choose_device
-from pipeline.train.optimizers import load_moments, read_moments
+from pipeline.train.optimizers import load_moments
 
 Losses = dict[tuple[int, str, str], float]
 """Mean nll in nats by step, weights (live, ema, lawa) and variant."""

@@ -76,7 +76,7 @@ def _of_parts(model: Any, tokens_NT: Tensor, at_once: int) -> Values:
             _add(
                 weights, gradient, RHO / size if size else 0.0
             )  # at a stationary point there is no such direction
-            rise = sum(float(_loss(model, part, tokens_NT[:SEQUENCES])) for part in parts) - loss
+            rise = sum(float(part_loss(model, part, tokens_NT[:SEQUENCES])) for part in parts) - loss
     draws_DM, squares_M = torch.stack(draws), _by_matrix(weights, weights) / _sizes(weights)
     whole_D, relative_D = draws_DM.sum(dim=1), draws_DM @ squares_M
     return {
@@ -140,7 +140,7 @@ def _differentiate_twice(model: Any, few_NT: Tensor, weights: Sequence[Tensor]) 
     """
     import torch
 
-    first = torch.autograd.grad(_loss(model, few_NT, few_NT), list(weights), create_graph=True)
+    first = torch.autograd.grad(part_loss(model, few_NT, few_NT), list(weights), create_graph=True)
     try:
         torch.stack([g.square().sum() for g in first]).sum().backward()
     finally:
@@ -168,7 +168,7 @@ def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
             each.data.copy_(value)
 
 
-def _loss(model: Any, part_NT: Tensor, all_NT: Tensor) -> Tensor:
+def part_loss(model: Any, part_NT: Tensor, all_NT: Tensor) -> Tensor:
     """What ``part_NT`` adds to the mean loss over the predictions in ``all_NT``."""
     from torch.nn import functional
 
@@ -186,7 +186,7 @@ def _gradient(model: Any, parts: Sequence[Tensor], weights: Sequence[Tensor]) ->
 
     whole, total, found = torch.cat(list(parts)), 0.0, [torch.zeros_like(each) for each in weights]
     for part in parts:
-        loss = _loss(model, part, whole)
+        loss = part_loss(model, part, whole)
         total += float(loss.detach())
         for added, each in zip(found, torch.autograd.grad(loss, list(weights)), strict=True):
             added.add_(each)
@@ -199,7 +199,7 @@ def _product(model: Any, parts: Sequence[Tensor], weights: Sequence[Tensor], v: 
 
     whole, found = torch.cat(list(parts)), [torch.zeros_like(each) for each in weights]
     for part in parts:
-        first = torch.autograd.grad(_loss(model, part, whole), list(weights), create_graph=True)
+        first = torch.autograd.grad(part_loss(model, part, whole), list(weights), create_graph=True)
         along = torch.stack([(g * each).sum() for g, each in zip(first, v, strict=True)]).sum()
         for added, each in zip(found, torch.autograd.grad(along, list(weights)), strict=True):
             added.add_(each)

@@ -22,6 +22,7 @@ from pipeline.measurements import (
 from pipeline.measurements.measurement import (
     AnyMeasurement,
     HiddenObserver,
+    Moments,
     QuantizedWeight,
     TokenBlock,
     Values,
@@ -78,10 +79,16 @@ def outcome_values(
 
 
 def checkpoint_values(
-    measurements: Sequence[CheckpointMeasurement], model: torch.nn.Module, tokens_NT: Tensor
+    measurements: Sequence[CheckpointMeasurement],
+    model: torch.nn.Module,
+    tokens_NT: Tensor,
+    moments: Moments | None = None,
 ) -> dict[str, Any]:
-    """Every column of ``measurements`` for the unquantized ``model``."""
-    return _columns(measurements, lambda each: each.of_model(model, tokens_NT))
+    """Every column of ``measurements`` for the unquantized ``model``; ``moments``: Adam's state beside it."""
+    return _columns(
+        measurements,
+        lambda each: each.of_model(model, tokens_NT, *([moments] if each.takes_moments else [])),
+    )
 
 
 def checkpoint_notes(measurements: Sequence[CheckpointMeasurement], columns: Mapping[str, Any]) -> list[str]:

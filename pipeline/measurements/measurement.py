@@ -16,7 +16,6 @@ from pipeline.base.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from torch import Tensor
 
     from pipeline.quantize import CalibrationOutcome, Quantizer, Variant
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 Level = Literal["token", "tensor", "checkpoint", "hidden"]
 Values = Mapping[str, Any]
 """Values by the name of their column."""
+Moments = Mapping[str, Mapping[str, "Tensor"]]
+"""Adam's state: parameter -> ``exp_avg``, ``exp_avg_sq`` and ``step``."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -150,9 +151,11 @@ class CheckpointMeasurement:
 
     name: str
     columns: tuple[Column, ...]
-    of_model: Callable[[torch.nn.Module, Tensor], Values]
+    of_model: Callable[..., Values]
     """Called with the model, float32 in eval mode, which it must not change, and the evaluation tokens, int64 (N,
     T) on its device; returns each of ``columns``, which are stored in the row of fp32."""
+    takes_moments: bool = False
+    """Whether ``of_model`` gets a third argument: Adam's state beside the checkpoint (``Moments``), None without."""
     notes: Callable[[Values], Sequence[str]] = lambda _: ()
     """Notes for readers of these values, which the shard and the report keep."""
 

@@ -20,6 +20,7 @@ import torch
 from pipeline.base.errors import CheckpointError
 from pipeline.measurements import CheckpointMeasurement, selected
 from pipeline.measurements.hooks import checkpoint_notes, checkpoint_values, refuse_whole_models
+from pipeline.measurements.measurement import Moments
 from pipeline.models.arithmetic import float32_products, has_triton, require_arithmetic
 from pipeline.models.loading import build_model, check_sha256, read_config, read_weights
 from pipeline.probe.backend import Backend, TorchBackend
@@ -32,6 +33,7 @@ from pipeline.probe.result import Measurement, measurement
 from pipeline.probe.weights import FileWeights, LayerWeights, WholeWeights
 from pipeline.spec import ProbeSpec
 from pipeline.suites import Unchanged, weights_sha256
+from pipeline.suites.moments import keeps_moments, read_moments
 
 NOTE = "measured layer by layer"
 
@@ -141,7 +143,9 @@ class Prober:
         loaded, load_s = time.perf_counter(), weights.load_s
         with weights.files:  # hashing may start before or after this
             with self._damage_first(folder, expected_sha256):
-                columns = self._columns_of(lambda: build_model(read_config(folder), read_weights(folder)))
+                columns = self._columns_of(
+                    lambda: build_model(read_config(folder), read_weights(folder)), self._moments(folder)
+                )
                 other = None if beside is None else WholeWeights(beside, self._reader.read(beside))
                 numbers = self._engine.run(weights, other)
             sha256 = self._sha256(folder, expected_sha256)
@@ -151,13 +155,20 @@ class Prober:
             beside_sha256="" if beside is None else _hashed(beside, None).sha256,
         )  # fmt: skip
 
-    def _columns_of(self, make: Callable[[], torch.nn.Module]) -> dict[str, Any]:
+    def _moments(self, folder: Path) -> Moments | None:
+        """Adam's state beside the weights, where a measurement takes it and it is there."""
+        wanted = any(each.takes_moments for each in self._of_model) and keeps_moments(folder)
+        return read_moments(folder) if wanted else None
+
+    def _columns_of(
+        self, make: Callable[[], torch.nn.Module], moments: Moments | None = None
+    ) -> dict[str, Any]:
         """Checkpoint-level columns of the unquantized float32 model that ``make`` returns."""
         if not self._of_model:
             return {}
         tokens = torch.from_numpy(self._sequences).to(self.device)
         with float32_products(self.device):
-            return checkpoint_values(self._of_model, make().to(self.device), tokens)
+            return checkpoint_values(self._of_model, make().to(self.device), tokens, moments)
 
     def _reset_peak(self) -> None:
         if self.device.type == "cuda":

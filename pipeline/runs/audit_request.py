@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.base.errors import UsageError
@@ -26,6 +27,7 @@ from pipeline.runs.swap_option import require_swap
 from pipeline.spec import DEFAULT_VARIANTS, FLATNESS, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.suites import Suite, load_tokenizer
 from pipeline.suites.model_config import context_length, model_config
+from pipeline.suites.moments import MOMENTS_FILE, keeps_moments
 from pipeline.suites.unmeasurable import refuse_unmeasurable
 from pipeline.train.on_demand import open_or_train
 
@@ -64,6 +66,7 @@ def build_request(
     suite = whole.select(options.steps, options.limit)
     warnings = [*suite.warnings, *_unmeasurable(suite, variants)]
     suite.require_steps(options.flatness, "--flatness")
+    _require_moments(measurements, suite)
     require_swap(options.swap, suite, variants)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
     shape = _shape(options, suite)
@@ -110,6 +113,16 @@ def _unmeasurable(suite: Suite, variants: Sequence[Variant]) -> list[str]:
     if config := model_config(suite):  # where none can be read, every checkpoint fails by name
         require_models(variants, config)
     return [f"{revision} cannot be measured: {reason}" for revision, reason in failing.items()]
+
+
+def _require_moments(measurements: Sequence[str], suite: Suite) -> None:
+    """Raise UsageError for a measurement that takes Adam's state, if no checkpoint of ``suite`` keeps it."""
+    takers = [each.name for each in selected(measurements, CheckpointMeasurement) if each.takes_moments]
+    if takers and not any(keeps_moments(Path(each.location)) for each in suite.checkpoints):
+        raise UsageError(
+            f"--measure {takers[0]}: no checkpoint of {suite.name} keeps Adam's state ({MOMENTS_FILE} beside its "
+            "weights): train with pretrain --keep-optimizer-at STEP,..., or leave it out"
+        )
 
 
 def _require_layered(measurements: tuple[str, ...], *, swap: bool) -> None:

@@ -17,12 +17,13 @@ from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import Suite, fetch, weight_files
+from pipeline.suites.moments import keeps_moments
 from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train
 from pipeline.train.schedules import ForkRates
 from pipeline.train.settings import OptimizerSettings
-from pipeline.train.start import MOMENTS_FILE, AuditedPhases, Start, automatic_start, named_start
+from pipeline.train.start import AuditedPhases, Start, automatic_start, named_start
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
@@ -201,7 +202,7 @@ def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
 
 def _kept(start: Start) -> bool:
     """Whether the suite has Adam's moments at the checkpoint."""
-    return (Path(start.checkpoint.location) / MOMENTS_FILE).is_file()
+    return keeps_moments(Path(start.checkpoint.location))
 
 
 def _optimizer(suite: Suite) -> OptimizerSettings:

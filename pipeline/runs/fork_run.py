@@ -23,12 +23,13 @@ from pipeline.probe import Measurement, Prober
 from pipeline.runs.task_values import ForkTask
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.suites import Unchanged
+from pipeline.suites.moments import read_moments
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches
 from pipeline.train.fork_spec import DATA_SEED_OFFSET, ForkSpec
 from pipeline.train.loop import Trainer, drops
-from pipeline.train.optimizers import load_moments, read_moments
+from pipeline.train.optimizers import load_moments
 
 Row = dict[str, Any]
 Starts = dict[tuple[str, str, ProbeSpec, str], Measurement]

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import CheckpointError
-from pipeline.base.files import open_regular
+from pipeline.measurements.measurement import Moments
 from pipeline.models.linear_layers import linear_sites
 from pipeline.train.settings import OptimizerSettings
-from pipeline.train.start import MOMENTS_FILE
 
 SAM_RADIUS = 0.05
 """Length of SAM's step uphill, in the 2-norm over all weights. Source: Foret et al. 2020 (arXiv 2010.01412)."""
@@ -102,21 +100,7 @@ def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-def read_moments(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Read Adam's state beside a checkpoint. Raises CheckpointError if it is missing or damaged."""
-    path = folder / MOMENTS_FILE
-    try:
-        with open_regular(path):  # opening a named pipe would block
-            pass
-        moments: dict[str, dict[str, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return moments
-
-
-def load_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, dict[str, Tensor]]
-) -> None:
+def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Moments) -> None:
     """Load :func:`moments_by_name` into a fresh ``optimizer``. Raises CheckpointError if they do not fit."""
     for name, parameter in model.named_parameters():
         state = moments.get(name)

@@ -8,9 +8,6 @@ from pipeline.base.errors import UsageError
 from pipeline.spec import Checkpoint
 from pipeline.suites import Suite
 
-MOMENTS_FILE = "moments.pt"
-"""File beside a checkpoint's weights with Adam's state by parameter name (``pretrain --keep-optimizer-at``)."""
-
 
 @dataclass(frozen=True)
 class Start:

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.console import errors
 from jobs.options import picked, shares_gpu
 from pipeline.base.errors import UsageError
-from pipeline.base.options import option
+from pipeline.base.option_fields import option
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.output import absolute_out
 from pipeline.spec import TokenShape

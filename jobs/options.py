@@ -10,9 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import click
 
 from pipeline.base.errors import UsageError
-from pipeline.base.options import Option
-from pipeline.runs.audit_options import AuditOptions
-from pipeline.runs.decision_options import DecisionOptions
+from pipeline.base.option_fields import Option
+from pipeline.runs.audit_options import AuditOptions, DecisionOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 

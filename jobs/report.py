@@ -8,7 +8,7 @@ import click
 
 from jobs.console import console
 from jobs.options import decision_options
-from pipeline.runs.decision_options import DecisionOptions
+from pipeline.runs.audit_options import DecisionOptions
 from pipeline.runs.kind_of_work import KindOfWork, kinds_of_work, work_in
 from pipeline.runs.output import run_folder
 

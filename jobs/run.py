@@ -13,8 +13,7 @@ from jobs.options import all_audit_options, decision_options, missing_option, pi
 from jobs.reduce import show_reduction
 from jobs.refine import show_refinement
 from jobs.report import show_page
-from pipeline.runs.audit_options import AuditOptions
-from pipeline.runs.decision_options import DecisionOptions
+from pipeline.runs.audit_options import AuditOptions, DecisionOptions
 from pipeline.runs.kind_of_work import kinds_of_work
 
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from jobs.console import console, duration
 from pipeline.base.errors import UsageError
-from pipeline.base.event_log import Event
+from pipeline.base.event_log import LoggedEvent
 from pipeline.runs.folder import RunFolder
 
 LAST = 8
@@ -31,7 +31,7 @@ class WatchedRun:
     last: list[str] = field(default_factory=list)
     ended: bool = False
 
-    def take(self, event: Event) -> None:
+    def take(self, event: LoggedEvent) -> None:
         name = event.event
         if name == "started":
             self.counts.clear()
@@ -53,7 +53,7 @@ class WatchedRun:
         return "; ".join(parts)
 
 
-def describe(event: Event) -> str:
+def describe(event: LoggedEvent) -> str:
     """One event as a line."""
     took = "" if event.seconds is None else f"{event.seconds:.2f} s"
     words = [event.time, event.event, event.key, event.host, took, event.reason]
@@ -86,7 +86,7 @@ def watch_run(folder: RunFolder, every_s: float, *, as_json: bool) -> None:
             return
 
 
-def _new_events(folder: RunFolder, every_s: float) -> Iterator[list[Event]]:
+def _new_events(folder: RunFolder, every_s: float) -> Iterator[list[LoggedEvent]]:
     """Yield all events so far, then new ones every ``every_s`` seconds, without end."""
     seen = 0
     while True:

@@ -143,7 +143,7 @@ class EventLog:
 
 
 @dataclass(frozen=True)
-class Event:
+class LoggedEvent:
     """One line of a log that was read back; a field that it does not have is None."""
 
     time: str
@@ -158,13 +158,15 @@ class Event:
     there: int | None = None
 
 
-def parse_events(data: bytes) -> list[Event]:
+def parse_events(data: bytes) -> list[LoggedEvent]:
     """Every complete event of a log; other lines (cut off, or foreign) are skipped."""
     events = []
     for line in data.split(b"\n"):
         with suppress(ValueError):
             value = parse_json(line)
-            event: Event = from_json(Event, {**value, "line": value} if isinstance(value, dict) else value)
+            event: LoggedEvent = from_json(
+                LoggedEvent, {**value, "line": value} if isinstance(value, dict) else value
+            )
             counted = event.event != "started" or None not in (event.expected, event.there)
             placed = event.event not in ("worker_joined", "worker_lost") or event.host is not None
             if counted and placed:

@@ -24,8 +24,7 @@ the time of day, so the clocks of nodes may differ.
 from pipeline.driver.connection import cluster, gpu_memory, resolve_device
 from pipeline.driver.dispatch import RunningWorkers, running_workers
 from pipeline.driver.resources import Layout, Resources, plan_layout
-from pipeline.driver.task import Task, TaskOutcome
-from pipeline.driver.task_queue import MAX_ATTEMPTS, MAX_LOSSES
+from pipeline.driver.task_queue import MAX_ATTEMPTS, MAX_LOSSES, Task, TaskOutcome
 from pipeline.driver.worker_pool import WorkerPool
 
 __all__ = [

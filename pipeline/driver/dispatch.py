@@ -12,8 +12,7 @@ from pipeline.base.event_log import OnEvent, ignore
 from pipeline.driver.connection import cluster
 from pipeline.driver.ray_metrics import RayMetrics
 from pipeline.driver.resources import Layout, Resources
-from pipeline.driver.task import Task, TaskOutcome
-from pipeline.driver.task_queue import Attempt, TaskQueue
+from pipeline.driver.task_queue import Attempt, Task, TaskOutcome, TaskQueue
 from pipeline.driver.worker_pool import Worker, WorkerLostError, WorkerPool
 
 TICK_S = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from pipeline.driver.task import TaskOutcome
+from pipeline.driver.task_queue import TaskOutcome
 
 SECONDS = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000]
 """Upper bounds of the histogram's bins, in seconds."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-
-from pipeline.driver.task import Task
+from typing import Protocol
 
 MAX_ATTEMPTS = 3
 """Attempts at one task whose worker dies or hangs."""
@@ -20,6 +19,36 @@ HUNG_FACTOR = 20.0
 HUNG_AFTER_S = 3600.0
 RECENT = 1000
 """Finished tasks whose longest time decides when a task counts as hung."""
+
+
+class Task(Protocol):
+    """A unit of work that can be pickled. The worker class knows what to do with it."""
+
+    @property
+    def key(self) -> str:
+        """Name of the task, unique in its run."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """How one task ended."""
+
+    key: str
+    failure: str | None = None
+    """Reason of the failure in one line; None if it succeeded."""
+    trace: str = ""
+    """Python traceback of the failure; empty if no Python code failed (the worker died)."""
+    deaths: int = 0
+    """Number of workers that died while running it."""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    busy_s: float = 0.0
+    """Seconds that its worker computed."""
+    idle_s: float = 0.0
+    """Seconds that its worker waited for downloads and files before it."""
+    host: str = ""
+    """Host that it ran on; filled in by the driver."""
 
 
 @dataclass

@@ -20,8 +20,7 @@ from pipeline.base.plugins import worker_environment
 from pipeline.driver.connection import alive_nodes
 from pipeline.driver.local_ray import is_alive, require_alive
 from pipeline.driver.resources import Layout
-from pipeline.driver.task import Task, TaskOutcome
-from pipeline.driver.task_queue import Attempt
+from pipeline.driver.task_queue import Attempt, Task, TaskOutcome
 
 LOOK_EVERY_S = 2.0
 """Seconds between two checks of the cluster's nodes."""

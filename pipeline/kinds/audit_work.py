@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from pipeline.runs.audit_options import DecisionOptions
 from pipeline.runs.calibration_tokens import write_calibration
 from pipeline.runs.checkpoint_plan import checkpoint_plan
-from pipeline.runs.decision_options import DecisionOptions
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus
 from pipeline.runs.kind_of_work import KindOfWork, Reduced, register

@@ -1,11 +1,11 @@
-"""The options of an audit as plain values, before anything is looked up."""
+"""The options of an audit, and of its decision, as plain values, before anything is looked up."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.base.options import option
+from pipeline.base.option_fields import option
 from pipeline.measurements import registered
 from pipeline.quantize.lookup import grammar
 from pipeline.spec import ARITHMETICS, CALIBRATION, DEFAULT_VARIANTS, MEASUREMENTS
@@ -101,3 +101,17 @@ class AuditOptions:
     )  # fmt: skip
     stream: bool = option(False, help="Measure layer by layer even where the whole model fits the memory.")
     replace_stale: bool = option(False, help="Discard shards in DIR that belong to another measurement.")
+
+
+@dataclass(frozen=True)
+class DecisionOptions:
+    """How the checkpoint to ship is chosen; None = as the tables were made, else the stated default."""
+
+    tolerance_nats: float | None = option(
+        None, name="--tolerance", metavar="NATS", least=0,
+        help="Loss that a checkpoint may cost and still be good enough to ship. Default: 0.01, 1 % of perplexity.",
+    )  # fmt: skip
+    level: float | None = option(
+        None, metavar="SHARE", least=0.5, below=1,
+        help="Confidence of the decision's sets and bounds. Default: 0.95.",
+    )  # fmt: skip

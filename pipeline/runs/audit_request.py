@@ -81,14 +81,9 @@ def build_request(
         measurements=measurements, mechanism=mechanism, by_layer=by_layer,
         flatness=tuple(sorted(set(options.flatness))), swap=tuple(sorted(options.swap)),
     )  # fmt: skip
-    calibration = calibrated_on
-    if calibration is None:
-        calibration, told = _calibration(
-            options, whole, probe, evaluation=tokens, out=out, on_sample=on_sample
-        )
-        warnings += told
-    else:
-        require_disjoint(calibration.source, calibration.array, KnownRuns(tokens.array, shape.seq_len))
+    calibration, told = _calibration(
+        options, whole, probe, calibrated_on, evaluation=tokens, out=out, on_sample=on_sample
+    )
     if calibration is not None:
         probe = dataclasses.replace(probe, calibration_sha256=calibration.sha256)
     return AuditRequest(
@@ -103,7 +98,7 @@ def build_request(
         cache_gb=options.cache_gb,
         stream=execution.stream,
         notes=execution.notes,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *told),
     )
 
 
@@ -142,6 +137,7 @@ def _calibration(
     options: AuditOptions,
     suite: Suite,
     probe: ProbeSpec,
+    calibrated_on: CalibrationTokens | None,
     *,
     evaluation: EvaluationTokens,
     out: RunFolder,
@@ -151,6 +147,10 @@ def _calibration(
 
     ``suite``: all of it. What is wrong with the options is found where no variant needs them too.
     """
+    if calibrated_on is not None:
+        known = KnownRuns(evaluation.array, probe.shape.seq_len)
+        require_disjoint(calibrated_on.source, calibrated_on.array, known)
+        return calibrated_on, ()
     shape = CalibrationShape(options.calibration_sequences, probe.shape.seq_len)
     if options.calibration is not None:
         parse_calibration(options.calibration, suite)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.base.errors import UnreadableError, UsageError
-from pipeline.base.event_log import AppendedFile, Event, EventLog, RewrittenFile, parse_events
+from pipeline.base.event_log import AppendedFile, EventLog, LoggedEvent, RewrittenFile, parse_events
 from pipeline.base.files import JSON_BYTES
 from pipeline.base.json_files import checked
 from pipeline.runs.json_record import damaged, json_record
@@ -40,9 +40,8 @@ from pipeline.runs.plans import WorkPlan
 from pipeline.runs.result_files import ResultFiles
 from pipeline.runs.shard_files import FailureRecords, ShardFiles
 from pipeline.runs.shard_schema import AUDIT, Kind
-from pipeline.runs.state_files import StateFiles
+from pipeline.runs.state_files import StateFiles, VerdictFiles
 from pipeline.runs.token_files import EvaluationTokenFile, TrainingTokenFiles
-from pipeline.runs.verdict_files import VerdictFiles
 from pipeline.store import LocalStore, Store, open_store
 
 EVENTS = "events.jsonl"
@@ -109,7 +108,7 @@ class RunFolder:
             )
         )
 
-    def read_events(self) -> list[Event] | None:
+    def read_events(self) -> list[LoggedEvent] | None:
         """Every event of the runs in this folder; None if none has started."""
         data = self._store.read(EVENTS, EVENTS_BYTES)
         return None if data is None else parse_events(data)

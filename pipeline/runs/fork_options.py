@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.base.options import option
+from pipeline.base.option_fields import option
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.train.arms import PAPER_SCHEDULES
 from pipeline.train.schedules import schedules

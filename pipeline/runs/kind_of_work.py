@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pipeline.base.plugins import Registry
-from pipeline.runs.decision_options import DecisionOptions
+from pipeline.runs.audit_options import DecisionOptions
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources

@@ -1,4 +1,4 @@
-"""The saved states of unfinished training runs in an output folder."""
+"""Files of training runs beside their shards: the states of unfinished ones, and the verdicts of the monitor."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pipeline.store import Store
 
 STATE_BYTES = 2**36
 """Largest state that is read, bytes."""
+VERDICT_BYTES = 2**30
+"""Largest file of verdicts that is read, bytes."""
 _STATE_NAME = re.compile(r"(?P<key>.+)-step(?P<updates>\d+)\.pt")
 
 
@@ -55,3 +57,20 @@ class StateFiles:
 
     def _state(self, key: str, updates: int) -> str:
         return f"{self.folder}/{key}-step{updates}.pt"
+
+
+class VerdictFiles:
+    """JSON lines of each monitored run of one kind of work, one line per observation."""
+
+    def __init__(self, store: Store, kind: Kind) -> None:
+        self._store = store
+        self.folder = f"monitor/{kind.name}"
+
+    def write(self, key: str, data: bytes) -> None:
+        """Replace the lines of run ``key``. Makes the folder, for a task that runs without a driver."""
+        self._store.make_folder(self.folder)
+        self._store.write(f"{self.folder}/{key}.jsonl", data)
+
+    def read(self, key: str) -> bytes | None:
+        """The lines of run ``key``; None if it was not monitored."""
+        return self._store.read(f"{self.folder}/{key}.jsonl", VERDICT_BYTES)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.base.errors import CheckpointError, OutputError
 from pipeline.base.plugins import load_plugins
-from pipeline.driver.task import TaskOutcome
+from pipeline.driver.task_queue import TaskOutcome
 from pipeline.runs.kind_of_work import kinds_of_work
 
 TRACE_CHARACTERS = 20_000

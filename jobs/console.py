@@ -58,7 +58,6 @@ errors = SafeConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def rich_table(text: TextTable) -> Table:
-    """``text`` as a rich table."""
     table = Table(title=text.title, title_justify="left")
     for index, head in enumerate(text.heads):
         if text.named and index == 0:

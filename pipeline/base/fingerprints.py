@@ -108,7 +108,6 @@ def comparable(kind: type, one: Mapping[str, Any], other: Mapping[str, Any]) -> 
 
 @cache
 def field_types(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields."""
     return get_type_hints(kind)
 
 

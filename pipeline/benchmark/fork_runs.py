@@ -216,6 +216,5 @@ def _time_fork(request: ForkRequest, on_step: Callable[[int, int], None]) -> Tim
 
 
 def _losses(request: ForkRequest, run: PlannedRun) -> Losses:
-    """Losses of our run, from its shard."""
     table = request.out.shards.read(run.key).table.select(["step", "weights", "variant", "nll_nats"])
     return {(row["step"], row["weights"], row["variant"]): row["nll_nats"] for row in table.to_pylist()}

@@ -135,7 +135,6 @@ class Benchmark:
         return found
 
     def lines(self) -> list[str]:
-        """The table as text."""
         settings = ", ".join(f"{_words(name)} {_shown(value)}" for name, value in self.settings.items())
         counts = Counter(name for row in self.rows for name in row.numbers)
         shared = [name for name, count in counts.items() if count > 1]

@@ -56,7 +56,6 @@ class Resources:
 
     @property
     def gpu_share(self) -> float:
-        """Share of one GPU for each worker."""
         return 1 / self.workers_per_gpu if self.gpus_per_worker is None else self.gpus_per_worker
 
 

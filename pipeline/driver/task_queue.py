@@ -82,7 +82,6 @@ class TaskQueue:
 
     @property
     def waiting(self) -> int:
-        """Tasks that wait for a worker."""
         return len(self._waiting)
 
     def next(self, holder: Hashable, now: float, behind: Attempt | None = None) -> Attempt | None:

@@ -28,7 +28,6 @@ def available_arithmetics(device: str) -> tuple[str, ...]:
 
 
 def choose_arithmetic(device: str) -> str:
-    """The default on ``device``."""
     return available_arithmetics(device)[0]
 
 

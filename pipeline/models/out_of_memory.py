@@ -33,7 +33,6 @@ def room_for(what: str, advice: str) -> Iterator[None]:
 
 
 def is_shortage(error: Exception) -> bool:
-    """Whether ``error`` is an out-of-memory error."""
     typed = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return typed or any(sign in str(error) for sign in _SIGNS)
 

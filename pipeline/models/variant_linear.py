@@ -69,7 +69,6 @@ class Plan:
 
     @property
     def of_controls(self) -> bool:
-        """Whether controls are measured now."""
         return any(isinstance(variant, ControlVariant) for variant in self.variants)
 
     @property
@@ -78,13 +77,11 @@ class Plan:
         return self.only_losses or self.of_controls
 
     def begin(self, variants: tuple[Variant, ...]) -> None:
-        """Start with ``variants`` of a checkpoint."""
         self.variants = variants
         for each in (self.packings, self.measured, self.kept, self.calibrated, self.outcomes):
             each.clear()
 
     def packing(self, name: str, *, is_head: bool) -> Packing:
-        """The packing of the layer ``name``."""
         if name not in self.packings:
             by_variant = [variant.quantizer_of(name, is_head=is_head) for variant in self.variants]
             self.packings[name] = Packing.of(by_variant)
@@ -119,7 +116,6 @@ class ProbeLinear(nn.Module):
 
     @property
     def packing(self) -> Packing:
-        """The packing of its weight."""
         return self.plan.packing(self.name, is_head=self.is_head)
 
     @property

@@ -169,7 +169,6 @@ def _calibration(
 
 
 def resources_of(options: AuditOptions) -> Resources:
-    """The resources that ``options`` request."""
     from pipeline.driver import Resources
 
     return Resources(

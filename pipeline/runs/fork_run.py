@@ -109,7 +109,6 @@ class ForkRun:
             self._probe()
 
     def state(self) -> bytes:
-        """The run's state."""
         buffer = io.BytesIO()
         value = {
             "config": canonical_json(self.task.spec.config()),

@@ -53,7 +53,6 @@ class ResultFiles:
         return json_record(kind, self._store.place(name), data, f"reduce {self._store.place('')}")
 
     def has(self, name: str) -> bool:
-        """Whether the result exists."""
         return self._store.exists(name)
 
     def _write(self, name: str, data: bytes) -> None:

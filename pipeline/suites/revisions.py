@@ -132,7 +132,6 @@ class RevisionChoice:
         return compiled if compiled is not None and "step" in compiled.groupindex else None
 
     def wants(self, name: str) -> bool:
-        """Whether the revision ``name`` is chosen."""
         compiled = self.compiled()
         return compiled is None or compiled.fullmatch(name) is not None
 

@@ -113,7 +113,6 @@ class Trainer:
 
 
 def drops(model: nn.Module) -> bool:
-    """Whether ``model`` has dropout in training."""
     return any(isinstance(each, nn.Dropout) and each.p > 0 for each in model.modules())
 
 

@@ -90,12 +90,9 @@ def _alone(spec: Spec, title: str, note: str | list[str] = "") -> Spec:
         if key not in ("$schema", "autosize", "padding")
     }
     heading = {"text": title, "subtitle": note} if note else {"text": title}
+    named_phases = any(param["name"] == "top" for param in spec["params"])
     # The phases' names are between heading and plot.
-    return {**kept, "width": WIDTH, "title": {**heading, "offset": 18 if "top" in _names(spec) else 6}}
-
-
-def _names(spec: Spec) -> set[str]:
-    return {param["name"] for param in spec["params"]}
+    return {**kept, "width": WIDTH, "title": {**heading, "offset": 18 if named_phases else 6}}
 
 
 def _bare(spec: Any) -> Any:

@@ -7,6 +7,7 @@ block. Values are stored as 16-bit integers in base64: 150 tensors x 154 checkpo
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import re
 import struct
@@ -129,7 +130,9 @@ def _edges(steps: list[int], frame: Frame) -> tuple[tuple[float, float], ...]:
 
 def _layout(names: list[str]) -> tuple[tuple[Row, ...], tuple[tuple[str, float], ...], int]:
     """Rows grouped by module, and the height of the whole."""
-    prefix = _common_prefix(names)
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = itertools.takewhile(lambda each: len(set(each)) == 1, parts)
+    prefix = "".join(f"{part}." for part, *_ in shared)
     groups: dict[str, list[tuple[int, str]]] = {}
     for name in names:
         match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
@@ -146,14 +149,6 @@ def _layout(names: list[str]) -> tuple[tuple[Row, ...], tuple[tuple[str, float],
             y += thick
         y += 6
     return tuple(rows), tuple(headings), math.ceil(y)
-
-
-def _common_prefix(names: list[str]) -> str:
-    parts = [name.split(".") for name in names]
-    shared = 0
-    while all(len(part) > shared + 1 and part[shared] == parts[0][shared] for part in parts):
-        shared += 1
-    return "".join(f"{part}." for part in parts[0][:shared])
 
 
 def heat_spec(heat: HeatMap, frame: Frame) -> Spec:

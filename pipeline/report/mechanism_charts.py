@@ -69,15 +69,15 @@ def with_factors(frame: Frame, mechanism: Mechanism) -> Frame:
         if f"{key}_{name}_se" in rows.columns:
             half = BAND_SE * pl.col(f"{key}_{name}_se")
             drawn |= {f"factor_{name}_lo": value - half, f"factor_{name}_hi": value + half}
-        rows = rows.with_columns(_on_a_log_axis(each / over).alias(column) for column, each in drawn.items())
+        over_it = {column: each / over for column, each in drawn.items()}
+        # A log axis has no place for the others.
+        rows = rows.with_columns(
+            pl.when(each > 0).then(each).alias(column) for column, each in over_it.items()
+        )
     if {f"{key}_slope", f"{key}_curvature"} <= set(rows.columns):
         parabola = (pl.col(f"{key}_slope") + pl.col(f"{key}_curvature") / 2) / damage
         rows = rows.with_columns(parabola.alias(PARABOLA))
     return replace(frame, rows=rows)
-
-
-def _on_a_log_axis(value: pl.Expr) -> pl.Expr:
-    return pl.when(value > 0).then(value)
 
 
 def factors_chart(frame: Frame) -> Spec:

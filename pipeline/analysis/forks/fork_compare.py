@@ -214,8 +214,8 @@ def _unrepeated(runs: FloatArray, distinct: FloatArray) -> FloatArray:
 
 def _run_means(runs: ArmRuns, steps: Steps) -> FloatArray:
     """(quantities, runs): means over ``steps``."""
-    whole = (runs.gap * POINTS, runs.fp32_nll_nats, runs.variant_nll_nats)
-    return np.array([values_at(each, steps).mean(axis=1) for each in whole])
+    gap, *losses = runs.values
+    return np.array([values_at(each, steps).mean(axis=1) for each in (gap * POINTS, *losses)])
 
 
 def _text_errors(ours: ArmRuns, theirs: ArmRuns, steps: Steps) -> list[TextError | None]:

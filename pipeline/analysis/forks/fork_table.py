@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from pipeline.analysis.statistics.bootstrap import paired_gap_se, text_blocks
-from pipeline.analysis.statistics.curves import FloatArray, gap_from_nll
+from pipeline.analysis.statistics.curves import FP32, FloatArray, gap_from_nll
 from pipeline.analysis.statistics.mechanism_factors import (
     Columns,
     ControlledLoss,
@@ -41,16 +40,16 @@ class ArmRuns:
     steps: tuple[int, ...]
     phases: tuple[str, ...]
     """Phase label at each step."""
-    gap: FloatArray
-    """(runs, steps); NaN after a run has diverged."""
-    fp32_nll_nats: FloatArray
-    """(runs, steps)"""
-    variant_nll_nats: FloatArray
-    """(runs, steps): loss of the quantized model itself, which is deployed"""
-    fp32_batch_nll_nats: FloatArray
-    """(runs, steps, batches): the same equally long batches for all"""
-    variant_batch_nll_nats: FloatArray
-    """(runs, steps, batches)"""
+    values: FloatArray
+    """(quantities, runs, steps): gap, loss in full precision and of the quantized model, which is deployed; NaN after
+    a run has diverged."""
+    batches: FloatArray
+    """(2, runs, steps, batches): these losses on equally long batches, the same for all."""
+
+    @property
+    def gap(self) -> FloatArray:
+        """Gap of the quantized model, (runs, steps)."""
+        return self.values[0]
 
 
 def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
@@ -62,7 +61,7 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
     frames = [pl.DataFrame(pl.from_arrow(shard.table)) for shard in shards]
     table = pl.concat(frames, how="diagonal")  # some runs may have columns of further measurements
     key = ["run_id", "step", "weights"]
-    baseline = table.filter(pl.col("variant") == "fp32").select(*key, baseline="batch_nll_nats")
+    baseline = table.filter(pl.col("variant") == FP32).select(*key, baseline="batch_nll_nats")
     joined = table.join(baseline, on=key, how="left", validate="m:1", maintain_order="left")
     own = np.array(joined["batch_nll_nats"].to_list(), dtype=float)
     other = np.array(joined["baseline"].to_list(), dtype=float)
@@ -75,7 +74,7 @@ def fork_table(shards: Sequence[Shard]) -> pl.DataFrame:
 def _with_factors(table: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """``table`` with the columns of ``statistics.mechanism_factors`` in place of the controls' losses."""
     rows = table.select(*key, "variant", "nll_nats", "batch_nll_nats", CONTROLS, ERROR_SIZE).to_dicts()
-    fp32 = {tuple(row[name] for name in key): row for row in rows if row["variant"] == "fp32"}
+    fp32 = {tuple(row[name] for name in key): row for row in rows if row["variant"] == FP32}
     found: list[Columns] = []
     for row in rows:
         loss = ControlledLoss.of(row, fp32[tuple(row[name] for name in key)])
@@ -83,7 +82,7 @@ def _with_factors(table: pl.DataFrame, key: list[str]) -> pl.DataFrame:
             found.append({})
         else:
             found.append(
-                noise_columns(loss) if row["variant"] == "fp32" else factor_columns(loss, row[ERROR_SIZE])
+                noise_columns(loss) if row["variant"] == FP32 else factor_columns(loss, row[ERROR_SIZE])
             )
     names = dict.fromkeys(name for columns in found for name in columns)
     factors = [pl.Series(name, [columns.get(name) for columns in found], dtype=pl.Float64) for name in names]
@@ -98,18 +97,20 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
     rows = table.filter((pl.col("arm") == arm) & (pl.col("weights") == weights))
     steps = sorted(table["step"].unique().to_list())
     seeds = tuple(sorted(rows["seed"].unique().to_list()))
-    gap, nll, fp32_nll = np.full((3, len(seeds), len(steps)), np.nan)
-    n_batches = len(table["batch_nll_nats"][0])
-    batch_nll, fp32_batch_nll = np.full((2, len(seeds), len(steps), n_batches), np.nan)
+    values = np.full((3, len(seeds), len(steps)), np.nan)
+    batches = np.full((2, len(seeds), len(steps), len(table["batch_nll_nats"][0])), np.nan)
     place = {step: index for index, step in enumerate(steps)}
     phases = dict.fromkeys(steps, "")
     for row in rows.iter_rows(named=True):
-        run, column = seeds.index(row["seed"]), place[row["step"]]
+        at = seeds.index(row["seed"]), place[row["step"]]
+        if row["variant"] == FP32:
+            values[1, *at], batches[0, *at] = row["nll_nats"], row["batch_nll_nats"]
         if row["variant"] == variant:
-            gap[run, column], nll[run, column] = row["gap"], row["nll_nats"]
-            batch_nll[run, column] = row["batch_nll_nats"]
-        if row["variant"] == "fp32":
-            fp32_nll[run, column], fp32_batch_nll[run, column] = row["nll_nats"], row["batch_nll_nats"]
+            values[0, *at], values[2, *at], batches[1, *at] = (
+                row["gap"],
+                row["nll_nats"],
+                row["batch_nll_nats"],
+            )
         phases[row["step"]] = row["phase_label"]
     return ArmRuns(
         label=arm,
@@ -117,11 +118,8 @@ def arm_runs(table: pl.DataFrame, arm: str, variant: str, weights: str) -> ArmRu
         seeds=seeds,
         steps=tuple(steps),
         phases=tuple(phases[step] for step in steps),
-        gap=gap,
-        fp32_nll_nats=fp32_nll,
-        variant_nll_nats=nll,
-        fp32_batch_nll_nats=fp32_batch_nll,
-        variant_batch_nll_nats=batch_nll,
+        values=values,
+        batches=batches,
     )
 
 
@@ -142,21 +140,11 @@ def at_end(steps: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def leave_out_text(runs: ArmRuns) -> list[ArmRuns]:
     """``runs`` without one block of evaluation batches, for every block; empty for one batch."""
-    n_batches = runs.fp32_batch_nll_nats.shape[-1]
+    n_batches = runs.batches.shape[-1]
     if n_batches < 2:
         return []
-    found = []
-    for block in text_blocks(n_batches):
-        fp32_nll, nll = (
-            np.delete(batches, block, axis=-1).mean(axis=-1)
-            for batches in (runs.fp32_batch_nll_nats, runs.variant_batch_nll_nats)
-        )
-        found.append(
-            dataclasses.replace(
-                runs, gap=gap_from_nll(nll, fp32_nll), fp32_nll_nats=fp32_nll, variant_nll_nats=nll
-            )
-        )
-    return found
+    without = (np.delete(runs.batches, block, axis=-1).mean(axis=-1) for block in text_blocks(n_batches))
+    return [replace(runs, values=np.stack([gap_from_nll(nll, fp32), fp32, nll])) for fp32, nll in without]
 
 
 def values_at(values: FloatArray, steps: NDArray[np.bool_]) -> FloatArray:

@@ -46,10 +46,15 @@ def student_p_value(t: float, df: float) -> float:
     return float(2 * special.stdtr(df, -abs(t)))
 
 
+def mean_se(values: FloatArray) -> float:
+    """Standard error of the mean of independent ``values`` (n,); NaN for one, whose scatter is unknown."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
 def mean_half_width(values: FloatArray) -> float:
     """Half width for the mean of independent ``values`` (n,); 0 for one value, whose scatter is unknown."""
     n = len(values)
-    return 0.0 if n < 2 else student_half_width(float(values.std(ddof=1)) / math.sqrt(n), n - 1)
+    return 0.0 if n < 2 else student_half_width(mean_se(values), n - 1)
 
 
 def percentiles(draws: FloatArray, level: float = LEVEL) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.statistics.curves import FloatArray
+from pipeline.analysis.statistics.intervals import mean_se
 
 NOISE_COLUMNS = {0.02: "noise_2pct_nats", 0.05: "noise_5pct_nats"}
 """Damage of relative noise by its share of each matrix' root mean square."""
@@ -80,20 +81,17 @@ class ControlledLoss:
 def factor_columns(found: ControlledLoss, error_size: float) -> Columns:
     """The columns of a quantized variant, each followed by its standard error."""
     f, f_B, n_SB = found.damage, found.damage_B, found.signs()
-    n = float(n_SB.mean())
     ahead_B, back_B, opposite_B = found.line[0.5], found.line[-0.5], found.line[-1.0]
-    columns: dict[str, tuple[float, float]] = {
-        "damage": (f, _text_se(f_B)),
-        "error_size": (error_size, 0.0 if np.isfinite(error_size) else np.nan),
-        **_sensitivity_and_alignment(f, f_B, n_SB, error_size),
+    columns = {
+        **_factors(found, error_size),
         "slope": _mean(ahead_B - back_B),
         "curvature": _mean(4 * (ahead_B + back_B)),
         "even_damage": _mean((f_B + opposite_B) / 2),
-        "kappa": (_over(f, error_size), _over(_text_se(f_B), error_size)),
+        "kappa": (_over(f, error_size), _over(mean_se(f_B), error_size)),
     }
     for kind in ("permuted", "gaussian"):
         other_SB = found.drawn[kind, 1.0]
-        ratio = _over(float(other_SB.mean()), n)
+        ratio = _over(float(other_SB.mean()), float(n_SB.mean()))
         columns[f"{kind}_ratio"] = ratio, abs(ratio) * _relative_se(other_SB, n_SB)
     return _with_errors(columns)
 
@@ -111,14 +109,7 @@ def noise_columns(found: ControlledLoss) -> Columns:
 
 def layer_columns(found: ControlledLoss, error_size: float) -> Columns:
     """The columns of one layer alone."""
-    f, f_B = found.damage, found.damage_B
-    return _with_errors(
-        {
-            "damage": (f, _text_se(f_B)),
-            "error_size": (error_size, 0.0 if np.isfinite(error_size) else np.nan),
-            **_sensitivity_and_alignment(f, f_B, found.signs(), error_size),
-        }
-    )
+    return _with_errors(_factors(found, error_size))
 
 
 def additivity(alone: Sequence[ControlledLoss], together: ControlledLoss) -> Columns:
@@ -127,15 +118,17 @@ def additivity(alone: Sequence[ControlledLoss], together: ControlledLoss) -> Col
     ratio = _over(float(sum_B.mean()), together.damage)
     with np.errstate(divide="ignore", invalid="ignore"):
         influence_B = sum_B / sum_B.mean() - together.damage_B / together.damage
-    return _with_errors({"additivity": (ratio, abs(ratio) * _text_se(influence_B))})
+    return _with_errors({"additivity": (ratio, abs(ratio) * mean_se(influence_B))})
 
 
-def _sensitivity_and_alignment(
-    f: float, f_B: FloatArray, n_SB: FloatArray, error_size: float
-) -> dict[str, tuple[float, float]]:
+def _factors(found: ControlledLoss, error_size: float) -> dict[str, tuple[float, float]]:
+    """The damage and its three factors, each with its standard error."""
+    f, f_B, n_SB = found.damage, found.damage_B, found.signs()
     n = float(n_SB.mean())
     alignment = _over(f, n)
     return {
+        "damage": (f, mean_se(f_B)),
+        "error_size": (error_size, 0.0 if np.isfinite(error_size) else np.nan),
         "sensitivity": (_over(n, error_size), _over(float(np.sqrt(_variance(n_SB))), error_size)),
         "alignment": (alignment, abs(alignment) * _relative_se(f_B[None], n_SB)),
     }
@@ -145,14 +138,14 @@ def _relative_se(above_SB: FloatArray, below_SB: FloatArray) -> float:
     """Standard error of the logarithm of mean above over mean below; one row above is no draw."""
     with np.errstate(divide="ignore", invalid="ignore"):
         above, below = above_SB / above_SB.mean(), below_SB / below_SB.mean()
-    text = _text_se(above.mean(axis=0) - below.mean(axis=0)) ** 2
+    text = mean_se(above.mean(axis=0) - below.mean(axis=0)) ** 2
     draws = sum(_draws_alone(each) for each in (above, below) if len(each) > 1)
     return float(np.sqrt(text + max(draws, 0.0)))
 
 
 def _variance(y_SB: FloatArray) -> float:
     """Variance of the mean over draws and batches."""
-    return _text_se(y_SB.mean(axis=0)) ** 2 + max(_draws_alone(y_SB), 0.0)
+    return mean_se(y_SB.mean(axis=0)) ** 2 + max(_draws_alone(y_SB), 0.0)
 
 
 def _draws_alone(y_SB: FloatArray) -> float:
@@ -167,13 +160,7 @@ def _draws_alone(y_SB: FloatArray) -> float:
 
 
 def _mean(values_B: FloatArray) -> tuple[float, float]:
-    return float(values_B.mean()), _text_se(values_B)
-
-
-def _text_se(values_B: FloatArray) -> float:
-    if len(values_B) < 2:
-        return float("nan")
-    return float(values_B.std(ddof=1) / np.sqrt(len(values_B)))
+    return float(values_B.mean()), mean_se(values_B)
 
 
 def _over(above: float, below: float) -> float:

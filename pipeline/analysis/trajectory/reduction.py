@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.statistics.curve_tables import curve_from_frame
-from pipeline.analysis.statistics.curves import MIN_ROWS, Curve, FloatArray
+from pipeline.analysis.statistics.curves import MIN_ROWS, Curve
 from pipeline.analysis.trajectory.audit_report import AuditReport, CalibrationText
 from pipeline.analysis.trajectory.mechanism.control_losses import ControlLosses
 from pipeline.analysis.trajectory.mechanism.explain import explain, read_controls
@@ -212,12 +212,14 @@ def _summary(trajectory: pl.DataFrame, names: Mapping[str, str], seed: int) -> S
 def _mechanism(
     shards: Sequence[Shard], trajectory: pl.DataFrame, summary: Summary, duplicates: Sequence[str], seed: int
 ) -> Mechanism | None:
+    rates = trajectory["learning_rate"]
+    known = rates.null_count() < len(rates)
     return explain(
         read_controls(shards, trajectory["step"].to_numpy(), duplicates=duplicates),
         headline=headline_variant(trajectory),
         labels=_names(shards),
         phases=summary.phases,
-        learning_rate=_known(trajectory["learning_rate"]),
+        learning_rate=rates.cast(pl.Float64).to_numpy() if known else None,
         seed=seed,
         checks=trace_checks([shard for shard in shards if shard.key not in duplicates]),
     )
@@ -226,10 +228,6 @@ def _mechanism(
 def _names(shards: Sequence[Shard]) -> dict[str, str]:
     """Column prefix -> name of the variant."""
     return {column_of(variant): variant for variant in shards[0].measured}
-
-
-def _known(rates: pl.Series) -> FloatArray | None:
-    return None if rates.null_count() == len(rates) else rates.cast(pl.Float64).to_numpy()
 
 
 def _calibration_of(plan: RunPlan, shards: Sequence[Shard]) -> CalibrationText | None:

@@ -35,7 +35,8 @@ def summarise_gaps(
     step: IntArray, fp32_nll_nats: FloatArray, variant_nll_nats: Mapping[str, FloatArray]
 ) -> GapSummary:
     """First, last and largest gap of int4, and the largest of int8, from losses of any number of checkpoints."""
-    gaps = {name: _finite(gap_from_nll(nll, fp32_nll_nats)) for name, nll in variant_nll_nats.items()}
+    gaps = {name: gap_from_nll(nll, fp32_nll_nats) for name, nll in variant_nll_nats.items()}
+    gaps = {name: gap[np.isfinite(gap)] for name, gap in gaps.items()}
     int4, int8 = (gaps.get(name, np.empty(0)) for name in ("int4", "int8"))
     nll = variant_nll_nats.get("int4", np.empty(0))
     known = np.flatnonzero(np.isfinite(nll))
@@ -46,10 +47,6 @@ def summarise_gaps(
         int8_gap_max=float(int8.max()) if len(int8) else None,
         best_checkpoint_for_int4=int(step[known[np.argmin(nll[known])]]) if len(known) else None,
     )
-
-
-def _finite(values: FloatArray) -> FloatArray:
-    return values[np.isfinite(values)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ def cause_sentence(found: VariantMechanism) -> str:
     if split is None:
         first = f" The first window is {found.first_is}; `compare` takes others." if found.first_is else ""
         return f"Why {name} damage grew cannot be said: {found.not_split}.{first}"
-    span = f"from {found.first_is or 'the first window'} (steps {_steps(split, first=True)}) to the end"
+    span = f"from {found.first_is or 'the first window'} (steps {_first_steps(split)}) to the end"
     if split.cause is Cause.NO_GROWTH:
         return (
             f"{name} damage did not clearly grow {span}: it is {times(split.times)} times what it was, so there is no "
@@ -113,7 +113,7 @@ def factors_note(found: VariantMechanism) -> str:
     """Contents of the chart of the factors."""
     if found.shares is None:
         return f"Factors of {found.label} damage in their own units. Bands: 95 %, over text and draws."
-    window = _steps(found.shares, first=True)
+    window = _first_steps(found.shares)
     first = found.first_is or "the first window"
     return (
         f"Factors of {found.label} damage over their values in {first} (steps {window}). "
@@ -135,9 +135,8 @@ def times(number: Bounded) -> str:
     return f"{number.estimate:.2f} [{number.lower:.2f}, {number.upper:.2f}]"
 
 
-def _steps(split: GrowthShares, *, first: bool) -> str:
-    window = split.first if first else split.last
-    return f"{window.first:,} to {window.last:,}"
+def _first_steps(split: GrowthShares) -> str:
+    return f"{split.first.first:,} to {split.first.last:,}"
 
 
 def _ratio(variance_ratio: float) -> str:

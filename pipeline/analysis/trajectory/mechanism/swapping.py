@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.statistics.curves import FP32, FloatArray
-from pipeline.analysis.statistics.intervals import Bounded, percentiles
+from pipeline.analysis.statistics.intervals import Bounded, mean_se, percentiles
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import column_of, variant_label
@@ -105,8 +105,7 @@ def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: i
             own_share = float(_weights(logs[None])[0] / (logs[3] - logs[0]))
             share = Bounded(own_share, *percentiles(weights_R / growth_R))
     own, late_on_early, early_on_late, last = (
-        Damage(float(each.mean()), float(each.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan"))
-        for each in damage_4B
+        Damage(float(each.mean()), mean_se(each)) for each in damage_4B
     )
     sentence = _sentence(variant, steps, growth, share)
     return Swap(column_of(variant), *steps, own, last, late_on_early, early_on_late, growth, share, sentence)

@@ -22,6 +22,7 @@ import numpy as np
 
 from pipeline.analysis.statistics.contrasts import welch_estimate
 from pipeline.analysis.statistics.curves import FP32, FloatArray
+from pipeline.analysis.statistics.intervals import mean_se
 from pipeline.analysis.statistics.mechanism_factors import ControlledLoss
 from pipeline.runs.control_column import CONTROLS
 from pipeline.runs.shard import Shard
@@ -119,13 +120,9 @@ def _check(row: Row, kind: str, share: float, predicted_D: FloatArray, measured_
         noise=kind,
         share=share,
         predicted_nats=float(predicted_D.mean()),
-        predicted_se=_se(predicted_D),
+        predicted_se=mean_se(predicted_D),
         measured_nats=float(measured_S.mean()),
-        measured_se=_se(measured_S),
+        measured_se=mean_se(measured_S),
         difference_lower=math.nan if lower is None else lower,
         difference_upper=math.nan if upper is None else upper,
     )
-
-
-def _se(draws: FloatArray) -> float:
-    return float(draws.std(ddof=1) / np.sqrt(len(draws))) if len(draws) > 1 else math.nan

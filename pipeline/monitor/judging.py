@@ -154,6 +154,11 @@ class Judge:
         )
         return self.verdict
 
+    @property
+    def has_new_alarm(self) -> bool:
+        """Whether the latest observation raised the alarm."""
+        return self._rule.alarm is not None and self._rule.alarm.step == self.seen[-1].step
+
     def require_later(self, step: int) -> None:
         """Raise UsageError unless ``step`` comes after the last observation."""
         if step < 0:

@@ -66,10 +66,9 @@ class Int4LightningCallback(Callback):
             return
         rate = float(trainer.optimizers[0].param_groups[0]["lr"]) if trainer.optimizers else None
         observed = on_rank_0(lambda: monitor.measured(step, self._model(pl_module), rate))
-        told = self.verdict is not None and self.verdict.alarm
         self.verdict = monitor.judge.observe(observed)
         pl_module.log_dict(observed.metrics("val"))
-        if self.verdict.alarm and not told and trainer.is_global_zero:
+        if monitor.judge.has_new_alarm and trainer.is_global_zero:
             LOG.warning("the quantized loss is worse than its best: %s", self.verdict.stop_advice.reason)
             if self._on_alarm is not None:
                 self._on_alarm(self.verdict)

@@ -85,10 +85,9 @@ class Int4Callback(TrainerCallback):
         observed = on_rank_0(lambda: self._measured(step, **kwargs))
         numbers = self._numbers(observed)
         if self._training:
-            told = self.verdict is not None and self.verdict.alarm
             self.verdict = monitor.judge.observe(observed)
             numbers[f"eval_{monitor.judge.variant}_alarm"] = float(self.verdict.alarm)
-            self._tell(state, self.verdict, told=told)
+            self._tell(state, self.verdict)
             if self._stop_when_advised and self.verdict.stop_advice:
                 control.should_training_stop = True
         metrics.update(numbers)
@@ -104,12 +103,12 @@ class Int4Callback(TrainerCallback):
         averages = {f"eval_{name}_{decides}_loss": loss for name, loss in observed.averages.items()}
         return observed.metrics("eval") | averages
 
-    def _tell(self, state: Any, verdict: Verdict, *, told: bool) -> None:
+    def _tell(self, state: Any, verdict: Verdict) -> None:
         if not state.is_world_process_zero:
             return
         for note in verdict.notes:
             LOG.warning(note)
-        if verdict.alarm and not told:
+        if self._monitor.judge.has_new_alarm:
             LOG.warning(
                 "%s has been worse than at step %s since about step %s; %s",
                 self._monitor.judge.label,

@@ -84,11 +84,10 @@ class SuiteWatch:
         return self._record
 
     def _observe(self, record: VerdictRecord, step: int, weights: nn.Module) -> None:
-        before = record.verdict
         rate = self._recipe.learning_rate(max(step - 1, 0))
-        verdict = record.add(self._monitor.measured(step, weights, rate))
+        record.add(self._monitor.measured(step, weights, rate))
         write_atomically(self._out / VERDICTS, record.to_bytes())
-        if verdict.alarm and not (before is not None and before.alarm):
+        if record.judge.has_new_alarm:
             self._on_alarm(record.sentence)
 
     def _saved(self, step: int) -> nn.Module:

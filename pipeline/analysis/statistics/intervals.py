@@ -35,10 +35,10 @@ class Bounded:
         return Bounded(math.exp(self.estimate), math.exp(self.lower), math.exp(self.upper))
 
 
-def student_half_width(se: float, df: float, level: float = LEVEL) -> float:
-    """Half width of the interval of an estimate with standard error ``se`` on ``df`` degrees of freedom."""
+def student_half_width(se: float, df: float) -> float:
+    """Half width of the 95 % interval of an estimate with standard error ``se`` on ``df`` degrees of freedom."""
     # what stats.t.ppf calls; that takes fifty times as long, and a simulation calls it a hundred thousand times
-    return float(special.stdtrit(df, (1 + level) / 2)) * se
+    return float(special.stdtrit(df, (1 + LEVEL) / 2)) * se
 
 
 def student_p_value(t: float, df: float) -> float:
@@ -77,11 +77,11 @@ def smallest_found(se: float, df: float, *, alpha: float = 0.05) -> float:
     return se * float(optimize.brentq(excess, 0.0, 2 * critical + 10))
 
 
-def power_of(difference: float, se: float, df: float, *, alpha: float = 0.05) -> float:
-    """Probability that a two-sided t test claims a true ``difference`` in its own direction; NaN where se is 0."""
+def power_of(difference: float, se: float, df: float) -> float:
+    """Probability that a two-sided t test at 0.05 claims a true ``difference`` in its direction; NaN where se is 0."""
     if se == 0:
         return math.nan
-    return float(stats.nct.sf(stats.t.ppf(1 - alpha / 2, df), df, difference / se))
+    return float(stats.nct.sf(stats.t.ppf(1 - 0.05 / 2, df), df, difference / se))
 
 
 MIN_BLOCKS = 4
@@ -89,7 +89,7 @@ MIN_BLOCKS = 4
 
 
 def gap_ratios(
-    fp32_batches: FloatArray, batches: FloatArray, against: FloatArray, level: float = 0.95
+    fp32_batches: FloatArray, batches: FloatArray, against: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """The gap of one variant over the gap of another, its lower and its upper bound, each (n,).
 
@@ -102,7 +102,7 @@ def gap_ratios(
     if n < 2:
         return (np.full(len(x), np.nan),) * 3
     mean_x, mean_y = x.mean(axis=1), y.mean(axis=1)
-    t2 = stats.t.ppf(0.5 + level / 2, n - 1) ** 2 / (n * (n - 1))
+    t2 = stats.t.ppf(0.5 + LEVEL / 2, n - 1) ** 2 / (n * (n - 1))
     dx, dy = x - mean_x[:, None], y - mean_y[:, None]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         a = mean_y**2 - t2 * (dy**2).sum(axis=1)

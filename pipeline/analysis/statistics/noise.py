@@ -20,6 +20,8 @@ from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
 
 FLOOR = 1e-5
 """Noise is never taken to be smaller than this (relative gap, or nats): below it is float32 rounding."""
+HALF_WINDOW = 12
+"""Neighbours on either side of a point that show its noise level."""
 OUTLIER_SDS = 5.0
 """A point further than this from its neighbours is pulled back to it (loss spikes, evaluation glitches)."""
 
@@ -50,10 +52,10 @@ def tame_outliers(x: FloatArray, y: FloatArray, replicates: FloatArray | None = 
     return curves[:, 0] if replicates is None else curves
 
 
-def local_sd(x: FloatArray, y: FloatArray, half_width: int = 12) -> FloatArray:
+def local_sd(x: FloatArray, y: FloatArray) -> FloatArray:
     """Noise level around each point from a rolling median of absolute pseudo-residuals; shape (n,)."""
     e = np.abs(pseudo_residuals(x, y))
-    width = min(half_width, max(len(e) // 2 - 1, 1))
+    width = min(HALF_WINDOW, max(len(e) // 2 - 1, 1))
     padded = np.pad(np.concatenate([e[:1], e, e[-1:]]), width, mode="reflect")
     window = np.lib.stride_tricks.sliding_window_view(padded, 2 * width + 1)
     return np.maximum(np.median(window, axis=1) / 0.6745, FLOOR)

@@ -23,6 +23,7 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import block_indices
 from pipeline.analysis.statistics.curves import FloatArray, IntArray
+from pipeline.analysis.statistics.intervals import LEVEL
 
 MIN_POINTS = 5
 """Fewer phase-3 checkpoints give no answer."""
@@ -61,7 +62,7 @@ class KurtosisTest:
 
 
 def kurtosis_test(
-    kurtosis: FloatArray | None, gap: FloatArray, step: IntArray, *, seed: int = 0, level: float = 0.95
+    kurtosis: FloatArray | None, gap: FloatArray, step: IntArray, *, seed: int = 0
 ) -> KurtosisTest:
     """Correlate kurtosis (n,) with the gap (n,) of phase 3 at its steps (n,); non-finite pairs are left out."""
     if kurtosis is None:
@@ -79,15 +80,15 @@ def kurtosis_test(
     rng = np.random.default_rng(seed)
     index = _resampled(rng, n, n_eff)
     r, rho = _pearson(x, y), _pearson(*ranks)
-    pearson_ci = _interval(r, n_eff, _rows(x[index], y[index]), level)
+    pearson_ci = _interval(r, n_eff, _rows(x[index], y[index]))
     spearman_ci = _interval(
-        rho, n_eff, _rows(stats.rankdata(x[index], axis=1), stats.rankdata(y[index], axis=1)), level
+        rho, n_eff, _rows(stats.rankdata(x[index], axis=1), stats.rankdata(y[index], axis=1))
     )
     a, b = (_without_trend(step[keep], values) for values in (x, y))
     n_left = _clipped(_independent_pairs(a, b, n_parameters=2), n)
     partial = _pearson(a, b)
     index = _resampled(rng, n, n_left)
-    partial_ci = _interval(partial, n_left - 1, _rows(a[index], b[index]), level)
+    partial_ci = _interval(partial, n_left - 1, _rows(a[index], b[index]))
     return KurtosisTest(
         n=n,
         n_effective=n_eff,
@@ -152,8 +153,8 @@ def _p_value(r: float, n: float) -> float:
     return float(2 * stats.t.sf(t, max(n - 2, 1e-9)))
 
 
-def _interval(r: float, n: float, resampled: FloatArray, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
+def _interval(r: float, n: float, resampled: FloatArray) -> tuple[float, float]:
+    tail = (1 - LEVEL) / 2
     low, high = (float(q) for q in np.quantile(resampled, [tail, 1 - tail]))
     if n <= 3.5:
         return min(low, -1.0), 1.0

@@ -94,7 +94,6 @@ def summarise(
     *,
     variant: str = "int4",
     seed: int = 0,
-    level: float = 0.95,
     n_null: int = N_NULL,
     names: Mapping[str, str] | None = None,
 ) -> Summary:
@@ -102,13 +101,13 @@ def summarise(
 
     ``names``: column prefix -> name of the variants for the sentences.
     """
-    report = detect_phases(curve, variant=variant, seed=seed, level=level, n_null=n_null)
+    report = detect_phases(curve, variant=variant, seed=seed, n_null=n_null)
     third = np.array([p == 3 for p in phase_of(report.phases, curve.step)]) & curve.first_of_its_content
     if report.onset_step is None:
         test = KurtosisTest(0, reason="no onset, hence no phase 3")
     else:
         kurtosis = None if curve.kurtosis is None else curve.kurtosis[third]
-        test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed, level=level)
+        test = kurtosis_test(kurtosis, curve.gap(variant)[third], curve.step[third], seed=seed)
     known = {each.name: getattr(report, each.name) for each in fields(Summary) if hasattr(report, each.name)}
     gaps = summarise_gaps(curve.step, curve.fp32_nll_nats, curve.variant_nll_nats)
     return Summary(**known, gaps=gaps, kurtosis_test=test, verdict=tuple(verdict(report, names)))

@@ -105,7 +105,7 @@ class NoShares:
 
 
 def split_growth(
-    losses: ControlLosses, first: Window, last: Window, *, seed: int = 0, level: float = LEVEL
+    losses: ControlLosses, first: Window, last: Window, *, seed: int = 0
 ) -> GrowthShares | NoShares:
     """The growth of the damage from window ``first`` to window ``last``, split by the rule of this module."""
     usable = losses.usable
@@ -117,8 +117,8 @@ def split_growth(
                 f"{count} checkpoints from step {window.first:,} to {window.last:,} have finite controls, at least "
                 f"{FEWEST} are needed"
             )
-    means = _replicates(losses, rows, np.random.default_rng(seed), level)
-    tail = (1 - level) / 2
+    means = _replicates(losses, rows, np.random.default_rng(seed))
+    tail = (1 - LEVEL) / 2
     if (lowest := np.quantile(means[:, :2, 1:], tail, axis=-1)).min() <= 0:
         index = int(np.argmin(lowest.min(axis=1)))
         return NoShares(f"the damage in the {('first', 'last')[index]} window cannot be told from 0")
@@ -127,16 +127,16 @@ def split_growth(
     logs = np.stack([size, noise - size, damage - noise], axis=1)
     grown = logs[1] - logs[0]
     total = damage[1] - damage[0]
-    whole = _bounded(total, level)
+    whole = _bounded(total)
     shares: list[Bounded | None] = [None] * len(FACTORS)
     if whole.lower > 0:
-        shares = [_bounded(part / total, level) for part in grown]
+        shares = [_bounded(part / total) for part in grown]
     factors = tuple(
         FactorGrowth(
             name,
-            _bounded(logs[0, k], level).exp(),
-            _bounded(logs[1, k], level).exp(),
-            _bounded(grown[k], level).exp(),
+            _bounded(logs[0, k]).exp(),
+            _bounded(logs[1, k]).exp(),
+            _bounded(grown[k]).exp(),
             shares[k],
         )
         for k, name in enumerate(FACTORS)
@@ -149,8 +149,8 @@ def split_growth(
         n_last=counts[1],
         n_batches=losses.damage_TB.shape[1],
         n_draws=losses.signs_TSB.shape[1],
-        damage_before=_bounded(damage[0], level).exp(),
-        damage_end=_bounded(damage[1], level).exp(),
+        damage_before=_bounded(damage[0]).exp(),
+        damage_end=_bounded(damage[1]).exp(),
         times=whole.exp(),
         factors=factors,
         cause=cause,
@@ -170,14 +170,12 @@ def judge_cause(log_growth: Bounded, shares: list[Bounded | None]) -> tuple[Caus
     return Cause.CANNOT_TELL, "no share lies above one half with both others below it"
 
 
-def _replicates(
-    losses: ControlLosses, rows: list[BoolArray], rng: np.random.Generator, level: float
-) -> FloatArray:
+def _replicates(losses: ControlLosses, rows: list[BoolArray], rng: np.random.Generator) -> FloatArray:
     """Mean damage, noise and error size of each window, (2, 3, 1 + N_REPLICATES): first as measured, then redrawn."""
     n_batches, n_draws = losses.damage_TB.shape[1], losses.signs_TSB.shape[1]
     blocks = max(1, n_batches // BATCH_BLOCK)
-    text = _stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks, level)
-    seeds = _stretched(_counted(rng, n_draws), n_draws, level)
+    text = _stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks)
+    seeds = _stretched(_counted(rng, n_draws), n_draws)
     alike = _memory(losses, rows)
     wider = math.sqrt((1 + alike) / (1 - alike))
     found = []
@@ -185,11 +183,11 @@ def _replicates(
         damage = losses.damage_TB[own].mean(axis=0) @ text
         noise = (seeds * (losses.signs_TSB[own].mean(axis=0) @ text)).sum(axis=0)
         size = np.full(damage.shape, losses.error_size[own].mean())
-        found.append(np.stack([damage, noise, size]) + wider * _luck(losses, own, rng, level))
+        found.append(np.stack([damage, noise, size]) + wider * _luck(losses, own, rng))
     return np.stack(found)
 
 
-def _luck(losses: ControlLosses, own: BoolArray, rng: np.random.Generator, level: float) -> FloatArray:
+def _luck(losses: ControlLosses, own: BoolArray, rng: np.random.Generator) -> FloatArray:
     """Deviations of a window's means from the scatter of its checkpoints, (3, 1 + N_REPLICATES)."""
     at = losses.step[own].astype(np.float64)
     values = np.stack([losses.damage[own], losses.noise[own], losses.error_size[own]], axis=1)
@@ -197,7 +195,7 @@ def _luck(losses: ControlLosses, own: BoolArray, rng: np.random.Generator, level
     left = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     n = len(at)
     df = max(n - 2, 1)
-    return left.T @ _stretched(_counted(rng, n), df + 1, level) * math.sqrt((n - 1) / df)
+    return left.T @ _stretched(_counted(rng, n), df + 1) * math.sqrt((n - 1) / df)
 
 
 def _memory(losses: ControlLosses, rows: list[BoolArray]) -> float:
@@ -219,16 +217,16 @@ def _counted(rng: np.random.Generator, n: int) -> FloatArray:
     return rng.multinomial(n, np.full(n, 1 / n), size=N_REPLICATES).T / n
 
 
-def _stretched(weights: FloatArray, n: int, level: float) -> FloatArray:
+def _stretched(weights: FloatArray, n: int) -> FloatArray:
     """Weights (units, replicates) after a first column of equal ones, spread as Student's t of n - 1 degrees asks."""
     equal = 1 / len(weights)
     if n < 2:
         return np.full((len(weights), N_REPLICATES + 1), equal)
-    tail = (1 + level) / 2
+    tail = (1 + LEVEL) / 2
     stretch = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
     return np.concatenate([np.full((len(weights), 1), equal), equal + stretch * (weights - equal)], axis=1)
 
 
-def _bounded(values: FloatArray, level: float) -> Bounded:
+def _bounded(values: FloatArray) -> Bounded:
     """The first of ``values``, with percentiles of the others; one that is not a number lies at the far ends."""
-    return Bounded(float(values[0]), *percentiles(values[1:][np.isfinite(values[1:])], level))
+    return Bounded(float(values[0]), *percentiles(values[1:][np.isfinite(values[1:])]))

@@ -62,10 +62,10 @@ def _of_parts(model: Any, tokens_NT: Tensor, at_once: int) -> Values:
             for each in weights
         )
 
-    with torch.enable_grad(), _differentiable(weights):
+    with torch.enable_grad(), differentiable(weights):
         attention = _attention(model, tokens_NT[:1], weights)
-    with torch.enable_grad(), _attending(attention), _differentiable(weights):
-        loss, gradient = _gradient(model, parts, weights)
+    with torch.enable_grad(), _attending(attention), differentiable(weights):
+        loss, gradient = gradient_of(model, parts, weights)
         draws = []
         for _ in range(DRAWS):
             v = draw()
@@ -155,7 +155,7 @@ def _attending(way: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
+def differentiable(weights: Sequence[Tensor]) -> Iterator[None]:
     """Gradients of ``weights`` can be taken; they are afterwards as they were, bit for bit."""
     before, kept = [each.requires_grad for each in weights], [each.detach().clone() for each in weights]
     for each in weights:
@@ -181,7 +181,8 @@ def part_loss(model: Any, part_NT: Tensor, all_NT: Tensor) -> Tensor:
     return total / (all_NT.shape[0] * (all_NT.shape[1] - 1))
 
 
-def _gradient(model: Any, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[float, Vector]:
+def gradient_of(model: Any, parts: Sequence[Tensor], weights: Sequence[Tensor]) -> tuple[float, Vector]:
+    """The mean loss over the predictions in ``parts``, and its gradient with respect to ``weights``."""
     import torch
 
     whole, total, found = torch.cat(list(parts)), 0.0, [torch.zeros_like(each) for each in weights]

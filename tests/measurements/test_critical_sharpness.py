@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +28,14 @@ def loss_of(model: Any) -> torch.Tensor:
 
 
 def moments_of(model: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """As after one step of Adam on the evaluation tokens, but for the correction of young moments."""
-    gradients = torch.autograd.grad(loss_of(model), list(model.parameters()))
+    generator = torch.Generator().manual_seed(1)
     return {
-        name: {"exp_avg": g.clone(), "exp_avg_sq": g.square() + 1e-4, "step": torch.tensor(500.0)}
-        for (name, _), g in zip(model.named_parameters(), gradients, strict=True)
+        name: {
+            "exp_avg": 1e-3 * torch.randn(p.shape, generator=generator),
+            "exp_avg_sq": 1e-5 + 1e-6 * torch.rand(p.shape, generator=generator),
+            "step": torch.tensor(500.0),
+        }
+        for name, p in model.named_parameters()
     }
 
 
@@ -62,14 +66,26 @@ def test_the_loss_falls_up_to_the_critical_rate_and_no_further() -> None:
     rate = float(found["critical_rate"])
     assert rate > FIRST
     assert found["critical_sharpness"] == pytest.approx(2 / rate)
-    start = loss_of(model).item()
+    weights = list(model.parameters())
+    start = loss_of(model)
+    gradient = torch.autograd.grad(start, weights)
+    optimizer = torch.optim.Adam(weights, betas=(0.9, 0.95), eps=1e-8)
+    for (name, p), g in zip(model.named_parameters(), gradient, strict=True):
+        # Moments so old that their correction is 1, one update before the one that is measured.
+        optimizer.state[p] = {**moments[name], "step": torch.tensor(1e5)}
+        p.grad = g
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
 
     def rise_at(eta: float) -> float:
+        state = copy.deepcopy(optimizer.state_dict())
+        optimizer.param_groups[0]["lr"] = eta
+        optimizer.step()
+        found = loss_of(model).item() - start.item()
         with torch.no_grad():
             for name, p in model.named_parameters():
-                state = moments[name]
-                p.copy_(before[name] - eta * state["exp_avg"] / (state["exp_avg_sq"].sqrt() + 1e-8))
-            return loss_of(model).item() - start
+                p.copy_(before[name])
+        optimizer.load_state_dict(state)
+        return found
 
     assert rise_at(rate * (1 - 2 * TOLERANCE)) < 0 < rise_at(rate * (1 + 2 * TOLERANCE))
     assert all(rise_at(rate * share) < 0 for share in (0.5, 0.1, 0.01))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.base.errors import CheckpointError
 from pipeline.base.files import open_regular
-from pipeline.measurements.measurement import Moments
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOMENTS_FILE = "moments.pt"
 
@@ -16,7 +19,7 @@ def keeps_moments(folder: Path) -> bool:
     return (folder / MOMENTS_FILE).is_file()
 
 
-def read_moments(folder: Path) -> Moments:
+def read_moments(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Read Adam's state beside a checkpoint. Raises CheckpointError if it is missing or damaged."""
     import torch
 
@@ -24,7 +27,7 @@ def read_moments(folder: Path) -> Moments:
     try:
         with open_regular(path):  # opening a named pipe would block
             pass
-        moments: Moments = torch.load(path, map_location="cpu", weights_only=True)
+        moments: dict[str, dict[str, Tensor]] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling a damaged file can raise anything; the message keeps the reason
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     return moments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import CheckpointError
-from pipeline.measurements.measurement import Moments
 from pipeline.models.linear_layers import linear_sites
 from pipeline.train.settings import OptimizerSettings
 
@@ -100,7 +99,9 @@ def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Moments) -> None:
+def load_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """Load :func:`moments_by_name` into a fresh ``optimizer``. Raises CheckpointError if they do not fit."""
     for name, parameter in model.named_parameters():
         state = moments.get(name)

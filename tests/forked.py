@@ -5,6 +5,7 @@ A test that kills a process, or gives it another environment, need not wait for 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
@@ -114,6 +115,7 @@ def run_script(path: Path, *words: str) -> None:
 def _call(
     said: str, folder: str, environment: dict[str, str], function: Callable[..., object], arguments: Any
 ) -> None:
+    gc.freeze()  # what was loaded is no garbage
     os.setsid()
     os.chdir(folder)
     for descriptor, name in ((1, "out"), (2, "err")):

@@ -73,9 +73,10 @@ def _of_parts(model: Any, tokens_NT: Tensor, at_once: int) -> Values:
         top = _top_eigenvalue(lambda v: _product(model, parts, weights, v), draw())
         size = _dot(gradient, gradient) ** 0.5
         with torch.no_grad():
-            _add(
-                weights, gradient, RHO / size if size else 0.0
-            )  # at a stationary point there is no such direction
+            for each, direction in zip(weights, gradient, strict=True):
+                each.add_(
+                    direction, alpha=RHO / size if size else 0.0
+                )  # a stationary point has no such direction
             rise = sum(float(part_loss(model, part, tokens_NT[:SEQUENCES])) for part in parts) - loss
     draws_DM, squares_M = torch.stack(draws), _by_matrix(weights, weights) / _sizes(weights)
     whole_D, relative_D = draws_DM.sum(dim=1), draws_DM @ squares_M
@@ -256,11 +257,6 @@ def _sizes(weights: Sequence[Tensor]) -> Tensor:
 
     sizes = [each.new_full(each.shape[:-2], each.shape[-2] * each.shape[-1]).flatten() for each in weights]
     return torch.cat(sizes).double().cpu()
-
-
-def _add(weights: Sequence[Tensor], step: Vector, factor: float) -> None:
-    for each, change in zip(weights, step, strict=True):
-        each.add_(change, alpha=factor)
 
 
 register(CheckpointMeasurement(

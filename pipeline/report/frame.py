@@ -86,7 +86,8 @@ class Frame:
 
 def make_frame(trajectory: pl.DataFrame, report: AuditReport) -> Frame:
     """Make the frame of ``trajectory`` (all columns except ``step`` and the nll are optional)."""
-    gone = tuple(sorted(set(_missing_steps(report.missing)) - set(trajectory["step"].to_list())))
+    numbers = (re.search(r"\d+$", key) for key in report.missing)  # of keys such as step000001000
+    gone = tuple(sorted({int(found[0]) for found in numbers if found} - set(trajectory["step"].to_list())))
     rows = trajectory.with_columns(pl.col("step").cast(pl.Int64))
     if gone:
         rows = pl.concat([rows, pl.DataFrame({"step": gone}, schema={"step": pl.Int64})], how="diagonal")
@@ -164,9 +165,3 @@ def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> 
         words = [first.upper(), *([] if plain else rest), *([method] if method else [])]
         named.append(Series(key, spec, " ".join(words), grid, method))
     return tuple(named)
-
-
-def _missing_steps(missing: Iterable[str]) -> list[int]:
-    """Steps of missing keys such as ``step000001000``."""
-    found = [re.search(r"(\d+)$", key) for key in missing]
-    return [int(match[1]) for match in found if match]

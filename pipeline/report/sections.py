@@ -46,7 +46,8 @@ def tiles_html(report: AuditReport, frame: Frame) -> str:
     """Key numbers; an unknown one has no tile, but "none found" is shown."""
     found, name = report.summary, subject(report)
     n = frame.rows.height if report.n_checkpoints is None else report.n_checkpoints
-    tiles = [*_decision_tile(report), ("Checkpoints", f"{n:,}", _span(frame))]
+    span = f"step {text.step(frame.first_step)} to {text.step(frame.last_step)}"
+    tiles = [*_decision_tile(report), ("Checkpoints", f"{n:,}", span)]
     if found.convergence_step is not None:
         tiles.append(_step_tile("FP32 converged", found.convergence_step, found.convergence_ci))
     elif found.growth is not None:
@@ -80,10 +81,6 @@ def _decision_tile(report: AuditReport) -> list[tuple[str, str, str]]:
             return [(label, text.step(found.best_step), f"{others} others may be as good")]
     best = report.summary.gaps.best_checkpoint_for_int4
     return [] if best is None else [(label, text.step(best), "lowest loss")]
-
-
-def _span(frame: Frame) -> str:
-    return f"step {text.step(frame.first_step)} to {text.step(frame.last_step)}"
 
 
 def events_html(summary: Summary) -> str:

@@ -10,6 +10,8 @@ from pipeline.measurements import choices, unvaried_columns
 from pipeline.report import html_text as text
 from pipeline.report.frame import Frame
 
+BAD = ' class="bad"'
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -82,12 +84,8 @@ def table_html(frame: Frame) -> str:
     )
     body = []
     for place, row in enumerate(frame.rows.select([column.name for column in columns]).iter_rows()):
-        cells = [
-            f"<td{_note(shown)}>{text.esc(shown)}</td>"
-            for shown in (
-                write(value, column.kind) for column, value in zip(columns[1:], row[1:], strict=True)
-            )
-        ]
+        shown = [write(value, column.kind) for column, value in zip(columns[1:], row[1:], strict=True)]
+        cells = [f"<td{BAD if each == 'diverged' else ''}>{text.esc(each)}</td>" for each in shown]
         gone = ' class="gone"' if row[0] in frame.missing_steps else ""
         body.append(
             f'<tr data-i="{place}"{gone}><th scope="row">{text.step(row[0])}</th>{"".join(cells)}</tr>'
@@ -97,7 +95,3 @@ def table_html(frame: Frame) -> str:
 
 def _mark(column: Heading) -> str:
     return f' class="of" style="--of:var(--v-{text.esc(column.group)})"' if column.group else ""
-
-
-def _note(shown: str) -> str:
-    return ' class="bad"' if shown == "diverged" else ""

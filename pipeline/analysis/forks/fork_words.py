@@ -30,7 +30,8 @@ def sentences(findings: ForkFindings) -> tuple[str, ...]:
     variant = variant_label(findings.variant)
     live = findings.live()
     out = [] if live else [f"There is one arm, {findings.baseline}: nothing to compare it with."]
-    out += [_comparison(each, variant, _compared(findings, each)) for each in live]
+    compared = {arm: schedules.find(facts.schedule).compared for arm, facts in findings.arms.items()}
+    out += [_comparison(each, variant, compared[each.arm]) for each in live]
     out += [_average(each, variant) for each in findings.averages if each.arm == findings.baseline]
     out += [_sweep(each) for each in findings.sweeps]
     if findings.diverged:
@@ -61,11 +62,6 @@ def _meaning(findings: ForkFindings) -> str:
         "Intervals are 95 % and count the order of the training text, seed by seed, and the choice of the evaluation "
         f"text; they hold for this starting checkpoint.{looks}"
     )
-
-
-def _compared(findings: ForkFindings, row: ArmComparison) -> ComparedPhase | None:
-    """The phase of the arm's schedule that is compared."""
-    return schedules.find(findings.arms[row.arm].schedule).compared
 
 
 def _comparison(row: ArmComparison, variant: str, compared: ComparedPhase | None) -> str:

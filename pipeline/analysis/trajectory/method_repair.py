@@ -7,13 +7,12 @@ over the text (``statistics.intervals``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.statistics.curves import FloatArray
 from pipeline.analysis.statistics.intervals import gap_ratios
 from pipeline.base.errors import UsageError
 from pipeline.spec import Variant, column_of
@@ -62,13 +61,17 @@ def with_repairs(table: pl.DataFrame, names: Iterable[str]) -> tuple[pl.DataFram
 
     table: a trajectory with losses per batch; names: of the variants in it. Null where it cannot be told.
     """
-    losses = {name: _batches(table, column_of(name)) for name in names}
+    columns = {name: f"{column_of(name)}_batch_nll_nats" for name in names}
+    losses = {name: np.array(table[column].to_list(), dtype=np.float64) for name, column in columns.items()}
     repairs = []
-    for name, rounded, method in _methods(losses):
-        ratios = gap_ratios(losses["fp32"], losses[name], losses[rounded])
+    for name, own in losses.items():
+        rounded, method = grid_and_method(name)
+        if rounded == name or not {rounded, "fp32"} <= losses.keys():
+            continue
+        ratios = gap_ratios(losses["fp32"], own, losses[rounded])
         prefix = f"{column_of(name)}_{REMAINING}"
-        columns = dict(zip((prefix, f"{prefix}_lower", f"{prefix}_upper"), ratios, strict=True))
-        table = table.with_columns(pl.Series(key, values).fill_nan(None) for key, values in columns.items())
+        found = zip((prefix, f"{prefix}_lower", f"{prefix}_upper"), ratios, strict=True)
+        table = table.with_columns(pl.Series(key, values).fill_nan(None) for key, values in found)
         known = [
             RemainingGap(int(step), *map(float, values))
             for step, *values in zip(table["step"], *ratios, strict=True)
@@ -88,14 +91,6 @@ def _sentence(method: str, rounded: str, known: Sequence[RemainingGap]) -> str:
     return f"{method} leaves {last} of the gap of round-to-nearest {rounded} at step {last.step:,}."
 
 
-def _methods(losses: Mapping[str, FloatArray]) -> list[tuple[str, str, str]]:
-    """(variant, variant of the grid alone, method), for every variant whose grid was also measured without its
-    method.
-    """
-    parts = [(name, *grid_and_method(name)) for name in losses]
-    return [part for part in parts if part[1] != part[0] and {part[1], "fp32"} <= losses.keys()]
-
-
 def grid_and_method(name: str) -> tuple[str, str]:
     """The name of a variant without its methods, and of its methods; of a plug-in that is not here, as it is."""
     try:
@@ -103,10 +98,6 @@ def grid_and_method(name: str) -> tuple[str, str]:
     except UsageError:
         return name, ""
     return str(variant.rounded), variant.method
-
-
-def _batches(table: pl.DataFrame, prefix: str) -> FloatArray:
-    return np.array(table[f"{prefix}_batch_nll_nats"].to_list(), dtype=np.float64)
 
 
 EXAMPLES = 3

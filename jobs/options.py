@@ -51,7 +51,7 @@ def _option(field: Field[Any], hint: Any) -> Callable[[F], F]:
     settings: dict[str, Any] = {"type": _type(shown, kind), "metavar": shown.metavar}
     if kind is bool:
         name = name if field.default is False else f"{name}/--no-{name.removeprefix('--')}"
-        settings = {"is_flag": True}
+        settings = {"is_flag": True, "default": field.default}
     elif kind == tuple[str, ...]:
         settings["multiple"] = True
         settings |= {} if shown.bare is None else {"is_flag": False, "flag_value": shown.bare}

@@ -137,7 +137,7 @@ def test_the_documentation_site_builds_and_a_broken_link_fails(tmp_path: Path) -
 
     built = build()
     assert built.returncode == 0, built.stdout + built.stderr
-    assert "Damage grew more" in (tmp_path / "site/html/index.html").read_text()
+    assert "Damage followed decay" in (tmp_path / "site/html/index.html").read_text()
     page = copy / "docs" / "storage.md"
     for broken in ("[no such section](fork.md#nothing)", "[no such file](nothing.md)"):
         page.write_text(f"{(ROOT / 'docs/storage.md').read_text()}\n{broken}\n")

@@ -25,10 +25,12 @@ from pipeline.runs.shard_schema import FORK
 
 REFERENCE = Path(__file__).parents[1] / "outputs" / "reference"
 METHODS = REFERENCE / "methods"
+APART = ("methods", "interventions", "convergence", "sizes", "repetition")
+"""What has archives of its own, unpacked elsewhere."""
 AUDITS = sorted(
     str(path.parent.relative_to(REFERENCE))
     for path in REFERENCE.rglob("run.json")
-    if not path.is_relative_to(METHODS) and not path.is_relative_to(REFERENCE / "interventions")
+    if path.relative_to(REFERENCE).parts[0] not in APART
 )
 FORKS = sorted(str(path.parent.relative_to(REFERENCE)) for path in REFERENCE.rglob("fork.json"))
 SCHEDULES = ("constant", "wsd", "cosine")

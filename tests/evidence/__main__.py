@@ -1,23 +1,34 @@
 """``python -m tests.evidence``: the findings and their pages, from the reports that ``make reference`` makes.
 
-Writes regrets.json, interventions/decision.json, findings.json and FINDINGS.md under ``outputs/reference``, and the
-three findings of README.md.
+Writes regrets.json, the decision.json of every trained experiment, findings.json and FINDINGS.md under
+``outputs/reference``, and the three findings of README.md.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.evidence import regrets
 from tests.evidence.claims import claims
+from tests.evidence.convergence import convergence
 from tests.evidence.interventions import interventions
 from tests.evidence.interventions import page as arms_table
 from tests.evidence.pages import README_TEMPLATE, TEMPLATE, between_marks, fill
+from tests.evidence.second_seed import second_seed
+from tests.evidence.sizes import sizes
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "outputs" / "reference"
+
+DECISIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "convergence": convergence,
+    "sizes": sizes,
+    "methods/second": second_seed,
+}
+"""Folder of an experiment -> what its rule decides."""
 
 
 def main() -> None:
@@ -26,6 +37,8 @@ def main() -> None:
     _write(REFERENCE / "regrets.json", costs)
     decision = interventions(REFERENCE / "interventions")
     _write(REFERENCE / "interventions" / "decision.json", decision)
+    for name, decide in DECISIONS.items():
+        _write(REFERENCE / name / "decision.json", decide(REFERENCE / name))
     found = claims(REFERENCE)
     _write(REFERENCE / "findings.json", [finding.to_json() for finding in found])
     texts = texts_of([finding.to_json() for finding in found], costs, decision)

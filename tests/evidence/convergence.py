@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.trajectory.findings import PhaseReport
 from pipeline.analysis.trajectory.phase_detection import detect_phases
 from tests.evidence.losses import FP32, GPTQ, INT4, Losses, read_losses
 from tests.evidence.seeds import t_interval, times
 
-FORK, LAST = 32_000, 40_000
+FORK = 32_000
 END = (38_000, 40_000)
 EARLY = 4_000
 """Updates after the convergence step that are the early window."""
@@ -28,29 +29,26 @@ MATTERS = math.log(1.25)
 """Smallest growth that matters."""
 
 
-def convergence_of(losses: Losses, last: int) -> Any:
+def convergence_of(losses: Losses, last: int) -> PhaseReport:
     """Convergence by the rule of `reduce`, from the checkpoints up to ``last`` alone."""
-    return detect_phases(losses.curve(last), n_null=1).convergence
+    return detect_phases(losses.curve(last), n_null=1)
 
 
 def numbers_of(constant: Losses, wsd: Losses) -> dict[str, Any]:
     """What one seed shows: convergence before the fork, windows in nats, g and e of both variants."""
     found = convergence_of(constant, FORK)
-    whole = convergence_of(constant, LAST)
     fp32 = constant.mean(FP32)
     numbers: dict[str, Any] = {
-        "convergence_step": found.step,
-        "convergence_ci": None if found.ci is None else list(found.ci),
-        "convergence_share": found.share,
-        "late_rise_nats": whole.late_rise_nats,
-        "gets_worse": whole.gets_worse,
+        "convergence_step": found.convergence_step,
+        "convergence_ci": None if found.convergence_ci is None else list(found.convergence_ci),
+        "convergence_share": found.convergence_share,
         "fp32_nats": {
             "fork": float(fp32[(constant.step > FORK - 2000) & (constant.step <= FORK)].mean()),
             "constant": float(fp32[constant.step >= END[0]].mean()),
             "wsd": float(wsd.mean(FP32)[wsd.step >= END[0]].mean()),
         },
     }
-    begins = None if found.step is None else min(found.step, LATEST)
+    begins = None if found.convergence_step is None else min(found.convergence_step, LATEST)
     for name, variant in (("int4", INT4), ("gptq", GPTQ)):
         ends = {
             "constant": constant.damage(variant, *END),

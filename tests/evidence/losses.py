@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ class Losses:
     """Steps in rising order, shape (n,)."""
     batches: Mapping[str, FloatArray]
     """Variant -> nats per token, shape (n, batches)."""
+    rate: FloatArray | None = None
+    """Learning rate at every step, shape (n,)."""
 
     def mean(self, variant: str) -> FloatArray:
         """Mean loss in nats per token, shape (n,)."""
@@ -45,7 +48,10 @@ class Losses:
         batches = {
             name: np.concatenate([earlier.batches[name][before], own]) for name, own in self.batches.items()
         }
-        return Losses(np.concatenate([earlier.step[before], self.step]), batches)
+        rates = None
+        if self.rate is not None and earlier.rate is not None:
+            rates = np.concatenate([earlier.rate[before], self.rate])
+        return Losses(np.concatenate([earlier.step[before], self.step]), batches, rates)
 
     def curve(self, last: int | None = None) -> Curve:
         """The curve of fp32 and INT4 up to the step ``last``."""
@@ -54,11 +60,13 @@ class Losses:
             step=self.step[until],
             fp32_nll_nats=self.mean(FP32)[until],
             variant_nll_nats={"int4": self.mean(INT4)[until]},
+            learning_rate=None if self.rate is None else self.rate[until],
             fp32_batch_nll_nats=self.batches[FP32][until],
             variant_batch_nll_nats={"int4": self.batches[INT4][until]},
         )
 
 
+@functools.cache
 def read_losses(folder: Path) -> Losses:
     """The losses of the audit in ``folder``; needs no reduction."""
     run = RunFolder(folder)
@@ -69,4 +77,5 @@ def read_losses(folder: Path) -> Losses:
     return Losses(
         np.array([each.step for each in checkpoints]),
         {name: np.array([each[name] for each in by_variant]) for name in names},
+        np.array([np.nan if each.learning_rate is None else each.learning_rate for each in checkpoints]),
     )

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.analysis.trajectory.reduction import read_table
 from pipeline.monitor.replay import replay
+from tests.evidence.findings_file import SCHEDULES
+from tests.evidence.losses import read_losses
 
 SUITES = (
-    *(f"schedules/{name}-seed{seed}" for name in ("constant", "wsd", "cosine") for seed in (0, 1)),
+    *(f"schedules/{name}-seed{seed}" for name in SCHEDULES for seed in (0, 1)),
     "sweeps/suite",
     "methods/constant",
     "methods/wsd",
     "methods/cosine",
+    *(f"methods/second/{name}" for name in SCHEDULES),
     "grids",
     "overtrained",
 )
+EXPERIMENTS = ("convergence", "sizes")
+"""Experiments told in two rows: suites at a constant rate, and those that end in a decay."""
 EARLIER = tuple(f"schedules/earlier/constant-seed{seed}" for seed in (0, 1))
 """Tables of losses alone: no report."""
 READINGS = {
@@ -34,6 +41,7 @@ READINGS = {
 def regrets(reference: Path) -> dict[str, Any]:
     """Regret in INT4 nats by suite and rule; ``reference`` holds the suites' tables and reports."""
     suites = [_suite(reference, name) for name in (*SUITES, *EARLIER)]
+    suites += [_outcome(name, curve) for name, curve in _trained(reference)]
     columns = {rule: [suite["rules"][rule]["regret_nats"] for suite in suites] for rule in READINGS}
     return {
         "unit": "INT4 nats per token over the lowest of the suite",
@@ -49,9 +57,25 @@ def regrets(reference: Path) -> dict[str, Any]:
     }
 
 
+def _trained(reference: Path) -> Iterator[tuple[str, Curve]]:
+    """The suites of the experiments, whose shards are not reduced; a branch has its trunk's checkpoints before it."""
+    for experiment in EXPERIMENTS:
+        for run in sorted((reference / experiment).glob("*constant-seed*/run.json")):
+            constant = read_losses(run.parent)
+            yield f"{experiment}/{run.parent.name}", constant.curve()
+            branch = run.parent.with_name(run.parent.name.replace("constant", "wsd"))
+            if (branch / "run.json").is_file():
+                yield f"{experiment}/{branch.name}", read_losses(branch).after(constant).curve()
+
+
 def _suite(reference: Path, name: str) -> dict[str, Any]:
     report = reference / name / "report.json"
-    found = replay(_curve(reference, name), "int4")
+    decision = json.loads(report.read_text())["decision"] if report.is_file() else None
+    return _outcome(name, _curve(reference, name), decision)
+
+
+def _outcome(name: str, curve: Curve, decision: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = replay(curve, "int4")
     rules = {
         each.rule: {
             "stopped_at": each.stopped_at,
@@ -60,7 +84,6 @@ def _suite(reference: Path, name: str) -> dict[str, Any]:
         }
         for each in found.rules
     }
-    decision = json.loads(report.read_text())["decision"] if report.is_file() else None
     return {
         "suite": name,
         "n_checkpoints": len(found.verdicts),
@@ -79,12 +102,27 @@ def _curve(reference: Path, name: str) -> Curve:
 def page(found: dict[str, Any]) -> str:
     """A row per suite and three over all, in Markdown."""
     lines = ["| suite | " + " | ".join(READINGS.values()) + " |", "|---|" + "---|" * len(READINGS)]
-    for suite in found["suites"]:
-        cells = [f"{suite['rules'][rule]['regret_nats']:.3f}" for rule in READINGS]
-        lines.append(f"| {suite['suite']} | " + " | ".join(cells) + " |")
+    for name, members in _rows(found["suites"]).items():
+        means = [
+            statistics.fmean(each["rules"][rule]["regret_nats"] for each in members) for rule in READINGS
+        ]
+        lines.append(f"| {name} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     for title in ("mean", "largest"):
         cells = [f"**{found['over_suites'][rule][title]:.3f}**" for rule in READINGS]
         lines.append(f"| **{title}** | " + " | ".join(cells) + " |")
     stopped = [f"{found['over_suites'][rule]['stopped']} of {len(found['suites'])}" for rule in READINGS]
     lines.append("| **suites in which it stopped** | " + " | ".join(stopped) + " |")
     return "\n".join(lines)
+
+
+def _rows(suites: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The suites of each row: one, or all of an experiment under one schedule."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for suite in suites:
+        experiment, _, name = suite["suite"].partition("/")
+        if experiment in EXPERIMENTS:
+            schedule = "constant" if "constant" in name else "wsd"
+            rows.setdefault(f"{experiment}, `{schedule}`, mean", []).append(suite)
+        else:
+            rows[suite["suite"]] = [suite]
+    return {f"{name} of {len(each)}" if len(each) > 1 else name: each for name, each in rows.items()}

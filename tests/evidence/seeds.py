@@ -1,4 +1,4 @@
-"""Intervals over trainings: Student's t over seeds."""
+"""Intervals over trainings, as the files of the decisions hold them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-LEVEL = 0.95
+from pipeline.analysis.statistics.intervals import LEVEL, mean_half_width
+
+__all__ = ["LEVEL", "NOT_JUDGED", "t_interval", "times"]
 NOT_JUDGED = "not judged"
 
 
-def t_interval(values: Any, level: float = LEVEL) -> dict[str, float]:
+def t_interval(values: Any) -> dict[str, float]:
     """Mean and interval over seeds, Student's t; values: (seeds,), two at least."""
-    mean = float(np.mean(values))
-    quantile = float(stats.t.ppf((1 + level) / 2, len(values) - 1))
-    half = quantile * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    found = np.asarray(values, dtype=np.float64)
+    mean, half = float(found.mean()), mean_half_width(found)
     return {"estimate": mean, "lower": mean - half, "upper": mean + half}
 
 

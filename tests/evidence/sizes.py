@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from pipeline.analysis.statistics.intervals import percentiles, student_half_width
 from pipeline.analysis.trajectory.mechanism.explain import read_controls
 from pipeline.runs.folder import RunFolder
 from tests.evidence.losses import GPTQ, INT4, Losses, read_losses
-from tests.evidence.seeds import LEVEL, NOT_JUDGED, times
+from tests.evidence.seeds import NOT_JUDGED, times
 
 PARAMETERS = {
     "100k": 12 * 2 * 64**2,
@@ -42,12 +43,8 @@ def effect(wsd: Losses, constant: Losses, variant: str, rng: np.random.Generator
     for damage in (late, flat):
         chosen = rng.integers(0, len(damage), (DRAWS, len(damage)))
         means.append(np.array([damage[np.ix_(*both)].mean() for both in zip(chosen, batches, strict=True)]))
-    lower, upper = np.quantile(np.log(means[0] / means[1]), ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return {
-        "estimate": math.log(late.mean() / flat.mean()),
-        "lower": float(lower),
-        "upper": float(upper),
-    }
+    lower, upper = percentiles(np.log(means[0] / means[1]))
+    return {"estimate": math.log(late.mean() / flat.mean()), "lower": lower, "upper": upper}
 
 
 def sensitivity_of(folder: Path) -> float | None:
@@ -63,6 +60,7 @@ def training(folder: Path, size: str, seed: str, rng: np.random.Generator) -> di
     """One training: levels in nats, E of both readings, and E of noise of the same size."""
     suites = {name: folder / f"{size}-{name}-{seed}" for name in ("constant", "wsd")}
     losses = {name: read_losses(path) for name, path in suites.items()}
+    gptq = effect(losses["wsd"], losses["constant"], GPTQ, rng)
     noise = {name: sensitivity_of(path) for name, path in suites.items()}
     whole = noise["wsd"] is not None and noise["constant"] is not None
     return {
@@ -76,7 +74,8 @@ def training(folder: Path, size: str, seed: str, rng: np.random.Generator) -> di
         },
         "noise_damage_nats": noise,
         "int4": effect(losses["wsd"], losses["constant"], INT4, rng),
-        "gptq": effect(losses["wsd"], losses["constant"], GPTQ, rng),
+        "gptq": gptq,
+        "gptq_times": times(gptq),
         "noise_log": math.log(noise["wsd"] / noise["constant"]) if whole else None,  # type: ignore[operator]
     }
 
@@ -110,7 +109,7 @@ def _trend(trainings: list[Mapping[str, Any]], reading: str) -> dict[str, Any]:
         return {"verdict": NOT_JUDGED}
     x = np.log10([each["parameters"] for each in trainings])
     fit = stats.linregress(x, [each[reading]["estimate"] for each in trainings])
-    half = float(stats.t.ppf((1 + LEVEL) / 2, len(x) - 2)) * float(fit.stderr)
+    half = student_half_width(float(fit.stderr), len(x) - 2)
     slope = {"estimate": float(fit.slope), "lower": float(fit.slope) - half, "upper": float(fit.slope) + half}
     verdict = "grows" if slope["lower"] > 0 else "shrinks" if slope["upper"] < 0 else "cannot tell"
     return {"verdict": verdict, "slope_log_per_decade": slope, "times_per_decade": times(slope)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.evidence.claims import costs, experiments, forks, paper, quantizers, schedules
+from tests.evidence.claims import costs, curvature, experiments, forks, paper, quantizers, schedules
 from tests.evidence.findings_file import Finding
 
 PARTS = (
@@ -16,9 +16,13 @@ PARTS = (
     forks.forks,
     forks.sweeps,
     quantizers.methods,
+    quantizers.second,
     quantizers.grids,
+    curvature.swaps,
     costs.others,
     experiments.interventions,
+    experiments.convergence,
+    experiments.sizes,
 )
 
 

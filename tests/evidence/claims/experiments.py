@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tests.evidence.findings_file import TEXT, TRAININGS, Finding, Source, derived
 
 PARTS = {"times": "in all", "times_rate": "the rate's part", "times_norm": "the norm's part"}
+TOKENS = 7_150 * 65_536
+"""Training tokens of every suite of sizes/RULE.md."""
 COLUMNS = ("damage_nats", "gptq_damage_nats", "sensitivity_nats")
 
 
@@ -76,6 +79,13 @@ def convergence(reference: Path) -> Iterator[Finding]:
     count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
     for key in ("seeds", "converged"):
         yield derived(f"cv.{key}", f"Seeds of the experiment: {key}", len(content[key]), **count, **common)
+    losses = [each["fp32_nats"] for each in content["by_seed"].values()]
+    gain = statistics.fmean(each["constant"] - each["wsd"] for each in losses)
+    how = "mean over by_seed of fp32_nats.constant - fp32_nats.wsd"
+    question = "Loss of full precision at the end, constant minus decay"
+    yield derived(
+        "cv.fp32.gain", question, gain, how=how, source=decision.path, unit="nats", form=".2f", **common
+    )
     for reading, found in content["readings"].items():
         for key in ("growth_at_constant_rate", "decay_over_constant"):
             if key in found:
@@ -103,6 +113,25 @@ def sizes(reference: Path) -> Iterator[Finding]:
             question = f"Damage at the end of wsd over constant, {size}, training {index}"
             place = [*key, "times", index]
             yield decision.finding(f"size.{size}.{index}", question, place, interval=TEXT, trainings=2)
+    for each in decision.content["trainings"]:
+        name = f"size.{each['size']}"
+        pick = ["trainings", {"size": each["size"], "seed": each["seed"]}]
+        question = f"Damage with GPTQ at the end of wsd over constant, {each['size']}, {each['seed']}"
+        yield decision.finding(f"{name}.gptq", question, [*pick, "gptq_times"], interval=TEXT, trainings=2)
+        question = f"INT4 damage at the end of wsd, {each['size']}, {each['seed']}"
+        place = [*pick, "damage_nats", "wsd"]
+        yield decision.finding(f"{name}.damage", question, place, unit="nats", form=".3f")
+        how = "parameters of trainings"
+        millions, common = each["parameters"] / 1e6, {"source": decision.path, "unit": "M", "how": how}
+        yield derived(
+            f"models.{each['size']}", "Parameters beside the embeddings", millions, form=".1f", **common
+        )
+        tokens = TOKENS / each["parameters"]
+        how = f"{TOKENS:,} tokens over parameters of trainings"
+        question = "Training tokens per parameter beside the embeddings"
+        yield derived(
+            f"tokens.{each['size']}", question, tokens, how=how, source=decision.path, unit="", form=".0f"
+        )
 
 
 def repetition(reference: Path) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ AUDITED = (
     "grids",
     "overtrained",
     *(f"methods/{name}" for name in SCHEDULES),
+    *(f"methods/second/{name}" for name in SCHEDULES),
 )
 """Suites with a report."""
 

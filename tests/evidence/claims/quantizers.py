@@ -72,6 +72,40 @@ def methods(reference: Path) -> Iterator[Finding]:
         )
 
 
+def second(reference: Path) -> Iterator[Finding]:
+    """The second seed of the same trainings."""
+    decision = Source(reference, "methods/second/decision.json")
+    for name, found in decision.content.items():
+        for key in ("survives_in_both", "quantizers"):
+            question = f"4-bit quantizers whose gap grows late in both seeds, {name}: {key}"
+            yield decision.finding(f"second.{name}.{key}", question, [name, key], unit="count", form="d")
+        for method in found["share_left"]:
+            question = f"Share of rounding's gap that {method} leaves at the end, {name}, second seed"
+            key = [name, "share_left", method]
+            yield decision.finding(
+                f"second.{name}.{method}", question, key, unit="%", form=".0f", interval=TEXT
+            )
+    question = "Cause of the late growth, wsd, second seed"
+    yield decision.finding("second.wsd.cause", question, ["wsd", "causes", 1], unit="", form="")
+    compared = Source(reference, "methods/second/comparison.json")
+    pick = ["found", {"folder": f"{ROOT}/methods/second/wsd", "variant": "int4"}, "factors", "shares"]
+    yield compared.finding(
+        "second.wsd.sensitivity",
+        "Share of sensitivity in the late growth, wsd, second seed",
+        [*pick, "factors", {"name": "sensitivity"}, "share"],
+        unit="%",
+        form=".0f",
+        interval="text, draws and checkpoints",
+    )
+    for name in SCHEDULES:
+        if name == "cosine":
+            compared = Source(reference, "methods/second/cosine/comparison.json")
+        for label in ("int4", "int4_g128_asym_gptq", "nf4_b64"):
+            pick = ["found", {"folder": f"{ROOT}/methods/second/{name}", "variant": label}, "growth"]
+            question = f"Growth of the gap over the last quarter, {label}, {name}, second seed"
+            yield compared.finding(f"second.{name}.{label}.growth", question, pick, interval=TEXT)
+
+
 def grids(reference: Path) -> Iterator[Finding]:
     grids = Source(reference, "grids/comparison.json")
     small = [each for each in grids.content["found"] if each["variant"].startswith(("int3", "int4", "int5"))]

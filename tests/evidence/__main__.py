@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.evidence import regrets
 from tests.evidence.claims import claims
 from tests.evidence.convergence import convergence
-from tests.evidence.interventions import interventions
+from tests.evidence.interventions import MIN_CONFIRMING, interventions
 from tests.evidence.interventions import page as arms_table
 from tests.evidence.pages import README_TEMPLATE, TEMPLATE, between_marks, fill
+from tests.evidence.repetition import repetition
 from tests.evidence.second_seed import second_seed
 from tests.evidence.sizes import sizes
 
@@ -24,11 +26,13 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "outputs" / "reference"
 
 DECISIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "interventions/confirmation": partial(interventions, wanted=MIN_CONFIRMING),
     "convergence": convergence,
     "sizes": sizes,
+    "repetition": repetition,
     "methods/second": second_seed,
 }
-"""Folder of an experiment -> what its rule decides."""
+"""Folder of an experiment -> what its rule decides, once it was run."""
 
 
 def main() -> None:
@@ -38,7 +42,8 @@ def main() -> None:
     decision = interventions(REFERENCE / "interventions")
     _write(REFERENCE / "interventions" / "decision.json", decision)
     for name, decide in DECISIONS.items():
-        _write(REFERENCE / name / "decision.json", decide(REFERENCE / name))
+        if any((REFERENCE / name).glob("*/run.json")):
+            _write(REFERENCE / name / "decision.json", decide(REFERENCE / name))
     found = claims(REFERENCE)
     _write(REFERENCE / "findings.json", [finding.to_json() for finding in found])
     texts = texts_of([finding.to_json() for finding in found], costs, decision)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.evidence import convergence, repetition, sizes
-from tests.evidence.losses import FP32, GPTQ, INT4, Losses
+from tests.evidence.losses import FP32, GPTQ, INT4, Losses, read_losses
+from tests.evidence.second_seed import share_left
+from tests.test_reference import REFERENCE, assert_close
 
 
 def suite(steps: np.ndarray, damage: np.ndarray, fp32: np.ndarray, seed: int = 0) -> Losses:
@@ -124,3 +129,28 @@ def test_what_repetition_was_made_to_do_is_found(level: float, decay: float, cha
 def test_two_seeds_of_repetition_are_not_judged():
     found = repetition.decide({f"seed{seed}": arms(1.5, 1.4, 1.0, seed) for seed in range(2)})
     assert set(found["verdicts"].values()) == {"not judged"}
+
+
+def test_the_share_that_a_method_leaves_is_that_of_the_gaps():
+    steps = np.arange(27_600, 28_601, 200)
+    random = np.random.default_rng(4)
+    level = np.full((len(steps), 32), 2.0) + 0.3 * random.standard_normal(32)
+    noise = 0.001 * random.standard_normal((2, len(steps), 32))
+    left = math.log(1 + 0.7 * math.expm1(0.1))
+    losses = Losses(steps, {FP32: level, INT4: level + 0.1 + noise[0], GPTQ: level + left + noise[1]})
+    found = share_left(losses, GPTQ, np.random.default_rng(0))
+    assert found["lower"] < 0.7 < found["upper"]
+    assert found["upper"] - found["lower"] < 0.02
+
+
+def test_the_numbers_of_a_seed_are_what_its_shards_say(tmp_path: Path):
+    with tarfile.open(REFERENCE / "convergence" / "shards.tar.xz") as packed:
+        names = [each for each in packed if "seed1/" in each.name]
+        packed.extractall(tmp_path, names, filter="data")
+    made = convergence.numbers_of(
+        read_losses(tmp_path / "constant-seed1"), read_losses(tmp_path / "wsd-seed1")
+    )
+    kept = json.loads((REFERENCE / "convergence" / "decision.json").read_text())
+    assert_close(json.loads(json.dumps(made)), kept["by_seed"]["seed1"], "seed1")
+    early, late = made["int4"]["constant"], made["int4"]["wsd"]
+    assert made["int4"]["e"] == pytest.approx(math.log(late / early))

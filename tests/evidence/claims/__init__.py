@@ -21,8 +21,10 @@ PARTS = (
     curvature.swaps,
     costs.others,
     experiments.interventions,
+    experiments.confirmation,
     experiments.convergence,
     experiments.sizes,
+    experiments.repetition,
 )
 
 

@@ -28,8 +28,11 @@ def interventions(reference: Path) -> Iterator[Finding]:
 
 
 def confirmation(reference: Path) -> Iterator[Finding]:
-    """The 2 x 2 of more seeds, and the arms that should flatten the loss."""
-    decision = Source(reference, "interventions/confirmation/decision.json")
+    """The 2 x 2 of more seeds, and the arms that should flatten the loss; nothing before it was run."""
+    decided = "interventions/confirmation/decision.json"
+    if not (reference / decided).is_file():
+        return
+    decision = Source(reference, decided)
     yield from _square(decision, "iv2")
     for arm, found in decision.content["flattening"].items():
         place = ["flattening", arm]
@@ -135,8 +138,11 @@ def sizes(reference: Path) -> Iterator[Finding]:
 
 
 def repetition(reference: Path) -> Iterator[Finding]:
-    """Text that is seen once and six times."""
-    decision = Source(reference, "repetition/decision.json")
+    """Text that is seen once and six times; nothing before it was run."""
+    decided = "repetition/decision.json"
+    if not (reference / decided).is_file():
+        return
+    decision = Source(reference, decided)
     content = decision.content
     common: dict[str, Any] = {"trainings": 4 * len(content["seeds"])}
     count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}

@@ -30,7 +30,7 @@ def comparison_png(curves: Sequence[Curve], variant: str, windows: Sequence[tupl
     Curves whose names differ only in a final number share a colour and differ in dash. ``windows`` are shaded. The
     steep first hundredths of a run may run off the perplexity axis.
     """
-    return figure_png(_spec(curves, variant, windows), tokens((), dark=False))
+    return figure_png(comparison_spec(curves, variant, windows), tokens((), dark=False))
 
 
 def group_of(name: str) -> str:
@@ -44,7 +44,8 @@ def group_of(name: str) -> str:
     return re.sub(r"[-_ ]?(seed|run)?[-_ ]?\d+$", "", last) or last
 
 
-def _spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> Spec:
+def comparison_spec(curves: Sequence[Curve], variant: str, windows: Sequence[tuple[int, int]]) -> Spec:
+    """The chart: one view for each quantity that is known, on a step axis that all share."""
     groups = list(dict.fromkeys(Quoted(group_of(curve.name)) for curve in curves))
     rows, members = [], dict.fromkeys(groups, 0)
     for curve in curves:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from pipeline.analysis.statistics.curves import Curve
-from pipeline.report.comparison import _spec, comparison_png
+from pipeline.report.comparison import comparison_png, comparison_spec
 
 
 def curve(name: str, *, diverged: bool = False, rate: float | None = 1e-3) -> Curve:
@@ -17,7 +17,9 @@ def curve(name: str, *, diverged: bool = False, rate: float | None = 1e-3) -> Cu
 
 
 def test_seeds_share_a_colour_and_differ_in_dash():
-    spec = _spec([curve("a/wsd-seed0"), curve("a/wsd-seed1"), curve("a/cosine")], "int4", [(100, 200)])
+    spec = comparison_spec(
+        [curve("a/wsd-seed0"), curve("a/wsd-seed1"), curve("a/cosine")], "int4", [(100, 200)]
+    )
     encoding = spec["vconcat"][0]["layer"][1]["encoding"]
     assert encoding["color"]["scale"]["domain"] == ["wsd", "cosine"]
     assert len(set(encoding["color"]["scale"]["range"])) == 2
@@ -27,7 +29,7 @@ def test_seeds_share_a_colour_and_differ_in_dash():
 
 
 def test_what_is_not_known_is_left_out_and_what_diverged_is_a_hole():
-    spec = _spec([curve("one", diverged=True, rate=None)], "int4", [(0, 10)])
+    spec = comparison_spec([curve("one", diverged=True, rate=None)], "int4", [(0, 10)])
     assert len(spec["vconcat"]) == 2
     rows = spec["data"]["values"]
     assert [row["gap"] is None for row in rows] == [row["step"] > 500 for row in rows]

@@ -17,6 +17,7 @@ from pipeline.base.files import make_folder, write_atomically
 from pipeline.base.typed_json import to_json
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out, run_folder
+from pipeline.spec import variant_label
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.intervals import Bounded
@@ -161,12 +162,12 @@ def _print(found: RunComparison, windows: tuple[Window, Window], *, several: boo
     for ratio in found.groups:
         _print_ratio(ratio.found, ratio.variant if several else "")
     for factors in found.factors():
-        console.print(f"{factors.run} {factors.variant}: {run_sentence(factors)}")
+        console.print(f"{factors.run} {variant_label(factors.variant)}: {run_sentence(factors)}")
 
 
 def _print_growth(each: TrainingGrowth, windows: tuple[Window, Window], first: str, *, several: bool) -> None:
     growth = each.found
-    console.print(f"{each.folder}  {each.variant}" if several else each.folder, style="bold")
+    console.print(f"{each.folder}  {variant_label(each.variant)}" if several else each.folder, style="bold")
     for window, gap in zip(windows, (growth.before, growth.end), strict=True):
         console.print(f"  gap at {window}  {gap.estimate:.2%} [{gap.lower:.2%}, {gap.upper:.2%}]")
     if growth.growth is None:

@@ -17,7 +17,6 @@ from pipeline.analysis.trajectory.mechanism.mechanism_words import (
     trace_sentence,
 )
 from pipeline.analysis.trajectory.mechanism.swapping import Damage, Swap
-from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
 from pipeline.report.html_text import esc, plain_table
 from pipeline.report.mechanism_charts import waterfall
 from pipeline.report.render import figure_png, figure_svg
@@ -42,7 +41,7 @@ def mechanism_html(mechanism: Mechanism) -> str:
         + (_split_html(own.shares) if own.shares is not None else "")
         + (f'<ul class="items">{also}</ul>' if also else "")
         + _broken_html(own.not_finite)
-        + _trace_html(mechanism.trace_checks or ())
+        + _trace_html(mechanism)
         + "</section>"
     )
 
@@ -87,13 +86,15 @@ def _broken_html(steps: Sequence[int]) -> str:
     return f'<p class="note">Controls that are not finite: step {named}. They enter no window.</p>'
 
 
-def _trace_html(checks: Sequence[TraceCheck]) -> str:
+def _trace_html(mechanism: Mechanism) -> str:
+    checks = mechanism.trace_checks or ()
     if not checks:
         return ""
+    labels = {name: each.label for name, each in mechanism.by_variant.items()}
     rows = [
         (
             f"{check.step:,}",
-            esc(noise_words(check)),
+            esc(noise_words(check, labels)),
             f"{check.predicted_nats:.3g} &plusmn; {check.predicted_se:.2g}",
             f"{check.measured_nats:.3g} &plusmn; {check.measured_se:.2g}",
             "yes" if check.agrees else "no",

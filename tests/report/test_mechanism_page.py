@@ -72,7 +72,7 @@ def test_the_trace_beside_noise_is_a_table() -> None:
     html = build_report(trajectory, NOTHING, replace(report, mechanism=mechanism))
     assert "within the errors of both in 1 of 2 comparisons at 1 step." in html
     assert "noise of 2 % of the weights" in html
-    assert "error of int4 with random signs" in html
+    assert "error of INT4 with random signs" in html
     assert "Curvature against noise" not in build_report(trajectory, NOTHING, report)
 
 

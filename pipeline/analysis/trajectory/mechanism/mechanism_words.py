@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.analysis.statistics.intervals import Bounded
 from pipeline.analysis.trajectory.compared_runs import RunFactors
 from pipeline.analysis.trajectory.mechanism.growth_shares import Cause, FactorGrowth, GrowthShares
 from pipeline.analysis.trajectory.mechanism.mechanism_report import VariantMechanism
 from pipeline.analysis.trajectory.mechanism.trace_check import TraceCheck
+from pipeline.spec import variant_label
 
 FACTOR_WORDS = {
     "error_size": "error size",
@@ -101,12 +102,12 @@ def trace_sentence(checks: Sequence[TraceCheck]) -> str:
     )
 
 
-def noise_words(check: TraceCheck) -> str:
-    """Such as ``noise of 2 % of the weights``."""
+def noise_words(check: TraceCheck, labels: Mapping[str, str]) -> str:
+    """Such as ``noise of 2 % of the weights``; ``labels``: column prefix -> label of the variants."""
     if check.noise == "relative":
         return f"noise of {100 * check.share:g} % of the weights"
     kind = "with random signs" if check.noise == "signs" else "as normal noise"
-    return f"error of {check.variant} {kind}"
+    return f"error of {variant_label(check.variant, labels)} {kind}"
 
 
 def factors_note(found: VariantMechanism) -> str:

@@ -25,7 +25,7 @@ from pipeline.runs.plans import PlannedRun
 from pipeline.runs.progress import Progress
 from pipeline.runs.requests import ForkRequest
 from pipeline.suites import fetch
-from pipeline.suites.moments import read_moments
+from pipeline.suites.optimizer_moments import read_moments
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches

@@ -33,7 +33,7 @@ from pipeline.probe.result import Measurement, measurement
 from pipeline.probe.weights import FileWeights, LayerWeights, WholeWeights
 from pipeline.spec import ProbeSpec
 from pipeline.suites import Unchanged, weights_sha256
-from pipeline.suites.moments import keeps_moments, read_moments
+from pipeline.suites.optimizer_moments import keeps_moments, read_moments
 
 NOTE = "measured layer by layer"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.analysis.trajectory.audit_report import AuditReport
-from pipeline.analysis.trajectory.method_repair import REMAINING, CalibrationProblem
+from pipeline.analysis.trajectory.method_repair import REMAINING, AffectedMatrices
 from pipeline.report.axes import Spec, backdrop, chart, cursor_rule, level_rule
 from pipeline.report.curve_charts import variant_lines
 from pipeline.report.frame import Frame
@@ -52,7 +52,7 @@ def problems_table(report: AuditReport) -> str:
     return f'{heading}<p class="note">{note}</p>{plain_table(heads, map(_row, report.calibration_problems))}'
 
 
-def _row(found: CalibrationProblem) -> list[str]:
+def _row(found: AffectedMatrices) -> list[str]:
     first, last = step(found.first_step), step(found.last_step)
     cells = (
         found.variant,

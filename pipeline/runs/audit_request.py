@@ -27,7 +27,7 @@ from pipeline.runs.swap_option import require_swap
 from pipeline.spec import DEFAULT_VARIANTS, FLATNESS, ProbeSpec, TokenShape, Variant, parse_variants
 from pipeline.suites import Suite, load_tokenizer
 from pipeline.suites.model_config import context_length, model_config
-from pipeline.suites.moments import MOMENTS_FILE, keeps_moments
+from pipeline.suites.optimizer_moments import MOMENTS_FILE, keeps_moments
 from pipeline.suites.unmeasurable import refuse_unmeasurable
 from pipeline.train.on_demand import open_or_train
 

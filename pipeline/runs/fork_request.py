@@ -17,7 +17,7 @@ from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import Suite, fetch, weight_files
-from pipeline.suites.moments import keeps_moments
+from pipeline.suites.optimizer_moments import keeps_moments
 from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train

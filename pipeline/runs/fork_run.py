@@ -23,7 +23,7 @@ from pipeline.probe import Measurement, Prober
 from pipeline.runs.task_values import ForkTask
 from pipeline.spec import MEASUREMENTS, ProbeSpec
 from pipeline.suites import Unchanged
-from pipeline.suites.moments import read_moments
+from pipeline.suites.optimizer_moments import read_moments
 from pipeline.train.arms import make_arm_schedule
 from pipeline.train.averages import Averages, checkpoint_model
 from pipeline.train.data import Batches

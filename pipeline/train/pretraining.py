@@ -30,7 +30,7 @@ from pipeline.base.json_files import read_json
 from pipeline.base.locks import exclusive
 from pipeline.base.paths import new_folder
 from pipeline.suites import Entry, Manifest, read_manifest, weights_sha256, write_manifest
-from pipeline.suites.moments import MOMENTS_FILE
+from pipeline.suites.optimizer_moments import MOMENTS_FILE
 from pipeline.train.branching import branch, keepable, kept_state, refuse_lost
 from pipeline.train.data import Batches, TrainingData, copy_tokenizer, kept_array, prepare_data
 from pipeline.train.loop import Trainer, choose_device

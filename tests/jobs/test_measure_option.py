@@ -11,7 +11,7 @@ import torch
 from pipeline.base.errors import UsageError
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.audit_request import build_request
-from pipeline.suites.moments import MOMENTS_FILE
+from pipeline.suites.optimizer_moments import MOMENTS_FILE
 
 
 def test_a_suite_that_keeps_none_is_refused_before_work(

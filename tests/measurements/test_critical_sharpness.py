@@ -16,7 +16,7 @@ from pipeline.base.errors import CheckpointError
 from pipeline.measurements.critical_sharpness import FIRST, TOLERANCE, critical_rate, of_model
 from pipeline.probe import Prober
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
-from pipeline.suites.moments import MOMENTS_FILE
+from pipeline.suites.optimizer_moments import MOMENTS_FILE
 from tests.models import VOCAB, save_tiny_model, tiny_model
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(0, VOCAB, (8, 12)))

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.mechanism.swapping import Swap
-from pipeline.analysis.trajectory.method_repair import CalibrationProblem, MethodRepair
+from pipeline.analysis.trajectory.method_repair import AffectedMatrices, MethodRepair
 from pipeline.analysis.trajectory.shipping import ShippingDecision
 from pipeline.analysis.trajectory.square_law import SquareLaw
 from pipeline.analysis.trajectory.summary import Summary
@@ -39,7 +39,7 @@ class AuditReport:
     swap: tuple[Swap, ...] | None = field(default=None, metadata=UNLESS_NONE)
     """By variant; None where nothing was swapped."""
     methods: tuple[MethodRepair, ...] = ()
-    calibration_problems: tuple[CalibrationProblem, ...] = ()
+    calibration_problems: tuple[AffectedMatrices, ...] = ()
     square_law: SquareLaw | None = None
     duplicates: dict[str, str] = field(default_factory=dict)
     """Key of a checkpoint -> key of the earlier one with the same weights."""

@@ -105,7 +105,7 @@ EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class CalibrationProblem:
+class AffectedMatrices:
     """Why a calibrated method could not work on some matrices of one variant."""
 
     variant: str
@@ -122,7 +122,7 @@ class CalibrationProblem:
     """Names of matrices."""
 
 
-def calibration_problems(tensors: pl.DataFrame) -> tuple[CalibrationProblem, ...]:
+def calibration_problems(tensors: pl.DataFrame) -> tuple[AffectedMatrices, ...]:
     """The problems by variant and reason; tensors: one row per checkpoint, variant and matrix."""
     if "calibration_problem" not in tensors.columns:
         return ()
@@ -140,4 +140,4 @@ def calibration_problems(tensors: pl.DataFrame) -> tuple[CalibrationProblem, ...
         .rename({"calibration_problem": "problem"})
         .to_dicts()
     )
-    return tuple(CalibrationProblem(**{**row, "examples": tuple(row["examples"])}) for row in rows)
+    return tuple(AffectedMatrices(**{**row, "examples": tuple(row["examples"])}) for row in rows)

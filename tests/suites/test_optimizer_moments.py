@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.base.errors import CheckpointError
-from pipeline.suites.moments import MOMENTS_FILE, read_moments
+from pipeline.suites.optimizer_moments import MOMENTS_FILE, read_moments
 
 
 @pytest.mark.parametrize("kind", ["a named pipe", "a device", "damaged", "absent"])

@@ -25,12 +25,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pipeline.base.errors import CollapseError, FolderLockedError
-
-if TYPE_CHECKING:
-    from pipeline.store.objects import ObjectStore
+from pipeline.store.interface import Store
 
 PULSE_S = 5.0
 """Seconds between two renewals; a second driver is refused after about that time."""
@@ -42,8 +40,15 @@ EXPIRY_S = 30.0
 """Age in seconds at which a lease counts as dead, and longest wait of a new driver."""
 
 
+class StampedStore(Store, Protocol):
+    """A store with a clock."""
+
+    def stamps(self, folder: str) -> dict[str, float]:
+        """Name -> time of writing of each file in ``folder``, in seconds of the store's own clock."""
+
+
 @contextmanager
-def hold(store: ObjectStore, folder: str) -> Iterator[None]:
+def hold(store: StampedStore, folder: str) -> Iterator[None]:
     """Context manager: hold the lease in ``folder``; raises FolderLockedError, which names the other holder.
 
     If it is lost within the block, the main thread is interrupted and FolderLockedError raised.
@@ -71,7 +76,7 @@ def _interrupt() -> Iterator[int]:
         signal.signal(signal.SIGUSR2, before)
 
 
-def _held(store: ObjectStore, folder: str, name: str, interrupt: int) -> Iterator[None]:
+def _held(store: StampedStore, folder: str, name: str, interrupt: int) -> Iterator[None]:
     done, lost = threading.Event(), threading.Event()
     interrupts = threading.current_thread() is threading.main_thread()
 
@@ -102,7 +107,7 @@ def _held(store: ObjectStore, folder: str, name: str, interrupt: int) -> Iterato
         raise _taken_over(store)
 
 
-def _acquire(store: ObjectStore, folder: str, name: str) -> None:
+def _acquire(store: StampedStore, folder: str, name: str) -> None:
     seen: dict[str, float] = {}
     told = False
     while True:
@@ -135,7 +140,7 @@ def _signature() -> bytes:
     return f"process {os.getpid()} on {socket.gethostname()}".encode()
 
 
-def _taken_over(store: ObjectStore) -> FolderLockedError:
+def _taken_over(store: StampedStore) -> FolderLockedError:
     return FolderLockedError(
         f"{store.place('')}: this driver did not renew its lock in time and another took over; run the same command "
         "again once that has ended"

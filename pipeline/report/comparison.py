@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from pipeline.report.axes import SCHEMA, Spec
 from pipeline.report.curve_charts import EARLY
 from pipeline.report.figures import WIDTH
-from pipeline.report.frame import named_series
 from pipeline.report.render import figure_png
 from pipeline.report.theme import Quoted, distinct_colours, tokens
 from pipeline.runs.table_files import READERS
+from pipeline.spec import variant_label
 
 if TYPE_CHECKING:
     from pipeline.analysis.statistics.curves import Curve
@@ -53,7 +53,7 @@ def comparison_spec(curves: Sequence[Curve], variant: str, windows: Sequence[tup
         rows += _rows(curve, variant, group, members[group])
         members[group] += 1
     titles = {
-        "gap": f"{named_series([variant])[0].label} gap: perplexity against FP32, minus 1",
+        "gap": f"{variant_label(variant)} gap: perplexity against FP32, minus 1",
         "perplexity": "FP32 perplexity",
         "learning_rate": "Learning rate",
     }

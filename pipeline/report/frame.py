@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from pipeline.analysis.statistics.curves import NLL_SUFFIX
 from pipeline.analysis.trajectory.audit_report import AuditReport
 from pipeline.analysis.trajectory.mechanism.mechanism_report import Mechanism
 from pipeline.analysis.trajectory.method_repair import REMAINING, grid_and_method
-from pipeline.spec import ALIASES
+from pipeline.spec import ALIASES, variant_label
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 BAND_SE = 1.96
@@ -34,7 +33,7 @@ class Series:
     spec: str
     """Full variant name, such as ``int4-g128-asym``."""
     label: str
-    """Short name in legends."""
+    """Its name for readers, the same everywhere."""
     grid: str = ""
     """The variant without its methods; series of one grid stand together in menus."""
     method: str = ""
@@ -149,19 +148,13 @@ def _rank(key: str) -> tuple[int, str]:
 
 
 def named_series(keys: Iterable[str], variants: Mapping[str, str] = ALIASES) -> tuple[Series, ...]:
-    """The series with these column prefixes, in their order, with labels that distinguish them.
+    """The series with these column prefixes, in their order.
 
     ``variants``: column prefix -> name of the variant; a prefix without one is its own name.
     """
-    specs = {key: variants.get(key, ALIASES.get(key, key)) for key in keys}
-    parts = {key: grid_and_method(spec) for key, spec in specs.items()}
-    kinds = Counter(grid.split("-")[0] for grid in {grid for grid, _ in parts.values()})
-    named = []
-    for key, spec in specs.items():
-        grid, method = parts[key]
-        first, *rest = grid.split("-")
-        # "INT4" alone would be ambiguous with two 4-bit grids in a chart.
-        plain = kinds[first] == 1 and (grid in ALIASES.values() or key in ALIASES or not rest)
-        words = [first.upper(), *([] if plain else rest), *([method] if method else [])]
-        named.append(Series(key, spec, " ".join(words), grid, method))
-    return tuple(named)
+    found = []
+    for key in keys:
+        spec = variants.get(key, ALIASES.get(key, key))
+        label = "FP32" if key == "fp32" else variant_label(spec)
+        found.append(Series(key, spec, label, *grid_and_method(spec)))
+    return tuple(found)

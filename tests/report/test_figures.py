@@ -93,14 +93,14 @@ def test_variants_of_equal_width_are_told_apart() -> None:
     assert [(one.key, one.label) for one in frame.series] == [
         ("fp32", "FP32"),
         ("int8", "INT8"),
-        ("int4", "INT4 g128 asym"),
-        ("int3_g64_asym_head", "INT3 g64 asym+head"),
-        ("int4_g128_sym", "INT4 g128 sym"),
+        ("int4", "INT4"),
+        ("int3_g64_asym_head", "int3-g64-asym+head"),
+        ("int4_g128_sym", "int4-g128-sym"),
     ]
     unnamed = make_frame(
         table.select("step", "fp32_nll_nats", q4_0_nll_nats="int8_nll_nats"), synthetic.report()
     )
-    assert [one.label for one in unnamed.series] == ["FP32", "Q4_0"], "a name is never made from a column"
+    assert [one.label for one in unnamed.series] == ["FP32", "q4_0"], "a name is never made from a column"
 
 
 def test_heat_map_values_survive_packing() -> None:

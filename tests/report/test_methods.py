@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from pipeline.analysis.trajectory.method_repair import CalibrationProblem, calibration_problems
+from pipeline.analysis.trajectory.method_repair import AffectedMatrices, calibration_problems
 from pipeline.base.typed_json import to_json
 from pipeline.report import build_figures, build_report
 from pipeline.report.frame import make_frame, named_series
@@ -46,7 +46,7 @@ def trajectory() -> pl.DataFrame:
 
 def test_variants_stand_under_the_grid_that_they_share(trajectory: pl.DataFrame) -> None:
     series = {one.key: one for one in make_frame(trajectory, REPORT).series}
-    assert (series["int4"].label, series["int4_g128_asym_hqq"].label) == ("INT4", "INT4 hqq")
+    assert (series["int4"].label, series["int4_g128_asym_hqq"].label) == ("INT4", "int4-g128-asym@hqq")
     assert series["int4"].grid == series["int4_g128_asym_hqq"].grid == "int4-g128-asym"
     assert series["int4_g128_asym_hqq"].method == "hqq"
     tensors = synthetic.tensors(trajectory["step"].to_list()[::20], variants=tuple(NAMES.values())[1:])
@@ -86,7 +86,7 @@ def test_what_a_method_could_not_do_is_counted_by_reason() -> None:
         for step in (0, 10) for layer in range(4)
     ]  # fmt: skip
     (found,) = calibration_problems(pl.DataFrame(rows))
-    assert found == CalibrationProblem(
+    assert found == AffectedMatrices(
         variant="int4-g128-asym@gptq", problem="its second moments have no <factor>", matrices=2, cases=2,
         rounded=1, first_step=0, last_step=0, examples=("layers.0.mlp", "layers.1.mlp"),
     )  # fmt: skip

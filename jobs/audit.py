@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import click
+from rich.console import Console
 
 from jobs.carry_out import carry_out
-from jobs.console import errors, lazy_progress
+from jobs.console import console, errors, lazy_progress
 from jobs.options import all_audit_options, picked
 from jobs.suite_argument import resolve_suite
 from pipeline.runs.audit_options import AuditOptions
@@ -46,9 +47,11 @@ def run_audit(
     return carry_out(request, "audit", done="measured", names=names, meanwhile=meanwhile)
 
 
-def checked_request(options: AuditOptions, calibrated_on: CalibrationTokens | None = None) -> AuditRequest:
-    """Build the request of ``options`` (``build_request``), show progress and print its warnings."""
-    with lazy_progress("calibration text") as on_sample:
+def checked_request(
+    options: AuditOptions, calibrated_on: CalibrationTokens | None = None, on: Console = console
+) -> AuditRequest:
+    """Build the request of ``options`` (``build_request``), show progress ``on`` a console and print its warnings."""
+    with lazy_progress("calibration text", on) as on_sample:
         request = build_request(options, resolve_suite, on_sample, calibrated_on=calibrated_on)
     for warning in request.warnings:
         errors.print(f"warning: {warning}")

@@ -15,7 +15,7 @@ from jobs.benchmark_fork_runs import compare_runs
 from jobs.benchmark_methods import time_methods
 from jobs.benchmark_options import BenchmarkOptions, benchmark_options, random_suite
 from jobs.benchmark_record import Stages, finish, saver
-from jobs.console import progress
+from jobs.console import errors, progress
 from jobs.options import measurement_options, options_of, resource_options, selection_options
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
@@ -119,10 +119,10 @@ def _compare_audits(options: BenchmarkOptions) -> Benchmark:
     if asked.steps is None and asked.limit is None:
         options = dataclasses.replace(options, audit=dataclasses.replace(asked, limit=DEFAULT_LIMIT))
     with random_suite(options, asked.limit or DEFAULT_LIMIT) as audit:
-        request = checked_request(audit)
+        request = checked_request(audit, on=errors)
         if options.shape is not None:
             request = dataclasses.replace(request, suite=each_by_itself(request.suite))
-        with progress("benchmark") as show:
+        with progress("benchmark", errors) as show:
             stages = Stages(show)
             found = compare(request, stages, save, scaling=options.scaling)
             if request.resources.device == "cuda":

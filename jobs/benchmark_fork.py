@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from jobs.benchmark_options import BenchmarkOptions
-from jobs.console import progress
+from jobs.console import errors, progress
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
 from pipeline.suites import fetch, open_suite
@@ -30,7 +30,7 @@ def compare_forks(options: BenchmarkOptions) -> Benchmark:
             f"--tokens-per-step {options.tokens_per_step}: wanted a multiple of --seq-len {seq_len}"
         )
     device = choose_device(options.audit.device)
-    with progress("benchmark --fork") as show:
+    with progress("benchmark --fork", errors) as show:
         return compare_training(
             options.shape or str(options.audit.suite),
             _model(options),

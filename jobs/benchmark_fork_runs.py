@@ -10,7 +10,7 @@ import numpy as np
 
 from jobs.benchmark_options import BenchmarkOptions, random_suite
 from jobs.benchmark_record import Stages, saver
-from jobs.console import progress
+from jobs.console import errors, progress
 from jobs.suite_argument import resolve_suite
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
@@ -31,7 +31,7 @@ def compare_runs(options: BenchmarkOptions, runs: int) -> Benchmark:
     with (
         tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch,
         random_suite(options, checkpoints=1) as audit,
-        progress("benchmark --fork --runs") as show,
+        progress("benchmark --fork --runs", errors) as show,
     ):
         request = _request(options, audit, runs, Path(scratch))
         return compare_fork_runs(request, Stages(show), saver(options.folder)).plus(complete=True)

@@ -7,7 +7,7 @@ import dataclasses
 from jobs.audit import checked_request
 from jobs.benchmark_options import BenchmarkOptions, random_suite
 from jobs.benchmark_record import Stages, saver
-from jobs.console import progress
+from jobs.console import errors, progress
 from pipeline.benchmark import Benchmark
 from pipeline.suites import fetch
 
@@ -23,9 +23,9 @@ def time_methods(options: BenchmarkOptions) -> Benchmark:
 
     asked = options.audit
     with random_suite(options, asked.limit or LAST) as audit:
-        request = checked_request(dataclasses.replace(audit, variants=audit.variants or METHODS))
+        request = checked_request(dataclasses.replace(audit, variants=audit.variants or METHODS), on=errors)
         some_named, distinct = (asked.steps, asked.limit) != (None, None), request.suite.distinct
-        with progress("methods") as show:
+        with progress("methods", errors) as show:
             return compare_methods(
                 request.suite.name,
                 [fetch(each) for each in (distinct if some_named else distinct[-LAST:])],

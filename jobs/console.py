@@ -85,26 +85,26 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def lazy_progress(label: str) -> Iterator[Report]:
+def lazy_progress(label: str, on: Console = console) -> Iterator[Report]:
     """Like :func:`progress`, but the progress line appears with the first report only."""
     with ExitStack() as stack:
         shown: list[Report] = []
 
         def show(done: int, total: int, eta_s: float | None, note: str) -> None:
             if not shown:
-                shown.append(stack.enter_context(progress(label)))
+                shown.append(stack.enter_context(progress(label, on)))
             shown[0](done, total, eta_s, note)
 
         yield show
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Report]:
-    """Context manager that gives a progress callback for work named ``label``."""
-    if console.is_terminal:
+def progress(label: str, on: Console = console) -> Iterator[Report]:
+    """Context manager that gives a progress callback for work named ``label``, shown ``on`` a console."""
+    if on.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
-            *columns, TextColumn("{task.fields[note]}", markup=False), console=console, transient=True
+            *columns, TextColumn("{task.fields[note]}", markup=False), console=on, transient=True
         ) as bar:
             task = bar.add_task(label, total=None, note="")
 
@@ -123,6 +123,6 @@ def progress(label: str) -> Iterator[Report]:
             return
         last = now
         left = "" if eta_s is None else f", {duration(eta_s)} left"
-        console.print(f"{label}: {done}/{total}{left}  {note}".rstrip())
+        on.print(f"{label}: {done}/{total}{left}  {note}".rstrip())
 
     yield line

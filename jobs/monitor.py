@@ -28,7 +28,7 @@ from jobs.console import console
     type=click.Choice(["e-detector", "cusum"]),
     default="e-detector",
     show_default=True,
-    help="Probability of a false alarm in a run that never gets worse.",
+    help="Test that raises the alarm: cusum is quicker, with more false alarms.",
 )
 @click.option(
     "--figure", metavar="FILE.png", help="Where the chart goes. Default: figures/monitor.png in a folder DIR."

@@ -83,9 +83,11 @@ def unknown_name(kind: str, given: str, valid: Iterable[str]) -> UsageError:
 
     >>> str(unknown_name("suite", "pythia-160", ["pythia-160m", "tiny"]))
     "unknown suite 'pythia-160'; did you mean 'pythia-160m'? (2 known: pythia-160m, tiny)"
+    >>> str(unknown_name("suite", "checkpoints", ["pythia-160m", "tiny"]))
+    "unknown suite 'checkpoints' (2 known: pythia-160m, tiny)"
     """
     names = list(valid)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return UsageError(f"unknown {kind} {given!r}{hint} ({len(names)} known: {shown})")

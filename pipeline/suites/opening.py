@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MOST_TOKENIZER_BYTES = 2**29
 """Largest file of a tokenizer, bytes: one with a quarter of a million entries has 40 MB."""
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_WANTED = "a folder, a hub repository org/name, or a name that `int4-collapse suites` lists"
 
 
 def open_suite(name: str, revisions: str | None = None) -> Suite:
@@ -39,9 +40,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
     if not name:
-        raise UsageError(
-            f"suite '' names nothing: wanted a folder, a hub repository org/name, or {' or '.join(known_suites())}"
-        )
+        raise UsageError(f"suite '' names nothing: wanted {_WANTED}")
     choice = RevisionChoice(revisions)
     registered = registered_suite(name)
     if isinstance(registered, HubSuite):
@@ -64,7 +63,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
                 f"suite {name}: a suite is a registered name, org/name of a hub, or a local folder"
             )
         raise UsageError(f"suite folder {name!r} does not exist{_nearest(path)}")
-    raise unknown_name("suite", name, known_suites())
+    raise UsageError(f"{unknown_name('suite', name, known_suites())}; wanted {_WANTED}")
 
 
 def load_tokenizer(suite: Suite) -> PreTrainedTokenizerBase:

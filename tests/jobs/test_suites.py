@@ -119,6 +119,15 @@ def test_a_name_that_is_no_path_is_misuse(name: str, complaint: str) -> None:
         shown = CliRunner().invoke(main, arguments)
         assert shown.exit_code == 2
         assert complaint in shown.stderr
+        assert len(shown.stderr) < len(name) + 300
+
+
+@pytest.mark.parametrize("name", ["nosuchsuite", "pythia-160"])
+def test_an_unknown_name_says_that_a_folder_or_a_repository_is_wanted_too(name: str) -> None:
+    shown = CliRunner().invoke(main, ["audit", name, "--out", "unused"])
+    assert shown.exit_code == 2
+    assert f"unknown suite '{name}'" in shown.stderr
+    assert "wanted a folder, a hub repository org/name" in shown.stderr
 
 
 @pytest.mark.parametrize(

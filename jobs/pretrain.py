@@ -9,17 +9,23 @@ from typing import Any
 import click
 
 from jobs.console import console, errors, progress
-from jobs.options import Steps, out_option
+from jobs.options import Steps
 from pipeline.base.errors import UsageError
 from pipeline.runs.output import absolute_out
-from pipeline.train.recipes import Recipe
+from pipeline.train.recipes import RECIPES, Recipe
+from pipeline.train.schedules import recipe_schedules
 
 
-@click.command()
+@click.command(epilog=f"Recipes: {', '.join(RECIPES)}.")
 @click.argument("recipe")
-@out_option
-@click.option("--corpus", help="Training text (same forms as elsewhere). Default: the recipe's.")
-@click.option("--schedule", help="Learning-rate schedule. Default: the recipe's.")
+@click.option("--out", required=True, metavar="DIR", help="Folder that receives the suite; no URL.")
+@click.option(
+    "--corpus",
+    metavar="CORPUS",
+    help="Training text: docstrings, python-source, file:GLOB, tokens:FILE.npy or "
+    "hf:DATASET[/CONFIG][:SPLIT[:COLUMN]]. Default: the recipe's.",
+)
+@click.option("--schedule", help=f"One of {', '.join(recipe_schedules())}. Default: the recipe's.")
 @click.option("--steps", type=int, help="Optimizer steps.")
 @click.option("--width", type=int, help="Hidden size.")
 @click.option("--depth", "layers", type=int, help="Transformer blocks.")
@@ -27,7 +33,7 @@ from pipeline.train.recipes import Recipe
 @click.option("--peak-lr", type=float, help="Highest learning rate.")
 @click.option("--min-lr", type=float, help="Learning rate that the schedule does not fall below.")
 @click.option("--warmup-steps", type=int, help="Steps of linear warm-up.")
-@click.option("--checkpoint-every", type=int, help="Spacing of the checkpoints after step 512.")
+@click.option("--checkpoint-every", type=int, help="Spacing of the checkpoints, beside 0, 1, 2, 4, ... 512.")
 @click.option("--seed", type=int, help="Seed of the initial weights and the data order.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(

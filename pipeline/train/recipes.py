@@ -33,7 +33,7 @@ class Recipe:
     min_lr: float
     warmup_steps: int
     checkpoint_every: int
-    """Spacing of the checkpoints after the powers of two up to 512."""
+    """Spacing of the checkpoints, beside the powers of two up to 512."""
     schedule: str = "pythia"
     """Name of a schedule that a recipe can have (``pipeline.train.schedules.recipe_schedules``)."""
     ff_multiple: int = 4

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.console import console, errors
-from jobs.options import seed_option
+from jobs.options import FiniteRange, seed_option
 from pipeline.analysis.statistics.curves import Curve
 from pipeline.base.errors import UsageError
 from pipeline.base.files import make_folder, write_atomically
@@ -49,7 +49,7 @@ NUMBERS, FIGURE, PAGE = "comparison.json", "comparison.png", "comparison.html"
 )
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Also report the power of the rule that a ratio's whole interval lies above this number.",

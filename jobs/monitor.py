@@ -7,6 +7,7 @@ import json
 import click
 
 from jobs.console import console
+from jobs.options import FiniteRange
 
 
 @click.command()
@@ -18,7 +19,7 @@ from jobs.console import console
 )
 @click.option(
     "--margin",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.01,
     show_default=True,
     help="Worsening of the loss that counts, in nats.",

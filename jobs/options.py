@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from types import NoneType
@@ -34,6 +35,16 @@ class Steps(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return parse_steps(value, param.opts[0] if param else "--steps") if isinstance(value, str) else value
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers between limits; click's own range lets NaN through every limit."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
 
 
 def options_of(kind: type, *names: str) -> Callable[[F], F]:
@@ -70,7 +81,7 @@ def _type(shown: Option, kind: Any) -> Any:
         return kind
     limits: dict[str, Any] = {"min": shown.least, "min_open": shown.open}
     limits |= {} if shown.below is None else {"max": shown.below, "max_open": True}
-    return click.IntRange(**limits) if kind is int else click.FloatRange(**limits)
+    return click.IntRange(**limits) if kind is int else FiniteRange(**limits)
 
 
 out_option = options_of(AuditOptions, "out")

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jobs.console import console
+from jobs.options import FiniteRange
 from jobs.watch import watch_run
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import FolderStatus, folder_status
@@ -19,11 +20,13 @@ from pipeline.runs.plans import WorkPlan
 
 @click.command()
 @click.argument("directory", metavar="DIR")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object instead of text; with --watch one per line."
+)
 @click.option("--watch", is_flag=True, help="Show the run's events until it ends.")
 @click.option(
     "--every",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=2.0,
     show_default=True,
     metavar="SECONDS",

@@ -40,8 +40,9 @@ class Resources:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"unknown device {self.device!r}: wanted auto, cpu or cuda")
-        if self.workers_per_gpu < 1 or (self.workers is not None and self.workers < 1):
-            raise UsageError("workers and workers per GPU must be at least 1")
+        for name, given in (("workers", self.workers), ("workers per GPU", self.workers_per_gpu)):
+            if given is not None and given < 1:
+                raise UsageError(f"{given} {name}: wanted at least 1")
         if self.gpus_per_worker is not None and not 0 < self.gpus_per_worker <= 1:
             raise UsageError(
                 f"{self.gpus_per_worker:g} GPUs per worker: a worker computes on one GPU or on a share of it; "

@@ -31,7 +31,8 @@ def absolute_out(text: str, option: str = "--out") -> Path:
     except (OSError, RuntimeError, ValueError) as error:
         raise UsageError(f"folder {text!r} cannot be used: {error}") from error
     if not usable:
-        raise UsageError(f"{text!r} is a file or empty: wanted a folder, or a name for a new one")
+        given = f"{text!r} is a file" if text else f"{option} '' is empty"
+        raise UsageError(f"{given}: wanted a folder, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
             f"{option} {text}: this is a submitted job, whose working directory is a temporary copy; "

@@ -18,6 +18,7 @@ class Toy:
     out: str = option(help="A place.")
     count: int = option(3, least=1, help="How many.")
     share: float | None = option(None, least=0, open=True, below=1, help="A share.")
+    most: float | None = option(None, least=0, help="At most.")
     names: tuple[str, ...] = option((), name="--name", bare="all", help=lambda: "Made when it is shown.")
     steps: tuple[int, ...] = option((), help="Steps.")
     way: str = option("auto", choices=("auto", "fast"), help="A way.")
@@ -44,7 +45,7 @@ def test_what_is_not_given_is_the_fields_default() -> None:
 
 def test_what_is_given_has_the_fields_type() -> None:
     given = "--out x --count 2 --share 0.5 --name a --name --steps 0,10 --way fast --quick --no-compiled"
-    assert run(*given.split())[1] == Toy("x", 2, 0.5, ("a", "all"), (0, 10), "fast", True, False)
+    assert run(*given.split())[1] == Toy("x", 2, 0.5, None, ("a", "all"), (0, 10), "fast", True, False)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,9 @@ def test_what_is_given_has_the_fields_type() -> None:
         "--out x --count 0",
         "--out x --share 0",
         "--out x --share 1",
+        "--out x --share nan",
+        "--out x --most inf",
+        "--out x --most nan",
         "--out x --way slow",
         "--out x --kept 8",
     ],

@@ -49,6 +49,8 @@ def curve_from_frame(frame: pl.DataFrame, *, name: str = "table") -> Curve:
 
 
 _EMPTY = frozenset({"", "na", "n/a", "null", "none"})
+_NO_NAME = _EMPTY | {"nan", "false"}
+_ZERO = frozenset({"0", "0.0"})
 
 
 def _numbers(frame: pl.DataFrame, column: str, name: str) -> FloatArray:
@@ -71,11 +73,15 @@ def _optional(frame: pl.DataFrame, column: str, name: str) -> FloatArray | None:
 
 
 def filled(frame: pl.DataFrame, column: str) -> BoolArray | None:
-    """Which cells of a column of names hold one, shape (n,); None where the table has none."""
+    """Which cells of a column of names or step numbers hold one, shape (n,); None where the table has none.
+
+    NaN and false are empty. 0 is a step where other cells are empty; a column without an empty cell holds flags.
+    """
     if column not in frame.columns or frame[column].null_count() == frame.height:
         return None
-    cells = (str(cell or "").strip().lower() for cell in frame[column].to_list())
-    return np.array([cell not in _EMPTY for cell in cells])
+    cells = ["" if cell is None else str(cell).strip().lower() for cell in frame[column].to_list()]
+    found = np.array([cell not in _NO_NAME for cell in cells])
+    return np.array([cell not in _ZERO for cell in cells]) if found.all() else found
 
 
 def losses_per(piece: str, frame: pl.DataFrame, variant: str, name: str) -> FloatArray | None:

@@ -56,6 +56,22 @@ def test_an_empty_cell_and_every_spelling_of_nan_mean_not_a_number_never_zero() 
     assert np.isnan(curve.gap("int4")).tolist() == [False, True, True, True, True]
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [None, "step0", None], ["", "step0", ""], ["nan", "step0", "NaN"], [NAN, 0.0, NAN], [None, 0, None],
+        [False, True, False], [0, 1, 0],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_spelling_of_no_earlier_row_leaves_a_row_in(cells: list[object]) -> None:
+    curve = curve_from_frame(pl.DataFrame(GOOD | {"duplicate_of": cells}, strict=False))
+    assert curve.first_of_its_content.tolist() == [True, False, True]
+
+
 def test_other_columns_are_ignored_and_variants_found() -> None:
     frame = pl.DataFrame(GOOD).with_columns(
         pl.lit("x").alias("note"), (pl.col("step") * 0.1).alias("learning_rate")

@@ -3,8 +3,8 @@
 Source: OCP Microscaling Formats specification 1.0, section 6.3, for the exponent of ``mxfp4``:
 floor(log2 max|w|) - 2, so that magnitudes between 6 and 8 times the scale are cut to 6. ``mxfp4-rceil`` takes the next
 power of two above max|w| / 6, so that nothing is cut (the rule of NVIDIA's hardware). Exponents are held in 8 bits:
--127 to 127; in a block of zeros, or of magnitudes below that, the weights become exact zeros. A last block shorter than
-32 is a block.
+-127 to 127, of which the least is not used (:data:`EXPONENTS`). In a block of zeros, or of magnitudes below that, the
+weights become exact zeros. A last block shorter than 32 is a block.
 """
 
 from __future__ import annotations

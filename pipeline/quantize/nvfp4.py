@@ -3,7 +3,7 @@
 The matrix scale is max|w| / (448 x 6), so that block scales use the whole range of float8 E4M3, whose largest value is
 448. A block's scale is max|w| / 6 over the matrix scale, rounded to E4M3, at least its smallest normal value 2^-6.
 Weights are multiplied by the reciprocal of both scales' product, which is how the kernels of the field divide. A matrix
-of zeros is represented by exact zeros. A last block shorter than 16 is a block.
+of zeros, or of weights too small for a scale, is represented by exact zeros. A last block shorter than 16 is a block.
 """
 
 from __future__ import annotations
@@ -51,8 +51,9 @@ class NvidiaFloat4(Quantizer):
         blocks_OBS = row_blocks(weight, BLOCK)
         absmax_OB = blocks_OBS.abs().amax(dim=-1)
         matrix_scale = divide(absmax_OB.amax(), E4M3_LARGEST * E2M1_LARGEST)
-        matrix_scale = matrix_scale.where(matrix_scale > 0, 1.0)
         least = torch.finfo(torch.float8_e4m3fn).tiny
+        # Zero, and a scale so small that it has no reciprocal: every code is 0.
+        matrix_scale = matrix_scale.where((1.0 / matrix_scale / least).isfinite(), 1.0)
         scale_OB = (divide(absmax_OB, E2M1_LARGEST) / matrix_scale).clamp(least, E4M3_LARGEST)
         scale_OB = scale_OB.to(torch.float8_e4m3fn).to(torch.float32)
         reciprocal_OB = (1.0 / matrix_scale) / scale_OB

@@ -66,5 +66,7 @@ class LlamaCppQ40(Quantizer):
 
     def _steps(self, blocks_OBS: Tensor, scale_OB: Tensor) -> Tensor:
         # A product with the reciprocal, as the format's own encoder has it: a quotient would round otherwise.
-        reciprocal_OB = (1 / scale_OB).where(scale_OB != 0, 0.0)
+        # A scale so small that it has no reciprocal vanishes in float16 too.
+        reciprocal_OB = 1 / scale_OB
+        reciprocal_OB = reciprocal_OB.where(reciprocal_OB.isfinite(), 0.0)
         return blocks_OBS * reciprocal_OB.unsqueeze(-1)

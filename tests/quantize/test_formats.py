@@ -107,6 +107,14 @@ def test_a_short_last_block_is_a_block(text: str) -> None:
         assert torch.equal(found, ours(text, padded)[:, :80])
 
 
+@pytest.mark.parametrize("text", FORMATS)
+def test_weights_too_small_for_a_scale_are_finite_and_no_larger(text: str) -> None:
+    weight = torch.tensor([[1e-45, -3e-45, 0.0, 1e-40, 1e-38, -2e-39, 0.0, 7e-45] * 8])
+    found = ours(text, weight)
+    assert found.isfinite().all()
+    assert (found.abs() <= 2 * weight.abs().max()).all()
+
+
 def test_hqq_takes_the_mean_of_a_short_group_over_its_own_weights() -> None:
     weight = random(4, 96)
     tail = weight[:, 64:].contiguous()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from pipeline.runs.plans import RunPlan
 from pipeline.runs.shard import Lacks
 from pipeline.runs.shard_schema import FORK
 from pipeline.spec import MEASUREMENTS, ProbeSpec, TokenShape, parse_variants
-from tests.run_files import read_checked
+from tests.run_files import GRIDS, grids_shard, read_checked
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
 STEPS = ("step000000000", "step000000512")
@@ -28,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     """Two shards that an earlier release wrote, and its plan of them."""
     (tmp_path / "shards/audit").mkdir(parents=True)
     for key in STEPS:
-        shutil.copy(REFERENCE / f"grids/shards/audit/{key}.arrow", tmp_path / "shards/audit")
-    plan = json.loads((REFERENCE / "grids/run.json").read_text())
+        (tmp_path / f"shards/audit/{key}.arrow").write_bytes(grids_shard(key))
+    plan = json.loads((GRIDS / "run.json").read_text())
     plan["checkpoints"] = [each for each in plan["checkpoints"] if each["step"] in (0, 512)]
     (tmp_path / "run.json").write_text(json.dumps(plan))
     return tmp_path

@@ -19,7 +19,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.folder_status import folder_status
 from pipeline.runs.shard_schema import AUDIT, FORK
 from pipeline.spec import MEASUREMENTS
-from tests.run_files import read_checked
+from tests.run_files import GRIDS, grids_shard, read_checked
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
 KEY = "step000000512"
@@ -31,10 +31,11 @@ Change = Callable[[Any], object]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """One shard of an audit and one of a fork experiment, and the plans of both."""
-    for name, kept in ((f"grids/shards/audit/{KEY}", "audit"), (f"fork/shards/fork/{RUN}", "fork")):
+    for kept in ("audit", "fork"):
         (tmp_path / "shards" / kept).mkdir(parents=True)
-        shutil.copy(REFERENCE / f"{name}.arrow", tmp_path / "shards" / kept)
-    plan = json.loads((REFERENCE / "grids/run.json").read_text())
+    (tmp_path / f"shards/audit/{KEY}.arrow").write_bytes(grids_shard(KEY))
+    shutil.copy(REFERENCE / f"fork/shards/fork/{RUN}.arrow", tmp_path / "shards/fork")
+    plan = json.loads((GRIDS / "run.json").read_text())
     plan["checkpoints"] = [each for each in plan["checkpoints"] if each["step"] == 512]
     (tmp_path / "run.json").write_text(json.dumps(plan))
     plan = json.loads((REFERENCE / "fork/fork.json").read_text())
@@ -180,7 +181,7 @@ def test_losses_of_sequences_make_those_of_their_batches(folder: Path, change: A
 
 
 def test_a_shard_of_another_checkpoint_in_its_place_is_redone(folder: Path) -> None:
-    shutil.copy(REFERENCE / "grids/shards/audit/step000002000.arrow", folder / f"shards/audit/{KEY}.arrow")
+    (folder / f"shards/audit/{KEY}.arrow").write_bytes(grids_shard("step000002000"))
     with pytest.raises(ShardError, match="of step 2000"):
         RunFolder(folder).shards.read(KEY)
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tests.evidence.losses import FP32, GPTQ, INT4, read_losses
 from tests.evidence.seeds import NOT_JUDGED, t_interval, times
@@ -25,12 +23,14 @@ Seed = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def numbers_of(folder: Path, seed: str) -> dict[str, dict[str, dict[str, float]]]:
-    """Windows at the end of the four suites of one seed, nats."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """Windows at the end of the suites of one seed that ``folder`` holds, nats."""
+    found: dict[str, dict[str, dict[str, float]]] = {arm: {} for arm in ARMS}
     for arm in ARMS:
-        found[arm] = {}
         for schedule in SCHEDULES:
-            losses = read_losses(folder / f"{arm}-{schedule}-{seed}")
+            suite = folder / f"{arm}-{schedule}-{seed}"
+            if not (suite / "run.json").is_file():
+                continue
+            losses = read_losses(suite)
             last = int(losses.step[-1])
             window = (math.ceil(WINDOW * last - 1e-6), last)
             late = losses.step >= window[0]
@@ -43,42 +43,67 @@ def numbers_of(folder: Path, seed: str) -> dict[str, dict[str, dict[str, float]]
 
 
 def decide(seeds: Mapping[str, Seed]) -> dict[str, Any]:
-    """The three verdicts and their intervals; ``seeds``: :func:`numbers_of` by seed."""
-    readings = {name: _reading(list(seeds.values()), name) for name in ("int4", "gptq")}
+    """The three verdicts and their intervals; ``seeds``: :func:`numbers_of` by seed.
+
+    A contrast counts the seeds that have its suites; with fewer than three it has no interval and no verdict.
+    """
+    readings = {name: _reading(seeds, name) for name in ("int4", "gptq")}
     return {
         "seeds": list(seeds),
         "seeds_wanted": MIN_SEEDS,
         "verdicts": readings["int4"]["verdicts"],
         "readings": readings,
-        "by_seed": dict(seeds),
+        "by_seed": {name: {arm: dict(found) for arm, found in seed.items()} for name, seed in seeds.items()},
     }
 
 
-def _reading(seeds: Sequence[Seed], variant: str) -> dict[str, Any]:
-    if len(seeds) < MIN_SEEDS:
-        return {"verdicts": dict.fromkeys(("level", "decay", "difference"), NOT_JUDGED)}
-    logs = {
-        (arm, schedule): np.log([seed[arm][schedule][variant] for seed in seeds])
-        for arm in ARMS
-        for schedule in SCHEDULES
-    }
-    effects = {arm: logs[arm, "wsd"] - logs[arm, "constant"] for arm in ARMS}
-    level = t_interval(logs["repeated", "wsd"] - logs["once", "wsd"])
-    difference = t_interval(effects["repeated"] - effects["once"])
-    decay = {arm: t_interval(effects[arm]) for arm in ARMS}
-    verdicts = {
-        "level": _level(level),
-        "decay": "raises the damage without repetition" if decay["once"]["lower"] > 0 else "cannot tell",
-        "difference": "cannot tell"
-        if difference["lower"] <= 0 <= difference["upper"]
-        else "repetition changes the effect of the decay",
-    }
+def _reading(seeds: Mapping[str, Seed], variant: str) -> dict[str, Any]:
+    logs: dict[str, dict[str, float]] = {"level": {}, "once": {}, "repeated": {}, "difference": {}}
+    for name, seed in seeds.items():
+        ends = {
+            (arm, schedule): math.log(found[variant]) for arm in ARMS for schedule, found in seed[arm].items()
+        }
+        for contrast, (more, less) in {
+            "level": (("repeated", "wsd"), ("once", "wsd")),
+            "once": (("once", "wsd"), ("once", "constant")),
+            "repeated": (("repeated", "wsd"), ("repeated", "constant")),
+        }.items():
+            if {more, less} <= ends.keys():
+                logs[contrast][name] = ends[more] - ends[less]
+        if name in logs["once"] and name in logs["repeated"]:
+            logs["difference"][name] = logs["repeated"][name] - logs["once"][name]
+    contrasts = {name: _contrast(by_seed) for name, by_seed in logs.items()}
+    level, once, difference = (contrasts[name].get("log") for name in ("level", "once", "difference"))
     return {
-        "verdicts": verdicts,
-        "level": times(level),
-        "decay_over_constant": {arm: times(each) for arm, each in decay.items()},
-        "difference": times(difference),
+        "verdicts": {
+            "level": _level(level) if level else NOT_JUDGED,
+            "decay": _decay(once) if once else NOT_JUDGED,
+            "difference": _difference(difference) if difference else NOT_JUDGED,
+        },
+        "contrasts": contrasts,
     }
+
+
+def _contrast(by_seed: Mapping[str, float]) -> dict[str, Any]:
+    """Ratios by seed, and their interval where there are seeds enough."""
+    found: dict[str, Any] = {
+        "seeds": len(by_seed),
+        "by_seed": {name: math.exp(value) for name, value in by_seed.items()},
+    }
+    if len(by_seed) >= MIN_SEEDS:
+        found["log"] = t_interval(list(by_seed.values()))
+        found["times"] = times(found["log"])
+    return found
+
+
+def _decay(once: Mapping[str, float]) -> str:
+    return "raises the damage without repetition" if once["lower"] > 0 else "cannot tell"
+
+
+def _difference(found: Mapping[str, float]) -> str:
+    if found["lower"] <= 0 <= found["upper"]:
+        return "cannot tell"
+    return "repetition changes the effect of the decay"
 
 
 def _level(level: Mapping[str, float]) -> str:
@@ -89,15 +114,6 @@ def _level(level: Mapping[str, float]) -> str:
 
 
 def repetition(folder: Path) -> dict[str, Any]:
-    """The decision on the seeds whose four suites ``folder`` holds."""
+    """The decision on the suites that ``folder`` holds."""
     names = sorted({run.parent.name.rsplit("-", 1)[1] for run in folder.glob("*-seed*/run.json")})
-    whole = [
-        seed
-        for seed in names
-        if all(
-            (folder / f"{arm}-{schedule}-{seed}" / "run.json").is_file()
-            for arm in ARMS
-            for schedule in SCHEDULES
-        )
-    ]
-    return decide({seed: numbers_of(folder, seed) for seed in whole})
+    return decide({seed: numbers_of(folder, seed) for seed in names})

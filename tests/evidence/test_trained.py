@@ -131,6 +131,20 @@ def test_two_seeds_of_repetition_are_not_judged():
     assert set(found["verdicts"].values()) == {"not judged"}
 
 
+def test_a_contrast_counts_the_seeds_that_have_its_suites():
+    seeds = {f"seed{seed}": arms(1.5, 1.4, 1.0, seed) for seed in range(3)}
+    del seeds["seed1"]["once"]["constant"]
+    found = repetition.decide(seeds)
+    assert found["verdicts"] == {
+        "level": "raises the damage",
+        "decay": "not judged",
+        "difference": "not judged",
+    }
+    contrasts = found["readings"]["int4"]["contrasts"]
+    assert [contrasts[name]["seeds"] for name in ("level", "once", "repeated", "difference")] == [3, 2, 3, 2]
+    assert contrasts["once"]["by_seed"]["seed0"] == pytest.approx(1.4, rel=0.15)
+
+
 def test_the_share_that_a_method_leaves_is_that_of_the_gaps():
     steps = np.arange(27_600, 28_601, 200)
     random = np.random.default_rng(4)

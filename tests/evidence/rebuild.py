@@ -74,8 +74,7 @@ def comparisons() -> list[tuple[str, list[str]]]:
         *pairs,
         ("schedules/whole-run", [*of("constant"), "--before", "4000:6000", "--end", "27600:28600"]),
         ("methods", [*(f"{HERE}/methods/{name}" for name in SCHEDULES), *everything]),
-        ("methods/second", [*(f"{HERE}/methods/second/{name}" for name in ("constant", "wsd")), *everything]),
-        ("methods/second/cosine", [f"{HERE}/methods/second/cosine", *everything]),
+        ("methods/second", [*(f"{HERE}/methods/second/{name}" for name in SCHEDULES), *everything]),
         (
             "methods/mechanism",
             [*(f"{HERE}/methods/{name}" for name in ("constant", "wsd", "cosine-mechanism")), *LATE],

@@ -51,11 +51,10 @@ def _cause(found: Mapping[str, Any]) -> str | None:
 def second_seed(folder: Path) -> dict[str, Any]:
     """The verdicts by schedule; ``folder``: outputs/reference/methods/second, compared."""
     methods = folder.parent
-    first, mechanism, again, cosine = (
+    first, mechanism, again = (
         json.loads((path / "comparison.json").read_text())["found"]
-        for path in (methods, methods / "mechanism", folder, folder / "cosine")
+        for path in (methods, methods / "mechanism", folder)
     )
-    again += cosine  # under fewer quantizers, so compared by itself
     rng = np.random.default_rng(0)
     decision: dict[str, Any] = {}
     for schedule in DECAYED:

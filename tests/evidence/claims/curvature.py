@@ -9,7 +9,7 @@ import polars as pl
 
 from tests.evidence.findings_file import Finding, Source, derived
 
-SUITES = ("constant", "wsd")
+SUITES = ("constant", "wsd", "cosine")
 TRACE = "hessian_relative_trace"
 
 
@@ -43,9 +43,12 @@ def swaps(reference: Path) -> Iterator[Finding]:
             form=".2f",
         )
     share = ["swap", {"variant": "int4"}, "weights_share"]
-    question = "Share of the growth that goes with the weights, wsd"
-    report = Source(reference, "swap/wsd/report.json")
-    yield report.finding("swap.wsd.weights", question, share, unit="%", form=".0f", interval="text")
-    for key in ("early", "late"):
-        steps = ["swap", {"variant": "int4"}, key]
-        yield report.finding(f"swap.{key}", "Step of the swap", steps, unit="step", form=",d")
+    for name in ("wsd", "cosine"):
+        question = f"Share of the growth that goes with the weights, {name}"
+        report = Source(reference, f"swap/{name}/report.json")
+        yield report.finding(f"swap.{name}.weights", question, share, unit="%", form=".0f", interval="text")
+        for key in ("early", "late"):
+            steps = ["swap", {"variant": "int4"}, key]
+            yield report.finding(
+                f"swap.{name}.{key}", f"Step of the swap, {name}", steps, unit="step", form=",d"
+            )

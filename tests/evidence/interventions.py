@@ -102,6 +102,7 @@ def decide(seeds: Mapping[str, Arms], wanted: int = MIN_SEEDS) -> dict[str, Any]
         "by_seed": by_seed,
         "two_by_two": parts,
         "flattening": _flattening(list(seeds.values()), wanted),
+        "losses": _losses(list(seeds.values()), wanted),
         "windows": {name: dict(arms) for name, arms in seeds.items()},
     }
 
@@ -158,6 +159,19 @@ def _flattening(seeds: Sequence[Arms], wanted: int) -> dict[str, Any]:
         found[arm] |= {"verdict": verdict, "p_holm": largest, "times_sensitivity": times(estimate)}
         damage = _against_constant(seeds, arm, "damage_nats")
         found[arm]["times_damage"] = times(t_interval(damage))
+    return found
+
+
+def _losses(seeds: Sequence[Arms], wanted: int) -> dict[str, Any]:
+    """Own loss of fp32 and of INT4 in every arm minus ``constant``'s, nats; decides nothing."""
+    found: dict[str, Any] = {}
+    for arm in ARMS[2:]:
+        pairs = [(each[arm], each["constant"]) for each in seeds if {arm, "constant"} <= each.keys()]
+        if len(pairs) >= wanted:
+            found[arm] = {
+                f"{model}_nats": t_interval([one[name] - other[name] for one, other in pairs])
+                for model, name in (("fp32", "fp32_nll_nats"), ("int4", "int4_nll_nats"))
+            }
     return found
 
 

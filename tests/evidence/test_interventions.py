@@ -88,6 +88,16 @@ def test_an_optimizer_is_judged_by_its_sensitivity_alone():
     assert found["sam"]["times_sensitivity"]["lower"] < 0.5 < found["sam"]["times_sensitivity"]["upper"]
 
 
+def test_the_losses_stand_beside_the_verdict():
+    seeds = trainings(1.4, 1.0)
+    for number, arms in enumerate(seeds.values()):
+        arms["average"]["int4_nll_nats"] = 0.8 + 0.01 * number
+    found = decide(seeds)["losses"]["average"]
+    assert found["int4_nats"]["estimate"] == pytest.approx(-0.185)
+    assert found["int4_nats"]["lower"] < -0.185 < found["int4_nats"]["upper"] < 0
+    assert found["fp32_nats"]["estimate"] == pytest.approx(0)
+
+
 def test_an_arm_of_fewer_than_three_seeds_is_not_judged():
     seeds = trainings(1.4, 1.0)
     for name in ("seed2", "seed3"):

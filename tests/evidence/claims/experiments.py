@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ def confirmation(reference: Path) -> Iterator[Finding]:
         return
     decision = Source(reference, decided)
     yield from _square(decision, "iv2")
+    for arm, losses in decision.content["losses"].items():
+        for name in losses:
+            question = f"Loss of {name.removesuffix('_nats')} at the end, {arm} minus constant"
+            key = ["losses", arm, name]
+            yield decision.finding(
+                f"iv2.{arm}.{name}", question, key, unit="nats", form="+.3f", interval=TRAININGS
+            )
     for arm, found in decision.content["flattening"].items():
         place = ["flattening", arm]
         yield decision.finding(
@@ -109,32 +117,36 @@ def sizes(reference: Path) -> Iterator[Finding]:
             key = ["trend", reading, "times_per_decade"]
             yield decision.finding(f"size.{reading}", question, key, interval=TRAININGS, **trainings)
     for size, found in decision.content["by_size"].items():
-        key = ["by_size", size]
         question = f"What the decay does to the damage at {size}"
-        yield decision.finding(f"size.{size}", question, [*key, "verdict"], unit="", form="")
+        yield decision.finding(f"size.{size}", question, ["by_size", size, "verdict"], unit="", form="")
         for index in range(found["trainings"]):
             question = f"Damage at the end of wsd over constant, {size}, training {index}"
-            place = [*key, "times", index]
+            place = ["by_size", size, "times", index]
             yield decision.finding(f"size.{size}.{index}", question, place, interval=TEXT, trainings=2)
     for each in decision.content["trainings"]:
-        name = f"size.{each['size']}"
+        name = f"size.{each['size']}.{each['seed'].removeprefix('seed')}"
         pick = ["trainings", {"size": each["size"], "seed": each["seed"]}]
         question = f"Damage with GPTQ at the end of wsd over constant, {each['size']}, {each['seed']}"
         yield decision.finding(f"{name}.gptq", question, [*pick, "gptq_times"], interval=TEXT, trainings=2)
+        question = f"Damage of noise of the same size at the end of wsd over constant, {each['size']}, {each['seed']}"
+        noise = math.exp(each["noise_log"])
+        how = "exp of noise_log of trainings"
+        yield derived(
+            f"{name}.noise", question, noise, how=how, source=decision.path, unit="ratio", form=".2f"
+        )
         question = f"INT4 damage at the end of wsd, {each['size']}, {each['seed']}"
         place = [*pick, "damage_nats", "wsd"]
         yield decision.finding(f"{name}.damage", question, place, unit="nats", form=".3f")
-        how = "parameters of trainings"
-        millions, common = each["parameters"] / 1e6, {"source": decision.path, "unit": "M", "how": how}
-        yield derived(
-            f"models.{each['size']}", "Parameters beside the embeddings", millions, form=".1f", **common
-        )
-        tokens = TOKENS / each["parameters"]
-        how = f"{TOKENS:,} tokens over parameters of trainings"
+    for size, parameters in {
+        each["size"]: each["parameters"] for each in decision.content["trainings"]
+    }.items():
+        question, how = "Parameters beside the embeddings", "parameters of trainings"
+        millions: dict[str, Any] = {"source": decision.path, "unit": "M", "how": how}
+        yield derived(f"models.{size}", question, parameters / 1e6, form=".1f", **millions)
         question = "Training tokens per parameter beside the embeddings"
-        yield derived(
-            f"tokens.{each['size']}", question, tokens, how=how, source=decision.path, unit="", form=".0f"
-        )
+        how = f"{TOKENS:,} tokens over parameters of trainings"
+        tokens: dict[str, Any] = {"source": decision.path, "unit": "", "how": how}
+        yield derived(f"tokens.{size}", question, TOKENS / parameters, form=",.0f", **tokens)
 
 
 def repetition(reference: Path) -> Iterator[Finding]:
@@ -144,21 +156,26 @@ def repetition(reference: Path) -> Iterator[Finding]:
         return
     decision = Source(reference, decided)
     content = decision.content
-    common: dict[str, Any] = {"trainings": 4 * len(content["seeds"])}
-    count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
-    yield derived("rp.seeds", "Seeds of the experiment", len(content["seeds"]), **count, **common)
+    trainings = sum(len(arm) for seed in content["by_seed"].values() for arm in seed.values())
+    common: dict[str, Any] = {"trainings": trainings}
     for key in content["verdicts"]:
         question = f"Repetition of the text: {key}"
         yield decision.finding(f"rp.{key}", question, ["verdicts", key], unit="", form="", **common)
     for reading, found in content["readings"].items():
-        if "level" not in found:
-            continue
-        for name, place in (
-            ("level.times", ["level"]),
-            ("once", ["decay_over_constant", "once"]),
-            ("repeated", ["decay_over_constant", "repeated"]),
-            ("difference.times", ["difference"]),
-        ):
-            question = f"Damage of {reading}, {name}"
-            key = ["readings", reading, *place]
-            yield decision.finding(f"rp.{reading}.{name}", question, key, interval=TRAININGS, **common)
+        for name, contrast in found["contrasts"].items():
+            place = ["readings", reading, "contrasts", name]
+            question = f"Seeds of the contrast {name}"
+            yield decision.finding(
+                f"rp.{reading}.{name}.seeds", question, [*place, "seeds"], unit="count", form="d", **common
+            )
+            if "times" in contrast:
+                question = f"Damage of {reading}, {name}"
+                yield decision.finding(
+                    f"rp.{reading}.{name}", question, [*place, "times"], interval=TRAININGS, **common
+                )
+            for seed in contrast["by_seed"]:
+                number = seed.removeprefix("seed")
+                question = f"Damage of {reading}, {name}, {seed}"
+                yield decision.finding(
+                    f"rp.{reading}.{name}.{number}", question, [*place, "by_seed", seed], trainings=2
+                )

@@ -85,21 +85,20 @@ def second(reference: Path) -> Iterator[Finding]:
             yield decision.finding(
                 f"second.{name}.{method}", question, key, unit="%", form=".0f", interval=TEXT
             )
-    question = "Cause of the late growth, wsd, second seed"
-    yield decision.finding("second.wsd.cause", question, ["wsd", "causes", 1], unit="", form="")
     compared = Source(reference, "methods/second/comparison.json")
-    pick = ["found", {"folder": f"{ROOT}/methods/second/wsd", "variant": "int4"}, "factors", "shares"]
-    yield compared.finding(
-        "second.wsd.sensitivity",
-        "Share of sensitivity in the late growth, wsd, second seed",
-        [*pick, "factors", {"name": "sensitivity"}, "share"],
-        unit="%",
-        form=".0f",
-        interval="text, draws and checkpoints",
-    )
+    for name in decision.content:
+        question = f"Cause of the late growth, {name}, second seed"
+        yield decision.finding(f"second.{name}.cause", question, [name, "causes", 1], unit="", form="")
+        pick = ["found", {"folder": f"{ROOT}/methods/second/{name}", "variant": "int4"}, "factors", "shares"]
+        yield compared.finding(
+            f"second.{name}.sensitivity",
+            f"Share of sensitivity in the late growth, {name}, second seed",
+            [*pick, "factors", {"name": "sensitivity"}, "share"],
+            unit="%",
+            form=".0f",
+            interval="text, draws and checkpoints",
+        )
     for name in SCHEDULES:
-        if name == "cosine":
-            compared = Source(reference, "methods/second/cosine/comparison.json")
         for label in ("int4", "int4_g128_asym_gptq", "nf4_b64"):
             pick = ["found", {"folder": f"{ROOT}/methods/second/{name}", "variant": label}, "growth"]
             question = f"Growth of the gap over the last quarter, {label}, {name}, second seed"

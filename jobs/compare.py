@@ -96,6 +96,12 @@ def command(
     from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, read_table
 
     windows = parse_window(before), parse_window(end)
+    if windows[0].first >= windows[1].first:
+        raise UsageError(
+            f"--before {before} --end {end}: wanted an early window and one that begins after it"
+        )
+    if strata and not groups:
+        raise UsageError(f"--stratum {strata[0]} without --group: it is for the exact test between groups")
     target = None if out is None else absolute_out(out)
     kinds = TrainingGroups(_named(groups, "--group"), _named(strata, "--stratum"))
     names = (*trainings, *(name for name in dict.fromkeys(kinds.names()) if name not in trainings))

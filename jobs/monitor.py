@@ -8,6 +8,7 @@ import click
 
 from jobs.console import console
 from jobs.options import FiniteRange
+from pipeline.base.errors import UsageError
 
 
 @click.command()
@@ -49,7 +50,13 @@ def command(
     from pipeline.runs.output import absolute_out, run_folder
     from pipeline.runs.table_files import READERS
 
+    if figure is not None and not figure.endswith(".png"):
+        raise UsageError(f"--figure {figure}: wanted a name that ends in .png")
     table = folder if folder.endswith(tuple(READERS)) else f"{folder.rstrip('/')}/tables/trajectory.parquet"
+    if table != folder and not run_folder(folder).results.has("tables/trajectory.parquet"):
+        raise UsageError(
+            f"no table in {folder}: wanted the folder of an audit after `int4-collapse reduce`, or a table"
+        )
     found = replay(read_table(table), variant, margin_nats=margin, rule=rule)
     image = replay_png(found)
     if figure is not None:

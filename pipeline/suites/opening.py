@@ -56,7 +56,12 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     if path.exists():
         raise UsageError(f"suite {name!r} is a file: wanted a folder with one sub-folder per checkpoint")
     if _REPOSITORY.fullmatch(name) and not name.startswith("."):
-        return open_hub(repository_suite(name), choice)
+        try:
+            return open_hub(repository_suite(name), choice)
+        except UsageError as error:
+            if not path.parent.is_dir():
+                raise
+            raise UsageError(f"{error}; there is no folder {name!r} either{_nearest(path)}") from error
     if "/" in name or name.startswith((".", "~")):
         if "://" in name:
             raise UsageError(

@@ -75,9 +75,18 @@ def test_what_is_told_names_the_units_and_the_exact_test():
              (("group", "a", CONSTANT), ("group", "b", DECAYED), ("stratum", "0", CONSTANT))],
             "is in no --stratum",
         ),
+        ([CONSTANT[0][0], "--stratum", listed("0", CONSTANT[0])], "without --group"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_grouped_is_wrong_usage(arguments: list[str], message: str):
     told = compare(*arguments)
     assert told.exit_code == 2
     assert message in told.stderr
+
+
+def test_an_early_window_after_the_late_one_is_wrong_usage():
+    told = CliRunner().invoke(
+        main, ["compare", CONSTANT[0][0], "--before", "27600:28600", "--end", "20000:22800"]
+    )
+    assert told.exit_code == 2
+    assert "--before 27600:28600 --end 20000:22800" in told.stderr

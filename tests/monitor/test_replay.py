@@ -86,7 +86,16 @@ def test_the_command_gives_both_forms_and_refuses_a_folder_without_an_audit(tmp_
     table, figure = str(suite / "tables" / "trajectory.parquet"), tmp_path / "f.png"
     assert CliRunner().invoke(main, ["monitor", "--replay", table, "--figure", str(figure)]).exit_code == 0
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert CliRunner().invoke(main, ["monitor", "--replay", str(tmp_path)]).exit_code == 2
+    unreduced = CliRunner().invoke(main, ["monitor", "--replay", str(tmp_path)])
+    assert unreduced.exit_code == 2
+    assert "int4-collapse reduce" in unreduced.stderr
+
+
+def test_a_figure_of_another_format_is_refused(tmp_path: Path) -> None:
+    table, figure = str(SUITES[0] / "tables" / "trajectory.parquet"), tmp_path / "f.pdf"
+    told = CliRunner().invoke(main, ["monitor", "--replay", table, "--figure", str(figure)])
+    assert told.exit_code == 2
+    assert not figure.exists()
 
 
 def test_the_chart_shows_every_rule_and_only_finite_losses() -> None:

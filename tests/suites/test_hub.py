@@ -10,6 +10,7 @@ from pipeline.suites.hub import remote
 from pipeline.suites.hub.hub_requests import LONGEST_ASKED_S, ask_hub, passing, reason, retry_after_s
 from pipeline.suites.hub.listing import HubFile, Listing
 from pipeline.suites.model_config import stored_bytes
+from pipeline.suites.opening import open_suite
 from pipeline.suites.registry import HubSuite
 from pipeline.suites.suite import Suite
 
@@ -41,6 +42,17 @@ def test_an_unreachable_hub_is_named_without_its_address(monkeypatch):
         hub.open_hub(HubSuite("some/run", "some/run"))
     assert "secret" not in str(listed.value)
     assert "secret" not in reason(RefusedError(503))
+
+
+def test_a_mistyped_folder_is_not_blamed_on_the_hub_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "api", Broken)
+    monkeypatch.setattr(remote, "offline", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "suite").mkdir(parents=True)
+    with pytest.raises(
+        UsageError, match=r"there is no folder 'outputs/suit' either; did you mean outputs/suite\?"
+    ):
+        open_suite("outputs/suit")
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])

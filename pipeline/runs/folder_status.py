@@ -116,10 +116,8 @@ def _missing_message(folder: RunFolder, plan: WorkPlan, found: FolderStatus) -> 
         lacking = (f"{names[key]} {lacks}" for key, lacks in found.incomplete.items())
         said.append(f"{len(found.incomplete)} have one that is incomplete ({'; '.join(lacking)})")
     told = " and ".join(said) or "there is no shard"
-    return (
-        f"{folder}: {told}; run `int4-collapse {folder.kind.name}` again to finish them, or pass "
-        "--allow-missing to report without them"
-    )
+    without = ", or pass --allow-missing to report without them" if found.done else ""
+    return f"{folder}: {told}; run `int4-collapse {folder.kind.name}` again to finish them{without}"
 
 
 def _differing_shard(

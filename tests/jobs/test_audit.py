@@ -67,6 +67,13 @@ def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
     assert set(report["failures"]) == {"step000000010", "step000000020"}
     assert trajectory(out)["duplicate_of"].to_list() == [None, None, None, "step000000040"]
 
+    for shard in (out / "shards" / "audit").glob("*.arrow"):
+        shard.unlink()
+    nothing = run_here("reduce", out, "--allow-missing")
+    assert nothing.exit_code == 1
+    assert "again to finish them" in nothing.stderr
+    assert "or pass --allow-missing" not in nothing.stderr, "it was passed"
+
 
 def test_a_duplicate_repeats_the_numbers_of_its_original(
     run_here: Run, llama_suite: Path, tokens_file: str, tmp_path: Path

@@ -152,7 +152,7 @@ def test_a_branch_from_a_recipe_of_other_types_is_refused(micro, tmp_path, name,
     source = tmp_path / "source"
     source.mkdir()
     write_manifest(source, Manifest("micro", (), recipe=micro.plain() | {name: value}))
-    with pytest.raises(UsageError, match=rf"recipe.{name} is|unknown schedule"):
+    with pytest.raises(UsageError, match=rf"recipe.{name} is|unknown schedule of a recipe"):
         pretrain(micro, tmp_path / "b", device="cpu", branch_from=source)
 
 

@@ -30,7 +30,10 @@ def test_the_last_step_is_always_a_checkpoint():
         ({"heads": 3}, "not a multiple of 3 heads"),
         ({"heads": 16}, "heads of 2 are too small"),
         ({"vocab_size": 100}, "vocab_size 100"),
-        ({"schedule": "linear"}, "unknown schedule 'linear'"),
+        (
+            {"schedule": "nope"},
+            r"unknown schedule of a recipe 'nope'.*4 known: constant, cosine, pythia, wsd",
+        ),
         ({"corpus": "docstring"}, "unknown corpus"),
         ({"warmup_steps": 31}, "warm-up of 31 steps"),
         ({"seq_len": 1}, "seq_len 1"),

@@ -57,11 +57,11 @@ def make_schedule(
     name: str, *, steps: int, peak_lr: float, min_lr: float, warmup_steps: int
 ) -> WarmedSchedule:
     """Make the schedule ``name``. Raises UsageError for an unknown name and for impossible rates or steps."""
-    schedule = schedules.find(name)
-    if not issubclass(schedule, WarmedSchedule):
-        raise unknown_name("schedule of a recipe", name, recipe_schedules())
+    known = recipe_schedules()
+    if name not in known:
+        raise unknown_name("schedule of a recipe", name, known)
     if not 0 <= min_lr <= peak_lr or not math.isfinite(peak_lr):
         raise UsageError(f"learning rates: peak {peak_lr}, minimum {min_lr}; wanted 0 <= minimum <= peak")
     if not 0 <= warmup_steps <= steps:
         raise UsageError(f"warm-up of {warmup_steps} steps in a run of {steps}: wanted 0 to {steps}")
-    return schedule(steps=steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=warmup_steps)
+    return known[name](steps=steps, peak_lr=peak_lr, min_lr=min_lr, warmup_steps=warmup_steps)

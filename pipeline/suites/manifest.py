@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,12 @@ class Entry:
     """Learning rate of the optimizer step that led here."""
     sha256: str | None = None
     """``weights_sha256`` of the folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("step", "tokens_seen", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(f"{name} is {value}, wanted a number of 0 or more")
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,14 @@ def test_the_manifest_is_read_back_and_its_corpus_found_beside_it(suite):
             '{"checkpoints": [{"step": 9, "revision": "step9", "tokens_seen": 1' + "0" * 20 + "}]}",
             "tokens_seen is .*, wanted an integer of at most 64 bits",
         ),
+        (
+            '{"checkpoints": [{"step": 9, "revision": "step9", "learning_rate": -1e-3}]}',
+            "learning_rate is -0.001, wanted a number of 0 or more",
+        ),
+        (
+            '{"checkpoints": [{"step": 9, "revision": "step9", "tokens_seen": -1}]}',
+            "tokens_seen is -1, wanted a number of 0 or more",
+        ),
         ('{"recipe": {"x": -Infinity}}', "holds -Infinity: wanted finite numbers"),
         ('{"recipe": {"x": 1e999}}', "holds 1e999"),
         ("[" * 200_000, "not readable JSON"),

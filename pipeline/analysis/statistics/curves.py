@@ -38,7 +38,8 @@ def gap_from_nll(nll_q: FloatArray, nll_fp32: FloatArray) -> FloatArray:
 class Curve:
     """Losses of one trajectory, one entry per checkpoint, steps strictly increasing.
 
-    Raises UsageError when lengths disagree, steps are not strictly increasing or there are fewer than 3 rows.
+    Raises UsageError when lengths disagree, steps are not strictly increasing, a learning rate is negative or there are
+    fewer than 3 rows.
     """
 
     step: IntArray
@@ -84,6 +85,12 @@ class Curve:
                 raise UsageError(f"{self.name}: {column} has {len(values)} rows, step has {n}")
         if self.variant_batch_nll_nats:
             self._check_batches()
+        if self.learning_rate is not None and np.any(below := np.asarray(self.learning_rate) < 0):
+            at = int(np.flatnonzero(below)[0])
+            raise UsageError(
+                f"{self.name}: column learning_rate holds {self.learning_rate[at]} at step {self.step[at]}: wanted a "
+                "rate of 0 or more, or an empty cell where it is not known"
+            )
 
     def _check_batches(self) -> None:
         if self.fp32_batch_nll_nats is None:

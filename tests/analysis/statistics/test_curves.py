@@ -92,3 +92,10 @@ def test_batches_must_pair_with_those_of_fp32() -> None:
             fp32_batch_nll_nats=np.zeros((3, 4)),
             variant_batch_nll_nats={"int4": np.zeros((3, 5))},
         )
+
+
+def test_a_negative_learning_rate_is_refused_and_one_that_is_not_known_is_not() -> None:
+    curve = curve_from_frame(pl.DataFrame(GOOD | {"learning_rate": [None, 0.0, 1e-3]}, strict=False))
+    assert curve.learning_rate is not None
+    with pytest.raises(UsageError, match=r"learning_rate holds -0.001 at step 20"):
+        curve_from_frame(pl.DataFrame(GOOD | {"learning_rate": [0.0, 1e-3, -1e-3]}))

@@ -78,7 +78,7 @@ def _type(shown: Option, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         return Steps() if int in get_args(kind) else str
     if shown.least is None:
-        return kind
+        return FiniteRange() if kind is float else kind
     limits: dict[str, Any] = {"min": shown.least, "min_open": shown.open}
     limits |= {} if shown.below is None else {"max": shown.below, "max_open": True}
     return click.IntRange(**limits) if kind is int else FiniteRange(**limits)

@@ -160,9 +160,9 @@ class Judge:
         return self._rule.alarm is not None and self._rule.alarm.step == self.seen[-1].step
 
     def require_later(self, step: int) -> None:
-        """Raise UsageError unless ``step`` comes after the last observation."""
-        if step < 0:
-            raise UsageError(f"step {step}: wanted 0 or more")
+        """Raise UsageError unless ``step`` is whole and comes after the last observation."""
+        if step < 0 or not float(step).is_integer():
+            raise UsageError(f"step {step}: wanted a whole number, 0 or more")
         if self.seen and step <= self.seen[-1].step:
             raise UsageError(
                 f"step {step} after step {self.seen[-1].step}: steps have to increase; after going back to an earlier "

@@ -24,6 +24,7 @@ class Toy:
     way: str = option("auto", choices=("auto", "fast"), help="A way.")
     quick: bool = option(False, help="Hurry.")
     compiled: bool | None = option(None, help="Compile.")
+    size: float | None = option(None, help="A size without limits.")
     kept: int = 7
 
 
@@ -58,6 +59,7 @@ def test_what_is_given_has_the_fields_type() -> None:
         "--out x --share nan",
         "--out x --most inf",
         "--out x --most nan",
+        "--out x --size nan",
         "--out x --way slow",
         "--out x --kept 8",
     ],

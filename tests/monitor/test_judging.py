@@ -148,9 +148,9 @@ def test_steps_that_go_back_are_refused_until_the_run_is_rewound() -> None:
     judge = Judge(WatchSettings(60_000), RateOutlook(60_000), "int4")
     for step, value in zip(STEPS, values, strict=True):
         judge.observe(Observed(step, {"fp32": value, "int4": value}))
-    for back in (59_000, 10_000, -1):
+    for back in (59_000, 10_000, -1, 61_000.5):
         with pytest.raises(UsageError, match=str(back)):
-            judge.observe(Observed(back, {"fp32": 1.0, "int4": 1.0}))
+            judge.observe(Observed(back, {"fp32": 1.0, "int4": 1.0}))  # type: ignore[arg-type]
     judge = judge.before(20_000)
     assert judge.seen[-1].step == 19_000
     assert not judge.observe(Observed(20_000, {"fp32": 2.0, "int4": 2.0})).alarm

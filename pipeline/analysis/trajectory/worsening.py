@@ -61,10 +61,10 @@ class Worsening:
         self, planned: int, *, margin_nats: float = 0.01, alpha: float = 0.05, rule: Rule = "e-detector"
     ) -> None:
         """``planned``: checkpoints of the whole run; ``alpha``: chance of a false alarm in it."""
-        if planned < 1 or margin_nats < 0 or not 0 < alpha < 1:
+        if planned < 1 or not 0 <= margin_nats < math.inf or not 0 < alpha < 1:
             raise UsageError(
                 f"planned {planned}, margin {margin_nats} nats, alpha {alpha}: wanted 1 checkpoint at least, a "
-                "margin of 0 or more and alpha between 0 and 1"
+                "finite margin of 0 or more and alpha between 0 and 1"
             )
         self._planned, self._margin, self._alpha, self._rule = planned, margin_nats, alpha, rule
         self._recent: deque[float] = deque(maxlen=RECENT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -58,7 +60,12 @@ def test_the_scatter_of_a_curve_is_that_of_its_noise() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"planned": 0}, {"planned": 5, "alpha": 1.0}, {"planned": 5, "margin_nats": -1}]
+    "options",
+    [
+        {"planned": 0},
+        {"planned": 5, "alpha": 1.0},
+        *({"planned": 5, "margin_nats": margin} for margin in (-1, math.nan, math.inf)),
+    ],
 )
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UsageError):

@@ -82,6 +82,41 @@ def test_a_calibrated_variant_is_audited_with_the_calibration_text_that_is_named
     assert row["int4_g16_asym_gptq_nll_nats"] != row["int4_g16_asym_nll_nats"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"variants": "int9"}, "unknown variant 'int9'"),
+        ({"mechanism": "int3-g8-sym"}, "--mechanism int3-g8-sym"),
+        ({"batches": "3"}, "option batches is '3', wanted an integer"),
+        ({"limit": 1.5}, "option limit is 1.5, wanted an integer"),
+        ({"stream": "yes"}, "option stream is 'yes', wanted true or false"),
+        ({"steps": (0, "ten")}, r"option steps\[1\] is 'ten'"),
+        ({"steps": np.array([0, 7_000])}, "has no step 7000"),
+    ],
+)
+def test_an_option_of_another_type_is_named_and_one_name_stands_for_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object], words: str
+) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(int4_collapse.UsageError, match=words):
+        int4_collapse.audit("tiny", "out", **options)
+    with pytest.raises(int4_collapse.UsageError, match="option start is 7, wanted a text"):
+        int4_collapse.fork("tiny", "out", start=7)
+
+
+def test_a_suite_may_be_a_path_and_a_variant_one_name(folder: Path) -> None:
+    suite = int4_collapse.open_suite(folder / "outputs" / "suites" / "tiny")
+    with pytest.raises(int4_collapse.UsageError, match="has no step 7000"):
+        int4_collapse.audit(Path(suite.location), folder / "out", steps=[7_000])
+    model = AutoModelForCausalLM.from_pretrained(suite.checkpoints[0].location)
+    tokens = np.arange(32).reshape(1, 2, 16)
+    scores = int4_collapse.measure(model, tokens, "int4")
+    assert [each.variant for each in scores.results] == ["fp32", "int4-g128-asym"]
+    for wrong, words in ((tokens.tolist(), "list"), (tokens[0], r"\(2, 16\)"), (-tokens, "token -31")):
+        with pytest.raises(int4_collapse.UsageError, match=words):
+            int4_collapse.measure(model, wrong, "int4")
+
+
 def test_an_option_that_is_none_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     with pytest.raises(int4_collapse.UsageError, match="did you mean 'variants'"):

@@ -17,9 +17,9 @@ from pipeline.spec import DEFAULT_VARIANTS, ProbeSpec, TokenShape, parse_variant
 def measure(
     model: torch.nn.Module,
     tokens: np.ndarray,
-    variants: Sequence[str] = DEFAULT_VARIANTS,
+    variants: str | Sequence[str] = DEFAULT_VARIANTS,
     *,
-    mechanism: Sequence[str] = (),
+    mechanism: str | Sequence[str] = (),
 ) -> Measurement:
     """Measure a causal language model of transformers under fp32 and ``variants``; the model stays unchanged.
 
@@ -28,14 +28,16 @@ def measure(
     in ``controls`` of the result.
     Raises UsageError for tokens of another shape and CheckpointError for a model that cannot be measured.
     """
-    if tokens.ndim != 3 or tokens.dtype != np.int64:
-        raise UsageError(
-            f"tokens of {tokens.dtype} {tokens.shape}: wanted int64 (batches, batch_size, seq_len)"
-        )
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 3 or tokens.dtype != np.int64:
+        given = f"{type(tokens).__name__} of {getattr(tokens, 'dtype', '?')} {getattr(tokens, 'shape', '?')}"
+        raise UsageError(f"tokens: {given}; wanted a numpy array, int64 (batches, batch_size, seq_len)")
+    if tokens.size and tokens.min() < 0:
+        raise UsageError(f"token {tokens.min()}: wanted 0 or more; padding and ignored labels are not text")
     from pipeline.base.fingerprints import tokens_sha256
 
-    parsed = parse_variants(tuple(variants))
-    chosen, by_layer = parse_mechanism(mechanism, parsed)
+    parsed = parse_variants((variants,) if isinstance(variants, str) else tuple(variants))
+    named = (mechanism,) if isinstance(mechanism, str) else mechanism
+    chosen, by_layer = parse_mechanism(named, parsed)
     spec = ProbeSpec(
         parsed, TokenShape(*tokens.shape), tokens_sha256(tokens), mechanism=chosen, by_layer=by_layer
     )

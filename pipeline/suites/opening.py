@@ -30,7 +30,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _WANTED = "a folder, a hub repository org/name, or a name that `int4-collapse suites` lists"
 
 
-def open_suite(name: str, revisions: str | None = None) -> Suite:
+def open_suite(name: str | Path, revisions: str | None = None) -> Suite:
     """Open the suite ``name``: a registered name, else a folder, else a hub repository ``org/name``.
 
     ``revisions`` is a regular expression: only checkpoints whose folder or branch name it matches in full. Hashes
@@ -39,6 +39,7 @@ def open_suite(name: str, revisions: str | None = None) -> Suite:
     Raises UsageError for an unknown name, a folder without checkpoints, a broken suite.json, a repository that
     cannot be listed, and for a registered recipe, which has to be trained first.
     """
+    name = str(name)
     if not name:
         raise UsageError(f"suite '' names nothing: wanted {_WANTED}")
     choice = RevisionChoice(revisions)

@@ -15,13 +15,14 @@ OnProgress = Callable[[int, int, float | None, str], None]
 
 
 def open_or_train(
-    name: str, revisions: str | None = None, on_progress: OnProgress = lambda *_: None
+    name: str | Path, revisions: str | None = None, on_progress: OnProgress = lambda *_: None
 ) -> Suite:
     """Open the suite ``name``, reduced to ``revisions`` that match; a recipe is trained into ``outputs/suites/``
     first.
 
     name: a registered name, a hub repository ``org/name`` or a folder. Raises UsageError for anything else.
     """
+    name = str(name)
     folder = recipe_folder(name)
     if folder is None:
         return open_suite(name, revisions)

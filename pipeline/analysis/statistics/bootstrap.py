@@ -20,9 +20,14 @@ def block_indices(rng: np.random.Generator, n: int, block: int, size: int) -> ND
     return ((starts[:, :, None] + np.arange(block)).reshape(size, -1)[:, :n]) % n
 
 
+def block_length(n_batches: int) -> int:
+    """Batches kept together: :data:`BATCH_BLOCK`, or fewer where there are not two such blocks."""
+    return max(1, min(BATCH_BLOCK, n_batches // 2))
+
+
 def batch_weights(rng: np.random.Generator, n_batches: int, size: int) -> FloatArray:
     """Share of each batch in each replicate, shape (n_batches, size); every column sums to 1."""
-    picks = block_indices(rng, n_batches, min(BATCH_BLOCK, n_batches), size)
+    picks = block_indices(rng, n_batches, block_length(n_batches), size)
     counts = np.zeros((size, n_batches))
     np.add.at(counts, (np.arange(size)[:, None], picks), 1.0)
     return counts.T / n_batches

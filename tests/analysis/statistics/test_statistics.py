@@ -130,6 +130,16 @@ def test_batch_weights_are_shares_and_pairing_removes_what_batches_have_in_commo
     assert gap == pytest.approx(np.expm1(0.1))
 
 
+@pytest.mark.parametrize("n_batches", [2, 3, 4, 32])
+def test_resampled_text_spreads_however_few_batches_there_are(n_batches: int) -> None:
+    """Circular blocks of l of n independent batches: the variance of the mean is (1 - l / n) / n."""
+    weights = batch_weights(np.random.default_rng(3), n_batches, 500)
+    texts = np.random.default_rng(5).standard_normal((4000, n_batches))
+    length = 1 if n_batches < 4 else 2
+    expected = (1 - length / n_batches) / n_batches
+    assert np.mean((texts @ weights).var(axis=1)) == pytest.approx(expected, rel=0.1)
+
+
 def test_paired_standard_error_is_that_of_repeated_samples() -> None:
     rng = np.random.default_rng(4)
     fp32 = 2 + rng.standard_normal((4000, 16))

@@ -203,3 +203,13 @@ def test_the_even_part_scatters_less_and_still_shows_the_growth() -> None:
     assert even is not None
     assert even.variance_ratio is not None
     assert even.variance_ratio > 3
+
+
+def test_two_batches_of_text_show_their_scatter() -> None:
+    losses = simulated_run(TrueGrowth(sensitivity=3.0, luck=0.0, quiet_luck=0.0, draw=0.0, n_batches=2), 1)
+    found = split_growth(losses, Window(100, 2000), Window(5500, 6000))
+    assert isinstance(found, GrowthShares)
+    one, other = losses.damage_TB[:20].mean(axis=0)
+    assert found.damage_before.upper - found.damage_before.estimate > 4 * abs(
+        one - other
+    )  # 6.4 by Student's t

@@ -32,7 +32,7 @@ from enum import StrEnum
 import numpy as np
 from scipy import stats
 
-from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, batch_weights
+from pipeline.analysis.statistics.bootstrap import batch_weights, block_length
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
 from pipeline.analysis.statistics.intervals import LEVEL, Bounded, percentiles
 from pipeline.analysis.statistics.noise import memory, smoother
@@ -173,7 +173,7 @@ def judge_cause(log_growth: Bounded, shares: list[Bounded | None]) -> tuple[Caus
 def _replicates(losses: ControlLosses, rows: list[BoolArray], rng: np.random.Generator) -> FloatArray:
     """Mean damage, noise and error size of each window, (2, 3, 1 + N_REPLICATES): first as measured, then redrawn."""
     n_batches, n_draws = losses.damage_TB.shape[1], losses.signs_TSB.shape[1]
-    blocks = max(1, n_batches // BATCH_BLOCK)
+    blocks = n_batches // block_length(n_batches)
     text = _stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks)
     seeds = _stretched(_counted(rng, n_draws), n_draws)
     alike = _memory(losses, rows)

@@ -185,23 +185,3 @@ def interventions(folder: Path, wanted: int = MIN_SEEDS) -> dict[str, Any]:
     """The decision on the seeds that ``folder`` holds."""
     runs = sorted(folder.glob("seed*/run.json"))
     return decide({path.parent.name: windows(RunFolder(path.parent)) for path in runs}, wanted)
-
-
-def page(decision: Mapping[str, Any]) -> str:
-    """Every arm over ``constant``, seed by seed, in Markdown."""
-    columns = {
-        "damage_nats": "INT4 damage",
-        "gptq_damage_nats": "with GPTQ",
-        "error_size": "squared relative error",
-        "kappa_nats": "damage over it",
-        "norm": "weight norm",
-    }
-    lines = [
-        "| seed | arm, over `constant` | " + " | ".join(columns.values()) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for seed, ratios in decision["by_seed"].items():
-        for arm in ratios["norm"]:
-            cells = [f"{ratios[column][arm]:.2f}" for column in columns]
-            lines.append(f"| {seed.removeprefix('seed')} | `{arm}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

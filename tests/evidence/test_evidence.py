@@ -40,8 +40,7 @@ def costs() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def texts(kept, costs) -> dict[str, str]:
-    decision = json.loads((REFERENCE / "interventions" / "decision.json").read_text())
-    return texts_of(kept, costs, decision)
+    return texts_of(kept, costs)
 
 
 def test_the_findings_are_those_of_the_committed_reports(kept):

@@ -20,12 +20,6 @@ def interventions(reference: Path) -> Iterator[Finding]:
     """The 2 x 2 of three seeds."""
     decision = Source(reference, "interventions/decision.json")
     yield from _square(decision, "iv")
-    for seed, ratios in decision.content["by_seed"].items():
-        for column, arms in ratios.items():
-            for arm in arms:
-                key = ["by_seed", seed, column, arm]
-                question = f"{column} at the end, {arm} over constant, {seed}"
-                yield decision.finding(f"iv.{seed}.{column}.{arm}", question, key, trainings=2)
 
 
 def confirmation(reference: Path) -> Iterator[Finding]:
@@ -63,8 +57,6 @@ def _square(decision: Source, name: str) -> Iterator[Finding]:
     question = "Seeds of the 2 x 2"
     count: dict[str, Any] = {"how": "counted", "source": decision.path, "unit": "count", "form": "d"}
     yield derived(f"{name}.seeds", question, len(seeds), **count, **common)
-    question = "Seeds that the rule wants"
-    yield decision.finding(f"{name}.wanted", question, ["seeds_wanted"], unit="count", form="d", **common)
     question = "Cause of the damage, rate or norm"
     yield decision.finding(f"{name}.cause", question, ["cause"], unit="", form="", **common)
     for column in COLUMNS:

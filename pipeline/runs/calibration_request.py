@@ -38,8 +38,8 @@ SEED = 0
 """Seed of the text that a model writes."""
 VERSION = 1
 """Raised by hand whenever another text would be written of the same."""
-ROUNDS = 8
-"""Times that sequences are written anew because they repeat the evaluation text, at most."""
+ROUNDS = 32
+"""Rounds of writing at most: of a model of code half of all sequences may repeat a licence of the evaluation text."""
 
 OnSample = Callable[[int, int, float | None, str], None]
 """Called with tokens written, tokens in all, seconds left (None: not known) and a word on them."""
@@ -174,9 +174,13 @@ def _written(
                 on_progress=show,
             )
             parts.append(rows[~known.repeated(rows).any(axis=-1)])
+            if not any(map(len, parts)):
+                break  # it knows nothing else
     array = np.concatenate(parts)
     if len(array) < wanted:
-        raise CheckpointError(f"{wanted - len(array)} of {wanted} sequences repeat the evaluation text")
+        raise CheckpointError(
+            f"{wanted - len(array)} of {wanted} sequences repeat the evaluation text, however often they are written"
+        )
     require_ids(f"calibration text {SELF}", array, made_of["vocabulary"])
     require_disjoint(SELF, array, known)
     return array

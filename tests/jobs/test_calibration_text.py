@@ -15,12 +15,15 @@ import torch
 from click.testing import Result
 
 from pipeline.base.fingerprints import tokens_sha256
+from pipeline.corpus.calibration_text import CalibrationShape
 from pipeline.models import sampling
+from pipeline.runs.calibration_request import CalibrationNeed, calibration_tokens
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.shard_schema import FORK
+from pipeline.suites import open_suite
 from tests.calibrated import SEEN
 from tests.jobs.conftest import MEASURE, trajectory
-from tests.models import VOCAB, save_tiny_model
+from tests.models import VOCAB, save_tiny_model, save_tiny_suite
 
 Run = Callable[..., Result]
 TOY = "int4-g8-asym@weighed"
@@ -215,6 +218,24 @@ def test_a_last_checkpoint_that_cannot_write_is_refused_by_name(
     assert "--calibration CORPUS" in result.stderr
     shutil.rmtree(llama_suite / "step50")
     assert run_here(*command).exit_code == 0
+
+
+def test_a_model_that_often_repeats_the_evaluation_text_writes_on(tmp_path: Path) -> None:
+    folder = save_tiny_suite("llama", tmp_path / "llama", ["step0"])
+    path = folder / "step0" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["model.norm.weight"].zero_()  # every token is as likely
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    evaluation = np.random.default_rng(0).integers(
+        0, 2, (1, 240)
+    )  # holds some 60 % of all runs of eight zeros and ones
+    need = CalibrationNeed(
+        open_suite(folder), CalibrationShape(256, 8), evaluation, vocab_size=VOCAB, vocab_rows=2
+    )
+    made, _ = calibration_tokens("self", need, RunFolder(tmp_path / "out"))
+    assert made.array.shape == (256, 8)
+    known = {tuple(run) for run in np.lib.stride_tricks.sliding_window_view(evaluation[0], 8)}
+    assert not known & {tuple(row) for row in made.array}
 
 
 def test_text_that_nothing_is_calibrated_on_is_told(

@@ -142,7 +142,7 @@ def _layout(names: list[str]) -> tuple[tuple[Row, ...], tuple[tuple[str, float],
     thick = float(min(16, max(4, 300 // len(names))))
     y, rows, headings = 0.0, [], []
     for module, members in groups.items():
-        headings.append((module, y + _HEADING - 6))
+        headings.append((module, y + _HEADING - 9))
         y += _HEADING
         for layer, name in sorted(members):
             rows.append(Row(name, layer if layer >= 0 else None, y, y + thick))

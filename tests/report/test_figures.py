@@ -120,3 +120,15 @@ def test_heat_map_values_survive_packing() -> None:
     assert first == pytest.approx([row[0] for row in heat.values["int4-g128-asym"]], rel=1e-4)
     assert set(levels[1::3]) == {65_534}
     assert set(levels[2::3]) == {65_535}
+
+
+def test_the_rows_of_a_module_begin_below_its_heading() -> None:
+    at = [0, 10]
+    heat = make_heatmap(
+        synthetic.tensors(at, layers=3), make_frame(synthetic.trajectory(at), synthetic.report())
+    )
+    assert heat is not None
+    half = 7  # pixels from the middle of a line to the end of its underscores
+    for _, middle in heat.headings:
+        assert middle >= half
+        assert not any(row.y < middle + half and row.y2 > middle - half for row in heat.rows)

@@ -48,8 +48,14 @@ def build_fork_request(
 
     ``on_sample``: as in ``build_request``.
     """
-    if options.seeds < 1:
-        raise UsageError(f"--seeds {options.seeds}: wanted at least 1")
+    counts = (
+        ("seeds", options.seeds, 1),
+        ("steps", options.n_steps, 2),
+        ("probe-every", options.probe_every, 1),
+    )
+    for name, given, least in counts:
+        if given is not None and given < least:
+            raise UsageError(f"--{name} {given}: wanted at least {least}")
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
     audit = build_request(options.audit, find_suite, on_sample)
     if audit.probe.by_layer:

@@ -88,6 +88,8 @@ def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
         (["--tokens-per-step", "100"], r"wanted a multiple of the 32 tokens"),
         (["--probe-every", "41"], r"a probe every 41 steps in a run of 40"),
         (["--seeds", "0"], r"--seeds 0"),
+        (["--probe-every", "0"], r"--probe-every 0: wanted at least 1"),
+        (["--steps", "-1", "--schedules", "sgdr"], r"--steps -1: wanted at least 2"),
         (["--precision", "fp8"], r"wanted fp32 or bf16"),
         (["--train-corpus", "tokens:none.npy"], r"there is no such file"),
         (["--audit", "nowhere", "--from", "auto"], r"nowhere holds none"),

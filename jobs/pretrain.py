@@ -90,7 +90,7 @@ def command(recipe: str, out: str, **options: Any) -> None:
     if options["monitor"]:
         watch = SuiteWatch(chosen, folder, variants, device=options["device"], on_alarm=_tell)
     with progress(f"pretrain {recipe}") as show:
-        pretrain(
+        trained = pretrain(
             chosen,
             folder,
             device=options["device"],
@@ -103,7 +103,7 @@ def command(recipe: str, out: str, **options: Any) -> None:
         )
     if watch is not None:
         console.print(watch.sentence)
-    console.print(f"suite: {folder}")
+    console.print(f"suite: {folder}" if trained else f"nothing to train, the suite is complete: {folder}")
 
 
 def _tell(alarm: str) -> None:

@@ -88,10 +88,10 @@ def pretrain(
     keep_state_at: Collection[int] = (),
     branch_from: Path | None = None,
     watch: Watch | None = None,
-) -> None:
-    """Train ``recipe`` into the suite folder ``out``, continuing a killed run.
+) -> bool:
+    """Train ``recipe`` into the suite folder ``out``, continuing a killed run; False if ``out`` was complete.
 
-    Returns at once if ``out`` is complete. A folder whose suite.json names lost checkpoints is trained again.
+    A folder whose suite.json names lost checkpoints is trained again.
 
     ``state_every``: updates between two saves of the optimizer state. ``keep_optimizer_at``: checkpoints that keep
     Adam's moments beside their weights, for forks to start from. ``data``: folder for the tokenized corpus, made if
@@ -107,7 +107,8 @@ def pretrain(
     make_folder(out)
     with exclusive(out / LOCK):
         _claim(recipe, out)
-        if not _finished(out):
+        complete = _finished(out)
+        if not complete:
             try:
                 every = max(STATE_EVERY, recipe.steps // 40) if state_every is None else state_every
                 where = out / STATE / "data" if data is None else data
@@ -124,6 +125,7 @@ def pretrain(
         if watch is not None:  # nothing is left to observe where all were while they were trained
             watch(recipe.steps, kept_array(out / EVAL_TOKENS))
         shutil.rmtree(out / STATE, ignore_errors=True)
+    return not complete
 
 
 def _train(

@@ -111,10 +111,10 @@ def test_a_killed_run_continues_bit_for_bit(micro, trained, tmp_path):
 def test_a_finished_suite_is_left_alone_and_a_lost_checkpoint_made_again(micro, trained, tmp_path):
     copy = shutil.copytree(trained, tmp_path / "micro")
     calls = []
-    pretrain(micro, copy, device="cpu", on_progress=lambda *told: calls.append(told))
+    assert not pretrain(micro, copy, device="cpu", on_progress=lambda *told: calls.append(told))
     assert calls == []
     shutil.rmtree(copy / "step15")
-    pretrain(micro, copy, device="cpu", on_progress=lambda *told: calls.append(told))
+    assert pretrain(micro, copy, device="cpu", on_progress=lambda *told: calls.append(told))
     assert weights(copy) == weights(trained)
     done, total, eta_s, note = calls[-1]
     assert (done, total, eta_s) == (30, 30, 0.0)

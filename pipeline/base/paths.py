@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def user_path(text: str, what: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(f"{what} {shown} cannot be looked up ({reason}); check the path") from error
     return path
+
+
+def nearest(path: Path, fits: Callable[[Path], bool]) -> str:
+    """The end of a message about a ``path`` that is not there: those beside it with the nearest names, if ``fits``
+    accepts them, or the folder that is not there either.
+    """
+    parent = path.parent
+    if not parent.is_dir():
+        return f"; neither does {parent}"
+    try:
+        near = difflib.get_close_matches(
+            path.name, [each.name for each in parent.iterdir() if fits(each)], n=3
+        )
+    except OSError:
+        near = []
+    return f"; did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""
 
 
 @contextmanager

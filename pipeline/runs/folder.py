@@ -35,6 +35,7 @@ from pipeline.base.errors import UnreadableError, UsageError
 from pipeline.base.event_log import AppendedFile, EventLog, LoggedEvent, RewrittenFile, parse_events
 from pipeline.base.files import JSON_BYTES
 from pipeline.base.json_files import checked
+from pipeline.base.paths import nearest
 from pipeline.runs.json_record import damaged, json_record
 from pipeline.runs.plans import WorkPlan
 from pipeline.runs.result_files import ResultFiles
@@ -129,7 +130,7 @@ class RunFolder:
         if data is None:
             raise UsageError(
                 f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
-                f"({self.kind.plan_file} in it)"
+                f"({self.kind.plan_file} in it){self._nearest_runs()}"
             )
         place, command = self.place(self.kind.plan_file), self.kind.name
         plan = json_record(self.kind.plan_type, place, data, command)
@@ -137,3 +138,13 @@ class RunFolder:
         if fault := plan.fault():
             raise damaged(place, command, fault)
         return plan
+
+    def _nearest_runs(self) -> str:
+        """Words for the runs that may have been meant: those in the folder, else those beside it; local ones only."""
+        if not isinstance(self._store, LocalStore):
+            return ""
+        folder, plan_file = Path(self.location), self.kind.plan_file
+        inside = sorted(str(plan.parent) for plan in folder.glob(f"*/{plan_file}"))[:3]
+        if inside:
+            return f"; did you mean {' or '.join(inside)}?"
+        return nearest(folder, lambda each: (each / plan_file).is_file()) if folder.parent.is_dir() else ""

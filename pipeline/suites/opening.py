@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.base.errors import UsageError, unknown_name
 from pipeline.base.files import open_regular
-from pipeline.base.paths import user_path
+from pipeline.base.paths import nearest, user_path
 from pipeline.suites.checkpoint_files import TOKENIZER_FILES
 from pipeline.suites.entries import HubSuite, RecipeSuite
 from pipeline.suites.hub.hub_suite import open_hub
@@ -62,13 +61,15 @@ def open_suite(name: str | Path, revisions: str | None = None) -> Suite:
         except UsageError as error:
             if not path.parent.is_dir():
                 raise
-            raise UsageError(f"{error}; there is no folder {name!r} either{_nearest(path)}") from error
+            raise UsageError(
+                f"{error}; there is no folder {name!r} either{nearest(path, Path.is_dir)}"
+            ) from error
     if "/" in name or name.startswith((".", "~")):
         if "://" in name:
             raise UsageError(
                 f"suite {name}: a suite is a registered name, org/name of a hub, or a local folder"
             )
-        raise UsageError(f"suite folder {name!r} does not exist{_nearest(path)}")
+        raise UsageError(f"suite folder {name!r} does not exist{nearest(path, Path.is_dir)}")
     raise UsageError(f"{unknown_name('suite', name, known_suites())}; wanted {_WANTED}")
 
 
@@ -100,13 +101,3 @@ def _check_files(folder: Path) -> None:
             with open_regular(folder / name) as file:
                 if os.fstat(file.fileno()).st_size > MOST_TOKENIZER_BYTES:
                     raise OSError(errno.EFBIG, f"{name} has more than {MOST_TOKENIZER_BYTES:,} bytes")
-
-
-def _nearest(path: Path) -> str:
-    parent = path.parent
-    if not parent.is_dir():
-        return f"; neither does {parent}"
-    near = difflib.get_close_matches(
-        path.name, [each.name for each in parent.iterdir() if each.is_dir()], n=3
-    )
-    return f"; did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""

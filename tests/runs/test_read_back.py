@@ -252,3 +252,13 @@ def test_a_failure_record_that_is_damaged_says_so(folder: Path, text: bytes) -> 
     reason = RunFolder(folder).failures.read()[KEY]
     assert "damaged" in reason
     assert f"failures/audit/{KEY}.json" in reason
+
+
+def test_a_folder_without_a_run_is_told_with_the_runs_in_it_or_beside_it(tmp_path):
+    for name in ("cosine", "wsd"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=rf"no run in .*did you mean {tmp_path / 'cosine'}\?"):
+        RunFolder(tmp_path / "cosin").read_plan()
+    with pytest.raises(UsageError, match=rf"did you mean {tmp_path / 'cosine'} or {tmp_path / 'wsd'}\?"):
+        RunFolder(tmp_path).read_plan()

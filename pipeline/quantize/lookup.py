@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TypeVar
 
 from pipeline.base.errors import UsageError, unknown_name
@@ -43,7 +44,11 @@ def parse_quantizer(text: str) -> Quantizer | None:
     methods = {cls.name: cls for cls in classes if issubclass(cls, Method)}
     if name not in methods:
         raise unknown_name("quantization method", name, methods)
-    return methods[name].make(grids[0][1], dict(_setting(name, setting) for setting in settings))
+    given = [_setting(name, setting) for setting in settings]
+    for parameter, times in Counter(parameter for parameter, _ in given).items():
+        if times > 1:
+            raise UsageError(f"@{method_text}: {parameter} is given {times} times; wanted one value")
+    return methods[name].make(grids[0][1], dict(given))
 
 
 def grammar() -> str:

@@ -53,6 +53,9 @@ class Arm:
                 raise unknown_name(f"parameter of {self.schedule}", name, sorted(accepted))
             if not math.isfinite(value) or value < 0:
                 raise UsageError(f"{self.schedule}: {name} {value}; wanted a number of at least 0")
+        names = [name for name, _ in self.parameters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise UsageError(f"{self.schedule}: {twice[0]} is given more than once; wanted one value")
         if not self.label:
             said = [self.schedule, *(f"{name}{value:g}" for name, value in self.parameters)]
             optimizer = [] if self.optimizer == "adamw" else [self.optimizer]

@@ -70,6 +70,7 @@ def test_a_method_reads_back_with_the_parameters_that_are_not_at_their_default()
         ("int4-g128-asym@damped:damp", "'damp' after @damped: wanted parameter=value"),
         ("int4-g128-asym@damped:blocks=many", "damped:blocks=many: wanted a value of type int"),
         ("int4-g128-asym@damped:ordered=1", "damped:ordered=1: wanted true or false"),
+        ("int4-g128-asym@damped:damp=1:blocks=2:damp=2", "damp is given 2 times"),
         ("int4-g128-asym+tail", "unknown modifier .*tail.*wanted .*head"),
         ("float4@damped", "unknown variant 'float4@damped'"),
     ],

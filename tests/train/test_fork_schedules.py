@@ -227,3 +227,5 @@ def test_complaints_name_what_was_given():
         parse_arms("oli", sweep="amplitude=a")
     with pytest.raises(UsageError, match=r"unknown parameter of noop 'mean_factor': it takes none"):
         parse_arms("noop:mean_factor=1")
+    with pytest.raises(UsageError, match="amplitude is given more than once"):
+        parse_arms("oli:amplitude=1:amplitude=2")

@@ -6,24 +6,28 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.base.errors import UsageError
-from pipeline.store import open_store
+from pipeline.base.paths import nearest
+from pipeline.store import is_url, open_store
 
 TABLE_BYTES = 2**32
 """Largest table that is read, bytes."""
+IPC_FILE = b"ARROW1"
+"""The first bytes of Arrow's file format; its stream format, which Datasets writes, has none."""
 
 
 def _csv(data: bytes) -> pl.DataFrame:
     """Read a csv file and infer each column's type from every row: a rate may be whole for a thousand rows, a loss
-    NA at the last.
+    NA at the last. A blank line is no row.
     """
-    return pl.read_csv(data, infer_schema_length=None)
+    frame = pl.read_csv(data, infer_schema_length=None)
+    return frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
 def _csv_header(data: bytes) -> list[str]:
@@ -31,8 +35,13 @@ def _csv_header(data: bytes) -> list[str]:
     return next(csv.reader(text), [])
 
 
+def _ipc(data: bytes) -> pl.DataFrame:
+    return pl.read_ipc(data) if data.startswith(IPC_FILE) else pl.read_ipc_stream(data)
+
+
 def _ipc_header(data: bytes) -> list[str]:
-    return list(pa.ipc.open_file(pa.BufferReader(data)).schema.names)
+    opened = pa.ipc.open_file if data.startswith(IPC_FILE) else pa.ipc.open_stream
+    return list(opened(pa.BufferReader(data)).schema.names)
 
 
 def _parquet_header(data: bytes) -> list[str]:
@@ -42,8 +51,8 @@ def _parquet_header(data: bytes) -> list[str]:
 READERS: dict[str, tuple[Callable[[bytes], list[str]], Callable[[bytes], pl.DataFrame]]] = {
     ".csv": (_csv_header, _csv),
     ".parquet": (_parquet_header, pl.read_parquet),
-    ".arrow": (_ipc_header, pl.read_ipc),
-    ".feather": (_ipc_header, pl.read_ipc),
+    ".arrow": (_ipc_header, _ipc),
+    ".feather": (_ipc_header, _ipc),
 }
 """Ending of a file name -> how its column names and its contents are read."""
 
@@ -60,7 +69,8 @@ def read_frame(table: str) -> pl.DataFrame:
     folder, _, name = table.rpartition("/")
     data = open_store(folder or ("/" if table.startswith("/") else ".")).read(name, TABLE_BYTES)
     if data is None:
-        raise UsageError(f"{table} does not exist: {wanted}")
+        near = "" if is_url(table) else nearest(Path(table), lambda each: each.suffix in READERS)
+        raise UsageError(f"{table} does not exist: {wanted}{near}")
     header, read = READERS[suffix]
     try:
         names = header(data)

@@ -44,6 +44,26 @@ def test_an_empty_cell_is_one_wherever_it_stands(tmp_path: Path, word: str, row:
     assert np.flatnonzero(np.isnan(gap)).tolist() == [row]
 
 
+def test_a_blank_line_is_no_row(tmp_path: Path) -> None:
+    path = rows(tmp_path / "t.csv")
+    lines = path.read_text().splitlines()
+    path.write_text("\r\n".join([*lines[:5], "", *lines[5:], "", ""]))
+    assert read_table(str(path)).step.tolist() == STEP.tolist()
+
+
+def test_arrow_may_be_a_file_or_a_stream(tmp_path: Path) -> None:
+    table = pa.table({"step": STEP, "fp32_nll_nats": FP32, "int4_nll_nats": FP32 + 0.02})
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    assert read_table(str(tmp_path / "t.arrow")).gap("int4") == pytest.approx(np.exp(0.02) - 1)
+
+
+def test_a_missing_table_is_named_with_the_nearest_ones(tmp_path: Path) -> None:
+    path = rows(tmp_path / "losses.csv")
+    with pytest.raises(UsageError, match=rf"does not exist.*did you mean {path}\?"):
+        read_table(str(tmp_path / "loses.csv"))
+
+
 def arrow_twice(path: Path, *, parquet: bool) -> Path:
     names = ["step", "fp32_nll_nats", "int4_nll_nats", "int4_nll_nats"]
     table = pa.Table.from_arrays([pa.array(STEP), *[pa.array(FP32)] * 3], names=names)

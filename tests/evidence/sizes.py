@@ -6,7 +6,7 @@ E = log damage at the end of `wsd` over that of `constant` in the same training.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,12 @@ PARAMETERS = {
 END = (6_900, 7_150)
 DRAWS = 4_000
 MIN_SIZES, MIN_TRAININGS = 3, 6
+READINGS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "int4": lambda each: each["int4"]["estimate"],
+    "gptq": lambda each: each["gptq"]["estimate"],
+    "noise": lambda each: each["noise_log"],
+}
+"""Effect of the decay in logarithms, of a training; the first decides."""
 DIRECTIONS = {1: "raises", -1: "lowers", 0: "cannot tell"}
 
 
@@ -93,22 +99,30 @@ def decide(trainings: list[Mapping[str, Any]]) -> dict[str, Any]:
                 "verdict": DIRECTIONS[above - below],
                 "times": [times(each) for each in there],
             }
-    trend = {name: _trend(trainings, name) for name in ("int4", "gptq")}
+    trend = {name: _trend(trainings, name) for name in READINGS}
+    left_out = [
+        _trend([other for other in trainings if other is not each], "int4")["verdict"] for each in trainings
+    ]
     return {
         "verdict": trend["int4"]["verdict"],
         "by_size": by_size,
         "trend": trend,
+        "verdicts_without_one": left_out,
         "trainings": [dict(each) for each in trainings],
     }
 
 
 def _trend(trainings: list[Mapping[str, Any]], reading: str) -> dict[str, Any]:
-    """Slope of E on log10 of the parameters, over trainings."""
-    sizes = {each["size"] for each in trainings}
-    if len(sizes) < MIN_SIZES or len(trainings) < MIN_TRAININGS:
+    """Slope of E on log10 of the parameters, over the trainings that have the reading."""
+    there = [
+        (each["size"], each["parameters"], value)
+        for each in trainings
+        if (value := READINGS[reading](each)) is not None
+    ]
+    if len({size for size, _, _ in there}) < MIN_SIZES or len(there) < MIN_TRAININGS:
         return {"verdict": NOT_JUDGED}
-    x = np.log10([each["parameters"] for each in trainings])
-    fit = stats.linregress(x, [each[reading]["estimate"] for each in trainings])
+    x = np.log10([parameters for _, parameters, _ in there])
+    fit = stats.linregress(x, [value for _, _, value in there])
     half = student_half_width(float(fit.stderr), len(x) - 2)
     slope = {"estimate": float(fit.slope), "lower": float(fit.slope) - half, "upper": float(fit.slope) + half}
     verdict = "grows" if slope["lower"] > 0 else "shrinks" if slope["upper"] < 0 else "cannot tell"

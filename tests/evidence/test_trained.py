@@ -74,7 +74,8 @@ def trainings(slope: float, effect: float = 0.35, scatter: float = 0.03) -> list
         for seed in range(2):
             value = effect + slope * math.log10(parameters / 24_576) + scatter * random.standard_normal()
             ends = {"estimate": value, "lower": value - 0.1, "upper": value + 0.1}
-            found.append({"size": size, "seed": seed, "parameters": parameters, "int4": ends, "gptq": ends})
+            each = {"size": size, "seed": seed, "parameters": parameters, "int4": ends, "gptq": ends}
+            found.append(each | {"noise_log": None if size == "25m" else value})
     return found
 
 
@@ -84,6 +85,8 @@ def test_a_trend_with_size_is_found(slope: float, verdict: str):
     assert found["verdict"] == verdict
     assert found["trend"]["int4"]["slope_log_per_decade"]["estimate"] == pytest.approx(slope, abs=0.05)
     assert found["by_size"]["100k"]["verdict"] == "raises"
+    assert found["verdicts_without_one"] == [verdict] * 8
+    assert found["trend"]["noise"]["slope_log_per_decade"]["estimate"] == pytest.approx(slope, abs=0.1)
 
 
 def test_a_trend_over_two_sizes_is_not_judged():

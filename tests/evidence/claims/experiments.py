@@ -108,6 +108,12 @@ def sizes(reference: Path) -> Iterator[Finding]:
             question = f"Factor of the decay's effect per tenfold size, {reading}"
             key = ["trend", reading, "times_per_decade"]
             yield decision.finding(f"size.{reading}", question, key, interval=TRAININGS, **trainings)
+    left_out = decision.content["verdicts_without_one"]
+    count: dict[str, Any] = {"source": decision.path, "unit": "count", "form": "d", **trainings}
+    question, how = "Trainings whose removal changes the verdict on the trend", "verdicts_without_one"
+    changed = sum(each != decision.content["verdict"] for each in left_out)
+    yield derived("size.fragile", question, changed, how=how, **count)
+    yield derived("size.trainings", "Trainings of the trend, pairs", len(left_out), how=how, **count)
     for size, found in decision.content["by_size"].items():
         question = f"What the decay does to the damage at {size}"
         yield decision.finding(f"size.{size}", question, ["by_size", size, "verdict"], unit="", form="")

@@ -1,4 +1,4 @@
-"""Commands of kinds of work that plug-ins add: one thing done to every checkpoint of a suite."""
+"""Commands of further kinds of work, the library's own or plug-ins: one thing done to every checkpoint of a suite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.runs.per_checkpoint import CheckpointRequest, PerCheckpoint
 
 
 def added_kinds() -> dict[str, PerCheckpoint]:
-    """Kinds of work that plug-ins add; each becomes a command of its own name."""
+    """Kinds of work without a command in ``jobs``; each becomes a command of its own name."""
     return {each.name: each for each in kinds_of_work if isinstance(each, PerCheckpoint)}
 
 

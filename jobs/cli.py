@@ -9,12 +9,14 @@ import importlib
 import io
 import logging
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
+import pipeline.kinds
 from jobs.console import printable
 from pipeline.base.errors import CollapseError, UsageError, unknown_name
 from pipeline.base.plugins import load_plugins, plugins_named
@@ -36,6 +38,8 @@ COMMANDS = (
     "benchmark",
 )  # fmt: skip
 """Each command is ``command`` in the module of its name, imported when it is called, so that --help is quick."""
+WITH_COMMAND = {"audit_work", "fork_work"}
+"""The files of ``pipeline.kinds`` whose command is one of these."""
 
 
 class Group(click.Group):
@@ -103,8 +107,9 @@ class _Ended(click.ClickException):
 
 
 def _added() -> dict[str, click.Command]:
-    """The commands that plug-ins add."""
-    if not plugins_named():
+    """The commands of further kinds of work, which plug-ins and files of ``pipeline.kinds`` add."""
+    files = {module.name for module in pkgutil.iter_modules(pipeline.kinds.__path__)}
+    if not plugins_named() and files <= WITH_COMMAND:  # there are none: --help stays quick
         return {}
     from jobs.added_commands import added_kinds, command_of
 

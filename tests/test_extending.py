@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +162,24 @@ def test_the_page_shows_the_files_as_they_are(name: str) -> None:
         f"```python\n{(PLUGINS / f'{name}.py').read_text()}```"
         in (ROOT / "docs" / "extending.md").read_text()
     )
+
+
+def test_a_file_in_the_folder_of_its_set_is_found_without_another_change(tmp_path: Path) -> None:
+    for package in ("jobs", "pipeline"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    places = ("quantize", "measurements", "train/schedules", "kinds")
+    for name, place in zip(NAMES, places, strict=True):
+        shutil.copy(PLUGINS / f"{name}.py", tmp_path / "pipeline" / place)
+    said = [
+        subprocess.run(
+            [sys.executable, "-m", "jobs", *words, "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in ((), ("audit",), ("fork",), ("zeros",))
+    ]
+    for name, text in zip(("zeros", "ternary", "sawtooth", "at_most=0.0"), said, strict=True):
+        assert name in text
+    assert "top5" in said[1]

@@ -128,7 +128,7 @@ def load_plugins() -> None:
         for entry in _entries():
             _once(entry.value, f"plug-in {entry.name!r} ({entry.value})")
         for word in _named_words():
-            _once(word, f"plug-in {word}, named in {VARIABLE},")
+            _once(word, f"plug-in {word} (named in {VARIABLE})")
 
 
 def worker_environment() -> dict[str, str]:

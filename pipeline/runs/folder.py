@@ -128,9 +128,10 @@ class RunFolder:
         except UnreadableError as error:
             raise UsageError(str(error)) from error
         if data is None:
+            other = "; what it holds is another kind of work, or that of a plug-in that is not loaded"
             raise UsageError(
                 f"no run in {self}: wanted a folder that `int4-collapse {self.kind.name}` wrote "
-                f"({self.kind.plan_file} in it){self._nearest_runs()}"
+                f"({self.kind.plan_file} in it){other if self._store.exists(EVENTS) else self._nearest_runs()}"
             )
         place, command = self.place(self.kind.plan_file), self.kind.name
         plan = json_record(self.kind.plan_type, place, data, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,14 +49,7 @@ def build_fork_request(
 
     ``on_sample``: as in ``build_request``.
     """
-    counts = (
-        ("seeds", options.seeds, 1),
-        ("steps", options.n_steps, 2),
-        ("probe-every", options.probe_every, 1),
-    )
-    for name, given, least in counts:
-        if given is not None and given < least:
-            raise UsageError(f"--{name} {given}: wanted at least {least}")
+    _check_numbers(options)
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
     audit = build_request(options.audit, find_suite, on_sample)
     if audit.probe.by_layer:
@@ -94,7 +88,7 @@ def build_fork_request(
         corpus=audit.corpus,
         out=out,
         resources=_resources(options, audit, start),
-        state_every=options.state_every or spec.probe_every,
+        state_every=spec.probe_every if options.state_every is None else options.state_every,
         state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
         notes=(*epochs, *_cold_note(start, spec)),
         warnings=audit.warnings,
@@ -152,7 +146,9 @@ def _step_tokens(options: ForkOptions, audit: AuditRequest) -> tuple[int, int]:
     """Tokens of an update, and of each of its sequences."""
     seq_len = audit.suite.recipe.get("seq_len") or audit.probe.shape.seq_len
     most = audit.suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP
-    tokens = options.tokens_per_step or min(DEFAULT_TOKENS_PER_STEP, most)
+    tokens = (
+        min(DEFAULT_TOKENS_PER_STEP, most) if options.tokens_per_step is None else options.tokens_per_step
+    )
     if tokens % seq_len:
         raise UsageError(
             f"--tokens-per-step {tokens}: wanted a multiple of the {seq_len} tokens of a sequence"
@@ -182,6 +178,21 @@ def _start(options: ForkOptions, suite: Suite) -> Start:
             f"{typed} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
         )
     return automatic_start(suite, audit)
+
+
+def _check_numbers(options: ForkOptions) -> None:
+    """Raise UsageError for a number that no suite could be forked with."""
+    counts = (
+        ("seeds", options.seeds, 1), ("steps", options.n_steps, 2), ("probe-every", options.probe_every, 1),
+        ("tokens-per-step", options.tokens_per_step, 1), ("rewarm-steps", options.rewarm_steps, 0),
+        ("state-every", options.state_every, 1),
+    )  # fmt: skip
+    for name, given, least in counts:
+        if given is not None and given < least:
+            raise UsageError(f"--{name} {given}: wanted at least {least}")
+    rate = options.learning_rate
+    if rate is not None and not 0 < rate < math.inf:
+        raise UsageError(f"--learning-rate {rate:g}: wanted a number above 0")
 
 
 def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resources:

@@ -19,6 +19,6 @@ def json_record(kind: type[T], place: str, data: bytes, command: str) -> T:
 def damaged(place: str, command: str, what: str) -> UsageError:
     """Make the error for the file at ``place``, of which ``what`` is wrong."""
     return UsageError(
-        f"{place} is damaged: {what}, or it was made by an earlier version; run `int4-collapse {command}` again to "
-        "rewrite it"
+        f"{place} is damaged: {what}, or it was made by an earlier version or with a plug-in that is not loaded; run "
+        f"`int4-collapse {command}` again to rewrite it"
     )

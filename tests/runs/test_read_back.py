@@ -111,6 +111,18 @@ def test_a_plan_that_is_no_json_object_is_named(folder: Path, text: bytes) -> No
         RunFolder(folder).read_plan()
 
 
+def test_what_a_plug_in_made_is_not_only_called_damaged(folder: Path) -> None:
+    plan = json.loads((folder / "run.json").read_text())
+    plan["config"]["variants"] = ["fp32", "ternary"]
+    (folder / "run.json").write_text(json.dumps(plan))
+    with pytest.raises(UsageError, match=r"unknown variant 'ternary'.*plug-in"):
+        RunFolder(folder).read_plan()
+    (folder / "run.json").rename(folder / "zeros.json")
+    (folder / "events.jsonl").touch()
+    with pytest.raises(UsageError, match=r"no run in .*plug-in"):
+        RunFolder(folder).read_plan()
+
+
 def rewritten(path: Path, change: Change, metadata: dict[bytes, bytes] | None = None) -> None:
     """The shard at ``path`` with changed rows, sealed as if a writer had written it so."""
     table = read_checked(path)

@@ -9,6 +9,7 @@ from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
+from click.types import FloatParamType
 
 from pipeline.base.errors import UsageError
 from pipeline.base.option_fields import Option
@@ -41,10 +42,22 @@ class FiniteRange(click.FloatRange):
     """Numbers between limits; click's own range lets NaN through every limit."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{number} is not a finite number", param, ctx)
-        return number
+        return _finite(self, super().convert(value, param, ctx), param, ctx)
+
+
+class FiniteNumber(FloatParamType):
+    """Numbers without limits; a range without limits would show them as None in --help."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _finite(self, super().convert(value, param, ctx), param, ctx)
+
+
+def _finite(
+    kind: click.ParamType, number: Any, param: click.Parameter | None, ctx: click.Context | None
+) -> Any:
+    if not math.isfinite(number):
+        kind.fail(f"{number} is not a finite number", param, ctx)
+    return number
 
 
 def options_of(kind: type, *names: str) -> Callable[[F], F]:
@@ -78,7 +91,7 @@ def _type(shown: Option, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         return Steps() if int in get_args(kind) else str
     if shown.least is None:
-        return FiniteRange() if kind is float else kind
+        return FiniteNumber() if kind is float else kind
     limits: dict[str, Any] = {"min": shown.least, "min_open": shown.open}
     limits |= {} if shown.below is None else {"max": shown.below, "max_open": True}
     return click.IntRange(**limits) if kind is int else FiniteRange(**limits)

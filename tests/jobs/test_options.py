@@ -73,3 +73,7 @@ def test_the_help_shows_defaults_and_limits() -> None:
     said = " ".join(run("--help")[0].output.split())
     for part in ("[required]", "[default: 3; x>=1]", "[0<x<1]", "[auto|fast]", "Made when it is shown."):
         assert part in said
+
+
+def test_the_help_shows_no_limit_where_there_is_none() -> None:
+    assert "None" not in run("--help")[0].output

@@ -14,7 +14,7 @@ class RayMetrics:
     """Count outcomes. Ray prefixes each name with ``ray_``."""
 
     def __init__(self, suite: str) -> None:
-        """``suite``: tag of every metric."""
+        """``suite``: tag of every metric, in ASCII, which is all that Ray takes: other letters as escapes."""
         tags = {"tag_keys": ("suite",)}
         self._done = Counter(
             "int4_collapse_checkpoints_done", "Checkpoints (or runs of a fork) finished.", **tags
@@ -26,8 +26,9 @@ class RayMetrics:
         self._idle = Gauge(
             "int4_collapse_idle_share", "Share of the workers' time without computation.", **tags
         )
+        named = suite.encode("ascii", "backslashreplace").decode()
         for meter in (self._done, self._failed, self._seconds, self._idle):
-            meter.set_default_tags({"suite": suite})
+            meter.set_default_tags({"suite": named})
         self._idle_s = self._busy_s = 0.0
 
     def record(self, outcome: TaskOutcome) -> None:

@@ -47,12 +47,14 @@ def test_a_hanging_worker_is_killed_and_its_task_tried_again(ray_cluster: None, 
     assert {outcome.key[-1]: outcome.deaths for outcome in outcomes}["3"] == 1
 
 
-def test_rays_own_endpoint_counts_checkpoints(ray_cluster: None, tmp_path: Path) -> None:
+def test_rays_own_endpoint_counts_checkpoints_of_a_suite_named_in_any_script(
+    ray_cluster: None, tmp_path: Path
+) -> None:
     import ray
 
     (node,) = ray.nodes()
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    drive(simulated_tasks(7), TWO, lambda _: None, CountedWorker, label="endpoint")
+    drive(simulated_tasks(7), TWO, lambda _: None, CountedWorker, label="endpoint \u6a21\u578b")
     wanted = {
         "checkpoints_done": 6,
         "checkpoints_failed": 1,
@@ -60,7 +62,9 @@ def test_rays_own_endpoint_counts_checkpoints(ray_cluster: None, tmp_path: Path)
         "idle_share": 0.25,
     }
     found: dict[str, float] = {}
-    line = re.compile(r'^ray_int4_collapse_(\w+?)(?:_total)?\{.*suite="endpoint".*\} (\S+)$', re.MULTILINE)
+    line = re.compile(
+        r'^ray_int4_collapse_(\w+?)(?:_total)?\{.*suite="endpoint [^"]*u6a21[^"]*".*\} (\S+)$', re.MULTILINE
+    )
     deadline = time.monotonic() + 120
     while found.keys() != wanted.keys():
         assert time.monotonic() < deadline, f"only {found} at {url}"

@@ -36,7 +36,7 @@ register(TokenMeasurement(
     columns=(
         Column(
             "kl_nats_mean", "nats", "Mean KL (nats)", "Kullback-Leibler divergence from FP32, mean over tokens.",
-            axis="log", better="lower", heading="KL",
+            axis="log", better="lower", heading="KL, nats",
         ),
         Column("kl_nats_p50", "nats", "Median KL (nats)", axis="log", better="lower", menu=False),
         Column(

@@ -157,7 +157,7 @@ def heat_spec(heat: HeatMap, frame: Frame) -> Spec:
          "axis": {"title": None, "labels": False, "grid": False}}  # fmt: skip
     legend = {
         "orient": "top", "title": "relative error", "gradientLength": 180, "gradientThickness": 9,
-        "offset": 6, "tickCount": 4, "format": "~g", "titleOrient": "left",
+        "offset": 6, "tickCount": 3, "format": "~g", "titleOrient": "left",
         "titleAnchor": "middle", "titleLimit": 200,
     }  # fmt: skip
     labels = {

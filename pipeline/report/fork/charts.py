@@ -111,6 +111,7 @@ def forest_spec(report: ForkReport) -> Spec:
     axis = {
         "title": f"difference from {report.findings.baseline} in percentage points (left: less damage)",
         "grid": True,
+        "labelFlush": False,  # a first label that is moved runs into the second
     }
     return _whole(
         {

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -41,6 +41,8 @@ CORRELATED = 0.1
 """Correlation between neighbouring blocks of text that shortens intervals by five percent."""
 MOST_UNITS = 1024
 """More pieces of text tell no more of their scatter; neighbours are put together before the bootstrap."""
+SAME_NATS = 1e-6
+"""Losses of equal weights differ by less on any device."""
 MIN_BLOCKS = 4
 """Fewest blocks of text that show the scatter between texts."""
 
@@ -144,13 +146,12 @@ def decide(
     (:func:`uncorrelated_block`). A checkpoint whose loss is not finite is left out.
     """
     losses_TU, fp32_losses_TU = _coarser(losses_TU), _coarser(fp32_losses_TU)
-    usable = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
-    if distinct is not None:
-        usable &= distinct
+    finite = np.isfinite(losses_TU).all(axis=1) & np.isfinite(fp32_losses_TU).all(axis=1)
+    usable = finite if distinct is None else finite & distinct
     if reason := _too_few(int(usable.sum()), losses_TU.shape[1], MIN_BLOCKS * min(blocks)):
         return Undecided(variant, reason)
     seen = np.asarray(step if tokens_seen is None else tokens_seen, dtype=np.float64)
-    last_seen = seen[-1]
+    last_seen, last_step, last_losses_U = seen[-1], int(step[finite][-1]), losses_TU[finite][-1]
     step, losses, fp32, seen = step[usable], losses_TU[usable], fp32_losses_TU[usable], seen[usable]
     mean = losses.mean(axis=1)
     block = uncorrelated_block(losses, blocks)
@@ -174,7 +175,7 @@ def decide(
         level=settings.level,
         earliest_good_enough=int(step[good[0]]) if len(good) else None,
         tokens_saved=float(1 - seen[good[0]] / last_seen) if len(good) and last_seen > 0 else None,
-        regret_of_last=regrets[-1],
+        regret_of_last=_of_last(regrets, losses, last_step, last_losses_U),
         regret_of_fp32_best=regrets[int(np.argmin(fp32.mean(axis=1)))],
         regret_of_lowest_gap=regrets[int(late[np.argmin(gap[late])])],
         unit=unit,
@@ -182,6 +183,16 @@ def decide(
         block=block,
         n_checkpoints=len(step),
     )
+
+
+def _of_last(regrets: Sequence[Regret], losses_TU: FloatArray, step: int, losses_U: FloatArray) -> Regret:
+    """The regret of the last checkpoint, at ``step`` with ``losses_U``: its own, or that of the earlier one whose
+    weights it repeats. Without that one, of the last distinct checkpoint.
+    """
+    twin = int(np.argmin(np.abs(losses_TU - losses_U).sum(axis=1)))
+    if np.abs(losses_TU[twin] - losses_U).max() > SAME_NATS:
+        return regrets[-1]
+    return replace(regrets[twin], step=step)
 
 
 def _too_few(n_checkpoints: int, n_pieces: int, wanted: int) -> str:

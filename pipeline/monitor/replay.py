@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.decision import SAME_NATS
 from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray
 from pipeline.analysis.trajectory.convergence import fit_convergence
 from pipeline.base.errors import UsageError, unknown_name
@@ -39,9 +40,17 @@ class RuleOutcome:
 
 
 def outcomes(
-    step: IntArray, fp32: FloatArray, quantized: FloatArray, settings: WatchSettings, ours: int | None
+    step: IntArray,
+    fp32: FloatArray,
+    quantized: FloatArray,
+    settings: WatchSettings,
+    *,
+    ours: int | None,
+    last: int,
 ) -> list[RuleOutcome]:
-    """Every rule on finite losses (n,) in nats; ``ours``: index of the checkpoint where the monitor advised a stop."""
+    """Every rule on finite losses (n,) in nats; ``ours``: index of the checkpoint where the monitor advised a stop;
+    ``last``: of the one with the weights of the run's end.
+    """
     best = int(np.argmin(quantized))
 
     def outcome(rule: str, stop: int | None, shipped: int | None = None) -> RuleOutcome:
@@ -57,7 +66,7 @@ def outcomes(
 
     return [
         outcome("monitor", ours),
-        outcome("last checkpoint", None, len(step) - 1),
+        outcome("last checkpoint", None, last),
         outcome("best fp32", None, int(np.argmin(fp32))),
         outcome("stop at the fp32 plateau", plateau(step, fp32)),
         outcome("stop when the gap grows", gap_grows(step, quantized - fp32, settings)),
@@ -146,9 +155,21 @@ def replay(curve: Curve, variant: str = "int4", **settings: Any) -> Replay:
         verdicts.append((int(each), judge.observe(Observed(int(each), losses, rate))))
     stop = next((at for at, verdict in verdicts if verdict.stop_advice), None)
     ours = None if stop is None else int(np.searchsorted(step[finite], stop))
-    rules = outcomes(step[finite], fp32[finite], quantized[finite], watch, ours)
+    last = _same_as_last(curve, variant, np.stack([fp32[finite], quantized[finite]]))
+    rules = outcomes(step[finite], fp32[finite], quantized[finite], watch, ours=ours, last=last)
     best = int(step[finite][np.argmin(quantized[finite])])
     return Replay(variant, best, tuple(verdicts), tuple(rules))
+
+
+def _same_as_last(curve: Curve, variant: str, losses_2n: FloatArray) -> int:
+    """Index in ``losses_2n`` (fp32 and the variant, nats) of the run's last checkpoint, or of the earlier one whose
+    weights it repeats; without that one, of the last of them.
+    """
+    every = np.stack([curve.fp32_nll_nats, curve.variant_nll_nats[variant]])
+    last_2 = every[:, np.isfinite(every).all(axis=0)][:, -1:]
+    distance = np.abs(losses_2n - last_2).max(axis=0)
+    equal = np.flatnonzero(distance <= SAME_NATS)
+    return int(equal[-1]) if len(equal) else losses_2n.shape[1] - 1
 
 
 def _outlook(step: Any, rates: Any) -> RateOutlook:

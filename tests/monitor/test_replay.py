@@ -61,6 +61,15 @@ def test_a_collapse_is_told_and_a_stop_advised_at_a_constant_rate_alone() -> Non
     assert unknown.rules[0].stopped_at is None
 
 
+def test_a_last_checkpoint_that_repeats_an_earlier_one_costs_what_that_one_does() -> None:
+    curve = collapsing(1e-3)
+    source = np.where(np.arange(60) < 55, np.arange(60), 10)
+    fp32, int4 = curve.fp32_nll_nats[source], curve.nll("int4")[source]
+    found = replay(Curve(curve.step, fp32, {"int4": int4}, duplicate=np.arange(60) >= 55))
+    by_rule = {each.rule: each for each in found.rules}
+    assert by_rule["last checkpoint"].regret_nats == pytest.approx(int4[-1] - int4.min())
+
+
 def test_a_run_of_too_little_is_refused() -> None:
     curve = collapsing(None)
     with pytest.raises(UsageError, match="int8"):

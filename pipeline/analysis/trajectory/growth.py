@@ -40,8 +40,12 @@ class Window:
         return f"{self.first}:{self.last}"
 
     def rows(self, curve: Curve) -> BoolArray:
-        """Which checkpoints of ``curve`` are in the window; raises UsageError for fewer than two."""
-        inside: BoolArray = (curve.step >= self.first) & (curve.step <= self.last)
+        """Which checkpoints of ``curve`` are in the window, without those that repeat an earlier one's weights; raises
+        UsageError for fewer than two.
+        """
+        inside: BoolArray = (
+            (curve.step >= self.first) & (curve.step <= self.last) & curve.first_of_its_content
+        )
         if inside.sum() < 2:
             raise UsageError(
                 f"{curve.name}: {inside.sum()} checkpoints from step {self.first} to {self.last}: wanted at least 2; "
@@ -167,7 +171,7 @@ def _measure(curve: Curve, variant: str, before: Window, end: Window) -> _Window
                 "name other variants"
             )
     start = min(before.first, max(2 * before.first - end.last, int(START_UP * curve.step[-1])))
-    whole = (curve.step >= start) & (curve.step <= end.last) & np.isfinite(gap)
+    whole = (curve.step >= start) & (curve.step <= end.last) & np.isfinite(gap) & curve.first_of_its_content
     noise = window_noise(curve.step[whole], gap[whole], [window[whole] for window in rows])
     gaps = np.array([gap[window].mean() for window in rows])
     return _Windows(gaps, noise.covariance, noise.df, _without_text(curve, variant, rows), noise.memory)

@@ -137,3 +137,25 @@ def test_a_loss_that_is_not_a_number_is_named() -> None:
     curve.variant_nll_nats["int4"][curve.step == 220] = np.nan
     with pytest.raises(UsageError, match="int4 at step 220 is not a number"):
         compare_growth([curve], "int4", BEFORE, END)
+
+
+def test_checkpoints_that_repeat_earlier_weights_are_in_no_window() -> None:
+    """Revisions that serve the final weights, as some of a published suite do."""
+    curve = simulated(np.random.default_rng(0), 2.0)
+    wrong = np.isin(curve.step, curve.step[(curve.step >= BEFORE.first) & (curve.step <= BEFORE.last)][1::2])
+    source = np.where(wrong, len(curve.step) - 1, np.arange(len(curve.step)))
+    right = np.flatnonzero(~wrong)
+
+    def chosen(rows: np.ndarray, step: np.ndarray, duplicate: np.ndarray | None) -> Curve:
+        return Curve(
+            step,
+            curve.fp32_nll_nats[rows],
+            {"int4": curve.nll("int4")[rows]},
+            fp32_batch_nll_nats=curve.fp32_batch_nll_nats[rows],
+            variant_batch_nll_nats={"int4": curve.variant_batch_nll_nats["int4"][rows]},
+            duplicate=duplicate,
+        )
+
+    (flagged,) = compare_growth([chosen(source, curve.step, wrong)], "int4", BEFORE, END)
+    (dropped,) = compare_growth([chosen(right, curve.step[right], None)], "int4", BEFORE, END)
+    assert flagged == dropped

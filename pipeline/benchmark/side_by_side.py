@@ -126,7 +126,10 @@ def _largest_differences(ours: Losses, naive: Losses) -> dict[str, float]:
 def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> None:
     distinct = len(request.suite.checkpoints)
     if distinct <= layout.workers + 1:
-        raise UsageError(f"{distinct} distinct checkpoints are too few to time {layout.workers} workers on")
+        raise UsageError(
+            f"{distinct} distinct checkpoints are too few to time {layout.workers} workers on: wanted at least "
+            f"{layout.workers + 2}, by a larger --limit or other --steps, or fewer --workers"
+        )
     if scaling and layout.workers == 1:
         raise UsageError("--scaling: only one worker fits; wanted several GPUs or CPU cores")
     if layout.device == "cuda" and not torch.cuda.is_available():

@@ -198,7 +198,8 @@ def _tokens(
     context = context_length(config)
     if context is not None and shape.seq_len > context:
         raise UsageError(
-            f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens"
+            f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens; "
+            f"give --seq-len {context} or fewer"
         )
     tokenizer = _tokenizer(suite, corpus, warnings)
     vocab_size = _count(config, "vocab_size")

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
+from pipeline.analysis.statistics.contrasts import welch_estimate
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
-from pipeline.analysis.statistics.intervals import LEVEL
 from pipeline.analysis.trajectory.growth import Power, ratio_power
 from pipeline.base.errors import UsageError
 
@@ -80,21 +79,20 @@ def compare_groups(
     strata = [each.stratum for each in (*ours, *theirs)]
     dealings = count_dealings(strata, len(ours))
     beyond = _beyond(np.concatenate([a, b]), strata, len(ours)) if dealings <= MOST_WAYS else None
-    known = len(a) > 1 and len(b) > 1 and (np.ptp(a) > 0 or np.ptp(b) > 0)
-    test = stats.ttest_ind(a, b, equal_var=False) if known else None
-    interval = test.confidence_interval(LEVEL) if test is not None else None
+    test = welch_estimate(a, b)
     power = None
-    if test is not None and test.statistic != 0:
-        power = ratio_power(difference, abs(difference / test.statistic), float(test.df), threshold)
+    if test.runs_se is not None and test.df is not None and (np.ptp(a) > 0 or np.ptp(b) > 0):
+        power = ratio_power(difference, test.runs_se, test.df, threshold)
+    known = power is not None  # without any scatter there is no test
     return GroupRatio(
         group=group,
         against=against,
         trainings=len(a),
         trainings_against=len(b),
         ratio=math.exp(difference),
-        lower=None if interval is None else math.exp(interval.low),
-        upper=None if interval is None else math.exp(interval.high),
-        p_value=None if test is None else float(test.pvalue),
+        lower=math.exp(test.lower) if known and test.lower is not None else None,
+        upper=math.exp(test.upper) if known and test.upper is not None else None,
+        p_value=test.p_value if known else None,
         log_sd=_pooled_sd(a, b),
         permutation_p=None if beyond is None else beyond[0],
         permutation_p_one_sided=None if beyond is None else beyond[1],

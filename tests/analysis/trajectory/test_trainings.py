@@ -32,6 +32,17 @@ def test_the_interval_is_welchs_on_log_growths():
     assert (found.trainings, found.trainings_against) == (5, 4)
 
 
+def test_equal_growths_on_one_side_have_an_interval_and_no_warning():
+    found = compare_groups("same", trainings("f", (1.2, 1.2)), "slow", trainings("s", (1.1, 1.3, 1.0)))
+    scatter = np.log((1.1, 1.3, 1.0)).std(ddof=1) / math.sqrt(3)
+    half = stats.t.ppf(0.975, 2) * scatter
+    assert (found.lower, found.upper) == pytest.approx(
+        (found.ratio / math.exp(half), found.ratio * math.exp(half))
+    )
+    equal = compare_groups("same", trainings("f", (1.2, 1.2, 1.2)), "slow", trainings("s", (1.1, 1.1)))
+    assert (equal.lower, equal.p_value, equal.power) == (None, None, None)
+
+
 def test_without_strata_the_exact_test_is_that_of_scipy():
     ours, theirs = (1.1, 1.3, 0.9, 1.2), (1.0, 1.05, 0.8)
     found = compare_groups("a", trainings("a", ours), "b", trainings("b", theirs))

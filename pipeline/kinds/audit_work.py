@@ -91,7 +91,8 @@ class AuditWork(KindOfWork):
         write_reduction(folder, reduction)
         places = (f"tables: {folder.place(TABLES)}", f"numbers: {folder.place(REPORT)}")
         report = reduction.report
-        return Reduced(report.summary.verdict, places, trajectory_text(reduction.trajectory, report.variants))
+        sentences = (*filter(None, [report.missing_sentence()]), *report.summary.verdict)
+        return Reduced(sentences, places, trajectory_text(reduction.trajectory, report.variants))
 
     def decide(self, folder: RunFolder, chosen: DecisionOptions) -> list[str]:
         from pipeline.analysis.trajectory.reduction import redecide

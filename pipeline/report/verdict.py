@@ -37,20 +37,12 @@ def make_verdict(report: AuditReport) -> WrittenVerdict:
     summary, name = report.summary, subject(report)
     magnitudes = (_best(report), _gaps(summary, name), _int8(report), _kurtosis(summary.kurtosis_test))
     return WrittenVerdict(
-        warning=_warning(report.missing),
+        warning=report.missing_sentence(),
         headline=_headline(summary, name),
         findings=summary.verdict,
         magnitudes=tuple(filter(None, magnitudes)),
         grounds=tuple(_grounds(summary)),
     )
-
-
-def _warning(missing: tuple[str, ...]) -> str:
-    if not missing:
-        return ""
-    named = ", ".join(missing[:8]) + (", ..." if len(missing) > 8 else "")
-    plural = "checkpoint is" if len(missing) == 1 else "checkpoints are"
-    return f"Incomplete: {len(missing)} expected {plural} missing from this report ({named})."
 
 
 def _headline(found: Summary, name: str) -> str:

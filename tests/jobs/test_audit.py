@@ -62,6 +62,7 @@ def test_broken_checkpoints_fail_by_name_and_the_rest_is_measured(
 
     allowed = run_here("reduce", out, "--allow-missing")
     assert allowed.exit_code == 0, allowed.output
+    assert "2 expected checkpoints are missing" in " ".join(allowed.output.split())
     report = json.loads((out / "report.json").read_text())
     assert report["missing"] == ["step000000010", "step000000020"]
     assert set(report["failures"]) == {"step000000010", "step000000020"}

@@ -62,3 +62,11 @@ class AuditReport:
     versions: dict[str, str]
     """Packages that measured."""
     reduced_with: dict[str, str] = field(default_factory=dict)
+
+    def missing_sentence(self) -> str:
+        """What is not in the report because it has no shard; empty if all is there."""
+        if not self.missing:
+            return ""
+        named = ", ".join(self.missing[:8]) + (", ..." if len(self.missing) > 8 else "")
+        plural = "checkpoint is" if len(self.missing) == 1 else "checkpoints are"
+        return f"Incomplete: {len(self.missing)} expected {plural} missing from this report ({named})."

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.base.errors import CheckpointError
 from pipeline.measurements import TensorMeasurement, TokenMeasurement, selected
 from pipeline.measurements.hooks import token_values
 from pipeline.models.loading import vocabulary
@@ -163,6 +164,7 @@ class TorchBackend:
         if linear.name not in linear.plan.measured and not linear.plan.losses_only:
             rows = measure_weight(linear, weight, list(packed), steps, self._tensor_level)
             linear.plan.measured[linear.name] = rows
+        _refuse_changed(linear.name, weight, packed, quantizers)
         return packed
 
     def product(self, linear: ProbeLinear, rows_VRI: Tensor) -> Tensor:
@@ -205,6 +207,18 @@ class TorchBackend:
     def compiling(self) -> AbstractContextManager[bool]:
         """Context manager: nothing is compiled."""
         return nullcontext(False)
+
+
+def _refuse_changed(
+    name: str, weight: Tensor, packed: Tensor, quantizers: Sequence[Quantizer | None]
+) -> None:
+    """Raise CheckpointError if ``weight`` is not what it was when it was ``packed`` for fp32."""
+    if quantizers[0] is None and not weight.equal(packed[0]):
+        others = ", ".join(str(each) for each in quantizers if each is not None)
+        raise CheckpointError(
+            f"the weights of {name} were changed in place while they were quantized and measured ({others}): encode, "
+            "decode and a measurement's hook have to leave what they are given as it is"
+        )
 
 
 def float_products(rows_CRI: Tensor, weights_COI: Tensor, bias: Tensor | None) -> Tensor:

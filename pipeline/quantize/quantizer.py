@@ -116,7 +116,7 @@ class Quantizer:
         raise NotImplementedError(f"{type(self).__name__}.__str__")
 
     def encode(self, weight: Tensor, calibration: Calibration | None = None) -> Encoded:
-        """Encode ``weight`` (float32 (O, I), on any device).
+        """Encode ``weight`` (float32 (O, I), on any device), which has to stay as it is.
 
         ``calibration`` has what ``needs`` declares; None if that is nothing.
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 
 from pipeline.base.errors import CheckpointError
 from pipeline.probe import Prober
-from pipeline.spec import ProbeSpec, TokenShape, parse_variants
+from pipeline.quantize import Calibration, Encoded, Quantizer
+from pipeline.spec import ProbeSpec, TokenShape, Variant, parse_variants
 from tests.models import save_tiny_model
 
 SHAPE = TokenShape(2, 1, 16)
@@ -167,6 +169,33 @@ def test_weights_beyond_the_range_of_a_float32_grid_are_refused(tmp_path: Path) 
     model.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"mlp\.up_proj cannot be quantized to int4-g128-asym"):
         PROBER.measure(tmp_path)
+
+
+@dataclass(frozen=True)
+class Overwriting(Quantizer):
+    """Rounds the matrix that it is given, instead of a copy, in ``encode`` or in ``decode``."""
+
+    name = "overwriting"
+    early: bool
+
+    def __str__(self) -> str:
+        return self.name
+
+    def encode(self, weight: torch.Tensor, calibration: Calibration | None = None) -> Encoded:
+        return Encoded(weight.mul_(64).round_() if self.early else weight, {})
+
+    def decode(self, encoded: Encoded) -> torch.Tensor:
+        return encoded.codes / 64 if self.early else encoded.codes.round_()
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_quantizer_that_works_in_place_is_refused(tmp_path: Path, early: bool, dtype: torch.dtype) -> None:
+    folder = save_tiny_model("llama", tmp_path, dtype=dtype)
+    variants = (Variant(), Variant.of(Overwriting(early)), Variant.parse("int4"))
+    prober = Prober(ProbeSpec(variants, SHAPE, "x"), np.ones((2, 1, 16), dtype=np.int64))
+    with pytest.raises(CheckpointError, match=r"q_proj were changed in place .*overwriting, int4-g128-asym"):
+        prober.measure(folder)
 
 
 def test_a_smaller_vocabulary_or_context_than_the_tokens_need_is_named(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def gap_from_nll(nll_q: FloatArray, nll_fp32: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of one trajectory, one entry per checkpoint, steps strictly increasing.
+    """Losses of one trajectory, one entry per checkpoint, steps strictly increasing; lists become arrays.
 
     Raises UsageError when lengths disagree, steps are not strictly increasing, a learning rate is negative or there are
     fewer than 3 rows.
@@ -62,6 +62,7 @@ class Curve:
     """Name of this curve in error messages."""
 
     def __post_init__(self) -> None:
+        self._make_arrays()
         n = len(self.step)
         if n < MIN_ROWS:
             raise UsageError(f"{self.name}: {n} checkpoints given, at least {MIN_ROWS} are needed")
@@ -85,12 +86,31 @@ class Curve:
                 raise UsageError(f"{self.name}: {column} has {len(values)} rows, step has {n}")
         if self.variant_batch_nll_nats:
             self._check_batches()
-        if self.learning_rate is not None and np.any(below := np.asarray(self.learning_rate) < 0):
+        if self.learning_rate is not None and np.any(below := self.learning_rate < 0):
             at = int(np.flatnonzero(below)[0])
             raise UsageError(
                 f"{self.name}: column learning_rate holds {self.learning_rate[at]} at step {self.step[at]}: wanted a "
                 "rate of 0 or more, or an empty cell where it is not known"
             )
+
+    def _make_arrays(self) -> None:
+        given = np.asarray(self.step)
+        if given.dtype.kind not in "iu" and not (given.dtype.kind == "f" and np.all(given % 1 == 0)):
+            raise UsageError(f"{self.name}: step must hold whole numbers")
+        for name in (
+            "step",
+            "fp32_nll_nats",
+            "learning_rate",
+            "kurtosis",
+            "fp32_batch_nll_nats",
+            "duplicate",
+        ):
+            kind = {"step": np.int64, "duplicate": np.bool_}.get(name, np.float64)
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=kind))
+        for name in ("variant_nll_nats", "variant_batch_nll_nats"):
+            arrays = {key: np.asarray(each, dtype=np.float64) for key, each in getattr(self, name).items()}
+            object.__setattr__(self, name, arrays)
 
     def _check_batches(self) -> None:
         if self.fp32_batch_nll_nats is None:

@@ -67,6 +67,7 @@ from pipeline.analysis.trajectory.findings import (
 from pipeline.analysis.trajectory.onset import MIN_POINTS, OnsetFit, fit_onset
 from pipeline.analysis.trajectory.rate_response import Dose, fit_dose
 from pipeline.analysis.trajectory.stages import STAGNATION_NATS, label_phases, stagnation_start
+from pipeline.base.errors import UsageError
 
 MIN_CHECKPOINTS = 8
 """Fewer usable checkpoints give no answer on convergence; an onset needs `onset.MIN_POINTS`."""
@@ -89,8 +90,13 @@ def detect_phases(
 
     variant: the variant whose gap is searched for an onset. seed: seed of every resampling; equal seeds give equal
     reports. level: coverage of all intervals. n_null: simulated curves without an onset, at most; the smallest
-    p-value is 1 / (n_null + 1). Raises UsageError for an unknown variant.
+    p-value is 1 / (n_null + 1). Raises UsageError for an unknown variant and for impossible numbers.
     """
+    if seed < 0 or not 0 < level < 1 or n_null < 1:
+        raise UsageError(
+            f"seed {seed}, level {level}, n_null {n_null}: wanted a seed of 0 or more, a level between 0 and 1 and at "
+            "least 1 simulated curve"
+        )
     rng = np.random.default_rng(seed)
     window = audited_window(curve, variant, rng)
     resampled = Resampled.CHECKPOINTS if window.gap_b is None else Resampled.CHECKPOINTS_AND_TEXT

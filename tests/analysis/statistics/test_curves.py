@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.analysis.statistics.curve_tables import curve_from_frame
 from pipeline.analysis.statistics.curves import Curve
+from pipeline.analysis.trajectory.phase_detection import detect_phases
 from pipeline.base.errors import UsageError
 
 GOOD = {"step": [0, 10, 20], "fp32_nll_nats": [3.0, 2.0, 2.0], "int4_nll_nats": [3.0, 2.0 + np.log(1.5), 2.1]}
@@ -99,3 +102,14 @@ def test_a_negative_learning_rate_is_refused_and_one_that_is_not_known_is_not() 
     assert curve.learning_rate is not None
     with pytest.raises(UsageError, match=r"learning_rate holds -0.001 at step 20"):
         curve_from_frame(pl.DataFrame(GOOD | {"learning_rate": [0.0, 1e-3, -1e-3]}))
+
+
+def test_lists_are_a_curve_too() -> None:
+    step = list(range(0, 120, 10))
+    lists = Curve(step, [2.0] * 12, {"int4": [2.1] * 12}, duplicate=[False] * 12)  # type: ignore[arg-type, list-item]
+    arrays = Curve(
+        np.array(step), np.full(12, 2.0), {"int4": np.full(12, 2.1)}, duplicate=np.zeros(12, dtype=bool)
+    )
+    assert detect_phases(lists, n_null=1) == detect_phases(arrays, n_null=1)
+    with pytest.raises(UsageError, match="whole numbers"):
+        replace(lists, step=arrays.step + 0.5)

@@ -247,3 +247,11 @@ def test_long_tables_are_thinned_and_answered_at_checkpoints() -> None:
     assert report.onset_ci is not None
     assert report.onset_ci[0] <= 90_000 <= report.onset_ci[1]
     assert report.onset_ci[1] - report.onset_ci[0] < 10_000
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"level": 0.0}, {"level": 1.0}, {"level": np.nan}, {"n_null": 0}, {"seed": -1}], ids=str
+)
+def test_impossible_numbers_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=str(next(iter(wrong.values())))):
+        detect_phases(simulate(PAPER, 0).curve, **wrong)  # type: ignore[arg-type]

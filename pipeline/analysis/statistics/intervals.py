@@ -63,6 +63,19 @@ def percentiles(draws: FloatArray, level: float = LEVEL) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def stretched(weights: FloatArray, n: int) -> FloatArray:
+    """Bootstrap weights (units, replicates) after a first column of equal ones, spread as Student's t of n - 1 degrees
+    asks: a bootstrap of n units alone spreads too little.
+    """
+    units, size = weights.shape
+    equal = np.full((units, 1), 1 / units)
+    if n < 2:
+        return np.repeat(equal, size + 1, axis=1)
+    tail = (1 + LEVEL) / 2
+    stretch = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
+    return np.concatenate([equal, equal + stretch * (weights - equal)], axis=1)
+
+
 def smallest_found(se: float, df: float, *, alpha: float = 0.05) -> float:
     """Smallest true difference that a two-sided t test claims with :data:`POWER` at level ``alpha``.
 

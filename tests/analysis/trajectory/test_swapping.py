@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.analysis.statistics.intervals import student_half_width
 from pipeline.analysis.trajectory.mechanism.swapping import swap
 from pipeline.quantize.swapped_error import resized
 
@@ -66,6 +67,19 @@ def test_errors_along_the_sharp_directions_make_the_pattern_the_cause() -> None:
     assert "with the pattern of the errors" in found.sentence
 
 
+@pytest.mark.parametrize("n_batches", [16, 32])
+def test_intervals_count_that_neighbouring_batches_are_alike_and_blocks_few(n_batches: int) -> None:
+    """Only the late damage varies, alike in pairs of batches: Student's t on the pairs is the interval."""
+    pairs = np.random.default_rng(2).normal(1.0, 0.05, n_batches // 2)
+    one = np.ones(n_batches)
+    found = swap("int4", (10, 90), np.stack([one, one, 3 * one, 3 * pairs.repeat(2) / pairs.mean()]))
+    assert found.growth is not None
+    se = pairs.std(ddof=1) / pairs.mean() / np.sqrt(len(pairs))
+    half_width = (found.growth.upper - found.growth.lower) / 2 / found.growth.estimate
+    # blocks begin at every batch, also between the two of a pair: root of 3/4
+    assert half_width == pytest.approx(np.sqrt(0.75) * student_half_width(se, len(pairs) - 1), rel=0.15)
+
+
 def test_no_growth_and_no_damage_are_said() -> None:
     flat = torch.ones(16, 256)
     same = swap("int4", (10, 90), damages((flat, flat), (0.1 * signs(1), 0.1 * signs(2))))
@@ -75,7 +89,7 @@ def test_no_growth_and_no_damage_are_said() -> None:
     negative[1] *= -1
     none = swap("int8", (10, 90), negative)
     assert none.growth is None
-    assert "a damage is not above 0" in none.sentence
+    assert "a damage is not clearly above 0" in none.sentence
     broken = damages((flat, flat), (0.1 * signs(1), 0.1 * signs(2)))
     broken[2] = np.nan
     assert swap("int8", (10, 90), broken).growth is None

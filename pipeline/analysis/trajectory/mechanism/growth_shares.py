@@ -30,11 +30,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import batch_weights, block_length
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray
-from pipeline.analysis.statistics.intervals import LEVEL, Bounded, percentiles
+from pipeline.analysis.statistics.intervals import LEVEL, Bounded, percentiles, stretched
 from pipeline.analysis.statistics.noise import memory, smoother
 from pipeline.analysis.trajectory.growth import Window
 from pipeline.analysis.trajectory.mechanism.control_losses import FACTORS, ControlLosses
@@ -174,8 +173,8 @@ def _replicates(losses: ControlLosses, rows: list[BoolArray], rng: np.random.Gen
     """Mean damage, noise and error size of each window, (2, 3, 1 + N_REPLICATES): first as measured, then redrawn."""
     n_batches, n_draws = losses.damage_TB.shape[1], losses.signs_TSB.shape[1]
     blocks = n_batches // block_length(n_batches)
-    text = _stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks)
-    seeds = _stretched(_counted(rng, n_draws), n_draws)
+    text = stretched(batch_weights(rng, n_batches, N_REPLICATES), blocks)
+    seeds = stretched(_counted(rng, n_draws), n_draws)
     alike = _memory(losses, rows)
     wider = math.sqrt((1 + alike) / (1 - alike))
     found = []
@@ -195,7 +194,7 @@ def _luck(losses: ControlLosses, own: BoolArray, rng: np.random.Generator) -> Fl
     left = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     n = len(at)
     df = max(n - 2, 1)
-    return left.T @ _stretched(_counted(rng, n), df + 1) * math.sqrt((n - 1) / df)
+    return left.T @ stretched(_counted(rng, n), df + 1) * math.sqrt((n - 1) / df)
 
 
 def _memory(losses: ControlLosses, rows: list[BoolArray]) -> float:
@@ -215,16 +214,6 @@ def _memory(losses: ControlLosses, rows: list[BoolArray]) -> float:
 def _counted(rng: np.random.Generator, n: int) -> FloatArray:
     """Shares of n units drawn with replacement, (n, N_REPLICATES)."""
     return rng.multinomial(n, np.full(n, 1 / n), size=N_REPLICATES).T / n
-
-
-def _stretched(weights: FloatArray, n: int) -> FloatArray:
-    """Weights (units, replicates) after a first column of equal ones, spread as Student's t of n - 1 degrees asks."""
-    equal = 1 / len(weights)
-    if n < 2:
-        return np.full((len(weights), N_REPLICATES + 1), equal)
-    tail = (1 + LEVEL) / 2
-    stretch = math.sqrt(n / (n - 1)) * float(stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail))
-    return np.concatenate([np.full((len(weights), 1), equal), equal + stretch * (weights - equal)], axis=1)
 
 
 def _bounded(values: FloatArray) -> Bounded:

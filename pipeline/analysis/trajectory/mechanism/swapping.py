@@ -10,7 +10,8 @@ early and Z the late checkpoint, D(A, A) and D(Z, Z) are the damages as measured
 exactly: each part is the mean of its effect before and after the other. The sizes of the errors belong to the weights.
 The growth comes with one of them if the 95 % interval of its share lies above one half, else the swap cannot tell.
 
-Intervals are percentiles of a bootstrap over batches of text, the same for all four damages.
+Intervals are percentiles of a bootstrap over blocks of neighbouring batches of text, the same for all four damages,
+spread as Student's t asks of so few blocks.
 
 Legend of shapes: B = batches, R = replicates.
 """
@@ -23,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.analysis.statistics.bootstrap import batch_weights, block_length
 from pipeline.analysis.statistics.curves import FP32, FloatArray
-from pipeline.analysis.statistics.intervals import Bounded, mean_se, percentiles
+from pipeline.analysis.statistics.intervals import Bounded, mean_se, percentiles, stretched
 from pipeline.runs.shard import Shard
 from pipeline.runs.swap_column import SWAPS
 from pipeline.spec import column_of, variant_label
@@ -57,7 +59,7 @@ class Swap:
     """Errors of the late checkpoint on the early weights, as large as theirs."""
     early_error_on_late: Damage
     growth: Bounded | None
-    """Late damage over early damage; None where a damage is not above 0."""
+    """Late damage over early damage; None where a damage is not clearly above 0."""
     weights_share: Bounded | None
     """Share of the growth's logarithm that comes with the weights; the rest is the errors' pattern. None where it did
     not clearly grow."""
@@ -94,21 +96,24 @@ def swaps_of(shards: Sequence[Shard], steps: Sequence[int], *, seed: int = 0) ->
 def swap(variant: str, steps: tuple[int, int], damage_4B: FloatArray, *, seed: int = 0) -> Swap:
     """The swap of the variant of this name. ``damage_4B``: D(A, A), D(A, Z), D(Z, A), D(Z, Z) of each batch, nats."""
     count = damage_4B.shape[1]
-    drawn = np.random.default_rng(seed).integers(0, count, (REPLICATES, count))
-    logs_R4 = _logs(damage_4B[:, drawn].mean(axis=2).T)
+    drawn = batch_weights(np.random.default_rng(seed), count, REPLICATES)
+    logs_R4 = _logs((damage_4B @ stretched(drawn, count // block_length(count))).T)
     growth_R, weights_R = logs_R4[:, 3] - logs_R4[:, 0], _weights(logs_R4)
-    logs = _logs(damage_4B.mean(axis=1))
     growth = share = None
-    if np.isfinite(logs).all() and np.isfinite(logs_R4).all() and count > 1:
-        growth = Bounded(float(np.exp(logs[3] - logs[0])), *percentiles(np.exp(growth_R)))
+    if np.isfinite(logs_R4).all() and count > 1:
+        growth = _bounded(np.exp(growth_R))
         if growth.lower > 1:
-            own_share = float(_weights(logs[None])[0] / (logs[3] - logs[0]))
-            share = Bounded(own_share, *percentiles(weights_R / growth_R))
+            share = _bounded(weights_R / growth_R)
     own, late_on_early, early_on_late, last = (
         Damage(float(each.mean()), mean_se(each)) for each in damage_4B
     )
     sentence = _sentence(variant, steps, growth, share)
     return Swap(column_of(variant), *steps, own, last, late_on_early, early_on_late, growth, share, sentence)
+
+
+def _bounded(values_R: FloatArray) -> Bounded:
+    """The first of ``values_R``, as measured, with percentiles of the others."""
+    return Bounded(float(values_R[0]), *percentiles(values_R[1:]))
 
 
 def _weights(logs_R4: FloatArray) -> FloatArray:
@@ -124,7 +129,9 @@ def _sentence(variant: str, steps: tuple[int, int], growth: Bounded | None, shar
     name = variant_label(variant)
     between = f"between steps {steps[0]:,} and {steps[1]:,}"
     if growth is None:
-        return f"Swapping the rounding errors {between} says nothing of {name}: a damage is not above 0."
+        return (
+            f"Swapping the rounding errors {between} says nothing of {name}: a damage is not clearly above 0."
+        )
     grown = f"{growth.estimate:.2f} times [{growth.lower:.2f}, {growth.upper:.2f}]"
     if share is None:
         return f"{name} damage did not clearly grow {between} ({grown}), so a swap has nothing to explain."

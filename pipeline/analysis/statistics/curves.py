@@ -95,7 +95,7 @@ class Curve:
 
     def _make_arrays(self) -> None:
         given = np.asarray(self.step)
-        if given.dtype.kind not in "iu" and not (given.dtype.kind == "f" and np.all(given % 1 == 0)):
+        if given.dtype.kind not in "iuf" or np.any(~np.isfinite(given) | (given != np.round(given))):
             raise UsageError(f"{self.name}: step must hold whole numbers")
         for name in (
             "step",

@@ -113,3 +113,5 @@ def test_lists_are_a_curve_too() -> None:
     assert detect_phases(lists, n_null=1) == detect_phases(arrays, n_null=1)
     with pytest.raises(UsageError, match="whole numbers"):
         replace(lists, step=arrays.step + 0.5)
+    with pytest.raises(UsageError, match="whole numbers"):
+        replace(lists, step=[*step[:-1], np.inf])

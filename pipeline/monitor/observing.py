@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -133,23 +134,34 @@ class Monitor:
     ) -> Monitor:
         """Restore the monitor that wrote ``state``; it continues with the same verdicts.
 
-        Raises UsageError for other ``tokens``, and if it had a ``planned_rate`` and none is given.
+        Raises UsageError for other ``tokens``, for a damaged state, and if it had a ``planned_rate`` and none is given.
         """
         if state.get("version") != STATE_VERSION:
             raise UsageError(
                 f"a monitor's state of version {state.get('version')!r}: wanted {STATE_VERSION}, as to_state() writes"
             )
-        if state["has_planned_rate"] and planned_rate is None:
+        try:
+            kept: _KeptState = from_json(_KeptState, {**state})
+            monitor = cls(
+                kept.variants,
+                tokens,
+                **kept.settings,
+                min_learning_rate=kept.min_learning_rate,
+                planned_rate=planned_rate,
+            )
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"a monitor's state is damaged: {error}; wanted one that to_state() made"
+            ) from error
+        if kept.has_planned_rate and planned_rate is None:
             raise UsageError("the monitor's state was made with a planned_rate: give it to from_state too")
-        outlook = {"min_learning_rate": state["min_learning_rate"], "planned_rate": planned_rate}
-        monitor = cls(state["variants"], tokens, **state["settings"], **outlook)
-        if monitor.tokens_sha256 != state["tokens_sha256"]:
+        if monitor.tokens_sha256 != kept.tokens_sha256:
             raise UsageError(
                 "the monitor's state was made with other evaluation tokens: losses on different text do not compare; "
                 "wanted the same tokens"
             )
-        for each in state["observed"]:
-            monitor.judge.observe(from_json(Observed, each))
+        for each in kept.observed:
+            monitor.judge.observe(each)
         return monitor
 
     def _average(self, model: nn.Module, given: Weights, name: str) -> float:
@@ -208,6 +220,18 @@ class Monitor:
                 f"token {largest} is outside the vocabulary of {vocabulary} of {type(model).__name__}: wanted text "
                 "from this model's tokenizer"
             )
+
+
+@dataclass(frozen=True)
+class _KeptState:
+    """A state as ``to_state`` writes it; lists have become tuples."""
+
+    variants: tuple[str, ...]
+    tokens_sha256: str
+    settings: dict[str, Any]
+    has_planned_rate: bool
+    observed: tuple[Observed, ...]
+    min_learning_rate: float | None = None
 
 
 def checked_tokens(tokens: np.ndarray | torch.Tensor) -> np.ndarray:

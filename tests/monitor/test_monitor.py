@@ -243,6 +243,14 @@ def test_a_restored_monitor_gives_the_same_verdicts() -> None:
         Monitor.from_state(json.loads(states[9]), TOKENS[:, :, ::-1])
     with pytest.raises(UsageError, match="version"):
         Monitor.from_state({}, TOKENS)
+    for name, damage in (
+        ("variants", None),
+        ("settings", [1]),
+        ("observed", [1]),
+        ("min_learning_rate", "x"),
+    ):
+        with pytest.raises(UsageError, match="state is damaged"):
+            Monitor.from_state(json.loads(states[9]) | {name: damage}, TOKENS)
     planned = Monitor("int4", TOKENS, plan_steps=60, planned_rate=lambda step: 1.0).to_state()
     with pytest.raises(UsageError, match="planned_rate"):
         Monitor.from_state(planned, TOKENS)

@@ -141,10 +141,11 @@ def backdrop(*, labels: bool = False, strips: bool = True) -> list[Spec]:
 def phase_names() -> list[Spec]:
     """The phases' names above the plot, each at the start of its part of the view if it fits."""
     begin = {"calculate": "max(datum.from, x0)", "as": "step"}
+    fits = {"filter": "datum.wide > 5.5 * length(datum.name)"}  # pixels of a letter of this size
     return [
         {
             "data": {"name": "phases"},
-            "transform": [begin, {"calculate": "$wide", "as": "wide"}, {"filter": "datum.wide > 70"}],
+            "transform": [begin, {"calculate": "$wide", "as": "wide"}, fits],
             "mark": {"type": "text", "align": "left", "baseline": "bottom", "color": "$soft", "fontSize": 10,
                      "dx": 1, "y": {"expr": "-3"}},
             "encoding": {"x": X, "text": {"field": "name", "type": "nominal"}},

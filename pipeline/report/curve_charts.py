@@ -147,8 +147,8 @@ def variant_lines(series: Series, frame: Frame, column: str, y: Spec) -> list[Sp
         layers.append(band(y, f"{field}_lo", f"{field}_hi", ink))
     layers.append(
         {
-            "mark": {"type": "line", "clip": True, "strokeDash": dash(series.key, frame.series)},
-            "encoding": {**encoding, "color": colour},
+            "mark": {"type": "line", "clip": True},
+            "encoding": {**encoding, "color": colour, "strokeDash": {**colour, "scale": dash_scale(frame)}},
         }
     )
     dot = {"type": "point", "filled": True, "color": ink, "opacity": 1, "clip": True}
@@ -171,6 +171,14 @@ def variant_lines(series: Series, frame: Frame, column: str, y: Spec) -> list[Sp
         )  # fmt: skip
     # The page removes the layers of a hidden variant.
     return [{"variant": series.key, **layer} for layer in layers]
+
+
+def dash_scale(frame: Frame) -> Spec:
+    """Dash pattern of every variant, so that a legend shows it too."""
+    return {
+        "domain": [one.label for one in frame.series],
+        "range": [dash(one.key, frame.series) for one in frame.series],
+    }
 
 
 def variant_scale(frame: Frame) -> Spec:

@@ -50,9 +50,11 @@ def figure_tokens(frame: Frame) -> dict[str, Any]:
     """Tokens of the static figures."""
     colours = tokens(frame.series, dark=False)
     scale, axis = damage_scale("log", GAP, frame)
+    steps = step_tokens("linear", frame)
     return {
         **colours,
-        **step_tokens("linear", frame),
+        **steps,
+        "$xaxis": {**steps["$xaxis"], "title": "step"},
         "$damagescale": scale,
         "$damageaxis": axis,
         "$vscale": paint(variant_scale(frame), colours),
@@ -78,7 +80,7 @@ def _stack(panels: tuple[Panel, ...], suite: str) -> Spec:
         "params": list(joined.values()),
         "vconcat": [view for view, _ in views],
         "spacing": 16,
-        "resolve": {"scale": {"color": "shared"}, "legend": {"color": "shared"}},
+        "resolve": {"scale": {"color": "shared", "strokeDash": "shared"}},
     }
 
 

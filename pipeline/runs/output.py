@@ -33,6 +33,9 @@ def absolute_out(text: str, option: str = "--out") -> Path:
     if not usable:
         given = f"{text!r} is a file" if text else f"{option} '' is empty"
         raise UsageError(f"{given}: wanted a folder, or a name for a new one")
+    above = next(each for each in path.absolute().parents if each.exists())
+    if not above.is_dir():
+        raise UsageError(f"{option} {text}: {above} is a file; wanted a folder, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
             f"{option} {text}: this is a submitted job, whose working directory is a temporary copy; "

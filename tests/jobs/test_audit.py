@@ -167,6 +167,10 @@ def test_a_cluster_that_does_not_answer_is_wrong_usage(
             "auto, cpu or cuda",
         ),
         (("audit", "{suite}", "--corpus", "{tokens}", "--out", "{tokens_path}"), "is a file"),
+        (
+            ("audit", "{suite}", "--corpus", "{tokens}", "--out", "{tokens_path}/sub"),
+            "is a file; wanted a folder",
+        ),
         (("reduce", "{tmp}"), "no run in"),
         (("reduce", "{out}"), "no run in"),
         (("report", "{tmp}"), "reduce"),

@@ -101,13 +101,15 @@ def decide(trainings: list[Mapping[str, Any]]) -> dict[str, Any]:
             }
     trend = {name: _trend(trainings, name) for name in READINGS}
     left_out = [
-        _trend([other for other in trainings if other is not each], "int4")["verdict"] for each in trainings
+        {"size": each["size"], "seed": each["seed"]}
+        | _trend([other for other in trainings if other is not each], "int4")
+        for each in trainings
     ]
     return {
         "verdict": trend["int4"]["verdict"],
         "by_size": by_size,
         "trend": trend,
-        "verdicts_without_one": left_out,
+        "trend_without_one": left_out,
         "trainings": [dict(each) for each in trainings],
     }
 

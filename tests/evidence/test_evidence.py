@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.evidence.__main__ import texts_of
+from tests.evidence.__main__ import DECISIONS, texts_of
 from tests.evidence.claims import claims
 from tests.evidence.pages import BEGIN, END, PLACE, README_TEMPLATE, TEMPLATE, fill
 from tests.test_reference import REFERENCE, assert_close
@@ -95,6 +96,29 @@ def test_the_pages_are_the_templates_filled_in(texts):
     assert (REFERENCE / "FINDINGS.md").read_text() == fill(TEMPLATE.read_text(), texts)
     block = README.read_text().split(BEGIN)[1].split(END)[0]
     assert block == fill(README_TEMPLATE.read_text(), texts)
+
+
+def bounded(value: Any) -> Iterator[dict[str, float]]:
+    """Every estimate with its interval in a file of decisions."""
+    if isinstance(value, dict):
+        if value.keys() >= {"estimate", "lower", "upper"}:
+            yield value
+        value = list(value.values())
+    for each in value if isinstance(value, list) else ():
+        yield from bounded(each)
+
+
+@pytest.mark.parametrize("rule", sorted(DECISIONS))
+def test_the_intervals_of_a_rules_result_are_in_its_decision_or_the_findings(rule: str, kept):
+    decision = json.loads((REFERENCE / rule / "decision.json").read_text())
+    held = {re.sub(r" %| nats| points", "", each["text"]) for each in kept}
+    for each in bounded(decision):
+        held.add("{estimate:.2f} [{lower:.2f}, {upper:.2f}]".format(**each))
+    result = (REFERENCE / rule / "RULE.md").read_text().split("## Result")[1]
+    told = re.findall(r"\d[\d.]*(?: %)?\s\[\d[\d., ]*\]", result)
+    assert told
+    for each in told:
+        assert re.sub(r"\s+", " ", each.replace(" %", "")) in held
 
 
 def test_losses_and_their_gains_are_those_of_the_tables(kept):

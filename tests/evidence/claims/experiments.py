@@ -108,10 +108,10 @@ def sizes(reference: Path) -> Iterator[Finding]:
             question = f"Factor of the decay's effect per tenfold size, {reading}"
             key = ["trend", reading, "times_per_decade"]
             yield decision.finding(f"size.{reading}", question, key, interval=TRAININGS, **trainings)
-    left_out = decision.content["verdicts_without_one"]
+    left_out = decision.content["trend_without_one"]
     count: dict[str, Any] = {"source": decision.path, "unit": "count", "form": "d", **trainings}
-    question, how = "Trainings whose removal changes the verdict on the trend", "verdicts_without_one"
-    changed = sum(each != decision.content["verdict"] for each in left_out)
+    question, how = "Trainings whose removal changes the verdict on the trend", "trend_without_one"
+    changed = sum(each["verdict"] != decision.content["verdict"] for each in left_out)
     yield derived("size.fragile", question, changed, how=how, **count)
     yield derived("size.trainings", "Trainings of the trend, pairs", len(left_out), how=how, **count)
     for size, found in decision.content["by_size"].items():

@@ -129,26 +129,19 @@ class HeldTrainingWorker(TaskWorker):
         return write_and_wait
 
 
-class FirstOfNodeWorker(TaskWorker):
-    """Hangs at its first task where it is the first on its node; those after it start once there is a mark.
-
-    The marks are ``hangs-NODE``, which it leaves, and ``go``.
-    """
+class HangingUntilGoWorker(TaskWorker):
+    """Hangs at its first task where it started before there was the mark ``go``, and leaves ``hangs-NODE``."""
 
     def __init__(self, threads: int) -> None:
-        import ray
-
-        marks = Path(os.environ[MARKS])
-        self.mark = marks / f"hangs-{ray.get_runtime_context().get_node_id()}"
-        self.is_first = not self.mark.exists()
-        if not self.is_first:
-            super().__init__(threads)
-        while not self.is_first and not (marks / "go").exists():
-            time.sleep(0.05)
+        super().__init__(threads)
+        self.marks = Path(os.environ[MARKS])
+        self.hangs = not (self.marks / "go").exists()
 
     def run(self, task: Any) -> TaskOutcome:
-        if self.is_first:
-            self.mark.touch()
+        if self.hangs:
+            import ray
+
+            (self.marks / f"hangs-{ray.get_runtime_context().get_node_id()}").touch()
             time.sleep(1000)
         return super().run(task)
 

@@ -30,6 +30,8 @@ if not torch.cuda.is_available():
     )
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # before ray is imported
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's own 15 would leave a worker next to nothing beside the tests' other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -39,11 +39,24 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmo2": {**_LLAMA, "tie_word_embeddings": False},
 }
 """Settings by transformers model type; GPT-2 and the Qwens have tied heads, GPT-2 has Conv1D layers."""
+_EXPERTS = {**_LLAMA, "tie_word_embeddings": False, "num_experts": 6, "num_experts_per_tok": 2}
+MIXTURES: dict[str, dict[str, Any]] = {
+    "olmoe": _EXPERTS,
+    "mixtral": {**_EXPERTS, "num_local_experts": 6},
+    "qwen2_moe": {**_EXPERTS, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 40},
+    "qwen3_moe": {**_EXPERTS, "moe_intermediate_size": 24, "head_dim": 8},
+    "deepseek_v3": {
+        **_EXPERTS, "n_routed_experts": 6, "moe_intermediate_size": 24, "first_k_dense_replace": 1, "n_group": 2,
+        "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+        "v_head_dim": 8, "num_key_value_heads": 4, "n_shared_experts": 1,
+    },
+}  # fmt: skip
+"""Settings of mixtures of experts by transformers model type."""
 
 
 def tiny_model(architecture: str, seed: int = 0, **settings: Any) -> Any:
     """A random float32 model, the same for the same seed; ``settings`` override its config."""
-    config = AutoConfig.for_model(architecture, **{**ARCHITECTURES[architecture], **settings})
+    config = AutoConfig.for_model(architecture, **{**(ARCHITECTURES | MIXTURES)[architecture], **settings})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -6,7 +6,7 @@ with the probe, so its losses also check the probe's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 import transformers
 from scipy.stats import kurtosis
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.benchmark.quantize_elsewhere import evaluate
+from pipeline.models.experts import fused_experts, routers, separated
 from pipeline.quantize import Variant, round_trip
 
 
@@ -66,30 +67,31 @@ def losses_of(
 @torch.no_grad()
 def scipy_kurtosis(model: Any) -> list[float]:
     """Excess kurtosis of each linear weight except the head's, with SciPy on the CPU in float32, as is usual."""
-    return [float(kurtosis(module.weight.cpu().numpy().ravel())) for module in _linears(model)]
-
-
-def _linears(model: Any) -> list[Any]:
-    output = model.get_output_embeddings()
     return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not output
+        float(kurtosis(weight.cpu().numpy().ravel())) for _, weight, is_head in _weights(model) if not is_head
     ]
 
 
 @torch.no_grad()
 def _quantize_in_place(model: Any, variant: Variant) -> None:
-    output = model.get_output_embeddings()
+    for name, weight, is_head in _weights(model):
+        quantizer = variant.quantizer_of(name, is_head=is_head)
+        if quantizer is not None:
+            weight.copy_(round_trip(quantizer, weight.contiguous()))
+
+
+def _weights(model: Any) -> Iterator[tuple[str, Tensor, bool]]:
+    """The layer's name, a view (O, I) of each linear weight and each expert's, and whether it is the head's, which
+    becomes a copy if it is tied.
+    """
+    output, routing = model.get_output_embeddings(), set(routers(model))
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | Conv1D):
-            continue
-        quantizer = variant.quantizer_of(name, is_head=module is output)
-        if quantizer is None:
-            continue
-        transposed = isinstance(module, Conv1D)
-        weight = module.weight.T.contiguous() if transposed else module.weight
-        quantized = round_trip(quantizer, weight)
-        module.weight = nn.Parameter(
-            quantized.T.contiguous() if transposed else quantized, requires_grad=False
-        )
+        if module is output and module.weight is model.get_input_embeddings().weight:
+            module.weight = nn.Parameter(module.weight.clone(), requires_grad=False)
+        if isinstance(module, nn.Linear | Conv1D) and module not in routing:
+            weight = module.weight.data
+            yield name, weight.T if isinstance(module, Conv1D) else weight, module is output
+    for path, fused in fused_experts(model).items():
+        tensors = {f"{path}.{name}": parameter.data for name, parameter in fused.named_parameters()}
+        for name, matrix in separated(path, tensors):
+            yield name.removesuffix(".weight"), matrix, False

@@ -1,9 +1,10 @@
 """Find the layers to quantize.
 
 These are the linear layers of the transformer blocks (``nn.Linear``, and GPT-2's ``Conv1D``, whose weight
-is stored transposed) and, for a ``+head`` variant, the output head. Both are found by structure, never by name:
-the blocks are the largest ``nn.ModuleList`` of the model, the head is what ``get_output_embeddings()`` returns.
-Embeddings, norms and biases keep their stored values.
+is stored transposed), a mixture's experts among them (``experts.py``), and, for a ``+head`` variant, the output
+head. Both are found by structure, never by name: the blocks are the largest ``nn.ModuleList`` of the model, the
+head is what ``get_output_embeddings()`` returns.
+Embeddings, norms, biases and routers keep their stored values.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.base.errors import CheckpointError
+from pipeline.models.experts import routers
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,20 @@ def linear_sites(model: Any) -> list[LinearSite]:
     """Every quantizable layer of ``model`` in depth order, the output head last. In a model outside transformers
     the head is unknown and left out.
 
-    Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (fused
-    mixture-of-experts weights, state-space parameters), which would silently stay unquantized, and for one whose
+    Raises CheckpointError for an architecture whose blocks hold weight matrices outside linear layers (state-space
+    parameters, experts of an unknown form), which would silently stay unquantized, and for one whose
     linear layers compute anything but a product and a sum, which would silently be left out.
     """
     prefix, found = blocks(model)
     of_transformers = hasattr(model, "get_output_embeddings")
     head = model.get_output_embeddings() if of_transformers else None
+    routing = {id(p) for router in routers(found) for p in router.parameters()}
     sites = [
         LinearSite(f"{prefix}.{name}", module, is_head=False)
         for name, module in found.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module is not head
+        if isinstance(module, nn.Linear | Conv1D) and module is not head and id(module.weight) not in routing
     ]
-    covered = {id(site.module.weight) for site in sites}
+    covered = {id(site.module.weight) for site in sites} | routing
     left = [
         f"{prefix}.{name}" for name, p in found.named_parameters() if p.dim() > 1 and id(p) not in covered
     ]

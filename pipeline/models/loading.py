@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pipeline.base.errors import CheckpointError
+from pipeline.models.experts import separate_experts
 from pipeline.suites.checkpoint_files import assigned_tensors
 from pipeline.suites.content import combined_sha256, file_sha256
 from pipeline.suites.model_config import CONTEXT_NAMES, context_length
@@ -127,6 +128,7 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
     ):
         if names:
             raise CheckpointError(f"{len(names)} tensors are {problem}: {_shown(names)}")
+    separate_experts(model)
     model.eval()
     model.requires_grad_(False)
     return model

@@ -4,9 +4,9 @@ Every tensor of the checkpoint's files is represented by a placeholder of its sh
 placeholders as it loads weights: it maps file names to module names, ties what is tied, and says what is missing,
 superfluous or misshapen.
 
-The elements of a placeholder, its *marker*, encode the tensor and the position. A matrix stores one row for all
-(with stride zero between rows), so its address and strides show where it ended up; a vector is stored whole, so
-that a copy of it is recognized too. No two placeholders are equal, so none is tied that the files hold separately.
+The elements of a placeholder, its *marker*, encode the tensor and the position. A matrix stores little more than one
+row: each row begins two elements after the one before. Its values show where it or a copy of it ended up. No two
+placeholders are equal, so none is tied that the files hold separately.
 A placeholder that was changed during loading shows that the weights would be changed: such a model is measured as a
 whole.
 """
@@ -27,6 +27,7 @@ from pipeline.models.loading import StoredWeights, build_model, read_config, rea
 from pipeline.suites.checkpoint_files import assigned_tensors
 
 _PERIOD = 997  # a prime: no transpose or reshape of a marker looks like the marker
+_ROW_STRIDE = 2  # with 1 a matrix would equal its transpose
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,17 @@ def _placeholder(number: int, outline: Tensor) -> Tensor:
     """Placeholder of tensor ``number`` of the files; integers stay integers, so that the model is refused."""
     if not outline.is_floating_point():
         return torch.zeros((), dtype=outline.dtype).expand(outline.shape)
-    return marker(number, outline.shape[-1:]).expand(outline.shape)
+    if outline.dim() < 2 or not outline.numel():
+        return marker(number, outline.shape)
+    strides = [1, _ROW_STRIDE]
+    for size in outline.shape[:0:-1][1:]:
+        strides.append(strides[-1] * size)
+    return marker(number, _span(outline)).as_strided(outline.shape, strides[::-1])
+
+
+def _span(outline: Tensor) -> torch.Size:
+    """What the placeholder of a matrix stores."""
+    return torch.Size([outline.shape[-1] + _ROW_STRIDE * (outline.shape[:-1].numel() - 1)])
 
 
 def _stands_for(tensor: Tensor, placeholder: Tensor, number: int) -> bool:
@@ -124,8 +135,9 @@ def _stands_for(tensor: Tensor, placeholder: Tensor, number: int) -> bool:
         return same
     if tensor.dim() < 2:
         return torch.equal(tensor, marker(number, tensor.shape))
-    row = tensor[(0,) * (tensor.dim() - 1)]
-    return same and torch.equal(row, marker(number, row.shape))
+    if same:  # a billion values need not be compared
+        return torch.equal(tensor.as_strided(_span(tensor), (1,)), marker(number, _span(tensor)))
+    return torch.equal(tensor, _placeholder(number, placeholder))
 
 
 def refuse_assembled(model: nn.Module, paths: list[str]) -> CheckpointError:

@@ -68,6 +68,11 @@ class Plan:
     """Function that replaces the layers' products (``probe.calibration``)."""
 
     @property
+    def stacked(self) -> int:
+        """Variants whose rows a layer is given at once: the calibrated ones where the products are replaced."""
+        return sum(self.instead is None or bool(variant.needs) for variant in self.variants)
+
+    @property
     def of_controls(self) -> bool:
         return any(isinstance(variant, ControlVariant) for variant in self.variants)
 
@@ -104,6 +109,8 @@ class ProbeLinear(nn.Module):
         self.is_head = site.is_head
         self.bias: nn.Parameter | None = site.module.bias  # type: ignore[assignment]
         self.stored: Tensor | None = None
+        self.filled: list[int] | None = None
+        """Rows of each variant that hold tokens, where those after them are zeros; None: all."""
         self.plan = plan
         self._transposed = transposed
         shape: torch.Size = site.module.weight.shape  # type: ignore[assignment]
@@ -117,6 +124,11 @@ class ProbeLinear(nn.Module):
     @property
     def packing(self) -> Packing:
         return self.plan.packing(self.name, is_head=self.is_head)
+
+    @property
+    def stacked(self) -> int:
+        """Variants whose rows it is given at once."""
+        return self.plan.stacked
 
     @property
     def slots(self) -> tuple[int, ...]:
@@ -156,9 +168,19 @@ class ProbeLinear(nn.Module):
         """float32 (V * N, T, I), variants outermost -> (V * N, T, O)."""
         if self.plan.instead is not None:
             return self.plan.instead(self, x)
-        rows_VRI = x.reshape(len(self.slots), -1, x.shape[-1])
-        out_VRO: Tensor = self.plan.backend.product(self, rows_VRI)
+        out_VRO: Tensor = self.plan.backend.product(self, self.by_variant(x))
         return out_VRO.view(*x.shape[:-1], -1)
+
+    def by_variant(self, x: Tensor) -> Tensor:
+        """``x`` as (V, R, I). Raises CheckpointError if variants have other numbers of rows, as those of experts."""
+        rows, variants = x.shape[:-1].numel(), self.plan.stacked
+        if rows % variants:
+            raise CheckpointError(
+                f"{self.name} is called with {rows} rows for {variants} variants together, so that each chooses tokens "
+                "by itself: of mixtures of experts those are supported that transformers holds as gate_up_proj and "
+                "down_proj"
+            )
+        return x.reshape(variants, rows // variants, x.shape[-1])
 
 
 def require_rules(

@@ -70,10 +70,11 @@ class CalibratedWeights:
 
     def add(self, readers: list[ProbeLinear], inputs: list[LayerInputs], rows_CRI: Tensor) -> None:
         """Takes the rows of a chunk that ``readers`` are called with."""
-        for received, variant, rows_RI in zip(inputs, self.variants, rows_CRI, strict=True):
+        filled = readers[0].filled or [rows_CRI.shape[1]] * len(inputs)
+        for received, variant, rows_RI, count in zip(inputs, self.variants, rows_CRI, filled, strict=True):
             quantizers = (self._quantizer_of(linear)(variant) for linear in readers)
             needs = [quantizer.needs for quantizer in quantizers if quantizer is not None]
-            received.add(rows_RI, frozenset().union(*needs))
+            received.add(rows_RI[:count], frozenset().union(*needs))
 
     def before_the_first_token(self, linear: ProbeLinear) -> list[LayerInputs]:
         """Empty inputs of ``linear``, by calibrated variant."""

@@ -174,7 +174,7 @@ class Calibrator:
 
     def _product(self, linear: ProbeLinear, x: Tensor) -> Tensor:
         """float32 (C * N, T, I), variants outermost -> (C * N, T, O)."""
-        rows_CRI = x.reshape(len(self._variants), -1, x.shape[-1])
+        rows_CRI = linear.by_variant(x)
         if self._at_once is not None:
             self._encode_when_called(linear, x, rows_CRI, self._at_once)
         elif linear.name in self._wanted:

@@ -14,17 +14,19 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.base.errors import CheckpointError, UsageError
+from pipeline.models.experts import FUSED, fused_experts, separate_experts, separated
 from pipeline.models.loading import refuse_non_finite
 from pipeline.models.template import ModelTemplate, Signature
 from pipeline.models.variant_linear import Plan
 from pipeline.probe.weights import Filled
 
+T = TypeVar("T")
 INNER = {"OptimizedModule": "_orig_mod", "CheckpointWrapper": "_checkpoint_wrapped_module"}
 """Wrappers of torch.compile and of activation checkpointing, by name because importing the first takes a second ->
 attribute with the module.
@@ -51,6 +53,10 @@ class ModelWeights:
             given = _plain_names(instead)
             _require_like(self._state, given)
             self._state = {name: given[name] for name in self._state}
+        for path in _plain_names(fused_experts(self._model)):
+            self._state |= dict(separated(path, self._state))
+            for name in FUSED:
+                del self._state[f"{path}.{name}"]
         self._buffers = _plain_names(dict(self._model.named_buffers(remove_duplicate=False)))
 
     @property
@@ -75,6 +81,7 @@ class ModelWeights:
     def template(self, plan: Plan, device: torch.device) -> ModelTemplate:
         """A copy of the model's structure."""
         model = structure_of(self._model, device)
+        separate_experts(model)
         return ModelTemplate(
             self.config, self.signature, model, {name: name for name in self._state}, plan=plan, device=device
         )
@@ -100,7 +107,7 @@ class ModelWeights:
         return moved.to(torch.float32)
 
 
-def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _plain_names(tensors: Mapping[str, T]) -> dict[str, T]:
     """``tensors`` under the names that they have without wrappers."""
     return {_IN_NAMES.sub("", name): tensor for name, tensor in tensors.items()}
 
@@ -193,8 +200,10 @@ def _unwrap_parts(model: nn.Module) -> None:
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` in float32 and eval mode, on its device, without hooks."""
-    return _copied(unwrapped(model), None, frozenset())
+    """A copy of ``model`` in float32 and eval mode, on its device, without hooks, its experts separate."""
+    copied = _copied(unwrapped(model), None, frozenset())
+    separate_experts(copied)
+    return copied
 
 
 def structure_of(model: nn.Module, device: torch.device) -> nn.Module:

@@ -129,13 +129,10 @@ def test_weights_that_do_not_hash_to_what_the_suite_says_are_refused(tmp_path: P
         PROBER.measure(folder, "0" * 64)
 
 
-def test_state_space_and_expert_weights_are_refused_rather_than_left_unquantized(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM, MixtralConfig
+def test_state_space_weights_are_refused_rather_than_left_unquantized(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, MambaConfig
 
-    config = MixtralConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        num_local_experts=2, vocab_size=64,
-    )  # fmt: skip
+    config = MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=1, vocab_size=64)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="weights outside linear layers"):
         PROBER.measure(tmp_path)

@@ -11,6 +11,9 @@ more for every single one.
 
 Every interval and p value counts two sources of variance: the order of the training text, over seeds, and the
 evaluation text, by a jackknife over its batches. Their variances add (with Satterthwaite's degrees of freedom).
+Two seeds do not tell their variance well enough for that (two alone covered 0.88): then an interval is at least that
+over seeds alone. With more it may be a little narrower than that, because the sum of the variances is better known
+than the seeds' own; it covers 0.92 or more.
 Their common part is counted in both, so the intervals are rather too wide. All is conditional on one starting
 checkpoint: other orders of the text, not other models. Probes of one run share its weights and are never
 observations.
@@ -31,6 +34,8 @@ from pipeline.analysis.statistics.intervals import student_half_width, student_p
 
 POOLED_DF = 1.5
 """Factor on n - 1 degrees of freedom if the variance of other arms is a lower bound."""
+FEWEST_DF = 2.0
+"""With fewer degrees of freedom over runs, as of two seeds, the text cannot make an interval narrower."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Estimate:
     text_se: float | None = None
     """Standard error over the evaluation text; None for one batch."""
     df: float | None = None
-    """Degrees of freedom of both together."""
+    """Degrees of freedom of both together, or of the runs alone where theirs is the interval."""
     lower_by_run: float | None = None
     """Interval over data orders only, for this text."""
     upper_by_run: float | None = None
@@ -176,7 +181,7 @@ def _estimate(mean: float, variance: float, df: float, text: TextError | None) -
     """From the variance of the mean over runs; without any spread the p value is 0 or 1."""
     # SciPy gives the distribution and not the test: its tests know neither a pooled variance nor the text's error, and
     # warn of equal runs, which are valid here
-    runs_se = math.sqrt(variance)
+    runs_se, runs_df = math.sqrt(variance), df
     by_run = student_half_width(runs_se, df)
     known = text if text is not None and math.isfinite(text.se) else None
     text_variance = 0.0 if known is None else known.se**2
@@ -185,6 +190,8 @@ def _estimate(mean: float, variance: float, df: float, text: TextError | None) -
     if known is not None and total > 0:
         df = total**2 / (variance**2 / df + text_variance**2 / known.df)
     half = student_half_width(se, df)
+    if runs_df < FEWEST_DF and half < by_run:
+        se, df, half = runs_se, runs_df, by_run
     p_value = student_p_value(mean / se, df) if se > 0 else float(mean == 0)
     return Estimate(
         estimate=mean,

@@ -36,8 +36,25 @@ def test_pairing_narrows_the_interval_where_seeds_agree_and_pooling_where_they_d
 
 
 def test_the_scatter_of_the_text_is_covered_too():
-    found = fork_rates.measure(3, 0.5, "equal", 250, np.random.default_rng(2), text=True)["ours"]
+    found = fork_rates.measure(3, 0.5, "equal", 250, np.random.default_rng(2), text=1.0)["ours"]
     assert found.covered >= 0.92
+
+
+@pytest.mark.parametrize("text", [0.3, 0.6])
+def test_two_seeds_are_covered_also_where_the_text_is_better_known_than_they(text):
+    found = fork_rates.measure(2, 0.0, "equal", 150, np.random.default_rng(3), text=text)
+    assert min(found[way].covered for way in ("ours", "paired")) >= 0.93
+
+
+def test_the_text_makes_no_interval_of_two_seeds_narrower():
+    for differences in ([1.0, 1.2], [0.0, 2.0]):
+        alone, found = (
+            paired_estimate(np.array(differences), text=text) for text in (None, TextError(0.1, 15))
+        )
+        assert found.lower <= found.lower_by_run == alone.lower
+        assert found.p_value >= alone.p_value
+    known = paired_estimate(np.array([1.0, 1.0]), text=TextError(0.1, 15))
+    assert known.upper - known.estimate == pytest.approx(stats.t.ppf(0.975, 15) * 0.1)
 
 
 def test_paired_differences_are_tested_by_students_t():

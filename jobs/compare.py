@@ -96,9 +96,11 @@ def command(
     from pipeline.analysis.trajectory.reduction import read_curve, read_mechanism, read_table
 
     windows = parse_window(before), parse_window(end)
-    if windows[0].first >= windows[1].first:
+    if windows[0].last >= windows[1].first:
+        # a shared checkpoint would be compared with itself, and the factors' intervals take windows for independent
         raise UsageError(
-            f"--before {before} --end {end}: wanted an early window and one that begins after it"
+            f"--before {before} --end {end}: wanted an early window and one that begins after its last step, "
+            "so that no checkpoint is in both"
         )
     if strata and not groups:
         raise UsageError(f"--stratum {strata[0]} without --group: it is for the exact test between groups")

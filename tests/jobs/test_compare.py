@@ -84,9 +84,8 @@ def test_what_cannot_be_grouped_is_wrong_usage(arguments: list[str], message: st
     assert message in told.stderr
 
 
-def test_an_early_window_after_the_late_one_is_wrong_usage():
-    told = CliRunner().invoke(
-        main, ["compare", CONSTANT[0][0], "--before", "27600:28600", "--end", "20000:22800"]
-    )
+@pytest.mark.parametrize("before", ["27600:28600", "20000:27700", "20000:27600", "30000:30100"])
+def test_windows_out_of_order_or_with_common_steps_are_wrong_usage(before: str):
+    told = CliRunner().invoke(main, ["compare", CONSTANT[0][0], "--before", before, "--end", "27600:28600"])
     assert told.exit_code == 2
-    assert "--before 27600:28600 --end 20000:22800" in told.stderr
+    assert f"--before {before} --end 27600:28600" in told.stderr

@@ -19,7 +19,7 @@ from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
 from pipeline.suites import Suite, fetch, weight_files
 from pipeline.suites.optimizer_moments import keeps_moments
-from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
+from pipeline.train.arms import Arm, check_rates, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train
 from pipeline.train.schedules import ForkRates
@@ -70,6 +70,8 @@ def build_fork_request(
     step_tokens = _step_tokens(options, audit)
     train = read_training(options.train_corpus, options.data, suite, out)
     epochs = _epochs(options, len(train.tokens), rates.steps, step_tokens[0])
+    for arm in resolved:  # slow in runs that are longer than the text
+        check_rates(arm, rates)
     spec = _spec(
         options, audit, start,
         rates=rates, moments=moments, step_tokens=step_tokens, train_sha256=train.sha256,

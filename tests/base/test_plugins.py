@@ -80,7 +80,8 @@ def test_a_schedule_that_gives_no_rate_is_refused_before_work(tmp_path: Path, li
     file.write_text(SCHEDULE.replace("return self.top_lr * (1 - step % self.period / self.period)", line))
     script = (
         "from pipeline.train.arms import *\n"
-        "resolve(parse_arms('sawtooth')[0], ForkRates(base_lr=1e-3, peak_lr=1e-3, steps=20))"
+        "rates = ForkRates(base_lr=1e-3, peak_lr=1e-3, steps=20)\n"
+        "check_rates(resolve(parse_arms('sawtooth')[0], rates), rates)"
     )
     ended = python(script, str(file))
     assert told in ended.stderr

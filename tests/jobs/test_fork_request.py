@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,10 @@ def test_what_is_wrong_with_the_suite_is_said(
     monkeypatch.setattr(pipeline.runs.execute, "execute", lambda *_: RunSummary((), 0, {}, 0.0))
     assert run_fork_experiment(options) == 0
     assert "warning: known defect of llama" in capsys.readouterr().err
+
+
+def test_runs_longer_than_the_text_are_refused_at_once(options: ForkOptions) -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=r"20,000,000 steps of 64 tokens are .* epochs"):
+        build_fork_request(dataclasses.replace(options, n_steps=20_000_000))
+    assert time.monotonic() - began < 5

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.base.errors import UsageError
-from pipeline.train.arms import Arm, make_arm_schedule, parse_arms, refuse_twins, resolve
+from pipeline.train.arms import Arm, check_rates, make_arm_schedule, parse_arms, refuse_twins, resolve
 from pipeline.train.fork_spec import arm_identity
 from pipeline.train.schedules import ForkRates, schedules
 from pipeline.train.schedules.constant import Constant
@@ -207,7 +207,7 @@ def test_words_that_make_no_arm_are_refused(words, complaint):
 )
 def test_parameters_that_do_not_fit_the_run_are_refused(word, complaint):
     with pytest.raises(UsageError, match=complaint):
-        resolve(parse_arms(word)[0], RATES)
+        check_rates(resolve(parse_arms(word)[0], RATES), RATES)
 
 
 def test_an_arm_is_a_value():

@@ -43,7 +43,7 @@ class ForwardCheck:
         last, first = given.clone(), given.clone()
         last[-1], first[0] = other, int(given[0]) + (1 if given[0] == 0 else -1)
         self.sequences = torch.stack([given, last, first, given])
-        """int64 (4, T): the rows to run, alone or together, the last one in a separate forward."""
+        """int64 (4, T): the rows to run, alone or together, the last one in a separate forward (a mixture: of all)."""
         self._decided: set[str] = set()
 
     def needed(self, config: Any) -> bool:

@@ -31,6 +31,7 @@ from torch import Tensor
 from pipeline.base.errors import UsageError
 from pipeline.measurements import HiddenMeasurement, selected
 from pipeline.models.arithmetic import float32_products
+from pipeline.models.experts import SeparateExperts
 from pipeline.models.layer_walk import walkable
 from pipeline.models.loading import check_fit
 from pipeline.models.memory import control_groups
@@ -216,9 +217,11 @@ class Engine:
         model, config = filled.template.model, filled.template.config
         self._plan.begin(self.spec.variants[:1])
         ids, length = self._check.sequences.to(self.device), self._tokens.shape[1]
+        # Alone a product may round otherwise, and the token of a mixture then take another expert: the same rows again.
+        again = ids[:-1] if any(isinstance(part, SeparateExperts) for part in model.modules()) else ids[-1:]
 
         def judge(chunk: int) -> None:
-            passes = [self._pass(filled, part, fused=False) for part in (ids[:-1], ids[-1:])]
+            passes = [self._pass(filled, part, fused=False) for part in (ids[:-1], again)]
             with forward_of(model):
                 self._go(passes, filled, chunk)
                 parts = itertools.chain.from_iterable(each.logits() for each in passes)

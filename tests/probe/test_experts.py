@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from int4_collapse import Monitor
 from pipeline.base.errors import CheckpointError
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
+from pipeline.models.experts import SeparateExperts
 from pipeline.models.linear_layers import linear_sites
 from pipeline.models.loading import build_model, read_config, read_weights
 from pipeline.probe import Prober
@@ -201,6 +202,20 @@ def test_the_monitor_watches_a_mixture_in_training_with_a_checkpoints_numbers(tm
         model.save_pretrained(tmp_path)
         _, int4 = Prober(ProbeSpec(parse_variants(("int4",)), SHAPE, "x"), TOKENS).measure(tmp_path).results
         assert verdict.numbers[name] == pytest.approx(int4.nll_nats, abs=1e-6)
+
+
+def test_a_mixture_may_round_otherwise_where_other_rows_are_computed_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A product's last bit depends on the number of rows on some devices, and decides between experts that tie."""
+    forward = SeparateExperts.forward
+
+    def rounding(self: SeparateExperts, hidden: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        return forward(self, hidden, *given) * (1.001 if len(hidden) > SHAPE.seq_len else 1)
+
+    folder = save("olmoe", tmp_path)
+    monkeypatch.setattr(SeparateExperts, "forward", rounding)
+    assert Prober(SPEC, TOKENS).measure(folder).results[0].nll_nats > 0
 
 
 class Routed(torch.nn.Module):

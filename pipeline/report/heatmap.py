@@ -1,7 +1,8 @@
 """Heat map of the relative error of every quantized tensor at every checkpoint.
 
 Rows are grouped by module and ordered by layer, so that a trend over depth is a gradient and an unusual module is a
-block. Values are stored as 16-bit integers in base64: 150 tensors x 154 checkpoints are 60 kB.
+block. All experts of a layer are one row for each of their matrices: ||W' - W|| / ||W|| over all of them. Values are
+stored as 16-bit integers in base64: 150 tensors x 154 checkpoints are 60 kB.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ LEVELS = 65_000
 """Values are stored as multiples of (largest value / LEVELS)."""
 MISSING, DIVERGED = 65_535, 65_534
 _HEADING = 17
+_EXPERT = r"(\.experts\.)\d+(\.)"
+"""What differs between the names of the same matrix of two experts."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def make_heatmap(tensors: pl.DataFrame, frame: Frame) -> HeatMap | None:
     kept = tensors.filter(pl.col("relative_error").is_not_null())
     if kept.is_empty():
         return None
+    kept = _experts_together(kept)
     variants = sorted(kept["variant"].unique().to_list(), key=lambda name: (_preference(name, frame), name))
     names = kept["name"].unique(maintain_order=True).to_list()
     all_steps = [
@@ -103,6 +107,16 @@ def make_heatmap(tensors: pl.DataFrame, frame: Frame) -> HeatMap | None:
     }
     edges = _edges(steps, frame)
     return HeatMap(rows, headings, height, tuple(steps), edges, every, values)
+
+
+def _experts_together(tensors: pl.DataFrame) -> pl.DataFrame:
+    """``tensors`` with the same matrix of all experts of a layer as one: a mixture has thousands of them."""
+    one = pl.col("name").str.replace(_EXPERT, r"${1}*$2")
+    if not tensors.select((one != pl.col("name")).any()).item():
+        return tensors
+    power = pl.col("n") * (pl.col("mean").pow(2) + pl.col("std").pow(2))
+    together = (pl.col("relative_error").pow(2) * power).sum() / power.sum()
+    return tensors.group_by("step", "variant", one, maintain_order=True).agg(relative_error=together.sqrt())
 
 
 def _preference(variant: str, frame: Frame) -> int:

@@ -6,6 +6,7 @@ import math
 import struct
 import zlib
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -132,3 +133,26 @@ def test_the_rows_of_a_module_begin_below_its_heading() -> None:
     for _, middle in heat.headings:
         assert middle >= half
         assert not any(row.y < middle + half and row.y2 > middle - half for row in heat.rows)
+
+
+def test_the_experts_of_a_layer_are_one_row_whose_error_is_that_of_all_their_weights() -> None:
+    frame = make_frame(synthetic.trajectory([0, 10]), synthetic.report())
+    generator, experts, rows = np.random.default_rng(0), [], []
+    for expert in range(3):
+        weight = generator.normal(expert, expert + 1, 40 * (expert + 1))
+        error = generator.normal(0, 0.1, weight.size)
+        experts.append((weight, error))
+        rows.append({
+            "step": 0, "variant": "int4-g128-asym", "name": f"model.layers.1.mlp.experts.{expert}.up_proj",
+            "n": weight.size, "mean": weight.mean(), "std": weight.std(),
+            "relative_error": np.linalg.norm(error) / np.linalg.norm(weight),
+        })  # fmt: skip
+    rows.append({**rows[0], "name": "model.layers.1.self_attn.q_proj"})
+    heat = make_heatmap(pl.DataFrame(rows), frame)
+    assert heat is not None
+    assert [row.name for row in heat.rows] == ["model.layers.1.mlp.experts.*.up_proj", rows[-1]["name"]]
+    weights, errors = (np.concatenate(parts) for parts in zip(*experts, strict=True))
+    assert heat.values["int4-g128-asym"][0][0] == pytest.approx(
+        np.linalg.norm(errors) / np.linalg.norm(weights)
+    )
+    assert heat.values["int4-g128-asym"][1][0] == pytest.approx(rows[-1]["relative_error"])

@@ -16,7 +16,17 @@ from pipeline.probe.fused_choice import FusedChoice
 from pipeline.probe.prober import NOTE
 from pipeline.spec import ProbeSpec, TokenShape, parse_variants
 from tests.models import tiny_model
-from tests.probe.layered import DEVICE, TOKENS, both_ways, gpu, prober, save, spec
+from tests.probe.layered import (
+    DEVICE,
+    TOKENS,
+    assert_near,
+    both_ways,
+    gpu,
+    on_cpu,
+    prober,
+    save,
+    spec,
+)
 
 
 @pytest.mark.slow
@@ -45,6 +55,15 @@ def test_layer_by_layer_gives_the_numbers_of_the_whole_bit_for_bit(
     assert (whole.notes, layered.notes) == ((), (NOTE,))
     assert layered.weights_sha256 == whole.weights_sha256
     assert layered.results == whole.results
+
+
+@pytest.mark.slow
+def test_the_experts_of_a_mixture_go_through_the_kernels_too(tmp_path) -> None:
+    probe = spec("split")
+    folder = save(tmp_path, "olmoe", num_experts=2, num_experts_per_tok=1, num_hidden_layers=1)
+    whole, layered = prober(probe).measure(folder), prober(probe).measure_layers(folder)
+    assert layered.results == whole.results
+    assert_near(whole, on_cpu(probe, folder))
 
 
 def test_a_warm_state_goes_both_ways_one_after_the_other(tmp_path) -> None:

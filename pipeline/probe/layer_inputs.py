@@ -22,15 +22,19 @@ class LayerInputs:
         self._sums: dict[Need, Tensor] = {}
         """float64: of x x^T, (I, I), and of abs(x), (I,)."""
         self._added: set[Need] = set()
+        self._is_counted = False
+        """Whether the chunk's rows are in ``_n_rows``."""
 
     def begin(self) -> None:
         """The next rows are of another chunk."""
         self._added.clear()
+        self._is_counted = False
 
     def add(self, rows_RI: Tensor, needs: frozenset[Need]) -> None:
         """Takes what ``needs`` names of the chunk's rows, where an earlier layer has not."""
-        if not self._added:
+        if not self._is_counted:
             self._n_rows += rows_RI.shape[0]
+            self._is_counted = True
         for need in needs - self._added:
             self._added.add(need)
             if need is Need.INPUTS:

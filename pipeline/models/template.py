@@ -73,6 +73,8 @@ class ModelTemplate:
             linear = ProbeLinear(site, weight_name, isinstance(site.module, Conv1D), plan)
             replace_module(model, site.name, linear)
             self.linears[weight_name] = linear
+        for layer in self.layers:
+            _count_tokens(layer, plan)
         self.model: Any = model.to(device)
         # Weights copied into the model; the linear layers hold theirs separately.
         self._direct = {name: tensor for name, tensor in _state(self.model) if name not in self.linears}
@@ -191,6 +193,20 @@ class ModelTemplate:
                 module, attribute, parameter = self._parameters[name]
                 module._parameters[attribute] = parameter
             self._lent.clear()
+
+
+def _count_tokens(layer: nn.Module, plan: Plan) -> None:
+    """Has ``plan`` know how many tokens the decoder layer ``layer`` is called with."""
+
+    def begin(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        hidden = arguments[0] if arguments else keywords.get("hidden_states")
+        plan.tokens = hidden.shape[:-1].numel() if isinstance(hidden, Tensor) else None
+
+    def end(*_: Any) -> None:
+        plan.tokens = None
+
+    layer.register_forward_pre_hook(begin, with_kwargs=True)
+    layer.register_forward_hook(end, always_call=True)
 
 
 def signature(folder: Path, tensors: dict[str, Tensor]) -> Signature:

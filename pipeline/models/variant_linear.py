@@ -66,6 +66,8 @@ class Plan:
     """Layer -> outcome of its calibration."""
     instead: Callable[[ProbeLinear, Tensor], Tensor] | None = None
     """Function that replaces the layers' products (``probe.calibration``)."""
+    tokens: int | None = None
+    """Tokens, of all variants together, that a decoder layer is called with now; None outside of the layers."""
 
     @property
     def stacked(self) -> int:
@@ -172,12 +174,15 @@ class ProbeLinear(nn.Module):
         return out_VRO.view(*x.shape[:-1], -1)
 
     def by_variant(self, x: Tensor) -> Tensor:
-        """``x`` as (V, R, I). Raises CheckpointError if variants have other numbers of rows, as those of experts."""
-        rows, variants = x.shape[:-1].numel(), self.plan.stacked
-        if rows % variants:
+        """``x`` as (V, R, I). Raises CheckpointError if a variant may have more rows than another: where a layer's
+        tokens were put into one dimension and some of them chosen.
+        """
+        rows, variants, tokens = x.shape[:-1].numel(), self.plan.stacked, self.plan.tokens
+        all_of_them = x.dim() > 2 or self.filled is not None or not tokens or (rows and rows % tokens == 0)
+        if rows % variants or not all_of_them:
             raise CheckpointError(
-                f"{self.name} is called with {rows} rows for {variants} variants together, so that each chooses tokens "
-                "by itself: of mixtures of experts those are supported that transformers holds as gate_up_proj and "
+                f"{self.name} is called with {rows} rows of {tokens} tokens, so that each variant may choose tokens by "
+                "itself: of mixtures of experts those are supported that transformers holds as gate_up_proj and "
                 "down_proj"
             )
         return x.reshape(variants, rows // variants, x.shape[-1])

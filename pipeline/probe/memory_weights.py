@@ -14,7 +14,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,6 @@ from pipeline.models.template import ModelTemplate, Signature
 from pipeline.models.variant_linear import Plan
 from pipeline.probe.weights import Filled
 
-T = TypeVar("T")
 INNER = {"OptimizedModule": "_orig_mod", "CheckpointWrapper": "_checkpoint_wrapped_module"}
 """Wrappers of torch.compile and of activation checkpointing, by name because importing the first takes a second ->
 attribute with the module.
@@ -53,7 +52,8 @@ class ModelWeights:
             given = _plain_names(instead)
             _require_like(self._state, given)
             self._state = {name: given[name] for name in self._state}
-        for path in _plain_names(fused_experts(self._model)):
+        # Experts may be wrapped by themselves; a wrapper may pass for the experts in it.
+        for path in {_IN_NAMES.sub("", f"{name}.").removesuffix("."): None for name in fused_experts(self._model)}:
             self._state |= dict(separated(path, self._state))
             for name in FUSED:
                 del self._state[f"{path}.{name}"]
@@ -107,7 +107,7 @@ class ModelWeights:
         return moved.to(torch.float32)
 
 
-def _plain_names(tensors: Mapping[str, T]) -> dict[str, T]:
+def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` under the names that they have without wrappers."""
     return {_IN_NAMES.sub("", name): tensor for name, tensor in tensors.items()}
 

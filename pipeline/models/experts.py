@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.base.errors import CheckpointError
+
 FUSED = {"gate_up_proj", "down_proj"}
 """The parameters of fused experts: (E, 2 I, D) and (E, D, I)."""
 MULTIPLE = 16
@@ -82,10 +84,12 @@ class SeparateExperts(nn.Module):
             assigned_VM = order_VA.gather(1, place_VM)
             row_VMD = (assigned_VM // experts.shape[-1])[..., None].expand(-1, -1, hidden.shape[-1])
             rows_VMD = hidden_VRD.gather(1, row_VMD).masked_fill(~is_row_VM[..., None], 0)
-            share_VM = shares_VA.gather(1, assigned_VM).masked_fill(~is_row_VM, 0)
-            found_VMD = parts[index](rows_VMD, self.act_fn, counts)
-            found_VMD = (found_VMD * share_VM[..., None]).to(hidden.dtype)
-            out_VRD.scatter_add_(1, row_VMD, found_VMD)  # filled-up rows add zeros
+            found_VMD = (
+                parts[index](rows_VMD, self.act_fn, counts) * shares_VA.gather(1, assigned_VM)[..., None]
+            )
+            # Filled-up rows add zeros to other tokens, also where infinite weights make NaN of theirs.
+            found_VMD = found_VMD.masked_fill(~is_row_VM[..., None], 0)
+            out_VRD.scatter_add_(1, row_VMD, found_VMD.to(hidden.dtype))
         return out_VRD.view_as(hidden)
 
 
@@ -145,9 +149,9 @@ def _computes_the_same(fused: Any) -> bool:
     forward = getattr(type(fused).forward, "__wrapped__", type(fused).forward)
     try:
         expected = forward(trial, rows, experts, shares)
+        found = _separate(trial)(rows, experts, shares)
     except (AttributeError, RuntimeError, TypeError, ValueError):
         return False
-    found = _separate(trial)(rows, experts, shares)
     largest = found.abs().amax(dim=1, keepdim=True)
     return found.shape == expected.shape and bool(((found - expected).abs() <= 1e-4 * largest).all())
 
@@ -155,15 +159,25 @@ def _computes_the_same(fused: Any) -> bool:
 def routers(model: nn.Module) -> Iterator[nn.Module]:
     """The parts of ``model`` that choose experts or weigh them, which are never quantized: beside experts, what has
     only matrices of one row or of a row for each expert. The linear layers that such a part holds are given too.
+
+    Raises CheckpointError unless one part beside experts has a row for each: more, and one may be a linear layer to
+    quantize; none, and the router is of another form.
     """
     for module in model.modules():
         counts = {count for child in module.children() if (count := _count(child))}
-        for child in module.children() if counts else ():
-            if _count(child):
-                continue
+        choosing = []
+        for name, child in module.named_children() if counts else ():
             rows = {tensor.shape[0] for tensor in child.parameters() if tensor.dim() > 1}
-            if rows and rows <= counts | {1}:
-                yield from (part for part in child.modules() if part is child or isinstance(part, nn.Linear))
+            if _count(child) or not rows or not rows <= counts | {1}:
+                continue
+            if rows & counts:
+                choosing.append(name)
+            yield from (part for part in child.modules() if part is child or isinstance(part, nn.Linear))
+        if counts and counts != {1} and len(choosing) != 1:
+            raise CheckpointError(
+                f"which part of {type(module).__name__} is its router is not known: wanted one whose matrices "
+                f"have a row for each of {min(counts)} experts, found {', '.join(choosing) or 'none'}"
+            )
 
 
 def _count(module: nn.Module) -> int:

@@ -53,7 +53,9 @@ class ModelWeights:
             _require_like(self._state, given)
             self._state = {name: given[name] for name in self._state}
         # Experts may be wrapped by themselves; a wrapper may pass for the experts in it.
-        for path in {_IN_NAMES.sub("", f"{name}.").removesuffix("."): None for name in fused_experts(self._model)}:
+        for path in {
+            _IN_NAMES.sub("", f"{name}.").removesuffix("."): None for name in fused_experts(self._model)
+        }:
             self._state |= dict(separated(path, self._state))
             for name in FUSED:
                 del self._state[f"{path}.{name}"]

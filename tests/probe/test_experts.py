@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from transformers import AutoModelForCausalLM
 
 from int4_collapse import Monitor
@@ -148,6 +149,29 @@ def test_an_expert_is_calibrated_on_the_tokens_that_are_routed_to_it(olmoe: Path
     assert reached == 2 * 2 * sequences * 24  # two experts a token, two matrices each
 
 
+def test_rows_are_counted_once_where_two_variants_calibrate_other_matrices(olmoe: Path) -> None:
+    calibration = np.random.default_rng(1).integers(0, VOCAB, (3, 24))
+    (rule,) = Variant.parse("int3-g16-asym@gptq").rules
+    variants = [Variant((Rule(f"*experts.*.{name}_proj", rule.quantizer),)) for name in ("gate", "up")]
+    prober = Prober(ProbeSpec((Variant(), *variants), SHAPE, "x"), TOKENS, calibration=calibration)
+    _, *results = prober.measure(olmoe).results
+    for result in results:
+        counts = [tensor.row()["calibration_tokens"] for tensor in result.tensors if ".0.mlp" in tensor.name]
+        assert sum(count for count in counts if count) == 2 * 3 * 24
+
+
+def test_an_infinite_weight_changes_no_token_that_does_not_choose_its_expert(tmp_path: Path) -> None:
+    folder = save("olmoe", tmp_path)
+    model = build_model(read_config(folder), read_weights(folder))
+    experts = model.get_submodule("model.layers.0.mlp.experts")
+    hidden, shares = torch.randn(5, 32), torch.full((5, 1), 0.5)
+    chosen = torch.tensor([[0], [1], [1], [0], [2]])
+    expected = experts(hidden, chosen, shares)
+    experts.get_submodule("1").down_proj.weight.fill_(torch.inf)
+    others = chosen[:, 0] != 1
+    assert torch.equal(experts(hidden, chosen, shares)[others], expected[others])
+
+
 def test_the_controls_of_the_mechanism_perturb_experts_too(tmp_path: Path) -> None:
     experts = Variant((Rule("*experts.*", parse_variants(("int4",))[1].rules[0].quantizer),))
     spec = ProbeSpec((Variant(), experts), SHAPE, "x", mechanism=(experts,))
@@ -247,11 +271,13 @@ class OwnMixture(torch.nn.Module):
         return logits
 
 
-def test_experts_of_a_models_own_code_are_refused_where_variants_would_mix() -> None:
-    torch.manual_seed(0)
-    spec = ProbeSpec(parse_variants(("int4",)), SHAPE, "x")
-    with pytest.raises(CheckpointError, match="each chooses tokens by itself"):
-        Prober(spec, TOKENS).measure_model(OwnMixture())
+@pytest.mark.parametrize("seed", range(12))
+def test_experts_of_a_models_own_code_are_refused_where_variants_would_mix(seed: int) -> None:
+    """By chance the rows of two variants may be an even number, though one has more of them than the other."""
+    torch.manual_seed(seed)
+    spec = ProbeSpec(parse_variants(("int4",)), TokenShape(1, 1, 6), "x")
+    with pytest.raises(CheckpointError, match="each variant may choose tokens by itself"):
+        Prober(spec, TOKENS[:1, :1, :6]).measure_model(OwnMixture())
 
 
 def test_experts_of_another_form_are_refused_by_name(tmp_path: Path) -> None:
@@ -265,6 +291,62 @@ def test_experts_of_another_form_are_refused_by_name(tmp_path: Path) -> None:
     GptOssForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="weights outside linear layers"):
         Prober(SPEC, TOKENS).measure(tmp_path)
+
+
+def test_an_activation_of_both_products_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The experts of Inkling are of this form."""
+    from transformers.models.olmoe.modeling_olmoe import OlmoeExperts
+
+    class Both(torch.nn.Module):
+        def forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            return gate.tanh() * up
+
+    def forward(self: OlmoeExperts, hidden: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        gate, up = (hidden @ self.gate_up_proj[0].T).chunk(2, dim=-1)
+        return torch.as_tensor(self.act_fn(gate, up) @ self.down_proj[0].T)
+
+    model = tiny_model("olmoe")
+    monkeypatch.setattr(OlmoeExperts, "forward", forward)
+    for layer in model.model.layers:
+        layer.mlp.experts.act_fn = Both()
+    with pytest.raises(CheckpointError, match="weights outside linear layers"):
+        Prober(SPEC, TOKENS).measure_model(model)
+
+
+class Gate(torch.nn.Module):
+    """A router of two linear layers."""
+
+    def __init__(self, gate: torch.nn.Module) -> None:
+        super().__init__()
+        self.gate, self.before = gate, torch.nn.Linear(32, 32)
+
+    def forward(self, hidden: torch.Tensor) -> Any:
+        return self.gate(self.before(hidden))
+
+
+def test_a_router_of_another_form_is_refused_rather_than_quantized() -> None:
+    model = tiny_model("olmoe")
+    for layer in model.model.layers:
+        layer.mlp.gate = Gate(layer.mlp.gate)
+    with pytest.raises(CheckpointError, match="which part of OlmoeSparseMoeBlock is its router is not known"):
+        Prober(SPEC, TOKENS).measure_model(model)
+
+
+def test_a_shared_expert_with_a_row_for_each_expert_is_not_taken_for_a_router() -> None:
+    model = tiny_model("qwen2_moe", num_experts=32, shared_expert_intermediate_size=32)
+    with pytest.raises(CheckpointError, match="found gate, shared_expert"):
+        Prober(SPEC, TOKENS).measure_model(model)
+
+
+@pytest.mark.parametrize("wrap", [lambda part: torch.compile(part, backend="eager"), checkpoint_wrapper])
+def test_experts_that_are_wrapped_by_themselves_are_measured(wrap: Any) -> None:
+    model = tiny_model("olmoe", initializer_range=0.1)
+    expected = Prober(SPEC, TOKENS).measure_model(model).results
+    for layer in model.model.layers:
+        layer.mlp.experts = wrap(layer.mlp.experts)
+    assert Prober(SPEC, TOKENS).measure_model(model).results == expected
 
 
 def test_experts_that_compute_something_else_are_refused_by_name(

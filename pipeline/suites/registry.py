@@ -4,7 +4,7 @@ its revisions are named, tokens per step, the learning-rate schedule, reported d
 Sources: Pythia: arXiv 2304.01373 and the configurations in EleutherAI/pythia ``models/`` (peak and minimum
 learning rate per size; for 1b they say 2.5e-4 where the paper's table says 3e-4). PolyPythias: arXiv
 2503.09543, same settings. SmolLM3: the card of HuggingFaceTB/SmolLM3-3B-checkpoints (2,359,296 tokens per step,
-steps counted through its stages). OLMo, OLMo-2, Apertus: tokens are in the revision names, rounded. OLMo-2-7B's
+steps counted through its stages). OLMo, OLMoE, OLMo-2, Apertus: tokens are in the revision names, rounded. OLMo-2-7B's
 first stage: allenai/OLMo ``configs/official-1124/OLMo2-7B-stage1.yaml``. Amber: its
 numbers count chunks of the data, not optimizer steps. open-sci: LAION-AI/open-sci-ref-0.01.
 """
@@ -103,6 +103,7 @@ _SUITES: tuple[HubSuite | RecipeSuite, ...] = (
     *(_pythia("160m", f"-{seed}") for seed in _DECOUPLED),
     _other("olmo-1b", "allenai/OLMo-1B-hf", _STEP + _TOKENS),
     _other("olmo-7b", "allenai/OLMo-7B-hf", _STEP + _TOKENS),
+    _other("olmoe-1b-7b", "allenai/OLMoE-1B-7B-0924", _STEP + _TOKENS),
     _other("olmo-2-1b", "allenai/OLMo-2-0425-1B", _OLMO2),
     HubSuite(
         "olmo-2-7b",

@@ -16,8 +16,9 @@ from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
 from pipeline.benchmark import Benchmark
 from pipeline.runs.audit_options import AuditOptions
+from pipeline.runs.fork_course import RUN_SHARE
 from pipeline.runs.fork_options import ForkOptions
-from pipeline.runs.fork_request import RUN_SHARE, build_fork_request
+from pipeline.runs.fork_request import build_fork_request
 from pipeline.runs.requests import ForkRequest
 from pipeline.suites.model_config import model_config
 from pipeline.train.arms import BASELINE, PAPER_SCHEDULES, arm_word, parse_arms, resolve

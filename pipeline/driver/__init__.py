@@ -21,7 +21,7 @@ a worker keeps at most one task ahead, and the others go to the first idle worke
 the time of day, so the clocks of nodes may differ.
 """
 
-from pipeline.driver.connection import cluster, gpu_memory, resolve_device
+from pipeline.driver.connection import cluster, gpu_memory, require_device, resolve_device
 from pipeline.driver.dispatch import RunningWorkers, running_workers
 from pipeline.driver.resources import Layout, Resources, plan_layout
 from pipeline.driver.task_queue import MAX_ATTEMPTS, MAX_LOSSES, Task, TaskOutcome
@@ -29,5 +29,5 @@ from pipeline.driver.worker_pool import WorkerPool
 
 __all__ = [
     "MAX_ATTEMPTS", "MAX_LOSSES", "Layout", "Resources", "RunningWorkers", "Task", "TaskOutcome", "WorkerPool",
-    "cluster", "gpu_memory", "plan_layout", "resolve_device", "running_workers",
+    "cluster", "gpu_memory", "plan_layout", "require_device", "resolve_device", "running_workers",
 ]  # fmt: skip

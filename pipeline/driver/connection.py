@@ -105,6 +105,16 @@ def _require_listener(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
+def require_device(resources: Resources) -> None:
+    """Raise UsageError for ``cuda`` where the work is this machine's and it has no GPU; starts nothing."""
+    here = not ray.is_initialized() and address_of(resources) is None
+    if here and resources.device == "cuda" and not cuda_memory():
+        raise UsageError(
+            "--device cuda: this machine has no GPU that torch can use; give --device cpu, or --address of a cluster "
+            "with GPUs"
+        )
+
+
 def resolve_device(resources: Resources) -> str:
     """The device that ``resources`` stand for; starts nothing on this machine."""
     if resources.device != "auto":

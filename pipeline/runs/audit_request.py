@@ -29,7 +29,7 @@ from pipeline.suites import Suite, load_tokenizer
 from pipeline.suites.model_config import context_length, model_config
 from pipeline.suites.optimizer_moments import MOMENTS_FILE, keeps_moments
 from pipeline.suites.unmeasurable import refuse_unmeasurable
-from pipeline.train.on_demand import open_or_train
+from pipeline.train.on_demand import open_or_train, planned_suite
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
@@ -47,32 +47,44 @@ def build_request(
     on_sample: OnSample = lambda *_: None,
     *,
     calibrated_on: CalibrationTokens | None = None,
+    require: Callable[[Suite], object] = lambda _: None,
 ) -> AuditRequest:
     """Build the request of ``options``; raises UsageError for whatever cannot be carried out.
 
     ``on_sample`` hears how far calibration text is that a model has to write (``calibration_request``).
+    ``require`` raises UsageError for a suite that does not serve the caller; it sees the chosen checkpoints before any
+    text is read, and before a suite is trained those of its recipe.
     ``calibrated_on``: the calibration tokens of an earlier audit, to be used as they are; OverlapError if the
     evaluation text repeats them.
     """
-    from pipeline.driver import resolve_device
+    from pipeline.driver import require_device, resolve_device
 
     variants = parse_variants(options.variants or DEFAULT_VARIANTS)
     measurements = parse_measurements(options.measurements)
+    mechanism, by_layer = parse_mechanism(options.mechanism, variants)
     out = run_folder(options.out)
     out.check()
     resources = resources_of(options)
+    require_device(resources)
     corpus = None if options.corpus is None else parse_corpus(options.corpus)
-    whole = find_suite(options.suite, options.revisions) if isinstance(options.suite, str) else options.suite
-    suite = whole.select(options.steps, options.limit)
+
+    def choose(suite: Suite) -> Suite:
+        chosen = _chosen(options, suite, variants, measurements)
+        require(chosen)
+        return chosen
+
+    whole = options.suite
+    if isinstance(whole, str):
+        if (planned := planned_suite(whole, options.revisions)) is not None:
+            _require_context(token_shape(options, planned), planned, planned.recipe["seq_len"])
+            choose(planned)
+        whole = find_suite(whole, options.revisions)
+    suite = choose(whole)
     warnings = [*suite.warnings, *_unmeasurable(suite, variants)]
-    suite.require_steps(options.flatness, "--flatness")
-    _require_moments(measurements, suite)
-    require_swap(options.swap, suite, variants)
     corpus_text = suite.default_corpus or DEFAULT_CORPUS if options.corpus is None else options.corpus
-    shape = _shape(options, suite)
+    shape = token_shape(options, suite)
     tokens, vocab_rows = _tokens(suite, corpus or parse_corpus(corpus_text), shape, warnings)
     resources = dataclasses.replace(resources, device=resolve_device(resources))
-    mechanism, by_layer = parse_mechanism(options.mechanism, variants)
     execution = choose_execution(options, suite, widest(variants, mechanism), shape, resources)
     if execution.stream:
         _require_layered((*measurements, *([FLATNESS] if options.flatness else [])), swap=bool(options.swap))
@@ -100,6 +112,19 @@ def build_request(
         notes=execution.notes,
         warnings=(*warnings, *told),
     )
+
+
+def _chosen(
+    options: AuditOptions, whole: Suite, variants: Sequence[Variant], measurements: Sequence[str]
+) -> Suite:
+    """The checkpoints that ``options`` choose; raises UsageError for options that do not fit them."""
+    suite = whole.select(options.steps, options.limit)
+    suite.require_steps(options.flatness, "--flatness")
+    _require_moments(measurements, suite)
+    require_swap(options.swap, suite, variants)
+    if options.calibration is not None:
+        parse_calibration(options.calibration, whole)
+    return suite
 
 
 def _unmeasurable(suite: Suite, variants: Sequence[Variant]) -> list[str]:
@@ -145,15 +170,13 @@ def _calibration(
 ) -> tuple[CalibrationTokens | None, tuple[str, ...]]:
     """The calibration tokens where a variant of ``probe`` needs them, and what a user should know of them.
 
-    ``suite``: all of it. What is wrong with the options is found where no variant needs them too.
+    ``suite``: all of it.
     """
     if calibrated_on is not None:
         known = KnownRuns(evaluation.array, probe.shape.seq_len)
         require_disjoint(calibrated_on.source, calibrated_on.array, known)
         return calibrated_on, ()
     shape = CalibrationShape(options.calibration_sequences, probe.shape.seq_len)
-    if options.calibration is not None:
-        parse_calibration(options.calibration, suite)
     if not probe.is_calibrated:
         unused = f"--calibration {options.calibration}: no variant is calibrated, so it is not used"
         return None, () if options.calibration is None else (unused,)
@@ -181,7 +204,7 @@ def resources_of(options: AuditOptions) -> Resources:
     )
 
 
-def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
+def token_shape(options: AuditOptions, suite: Suite) -> TokenShape:
     base = suite.default_shape or TokenShape()
     return TokenShape(
         batches=base.batches if options.batches is None else options.batches,
@@ -190,17 +213,20 @@ def _shape(options: AuditOptions, suite: Suite) -> TokenShape:
     )
 
 
-def _tokens(
-    suite: Suite, corpus: Corpus, shape: TokenShape, warnings: list[str]
-) -> tuple[EvaluationTokens, int | None]:
-    """The evaluation tokens, and how many rows of the head stand for tokens (None: all, or not known)."""
-    config = model_config(suite)
-    context = context_length(config)
+def _require_context(shape: TokenShape, suite: Suite, context: int | None) -> None:
     if context is not None and shape.seq_len > context:
         raise UsageError(
             f"--seq-len {shape.seq_len}: the models of {suite.name} take at most {context} tokens; "
             f"give --seq-len {context} or fewer"
         )
+
+
+def _tokens(
+    suite: Suite, corpus: Corpus, shape: TokenShape, warnings: list[str]
+) -> tuple[EvaluationTokens, int | None]:
+    """The evaluation tokens, and how many rows of the head stand for tokens (None: all, or not known)."""
+    config = model_config(suite)
+    _require_context(shape, suite, context_length(config))
     tokenizer = _tokenizer(suite, corpus, warnings)
     vocab_size = _count(config, "vocab_size")
     tokens = evaluation_tokens(corpus, shape, tokenizer, vocab_size=vocab_size)

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.base.devices import cuda_memory
 from pipeline.base.errors import UsageError
+from pipeline.quantize.mechanism_option import parse_mechanism
 from pipeline.runs.audit_request import FindSuite, build_request
 from pipeline.runs.calibration_request import OnSample
+from pipeline.runs.fork_course import ForkCourse, keeps_start, optimizer_of, settle_course
 from pipeline.runs.fork_options import ForkOptions
 from pipeline.runs.output import run_folder
 from pipeline.runs.requests import AuditRequest, ForkRequest
-from pipeline.runs.result_files import REPORT
 from pipeline.runs.shard_schema import FORK
 from pipeline.runs.training_tokens import read_training
-from pipeline.suites import Suite, fetch, weight_files
-from pipeline.suites.optimizer_moments import keeps_moments
-from pipeline.train.arms import Arm, check_rates, make_arm_schedule, parse_arms, refuse_twins, resolve
+from pipeline.spec import DEFAULT_VARIANTS, parse_variants
+from pipeline.suites import fetch, weight_files
+from pipeline.train.arms import check_rates, parse_arms
 from pipeline.train.fork_spec import ForkSpec
 from pipeline.train.on_demand import open_or_train
-from pipeline.train.schedules import ForkRates
-from pipeline.train.settings import OptimizerSettings
-from pipeline.train.start import AuditedPhases, Start, automatic_start, named_start
+from pipeline.train.start import Start
 
 if TYPE_CHECKING:
     from pipeline.driver import Resources
 
-DEFAULT_TOKENS_PER_STEP = 8192
-"""Tokens per update of the paper's forks."""
 SMALL_WEIGHTS_BYTES = 2**26
 """Weight files below this size, bytes, belong to models that are too small for four runs to fill a GPU."""
 COMPILE_FROM_STEPS = 300
@@ -38,8 +34,6 @@ COMPILE_FROM_STEPS = 300
 STATE_AFTER_S = 60.0
 """Shortest time in seconds between two states of a run without ``--state-every``: losing a minute costs less than
 saving ten times the weights (with moments and averages) at every probe."""
-RUN_SHARE = 10
-"""Default length of a run as a share of the suite's training, and default spacing of probes as a share of the run."""
 
 
 def build_fork_request(
@@ -50,33 +44,20 @@ def build_fork_request(
     ``on_sample``: as in ``build_request``.
     """
     _check_numbers(options)
+    _check_probes(options)
     arms = parse_arms(options.schedules, sweep=options.sweep, optimizers=options.optimizers)
-    audit = build_request(options.audit, find_suite, on_sample)
-    if audit.probe.by_layer:
-        raise UsageError(
-            "--mechanism layers: the layers of a fork's runs are not measured alone; audit their suite"
-        )
-    if options.monitor and all(each.is_fp32 for each in audit.probe.variants):
-        raise UsageError(
-            "--monitor: fp32 alone is measured; wanted a quantized variant, such as --variant int4"
-        )
-    suite = audit.suite
-    start = _start(options, suite)
     out = run_folder(options.audit.out, FORK)
-    moments = _moments(start, arms)
-    rates = _rates(options, suite, start, moments)
-    resolved = tuple(resolve(arm, rates) for arm in arms)
-    refuse_twins(resolved)
-    step_tokens = _step_tokens(options, audit)
+    audit = build_request(
+        options.audit, find_suite, on_sample, require=lambda chosen: settle_course(options, chosen, arms)
+    )
+    suite = audit.suite
+    course = settle_course(options, suite, arms)
+    start, rates, resolved = course.start, course.rates, course.arms
     train = read_training(options.train_corpus, options.data, suite, out)
-    epochs = _epochs(options, len(train.tokens), rates.steps, step_tokens[0])
+    epochs = _epochs(options, len(train.tokens), rates.steps, course.step_tokens[0])
     for arm in resolved:  # slow in runs that are longer than the text
         check_rates(arm, rates)
-    spec = _spec(
-        options, audit, start,
-        rates=rates, moments=moments, step_tokens=step_tokens, train_sha256=train.sha256,
-    )  # fmt: skip
-    _check_compared(resolved, spec)
+    spec = _spec(options, audit, course, train_sha256=train.sha256)
     return ForkRequest(
         suite=suite.name,
         checkpoint=start.checkpoint,
@@ -92,37 +73,28 @@ def build_fork_request(
         resources=_resources(options, audit, start),
         state_every=spec.probe_every if options.state_every is None else options.state_every,
         state_after_s=STATE_AFTER_S if options.state_every is None else 0.0,
-        notes=(*epochs, *_cold_note(start, spec)),
+        notes=(*epochs, *_cold_note(course, spec)),
         warnings=audit.warnings,
         replace_stale=options.audit.replace_stale,
         monitor=options.monitor,
     )
 
 
-def _spec(
-    options: ForkOptions,
-    audit: AuditRequest,
-    start: Start,
-    *,
-    rates: ForkRates,
-    moments: str,
-    step_tokens: tuple[int, int],
-    train_sha256: str,
-) -> ForkSpec:
+def _spec(options: ForkOptions, audit: AuditRequest, course: ForkCourse, *, train_sha256: str) -> ForkSpec:
     """The settings that the runs share."""
-    every, (tokens, seq_len) = _lengths(options, audit.suite)[1], step_tokens
+    every, (tokens, seq_len) = course.probe_every, course.step_tokens
     precision = _precision(options)
-    pays_off = precision == "bf16" and rates.steps >= COMPILE_FROM_STEPS
+    pays_off = precision == "bf16" and course.rates.steps >= COMPILE_FROM_STEPS
     return ForkSpec(
-        content_id=start.checkpoint.content_id,
-        rates=rates,
+        content_id=course.start.checkpoint.content_id,
+        rates=course.rates,
         probe=audit.probe,
         probe_every=every,
         sequences=tokens // seq_len,
         seq_len=seq_len,
         train_sha256=train_sha256,
-        optimizer=_optimizer(audit.suite),
-        moments=moments,
+        optimizer=optimizer_of(audit.suite),
+        moments=course.moments,
         precision=precision,
         compiled=pays_off if options.compile is None else options.compile,
         # a memory of two probe intervals
@@ -131,55 +103,25 @@ def _spec(
     )
 
 
-def _rates(options: ForkOptions, suite: Suite, start: Start, moments: str) -> ForkRates:
-    """Rates and lengths of the runs; where moments are cold, with a ramp as long as the second moment's memory."""
-    steps, rewarm = _lengths(options, suite)[0], 0
-    if moments == "cold" and options.rewarm_steps is None:
-        rewarm = min(round(1 / (1 - _optimizer(suite).beta2)), steps // 10)
-    elif moments == "cold":
-        rewarm = options.rewarm_steps or 0
-    base_lr = _base_rate(options, start)
-    known = [each.learning_rate for each in suite.checkpoints if each.learning_rate is not None]
-    peak_lr = max([suite.training.peak_lr or 0.0, base_lr, *known])
-    return ForkRates(base_lr=base_lr, peak_lr=peak_lr, steps=steps, rewarm_steps=rewarm)
-
-
-def _step_tokens(options: ForkOptions, audit: AuditRequest) -> tuple[int, int]:
-    """Tokens of an update, and of each of its sequences."""
-    seq_len = audit.suite.recipe.get("seq_len") or audit.probe.shape.seq_len
-    most = audit.suite.training.tokens_per_step or DEFAULT_TOKENS_PER_STEP
-    tokens = (
-        min(DEFAULT_TOKENS_PER_STEP, most) if options.tokens_per_step is None else options.tokens_per_step
-    )
-    if tokens % seq_len:
-        raise UsageError(
-            f"--tokens-per-step {tokens}: wanted a multiple of the {seq_len} tokens of a sequence"
-        )
-    return tokens, seq_len
-
-
-def _cold_note(start: Start, spec: ForkSpec) -> tuple[str, ...]:
+def _cold_note(course: ForkCourse, spec: ForkSpec) -> tuple[str, ...]:
     if spec.moments != "cold":
         return ()
-    why = "muon has no use for the suite's" if _kept(start) else "the suite keeps none"
+    why = "muon has no use for the suite's" if keeps_start(course.start) else "the suite keeps none"
     ramp = spec.rates.rewarm_steps
     return (f"Adam's moments start cold, after a learning-rate ramp of {ramp} steps: {why}",)
 
 
-def _start(options: ForkOptions, suite: Suite) -> Start:
-    if options.start != "auto":
-        if not options.start.isdecimal():
-            raise UsageError(f"--from {options.start}: wanted a step number, or auto")
-        return named_start(suite, int(options.start))
-    folder = run_folder(options.audit_dir or options.audit.out)
-    audit = folder.results.read_as(AuditedPhases, REPORT)
-    if audit is None:
-        typed = options.audit.suite if isinstance(options.audit.suite, str) else suite.location
+def _check_probes(options: ForkOptions) -> None:
+    """Raise UsageError for probes that no fork has."""
+    variants = parse_variants(options.audit.variants or DEFAULT_VARIANTS)
+    if parse_mechanism(options.audit.mechanism, variants)[1]:
         raise UsageError(
-            f"--from auto needs an audit of {suite.name}, and {folder} holds none: run `int4-collapse run "
-            f"{typed} --out {folder}` first, name one with --audit DIR, or a step with --from STEP"
+            "--mechanism layers: the layers of a fork's runs are not measured alone; audit their suite"
         )
-    return automatic_start(suite, audit)
+    if options.monitor and all(each.is_fp32 for each in variants):
+        raise UsageError(
+            "--monitor: fp32 alone is measured; wanted a quantized variant, such as --variant int4"
+        )
 
 
 def _check_numbers(options: ForkOptions) -> None:
@@ -187,11 +129,15 @@ def _check_numbers(options: ForkOptions) -> None:
     counts = (
         ("seeds", options.seeds, 1), ("steps", options.n_steps, 2), ("probe-every", options.probe_every, 1),
         ("tokens-per-step", options.tokens_per_step, 1), ("rewarm-steps", options.rewarm_steps, 0),
-        ("state-every", options.state_every, 1),
+        ("state-every", options.state_every, 1), ("lawa-window", options.lawa_window, 1),
     )  # fmt: skip
     for name, given, least in counts:
         if given is not None and given < least:
             raise UsageError(f"--{name} {given}: wanted at least {least}")
+    if options.ema_decay is not None and not 0 <= options.ema_decay < 1:
+        raise UsageError(f"--ema-decay {options.ema_decay:g}: wanted 0 to less than 1")
+    if options.precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"--precision {options.precision}: wanted auto, fp32 or bf16")
     rate = options.learning_rate
     if rate is not None and not 0 < rate < math.inf:
         raise UsageError(f"--learning-rate {rate:g}: wanted a number above 0")
@@ -206,42 +152,6 @@ def _resources(options: ForkOptions, audit: AuditRequest, start: Start) -> Resou
     return replace(audit.resources, workers_per_gpu=4 if small else 2)
 
 
-def _lengths(options: ForkOptions, suite: Suite) -> tuple[int, int]:
-    """Updates of a run and between two probes."""
-    whole = suite.training.steps or suite.checkpoints[-1].step
-    steps = options.n_steps if options.n_steps is not None else max(40, whole // RUN_SHARE // 10 * 10)
-    every = options.probe_every if options.probe_every is not None else max(1, steps // RUN_SHARE)
-    return steps, every
-
-
-def _moments(start: Start, arms: tuple[Arm, ...]) -> str:
-    """Whether Adam's moments come from the suite; all arms of an experiment start alike."""
-    return "suite" if _kept(start) and all(arm.optimizer != "muon" for arm in arms) else "cold"
-
-
-def _kept(start: Start) -> bool:
-    """Whether the suite has Adam's moments at the checkpoint."""
-    return keeps_moments(Path(start.checkpoint.location))
-
-
-def _optimizer(suite: Suite) -> OptimizerSettings:
-    names = [field.name for field in fields(OptimizerSettings)]
-    return OptimizerSettings(**{name: suite.recipe[name] for name in names if name in suite.recipe})
-
-
-def _base_rate(options: ForkOptions, start: Start) -> float:
-    rate = options.learning_rate if options.learning_rate is not None else start.checkpoint.learning_rate
-    if rate is None:
-        raise UsageError(
-            f"the suite does not state the learning rate at {start.checkpoint.revision}: give --learning-rate"
-        )
-    if rate <= 0:
-        raise UsageError(
-            f"the learning rate at {start.checkpoint.revision} is {rate:g}: fork later, or give --learning-rate"
-        )
-    return rate
-
-
 def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: int) -> tuple[str, ...]:
     """A note if the runs see a token more than once; raises UsageError unless that is allowed."""
     epochs = steps * tokens_per_step / max(available, 1)
@@ -253,20 +163,6 @@ def _epochs(options: ForkOptions, available: int, steps: int, tokens_per_step: i
             f"{told}: give a larger --train-corpus or fewer --steps, or allow it with --allow-epochs"
         )
     return (told,)
-
-
-def _check_compared(arms: tuple[Arm, ...], spec: ForkSpec) -> None:
-    """Raise UsageError if no probe of an arm falls into its compared phase."""
-    for arm in arms:
-        schedule = make_arm_schedule(arm, spec.rates)
-        labels = {schedule.phase(step - 1) for step in spec.probe_steps if step}
-        compared = schedule.inner.compared
-        if compared is not None and compared.phase not in labels:
-            settings = ", ".join(f"{name} {value:g}" for name, value in arm.parameters)
-            raise UsageError(
-                f"{arm.label}: no probe falls into a {compared.adjective} phase, the only one that is compared "
-                f"({settings}; a probe every {spec.probe_every} steps): choose --probe-every so that it divides a cycle"
-            )
 
 
 def _precision(options: ForkOptions) -> str:

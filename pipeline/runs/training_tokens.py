@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.base.errors import UsageError
 from pipeline.base.fingerprints import tokens_sha256
-from pipeline.corpus import TokenFile, corpus_sha256, parse_corpus
+from pipeline.corpus import Corpus, TokenFile, corpus_sha256, parse_corpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.output import absolute_out
 from pipeline.suites import Suite, load_tokenizer
@@ -40,12 +40,8 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
     """The tokens of the corpus ``named``, else of the suite's own: from ``data`` (``--data``), from an earlier call
     in ``out``, or made now. Only text needs the suite's tokenizer. Raises UsageError if they cannot be made.
     """
-    text = named or suite.train_corpus
-    if text is None:
-        raise UsageError(f"suite {suite.name} does not state its training text: give --train-corpus")
-    corpus, vocab_size = parse_corpus(text), _vocab_size(suite)
-    if isinstance(corpus, TokenFile) and data is not None:
-        raise UsageError(f"--data {data}: {corpus} holds tokens already; leave --data out")
+    text, corpus = training_corpus(named, data, suite)
+    vocab_size = _vocab_size(suite)
     if isinstance(corpus, TokenFile) or suite.tokenizer is None:
         return TrainingText(text, training_tokens(text, None, vocab_size))
     tokenizer, texts = load_tokenizer(suite), training_texts(corpus)
@@ -57,6 +53,19 @@ def read_training(named: str | None, data: str | None, suite: Suite, out: RunFol
     if kept is not None:
         return TrainingText(text, kept, made, kept=True)
     return TrainingText(text, encode(texts, tokenizer, vocab_size), made)
+
+
+def training_corpus(named: str | None, data: str | None, suite: Suite) -> tuple[str, Corpus]:
+    """The corpus ``named``, else the suite's own, as typed and parsed; UsageError if there is none, or a needless
+    ``data``.
+    """
+    text = named or suite.train_corpus
+    if text is None:
+        raise UsageError(f"suite {suite.name} does not state its training text: give --train-corpus")
+    corpus = parse_corpus(text)
+    if isinstance(corpus, TokenFile) and data is not None:
+        raise UsageError(f"--data {data}: {corpus} holds tokens already; leave --data out")
+    return text, corpus
 
 
 def _vocab_size(suite: Suite) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from pipeline.base.errors import CollapseError, UsageError, unknown_name
@@ -106,20 +107,11 @@ def resolve(arm: Arm, rates: ForkRates) -> Arm:
     return replace(arm, parameters=tuple(sorted(values.items())))
 
 
-def check_rates(arm: Arm, rates: ForkRates) -> None:
-    """Raise UsageError if a resolved ``arm`` has no valid rate at some step, or cannot be scaled to its mean rate.
-
-    Takes about a microsecond a step.
-    """
-    highest = 0.0
-    wrong: tuple[int, float] | None = None
+@contextmanager
+def faults_of(arm: Arm) -> Iterator[None]:
+    """Context manager: an exception of the schedule of ``arm`` becomes a UsageError that names its file."""
     try:
-        inner = schedules.find(arm.schedule).from_fork(rates, arm.settings())
-        for step in range(rates.steps):
-            rate, _ = inner(step), inner.phase(step)
-            if wrong is None and not (math.isfinite(rate) and rate >= 0):
-                wrong = step, rate
-            highest = max(highest, rate)
+        yield
     except CollapseError:
         raise
     except Exception as error:
@@ -127,6 +119,22 @@ def check_rates(arm: Arm, rates: ForkRates) -> None:
             f"{arm.label}: its schedule fails with {type(error).__name__}: {error}; mend "
             f"{schedules.place(arm.schedule)}"
         ) from error
+
+
+def check_rates(arm: Arm, rates: ForkRates) -> None:
+    """Raise UsageError if a resolved ``arm`` has no valid rate at some step, or cannot be scaled to its mean rate.
+
+    Takes about a microsecond a step.
+    """
+    highest = 0.0
+    wrong: tuple[int, float] | None = None
+    with faults_of(arm):
+        inner = schedules.find(arm.schedule).from_fork(rates, arm.settings())
+        for step in range(rates.steps):
+            rate, _ = inner(step), inner.phase(step)
+            if wrong is None and not (math.isfinite(rate) and rate >= 0):
+                wrong = step, rate
+            highest = max(highest, rate)
     if wrong is not None:
         raise UsageError(
             f"{arm.label}: its learning rate after {wrong[0]} updates is {wrong[1]}: wanted a number of at least 0; "

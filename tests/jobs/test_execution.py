@@ -32,7 +32,10 @@ VARIANTS = parse_variants(("int8", "int4"))
 
 
 @pytest.fixture
-def options(llama_suite: Path, tokens_file: str, tmp_path: Path) -> AuditOptions:
+def options(
+    llama_suite: Path, tokens_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AuditOptions:
+    monkeypatch.setattr(pipeline.driver, "require_device", lambda _: None)  # as on a machine with a GPU
     return AuditOptions(
         suite=str(llama_suite), out=str(tmp_path / "out"), corpus=tokens_file, device="cuda", batches=1, seq_len=32
     )  # fmt: skip

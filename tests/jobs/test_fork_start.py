@@ -94,7 +94,7 @@ def test_of_two_states_of_a_run_the_further_counts(tmp_path: Path) -> None:
         (["--state-every", "0"], r"--state-every 0: wanted at least 1"),
         (["--learning-rate", "-1"], r"--learning-rate -1: wanted a number above 0"),
         (["--steps", "-1", "--schedules", "sgdr"], r"--steps -1: wanted at least 2"),
-        (["--precision", "fp8"], r"wanted fp32 or bf16"),
+        (["--precision", "fp8"], r"wanted auto, fp32 or bf16"),
         (["--train-corpus", "tokens:none.npy"], r"there is no such file"),
         (["--audit", "nowhere", "--from", "auto"], r"nowhere holds none"),
     ],

@@ -44,14 +44,13 @@ def command(
     Regret is the quantized loss of what a rule ships minus the run's lowest; delay counts from that lowest checkpoint.
     """
     from pipeline.analysis.trajectory.reduction import read_table
-    from pipeline.base.files import write_atomically
+    from pipeline.base.files import make_folder, write_atomically
     from pipeline.monitor.replay import replay
     from pipeline.report.replay_figure import replay_png
-    from pipeline.runs.output import absolute_out, run_folder
+    from pipeline.runs.output import absolute_file, run_folder
     from pipeline.runs.table_files import READERS
 
-    if figure is not None and not figure.endswith(".png"):
-        raise UsageError(f"--figure {figure}: wanted a name that ends in .png")
+    chart = None if figure is None else absolute_file(figure, "--figure", ".png")
     table = folder if folder.endswith(tuple(READERS)) else f"{folder.rstrip('/')}/tables/trajectory.parquet"
     if table != folder and not run_folder(folder).results.has("tables/trajectory.parquet"):
         raise UsageError(
@@ -59,8 +58,9 @@ def command(
         )
     found = replay(read_table(table), variant, margin_nats=margin, rule=rule)
     image = replay_png(found)
-    if figure is not None:
-        write_atomically(absolute_out(figure, "--figure"), image)
+    if chart is not None:
+        make_folder(chart.parent)
+        write_atomically(chart, image)
     elif table != folder:
         run_folder(folder).results.write_figure("monitor.png", image)
     if as_json:

@@ -21,21 +21,36 @@ def run_folder(text: str | Path, kind: Kind = AUDIT) -> RunFolder:
 
 def absolute_out(text: str, option: str = "--out") -> Path:
     """The folder of ``option`` as an absolute path; raises UsageError for a URL, which only output folders may be."""
+    return _absolute(text, option, file=False)
+
+
+def absolute_file(text: str, option: str, ending: str) -> Path:
+    """The file that ``option`` names, to be written, as an absolute path.
+
+    Raises UsageError for a name without ``ending``, for a folder or URL, and where a file is in the way of its folder.
+    """
+    if not text.endswith(ending):
+        raise UsageError(f"{option} {text}: wanted a name that ends in {ending}")
+    return _absolute(text, option, file=True)
+
+
+def _absolute(text: str, option: str, *, file: bool) -> Path:
+    kind, other = ("file", "folder") if file else ("folder", "file")
     if is_url(text):
         raise UsageError(
-            f"{option} {text}: this has to be a folder of this machine; wanted a path, not a URL"
+            f"{option} {text}: this has to be a {kind} of this machine; wanted a path, not a URL"
         )
     try:
         path = Path(text).expanduser()
-        usable = bool(text) and (path.is_dir() or not path.exists())
+        usable = bool(text) and (not path.exists() or path.is_dir() != file)
     except (OSError, RuntimeError, ValueError) as error:
-        raise UsageError(f"folder {text!r} cannot be used: {error}") from error
+        raise UsageError(f"{kind} {text!r} cannot be used: {error}") from error
     if not usable:
-        given = f"{text!r} is a file" if text else f"{option} '' is empty"
-        raise UsageError(f"{given}: wanted a folder, or a name for a new one")
+        given = f"{text!r} is a {other}" if text else f"{option} '' is empty"
+        raise UsageError(f"{given}: wanted a {kind}, or a name for a new one")
     above = next(each for each in path.absolute().parents if each.exists())
     if not above.is_dir():
-        raise UsageError(f"{option} {text}: {above} is a file; wanted a folder, or a name for a new one")
+        raise UsageError(f"{option} {text}: {above} is a file; wanted a {kind}, or a name for a new one")
     if SUBMITTED_JOB in os.environ and not path.is_absolute():
         raise UsageError(
             f"{option} {text}: this is a submitted job, whose working directory is a temporary copy; "

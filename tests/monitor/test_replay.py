@@ -100,6 +100,35 @@ def test_the_command_gives_both_forms_and_refuses_a_folder_without_an_audit(tmp_
     assert "int4-collapse reduce" in unreduced.stderr
 
 
+def test_a_figure_is_replaced_and_its_folder_made(tmp_path: Path) -> None:
+    figure = tmp_path / "new" / "deep" / "f.png"
+    arguments = [
+        "monitor",
+        "--replay",
+        str(SUITES[0] / "tables" / "trajectory.parquet"),
+        "--figure",
+        str(figure),
+    ]
+    for _ in range(2):
+        told = CliRunner().invoke(main, arguments)
+        assert told.exit_code == 0, told.output
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        figure.write_bytes(b"old")
+
+
+@pytest.mark.parametrize("figure", ["there.png", "there.png/in/f.png", "s3://bucket/f.png", "f.PDF"])
+def test_a_figure_that_cannot_be_written_is_wrong_usage_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, figure: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.png").mkdir()
+    if "/in/" in figure:
+        (tmp_path / "there.png" / "in").write_bytes(b"")
+    told = CliRunner().invoke(main, ["monitor", "--replay", "missing.csv", "--figure", figure])
+    assert told.exit_code == 2
+    assert figure in told.stderr
+
+
 def test_a_figure_of_another_format_is_refused(tmp_path: Path) -> None:
     table, figure = str(SUITES[0] / "tables" / "trajectory.parquet"), tmp_path / "f.pdf"
     told = CliRunner().invoke(main, ["monitor", "--replay", table, "--figure", str(figure)])

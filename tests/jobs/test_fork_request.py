@@ -160,6 +160,8 @@ def test_a_gpu_that_is_not_there_is_told_before_the_suite_is_trained(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    # Other tests of this process may share a Ray by now; this machine's devices count only where none runs.
+    monkeypatch.setattr(pipeline.driver.connection.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(pipeline.driver.connection, "cuda_memory", lambda: ())
     with pytest.raises(UsageError, match="--device cuda: this machine has no GPU"):
         build_request(AuditOptions(suite="tiny", out=str(tmp_path / "out"), device="cuda"), never)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,24 @@ def per_token(block: TokenBlock) -> dict[str, Tensor]:
     return {"nll_nats": -block.log_p_VP}
 
 
+def perplexity(nll_nats: float) -> float:
+    """exp(nll_nats); inf where that is too large, as it may be of a diverged checkpoint.
+
+    Not numpy's exp: its last bit depends on the processor's vector instructions.
+    """
+    try:
+        return math.exp(nll_nats)
+    except OverflowError:
+        return math.inf
+
+
 def summarise(values: Mapping[str, np.ndarray], batches: int) -> Values:
     """Means accumulated in float64, over all tokens, over each batch and over each sequence."""
     nll = values["nll_nats"]
-    mean = nll.mean()
-    with np.errstate(over="ignore"):  # a diverged checkpoint's perplexity may be inf
-        perplexity = np.exp(mean)
+    mean = float(nll.mean())
     return {
-        "nll_nats": float(mean),
-        "perplexity": float(perplexity),
+        "nll_nats": mean,
+        "perplexity": perplexity(mean),
         "n_tokens": nll.size,
         "batch_nll_nats": nll.reshape(batches, -1).mean(axis=1).tolist(),
         "sequence_nll_nats": nll.mean(axis=1).tolist(),

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.measurements.loss import perplexity
 from pipeline.runs.control_column import wrong_controls
 from pipeline.runs.swap_column import wrong_swaps
 
@@ -138,7 +139,7 @@ def _wrong_scores(row: Row) -> str:
     finite = all(map(math.isfinite, losses))
     if not _equal(nll, math.fsum(losses) / len(losses) if finite else math.nan):
         return f"the loss of {name} is not the mean of its batches"
-    if not _equal(row["perplexity"], _exp(nll)):
+    if not _equal(row["perplexity"], perplexity(nll)):
         return f"the perplexity of {name} is not that of its loss"
     if math.isfinite(row["top1_agreement"]) and not 0 <= row["top1_agreement"] <= 1:
         return f"the top-1 agreement of {name} is {row['top1_agreement']}"
@@ -161,10 +162,3 @@ def _equal(there: float, wanted: float) -> bool:
     if math.isfinite(there) and math.isfinite(wanted):
         return math.isclose(there, wanted, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
     return math.isfinite(there) == math.isfinite(wanted)
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf

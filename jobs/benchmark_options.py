@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.console import errors
 from jobs.options import picked, shares_gpu
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError
 from pipeline.base.option_fields import option
 from pipeline.runs.audit_options import AuditOptions
@@ -90,7 +91,7 @@ def random_suite(options: BenchmarkOptions, checkpoints: int) -> Iterator[AuditO
     with tempfile.TemporaryDirectory(prefix="int4-collapse-") as scratch:
         suite = Path(scratch) / options.shape
         files = min(options.files, checkpoints)
-        errors.print(f"writing random weights: {options.shape}, {files} files")
+        errors.print(f"writing random weights: {options.shape}, {counted(files, 'file')}")
         write_random_suite(
             suite, options.shape, files=files, checkpoints=checkpoints, n_tokens=shape.n_tokens
         )

@@ -7,6 +7,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from jobs.console import console, duration, errors, progress
+from pipeline.base.english import counted
 from pipeline.runs.kind_of_work import Request
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def carry_out(
 
 def _show_status(found: FolderStatus) -> None:
     if found.done:
-        console.print(f"{len(found.done)} shards exist already; {len(found.to_measure)} to measure")
+        exist = "exists" if len(found.done) == 1 else "exist"
+        console.print(
+            f"{counted(len(found.done), 'shard')} {exist} already; {len(found.to_measure)} to measure"
+        )
     if found.incomplete:
         lacking = " or ".join(sorted({str(lacks) for lacks in found.incomplete.values()}))
         console.print(f"{len(found.incomplete)} of these are incomplete: each {lacking}")

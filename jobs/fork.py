@@ -19,6 +19,7 @@ from jobs.options import (
 from jobs.reduce import show_reduction
 from jobs.report import show_page
 from jobs.suite_argument import resolve_suite
+from pipeline.base.english import counted
 from pipeline.monitor.watched_forks import too_few_probes
 from pipeline.runs.audit_options import AuditOptions
 from pipeline.runs.fork_options import ForkOptions
@@ -77,12 +78,13 @@ def run_fork_experiment(options: ForkOptions) -> int:
         request = build_fork_request(options, resolve_suite, on_sample)
     console.print(
         f"fork of {request.suite} at {request.checkpoint.revision}: {request.start_rule}\n"
-        f"{len(request.arms)} arms x {request.seeds} seeds, {request.spec.rates.steps:,} steps of "
-        f"{request.spec.tokens_per_step:,} tokens, a probe every {request.spec.probe_every}"
+        f"{counted(len(request.arms), 'arm')} x {counted(request.seeds, 'seed')}, "
+        f"{request.spec.rates.steps:,} steps of {request.spec.tokens_per_step:,} tokens, "
+        f"a probe every {request.spec.probe_every}"
     )
     for warning in request.warnings:
         errors.print(f"warning: {warning}")
     short = too_few_probes(len(request.spec.probe_steps)) if request.monitor else None
     for note in (*request.notes, *(() if short is None else (short,))):
         console.print(f"note: {note}")
-    return carry_out(request, "fork", done="runs done")
+    return carry_out(request, "fork", done="trained")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.console import console, errors, tab_separated
+from pipeline.base.english import counted
 from pipeline.spec import Checkpoint
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _row(suite: Suite, each: Checkpoint, *, for_people: bool) -> tuple[str, ...]
 
 def _table(suite: Suite) -> Table:
     """The table for people. On a narrow terminal cells wrap; nothing is cut."""
-    title = Text(f"{suite.name}: {len(suite.checkpoints)} checkpoints")
+    title = Text(f"{suite.name}: {counted(len(suite.checkpoints), 'checkpoint')}")
     table = Table(title=title, title_justify="left")
     for name in _columns(suite):
         table.add_column(
@@ -97,7 +98,7 @@ def _print_findings(suite: Suite, to: Console) -> None:
     for name in suite.skipped:
         to.print(f"not a checkpoint by its name: {name}")
     distinct = sum(bool(each.content_id) for each in suite.distinct)
-    to.print(f"{len(suite.checkpoints)} checkpoints, {distinct} distinct")
+    to.print(f"{counted(len(suite.checkpoints), 'checkpoint')}, {distinct} distinct")
 
 
 def _columns(suite: Suite) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs.console import console, duration
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError
 from pipeline.base.event_log import LoggedEvent
 from pipeline.runs.folder import RunFolder
@@ -49,7 +50,9 @@ class WatchedRun:
         if self.counts["retried"]:
             parts.append(f"{self.counts['retried']} retried")
         if not self.ended:
-            parts.append(f"{sum(self.workers.values())} workers on {len(+self.workers)} hosts")
+            parts.append(
+                f"{counted(sum(self.workers.values()), 'worker')} on {counted(len(+self.workers), 'host')}"
+            )
         return "; ".join(parts)
 
 

@@ -30,6 +30,7 @@ from scipy import stats
 
 from pipeline.analysis.statistics.bootstrap import BATCH_BLOCK, block_indices
 from pipeline.analysis.statistics.curves import BoolArray, FloatArray, IntArray
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError
 
 TOLERANCE_NATS = 0.01
@@ -198,7 +199,7 @@ def _of_last(regrets: Sequence[Regret], losses_TU: FloatArray, step: int, losses
 def _too_few(n_checkpoints: int, n_pieces: int, wanted: int) -> str:
     """Why nothing can be decided; empty where it can."""
     if n_checkpoints < 2:
-        return f"{n_checkpoints} distinct checkpoints have finite losses: wanted 2 at least"
+        return f"{counted(n_checkpoints, 'distinct checkpoint')} with finite losses: wanted 2 at least"
     return f"{n_pieces} pieces of text are too few: wanted {wanted} at least" if n_pieces < wanted else ""
 
 

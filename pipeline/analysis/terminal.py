@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.analysis.trajectory.trajectory_table import measured_variants
+from pipeline.base.english import counted
 from pipeline.runs.kind_of_work import TextTable
 from pipeline.spec import ALIASES, variant_label
 
@@ -30,7 +31,7 @@ def trajectory_text(trajectory: pl.DataFrame, names: Mapping[str, str]) -> TextT
     """
     measured = measured_variants(trajectory)
     shown = sorted(measured, key=lambda name: name not in ALIASES)[:GAPS]
-    title = f"{trajectory.height} checkpoints"
+    title = counted(trajectory.height, "checkpoint")
     if len(measured) > len(shown):
         title += f"; {len(shown)} of {len(measured)} variants, the others are in the tables"
     gaps = (f"{variant_label(name, names)} gap" for name in shown)
@@ -56,7 +57,7 @@ def comparison_text(report: ForkReport) -> TextTable:
     """One row per arm: its gap at the end, and differences of the live weights from the baseline."""
     findings = report.findings
     title = (
-        f"{findings.n_runs} runs from step {report.from_step:,}; differences to {findings.baseline}: gap in "
+        f"{counted(findings.n_runs, 'run')} from step {report.from_step:,}; differences to {findings.baseline}: gap in "
         "percentage points, losses in nats"
     )
     compared = {row.arm: row for row in findings.live()}

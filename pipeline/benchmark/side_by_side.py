@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.base.english import counted
 from pipeline.base.errors import CollapseError, UsageError
 from pipeline.benchmark.naive import naive_losses, scipy_kurtosis
 from pipeline.benchmark.outcome import TOLERANCES_NATS, Benchmark, OnPart, OnStep, Seconds, Timing
@@ -127,8 +128,9 @@ def _require_enough(request: AuditRequest, layout: Layout, *, scaling: bool) -> 
     distinct = len(request.suite.checkpoints)
     if distinct <= layout.workers + 1:
         raise UsageError(
-            f"{distinct} distinct checkpoints are too few to time {layout.workers} workers on: wanted at least "
-            f"{layout.workers + 2}, by a larger --limit or other --steps, or fewer --workers"
+            f"{counted(distinct, 'distinct checkpoint', are=True)} too few to time "
+            f"{counted(layout.workers, 'worker')} on: wanted at least {layout.workers + 2}, "
+            "by a larger --limit or other --steps, or fewer --workers"
         )
     if scaling and layout.workers == 1:
         raise UsageError("--scaling: only one worker fits; wanted several GPUs or CPU cores")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.english import counted
 from pipeline.base.errors import OverlapError, UsageError
 from pipeline.corpus.documents import documents, held_out
 from pipeline.corpus.encoding import Encoder, Tokenizer
@@ -158,13 +159,14 @@ def _encoded(texts: Iterable[str], tokenizer: Tokenizer, most: int) -> Iterator[
 
 def _too_few(source: Calibrating, shape: CalibrationShape, available: int, left_out: int) -> str:
     without = (
-        f", without {left_out:,} documents that overlap the evaluation text (they share a run of tokens with it)"
+        f", without {counted(left_out, 'document')} overlapping the evaluation text (sharing a run of tokens with it)"
         if left_out
         else ""
     )
     fits = available // shape.seq_len
     advice = f"--calibration-sequences {fits} fits" if fits else "ask for a smaller --seq-len"
     return (
-        f"calibration text {source} has {available:,} tokens{without}; {shape.sequences} sequences of {shape.seq_len} "
-        f"need {shape.n_tokens:,}: {advice}, or give a larger corpus, or --calibration self"
+        f"calibration text {source} has {available:,} tokens{without}; "
+        f"{counted(shape.sequences, 'sequence')} of {shape.seq_len} need {shape.n_tokens:,}: "
+        f"{advice}, or give a larger corpus, or --calibration self"
     )

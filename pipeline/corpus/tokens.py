@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.english import counted
 from pipeline.base.errors import TooFewTokensError, UsageError
 from pipeline.base.files import open_regular
 from pipeline.base.fingerprints import tokens_sha256
@@ -134,7 +135,7 @@ def _too_few(corpus: Corpus, shape: TokenShape, available: int) -> str:
     batches = available // (shape.batch_size * shape.seq_len)
     fits = f"--batches {batches} fits" if batches else "ask for a smaller --batch-size or --seq-len"
     return (
-        f"corpus {corpus} has {available:,} tokens; {shape.batches} batches of "
+        f"corpus {corpus} has {available:,} tokens; {counted(shape.batches, 'batch')} of "
         f"{shape.batch_size} x {shape.seq_len} need {shape.n_tokens:,}: {fits}, or give a larger corpus"
     )
 

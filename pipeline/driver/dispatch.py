@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.base.english import counted
 from pipeline.base.event_log import OnEvent, ignore
 from pipeline.driver.connection import cluster
 from pipeline.driver.ray_metrics import RayMetrics
@@ -133,7 +134,11 @@ class _Dispatch:
         if again:
             self._on_event("retried", key=key, reason=reason, attempt=deaths + 1)
         else:
-            times = f"its worker died {deaths} times" if not node else "its node was lost again and again"
+            times = (
+                f"its worker died {counted(deaths, 'time')}"
+                if not node
+                else "its node was lost again and again"
+            )
             self._report(TaskOutcome(key, f"{times}, the last time: {reason}"), "")
 
     def _report(self, outcome: TaskOutcome, host: str) -> None:

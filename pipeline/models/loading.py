@@ -20,6 +20,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pipeline.base.english import counted
 from pipeline.base.errors import CheckpointError
 from pipeline.models.experts import separate_experts
 from pipeline.suites.checkpoint_files import assigned_tensors
@@ -102,7 +103,7 @@ def read_config(folder: Path) -> transformers.PretrainedConfig:
         raise CheckpointError(f"{folder / 'config.json'} cannot be used: {_first_line(error)}") from error
     if type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(
-            f"{folder / 'config.json'} is of a {config.model_type!r} model: wanted a causal LM"
+            f"{folder / 'config.json'} is of model type {config.model_type!r}: wanted a causal LM"
         )
     for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
         # A stored attention kernel only says how the model was once run; it may be missing here, or need a download.
@@ -127,7 +128,7 @@ def build_model(config: transformers.PretrainedConfig, weights: StoredWeights) -
         ("unknown to config.json's model", superfluous),
     ):
         if names:
-            raise CheckpointError(f"{len(names)} tensors are {problem}: {_shown(names)}")
+            raise CheckpointError(f"{counted(len(names), 'tensor', are=True)} {problem}: {_shown(names)}")
     separate_experts(model)
     model.eval()
     model.requires_grad_(False)
@@ -178,8 +179,8 @@ def _refuse_integers(
     if became:
         dtypes = sorted({_dtype(tensor) for tensor in integers.values()})
         raise CheckpointError(
-            f"{len(became)} weights are stored as {', '.join(dtypes)}: {_shown(became)}; wanted {WANTED_DTYPES}: "
-            "measure the checkpoint that was quantized to them"
+            f"{counted(len(became), 'weight', are=True)} stored as {', '.join(dtypes)}: {_shown(became)}; "
+            f"wanted {WANTED_DTYPES}: measure the checkpoint that was quantized to them"
         )
 
 

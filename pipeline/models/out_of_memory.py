@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from pipeline.base.english import counted
 from pipeline.base.errors import CheckpointError, InsufficientMemoryError
 
 Result = TypeVar("Result")
@@ -51,5 +52,5 @@ def in_smaller_chunks(work: Callable[[int], Result], chunk: int, what: str, note
                     f"{what} does not fit the GPU: use a shorter --seq-len, fewer variants or fewer batches"
                 ) from None
         chunk //= 2
-        notes.append(f"GPU out of memory: chunk reduced to {chunk} sequences")
+        notes.append(f"GPU out of memory: chunk reduced to {counted(chunk, 'sequence')}")
         torch.cuda.empty_cache()

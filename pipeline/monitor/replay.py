@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.analysis.decision import SAME_NATS
 from pipeline.analysis.statistics.curves import Curve, FloatArray, IntArray
 from pipeline.analysis.trajectory.convergence import fit_convergence
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError, unknown_name
 from pipeline.base.typed_json import to_json
 from pipeline.monitor.judging import Judge, RateOutlook, WatchSettings
@@ -144,7 +145,7 @@ def replay(curve: Curve, variant: str = "int4", **settings: Any) -> Replay:
     finite = np.isfinite(fp32) & np.isfinite(quantized)
     if finite.sum() < 2:
         raise UsageError(
-            f"{curve.name}: {int(finite.sum())} checkpoints have finite losses: wanted 2 at least"
+            f"{curve.name}: {counted(int(finite.sum()), 'checkpoint')} with finite losses: wanted 2 at least"
         )
     watch = WatchSettings(plan_steps=max(int(step[-1]), 1), observations=len(step), **settings)
     judge = Judge(watch, _outlook(step, rates), variant)

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from pipeline.analysis.trajectory.worsening import MIN_PAST
+from pipeline.base.english import counted
 from pipeline.monitor.judging import Judge, RateOutlook, WatchSettings
 from pipeline.monitor.verdict_record import VerdictRecord
 from pipeline.monitor.verdicts import LIVE, Observed, finite_or_nan
@@ -30,8 +31,8 @@ def too_few_probes(probes: int) -> str | None:
     if probes > MIN_PAST:
         return None
     return (
-        f"the monitor raises no alarm before its observation {MIN_PAST + 1}, and a run has {probes} probes: a smaller "
-        "--probe-every gives more"
+        f"the monitor raises no alarm before its observation {MIN_PAST + 1}, "
+        f"and a run has {counted(probes, 'probe')}: a smaller --probe-every gives more"
     )
 
 

@@ -83,9 +83,9 @@ def require_known(config: Mapping[str, Any], quantizer: object) -> None:
     """``UsageError`` for models of ``config`` (config.json) whose scales are not known to keep the float function."""
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
-        model = f"a {kind} model" if kind else "a model of unknown type"
+        models = f"{kind} models" if kind else "models of unknown type"
         raise UsageError(
-            f"{quantizer}: AWQ does not know which inputs of {model} it may scale without changing its function; "
+            f"{quantizer}: AWQ does not know which inputs of {models} it may scale without changing its function; "
             f"wanted one of {', '.join(ARCHITECTURES)}, or a variant without @awq"
         )
 

@@ -12,6 +12,7 @@ from pipeline.analysis.trajectory.findings import GrowthKind
 from pipeline.analysis.trajectory.refinement import Refinement
 from pipeline.analysis.trajectory.schedule_events import Predictor
 from pipeline.analysis.trajectory.summary import Summary
+from pipeline.base.english import counted
 from pipeline.base.typed_json import to_json
 from pipeline.report import html_text as text
 from pipeline.report import methods
@@ -78,7 +79,7 @@ def _decision_tile(report: AuditReport) -> list[tuple[str, str, str]]:
     for found in () if decided is None else (decided.refined, decided.headline.found):
         if isinstance(found, Decision | Refinement) and found.best_step is not None:
             others = len(found.maybe_best or ()) - 1
-            return [(label, text.step(found.best_step), f"{others} others may be as good")]
+            return [(label, text.step(found.best_step), f"{counted(others, 'other')} may be as good")]
     best = report.summary.gaps.best_checkpoint_for_int4
     return [] if best is None else [(label, text.step(best), "lowest loss")]
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.english import counted
 from pipeline.base.errors import CheckpointError, UsageError
 from pipeline.base.fingerprints import tokens_sha256
 from pipeline.corpus import TokenFile, parse_corpus
@@ -92,8 +93,8 @@ def calibration_tokens(
             raise
         raise UsageError(f"no --calibration was given, and so: {error}") from error
     note = (
-        f"calibration text {source}: {found.left_out} documents were left out, which share a run of "
-        f"{run_length(need.shape.seq_len)} tokens with the evaluation text"
+        f"calibration text {source}: {counted(found.left_out, 'document')} left out for a run of "
+        f"{run_length(need.shape.seq_len)} tokens that the evaluation text has too"
     )
     made = CalibrationTokens(found.array, tokens_sha256(found.array), str(source))
     return made, (note,) if found.left_out else ()

@@ -9,6 +9,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.base.english import counted
 from pipeline.base.errors import IncompleteRunError, OtherSchemaError, ShardError, StaleShardsError
 from pipeline.base.fingerprints import compared
 from pipeline.runs.folder import RunFolder
@@ -54,7 +55,7 @@ class FolderStatus:
             return
         key, fields = next(iter(self.stale.items()))
         raise StaleShardsError(
-            f"{len(self.stale)} shards in {folder} belong to another measurement (first: {key}): "
+            f"{counted(len(self.stale), 'shard')} of another measurement in {folder} (first: {key}): "
             f"{'; '.join(fields)}. Write elsewhere with --out, or discard them with --replace-stale"
         )
 

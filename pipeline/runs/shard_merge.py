@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.base.english import counted
 from pipeline.measurements import installed, score_columns, tensor_columns
 from pipeline.runs.control_column import CONTROLS, Entry, joined
 from pipeline.runs.shard import Shard
@@ -36,7 +37,7 @@ def disagreement(there: Shard, rows: Sequence[Row]) -> str:
             if before[column] != now[column]:
                 return f"{column} of {name} was {before[column]}, now {now[column]}"
         if len(before["batch_nll_nats"]) != len(now["batch_nll_nats"]):
-            return f"{name} had {len(before['batch_nll_nats'])} batches, now {len(now['batch_nll_nats'])}"
+            return f"{name} had {counted(len(before['batch_nll_nats']), 'batch')}, now {len(now['batch_nll_nats'])}"
         losses = zip(before["batch_nll_nats"], now["batch_nll_nats"], strict=True)
         if not all(_agree(*pair) for pair in losses):
             return f"the loss of {name} was {before['nll_nats']!r} nats, now {now['nll_nats']!r}"

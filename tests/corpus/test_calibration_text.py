@@ -75,7 +75,7 @@ def test_a_document_that_quotes_the_evaluation_is_left_out(tmp_path: Path) -> No
     found = corpus_tokens(Calibrating(corpus), CalibrationShape(4, 64), evaluated, Letters())
     assert found.left_out == 1
     assert found.array.ravel().tolist() == [*just_short.encode(), 256, *words(4).encode()][:256]
-    with pytest.raises(UsageError, match=r"451 tokens, without 1 documents .*--calibration-sequences 7 fits"):
+    with pytest.raises(UsageError, match=r"451 tokens, without 1 document .*--calibration-sequences 7 fits"):
         corpus_tokens(Calibrating(corpus), CalibrationShape(8, 64), evaluated, Letters())
 
 

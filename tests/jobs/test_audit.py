@@ -109,7 +109,7 @@ def test_the_failed_ones_are_measured_once_they_are_mended(
     (llama_suite / "step10" / "model.safetensors").write_bytes(good)
     again = run_here(*audit)
     assert again.exit_code == 0, again.output
-    assert "1 shards exist already; 1 to measure" in again.stdout
+    assert "1 shard exists already; 1 to measure" in again.stdout
     assert json.loads(run_here("status", tmp_path / "out", "--json").stdout)["failed"] == {}
 
 

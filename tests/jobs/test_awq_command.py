@@ -53,6 +53,6 @@ def test_an_architecture_without_proven_scales_exits_2_before_any_work(
     )
     assert result.exit_code == 2, result.output
     told = " ".join(result.stderr.split())
-    assert "int4-g8-asym@awq: AWQ does not know which inputs of a granite model it may scale" in told
+    assert "int4-g8-asym@awq: AWQ does not know which inputs of granite models it may scale" in told
     assert "wanted one of apertus, gpt2, gpt_neox, llama" in told
     assert not (tmp_path / "out").exists()

@@ -147,7 +147,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
     again = run_here("fork", suite, "--out", out, *ARMS, *SIZE)
-    assert "0 runs done, 6 existed already" in again.output, again.output
+    assert "0 trained, 6 existed already" in again.output, again.output
     note = json.loads((out / "fork_train.json").read_text())
     plan = RunFolder(out, FORK).read_plan()
     assert note["tokens_sha256"] == plan.config["train_sha256"]
@@ -155,7 +155,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     more = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
     )
-    assert "1 runs done, 6 existed already" in more.output, more.output
+    assert "1 trained, 6 existed already" in more.output, more.output
     assert set(tables(out)[0]["run_id"]) == RUNS | {"wsd-seed0"}
     stale = run_here(
         "fork", suite, "--out", out, *ARMS, *SIZE[:2], "--probe-every", "5", "--tokens-per-step", "128"
@@ -168,12 +168,12 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "1", "--device", "cpu", *SIZE
     )
     assert "redone:" in redone.output
-    assert "1 runs done" in redone.output
+    assert "1 trained" in redone.output
     assert RunFolder(out, FORK).read_plan().looks == 1
     seeds = run_here(
         "fork", suite, "--out", out, "--schedules", "wsd", "--seeds", "2", "--device", "cpu", *SIZE
     )
-    assert "1 runs done, 7 existed already" in seeds.output, seeds.output
+    assert "1 trained, 7 existed already" in seeds.output, seeds.output
     assert json.loads((out / "tables" / "schedules.json").read_text())["looks"] == 2
     assert run_here("reduce", out).exit_code == 0
     shard.unlink()
@@ -182,7 +182,7 @@ def test_a_rerun_does_nothing_and_more_seeds_add_to_it(
     assert "wsd-seed0" in incomplete.output
     assert run_here("reduce", out, "--allow-missing").exit_code == 0
     assert run_here("report", out).exit_code == 0
-    assert "1 runs are missing: wsd-seed0" in (out / "fork.html").read_text()
+    assert "1 run is missing: wsd-seed0" in (out / "fork.html").read_text()
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_ended_and_resumed_equals_undisturbed(
     assert (len(done()), len(in_training())) == (1, 1)
     resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
-    assert f"{len(RUNS) - 1} runs done, 1 existed already" in resumed.output
+    assert f"{len(RUNS) - 1} trained, 1 existed already" in resumed.output
     assert "continued from its saved state" in resumed.output
     assert tables(out)[0].equals(tables(undisturbed)[0])
     assert tables(out)[1] == tables(undisturbed)[1]
@@ -240,7 +240,7 @@ def test_a_full_disk_stops_the_experiment_and_a_rerun_ends_it(
         filler.unlink()
         resumed = run_here(*command)
         assert resumed.exit_code == 0, resumed.output
-        assert "1 runs done, 1 existed already" in resumed.output
+        assert "1 trained, 1 existed already" in resumed.output
         whole = tables(undisturbed)[0].filter(pl.col("run_id").is_in(["cosine-seed0", "noop-seed0"]))
         by_run = {"by": "run_id", "maintain_order": True}
         assert tables(out)[0].sort(**by_run).equals(whole.sort(**by_run))
@@ -267,5 +267,5 @@ def test_a_run_that_diverges_is_kept_and_more_than_one_epoch_is_said(
     assert report["diverged"] == ["sgdr-eta_max1e+30-period20-seed0"]
     assert set(table.filter(pl.col("arm") == "cosine")["status"]) == {"ok"}
     said = " ".join(result.output.split())
-    assert "1 runs diverged" in said
+    assert "1 run diverged" in said
     assert "1.9 epochs of the 2,700 training tokens" in said

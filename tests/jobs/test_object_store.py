@@ -106,7 +106,7 @@ def test_killed_in_the_middle_and_resumed_equals_undisturbed(
     monkeypatch.setattr(lease, "PULSE_S", 0.5)
     resumed = run_here(*command)
     assert resumed.exit_code == 0, resumed.output
-    assert "shards exist already" in resumed.stdout
+    assert "2 shards exist already" in resumed.stdout
     assert_same_tables(out, local)
 
 

@@ -98,7 +98,7 @@ def test_a_stopped_job_is_resumed_by_a_second_one_that_outlives_a_raylet(
     wait_for(lambda: nodes.status("second") not in ("PENDING", "RUNNING"))
     log = nodes.logs("second")
     assert nodes.status("second") == "SUCCEEDED", log
-    assert "1 shards exist already" in log
+    assert "1 shard exists already" in log
     assert "is locked by a driver" not in log, "one that is stopped gives its lock back"
     assert f"{N - 1} measured, 1 existed already, 0 failed" in log
     assert re.search(rf"^audit: \d+/{N}", log, re.MULTILINE), "progress in plain lines"

@@ -111,7 +111,7 @@ def test_an_architecture_without_proven_scales_fails_by_name(tmp_path):
     config.write_text(config.read_text().replace('"llama"', '"granite"').replace("LlamaFor", "GraniteFor"))
     spec = ProbeSpec((Variant(), Variant.of(METHOD)), SHAPE, "x")
     with pytest.raises(
-        CheckpointError, match=r"asym@awq: .* inputs of a granite model .* wanted one of .*llama"
+        CheckpointError, match=r"asym@awq: .* inputs of granite models .* wanted one of .*llama"
     ):
         Prober(spec, TOKENS, DEVICE, calibration=CALIBRATION).measure(folder)
 

@@ -40,7 +40,7 @@ def test_integers_are_not_taken_as_the_values_of_weights(tmp_path, way, arithmet
     tensors = safetensors.torch.load_file(file)
     tensors[name] = torch.ones_like(tensors[name], dtype=torch.int8)
     safetensors.torch.save_file(tensors, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=rf"1 weights are stored as int8: {name}"):
+    with pytest.raises(CheckpointError, match=rf"1 weight is stored as int8: {name}"):
         getattr(prober(spec(arithmetic)), way)(tmp_path, None)
 
 

@@ -35,7 +35,7 @@ def test_memory_that_runs_out_halves_the_chunk_and_starts_over(tmp_path, monkeyp
 
     monkeypatch.setattr(forward.LayeredForward, "advance", short_of_memory)
     found = prober(probe).measure_layers(folder)
-    assert found.notes == ("GPU out of memory: chunk reduced to 1 sequences", NOTE)
+    assert found.notes == ("GPU out of memory: chunk reduced to 1 sequence", NOTE)
     exact = Prober(ProbeSpec(probe.variants, SHAPE, "", VOCAB - 4), TOKENS).measure(folder)
     for ours, theirs in zip(found.results, exact.results, strict=True):
         assert ours.nll_nats == pytest.approx(theirs.nll_nats, abs=2e-6)

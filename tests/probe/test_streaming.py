@@ -94,7 +94,7 @@ def test_unusable_checkpoints_have_the_reasons_of_the_whole_model_path(tmp_path)
     name = "model.layers.1.mlp.up_proj.weight"
     for case, change, reason in (
         ("nan", lambda tensors: tensors[name].fill_(torch.nan), f"tensor {name} holds 2560 NaN"),
-        ("missing", lambda tensors: tensors.pop(name), f"1 tensors are missing: {name}"),
+        ("missing", lambda tensors: tensors.pop(name), f"1 tensor is missing: {name}"),
         ("shape", lambda tensors: tensors.update({name: torch.zeros(3, 3)}), "of another shape"),
     ):
         folder = save_tiny_model("llama", tmp_path / case)

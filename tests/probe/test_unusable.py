@@ -99,7 +99,7 @@ def missing_part(folder: Path) -> None:
     ("harm", "reason"),
     [
         (other_shape, "of another shape than config.json says: .*up_proj|of another shape"),
-        (missing_tensor, r"1 tensors are missing: model\.layers\.1\.mlp\.up_proj\.weight"),
+        (missing_tensor, r"1 tensor is missing: model\.layers\.1\.mlp\.up_proj\.weight"),
         (extra_layer, "unknown to config.json's model: model.layers.2"),
         (infinity, r"tensor lm_head\.weight holds 0 NaN and 1 Inf"),
         (truncated, r"model\.safetensors is truncated"),

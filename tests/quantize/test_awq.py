@@ -267,8 +267,8 @@ def test_an_architecture_without_proven_scales_is_refused_by_name():
     method = parse_quantizer("int4-g128-asym@awq")
     method.require_model({"model_type": "gpt_neox"})
     with pytest.raises(
-        UsageError, match=r"int4-g128-asym@awq: .* of a gemma3_text model .* wanted one of .*gpt_neox"
+        UsageError, match=r"int4-g128-asym@awq: .* of gemma3_text models .* wanted one of .*gpt_neox"
     ):
         method.require_model({"model_type": "gemma3_text"})
-    with pytest.raises(UsageError, match="model of unknown type"):
+    with pytest.raises(UsageError, match="models of unknown type"):
         method.require_model({})

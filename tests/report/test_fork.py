@@ -68,7 +68,7 @@ def test_the_page_holds_words_charts_and_numbers_and_nothing_foreign(inputs):
     assert "At its last settled probe (update 40)" in page
     assert "Averaged against live weights of the same runs" in page
     assert "settled_fraction 0.5; mean rate 0.000472; 4 runs" in page
-    assert "1 runs are missing: oli-seed3" in page
+    assert "1 run is missing: oli-seed3" in page
     assert "<script" not in page
     assert EVIL.replace("<", "&lt;").replace(">", "&gt;") in page
     links = re.findall(r'(?:href|src)="([^"]+)"', page)

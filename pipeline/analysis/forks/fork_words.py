@@ -12,6 +12,7 @@ from pipeline.analysis.forks.fork_findings import (
     SweepTrend,
 )
 from pipeline.analysis.statistics.contrasts import Estimate
+from pipeline.base.english import counted
 from pipeline.spec import variant_label
 from pipeline.train.schedules import ComparedPhase, schedules
 
@@ -37,7 +38,8 @@ def sentences(findings: ForkFindings) -> tuple[str, ...]:
     if findings.diverged:
         names = ", ".join(findings.diverged)
         out.append(
-            f"{len(findings.diverged)} runs diverged ({names}): they lose every pair and are in no mean."
+            f"{counted(len(findings.diverged), 'run')} diverged ({names}). "
+            "A diverged run loses every pair and is in no mean."
         )
     if any(each.tests.n_distinct_runs > 1 or each.n_runs > 1 for each in live):
         out.append(_meaning(findings))
@@ -148,7 +150,7 @@ def _sweep(row: SweepTrend) -> str:
     values = ", ".join(f"{value:g}" for value in row.values)
     held = ", ".join(f"{name} {value:g}" for name, value in row.held.items())
     swept = f"{row.parameter} of {row.schedule}" + (f" with {held}" if held else "")
-    head = f"Over {swept} ({values}; {row.n_runs} runs) the gap"
+    head = f"Over {swept} ({values}; {counted(row.n_runs, 'run')}) the gap"
     if math.isnan(row.p_value):
         return f"{head} does not vary."
     falls_or_rises = "rises" if row.spearman_r > 0 else "falls"

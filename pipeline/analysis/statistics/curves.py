@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError
 
 FloatArray = NDArray[np.float64]
@@ -65,7 +66,7 @@ class Curve:
         self._make_arrays()
         n = len(self.step)
         if n < MIN_ROWS:
-            raise UsageError(f"{self.name}: {n} checkpoints given, at least {MIN_ROWS} are needed")
+            raise UsageError(f"{self.name}: {counted(n, 'checkpoint')} given, at least {MIN_ROWS} are needed")
         if np.any(np.diff(self.step) <= 0):
             at = int(np.flatnonzero(np.diff(self.step) <= 0)[0])
             raise UsageError(
@@ -83,7 +84,7 @@ class Curve:
         columns |= {f"{k}_batch{NLL_SUFFIX}": v for k, v in self.variant_batch_nll_nats.items()}
         for column, values in columns.items():
             if values is not None and len(values) != n:
-                raise UsageError(f"{self.name}: {column} has {len(values)} rows, step has {n}")
+                raise UsageError(f"{self.name}: {column} has {counted(len(values), 'row')}, step has {n}")
         if self.variant_batch_nll_nats:
             self._check_batches()
         if self.learning_rate is not None and np.any(below := self.learning_rate < 0):

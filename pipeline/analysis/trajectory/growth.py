@@ -23,6 +23,7 @@ from pipeline.analysis.statistics.bootstrap import without_each_block
 from pipeline.analysis.statistics.curves import BoolArray, Curve, FloatArray, gap_from_nll
 from pipeline.analysis.statistics.intervals import Bounded, power_of, smallest_found, student_half_width
 from pipeline.analysis.statistics.noise import window_noise
+from pipeline.base.english import counted
 from pipeline.base.errors import UsageError
 
 START_UP = 0.1
@@ -48,8 +49,8 @@ class Window:
         )
         if inside.sum() < 2:
             raise UsageError(
-                f"{curve.name}: {inside.sum()} checkpoints from step {self.first} to {self.last}: wanted at least 2; "
-                f"its steps go from {curve.step[0]} to {curve.step[-1]}"
+                f"{curve.name}: {counted(int(inside.sum()), 'checkpoint')} from step {self.first} to {self.last}: "
+                f"wanted at least 2; its steps go from {curve.step[0]} to {curve.step[-1]}"
             )
         return inside
 

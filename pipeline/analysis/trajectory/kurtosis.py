@@ -24,6 +24,7 @@ from scipy import stats
 from pipeline.analysis.statistics.bootstrap import block_indices
 from pipeline.analysis.statistics.curves import FloatArray, IntArray
 from pipeline.analysis.statistics.intervals import LEVEL
+from pipeline.base.english import counted
 
 MIN_POINTS = 5
 """Fewer phase-3 checkpoints give no answer."""
@@ -71,7 +72,9 @@ def kurtosis_test(
     x, y = np.asarray(kurtosis, dtype=np.float64)[keep], np.asarray(gap, dtype=np.float64)[keep]
     n = len(x)
     if n < MIN_POINTS:
-        return KurtosisTest(n, reason=f"{n} checkpoints in phase 3, at least {MIN_POINTS} are needed")
+        return KurtosisTest(
+            n, reason=f"{counted(n, 'checkpoint')} in phase 3, at least {MIN_POINTS} are needed"
+        )
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return KurtosisTest(n, reason="kurtosis or gap does not vary over phase 3")
     ranks = stats.rankdata(x), stats.rankdata(y)

@@ -31,6 +31,7 @@ from pipeline.analysis.trajectory.trajectory_table import (
     tensor_table,
     trajectory_table,
 )
+from pipeline.base.english import counted
 from pipeline.base.typed_json import to_json
 from pipeline.base.versions import versions
 from pipeline.runs.folder import RunFolder
@@ -197,7 +198,7 @@ def _summary(trajectory: pl.DataFrame, names: Mapping[str, str], seed: int) -> S
     if variant is None:
         reason = "only fp32 was measured: there is no gap to analyse"
     elif len(steps) < MIN_ROWS:
-        reason = f"{len(steps)} checkpoints are too few: at least {MIN_ROWS} are needed"
+        reason = f"{counted(len(steps), 'checkpoint', are=True)} too few: at least {MIN_ROWS} are needed"
     elif np.any(np.diff(steps) <= 0):
         reason = "step numbers restart between stages: audit one stage at a time to find its phases"
     if variant is None or reason is not None:

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.analysis.forks.fork_findings import ForkReport
 from pipeline.analysis.forks.fork_words import compared_phases
+from pipeline.base.english import counted
 from pipeline.report.assets import asset, plain_page
 from pipeline.report.fork.charts import Spec, forest_spec, runs_spec, wins_spec
 from pipeline.report.fork.tables import averages_html, comparison_html, facts_html
@@ -50,13 +51,10 @@ def fork_section(table: pl.DataFrame, report: ForkReport) -> str:
     compared = compared_phases(report.findings)
     figures = "".join(_figure(name, spec, compared) for name, spec in _specs(table, report).items())
     words = "".join(f"<p>{esc(sentence)}</p>" for sentence in report.sentences)
-    rule = f"{report.findings.n_runs} runs from step {report.from_step:,}: {report.start_rule}."
+    rule = f"{counted(report.findings.n_runs, 'run')} from step {report.from_step:,}: {report.start_rule}."
     missing = report.missing
-    warning = (
-        f'<p class="warning" role="alert">{len(missing)} runs are missing: {esc(", ".join(missing))}</p>'
-        if missing
-        else ""
-    )
+    lacking = f"{counted(len(missing), 'run', are=True)} missing: {', '.join(missing)}"
+    warning = f'<p class="warning" role="alert">{esc(lacking)}</p>' if missing else ""
     return (
         f'<section id="fork" aria-labelledby="h-fork">{warning}<h2 id="h-fork">The fork experiment</h2>'
         f'<p class="note">{esc(rule)}</p><div class="fork-words">{words}</div>{figures}{comparison_html(report)}'

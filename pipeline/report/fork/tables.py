@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from pipeline.analysis.forks.fork_findings import ArmComparison, ArmFacts, AverageComparison, ForkReport
+from pipeline.base.english import counted
 from pipeline.report.html_text import MINUS, esc
 
 _SIZES = (
@@ -70,7 +71,7 @@ def _arm(facts: ArmFacts) -> str:
     optimizer = [] if facts.optimizer == "adamw" else [facts.optimizer]
     mean = facts.mean_learning_rate
     level = [] if mean is None else [f"mean rate {mean:.3g}"]
-    return "; ".join([", ".join([*parameters, *optimizer]), *level, f"{facts.runs} runs"])
+    return "; ".join([", ".join([*parameters, *optimizer]), *level, counted(facts.runs, "run")])
 
 
 def _comparison(row: ArmComparison) -> Iterable[str]:

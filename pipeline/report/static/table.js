@@ -37,7 +37,7 @@ function filter() {
     line.hidden = !terms.every((term) => matches(line, term));
     shown += line.hidden ? 0 : 1;
   }
-  $('count').textContent = terms.length ? `${shown} of ${lines.length}` : `${lines.length} checkpoints`;
+  $('count').textContent = terms.length ? `${shown} of ${lines.length}` : `${lines.length} checkpoint${lines.length === 1 ? "" : "s"}`;
 }
 
 for (const button of document.querySelectorAll('#checkpoints thead button')) {

@@ -24,7 +24,7 @@ def test_a_diverged_run_is_named_and_counted_as_a_loss():
     assert report.diverged == ("sgdr-seed1",)
     assert (row.tests.wins, row.tests.pairs) == (2, 4)
     assert row.over_run.gap_points.estimate == pytest.approx(5 - 10.5)
-    assert "1 runs diverged (sgdr-seed1)" in " ".join(sentences(report))
+    assert "1 run diverged (sgdr-seed1)" in " ".join(sentences(report))
 
 
 @pytest.mark.parametrize("last", [0, 10])

@@ -101,7 +101,7 @@ def test_the_estimates_are_plain_means_of_the_windows() -> None:
 def test_what_cannot_be_compared_is_named() -> None:
     rng = np.random.default_rng(0)
     curve = simulated(rng, 1.0)
-    with pytest.raises(UsageError, match=r"1 checkpoints from step 395 to 900.*0 to 400"):
+    with pytest.raises(UsageError, match=r"1 checkpoint from step 395 to 900.*0 to 400"):
         compare_growth([curve], "int4", BEFORE, Window(395, 900))
     with pytest.raises(UsageError, match="same evaluation"):
         compare_growth([curve, simulated(rng, 1.0, n_batches=8)], "int4", BEFORE, END)
